@@ -1,0 +1,5 @@
+"""``python -m fastncf``."""
+
+from fastncf.cli import main
+
+main()

@@ -1,0 +1,150 @@
+"""Every knob of a fit, its default, unit and meaning."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from fastncf.errors import ConfigError
+
+MODELS = ("mf", "gmf", "mlp", "neumf", "popularity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of one fit; immutable. The defaults are the recipe that :func:`fastncf.fit` uses.
+
+    Raises:
+        ConfigError: a value is out of its range (when the object is made).
+    """
+
+    model: Literal["mf", "gmf", "mlp", "neumf", "popularity"] = "mf"
+    """``mf``: dot product with biases. ``gmf``, ``mlp``, ``neumf``: He et al. 2017. ``popularity``: counts."""
+
+    dim: int = 64
+    """Length of an embedding vector."""
+
+    layers: tuple[int, ...] = (64, 32)
+    """Widths of the hidden layers of ``mlp`` and ``neumf``."""
+
+    loss: Literal["bce", "bpr"] = "bce"
+    """``bce``: logistic loss of each sample. ``bpr``: logistic loss of each (positive, negative) difference."""
+
+    num_negatives: int = 8
+    """Sampled negatives for each training interaction, drawn anew each epoch."""
+
+    epochs: int = 20
+    """Passes over the training interactions."""
+
+    batch_size: int = 16_384
+    """Samples a step; an interaction and its negatives count as 1 + num_negatives of them."""
+
+    learning_rate: float = 0.01
+    """Adam's step size at the start."""
+
+    schedule: Literal["constant", "linear"] = "linear"
+    """``linear``: the learning rate falls to 0 over all steps."""
+
+    l2: float = 0.0
+    """Weight of the mean squared norm of the embedding vectors that a batch touches, added to its loss."""
+
+    shuffle: bool = True
+    """Draw the order of the interactions anew each epoch; otherwise one drawn order serves all epochs."""
+
+    user_fraction: float = 1.0
+    """Share of the users that is kept, drawn with the seed."""
+
+    split: Literal["latest", "random"] = "latest"
+    """Which interaction of each user is held out for the test: the latest (first row among ties), or any."""
+
+    validation: bool = False
+    """Hold out a second interaction of each user and report ranking metrics on it after each epoch."""
+
+    patience: int | None = None
+    """With validation: stop after this many epochs without a better NDCG, and keep the best epoch's parameters."""
+
+    num_candidates: int = 99
+    """Negatives that a held-out item is ranked against."""
+
+    distinct_candidates: bool = True
+    """Draw the candidates of a list without replacement."""
+
+    k: int = 10
+    """Length of the ranking that HR@k and NDCG@k look at."""
+
+    full_ranking: bool = False
+    """Also rank each held-out item against the whole catalogue."""
+
+    seed: int = 0
+    """Determines every draw: users, parameters, negatives, order, candidates."""
+
+    device: str = "auto"
+    """``auto`` (CUDA where there is one, else the CPU), or a torch device such as ``cpu`` or ``cuda:1``."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        for field in fields(self):
+            allowed = getattr(field.type, "__args__", ())
+            value = getattr(self, field.name)
+            if getattr(field.type, "__origin__", None) is Literal and value not in allowed:
+                raise ConfigError(f"{field.name}={value!r}: expected one of {', '.join(allowed)}")
+        for name in ("dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
+            self._require(
+                name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "a whole number from 1"
+            )
+        self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "whole numbers from 1")
+        self._require("learning_rate", self.learning_rate > 0, "a number above 0")
+        self._require("l2", self.l2 >= 0, "a number from 0")
+        self._require("user_fraction", 0 < self.user_fraction <= 1, "a number above 0 and at most 1")
+        self._require(
+            "seed", isinstance(self.seed, int) and 0 <= self.seed < 2**63, "a whole number from 0 below 2**63"
+        )
+        if self.patience is not None:
+            self._require("patience", self.patience >= 1, "a whole number from 1")
+            self._require("patience", self.validation, "validation=True beside it, since a stop needs validation items")
+        if self.model in ("mlp", "neumf"):
+            self._require("layers", len(self.layers) >= 1, f"at least one width for model={self.model!r}")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ConfigError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values that JSON can hold."""
+        return {**asdict(self), "layers": list(self.layers)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """The inverse of :meth:`to_dict`."""
+        return cls(**values)
+
+    @classmethod
+    def notebook(cls, **changes: Any) -> "Config":
+        """The recipe of the NCF notebook on MovieLens-20M (after He et al. 2017), its quirks included.
+
+        - 30 % of the users, drawn at random; all other rows are dropped before anything is counted.
+        - The test item is the user's latest; among ties the first row of the file.
+        - The interactions are visited in one fixed order in every epoch (the notebook's loader does not
+          shuffle), and a positive's negatives come right behind it. Its 512 samples a batch cut through such
+          groups; here a batch holds the 102 whole groups that fit (510 samples).
+        - The held-out item may be drawn as a negative in training, as in He et al.
+        - The 99 candidates are drawn with replacement from the items the user never touched.
+        - Constant learning rate 0.001, no regularisation, 5 epochs, no validation: the metric of the last
+          epoch is the result.
+        - The notebook sizes its tables by the largest raw id; rows that no id uses are never read, so the
+          contiguous tables here train the same model.
+        - Tied scores: the notebook's reversed argsort breaks ties by position; here the positive loses them.
+        """
+        recipe: dict[str, Any] = {
+            "model": "mlp",
+            "dim": 8,
+            "layers": (64, 32),
+            "loss": "bce",
+            "num_negatives": 4,
+            "epochs": 5,
+            "batch_size": 512,
+            "learning_rate": 0.001,
+            "schedule": "constant",
+            "shuffle": False,
+            "user_fraction": 0.3,
+            "distinct_candidates": False,
+        }
+        return cls(**{**recipe, **changes})

@@ -1,0 +1,133 @@
+"""Ranking metrics of held-out items: candidate lists scored at once, rank by counting, nothing is sorted.
+
+The rank of a positive (from 0) is the number of negatives that are *not lower* than it: ties and NaN count against
+it, duplicates of the positive do not count, and a positive whose score is not finite is a miss.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastncf.device import chunk_bytes
+from fastncf.models import score_catalogue, score_lists
+
+MISS = 1 << 62
+"""The rank of a positive whose score is not finite: beyond every list."""
+
+_PAIR_BYTES = 1024  # a scored pair's share of a forward pass: vectors and activations in float32
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The held-out item of T users, and the negatives each is ranked against.
+
+    Attributes:
+        users: (T,) int32.
+        positives: (T,) int32.
+        negatives: (T, C) int32, -1 where a list is shorter.
+    """
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+
+    @classmethod
+    def of(cls, users: np.ndarray, positives: np.ndarray, negatives: np.ndarray, device: torch.device) -> "Lists":
+        """The lists as tensors on a device."""
+        return cls(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (users, positives, negatives)))
+
+
+def rank_by_counting(positive: Tensor, negatives: Tensor, counted: Tensor) -> Tensor:
+    """Ranks (B,) int64 from 0 of positives (B,) among those negatives (B, C) that are ``counted`` (B, C)."""
+    not_lower = ~(negatives < positive.unsqueeze(-1)) & counted
+    ranks = not_lower.sum(-1)
+    return torch.where(torch.isfinite(positive), ranks, MISS)
+
+
+def rank_candidates(model: nn.Module, lists: Lists) -> Tensor:
+    """Rank of each held-out item within its list, (T,) int64 from 0."""
+    length = lists.negatives.shape[1]
+    rows = _rows_at_once(lists.users.device, length + 1)
+    ranks = []
+    with _evaluating(model):
+        for start in range(0, len(lists.users), rows):
+            part = slice(start, start + rows)
+            positives, negatives = lists.positives[part].unsqueeze(-1), lists.negatives[part]
+            scores = score_lists(model, lists.users[part], torch.cat([positives, negatives.clamp(min=0)], dim=1))
+            counted = (negatives >= 0) & (negatives != positives)
+            ranks.append(rank_by_counting(scores[:, 0], scores[:, 1:], counted))
+    return torch.cat(ranks)
+
+
+def rank_catalogue(
+    model: nn.Module, users: Tensor, positives: Tensor, indptr: np.ndarray, indices: np.ndarray, num_items: int
+) -> Tensor:
+    """Rank of each held-out item among all items that its user has not touched before, (T,) int64 from 0.
+
+    Args:
+        model: scores (users, items).
+        users: (T,) int32.
+        positives: (T,) int32.
+        indptr: (U + 1,) int64 of what is excluded (training and validation items), without the positives.
+        indices: (N,) int32.
+        num_items: I.
+    """
+    device = users.device
+    rows = _rows_at_once(device, num_items)
+    starts, seen = torch.from_numpy(indptr).to(device), torch.from_numpy(indices).to(device)
+    ranks = []
+    with _evaluating(model):
+        for start in range(0, len(users), rows):
+            part_users, part_positives = users[start : start + rows], positives[start : start + rows]
+            scores = score_catalogue(model, part_users, num_items)
+            positive = scores.gather(1, part_positives.long().unsqueeze(-1)).squeeze(-1)
+            not_lower = ~(scores < positive.unsqueeze(-1))
+            row, item = csr_pairs(starts, seen, part_users)
+            excluded = torch.zeros(len(part_users), dtype=torch.int64, device=device)
+            excluded.index_add_(0, row, not_lower[row, item].long())
+            among = not_lower.sum(-1) - excluded - 1  # - 1: the positive is not lower than itself
+            ranks.append(torch.where(torch.isfinite(positive), among, MISS))
+    return torch.cat(ranks)
+
+
+def csr_pairs(indptr: Tensor, indices: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+    """(position in ``users`` (P,) int64, item (P,) int64) of every entry in the CSR rows of ``users`` (B,)."""
+    users = users.long()
+    begin, count = indptr[users], indptr[users + 1] - indptr[users]
+    row = torch.repeat_interleave(torch.arange(len(users), device=users.device), count)
+    first = torch.cumsum(count, 0) - count
+    at = torch.arange(len(row), device=users.device) - first[row] + begin[row]
+    return row, indices[at].long()
+
+
+def metrics(ranks: Tensor, k: int) -> dict[str, float]:
+    """HR@k, NDCG@k (gain 1, discount log2(rank + 2)) and MRR (over the whole list) of ranks (T,) from 0.
+
+    With one relevant item the ideal DCG is 1, so that NDCG is the discount of the hit (He et al. 2017, section 4.1).
+    """
+    hit = (ranks < k).double()
+    place = ranks.double()
+    sums = torch.stack([hit.sum(), (hit / torch.log2(place + 2)).sum(), (1 / (place + 1)).sum()])
+    hits, gain, reciprocal = (sums / len(ranks)).tolist()
+    return {f"hr@{k}": hits, f"ndcg@{k}": gain, "mrr": reciprocal}
+
+
+def _rows_at_once(device: torch.device, length: int) -> int:
+    """Lists of a length that are scored in one chunk."""
+    return max(1, chunk_bytes(device) // (_PAIR_BYTES * length))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode, without gradients, for the length of a block."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,318 @@
+"""Interactions with contiguous int32 ids and the vocabularies of the raw ones."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fastncf.errors import ConfigError, DataError, DataNotFoundError
+from fastncf.reading.table import Table, first_true, read_table
+
+
+class Vocabulary:
+    """The raw ids behind the contiguous ones: raw id of code i at position i, in ascending order."""
+
+    def __init__(self, ids: pl.Series, noun: str) -> None:
+        self.ids = ids
+        self.noun = noun
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, columns: list[pl.Series], noun: str) -> "Vocabulary":
+        """All distinct ids of some columns of one data type."""
+        distinct = [column.unique() for column in columns]
+        return cls(pl.concat(distinct).unique().sort().alias(noun), noun)
+
+    def encode(self, raw: pl.Series) -> np.ndarray:
+        """Raw ids (n,) -> codes (n,) int32; -1 for an id that is not in the vocabulary."""
+        if self.ids.dtype == pl.String:
+            table = pl.DataFrame({"raw": self.ids, "code": np.arange(len(self.ids), dtype=np.int32)})
+            codes = raw.to_frame("raw").join(table, on="raw", how="left", maintain_order="left")["code"]
+            return codes.fill_null(-1).to_numpy()
+        values, ids = raw.to_numpy(), self.ids.to_numpy()
+        low, high = int(ids[0]), int(ids[-1])
+        if high - low < 4 * len(values) + (1 << 20):
+            lookup = np.full(high - low + 1, -1, dtype=np.int32)
+            lookup[ids - low] = np.arange(len(ids), dtype=np.int32)
+            inside = (values >= low) & (values <= high)
+            if inside.all():
+                return lookup[values - low]
+            return np.where(inside, lookup[np.where(inside, values, low) - low], -1).astype(np.int32)
+        position = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
+        return np.where(ids[position] == values, position, -1).astype(np.int32)
+
+    def require(self, raw: Any) -> np.ndarray:
+        """Raw ids that a caller names (one or many) -> codes (n,) int32.
+
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
+        if isinstance(raw, (str, bytes)) or not hasattr(raw, "__len__"):
+            raw = [raw]
+        try:
+            column = pl.Series(self.noun, raw)
+            if column.dtype != self.ids.dtype:
+                column = column.cast(self.ids.dtype)
+        except (pl.exceptions.PolarsError, TypeError, OverflowError):
+            kind = "text" if self.ids.dtype == pl.String else "integers"
+            raise DataError(f"{self.noun} ids are {kind} in the training data; got {raw!r:.80}") from None
+        codes = self.encode(column)
+        if len(codes) and codes.min() < 0:
+            unknown = column[int(np.argmin(codes))]
+            raise DataError(
+                f"{self.noun} {unknown!r} is not in the training data, whose {len(self)} {self.noun} ids "
+                f"run from {self.ids[0]!r} to {self.ids[-1]!r}"
+            )
+        return codes
+
+    def decode(self, codes: np.ndarray) -> pl.Series:
+        """Codes (n,) -> raw ids."""
+        return self.ids.gather(codes.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Interactions with contiguous ids, one for each row that was read, in its order.
+
+    Attributes:
+        user: (N,) int32.
+        item: (N,) int32.
+        time: (N,) int64, larger is later (only the order counts), or None.
+        users: raw user ids.
+        items: raw item ids.
+        source: what to call the source in a message.
+        found: what was recognised in the source, for people.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray | None
+    users: Vocabulary
+    items: Vocabulary
+    source: str
+    found: dict[str, Any]
+
+    def keep_users(self, kept: np.ndarray) -> "Interactions":
+        """The interactions of the users in ``kept`` (ascending codes), with ids made contiguous again."""
+        new_user = np.full(len(self.users), -1, dtype=np.int32)
+        new_user[kept] = np.arange(len(kept), dtype=np.int32)
+        rows = new_user[self.user] >= 0
+        item = self.item[rows]
+        present = np.zeros(len(self.items), dtype=bool)
+        present[item] = True
+        new_item = np.cumsum(present, dtype=np.int32) - 1
+        return Interactions(
+            user=new_user[self.user[rows]],
+            item=new_item[item].astype(np.int32),
+            time=None if self.time is None else self.time[rows],
+            users=Vocabulary(self.users.decode(kept), "user"),
+            items=Vocabulary(self.items.decode(np.flatnonzero(present)), "item"),
+            source=self.source,
+            found=self.found,
+        )
+
+
+@dataclass(frozen=True)
+class GivenTest:
+    """A test set that comes from a file: T held-out interactions, perhaps with their candidates.
+
+    Attributes:
+        user: (T,) int32, each user once.
+        item: (T,) int32.
+        candidates: (T, C) int32, -1 where a list is shorter than the longest, or None.
+        source: what to call it in a message.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    candidates: np.ndarray | None
+    source: str
+
+
+def read_interactions(
+    source: Any, *, user: str | None = None, item: str | None = None, time: str | None = None, needs_time: bool = True
+) -> Interactions:
+    """Read interactions from a file or a frame.
+
+    Args:
+        source: path of a CSV or TSV file in any MovieLens dialect (with or without header, separated by
+            ``::``, tab, comma, semicolon, bar or space; plain, gzip or zip), or of a Parquet file; or a
+            polars frame (eager or lazy) or a pandas frame.
+        user: name of the user column where it is not one of the usual ones; without a header the columns
+            are called column_1, column_2 and so on.
+        item: the same for the item column.
+        time: the same for the time column.
+        needs_time: whether a source without times is an error.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        DataError: the input cannot be used; names the source, the column and the first bad row.
+    """
+    table = read_table(source, user=user, item=item, time=time, needs_time=needs_time)
+    return _encode(table, Vocabulary.of([table.frame["user"]], "user"), Vocabulary.of([table.frame["item"]], "item"))
+
+
+def read_with_test(
+    train: Any,
+    test: Any,
+    candidates: Any | None = None,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+) -> tuple[Interactions, GivenTest]:
+    """Read training interactions, a test set and (optionally) its candidates in the format of He et al. 2017.
+
+    The item vocabulary holds the items of all three. ``candidates`` is a path to lines of
+    ``(user,item)<tab>negative<tab>negative...``, one for each test row, in any order.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        DataError: the input cannot be used, or a test user has no training interaction.
+    """
+    table = read_table(train, user=user, item=item, time=time, needs_time=False)
+    held_out = read_table(test, user=user, item=item, time=time, needs_time=False)
+    for name in ("user", "item"):
+        kinds = {_kind(table.frame[name]), _kind(held_out.frame[name])}
+        if len(kinds) > 1:
+            raise DataError(
+                f"{held_out.source}: its {name} ids are {_kind(held_out.frame[name])}, "
+                f"those of {table.source} are {_kind(table.frame[name])}; accepted: the same kind in both"
+            )
+    item_columns = [table.frame["item"], held_out.frame["item"]]
+    lists = None
+    if candidates is not None:
+        lists = _read_candidates(candidates, held_out.frame["user"].dtype, held_out.frame["item"].dtype)
+        item_columns.append(lists["negative"])
+    interactions = _encode(table, Vocabulary.of([table.frame["user"]], "user"), Vocabulary.of(item_columns, "item"))
+    test_user = interactions.users.encode(held_out.frame["user"])
+    test_item = interactions.items.encode(held_out.frame["item"])
+    if (unknown := np.flatnonzero(test_user < 0)).size:
+        raw = held_out.frame["user"][int(unknown[0])]
+        raise DataError(
+            f"{held_out.source}: user {raw!r} (row {unknown[0] + 1}) has no interaction in {table.source}; "
+            f"accepted: test users that occur in training"
+        )
+    order = np.argsort(test_user, kind="stable")
+    repeated = np.flatnonzero(np.diff(test_user[order]) == 0)
+    if repeated.size:
+        row = int(order[repeated[0] + 1])
+        raise DataError(
+            f"{held_out.source}: user {held_out.frame['user'][row]!r} has a second test item in row {row + 1}; "
+            f"accepted: one for each user"
+        )
+    matrix = None
+    if lists is not None:
+        matrix = _candidate_matrix(lists, interactions, test_user, test_item, str(candidates))
+    return interactions, GivenTest(test_user, test_item, matrix, held_out.source)
+
+
+def _encode(table: Table, users: Vocabulary, items: Vocabulary) -> Interactions:
+    for vocabulary in (users, items):
+        if len(vocabulary) < 2:
+            raise DataError(
+                f"{table.source}: column {table.found['columns'][vocabulary.noun]!r} holds only one "
+                f"{vocabulary.noun} ({vocabulary.ids[0]!r}); accepted: at least two"
+            )
+        if len(vocabulary) >= 2**31:
+            raise DataError(f"{table.source}: {len(vocabulary)} {vocabulary.noun}s; accepted: fewer than 2**31")
+    return Interactions(
+        user=users.encode(table.frame["user"]),
+        item=items.encode(table.frame["item"]),
+        time=table.frame["time"].to_numpy() if "time" in table.frame.columns else None,
+        users=users,
+        items=items,
+        source=table.source,
+        found=table.found,
+    )
+
+
+def _kind(ids: pl.Series) -> str:
+    return "text" if ids.dtype == pl.String else "integers"
+
+
+def _read_candidates(path: Any, user_type: pl.DataType, item_type: pl.DataType) -> pl.DataFrame:
+    """He et al.'s negatives as a frame of one row a candidate: user, item, row (of the file), negative."""
+    if not isinstance(path, (str, Path)):
+        raise DataError(f"candidates: expected the path of a file, got a {type(path).__name__}")
+    if not Path(path).exists():
+        raise DataNotFoundError(f"{path}: no such file")
+    accepted = "(user,item), then the negatives, separated by tabs"
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text; accepted: lines of {accepted}") from None
+    rows: list[int] = []
+    keys: list[tuple[str, str]] = []
+    negatives: list[list[str]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        head, *rest = line.rstrip("\t").split("\t")
+        match = re.fullmatch(r"\(\s*'?(.*?)'?\s*,\s*'?(.*?)'?\s*\)", head.strip())
+        if match is None or not rest:
+            raise DataError(f"{path}: line {number} starts with {head!r:.60}; accepted: {accepted}")
+        rows.append(number)
+        keys.append((match[1], match[2]))
+        negatives.append(rest)
+    if not rows:
+        raise DataError(f"{path}: holds no candidate list; accepted: lines of {accepted}")
+    lists = pl.DataFrame(
+        {"user": [k[0] for k in keys], "item": [k[1] for k in keys], "row": rows, "negative": negatives}
+    ).explode("negative")
+    for name, kind in (("user", user_type), ("item", item_type), ("negative", item_type)):
+        typed = lists[name].str.strip_chars().cast(kind, strict=False)
+        if typed.null_count():
+            at = first_true(typed.is_null())
+            raise DataError(
+                f"{path}: line {lists['row'][at]} holds the {name} {lists[name][at]!r:.60}; accepted: ids of "
+                f"the kind that the test file holds ({'text' if kind == pl.String else 'integers'})"
+            )
+        lists = lists.with_columns(typed.alias(name))
+    return lists
+
+
+def _candidate_matrix(
+    lists: pl.DataFrame, interactions: Interactions, test_user: np.ndarray, test_item: np.ndarray, source: str
+) -> np.ndarray:
+    """Candidates (T, C) int32 in the order of the test rows, -1 where a list is short."""
+    rows = lists.unique("row", maintain_order=True, keep="first")
+    list_user = interactions.users.encode(rows["user"])
+    list_item = interactions.items.encode(rows["item"])
+    at_user = np.full(len(interactions.users), -1, dtype=np.int64)
+    at_user[list_user[list_user >= 0]] = np.flatnonzero(list_user >= 0)
+    position = at_user[test_user]
+    mismatch = np.flatnonzero((position < 0) | (list_item[np.maximum(position, 0)] != test_item))
+    if mismatch.size:
+        raw_user = interactions.users.ids[int(test_user[mismatch[0]])]
+        raw_item = interactions.items.ids[int(test_item[mismatch[0]])]
+        raise DataError(
+            f"{source}: has no list for test user {raw_user!r} and item {raw_item!r}; accepted: one for each"
+        )
+    codes = interactions.items.encode(lists["negative"])
+    _, start, length = np.unique(lists["row"].to_numpy(), return_index=True, return_counts=True)
+    column = np.arange(len(codes)) - np.repeat(start, length)
+    matrix = np.full((len(start), int(length.max())), -1, dtype=np.int32)
+    matrix[np.repeat(np.arange(len(start)), length), column] = codes
+    return matrix[position]
+
+
+def draw_users(interactions: Interactions, fraction: float, seed_key: int) -> Interactions:
+    """Keep a share of the users, rounded down, drawn without replacement; at least two must remain.
+
+    Raises:
+        ConfigError: the share is less than two users.
+    """
+    count = int(len(interactions.users) * fraction)
+    if count < 2:
+        raise ConfigError(
+            f"user_fraction={fraction}: keeps {count} of {len(interactions.users)} users; expected at least two"
+        )
+    generator = np.random.Generator(np.random.Philox(key=seed_key))
+    kept = np.sort(generator.choice(len(interactions.users), size=count, replace=False))
+    return interactions.keep_users(kept)

@@ -1,0 +1,237 @@
+"""The models as ``nn.Module``: each scores (users, items) with logits, higher is better. Losses are free functions.
+
+``forward(users, items)`` takes int tensors whose shapes broadcast against each other and returns scores of the
+broadcast shape: ``users`` (B, 1) with ``items`` (B, 1+K) does a user's part of the work once for its 1+K items.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastncf.config import Config
+from fastncf.errors import ConfigError
+from fastncf.hashing import Stream, key
+
+
+class MF(nn.Module):
+    """Matrix factorization: dot product of a user's and an item's vector, plus both biases (Koren et al. 2009)."""
+
+    def __init__(self, num_users: int, num_items: int, dim: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.user_embedding = _embedding(num_users, dim, generator, std=0.1)
+        self.item_embedding = _embedding(num_items, dim, generator, std=0.1)
+        self.user_bias = nn.Parameter(torch.zeros(num_users))
+        self.item_bias = nn.Parameter(torch.zeros(num_items))
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        dot = (self.user_embedding(users) * self.item_embedding(items)).sum(-1)
+        return dot + self.user_bias[users] + self.item_bias[items]
+
+    def score_catalogue(self, users: Tensor) -> Tensor:
+        """Scores (B, I) of all items for ``users`` (B,)."""
+        dot = self.user_embedding(users) @ self.item_embedding.weight.T
+        return dot + self.user_bias[users].unsqueeze(-1) + self.item_bias
+
+    def item_vectors(self) -> Tensor:
+        """(I, D): what similar items have in common."""
+        return self.item_embedding.weight
+
+
+class GMF(nn.Module):
+    """Generalised matrix factorization (He et al. 2017, eq. 8-9): a weighted sum of the elementwise product."""
+
+    def __init__(self, num_users: int, num_items: int, dim: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.user_embedding = _embedding(num_users, dim, generator, std=0.1)
+        self.item_embedding = _embedding(num_items, dim, generator, std=0.1)
+        self.output = _linear(dim, 1, generator)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.output(self.user_embedding(users) * self.item_embedding(items)).squeeze(-1)
+
+    def score_catalogue(self, users: Tensor) -> Tensor:
+        """Scores (B, I) of all items for ``users`` (B,)."""
+        return (self.user_embedding(users) * self.output.weight) @ self.item_embedding.weight.T + self.output.bias
+
+    def item_vectors(self) -> Tensor:
+        """(I, D)."""
+        return self.item_embedding.weight
+
+
+class MLP(nn.Module):
+    """The notebook's NCF (He et al. 2017, eq. 10): ReLU layers over the two vectors side by side."""
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        dim: int,
+        layers: Sequence[int],
+        generator: torch.Generator | None = None,
+        *,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.user_embedding = _embedding(num_users, dim, generator, std)
+        self.item_embedding = _embedding(num_items, dim, generator, std)
+        self.hidden = _tower(2 * dim, layers, generator)
+        self.output = _linear(layers[-1], 1, generator)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        top = _climb(self.hidden, self.user_embedding(users), self.item_embedding(items))
+        return self.output(top).squeeze(-1)
+
+    def item_vectors(self) -> Tensor:
+        """(I, D)."""
+        return self.item_embedding.weight
+
+
+class NeuMF(nn.Module):
+    """Neural matrix factorization (He et al. 2017, eq. 12): GMF and MLP with vectors of their own, joined on top."""
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        dim: int,
+        layers: Sequence[int],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.gmf_user_embedding = _embedding(num_users, dim, generator, std=0.1)
+        self.gmf_item_embedding = _embedding(num_items, dim, generator, std=0.1)
+        self.mlp_user_embedding = _embedding(num_users, dim, generator, std=0.1)
+        self.mlp_item_embedding = _embedding(num_items, dim, generator, std=0.1)
+        self.hidden = _tower(2 * dim, layers, generator)
+        self.output = _linear(dim + layers[-1], 1, generator)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        product = self.gmf_user_embedding(users) * self.gmf_item_embedding(items)
+        top = _climb(self.hidden, self.mlp_user_embedding(users), self.mlp_item_embedding(items))
+        of_product, of_top = self.output.weight.split([product.shape[-1], top.shape[-1]], dim=1)
+        return (F.linear(product, of_product) + F.linear(top, of_top, self.output.bias)).squeeze(-1)
+
+    def item_vectors(self) -> Tensor:
+        """(I, 2D): the vectors of both parts side by side."""
+        return torch.cat([self.gmf_item_embedding.weight, self.mlp_item_embedding.weight], dim=1)
+
+
+class Popularity(nn.Module):
+    """An item's score is its number of training interactions: the floor of every comparison. Nothing to train."""
+
+    counts: Tensor
+
+    def __init__(self, counts: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("counts", counts)  # (I,) float64: float32 would tie counts beyond 2**24
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.counts[items].expand(torch.broadcast_shapes(users.shape, items.shape))
+
+    def score_catalogue(self, users: Tensor) -> Tensor:
+        """Scores (B, I) of all items for ``users`` (B,)."""
+        return self.counts.expand(len(users), -1)
+
+
+def build(config: Config, num_users: int, num_items: int, counts: Tensor) -> nn.Module:
+    """The model that ``config`` names, its parameters drawn on the CPU with the seed: the same for every device.
+
+    Args:
+        config: names the model and its sizes.
+        num_users: U.
+        num_items: I.
+        counts: (I,) training interactions of each item.
+    """
+    generator = torch.Generator().manual_seed(key(config.seed, Stream.PARAMETERS) >> 1)
+    if config.model == "mf":
+        return MF(num_users, num_items, config.dim, generator)
+    if config.model == "gmf":
+        return GMF(num_users, num_items, config.dim, generator)
+    if config.model == "mlp":
+        return MLP(num_users, num_items, config.dim, config.layers, generator)
+    if config.model == "neumf":
+        return NeuMF(num_users, num_items, config.dim, config.layers, generator)
+    return Popularity(counts.double())
+
+
+def score_lists(model: nn.Module, users: Tensor, items: Tensor) -> Tensor:
+    """Scores of each user's own list of items by any model.
+
+    A model of this package is called with broadcast shapes; any other module with two flat tensors of equal length.
+
+    Args:
+        model: scores (users, items).
+        users: (B,) int.
+        items: (B, C) int.
+
+    Returns:
+        (B, C) float.
+
+    Raises:
+        ConfigError: the module returned another number of scores than it got pairs.
+    """
+    if isinstance(model, (MF, GMF, MLP, NeuMF, Popularity)):
+        return model(users.unsqueeze(-1), items)
+    scores = model(users.repeat_interleave(items.shape[1]), items.reshape(-1))
+    if scores.numel() != items.numel():
+        raise ConfigError(
+            f"{type(model).__name__} returned scores of shape {tuple(scores.shape)} for {items.numel()} pairs; "
+            f"expected one score for each (user, item)"
+        )
+    return scores.reshape(items.shape)
+
+
+def score_catalogue(model: nn.Module, users: Tensor, num_items: int) -> Tensor:
+    """Scores (B, I) of the whole catalogue for ``users`` (B,) by any model."""
+    own = getattr(model, "score_catalogue", None)
+    if own is not None:
+        return own(users)
+    return score_lists(model, users, torch.arange(num_items, device=users.device).expand(len(users), -1))
+
+
+def bce(positive: Tensor, negatives: Tensor) -> Tensor:
+    """Mean binary cross entropy of all samples: positives (B,) labelled 1, negatives (B, K) labelled 0, as logits."""
+    total = F.softplus(-positive).sum() + F.softplus(negatives).sum()
+    return total / (positive.numel() + negatives.numel())
+
+
+def bpr(positive: Tensor, negatives: Tensor) -> Tensor:
+    """Bayesian personalised ranking (Rendle et al. 2009): mean of -log sigmoid((B, 1) positives - (B, K) negatives)."""
+    return F.softplus(negatives - positive.unsqueeze(-1)).mean()
+
+
+LOSSES = {"bce": bce, "bpr": bpr}
+
+
+def _embedding(rows: int, dim: int, generator: torch.Generator | None, std: float) -> nn.Embedding:
+    weight = torch.empty(rows, dim)
+    return nn.Embedding.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
+    """A layer with torch's own default distribution, drawn from the generator that is given."""
+    layer = nn.Linear(inputs, outputs)
+    bound = inputs**-0.5
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+def _tower(inputs: int, layers: Sequence[int], generator: torch.Generator | None) -> nn.ModuleList:
+    widths = [inputs, *layers]
+    return nn.ModuleList(_linear(a, b, generator) for a, b in itertools.pairwise(widths))
+
+
+def _climb(hidden: nn.ModuleList, user: Tensor, item: Tensor) -> Tensor:
+    """ReLU layers over (user, item) side by side; the first is applied to each half, then the halves are added."""
+    first = hidden[0]
+    assert isinstance(first, nn.Linear)
+    of_user, of_item = first.weight.split([user.shape[-1], item.shape[-1]], dim=1)
+    x = F.relu(F.linear(user, of_user, first.bias) + F.linear(item, of_item))
+    for layer in list(hidden)[1:]:
+        x = F.relu(layer(x))
+    return x

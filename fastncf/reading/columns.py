@@ -1,0 +1,82 @@
+"""Which column of a source is the user, the item and the time."""
+
+import re
+
+from fastncf.errors import DataError
+
+ALIASES = {
+    "user": ("user", "userid", "uid", "customer", "customerid", "visitorid", "reviewerid", "accountid"),
+    "item": (
+        *("item", "itemid", "iid", "movie", "movieid", "mid", "product", "productid", "asin", "book", "bookid"),
+        *("isbn", "track", "trackid", "song", "songid", "artist", "artistid", "business", "businessid"),
+        *("venueid", "locationid", "article", "articleid", "gameid", "animeid", "recipeid"),
+    ),
+    "time": ("time", "timestamp", "datetime", "date", "ts", "unixtime", "unixreviewtime", "eventtime", "createdat"),
+}
+"""Column names that are recognised, lower case without punctuation."""
+
+NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+
+
+def plain(name: str) -> str:
+    """A column name without case, punctuation and a trailing ':type' as RecBole writes it."""
+    return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
+
+
+def match_columns(columns: list[str], names: dict[str, str | None], source: str, needs_time: bool) -> dict[str, str]:
+    """Which column is the user, the item and the time: given names first, then the usual ones."""
+    listed = ", ".join(columns)
+    chosen: dict[str, str] = {}
+    for role, given in names.items():
+        if given is not None:
+            if given not in columns:
+                raise DataError(f"{source}: has no column {given!r} for {role}=; its columns are {listed}")
+            chosen[role] = given
+            continue
+        matches = [column for alias in ALIASES[role] for column in columns if plain(column) == alias]
+        if matches:
+            chosen[role] = matches[0]
+        elif role != "time":
+            raise DataError(
+                f"{source}: which column is the {role}? its columns are {listed}; "
+                f"name it with {role}=..., or call it {role} or {role}_id"
+            )
+    if len(set(chosen.values())) < len(chosen):
+        raise DataError(f"{source}: one column cannot serve twice: {chosen}; its columns are {listed}")
+    return _settle_time(chosen, source, listed, needs_time)
+
+
+def guess_columns(
+    columns: list[str], rows: list[list[str]], names: dict[str, str | None], source: str, needs_time: bool
+) -> dict[str, str]:
+    """The roles of columns without names, by position: user, item, rating, time."""
+    if any(names.values()):
+        roles = {**dict(zip(("user", "item"), columns, strict=False)), **{k: v for k, v in names.items() if v}}
+        return match_columns(columns, {"time": None, **roles}, source, needs_time)
+    chosen = dict(zip(("user", "item"), columns, strict=False))
+    if len(columns) == 3 and _looks_like_time([row[2] for row in rows if len(row) > 2]):
+        chosen["time"] = columns[2]
+    elif len(columns) == 4:
+        chosen["time"] = columns[3]
+    elif len(columns) > 4:
+        raise DataError(
+            f"{source}: has {len(columns)} columns and no header ({rows[0]!r:.80}); accepted: user, item, rating, "
+            f"time in this order, or names for them, such as user='column_1', item='column_3', time='column_2'"
+        )
+    return _settle_time(chosen, source, ", ".join(columns), needs_time)
+
+
+def _looks_like_time(values: list[str]) -> bool:
+    """Whether a nameless third column holds times, not ratings: dates, or numbers beyond any rating scale."""
+    if all(NUMBER.fullmatch(value) for value in values):
+        return min(float(value) for value in values) >= 1e6
+    return True
+
+
+def _settle_time(chosen: dict[str, str], source: str, listed: str, needs_time: bool) -> dict[str, str]:
+    if "time" not in chosen and needs_time:
+        raise DataError(
+            f"{source}: has no time column (its columns are {listed}), and the latest interaction of a user cannot "
+            f"be told; name the column with time=..., or choose split='random' to hold out any interaction"
+        )
+    return chosen

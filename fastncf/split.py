@@ -1,0 +1,285 @@
+"""Leave-one-out: interactions -> sorted CSR for training, a held-out item for validation and for the test."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numba import njit
+
+from fastncf.errors import DataError
+from fastncf.hashing import GOLDEN, MIX_1, MIX_2, Stream, key
+from fastncf.interactions import GivenTest, Interactions
+from fastncf.threads import num_threads, run_ranges
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is trained on and what is held out.
+
+    Attributes:
+        num_items: I, length of the catalogue.
+        indptr: (U + 1,) int64; row u of the training CSR is ``indices[indptr[u]:indptr[u + 1]]``.
+        indices: (N,) int32, ascending and unique in each row.
+        test_item: (U,) int32, -1 where the user has none.
+        validation_item: (U,) int32, -1 where the user has none.
+        folded: rows that repeated a (user, item) pair and were counted once.
+        left_out: users who have touched every item, so that no negative exists: neither trained on nor tested.
+        too_short: users with too few interactions to hold one out; they stay in training.
+        rule: what is held out: each user's ``latest`` interaction, a ``random`` one, or a ``given`` test set.
+        test_candidates: (T, C) int32 given negatives of the users with a test item, -1 as padding, or None.
+    """
+
+    num_items: int
+    indptr: np.ndarray
+    indices: np.ndarray
+    test_item: np.ndarray
+    validation_item: np.ndarray
+    folded: int
+    left_out: int
+    too_short: int
+    rule: Literal["latest", "random", "given"]
+    test_candidates: np.ndarray | None = None
+
+    @property
+    def num_users(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def num_interactions(self) -> int:
+        """Interactions after folding and before anything was held out, the users left out included."""
+        held_out = int((self.test_item >= 0).sum() + (self.validation_item >= 0).sum())
+        return len(self.indices) + held_out + self.left_out * self.num_items
+
+    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """(indptr, indices) of everything a user has touched: training and held-out items, sorted in each row."""
+        return with_items(self.indptr, self.indices, self.validation_item, self.test_item)
+
+
+def leave_one_out(
+    interactions: Interactions, *, validation: bool = False, random: bool = False, seed: int = 0
+) -> Split:
+    """Hold out each user's latest interaction, and with ``validation`` the one before it.
+
+    Of a repeated (user, item) pair the latest time stays. Among equal times the first row counts as the latest, as
+    ``rank(method="first", ascending=False) == 1`` in pandas says. With ``random`` any interaction is held out,
+    drawn with the seed, and no times are needed.
+
+    A test item is held out of two interactions or more, a validation item of three or more.
+
+    Raises:
+        DataError: no user has an item left that could serve as a negative, or no user has two interactions.
+    """
+    time = interactions.time
+    if random:
+        time = np.empty(len(interactions.user), dtype=np.int64)
+        _hashed_time(interactions.user, interactions.item, np.uint64(key(seed, Stream.HELD_OUT)), time)
+    elif time is None:
+        raise DataError(
+            f"{interactions.source}: has no times, so the latest interaction of a user cannot be told; "
+            f"choose split='random' to hold out any interaction"
+        )
+    num_users, num_items = len(interactions.users), len(interactions.items)
+    indptr, order = group_by_user(interactions.user, num_users)
+    items = np.empty(len(order), dtype=np.int32)
+    unique = np.empty(num_users, dtype=np.int64)
+    kept = np.empty(num_users, dtype=np.int64)
+    held_out = np.full((2, num_users), -1, dtype=np.int32)
+    run_ranges(
+        lambda a, b: _split_rows(
+            a, b, indptr, order, interactions.item, time, num_items, validation, items, unique, kept, held_out
+        ),
+        balanced(indptr),
+    )
+    left_out = int((unique == num_items).sum())
+    if left_out == num_users:
+        raise DataError(
+            f"{interactions.source}: every user has touched every item ({num_items}), so that no negative exists; "
+            f"accepted: data in which some user has not"
+        )
+    test_item, validation_item = held_out
+    if not (test_item >= 0).any():
+        raise DataError(
+            f"{interactions.source}: no user has two different items, so that none can be held out; "
+            f"accepted: at least one user with two"
+        )
+    row_ptr = np.zeros(num_users + 1, dtype=np.int64)
+    np.cumsum(kept, out=row_ptr[1:])
+    indices = np.empty(row_ptr[-1], dtype=np.int32)
+    run_ranges(lambda a, b: _compact(a, b, indptr, items, row_ptr, indices), balanced(indptr))
+    return Split(
+        num_items=num_items,
+        indptr=row_ptr,
+        indices=indices,
+        test_item=test_item,
+        validation_item=validation_item,
+        folded=int(len(order) - unique.sum()),
+        left_out=left_out,
+        too_short=int(((test_item < 0) & (unique < num_items)).sum()),
+        rule="random" if random else "latest",
+    )
+
+
+def given_test(interactions: Interactions, test: GivenTest) -> Split:
+    """Train on all interactions and test on a test set that is given.
+
+    Raises:
+        DataError: a test pair is also in training, or no user has an item left as a negative.
+    """
+    num_users, num_items = len(interactions.users), len(interactions.items)
+    pairs = interactions.user.astype(np.int64) * num_items + interactions.item
+    unique = np.unique(pairs)
+    test_pairs = test.user.astype(np.int64) * num_items + test.item
+    leaked = np.flatnonzero(np.isin(test_pairs, unique))
+    if leaked.size:
+        first_user = interactions.users.ids[int(test.user[leaked[0]])]
+        first_item = interactions.items.ids[int(test.item[leaked[0]])]
+        raise DataError(
+            f"{test.source}: {leaked.size} of its pairs are also in {interactions.source}, the first is user "
+            f"{first_user!r} with item {first_item!r}; accepted: disjoint files"
+        )
+    user, item = np.divmod(unique, num_items)
+    counts = np.bincount(user, minlength=num_users)
+    full = counts == num_items
+    if full.all():
+        raise DataError(f"{interactions.source}: every user has touched every item, so that no negative exists")
+    rows = ~full[user]
+    indptr = np.zeros(num_users + 1, dtype=np.int64)
+    np.cumsum(np.where(full, 0, counts), out=indptr[1:])
+    test_item = np.full(num_users, -1, dtype=np.int32)
+    test_item[test.user] = test.item
+    candidates = None if test.candidates is None else test.candidates[np.argsort(test.user)]
+    return Split(
+        num_items=num_items,
+        indptr=indptr,
+        indices=item[rows].astype(np.int32),
+        test_item=test_item,
+        validation_item=np.full(num_users, -1, dtype=np.int32),
+        folded=len(pairs) - len(unique),
+        left_out=int(full.sum()),
+        too_short=0,
+        rule="given",
+        test_candidates=candidates,
+    )
+
+
+def group_by_user(user: np.ndarray, num_users: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counting sort: user (N,) int32 -> indptr (U + 1,) int64 and row numbers (N,) int64, file order in each group."""
+    indptr = np.zeros(num_users + 1, dtype=np.int64)
+    order = np.empty(len(user), dtype=np.int64)
+    _counting_sort(user, indptr, order)
+    return indptr, order
+
+
+def balanced(indptr: np.ndarray, parts_per_thread: int = 4) -> np.ndarray:
+    """Bounds of user ranges that hold about the same number of interactions: ascending, from 0 to U."""
+    parts = parts_per_thread * num_threads()
+    cuts = np.searchsorted(indptr, np.linspace(0, indptr[-1], parts + 1)[1:-1])
+    return np.concatenate([[0], np.minimum(cuts, len(indptr) - 1), [len(indptr) - 1]])
+
+
+def with_items(indptr: np.ndarray, indices: np.ndarray, *extra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A CSR with each user's extra items ((U,) int32, -1 for none, not yet in the row) merged in, sorted."""
+    counts = np.diff(indptr)
+    for item in extra:
+        counts = counts + (item >= 0)
+    merged_ptr = np.zeros_like(indptr)
+    np.cumsum(counts, out=merged_ptr[1:])
+    merged = np.empty(merged_ptr[-1], dtype=np.int32)
+    stacked = np.stack(extra)
+    run_ranges(lambda a, b: _merge(a, b, indptr, indices, stacked, merged_ptr, merged), balanced(indptr))
+    return merged_ptr, merged
+
+
+@njit(nogil=True, cache=True)
+def _counting_sort(user, indptr, order):  # type: ignore[no-untyped-def]
+    for u in user:
+        indptr[u + 1] += 1
+    for u in range(len(indptr) - 1):
+        indptr[u + 1] += indptr[u]
+    position = indptr[:-1].copy()
+    for row in range(len(user)):
+        u = user[row]
+        order[position[u]] = row
+        position[u] += 1
+
+
+@njit(nogil=True, cache=True)
+def _hashed_time(user, item, seed_key, time):  # type: ignore[no-untyped-def]
+    for row in range(len(user)):
+        x = (np.uint64(user[row]) << np.uint64(32) | np.uint64(item[row])) * np.uint64(GOLDEN) + seed_key
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_2)
+        time[row] = np.int64((x ^ (x >> np.uint64(31))) >> np.uint64(1))
+
+
+@njit(nogil=True, cache=True)
+def _split_rows(  # type: ignore[no-untyped-def]
+    first_user, last_user, indptr, order, item, time, num_items, validation, items, unique, kept, held_out
+):
+    """For each user: sort by item, fold repeats, take the held-out items out of the front of the user's range."""
+    for u in range(first_user, last_user):
+        start, stop = indptr[u], indptr[u + 1]
+        by_item = order[start + np.argsort(item[order[start:stop]], kind="mergesort")]
+        count = 0
+        for row in by_item:  # rows of one item come in file order: a later row wins only with a later time
+            if count and item[row] == item[by_item[count - 1]]:
+                if time[row] > time[by_item[count - 1]]:
+                    by_item[count - 1] = row
+            else:
+                by_item[count] = row
+                count += 1
+        unique[u] = count
+        kept[u] = 0
+        if count == num_items:
+            continue
+        latest, second = -1, -1
+        for at in range(count):
+            if latest < 0 or _is_later(by_item[at], by_item[latest], time):
+                latest, second = at, latest
+            elif second < 0 or _is_later(by_item[at], by_item[second], time):
+                second = at
+        if count < 2:
+            latest = -1
+        if count < 3 or not validation:
+            second = -1
+        if latest >= 0:
+            held_out[0, u] = item[by_item[latest]]
+        if second >= 0:
+            held_out[1, u] = item[by_item[second]]
+        size = 0
+        for at in range(count):
+            if at != latest and at != second:
+                items[start + size] = item[by_item[at]]
+                size += 1
+        kept[u] = size
+
+
+@njit(nogil=True, cache=True)
+def _is_later(row, other, time):  # type: ignore[no-untyped-def]
+    return time[row] > time[other] or (time[row] == time[other] and row < other)
+
+
+@njit(nogil=True, cache=True)
+def _compact(first_user, last_user, indptr, items, row_ptr, indices):  # type: ignore[no-untyped-def]
+    for u in range(first_user, last_user):
+        size = row_ptr[u + 1] - row_ptr[u]
+        indices[row_ptr[u] : row_ptr[u + 1]] = items[indptr[u] : indptr[u] + size]
+
+
+@njit(nogil=True, cache=True)
+def _merge(first_user, last_user, indptr, indices, extra, merged_ptr, merged):  # type: ignore[no-untyped-def]
+    for u in range(first_user, last_user):
+        end = merged_ptr[u]
+        for at in range(indptr[u], indptr[u + 1]):
+            merged[end] = indices[at]
+            end += 1
+        for which in range(len(extra)):
+            new = extra[which, u]
+            if new < 0:
+                continue
+            at = end
+            while at > merged_ptr[u] and merged[at - 1] > new:
+                merged[at] = merged[at - 1]
+                at -= 1
+            merged[at] = new
+            end += 1

@@ -1,0 +1,44 @@
+"""Numba kernels on Python threads: a kernel releases the GIL and gets a range of rows, nothing else.
+
+Numba's own ``prange`` is avoided on purpose: its OpenMP layer kills a forked child, its workqueue
+layer aborts when two threads enter it, and both draw on a pool that belongs to the whole process.
+"""
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from fastncf.errors import ConfigError
+
+VARIABLE = "FASTNCF_NUM_THREADS"
+
+
+def num_threads() -> int:
+    """Threads that kernels use: ``FASTNCF_NUM_THREADS``, else the cores this process may run on."""
+    value = os.environ.get(VARIABLE)
+    if value is None:
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    if not value.isdecimal() or int(value) < 1:
+        raise ConfigError(f"{VARIABLE}={value!r}: expected a whole number from 1")
+    return int(value)
+
+
+def run_ranges(kernel: Callable[[int, int], object], bounds: np.ndarray) -> None:
+    """Call ``kernel(start, stop)`` for each pair of neighbouring bounds, on as many threads as allowed.
+
+    The calls must write to places that do not overlap; an error in one of them is raised here.
+    """
+    ranges = [(a, b) for a, b in itertools.pairwise(bounds.tolist()) if b > a]
+    threads = min(num_threads(), len(ranges))
+    if threads <= 1:
+        for start, stop in ranges:
+            kernel(start, stop)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for future in [pool.submit(kernel, start, stop) for start, stop in ranges]:
+            future.result()

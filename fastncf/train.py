@@ -1,0 +1,288 @@
+"""``fit()``: the one place that knows every stage, from a ratings file to a fitted recommender."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastncf.config import Config
+from fastncf.device import find_device
+from fastncf.epoch import Batch, Epochs
+from fastncf.errors import ConfigError
+from fastncf.evaluate import Lists, metrics, rank_candidates
+from fastncf.hashing import Stream, key
+from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
+from fastncf.models import LOSSES, Popularity, build, score_lists
+from fastncf.recommender import Recommender, held_out_lists
+from fastncf.split import Split, given_test, leave_one_out
+
+STAGES = ("read", "split", "sample", "train", "evaluate", "total")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is told.
+
+    Attributes:
+        stage: the name of a stage of :data:`STAGES` that begins, or ``epoch`` when one has ended.
+        epoch: epochs that are done.
+        epochs: epochs in all.
+        elapsed: seconds since the fit began.
+        loss: mean loss of the last epoch, NaN before the first.
+        samples_per_second: positives and negatives of the last epoch by its seconds.
+        metrics: validation metrics of the last epoch, empty without validation.
+    """
+
+    stage: str
+    epoch: int
+    epochs: int
+    elapsed: float
+    loss: float
+    samples_per_second: float
+    metrics: dict[str, float]
+
+
+def fit(
+    train: Any,
+    *,
+    test: Any | None = None,
+    candidates: Any | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    model: str | nn.Module | None = None,
+    config: Config | None = None,
+    callback: Callable[[Progress], object] | None = None,
+    **settings: Any,
+) -> Recommender:
+    """Read interactions, hold out one a user, train, evaluate, and return the fitted recommender.
+
+    Args:
+        train: a ratings file in any MovieLens dialect, CSV, TSV or Parquet, or a polars or pandas frame;
+            see :func:`fastncf.interactions.read_interactions`. Every row is an interaction; ratings are not read.
+        test: held-out interactions, one a user, instead of holding out the latest of ``train``.
+        candidates: with ``test``, the file of its negatives in the format of He et al. 2017; otherwise they are drawn.
+        user: name of the user column where it is not one of the usual ones.
+        item: the same for the item column.
+        time: the same for the time column.
+        model: name of a model, or any ``nn.Module`` that maps user and item tensors (n,) int32 to logits (n,).
+        config: settings; the defaults where it is not given.
+        callback: called with a :class:`Progress` at each stage and after each epoch; returning True after an epoch
+            ends the training there.
+        **settings: fields of :class:`Config` by name, over ``config``.
+
+    Raises:
+        DataNotFoundError, DataError: the input cannot be used; the message says where and why.
+        ConfigError: a setting is out of range or unknown.
+        DeviceError: the device is not there.
+    """
+    if isinstance(model, str):
+        settings["model"] = model
+    config = _configured(config, settings)
+    if candidates is not None and test is None:
+        raise ConfigError("candidates= needs test= beside it: they are the negatives of its rows")
+    if test is not None and config.validation:
+        raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
+    device = find_device(config.device)
+    clock = _Clock(callback, config.epochs)
+
+    with clock.stage("read"):
+        given = None
+        if test is None:
+            interactions = read_interactions(
+                train, user=user, item=item, time=time, needs_time=config.split == "latest"
+            )
+        else:
+            interactions, given = read_with_test(train, test, candidates, user=user, item=item, time=time)
+    with clock.stage("split"):
+        if given is None:
+            if config.user_fraction < 1:
+                interactions = draw_users(interactions, config.user_fraction, key(config.seed, Stream.USERS))
+            split = leave_one_out(
+                interactions, validation=config.validation, random=config.split == "random", seed=config.seed
+            )
+        else:
+            split = given_test(interactions, given)
+    counts = torch.from_numpy(np.bincount(split.indices, minlength=split.num_items))
+    module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
+    module.to(device)
+    history: list[dict[str, float]] = []
+    with clock.stage("train"):
+        if not isinstance(module, Popularity):
+            history = _train(module, split, config, device, clock)
+    recommender = Recommender(
+        model=module.eval(),
+        config=config,
+        users=interactions.users,
+        items=interactions.items,
+        split=split,
+        data=_counts(interactions, split),
+        history=history,
+        found=interactions.found,
+    )
+    with clock.stage("evaluate"):
+        recommender.metrics, recommender.protocol = recommender.evaluate()
+    recommender.seconds = clock.total()
+    return recommender
+
+
+def _train(
+    model: nn.Module, split: Split, config: Config, device: torch.device, clock: "_Clock"
+) -> list[dict[str, float]]:
+    """Adam over all epochs; the host reads one number an epoch, the loss."""
+    loss_of = LOSSES[config.loss]
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    validation = _validation_lists(split, config, device)
+    best = _Best(config.patience)
+    history: list[dict[str, float]] = []
+    epochs = Epochs(
+        split,
+        num_negatives=config.num_negatives,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        device=device,
+        shuffle=config.shuffle,
+        last=config.epochs,
+    )
+    steps, total_steps = 0, config.epochs * epochs.batches
+    with epochs:
+        for number in range(config.epochs):
+            start = time.perf_counter()
+            model.train()
+            total = torch.zeros((), device=device)
+            for batch in epochs.epoch(number):
+                set_learning_rate(optimizer, config, steps / total_steps)
+                loss = loss_of(*score_batch(model, batch))
+                penalty = l2_penalty(model, batch, config.l2) if config.l2 else 0.0
+                optimizer.zero_grad(set_to_none=True)
+                (loss + penalty).backward()
+                optimizer.step()
+                total += loss.detach() * len(batch.user)
+                steps += 1
+            mean = float(total) / len(split.indices)
+            seconds = time.perf_counter() - start
+            scores = metrics(rank_candidates(model, validation), config.k) if validation is not None else {}
+            samples = len(split.indices) * (1 + config.num_negatives)
+            history.append({"epoch": number + 1, "loss": mean, "seconds": seconds, **scores})
+            stop = clock.epoch(number + 1, mean, samples / seconds, scores)
+            if best.is_over(model, scores.get(f"ndcg@{config.k}")) or stop is True:
+                break
+    clock.seconds["sample"] = epochs.sample_seconds
+    best.restore(model)
+    return history
+
+
+def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits of a batch: positives (B,) and negatives (B, K)."""
+    items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
+    scores = score_lists(model, batch.user, items)
+    return scores[:, 0], scores[:, 1:]
+
+
+def l2_penalty(model: nn.Module, batch: Batch, weight: float) -> Tensor:
+    """``weight`` times the mean squared norm of the embedding vectors that the samples of a batch touch."""
+    items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
+    total = torch.zeros((), device=batch.user.device)
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Embedding):
+            rows = batch.user if "user" in name else items
+            total = total + layer(rows).square().sum() / rows.numel()
+    return weight * total
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, done: float) -> None:
+    """The learning rate as a function of the share of the steps that is done, so that a resumed run goes on exactly."""
+    rate = config.learning_rate * (1 - done if config.schedule == "linear" else 1)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _configured(config: Config | None, settings: dict[str, Any]) -> Config:
+    try:
+        return replace(config or Config(), **settings)
+    except TypeError:
+        known = Config.__dataclass_fields__
+        unknown = ", ".join(name for name in settings if name not in known)
+        raise ConfigError(f"unknown setting: {unknown}; expected one of {', '.join(known)}") from None
+
+
+def _validation_lists(split: Split, config: Config, device: torch.device) -> Lists | None:
+    if not config.validation:
+        return None
+    users = np.flatnonzero(split.validation_item >= 0).astype(np.int32)
+    if not len(users):
+        raise ConfigError("validation=True: no user has three different items; expected some, or validation=False")
+    positives = split.validation_item[users]
+    return held_out_lists(split, config, users, positives, Stream.VALIDATION_CANDIDATES, device)
+
+
+def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
+    return {
+        "users": len(interactions.users),
+        "items": len(interactions.items),
+        "interactions": split.num_interactions,
+        "folded": split.folded,
+        "left_out": split.left_out,
+        "too_short": split.too_short,
+    }
+
+
+class _Best:
+    """Early stopping: the best parameters so far and how long ago they were."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.value = -1.0
+        self.waited = 0
+        self.state: dict[str, Tensor] | None = None
+
+    def is_over(self, model: nn.Module, value: float | None) -> bool:
+        """Whether the patience has run out with this epoch's value; without patience it never does."""
+        if self.patience is None or value is None:
+            return False
+        if value > self.value:
+            self.value, self.waited = value, 0
+            self.state = copy.deepcopy(model.state_dict())
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def restore(self, model: nn.Module) -> None:
+        if self.state is not None:
+            model.load_state_dict(self.state)
+
+
+class _Clock:
+    """Seconds by stage, and the callback's news."""
+
+    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int) -> None:
+        self.callback = callback
+        self.epochs = epochs
+        self.begin = time.perf_counter()
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._tell(name, 0, float("nan"), 0.0, {})
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def epoch(self, number: int, loss: float, samples_per_second: float, scores: dict[str, float]) -> object:
+        return self._tell("epoch", number, loss, samples_per_second, scores)
+
+    def total(self) -> dict[str, float]:
+        self.seconds["total"] = time.perf_counter() - self.begin
+        return self.seconds
+
+    def _tell(self, stage: str, epoch: int, loss: float, rate: float, scores: dict[str, float]) -> object:
+        if self.callback is None:
+            return None
+        elapsed = time.perf_counter() - self.begin
+        return self.callback(Progress(stage, epoch, self.epochs, elapsed, loss, rate, scores))
