@@ -33,7 +33,7 @@ class Vocabulary:
         if self.ids.dtype == pl.String:
             table = pl.DataFrame({"raw": self.ids, "code": np.arange(len(self.ids), dtype=np.int32)})
             codes = raw.to_frame("raw").join(table, on="raw", how="left", maintain_order="left")["code"]
-            return codes.fill_null(-1).to_numpy()
+            return codes.fill_null(-1).to_numpy(writable=True)
         values, ids = raw.to_numpy(), self.ids.to_numpy()
         low, high = int(ids[0]), int(ids[-1])
         if high - low < 4 * len(values) + (1 << 20):

@@ -213,7 +213,7 @@ def _embedding(rows: int, dim: int, generator: torch.Generator | None, std: floa
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
     """A layer with torch's own default distribution, drawn from the generator that is given."""
-    layer = nn.Linear(inputs, outputs)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # the global generator is left alone
     bound = inputs**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

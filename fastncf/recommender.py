@@ -116,7 +116,7 @@ class Recommender:
                 else:
                     left = torch.full((len(part),), num_items)
                 frames.append(self._top(part, scores, left, k))
-        return pl.concat(frames) if frames else self._frame(np.empty(0, np.int32), np.empty((0, 0)), np.empty(0, int))
+        return pl.concat(frames) if frames else self._frame(codes, np.empty((0, 0), np.float32), np.empty(0, np.int64))
 
     def similar_items(self, items: Any, k: int = 10) -> pl.DataFrame:
         """The k items whose vectors have the largest cosine with an item's, the item itself left out.

@@ -1,0 +1,87 @@
+"""The house has floors: imports run downward only, and each heavy library has its rooms."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastncf
+
+PACKAGE = Path(fastncf.__file__).parent
+FLOORS = [
+    {"errors"},
+    {"config", "hashing", "threads", "device"},
+    {"reading", "sampler", "models", "datasets"},
+    {"interactions"},
+    {"split"},
+    {"epoch", "evaluate"},
+    {"recommender"},
+    {"train"},
+    {"cli"},
+]
+ROOMS = {
+    "polars": {"reading", "interactions", "datasets", "recommender"},
+    "numba": {"sampler", "split", "datasets"},
+    "cyclopts": {"cli"},
+    "rich": {"cli"},
+    "safetensors": {"recommender"},
+}
+
+
+def modules() -> dict[str, list[Path]]:
+    """Every room with its files; a sub-package is one room."""
+    rooms: dict[str, list[Path]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if not room.startswith("__"):
+            rooms.setdefault(room, []).append(path)
+    return rooms
+
+
+def imports(path: Path) -> set[str]:
+    """Names of modules that a file imports anywhere, also lazily."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def floor(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def test_every_room_has_a_floor():
+    assert set(modules()) == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("room", sorted(set().union(*FLOORS)))
+def test_imports_run_downward(room):
+    for path in modules()[room]:
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "fastncf" and len(parts) > 1 and parts[1] != room:
+                assert floor(parts[1]) < floor(room), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("library", ROOMS)
+def test_heavy_libraries_stay_in_their_rooms(library):
+    users = {room for room, paths in modules().items() for path in paths if library in {n.split(".")[0] for n in imports(path)}}
+    assert users <= ROOMS[library]
+
+
+@pytest.mark.parametrize("code", ["import fastncf", "import fastncf.cli", "import fastncf; fastncf.Config.notebook()"])
+def test_nothing_heavy_is_imported_before_it_is_needed(code):
+    check = f"{code}; import sys; print(sorted({{'torch', 'numba', 'polars', 'pandas'}} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert out.stdout.strip() == "[]"
+
+
+def test_public_names_exist_and_others_do_not():
+    assert all(getattr(fastncf, name) is not None for name in fastncf.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        fastncf.nothing  # noqa: B018

@@ -1,0 +1,216 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+import fastncf
+from fastncf.config import Config
+from fastncf.epoch import Batch
+from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
+from fastncf.models import MF, MLP
+from fastncf.train import l2_penalty, score_batch, set_learning_rate
+from tests.conftest import checkerboard
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+SMALL = {"dim": 8, "epochs": 15, "batch_size": 256, "num_negatives": 3, "learning_rate": 0.02, "l2": 0.01}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+@pytest.mark.parametrize("model", ["mf", "gmf", "mlp", "neumf"])
+def test_each_model_learns_the_checkerboard(model, loss, device):
+    rec = fastncf.fit(checkerboard(), model=model, loss=loss, device=device, layers=(16, 8), **SMALL)
+    assert rec.metrics["hr@10"] > 0.97
+    assert rec.history[-1]["loss"] < 0.7 * rec.history[0]["loss"]
+    top = rec.recommend(list(range(60)), k=2)  # a user misses three liked items: one is held out, two are left
+    assert ((top["item"] - top["user"]) % 2 == 0).mean() > 0.97
+
+
+class Own(nn.Module):
+    def __init__(self, users: int, items: int) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(users, 8), nn.Embedding(items, 8)
+
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        return (self.users(users) * self.items(items)).sum(-1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_module_of_ones_own_learns_the_checkerboard(device, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = Own(60, 40)
+    rec = fastncf.fit(checkerboard(), model=own, device=device, **(SMALL | {"epochs": 40}))
+    assert rec.metrics["hr@10"] > 0.97
+    rec.save(tmp_path / "model")
+    with pytest.raises(ConfigError, match="pass model="):
+        fastncf.load(tmp_path / "model")
+    again = fastncf.load(tmp_path / "model", model=Own(60, 40))
+    assert again.recommend(3).equals(rec.recommend(3))
+
+
+def test_popularity_is_the_floor():
+    rec = fastncf.fit(checkerboard(), model="popularity")
+    assert rec.history == []
+    assert rec.metrics["hr@10"] < 0.6
+
+
+def test_one_step_is_dense_adam_on_the_mean_loss():
+    """Against plain torch code over the same draws: the parameters after two epochs are the same."""
+    data = checkerboard(num_users=12, num_items=10)
+    settings = {"model": "mf", "dim": 4, "batch_size": 60, "num_negatives": 2, "learning_rate": 0.05, "l2": 0.01}
+    rec = fastncf.fit(data, epochs=2, schedule="linear", seed=3, **settings)
+
+    from fastncf.epoch import Epochs
+    from fastncf.models import build
+
+    model = build(rec.config, 12, 10, torch.zeros(10))
+    assert isinstance(model, MF)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    epochs = Epochs(
+        rec.split, num_negatives=2, batch_size=60, seed=3, device=torch.device("cpu"), shuffle=True, last=2
+    )
+    step, steps = 0, 2 * epochs.batches
+    with epochs:
+        for number in range(2):
+            for batch in epochs.epoch(number):
+                users = batch.user.repeat_interleave(3)
+                items = torch.cat([batch.positive[:, None], batch.negatives], 1).ravel()
+                labels = torch.tensor([1.0, 0.0, 0.0]).repeat(len(batch.user))
+                p, q = model.user_embedding(users), model.item_embedding(items)
+                logits = (p * q).sum(1) + model.user_bias[users] + model.item_bias[items]
+                loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
+                norms = model.user_embedding(batch.user).square().sum(1).mean() + q.square().sum(1).mean()
+                optimizer.zero_grad()
+                (loss + 0.01 * norms).backward()
+                optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
+                optimizer.step()
+                step += 1
+    for name, tensor in rec.model.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_score_batch_and_penalty():
+    model = MF(4, 6, 3)
+    batch = Batch(torch.tensor([1, 3]), torch.tensor([0, 5]), torch.tensor([[1, 2], [3, 4]]))
+    positive, negatives = score_batch(model, batch)
+    torch.testing.assert_close(positive, model(batch.user, batch.positive))
+    torch.testing.assert_close(negatives[:, 1], model(batch.user, batch.negatives[:, 1]))
+    users, items = model.user_embedding.weight, model.item_embedding.weight
+    expected = users[[1, 3]].square().sum() / 2 + items.square().sum() / 6
+    torch.testing.assert_close(l2_penalty(model, batch, 0.5), 0.5 * expected)
+
+
+def test_same_seed_same_model_and_another_seed_another():
+    first, again, other = (
+        fastncf.fit(checkerboard(), seed=seed, **(SMALL | {"epochs": 2})).model.state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["user_embedding.weight"], other["user_embedding.weight"])
+
+
+def test_global_random_state_and_threads_are_left_alone():
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    numpy_state = np.random.get_state()[1].tolist()
+    fastncf.fit(checkerboard(), **(SMALL | {"epochs": 1, "model": "neumf"}))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.random.get_state()[1].tolist() == numpy_state
+    assert torch.get_num_threads() == threads
+
+
+def test_schedule():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    for schedule, expected in (("linear", 0.75), ("constant", 1.0)):
+        set_learning_rate(optimizer, Config(learning_rate=1.0, schedule=schedule), 0.25)
+        assert optimizer.param_groups[0]["lr"] == expected
+
+
+def test_validation_reports_and_never_touches_test_items():
+    rec = fastncf.fit(checkerboard(), validation=True, **(SMALL | {"epochs": 4}))
+    assert all({"loss", "hr@10", "ndcg@10", "mrr"} <= set(entry) for entry in rec.history)
+    held_out = rec.split.validation_item
+    assert (held_out >= 0).all()
+    assert (held_out != rec.split.test_item).all()
+    owner = np.repeat(np.arange(60), np.diff(rec.split.indptr))
+    assert not (rec.split.indices == held_out[owner]).any()
+
+
+def test_patience_stops_and_keeps_the_best_epoch():
+    told = []
+    settings = SMALL | {"epochs": 60, "learning_rate": 0.1, "schedule": "constant"}
+    rec = fastncf.fit(checkerboard(), validation=True, patience=2, callback=told.append, **settings)
+    scores = [entry["ndcg@10"] for entry in rec.history]
+    assert len(scores) < 60
+    best = int(np.argmax(scores))
+    assert len(scores) == best + 3
+    fewer = []
+
+    def stop_at_best(news):
+        fewer.append(news)
+        return news.stage == "epoch" and news.epoch == best + 1
+
+    same = fastncf.fit(checkerboard(), validation=True, callback=stop_at_best, **settings)
+    assert len(same.history) == best + 1
+    state = rec.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in same.model.state_dict().items())
+
+
+def test_callback_hears_of_every_stage_in_order():
+    told = []
+    fastncf.fit(checkerboard(), callback=told.append, **(SMALL | {"epochs": 2}))
+    assert [news.stage for news in told] == ["read", "split", "train", "epoch", "epoch", "evaluate"]
+    assert [news.epoch for news in told[3:5]] == [1, 2]
+    assert told[3].samples_per_second > 0
+
+
+def test_counts_and_seconds():
+    data = pl.concat([checkerboard(), checkerboard().head(7)])
+    rec = fastncf.fit(data, **(SMALL | {"epochs": 1}))
+    assert rec.data == {
+        "users": 60,
+        "items": 40,
+        "interactions": 60 * 17,
+        "folded": 7,
+        "left_out": 0,
+        "too_short": 0,
+    }
+    assert set(rec.seconds) == {"read", "split", "sample", "train", "evaluate", "total"}
+    parts = sum(rec.seconds[stage] for stage in ("read", "split", "train", "evaluate"))
+    assert parts <= rec.seconds["total"]
+    assert "leave-one-out" in rec.protocol
+    assert "1 + 99 distinct" in rec.protocol
+    assert "(60 users have fewer)" in rec.protocol
+
+
+def test_user_mistakes():
+    data = checkerboard()
+    with pytest.raises(ConfigError, match="unknown setting: epoch; expected one of"):
+        fastncf.fit(data, epoch=3)
+    with pytest.raises(ConfigError, match="model='als': expected one of mf"):
+        fastncf.fit(data, model="als")
+    with pytest.raises(ConfigError, match="candidates= needs test="):
+        fastncf.fit(data, candidates="x")
+    with pytest.raises(ConfigError, match="leave test= out"):
+        fastncf.fit(data, test=data, validation=True)
+    with pytest.raises(DeviceError, match="not available"):
+        fastncf.fit(data, device="cuda:77")
+    with pytest.raises(DeviceError, match="not available"):
+        fastncf.fit(data, device="abacus")
+    with pytest.raises(DataNotFoundError, match="no such file"):
+        fastncf.fit("nowhere.csv")
+    with pytest.raises(DataError, match="split='random'"):
+        fastncf.fit(data.drop("time"))
+
+
+def test_split_random_needs_no_times():
+    rec = fastncf.fit(checkerboard().drop("time"), split="random", **(SMALL | {"epochs": 1}))
+    assert "a random interaction" in rec.protocol
+
+
+def test_every_parameter_of_an_mlp_is_trained():
+    rec = fastncf.fit(checkerboard(), model="mlp", layers=(8, 4), **(SMALL | {"epochs": 1}))
+    fresh = fastncf.fit(checkerboard(), model="mlp", layers=(8, 4), **(SMALL | {"epochs": 1, "learning_rate": 1e-12}))
+    assert isinstance(rec.model, MLP)
+    before = fresh.model.state_dict()
+    assert all(not torch.allclose(value, before[name], atol=1e-6) for name, value in rec.model.state_dict().items())
