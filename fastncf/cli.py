@@ -22,6 +22,7 @@ app = App(
     name="fastncf",
     help="From a ratings file to a collaborative filtering model: fit it, evaluate it, get recommendations.",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
     config=[lambda *given: _notebook_recipe(*given)],
 )
 

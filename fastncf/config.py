@@ -34,16 +34,16 @@ class Config:
     epochs: int = 20
     """Passes over the training interactions."""
 
-    batch_size: int = 16_384
+    batch_size: int = 8_192
     """Samples a step; an interaction and its negatives count as 1 + num_negatives of them."""
 
-    learning_rate: float = 0.01
+    learning_rate: float = 0.005
     """Adam's step size at the start."""
 
     schedule: Literal["constant", "linear"] = "linear"
     """``linear``: the learning rate falls to 0 over all steps."""
 
-    l2: float = 0.0
+    l2: float = 0.003
     """Weight of the mean squared norm of the embedding vectors that a batch touches, added to its loss."""
 
     shuffle: bool = True
@@ -143,6 +143,7 @@ class Config:
             "batch_size": 512,
             "learning_rate": 0.001,
             "schedule": "constant",
+            "l2": 0.0,
             "shuffle": False,
             "user_fraction": 0.3,
             "distinct_candidates": False,

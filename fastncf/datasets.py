@@ -34,11 +34,11 @@ import polars as pl
 from numba import njit
 from polars.io.plugins import register_io_source
 
+from fastncf.errors import ConfigError
+
 Dialect = Literal["grouplens", "kaggle", "parquet"]
 
-SCHEMA = pl.Schema(
-    {"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64}
-)
+SCHEMA = pl.Schema({"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64})
 
 _MIN_DEGREE = 20
 # Saturated lognormals fitted to MovieLens-20M: user degrees have median 68 and maximum 9,254,
@@ -432,9 +432,7 @@ _NUMPY_DTYPES = {
 }
 
 
-def _saturated_lognormal(
-    size: int, total: int, low: int, sigma: float, ceiling: float
-) -> npt.NDArray[np.float64]:
+def _saturated_lognormal(size: int, total: int, low: int, sigma: float, ceiling: float) -> npt.NDArray[np.float64]:
     """Return ascending quantiles [size] that sum to `total`.
 
     Each is `low` + x / (1 + x / `ceiling`), x lognormal with shape `sigma`.
@@ -490,9 +488,7 @@ def _popularity(
     by_taste = np.ascontiguousarray(item_tastes.T)
     popularity = targets / targets.sum()
     rates = degrees * by_taste.shape[0]
-    blocks = [
-        slice(j, j + _CALIBRATION_BLOCK) for j in range(0, _CALIBRATION_USERS, _CALIBRATION_BLOCK)
-    ]
+    blocks = [slice(j, j + _CALIBRATION_BLOCK) for j in range(0, _CALIBRATION_USERS, _CALIBRATION_BLOCK)]
 
     def counts(block: slice) -> npt.NDArray[np.float64]:
         return _expected_counts(
@@ -512,9 +508,7 @@ def _popularity(
     return popularity
 
 
-def _model(
-    num_users: int, num_items: int, num_interactions: int, seed: int, num_threads: int
-) -> _Model:
+def _model(num_users: int, num_items: int, num_interactions: int, seed: int, num_threads: int) -> _Model:
     key = _key(np.uint64(seed), 0)
     users_key = _key(key, _USERS)
 
@@ -567,21 +561,19 @@ def _model(
 
 def _check_size(num_users: int, num_items: int, num_interactions: int, seed: int) -> None:
     if num_users < 1 or num_items < 1:
-        raise ValueError(
-            f"num_users and num_items must be positive, got {num_users} and {num_items}"
-        )
+        raise ConfigError(f"num_users and num_items must be positive, got {num_users} and {num_items}")
     if num_interactions < max(num_users, 2 * num_items):
-        raise ValueError(
+        raise ConfigError(
             f"num_interactions must be at least 1 per user and 2 per item on average, "
             f"got {num_interactions} for {num_users} users and {num_items} items"
         )
     if 2 * num_interactions > num_users * num_items:
-        raise ValueError(
+        raise ConfigError(
             f"num_interactions must be at most half of num_users * num_items, "
             f"got {num_interactions} of {num_users * num_items}"
         )
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+        raise ConfigError(f"seed must be in [0, 2**64), got {seed}")
 
 
 def twin(
@@ -612,7 +604,7 @@ def twin(
           user may tie.
 
     Raises:
-        ValueError: a size is not positive, N is below U or 2 * I or above U * I / 2, or the seed
+        ConfigError: a size is not positive, N is below U or 2 * I or above U * I / 2, or the seed
             is out of range.
     """
     _check_size(num_users, num_items, num_interactions, seed)
@@ -663,11 +655,11 @@ def write_twin(
             or "parquet" with the dtypes of `twin`.
 
     Raises:
-        ValueError: the dialect is unknown, or as for `twin`.
+        ConfigError: the dialect is unknown, or as for `twin`.
         OSError: the file cannot be written.
     """
     if dialect not in get_args(Dialect):
-        raise ValueError(f"dialect must be one of {get_args(Dialect)}, got {dialect!r}")
+        raise ConfigError(f"dialect must be one of {get_args(Dialect)}, got {dialect!r}")
     rows = twin(num_users, num_items, num_interactions, seed=seed)
     path = Path(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -93,7 +93,9 @@ class Epochs:
         negatives = self._drawn.pop(number).result()
         self._ask(number + 1)
         if self._stream is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_stream(self._stream)
+            negatives.record_stream(stream)  # its memory is not to be reused by the copy stream before it was read
         order = permutation(
             len(self._user), key(self.seed, Stream.PERMUTATION, number if self.shuffle else 0), self.device
         )

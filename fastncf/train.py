@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -136,7 +136,6 @@ def _train(
     model: nn.Module, split: Split, config: Config, device: torch.device, clock: "_Clock"
 ) -> list[dict[str, float]]:
     """Adam over all epochs; the host reads one number an epoch, the loss."""
-    loss_of = LOSSES[config.loss]
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     validation = _validation_lists(split, config, device)
     best = _Best(config.patience)
@@ -150,21 +149,11 @@ def _train(
         shuffle=config.shuffle,
         last=config.epochs,
     )
-    steps, total_steps = 0, config.epochs * epochs.batches
     with epochs:
         for number in range(config.epochs):
             start = time.perf_counter()
             model.train()
-            total = torch.zeros((), device=device)
-            for batch in epochs.epoch(number):
-                set_learning_rate(optimizer, config, steps / total_steps)
-                loss = loss_of(*score_batch(model, batch))
-                penalty = l2_penalty(model, batch, config.l2) if config.l2 else 0.0
-                optimizer.zero_grad(set_to_none=True)
-                (loss + penalty).backward()
-                optimizer.step()
-                total += loss.detach() * len(batch.user)
-                steps += 1
+            total = train_epoch(model, optimizer, epochs.epoch(number), config, number / config.epochs, epochs.batches)
             mean = float(total) / len(split.indices)
             seconds = time.perf_counter() - start
             scores = metrics(rank_candidates(model, validation), config.k) if validation is not None else {}
@@ -176,6 +165,42 @@ def _train(
     clock.seconds["sample"] = epochs.sample_seconds
     best.restore(model)
     return history
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+    config: Config,
+    done: float,
+    steps: int,
+) -> Tensor:
+    """One step a batch; nothing in here waits for the device.
+
+    Args:
+        model: updated in place.
+        optimizer: over the model's parameters.
+        batches: the epoch.
+        config: loss, l2, learning rate and schedule.
+        done: share of all steps that lies behind this epoch.
+        steps: batches in the epoch.
+
+    Returns:
+        () float: the loss of each batch (without the l2 term) times its interactions, summed.
+    """
+    loss_of = LOSSES[config.loss]
+    total: Tensor | None = None
+    for step, batch in enumerate(batches):
+        set_learning_rate(optimizer, config, done + step / (steps * config.epochs))
+        loss = loss_of(*score_batch(model, batch))
+        objective = loss + l2_penalty(model, batch, config.l2) if config.l2 else loss
+        optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        optimizer.step()
+        weighted = loss.detach() * len(batch.user)
+        total = weighted if total is None else total + weighted
+    assert total is not None
+    return total
 
 
 def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ import torch
 from fastncf.interactions import Interactions, read_interactions
 from fastncf.split import Split
 
-
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings, above all on a busy machine
 
 
@@ -56,7 +55,9 @@ def random_csr(
     return indptr, np.concatenate([*rows, []]).astype(np.int32)
 
 
-def random_interactions(generator: np.random.Generator, rows: int = 400, users: int = 30, items: int = 25) -> Interactions:
+def random_interactions(
+    generator: np.random.Generator, rows: int = 400, users: int = 30, items: int = 25
+) -> Interactions:
     """Interactions with many repeated pairs and many equal times."""
     return read_interactions(
         pl.DataFrame(

@@ -52,12 +52,7 @@ def test_ratings_are_halves(small: pl.DataFrame) -> None:
 
 
 def test_timestamps_are_bounded_and_tie_within_users(small: pl.DataFrame) -> None:
-    assert (
-        pl.from_epoch(small["timestamp"])
-        .dt.date()
-        .is_between(date(1995, 1, 9), date(2015, 3, 31))
-        .all()
-    )
+    assert pl.from_epoch(small["timestamp"]).dt.date().is_between(date(1995, 1, 9), date(2015, 3, 31)).all()
     assert small.select("userId", "timestamp").is_duplicated().any()
 
 
@@ -130,9 +125,7 @@ def test_every_valid_size_is_met_exactly(data: st.DataObject) -> None:
     num_items = data.draw(st.integers(2, 90))
     low = max(num_users, 2 * num_items)
     num_interactions = data.draw(st.integers(low, max(low, num_users * num_items // 2)))
-    frame = twin(
-        num_users, num_items, num_interactions, seed=data.draw(st.integers(0, 9))
-    ).collect()
+    frame = twin(num_users, num_items, num_interactions, seed=data.draw(st.integers(0, 9))).collect()
     degrees = frame["userId"].value_counts()["count"].to_numpy()
     assert frame.height == num_interactions
     assert degrees.size == num_users

@@ -87,9 +87,7 @@ def test_catalogue_ranks_equal_plain_counting(seed):
         dtype=np.int32,
     )
     scores = awkward(generator, 6, 20)
-    ranks = rank_catalogue(
-        Table(scores), torch.from_numpy(users), torch.from_numpy(positives), indptr, indices, 20
-    )
+    ranks = rank_catalogue(Table(scores), torch.from_numpy(users), torch.from_numpy(positives), indptr, indices, 20)
     for user, positive, rank in zip(users, positives, ranks, strict=True):
         excluded = {*indices[indptr[user] : indptr[user + 1]].tolist(), int(positive)}
         counted = [float(scores[user, item]) for item in range(20) if item not in excluded]

@@ -70,7 +70,12 @@ def test_imports_run_downward(room):
 
 @pytest.mark.parametrize("library", ROOMS)
 def test_heavy_libraries_stay_in_their_rooms(library):
-    users = {room for room, paths in modules().items() for path in paths if library in {n.split(".")[0] for n in imports(path)}}
+    users = {
+        room
+        for room, paths in modules().items()
+        for path in paths
+        if library in {n.split(".")[0] for n in imports(path)}
+    }
     assert users <= ROOMS[library]
 
 

@@ -121,7 +121,7 @@ def test_unknown_ids_and_wrong_calls_are_named(rec):
     stranger = "nobody" if isinstance(user, str) else 12345
     with pytest.raises(DataError, match=f"user {stranger!r} is not in the training data"):
         rec.recommend([user, stranger])
-    with pytest.raises(DataError, match="item .* is not in the training data"):
+    with pytest.raises(DataError, match=r"item .* is not in the training data"):
         rec.similar_items(stranger)
     with pytest.raises(DataError, match="2 users and 1 items"):
         rec.score([user, user], [item])

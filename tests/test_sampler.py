@@ -149,9 +149,7 @@ def test_positions_beyond_32_bits_have_keys_of_their_own():
 def test_candidates_are_untouched_and_distinct(data_seed, num_items, wanted, distinct):
     indptr, indices = random_csr(np.random.default_rng(data_seed), 12, num_items)
     users = np.random.default_rng(data_seed).permutation(12)[:7].astype(np.int32)
-    lists = sample_candidates(
-        indptr, indices, num_items, users, wanted, seed_key=key(data_seed), distinct=distinct
-    )
+    lists = sample_candidates(indptr, indices, num_items, users, wanted, seed_key=key(data_seed), distinct=distinct)
     for user, row in zip(users, lists, strict=True):
         untouched = set(range(num_items)) - set(indices[indptr[user] : indptr[user + 1]].tolist())
         drawn = row[row >= 0]
@@ -167,7 +165,10 @@ def test_candidates_are_uniform(degree, distinct):
     num_items, users = 40, np.zeros(1, dtype=np.int32)
     indptr, indices = csr(sorted(np.random.default_rng(0).choice(num_items, degree, replace=False).tolist()))
     lists = np.stack(
-        [sample_candidates(indptr, indices, num_items, users, 5, seed_key=key(s), distinct=distinct)[0] for s in range(8000)]
+        [
+            sample_candidates(indptr, indices, num_items, users, 5, seed_key=key(s), distinct=distinct)[0]
+            for s in range(8000)
+        ]
     )
     for column in (0, 4):
         counts = np.delete(np.bincount(lists[:, column], minlength=num_items), indices)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -57,9 +59,7 @@ def test_equals_the_notebook_on_real_data_row_by_row(data_dir):
     interactions = read_interactions(path)
     split = leave_one_out(interactions)
     users = np.flatnonzero(split.test_item >= 0)
-    ours = dict(
-        zip(interactions.users.decode(users), interactions.items.decode(split.test_item[users]), strict=True)
-    )
+    ours = dict(zip(interactions.users.decode(users), interactions.items.decode(split.test_item[users]), strict=True))
     assert ours == dict(zip(test.user, test.item, strict=True))
     owner = np.repeat(np.arange(split.num_users), np.diff(split.indptr))
     assert interactions.users.decode(owner).to_list() == train.user.tolist()
@@ -87,7 +87,9 @@ def test_the_latest_time_of_a_repeated_pair_stays():
 
 
 def test_a_user_who_touched_everything_is_left_out():
-    interactions = frame(("a", "x"), ("a", "y"), ("b", "x"), ("c", "x"), ("c", "z"), ("a", "z"), time=[1, 2, 3, 1, 2, 3])
+    interactions = frame(
+        ("a", "x"), ("a", "y"), ("b", "x"), ("c", "x"), ("c", "z"), ("a", "z"), time=[1, 2, 3, 1, 2, 3]
+    )
     split = leave_one_out(interactions)
     assert split.left_out == 1
     assert rows(split) == [[], [0], [0]]
@@ -138,7 +140,7 @@ def test_seen_is_training_and_held_out_items_sorted():
 def test_with_items_merges(seed):
     generator = np.random.default_rng(seed)
     indptr, indices = random_csr(generator, 9, 12, max_degree=10)
-    free = [sorted(set(range(12)) - set(indices[a:b].tolist())) for a, b in zip(indptr[:-1], indptr[1:], strict=True)]
+    free = [sorted(set(range(12)) - set(indices[a:b].tolist())) for a, b in itertools.pairwise(indptr)]
     extra = [np.array([row[at] if generator.random() < 0.7 else -1 for row in free], np.int32) for at in (0, 1)]
     merged_ptr, merged = with_items(indptr, indices, *extra)
     for u in range(9):

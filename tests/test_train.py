@@ -68,9 +68,7 @@ def test_one_step_is_dense_adam_on_the_mean_loss():
     model = build(rec.config, 12, 10, torch.zeros(10))
     assert isinstance(model, MF)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    epochs = Epochs(
-        rec.split, num_negatives=2, batch_size=60, seed=3, device=torch.device("cpu"), shuffle=True, last=2
-    )
+    epochs = Epochs(rec.split, num_negatives=2, batch_size=60, seed=3, device=torch.device("cpu"), shuffle=True, last=2)
     step, steps = 0, 2 * epochs.batches
     with epochs:
         for number in range(2):

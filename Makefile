@@ -1,0 +1,41 @@
+# Everything on a fresh machine that has Python 3.11 or newer, make and nothing else.
+#   make demo   sets up, generates a MovieLens-shaped data set, fits, evaluates and recommends
+#   make test   sets up and runs the tests
+#   make lint   sets up and runs the linters
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+DEMO := --users 6040 --items 3706 --interactions 1000000
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	@mkdir -p demo
+	$(BIN)/fastncf generate demo/ratings.csv $(DEMO)
+	$(BIN)/fastncf fit demo/ratings.csv --out demo/model
+	$(BIN)/fastncf recommend demo/model --user 1
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv demo
+
+.venv/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fastncf needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	touch .venv/installed $@

@@ -1,0 +1,1 @@
+"""What fastncf is measured with; not part of the installed package."""

@@ -1,0 +1,81 @@
+"""The sampler beside the notebook's loop on the MovieLens-20M twin, in one run.
+
+    python -m benchmarks.sampling
+
+The loop is timed on the interactions of the first users alone: its cost an interaction does not shrink with more of them.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import naive
+from fastncf.datasets import twin
+from fastncf.interactions import read_interactions
+from fastncf.sampler import sample_negatives
+from fastncf.split import leave_one_out
+
+NUM_NEGATIVES = 4
+
+
+def check(indptr: np.ndarray, indices: np.ndarray, negatives: np.ndarray, num_items: int) -> None:
+    """Every negative is an item that its own user has not touched, and both ends of the catalogue are drawn."""
+    owner = np.repeat(np.arange(len(indptr) - 1, dtype=np.int64), np.diff(indptr))
+    positives = owner * num_items + indices
+    drawn = np.unique(owner[:, None] * num_items + negatives)
+    assert not np.isin(drawn, positives, assume_unique=True).any(), "a positive was drawn"
+    assert negatives.min() == 0
+    assert negatives.max() == num_items - 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=138_493)
+    parser.add_argument("--items", type=int, default=26_744)
+    parser.add_argument("--interactions", type=int, default=20_000_263)
+    parser.add_argument("--naive-rows", type=int, default=50_000, help="interactions that the loop samples for")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    frame = twin(options.users, options.items, options.interactions).select("userId", "movieId", "timestamp").collect()
+    split = leave_one_out(read_interactions(frame))
+    out = np.empty((len(split.indices), NUM_NEGATIVES), dtype=np.int32)
+    sample_negatives(split.indptr, split.indices, split.num_items, NUM_NEGATIVES, seed=0, epoch=0, out=out)
+    check(split.indptr, split.indices, out, split.num_items)
+
+    rows = np.arange(options.naive_rows)
+    owner = np.searchsorted(split.indptr, rows, side="right") - 1
+    train = pd.DataFrame({"userId": owner, "movieId": split.indices[rows]})
+    all_items = np.arange(split.num_items)
+    loop_rates, rates = [], []
+    for repeat in range(options.repeats):
+        start = time.perf_counter()
+        triples = naive.sample(train, all_items, NUM_NEGATIVES, np.random.RandomState(repeat))
+        loop_rates.append(NUM_NEGATIVES * len(train) / (time.perf_counter() - start))
+        assert len(triples) == (1 + NUM_NEGATIVES) * len(train)
+        start = time.perf_counter()
+        sample_negatives(split.indptr, split.indices, split.num_items, NUM_NEGATIVES, seed=0, epoch=repeat, out=out)
+        rates.append(out.size / (time.perf_counter() - start))
+        print(
+            f"loop {loop_rates[-1] / 1e6:.3f} M/s  sampler {rates[-1] / 1e6:.0f} M/s  {rates[-1] / loop_rates[-1]:.0f} x"
+        )
+    ratios = np.array(rates) / np.array(loop_rates)
+    print(
+        json.dumps(
+            {
+                "benchmark": "sampling",
+                "interactions": len(split.indices),
+                "negatives": out.size,
+                "naive_per_second": float(np.median(loop_rates)),
+                "fastncf_per_second": float(np.median(rates)),
+                "ratio": float(np.median(ratios)),
+                "ratio_min": float(ratios.min()),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
