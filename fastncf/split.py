@@ -1,7 +1,7 @@
 """Leave-one-out: interactions -> sorted CSR for training, a held-out item for validation and for the test."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -78,43 +78,22 @@ def leave_one_out(
             f"{interactions.source}: has no times, so the latest interaction of a user cannot be told; "
             f"choose split='random' to hold out any interaction"
         )
-    num_users, num_items = len(interactions.users), len(interactions.items)
-    indptr, order = group_by_user(interactions.user, num_users)
-    items = np.empty(len(order), dtype=np.int32)
-    unique = np.empty(num_users, dtype=np.int64)
-    kept = np.empty(num_users, dtype=np.int64)
-    held_out = np.full((2, num_users), -1, dtype=np.int32)
-    run_ranges(
-        lambda a, b: _split_rows(
-            a, b, indptr, order, interactions.item, time, num_items, validation, items, unique, kept, held_out
-        ),
-        balanced(indptr),
-    )
-    left_out = int((unique == num_items).sum())
-    if left_out == num_users:
-        raise DataError(
-            f"{interactions.source}: every user has touched every item ({num_items}), so that no negative exists; "
-            f"accepted: data in which some user has not"
-        )
-    test_item, validation_item = held_out
+    rows = _split(interactions, time, holdouts=2 if validation else 1)
+    test_item, validation_item = rows.held_out
     if not (test_item >= 0).any():
         raise DataError(
             f"{interactions.source}: no user has two different items, so that none can be held out; "
             f"accepted: at least one user with two"
         )
-    row_ptr = np.zeros(num_users + 1, dtype=np.int64)
-    np.cumsum(kept, out=row_ptr[1:])
-    indices = np.empty(row_ptr[-1], dtype=np.int32)
-    run_ranges(lambda a, b: _compact(a, b, indptr, items, row_ptr, indices), balanced(indptr))
     return Split(
-        num_items=num_items,
-        indptr=row_ptr,
-        indices=indices,
+        num_items=len(interactions.items),
+        indptr=rows.indptr,
+        indices=rows.indices,
         test_item=test_item,
         validation_item=validation_item,
-        folded=int(len(order) - unique.sum()),
-        left_out=left_out,
-        too_short=int(((test_item < 0) & (unique < num_items)).sum()),
+        folded=rows.folded,
+        left_out=int(rows.full.sum()),
+        too_short=int(((test_item < 0) & ~rows.full).sum()),
         rule="random" if random else "latest",
     )
 
@@ -126,40 +105,77 @@ def given_test(interactions: Interactions, test: GivenTest) -> Split:
         DataError: a test pair is also in training, or no user has an item left as a negative.
     """
     num_users, num_items = len(interactions.users), len(interactions.items)
-    pairs = interactions.user.astype(np.int64) * num_items + interactions.item
-    unique = np.unique(pairs)
-    test_pairs = test.user.astype(np.int64) * num_items + test.item
-    leaked = np.flatnonzero(np.isin(test_pairs, unique))
-    if leaked.size:
-        first_user = interactions.users.ids[int(test.user[leaked[0]])]
-        first_item = interactions.items.ids[int(test.item[leaked[0]])]
-        raise DataError(
-            f"{test.source}: {leaked.size} of its pairs are also in {interactions.source}, the first is user "
-            f"{first_user!r} with item {first_item!r}; accepted: disjoint files"
-        )
-    user, item = np.divmod(unique, num_items)
-    counts = np.bincount(user, minlength=num_users)
-    full = counts == num_items
-    if full.all():
-        raise DataError(f"{interactions.source}: every user has touched every item, so that no negative exists")
-    rows = ~full[user]
-    indptr = np.zeros(num_users + 1, dtype=np.int64)
-    np.cumsum(np.where(full, 0, counts), out=indptr[1:])
     test_item = np.full(num_users, -1, dtype=np.int32)
     test_item[test.user] = test.item
-    candidates = None if test.candidates is None else test.candidates[np.argsort(test.user)]
+    rows = _split(interactions, np.zeros(len(interactions.user), dtype=np.int64), holdouts=0, test_item=test_item)
+    owner = np.repeat(np.arange(num_users, dtype=np.int64), np.diff(rows.indptr))
+    pairs = owner * num_items + rows.indices  # ascending
+    test_pairs = np.arange(num_users) * num_items + test_item
+    at = np.minimum(np.searchsorted(pairs, test_pairs), len(pairs) - 1)
+    leaked = np.flatnonzero((test_item >= 0) & (pairs[at] == test_pairs))
+    if leaked.size:
+        raise DataError(
+            f"{test.source}: {leaked.size} of its pairs are also in {interactions.source}, the first is user "
+            f"{interactions.users.ids[int(leaked[0])]!r} with item "
+            f"{interactions.items.ids[int(test_item[leaked[0]])]!r}; accepted: disjoint files"
+        )
+    test_item[rows.full] = -1
+    candidates = None
+    if test.candidates is not None:
+        by_user = np.argsort(test.user)
+        candidates = test.candidates[by_user[~rows.full[test.user[by_user]]]]
     return Split(
         num_items=num_items,
-        indptr=indptr,
-        indices=item[rows].astype(np.int32),
+        indptr=rows.indptr,
+        indices=rows.indices,
         test_item=test_item,
-        validation_item=np.full(num_users, -1, dtype=np.int32),
-        folded=len(pairs) - len(unique),
-        left_out=int(full.sum()),
+        validation_item=rows.held_out[1],
+        folded=rows.folded,
+        left_out=int(rows.full.sum()),
         too_short=0,
         rule="given",
         test_candidates=candidates,
     )
+
+
+class _Rows(NamedTuple):
+    """Training rows and what was held out of them: CSR, (2, U) int32 test and validation items, (U,) bool left out."""
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    held_out: np.ndarray
+    full: np.ndarray
+    folded: int
+
+
+def _split(interactions: Interactions, time: np.ndarray, holdouts: int, test_item: np.ndarray | None = None) -> _Rows:
+    """Sort, fold and hold out; a user whose items and given test item are the whole catalogue gets an empty row."""
+    num_users, num_items = len(interactions.users), len(interactions.items)
+    indptr, order = group_by_user(interactions.user, num_users)
+    items = np.empty(len(order), dtype=np.int32)
+    unique = np.empty(num_users, dtype=np.int64)
+    kept = np.empty(num_users, dtype=np.int64)
+    held_out = np.full((2, num_users), -1, dtype=np.int32)
+    limit = np.full(num_users, num_items, dtype=np.int64)
+    if test_item is not None:
+        limit -= test_item >= 0
+    run_ranges(
+        lambda a, b: _split_rows(
+            a, b, indptr, order, interactions.item, time, limit, holdouts, items, unique, kept, held_out
+        ),
+        balanced(indptr),
+    )
+    full = unique >= limit
+    if full.all():
+        raise DataError(
+            f"{interactions.source}: every user has touched every item ({num_items}), so that no negative exists; "
+            f"accepted: data in which some user has not"
+        )
+    row_ptr = np.zeros(num_users + 1, dtype=np.int64)
+    np.cumsum(kept, out=row_ptr[1:])
+    indices = np.empty(row_ptr[-1], dtype=np.int32)
+    run_ranges(lambda a, b: _compact(a, b, indptr, items, row_ptr, indices), balanced(indptr))
+    return _Rows(row_ptr, indices, held_out, full, folded=int(len(order) - unique.sum()))
 
 
 def group_by_user(user: np.ndarray, num_users: int) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +230,7 @@ def _hashed_time(user, item, seed_key, time):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _split_rows(  # type: ignore[no-untyped-def]
-    first_user, last_user, indptr, order, item, time, num_items, validation, items, unique, kept, held_out
+    first_user, last_user, indptr, order, item, time, limit, holdouts, items, unique, kept, held_out
 ):
     """For each user: sort by item, fold repeats, take the held-out items out of the front of the user's range."""
     for u in range(first_user, last_user):
@@ -230,7 +246,7 @@ def _split_rows(  # type: ignore[no-untyped-def]
                 count += 1
         unique[u] = count
         kept[u] = 0
-        if count == num_items:
+        if count >= limit[u]:
             continue
         latest, second = -1, -1
         for at in range(count):
@@ -238,9 +254,9 @@ def _split_rows(  # type: ignore[no-untyped-def]
                 latest, second = at, latest
             elif second < 0 or _is_later(by_item[at], by_item[second], time):
                 second = at
-        if count < 2:
+        if count < 2 or holdouts < 1:
             latest = -1
-        if count < 3 or not validation:
+        if count < 3 or holdouts < 2:
             second = -1
         if latest >= 0:
             held_out[0, u] = item[by_item[latest]]

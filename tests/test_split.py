@@ -174,10 +174,20 @@ def test_balanced_covers_every_user_once():
 
 
 def test_given_test_refuses_pairs_that_are_in_training():
-    interactions = frame(("a", "x"), ("a", "y"), ("b", "x"), time=[1, 2, 3])
+    interactions = frame(("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), time=[1, 2, 3, 4])
     test = GivenTest(np.array([1], np.int32), np.array([0], np.int32), None, "test.csv")
     with pytest.raises(DataError, match=r"test\.csv: 1 of its pairs .* user 'b' with item 'x'"):
         given_test(interactions, test)
+
+
+def test_given_test_leaves_out_a_user_for_whom_no_item_is_left():
+    interactions = frame(("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), ("b", "x"), time=[1, 2, 3, 4, 5])
+    test = GivenTest(np.array([1, 0], np.int32), np.array([1, 2], np.int32), np.array([[0], [1]], np.int32), "test.csv")
+    split = given_test(interactions, test)
+    assert (split.left_out, split.folded) == (1, 1)
+    assert split.test_item.tolist() == [-1, 1, -1]
+    assert split.test_candidates.tolist() == [[0]]
+    assert rows(split) == [[], [0], [2]]
 
 
 def test_given_test_keeps_candidates_with_their_users():
