@@ -121,13 +121,17 @@ def make_model(split: Split, config: Config) -> torch.nn.Module:
     return build(config, split.num_users, split.num_items, counts).to(CUDA)
 
 
-def check_results(report: dict[str, Any], rows: Rows) -> None:
+def fit_on(device: str, frame: pl.DataFrame, **settings: Any) -> fastncf.Recommender:
+    """A fit on a device."""
+    return fastncf.fit(frame, device=device, **settings)
+
+
+def check_results(frame: pl.DataFrame, report: dict[str, Any], rows: Rows) -> None:
     """CPU and CUDA agree: the same draws, close losses and metrics, for each model."""
     assert torch.equal(permutation(1_000_000, 5, CUDA).cpu(), permutation(1_000_000, 5, CPU)), "orders differ"
-    frame = twin(2_000, 1_000, 100_000).collect()
     for name in ("mf", "gmf", "mlp", "neumf"):
         settings: dict[str, Any] = {"model": name, "epochs": 3, "full_ranking": True}
-        ours, theirs = (fastncf.fit(frame, device=device, **settings) for device in ("cuda", "cpu"))
+        ours, theirs = (fit_on(device, frame, **settings) for device in ("cuda", "cpu"))
         losses = [abs(a["loss"] / b["loss"] - 1) for a, b in zip(ours.history, theirs.history, strict=True)]
         gap = max(abs(ours.metrics[key] - theirs.metrics[key]) for key in ours.metrics)
         assert max(losses) < 2e-3, f"{name}: losses differ by {max(losses):.1e}"
@@ -185,11 +189,10 @@ def time_evaluation(split: Split, report: dict[str, Any], rows: Rows) -> None:
             model = make_model(split, config)
             ranks = rank_candidates(model, lists)
             part = Lists(lists.users[:500], lists.positives[:500], lists.negatives[:500])
-            same = rank_candidates(
-                model.to(CPU), Lists(*(t.cpu() for t in (part.users, part.positives, part.negatives)))
-            )
-            model.to(CUDA)
+            on_cpu = Lists(part.users.to(CPU), part.positives.to(CPU), part.negatives.to(CPU))
+            same = rank_candidates(model.to(CPU), on_cpu)
             assert ((ranks[:500].cpu() - same).abs() <= 1).float().mean() > 0.99, "ranks differ from the CPU's"
+            model.to(CUDA)
             seconds = timed(lambda model=model, lists=lists: rank_candidates(model, lists))  # type: ignore[misc]
             report[f"{name}_evaluate_{count}_seconds"] = seconds
             rows.append((f"{name}: {len(users):,} lists of 1+{count}", f"{seconds * 1e3:.1f} ms"))
@@ -202,7 +205,9 @@ def time_evaluation(split: Split, report: dict[str, Any], rows: Rows) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--interactions", type=int, default=20_000_263, help="size of the twin; users scale with it")
+    parser.add_argument("--users", type=int, default=138_493, help="size of the twin")
+    parser.add_argument("--items", type=int, default=26_744)
+    parser.add_argument("--interactions", type=int, default=20_000_263)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("benchmarks/gpu.py: no CUDA device here, so nothing was checked or measured")
@@ -221,10 +226,9 @@ def main() -> None:
     report |= ceilings()
     rows.append(("copy", f"{report['copy_bytes_per_second'] / 1e12:.2f} TB/s"))
     rows.append(("bf16 matrix product", f"{report['bf16_flop_per_second'] / 1e12:.0f} TFLOP/s"))
-    check_results(report, rows)
+    check_results(twin(options.users // 60, options.items // 20, options.interactions // 200).collect(), report, rows)
     start = time.perf_counter()
-    num_users = round(138_493 * options.interactions / 20_000_263)
-    frame = twin(num_users, 26_744, options.interactions).collect()
+    frame = twin(options.users, options.items, options.interactions).collect()
     report["generate_seconds"] = time.perf_counter() - start
     start = time.perf_counter()
     split = leave_one_out(read_interactions(frame))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.sampling
 
-The loop is timed on the interactions of the first users alone: its cost an interaction does not shrink with more of them.
+The loop is timed on the interactions of the first users alone: more of them would not make it faster.
 """
 
 import argparse
@@ -59,7 +59,8 @@ def main() -> None:
         sample_negatives(split.indptr, split.indices, split.num_items, NUM_NEGATIVES, seed=0, epoch=repeat, out=out)
         rates.append(out.size / (time.perf_counter() - start))
         print(
-            f"loop {loop_rates[-1] / 1e6:.3f} M/s  sampler {rates[-1] / 1e6:.0f} M/s  {rates[-1] / loop_rates[-1]:.0f} x"
+            f"loop {loop_rates[-1] / 1e6:.3f} M/s  sampler {rates[-1] / 1e6:.0f} M/s  "
+            f"{rates[-1] / loop_rates[-1]:.0f} x"
         )
     ratios = np.array(rates) / np.array(loop_rates)
     print(
