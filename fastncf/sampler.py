@@ -8,13 +8,14 @@ uniform r, found by binary search. Each way is uniform over the untouched items,
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 from fastncf.errors import DataError
 from fastncf.hashing import GOLDEN, MIX_1, MIX_2, Stream, key
 from fastncf.threads import num_threads, run_ranges
 
-ATTEMPTS = 2
+ATTEMPTS = 6
 MAX_ITEMS = 2**31 - 64
 _TILE = 2048
 _SHIFT = np.uint64(32)
@@ -102,13 +103,13 @@ def _scaled(x: int, size: int) -> tuple[int, bool]:
 
 def _hash_reference(position: int, keys: np.ndarray, attempt: int) -> int:
     mask = 0xFFFFFFFF
-    first, second = (int(half) for half in keys[position >> 32, min(attempt, len(keys[0]) - 1)])
-    step = max(attempt - len(keys[0]) + 1, 0)
-    product = ((position ^ first) & mask) * _MULTIPLIER
-    x = ((product >> 32) ^ product ^ second ^ step) & mask
-    x = (x * _MULTIPLIER_1) & mask
+    first, second = (int(half) for half in keys[position >> 32, min(attempt, ATTEMPTS)])
+    x = (position ^ first) & mask
+    x ^= x >> 16
+    x = (x * _MULTIPLIERS[0]) & mask
     x ^= x >> 15
-    x = (x * _MULTIPLIER_2) & mask
+    x = (x + (second ^ max(attempt - ATTEMPTS, 0))) & mask
+    x = (x * _MULTIPLIERS[1]) & mask
     return x ^ (x >> 16)
 
 
@@ -166,36 +167,59 @@ def _even(rows: int, parts_per_thread: int = 4) -> np.ndarray:
 
 
 def _keys(seed: int, stream: Stream, epoch: int, blocks: int) -> np.ndarray:
-    """(blocks, ATTEMPTS + 1, 2) uint32: the hash's keys for each 2**32 positions and each attempt."""
+    """(blocks, ATTEMPTS + 1, 2) uint32: keys of the hash for each 2**32 positions and attempt, rank-select's last."""
     keys = [[key(seed, stream, epoch, block, attempt) for attempt in range(ATTEMPTS + 1)] for block in range(blocks)]
     return np.array([[(k & 0xFFFFFFFF, k >> 32) for k in block] for block in keys], dtype=np.uint32)
 
 
-# A 32-bit hash of a counter under a 64-bit key. The first step keeps both halves of a 64-bit product (as Philox does,
-# Salmon et al. 2011), so that it is no bijection of the counter; the rest is Wellons' "lowbias32" mixer (2018).
-_MULTIPLIER = 0xD2511F53
-_MULTIPLIER_1 = 0x7FEB352D
-_MULTIPLIER_2 = 0x846CA68B
+# A 32-bit hash of a counter under a 64-bit key: Wellons' "lowbias32" mixer (2018), one half of the key before it and
+# the other between its two rounds. For one key it is a bijection, so two draws agree by 2**-32 less often than chance.
+_MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
 
 
-@njit(inline="always")
-def _hash(position, first, second):  # type: ignore[no-untyped-def]
-    product = np.uint64(np.uint32(position) ^ first) * np.uint64(_MULTIPLIER)
-    x = np.uint32(product >> _SHIFT) ^ np.uint32(product) ^ second
-    x = np.uint32(x * np.uint32(_MULTIPLIER_1))
-    x ^= x >> np.uint32(15)
-    x = np.uint32(x * np.uint32(_MULTIPLIER_2))
-    return x ^ (x >> np.uint32(16))
+@intrinsic
+def _hash(typingctx, position, first, second):  # type: ignore[no-untyped-def]
+    """The hash of three uint32 as uint32, written for LLVM: Numba widens to 64 bits, which halves a vector's lanes."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        x, first, second = arguments
+        number = x.type
+        x = builder.xor(x, first)
+        x = builder.xor(x, builder.lshr(x, number(16)))
+        x = builder.mul(x, number(_MULTIPLIERS[0]))
+        x = builder.xor(x, builder.lshr(x, number(15)))
+        x = builder.add(x, second)
+        x = builder.mul(x, number(_MULTIPLIERS[1]))
+        return builder.xor(x, builder.lshr(x, number(16)))
+
+    return types.uint32(types.uint32, types.uint32, types.uint32), generate
 
 
+# Indices are unsigned below: Numba would otherwise look for negative ones at every access.
 @njit(inline="always")
 def _is_set(bits, item):  # type: ignore[no-untyped-def]
-    return (bits[item >> 6] >> np.uint64(item & 63)) & np.uint64(1)
+    return (bits[np.uint32(item) >> np.uint32(5)] >> (np.uint32(item) & np.uint32(31))) & np.uint32(1)
 
 
 @njit(inline="always")
 def _set(bits, item):  # type: ignore[no-untyped-def]
-    bits[item >> 6] |= np.uint64(1) << np.uint64(item & 63)
+    bits[np.uint32(item) >> np.uint32(5)] |= np.uint32(1) << (np.uint32(item) & np.uint32(31))
+
+
+@njit(nogil=True, cache=True)
+def _set_all(bits, items):  # type: ignore[no-untyped-def]
+    for item in items:
+        _set(bits, item)
+
+
+@njit(nogil=True, cache=True)
+def _clear_all(bits, items):  # type: ignore[no-untyped-def]
+    """Clear the words of some items; all words at once where that is less work."""
+    if 8 * len(items) > len(bits):
+        bits[:] = np.uint32(0)
+    else:
+        for item in items:
+            bits[np.uint32(item) >> np.uint32(5)] = np.uint32(0)
 
 
 @njit(nogil=True, cache=True)
@@ -219,32 +243,26 @@ def _rank_select(position, keys, indices, start, stop, num_items):  # type: igno
     first, second = keys[position >> 32, ATTEMPTS]
     step = np.uint32(0)
     while True:
-        product = np.uint64(_hash(position, first, second ^ step)) * size
+        product = np.uint64(_hash(np.uint32(position), first, second ^ step)) * size
         if np.uint32(product) >= threshold:
             return _untouched(indices, start, stop, np.int64(product >> _SHIFT))
         step += np.uint32(1)
 
 
-@njit(nogil=True, cache=True)
-def _redraw(position, keys, bits, indices, start, stop, num_items, threshold):  # type: ignore[no-untyped-def]
-    """The draw of a position whose attempt 0 was rejected."""
-    for attempt in range(1, ATTEMPTS):
-        first, second = keys[position >> 32, attempt]
-        product = np.uint64(_hash(position, first, second)) * np.uint64(num_items)
-        item = np.int64(product >> _SHIFT)
-        if np.uint32(product) >= threshold and not _is_set(bits, item):
-            return item
-    return _rank_select(position, keys, indices, start, stop, num_items)
+@njit(inline="always")
+def _attempt(position, first, second, size, threshold, never):  # type: ignore[no-untyped-def]
+    """The item that an attempt draws, or ``never`` where keeping it would not be exactly uniform."""
+    product = np.uint64(_hash(np.uint32(position), first, second)) * size
+    return np.int32(product >> _SHIFT) if np.uint32(product) >= threshold else np.int32(never)
 
 
 @njit(nogil=True, cache=True)
 def _sample_rows(first_row, last_row, indptr, indices, num_items, num_negatives, keys, out):  # type: ignore[no-untyped-def]
     """Fill the draws of a range of rows; a user's sorted row is spread into a bitset, so that a test is one load."""
-    words = (num_items + 63) >> 6
-    bits = np.zeros(words + 1, dtype=np.uint64)
-    never = words << 6  # stands for a draw that would not be exactly uniform: an item whose bit is always set
-    bits[words] = np.uint64(1)
-    threshold = np.uint32((np.uint64(1) << _SHIFT) % np.uint64(num_items))
+    words = (num_items + 31) >> 5
+    bits = np.zeros(words + 1, dtype=np.uint32)
+    never = words << 5  # stands for a draw that would not be exactly uniform: an item whose bit is always set
+    pending = np.empty(_TILE + 1, dtype=np.uint32)
     user = np.searchsorted(indptr, first_row, side="right") - 1
     row = first_row
     while row < last_row:
@@ -259,31 +277,57 @@ def _sample_rows(first_row, last_row, indptr, indices, num_items, num_negatives,
             for position in range(begin, end):
                 out[position] = _rank_select(position, keys, indices, start, stop, num_items)
             continue
-        for at in range(start, stop):
-            _set(bits, indices[at])
+        _set_all(bits[:words], indices[start:stop])
+        bits[words] = np.uint32(1)
         while begin < end:
             # A tile stays in cache, and within 2**32 positions the keys are constants of a loop that vectorises.
             tile = min(end, begin + _TILE, ((begin >> 32) + 1) << 32)
-            _fill(begin, tile, keys[begin >> 32, 0, 0], keys[begin >> 32, 0, 1], num_items, threshold, never, out)
-            for position in range(begin, tile):
-                if _is_set(bits, out[position]):
-                    out[position] = _redraw(position, keys, bits, indices, start, stop, num_items, threshold)
+            block = keys[begin >> 32]
+            count = _first_attempt(begin, tile, block, num_items, never, bits, pending, out)
+            for attempt in range(1, ATTEMPTS):
+                count = _next_attempt(begin, count, attempt, block, num_items, never, bits, pending, out)
+            for which in range(count):
+                position = begin + np.int64(pending[which])
+                out[position] = _rank_select(position, keys, indices, start, stop, num_items)
             begin = tile
-        for at in range(start, stop):
-            bits[indices[at] >> 6] = np.uint64(0)
+        _clear_all(bits[:words], indices[start:stop])
 
 
 @njit(nogil=True, cache=True)
-def _fill(begin, end, first, second, num_items, threshold, never, out):  # type: ignore[no-untyped-def]
+def _first_attempt(begin, end, block, num_items, never, bits, pending, out):  # type: ignore[no-untyped-def]
+    """Draw for every position of a tile; returns how many are rejected, their offsets in the front of ``pending``."""
     size = np.uint64(num_items)
+    threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
+    first, second = block[0]
     for position in range(begin, end):
-        product = np.uint64(_hash(position, first, second)) * size
-        out[position] = np.int32(product >> _SHIFT) if np.uint32(product) >= threshold else np.int32(never)
+        out[np.uint64(position)] = _attempt(position, first, second, size, threshold, never)
+    count = 0
+    for offset in range(end - begin):  # no branch: every offset is written, a rejected one is kept
+        pending[np.uint64(count)] = np.uint32(offset)
+        count += np.int64(_is_set(bits, out[np.uint64(begin + offset)]))
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _next_attempt(begin, count, attempt, block, num_items, never, bits, pending, out):  # type: ignore[no-untyped-def]
+    """Draw again for the pending offsets; returns how many of them are still rejected."""
+    size = np.uint64(num_items)
+    threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
+    first, second = block[attempt]
+    left = 0
+    for which in range(count):
+        offset = pending[np.uint64(which)]
+        position = begin + np.int64(offset)
+        item = _attempt(position, first, second, size, threshold, never)
+        out[np.uint64(position)] = item
+        pending[np.uint64(left)] = offset
+        left += np.int64(_is_set(bits, item))
+    return left
 
 
 @njit(nogil=True, cache=True)
 def _candidate_rows(first_row, last_row, indptr, indices, num_items, users, seed_key, distinct, out):  # type: ignore[no-untyped-def]
-    bits = np.zeros((num_items + 63) >> 6, dtype=np.uint64)
+    bits = np.zeros((num_items + 31) >> 5, dtype=np.uint32)
     wanted = out.shape[1]
     for row in range(first_row, last_row):
         user = users[row]
@@ -293,8 +337,7 @@ def _candidate_rows(first_row, last_row, indptr, indices, num_items, users, seed
             for rank in range(free):
                 out[row, rank] = _untouched(indices, start, stop, rank)
             continue
-        for at in range(start, stop):
-            _set(bits, indices[at])
+        _set_all(bits, indices[start:stop])
         counter = np.uint64(user) << _SHIFT
         dense = 2 * (stop - start) > num_items
         size = np.uint64(free if dense else num_items)
@@ -314,10 +357,8 @@ def _candidate_rows(first_row, last_row, indptr, indices, num_items, users, seed
                 _set(bits, item)
             out[row, drawn] = item
             drawn += 1
-        for at in range(start, stop):
-            bits[indices[at] >> 6] = np.uint64(0)
-        for at in range(wanted):
-            bits[out[row, at] >> 6] = np.uint64(0)
+        _clear_all(bits, indices[start:stop])
+        _clear_all(bits, out[row])
 
 
 @njit(inline="always")

@@ -136,11 +136,11 @@ def test_refuses_a_catalogue_beyond_int32():
 
 
 def test_positions_beyond_32_bits_have_keys_of_their_own():
-    from fastncf.sampler import _hash, _keys
+    from fastncf.sampler import _hash_reference, _keys
 
     keys = _keys(4, Stream.NEGATIVES, 0, blocks=2)
-    low = [int(_hash(p, *keys[0, 0])) for p in range(50)]
-    high = [int(_hash(p + 2**32, *keys[1, 0])) for p in range(50)]
+    low = [_hash_reference(position, keys, 0) for position in range(50)]
+    high = [_hash_reference(position + 2**32, keys, 0) for position in range(50)]
     assert not set(low) & set(high)
 
 

@@ -2,18 +2,19 @@
 
 import gzip
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 
-from fastncf.errors import DataError, DataNotFoundError
+from fastncf.errors import DataError, DataNotFoundError, FastNCFError
 from fastncf.reading.columns import match_columns
 from fastncf.reading.text import ACCEPTED_FILES, HEAD_ROWS, read_text
+
+T = TypeVar("T")
 
 RATINGS_FILES = ("ratings.csv", "rating.csv", "ratings.dat", "u.data")
 _TIME_FORMATS = (
@@ -94,15 +95,26 @@ def _read_file(path: Path, names: dict[str, str | None], needs_time: bool) -> Ta
         raise DataError(f"{path}: is empty; accepted: {ACCEPTED_FILES}")
     if magic == b"PAR1":
         return _read_parquet(path, names, needs_time)
-    try:
-        if magic == b"PK\x03\x04":
-            member, content = _read_zip(path)
-            return _from_text(f"{path} ({member})", content, names, needs_time)
-        if magic[:2] == b"\x1f\x8b":
-            return _from_text(str(path), gzip.decompress(path.read_bytes()), names, needs_time)
-    except (zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: the archive is damaged or encrypted ({error})") from None
+    if magic == b"PK\x03\x04":
+        member, content = _unpacked(path, _read_zip)
+        return _from_text(f"{path} ({member})", content, names, needs_time)
+    if magic[:2] == b"\x1f\x8b":
+        return _from_text(str(path), _unpacked(path, _read_gzip), names, needs_time)
     return _from_text(str(path), path, names, needs_time)
+
+
+def _unpacked(path: Path, read: Callable[[Path], T]) -> T:
+    """What is in an archive; zipfile and gzip raise whatever the damage leads them to."""
+    try:
+        return read(path)
+    except FastNCFError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: the archive is damaged or encrypted ({error})") from None
+
+
+def _read_gzip(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes())
 
 
 def _from_text(source: str, content: Path | bytes, names: dict[str, str | None], needs_time: bool) -> Table:

@@ -20,7 +20,7 @@ ACCEPTED_FILES = "CSV or TSV text (plain, gzip or zip), Parquet, a polars or a p
 _SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 _INTEGER = re.compile(r"\s*-?(0|[1-9]\d{0,17})\s*")
 _HEAD_BYTES = 1 << 16
-_EXPECTED = {"Int64": (_INTEGER, "an integer"), "Float64": (NUMBER, "a number"), "String": (None, "text")}
+_EXPECTED = {"Int64": (_INTEGER, "an integer"), "String": (None, "text"), "time": (NUMBER, "a number")}
 
 
 class Text(NamedTuple):
@@ -147,9 +147,9 @@ class _TextReader:
         try:
             frame = self._scan(types)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            if types.get("time") == pl.Int64 and self._first_unlike(NUMBER, "time") is None:
-                return self.read({**types, "time": pl.Float64()})
             self._explain(types)
+            if types.get("time") == pl.Int64:  # every time is a number: the first ones were whole, a later one is not
+                return self.read({**types, "time": pl.Float64()})
             raise DataError(f"{self.source}: cannot be read as text: {str(error).splitlines()[0]}") from None
         if frame.select(pl.any_horizontal(pl.all().is_null().any())).item():
             blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
@@ -165,29 +165,31 @@ class _TextReader:
             separator = "\x1f"
             raw = content.read_bytes() if isinstance(content, Path) else content
             content = raw.replace(b"::", b"\x1f")
+        roles = {self.columns.index(name): role for role, name in self.chosen.items()}
+        names = [roles.get(at, f"unused {at}") for at in range(len(self.columns))]
+        unused = [name for at, name in enumerate(names) if at not in roles]
         lazy = pl.scan_csv(
             content,
             separator=separator,
             has_header=False,
             skip_lines=self._lines_before_body(),
-            schema={f"c{at}": types.get(self._role(column), pl.String()) for at, column in enumerate(self.columns)},
+            schema={name: types.get(name, pl.String()) for name in names},
             quote_char=None if self.separator == "::" else '"',
         )
-        return lazy.select(
-            pl.col(f"c{self.columns.index(column)}").alias(role) for role, column in self.chosen.items()
-        ).collect(engine="streaming")
+        # polars sees a field too many only where every column is asked for, so the unused ones are, as a flag.
+        flag = pl.all_horizontal(pl.col(unused).is_null()).alias("flag") if unused else pl.lit(True).alias("flag")
+        return lazy.select(*self.chosen, flag).collect(engine="streaming").drop("flag")
 
     def _lines_before_body(self) -> int:
-        if not self.header:
-            return 0
+        """Lines up to the first row: blank ones and the header."""
+        headers = 1 if self.header else 0
         with _open(self.content) as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(file):
                 if line.strip(b"\xef\xbb\xbf\r\n"):
-                    return number
+                    if not headers:
+                        return number
+                    headers -= 1
         return 0
-
-    def _role(self, column: str) -> str:
-        return next((role for role, name in self.chosen.items() if name == column), "")
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """(line number, fields) of every line that is not blank: slow, only for messages."""
@@ -205,26 +207,21 @@ class _TextReader:
             next(rows)
         return rows
 
-    def _first_unlike(self, pattern: re.Pattern[str], role: str) -> tuple[int, str] | None:
-        at = self.columns.index(self.chosen[role])
-        for line, row in self._body():
-            if at < len(row) and not pattern.fullmatch(row[at]):
-                return line, row[at]
-        return None
-
     def _explain(self, types: dict[str, pl.DataType]) -> None:
         """Raise for the first line that is wrong; return if none is."""
         used = [(role, name, self.columns.index(name)) for role, name in self.chosen.items()]
         line = 0
         try:
             for line, row in self._body():
-                if len(row) != len(self.columns):
+                if len(row) > len(self.columns) or any(at >= len(row) for _, _, at in used):
                     raise DataError(
                         f"{self.source}: line {line} has {len(row)} fields; accepted: {len(self.columns)} "
                         f"({', '.join(self.columns)})"
                     )
                 for role, name, at in used:
-                    pattern, expected = _EXPECTED[str(types[role])]
+                    pattern, expected = _EXPECTED[
+                        "time" if role == "time" and types[role].is_numeric() else str(types[role])
+                    ]
                     if not row[at].strip():
                         raise DataError(f"{self.source}: column {name!r} is empty in line {line}; accepted: {expected}")
                     if pattern is not None and not pattern.fullmatch(row[at]):
