@@ -1,0 +1,47 @@
+import dataclasses
+
+import pytest
+
+from fastncf import Config, ConfigError
+
+
+def test_immutable_and_back_from_a_dict():
+    config = Config(layers=[8, 4], seed=3)
+    assert config.layers == (8, 4)
+    assert Config.from_dict(config.to_dict()) == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.dim = 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "als"}, "model='als': expected one of mf, gmf"),
+        ({"loss": "mse"}, "loss='mse': expected one of bce, bpr"),
+        ({"dim": 0}, "dim=0: expected a whole number from 1"),
+        ({"dim": 2.5}, r"dim=2\.5: expected a whole number"),
+        ({"k": -1}, "k=-1"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"l2": -1.0}, "l2"),
+        ({"user_fraction": 1.5}, "user_fraction"),
+        ({"user_fraction": 0.0}, "user_fraction"),
+        ({"seed": -1}, "seed"),
+        ({"layers": (0,)}, "layers"),
+        ({"model": "mlp", "layers": ()}, "at least one width"),
+        ({"patience": 3}, "validation=True beside it"),
+        ({"patience": 0, "validation": True}, "patience=0"),
+    ],
+)
+def test_values_out_of_range(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Config(**settings)
+
+
+def test_the_notebook_recipe():
+    config = Config.notebook()
+    assert (config.model, config.dim, config.layers) == ("mlp", 8, (64, 32))
+    assert (config.num_negatives, config.epochs, config.batch_size) == (4, 5, 512)
+    assert (config.learning_rate, config.schedule, config.l2) == (0.001, "constant", 0.0)
+    assert (config.user_fraction, config.shuffle, config.distinct_candidates) == (0.3, False, False)
+    assert (config.num_candidates, config.k, config.split) == (99, 10, "latest")
+    assert Config.notebook(epochs=1, seed=4) == dataclasses.replace(config, epochs=1, seed=4)
