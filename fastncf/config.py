@@ -31,6 +31,12 @@ class Config:
     num_negatives: int = 8
     """Sampled negatives for each training interaction, drawn anew each epoch."""
 
+    negatives: Literal["uniform", "popularity"] = "uniform"
+    """How often an item that the user has not touched is drawn: all alike, or by its training interactions."""
+
+    negatives_exponent: float = 0.75
+    """With ``negatives="popularity"``: the power of an item's interactions that its draws are proportional to."""
+
     epochs: int = 20
     """Passes over the training interactions."""
 
@@ -92,6 +98,7 @@ class Config:
             )
         self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "whole numbers from 1")
         self._require("learning_rate", self.learning_rate > 0, "a number above 0")
+        self._require("negatives_exponent", self.negatives_exponent >= 0, "a number from 0")
         self._require("l2", self.l2 >= 0, "a number from 0")
         self._require("user_fraction", 0 < self.user_fraction <= 1, "a number above 0 and at most 1")
         self._require(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastncf.hashing import MIX_1, MIX_2, Stream, key
-from fastncf.sampler import sample_negatives
+from fastncf.sampler import Weights, sample_negatives
 from fastncf.split import Split
 
 _ROUNDS = 4
@@ -41,6 +41,7 @@ class Epochs:
         device: where the tensors live.
         shuffle: a new order each epoch; otherwise the order of epoch 0 serves all.
         last: number of epochs; none is drawn beyond.
+        weights: how often each item is drawn as a negative; all alike where it is not given.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Epochs:
         device: torch.device,
         shuffle: bool,
         last: int,
+        weights: Weights | None = None,
     ) -> None:
         self.split = split
         self.num_negatives = num_negatives
@@ -61,6 +63,7 @@ class Epochs:
         self.device = device
         self.shuffle = shuffle
         self.last = last
+        self.weights = weights
         self.sample_seconds = 0.0
         users = np.repeat(np.arange(split.num_users, dtype=np.int32), np.diff(split.indptr))
         self._user = torch.from_numpy(users).to(device)  # (N,) int32, CSR order
@@ -124,6 +127,7 @@ class Epochs:
             seed=self.seed,
             epoch=number,
             out=buffer.numpy(),
+            weights=self.weights,
         )
         self.sample_seconds += time.perf_counter() - start
         if self._stream is None:

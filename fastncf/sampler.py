@@ -4,8 +4,12 @@ What is drawn is fixed by (seed, epoch, row, slot) alone. Slot k of row n has th
 hashes p to 32 bits and scales them to an item (Lemire 2019, "Fast random integer generation in an interval", whose
 rejection step makes it exactly uniform). An item that the user has touched is rejected. After ``ATTEMPTS`` rejections,
 and at once for a user who has touched more than half of the catalogue, the draw is the r-th untouched item for a
-uniform r, found by binary search. Each way is uniform over the untouched items, and so is the mixture.
+uniform r, found by binary search. Each way is uniform over the untouched items, and so is the mixture. With weights the
+32 bits of an attempt are looked up in the items' parts of 2**32, and the last resort is the same search over masses.
 """
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -30,8 +34,9 @@ def sample_negatives(
     seed: int,
     epoch: int,
     out: np.ndarray | None = None,
+    weights: "Weights | None" = None,
 ) -> np.ndarray:
-    """Draw negatives for each training interaction, uniform over the items its user has not touched in training.
+    """Draw negatives for each training interaction from the items its user has not touched in training.
 
     Args:
         indptr: (U + 1,) int64.
@@ -41,6 +46,7 @@ def sample_negatives(
         seed: determines all draws together with ``epoch``.
         epoch: number of the epoch; each has its own draws.
         out: (N, K) int32 C-contiguous, filled and returned; made where it is not given.
+        weights: how often each item is drawn; all alike where it is not given.
 
     Returns:
         (N, K) int32; row n belongs to the n-th training interaction in CSR order.
@@ -57,14 +63,55 @@ def sample_negatives(
     keys = _keys(seed, Stream.NEGATIVES, epoch, blocks=(out.size >> 32) + 1)
     flat = out.reshape(-1)
     run_ranges(
-        lambda a, b: _sample_rows(a, b, indptr, indices, num_items, num_negatives, keys, flat),
+        lambda a, b: _sample_rows(a, b, indptr, indices, num_items, num_negatives, keys, *(weights or _UNIFORM), flat),
         _even(len(indices)),
     )
     return out
 
 
+class Weights(NamedTuple):
+    """A distribution over items as whole parts of 2**32, and a guide into it.
+
+    Attributes:
+        mass: (I + 1,) uint64, running sum of the items' parts, from 0 to 2**32.
+        guide: (2**b,) int32; the item in whose part the number ``at << (32 - b)`` lies, for each ``at``.
+    """
+
+    mass: np.ndarray
+    guide: np.ndarray
+
+
+_UNIFORM = Weights(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int32))
+
+
+def popularity_weights(counts: np.ndarray, exponent: float) -> Weights:
+    """Weights ``max(counts, 1) ** exponent`` (Mikolov et al. 2013 use 0.75), rounded to parts of 2**32, none to 0.
+
+    Args:
+        counts: (I,) training interactions of each item.
+        exponent: 0 draws all items alike, 1 by their popularity.
+    """
+    wanted = np.maximum(counts, 1).astype(np.float64) ** exponent
+    share = wanted / wanted.sum() * ((1 << 32) - len(counts))
+    parts = 1 + share.astype(np.uint64)
+    rest = (1 << 32) - int(parts.sum())
+    parts[np.argsort(share - np.floor(share))[::-1][:rest]] += np.uint64(1)
+    mass = np.zeros(len(counts) + 1, dtype=np.uint64)
+    np.cumsum(parts, out=mass[1:])
+    bits = min(24, max(1, (len(counts) - 1).bit_length()))
+    marks = np.arange(1 << bits, dtype=np.uint64) << np.uint64(32 - bits)
+    return Weights(mass, (np.searchsorted(mass, marks, side="right") - 1).astype(np.int32))
+
+
 def sample_negatives_reference(
-    indptr: np.ndarray, indices: np.ndarray, num_items: int, num_negatives: int, *, seed: int, epoch: int
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    num_items: int,
+    num_negatives: int,
+    *,
+    seed: int,
+    epoch: int,
+    weights: Weights | None = None,
 ) -> np.ndarray:
     """What :func:`sample_negatives` draws, one draw at a time in plain Python."""
     out = np.empty((len(indices), num_negatives), dtype=np.int32)
@@ -72,27 +119,44 @@ def sample_negatives_reference(
     for user in range(len(indptr) - 1):
         touched = set(indices[indptr[user] : indptr[user + 1]].tolist())
         untouched = [item for item in range(num_items) if item not in touched]
-        attempts = 0 if 2 * len(touched) > num_items else ATTEMPTS
+        attempts = 0 if weights is None and 2 * len(touched) > num_items else ATTEMPTS
         for row in range(indptr[user], indptr[user + 1]):
             for slot in range(num_negatives):
                 position = int(row) * num_negatives + slot
-                out[row, slot] = _draw(position, keys, attempts, num_items, touched, untouched)
+                out[row, slot] = _draw(position, keys, attempts, num_items, touched, untouched, weights)
     return out
 
 
 def _draw(
-    position: int, keys: np.ndarray, attempts: int, num_items: int, touched: set[int], untouched: list[int]
+    position: int,
+    keys: np.ndarray,
+    attempts: int,
+    num_items: int,
+    touched: set[int],
+    untouched: list[int],
+    weights: Weights | None,
 ) -> int:
+    parts = [1] * num_items if weights is None else np.diff(weights.mass).tolist()
     for attempt in range(attempts):
-        item, exact = _scaled(_hash_reference(position, keys, attempt), num_items)
+        rank, exact = _scaled(_hash_reference(position, keys, attempt), sum(parts))
+        item = _in_whose_part(rank, range(num_items), parts)
         if exact and item not in touched:
             return item
     attempt = ATTEMPTS
     while True:
-        rank, exact = _scaled(_hash_reference(position, keys, attempt), len(untouched))
+        rank, exact = _scaled(_hash_reference(position, keys, attempt), sum(parts[item] for item in untouched))
         if exact:
-            return untouched[rank]
+            return _in_whose_part(rank, untouched, parts)
         attempt += 1
+
+
+def _in_whose_part(rank: int, items: Iterable[int], parts: list[int]) -> int:
+    """The item in whose part a number lies, the parts of ``items`` laid end to end."""
+    for item in items:
+        rank -= parts[item]
+        if rank < 0:
+            return item
+    raise IndexError(rank)
 
 
 def _scaled(x: int, size: int) -> tuple[int, bool]:
@@ -236,17 +300,47 @@ def _untouched(indices, start, stop, rank):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _rank_select(position, keys, indices, start, stop, num_items):  # type: ignore[no-untyped-def]
-    """A uniform untouched item without rejection of touched ones."""
-    size = np.uint64(num_items - (stop - start))
-    threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
+def _below(position, keys, size):  # type: ignore[no-untyped-def]
+    """A uniform number below ``size``, which is at most 2**32."""
+    size = np.uint64(size)
+    threshold = (np.uint64(1) << _SHIFT) % size
     first, second = keys[position >> 32, ATTEMPTS]
     step = np.uint32(0)
     while True:
         product = np.uint64(_hash(np.uint32(position), first, second ^ step)) * size
-        if np.uint32(product) >= threshold:
-            return _untouched(indices, start, stop, np.int64(product >> _SHIFT))
+        if (product & np.uint64(0xFFFFFFFF)) >= threshold:
+            return np.int64(product >> _SHIFT)
         step += np.uint32(1)
+
+
+@njit(nogil=True, cache=True)
+def _rank_select(position, keys, indices, start, stop, num_items):  # type: ignore[no-untyped-def]
+    """A uniform untouched item without rejection of touched ones."""
+    return _untouched(indices, start, stop, _below(position, keys, num_items - (stop - start)))
+
+
+@njit(nogil=True, cache=True)
+def _sum_touched(indices, start, stop, mass, touched):  # type: ignore[no-untyped-def]
+    """Running sums of the parts of a user's items, from 0 to their total, into the front of ``touched``."""
+    total = np.uint64(0)
+    for at in range(start, stop):
+        touched[at - start] = total
+        total += mass[indices[at] + 1] - mass[indices[at]]
+    touched[stop - start] = total
+
+
+@njit(nogil=True, cache=True)
+def _weighted_select(position, keys, indices, start, stop, mass, touched):  # type: ignore[no-untyped-def]
+    """An untouched item by weight without rejection: where a number lies in the untouched parts laid end to end."""
+    number = np.uint64(_below(position, keys, (np.uint64(1) << _SHIFT) - touched[stop - start]))
+    low, high = start, stop
+    while low < high:
+        middle = (low + high) >> 1
+        if mass[indices[middle]] - touched[middle - start] <= number:
+            low = middle + 1
+        else:
+            high = middle
+    return np.searchsorted(mass, number + touched[low - start], side="right") - 1
 
 
 @njit(inline="always")
@@ -257,12 +351,16 @@ def _attempt(position, first, second, size, threshold, never):  # type: ignore[n
 
 
 @njit(nogil=True, cache=True)
-def _sample_rows(first_row, last_row, indptr, indices, num_items, num_negatives, keys, out):  # type: ignore[no-untyped-def]
+def _sample_rows(  # type: ignore[no-untyped-def]
+    first_row, last_row, indptr, indices, num_items, num_negatives, keys, mass, guide, out
+):
     """Fill the draws of a range of rows; a user's sorted row is spread into a bitset, so that a test is one load."""
     words = (num_items + 31) >> 5
     bits = np.zeros(words + 1, dtype=np.uint32)
     never = words << 5  # stands for a draw that would not be exactly uniform: an item whose bit is always set
     pending = np.empty(_TILE + 1, dtype=np.uint32)
+    weighted = len(mass) > 0
+    touched = np.empty(1, dtype=np.uint64)
     user = np.searchsorted(indptr, first_row, side="right") - 1
     row = first_row
     while row < last_row:
@@ -273,22 +371,36 @@ def _sample_rows(first_row, last_row, indptr, indices, num_items, num_negatives,
         row_stop = min(stop, last_row)
         begin, end = row * num_negatives, row_stop * num_negatives
         row = row_stop
-        if 2 * (stop - start) > num_items:
+        if not weighted and 2 * (stop - start) > num_items:
             for position in range(begin, end):
                 out[position] = _rank_select(position, keys, indices, start, stop, num_items)
             continue
         _set_all(bits[:words], indices[start:stop])
         bits[words] = np.uint32(1)
+        summed = False
         while begin < end:
             # A tile stays in cache, and within 2**32 positions the keys are constants of a loop that vectorises.
             tile = min(end, begin + _TILE, ((begin >> 32) + 1) << 32)
             block = keys[begin >> 32]
-            count = _first_attempt(begin, tile, block, num_items, never, bits, pending, out)
-            for attempt in range(1, ATTEMPTS):
-                count = _next_attempt(begin, count, attempt, block, num_items, never, bits, pending, out)
+            if weighted:
+                count = _all_of(pending, tile - begin)
+                for attempt in range(ATTEMPTS):
+                    count = _weighted_attempt(begin, count, block[attempt], mass, guide, bits, pending, out)
+            else:
+                count = _first_attempt(begin, tile, block, num_items, never, bits, pending, out)
+                for attempt in range(1, ATTEMPTS):
+                    count = _next_attempt(begin, count, attempt, block, num_items, never, bits, pending, out)
+            if weighted and count and not summed:
+                if len(touched) <= stop - start:
+                    touched = np.empty(2 * (stop - start) + 1, dtype=np.uint64)
+                _sum_touched(indices, start, stop, mass, touched)
+                summed = True
             for which in range(count):
                 position = begin + np.int64(pending[which])
-                out[position] = _rank_select(position, keys, indices, start, stop, num_items)
+                if weighted:
+                    out[position] = _weighted_select(position, keys, indices, start, stop, mass, touched)
+                else:
+                    out[position] = _rank_select(position, keys, indices, start, stop, num_items)
             begin = tile
         _clear_all(bits[:words], indices[start:stop])
 
@@ -320,6 +432,36 @@ def _next_attempt(begin, count, attempt, block, num_items, never, bits, pending,
         position = begin + np.int64(offset)
         item = _attempt(position, first, second, size, threshold, never)
         out[np.uint64(position)] = item
+        pending[np.uint64(left)] = offset
+        left += np.int64(_is_set(bits, item))
+    return left
+
+
+@njit(nogil=True, cache=True)
+def _all_of(pending, count):  # type: ignore[no-untyped-def]
+    for offset in range(count):
+        pending[offset] = np.uint32(offset)
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _weighted_attempt(begin, count, pair, mass, guide, bits, pending, out):  # type: ignore[no-untyped-def]
+    """Draw by weight for the pending offsets; returns how many of them are rejected."""
+    first, second = pair
+    shift = np.uint32(32)
+    size = len(guide)
+    while size > 1:
+        size >>= 1
+        shift -= np.uint32(1)
+    left = 0
+    for which in range(count):
+        offset = pending[np.uint64(which)]
+        position = begin + np.int64(offset)
+        number = _hash(np.uint32(position), first, second)
+        item = np.uint32(guide[number >> shift])
+        while mass[item + np.uint32(1)] <= np.uint64(number):
+            item += np.uint32(1)
+        out[np.uint64(position)] = np.int32(item)
         pending[np.uint64(left)] = offset
         left += np.int64(_is_set(bits, item))
     return left

@@ -20,6 +20,7 @@ from fastncf.hashing import Stream, key
 from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
 from fastncf.models import LOSSES, Popularity, build, score_lists
 from fastncf.recommender import Recommender, held_out_lists
+from fastncf.sampler import Weights, popularity_weights
 from fastncf.split import Split, given_test, leave_one_out
 
 STAGES = ("read", "split", "sample", "train", "evaluate", "total")
@@ -148,6 +149,7 @@ def _train(
         device=device,
         shuffle=config.shuffle,
         last=config.epochs,
+        weights=_negative_weights(split, config),
     )
     with epochs:
         for number in range(config.epochs):
@@ -235,6 +237,12 @@ def _configured(config: Config | None, settings: dict[str, Any]) -> Config:
         known = Config.__dataclass_fields__
         unknown = ", ".join(name for name in settings if name not in known)
         raise ConfigError(f"unknown setting: {unknown}; expected one of {', '.join(known)}") from None
+
+
+def _negative_weights(split: Split, config: Config) -> Weights | None:
+    if config.negatives == "uniform":
+        return None
+    return popularity_weights(np.bincount(split.indices, minlength=split.num_items), config.negatives_exponent)
 
 
 def _validation_lists(split: Split, config: Config, device: torch.device) -> Lists | None:

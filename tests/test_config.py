@@ -23,6 +23,8 @@ def test_immutable_and_back_from_a_dict():
         ({"k": -1}, "k=-1"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"l2": -1.0}, "l2"),
+        ({"negatives": "hard"}, "negatives='hard': expected one of uniform, popularity"),
+        ({"negatives_exponent": -0.5}, "negatives_exponent"),
         ({"user_fraction": 1.5}, "user_fraction"),
         ({"user_fraction": 0.0}, "user_fraction"),
         ({"seed": -1}, "seed"),

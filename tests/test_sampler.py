@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 
 from fastncf.errors import DataError
 from fastncf.hashing import Stream, key
-from fastncf.sampler import MAX_ITEMS, sample_candidates, sample_negatives, sample_negatives_reference
+from fastncf.sampler import (
+    MAX_ITEMS,
+    popularity_weights,
+    sample_candidates,
+    sample_negatives,
+    sample_negatives_reference,
+)
 from tests.conftest import random_csr
 
 
@@ -142,6 +148,50 @@ def test_positions_beyond_32_bits_have_keys_of_their_own():
     low = [_hash_reference(position, keys, 0) for position in range(50)]
     high = [_hash_reference(position + 2**32, keys, 0) for position in range(50)]
     assert not set(low) & set(high)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12), st.integers(2, 50), st.integers(1, 4), st.floats(0, 2))
+def test_weighted_draws_equal_the_reference(data_seed, num_users, num_items, num_negatives, exponent):
+    generator = np.random.default_rng(data_seed)
+    indptr, indices = random_csr(generator, num_users, num_items)
+    weights = popularity_weights(generator.integers(0, 10**6, num_items) ** 2, exponent)
+    args = (indptr, indices, num_items, num_negatives)
+    fast = sample_negatives(*args, seed=data_seed, epoch=1, weights=weights)
+    slow = sample_negatives_reference(*args, seed=data_seed, epoch=1, weights=weights)
+    np.testing.assert_array_equal(fast, slow)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.75, 1.0])
+@pytest.mark.parametrize("touched", [5, 90])
+def test_weighted_draws_follow_popularity_on_the_untouched_items(exponent, touched):
+    """Also for a user who has touched what is drawn most, so that nearly every attempt is rejected."""
+    counts = np.arange(100)[::-1] ** 2
+    popular = np.arange(touched)
+    indptr, indices = csr(*[popular.tolist()] * (200_000 // touched))
+    draws = sample_negatives(indptr, indices, 100, 1, seed=3, epoch=0, weights=popularity_weights(counts, exponent))
+    observed = np.bincount(draws.ravel(), minlength=100)
+    expected = np.maximum(counts, 1).astype(float) ** exponent
+    expected[popular] = 0
+    expected *= observed.sum() / expected.sum()
+    assert observed[popular].sum() == 0
+    often = expected > 5
+    statistic = ((observed - expected)[often] ** 2 / expected[often]).sum()
+    assert abs(statistic - often.sum()) < 5 * np.sqrt(2 * often.sum())
+
+
+@pytest.mark.parametrize("num_items", [2, 3, 1000, 100_000])
+def test_weights_are_parts_of_2_to_the_32(num_items):
+    counts = np.random.default_rng(num_items).integers(0, 70_000, num_items)
+    mass, guide = popularity_weights(counts, 0.75)
+    parts = np.diff(mass)
+    assert mass[-1] == 2**32
+    assert parts.min() >= 1
+    wanted = np.maximum(counts, 1) ** 0.75
+    np.testing.assert_allclose(parts / 2**32, wanted / wanted.sum(), rtol=0.01, atol=2**-31)
+    marks = np.arange(len(guide), dtype=np.uint64) * np.uint64(2**32 // len(guide))
+    assert (mass[guide] <= marks).all()
+    assert (marks < mass[guide + 1]).all()
 
 
 @settings(max_examples=40, deadline=None)

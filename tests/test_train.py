@@ -206,6 +206,19 @@ def test_split_random_needs_no_times():
     assert "a random interaction" in rec.protocol
 
 
+def test_popular_negatives_push_popular_items_down():
+    """Item 0 is liked by all: as a negative of the few others it is drawn more often with a higher exponent."""
+    rows = [
+        (user, item, item) for user in range(40) for item in ([0] if user < 30 else []) + [1 + user % 8, 9 + user % 5]
+    ]
+    data = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    bias = [
+        fastncf.fit(data, negatives="popularity", negatives_exponent=exponent, **SMALL).model.item_bias[0].item()
+        for exponent in (0.0, 2.0)
+    ]
+    assert bias[1] < bias[0]
+
+
 def test_every_parameter_of_an_mlp_is_trained():
     rec = fastncf.fit(checkerboard(), model="mlp", layers=(8, 4), **(SMALL | {"epochs": 1}))
     fresh = fastncf.fit(checkerboard(), model="mlp", layers=(8, 4), **(SMALL | {"epochs": 1, "learning_rate": 1e-12}))
