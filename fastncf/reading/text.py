@@ -201,7 +201,8 @@ class _TextReader:
         """The used columns. What the first rows suggest comes first, then fractions in the times, then quotes."""
         expected = self.quoted
         broken = ""
-        for self.quoted in (expected,) if expected or self.separator == "::" else (False, True):
+        for quoted in (expected,) if expected or self.separator == "::" else (False, True):
+            self.quoted = quoted
             for time in (pl.Int64(), pl.Float64()) if types.get("time") == pl.Int64 else (types.get("time"),):
                 try:
                     frame = self._scan(types if time is None else {**types, "time": time})
@@ -210,7 +211,10 @@ class _TextReader:
                     continue
                 if frame is not None:
                     return frame
-        for self.quoted in (expected, self.quoted):
+        if types.get("time") == pl.Int64:
+            types = {**types, "time": pl.Float64()}
+        for quoted in (expected, self.quoted):
+            self.quoted = quoted
             self._explain(types)
         raise DataError(f"{self.source}: cannot be read as text ({broken}); accepted: {ACCEPTED_FILES}")
 
@@ -275,7 +279,7 @@ class _TextReader:
                 where = f"{self.source}: column {self.columns[at]!r}"
                 if not row[at].strip():
                     raise DataError(f"{where} is empty in line {line}; accepted: {expected}")
-                if not fits(row[at]) and not (role == "time" and _is_number(row[at])):
+                if not fits(row[at]):
                     hint = "" if role == "time" else " as in the rows before (text ids: pass a frame with text)"
                     raise DataError(f"{where} holds {row[at]!r:.60} in line {line}; accepted: {expected}{hint}")
 
