@@ -196,8 +196,8 @@ def read_with_test(
     if (unknown := np.flatnonzero(test_user < 0)).size:
         raw = held_out.frame["user"][int(unknown[0])]
         raise DataError(
-            f"{held_out.source}: user {raw!r} in {held_out.place(int(unknown[0]))} has no interaction in {table.source}; "
-            f"accepted: test users that occur in training"
+            f"{held_out.source}: user {raw!r} in {held_out.place(int(unknown[0]))} has no interaction in "
+            f"{table.source}; accepted: test users that occur in training"
         )
     order = np.argsort(test_user, kind="stable")
     repeated = np.flatnonzero(np.diff(test_user[order]) == 0)
