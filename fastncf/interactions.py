@@ -55,15 +55,16 @@ class Vocabulary:
         if isinstance(raw, (str, bytes)) or not hasattr(raw, "__len__"):
             raw = [raw]
         try:
-            column = pl.Series(self.noun, raw)
-            if column.dtype != self.ids.dtype:
-                column = column.cast(self.ids.dtype)
-        except (pl.exceptions.PolarsError, TypeError, OverflowError):
-            kind = "text" if self.ids.dtype == pl.String else "integers"
-            raise DataError(f"{self.noun} ids are {kind} in the training data; got {raw!r:.80}") from None
-        codes = self.encode(column)
+            # a pandas Series of text would need pyarrow as it is
+            column = pl.Series(self.noun, raw if isinstance(raw, (pl.Series, np.ndarray)) else list(raw))
+            cast = column.cast(self.ids.dtype)
+            if cast.has_nulls() or (column.dtype.is_float() and (cast != column).any()):
+                raise TypeError
+        except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
+            raise DataError(f"{self.noun} ids are {_kind(self.ids)} in the training data; got {raw!r:.80}") from None
+        codes = self.encode(cast)
         if len(codes) and codes.min() < 0:
-            unknown = column[int(np.argmin(codes))]
+            unknown = cast[int(np.argmin(codes))]
             raise DataError(
                 f"{self.noun} {unknown!r} is not in the training data, whose {len(self)} {self.noun} ids "
                 f"run from {self.ids[0]!r} to {self.ids[-1]!r}"
@@ -195,15 +196,16 @@ def read_with_test(
     if (unknown := np.flatnonzero(test_user < 0)).size:
         raw = held_out.frame["user"][int(unknown[0])]
         raise DataError(
-            f"{held_out.source}: user {raw!r} (row {unknown[0] + 1}) has no interaction in {table.source}; "
-            f"accepted: test users that occur in training"
+            f"{held_out.source}: user {raw!r} in {held_out.place(int(unknown[0]))} has no interaction in "
+            f"{table.source}; accepted: test users that occur in training"
         )
     order = np.argsort(test_user, kind="stable")
     repeated = np.flatnonzero(np.diff(test_user[order]) == 0)
     if repeated.size:
         row = int(order[repeated[0] + 1])
         raise DataError(
-            f"{held_out.source}: user {held_out.frame['user'][row]!r} has a second test item in row {row + 1}; "
+            f"{held_out.source}: user {held_out.frame['user'][row]!r} has a second test item in "
+            f"{held_out.place(row)}; "
             f"accepted: one for each user"
         )
     matrix = None
@@ -233,27 +235,31 @@ def _encode(table: Table, users: Vocabulary, items: Vocabulary) -> Interactions:
 
 
 def _kind(ids: pl.Series) -> str:
-    return "text" if ids.dtype == pl.String else "integers"
+    return {"String": "text", "Int64": "integers"}.get(str(ids.dtype), "integers beyond 2**63")
 
 
 def _read_candidates(path: Any, user_type: pl.DataType, item_type: pl.DataType) -> pl.DataFrame:
     """He et al.'s negatives as a frame of one row a candidate: user, item, row (of the file), negative."""
     if not isinstance(path, (str, Path)):
         raise DataError(f"candidates: expected the path of a file, got a {type(path).__name__}")
-    if not Path(path).exists():
-        raise DataNotFoundError(f"{path}: no such file")
     accepted = "(user,item), then the negatives, separated by tabs"
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8 text; accepted: lines of {accepted}") from None
+        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataNotFoundError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error!s:.200}); accepted: a file of lines {accepted}") from None
     rows: list[int] = []
     keys: list[tuple[str, str]] = []
     negatives: list[list[str]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for number, raw in enumerate(lines, start=1):
+        try:
+            line = raw.decode().strip()
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: line {number} is not UTF-8 text; accepted: lines of {accepted}") from None
+        if not line:
             continue
-        head, *rest = line.rstrip("\t").split("\t")
+        head, *rest = line.split("\t")
         match = re.fullmatch(r"\(\s*'?(.*?)'?\s*,\s*'?(.*?)'?\s*\)", head.strip())
         if match is None or not rest:
             raise DataError(f"{path}: line {number} starts with {head!r:.60}; accepted: {accepted}")
@@ -267,8 +273,9 @@ def _read_candidates(path: Any, user_type: pl.DataType, item_type: pl.DataType) 
     ).explode("negative")
     for name, kind in (("user", user_type), ("item", item_type), ("negative", item_type)):
         typed = lists[name].str.strip_chars().cast(kind, strict=False)
-        if typed.null_count():
-            at = first_true(typed.is_null())
+        missing = typed.is_null() | (lists[name].str.strip_chars() == "")
+        if missing.any():
+            at = first_true(missing)
             raise DataError(
                 f"{path}: line {lists['row'][at]} holds the {name} {lists[name][at]!r:.60}; accepted: ids of "
                 f"the kind that the test file holds ({'text' if kind == pl.String else 'integers'})"
@@ -284,10 +291,20 @@ def _candidate_matrix(
     rows = lists.unique("row", maintain_order=True, keep="first")
     list_user = interactions.users.encode(rows["user"])
     list_item = interactions.items.encode(rows["item"])
-    at_user = np.full(len(interactions.users), -1, dtype=np.int64)
-    at_user[list_user[list_user >= 0]] = np.flatnonzero(list_user >= 0)
-    position = at_user[test_user]
-    mismatch = np.flatnonzero((position < 0) | (list_item[np.maximum(position, 0)] != test_item))
+    wanted = np.full(len(interactions.users), -1, dtype=np.int64)
+    wanted[test_user] = test_item
+    stray = (list_user < 0) | (list_item < 0) | (wanted[list_user] != list_item)
+    stray |= ~rows.select(first=pl.struct("user", "item").is_first_distinct())["first"].to_numpy()
+    if stray.any():
+        user, item, line, _ = rows.row(int(np.argmax(stray)))
+        raise DataError(
+            f"{source}: line {line} is a list for user {user!r} and item {item!r}, which is no test row or has a "
+            f"list before; accepted: one list for each test row"
+        )
+    position = np.full(len(interactions.users), -1, dtype=np.int64)
+    position[list_user] = np.arange(len(list_user))
+    position = position[test_user]
+    mismatch = np.flatnonzero(position < 0)
     if mismatch.size:
         raw_user = interactions.users.ids[int(test_user[mismatch[0]])]
         raw_item = interactions.items.ids[int(test_item[mismatch[0]])]

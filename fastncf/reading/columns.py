@@ -16,6 +16,7 @@ ALIASES = {
 """Column names that are recognised, lower case without punctuation."""
 
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+_DATE = re.compile(r"\s*\d{4}[-/]\d")
 
 
 def plain(name: str) -> str:
@@ -43,40 +44,38 @@ def match_columns(columns: list[str], names: dict[str, str | None], source: str,
             )
     if len(set(chosen.values())) < len(chosen):
         raise DataError(f"{source}: one column cannot serve twice: {chosen}; its columns are {listed}")
-    return _settle_time(chosen, source, listed, needs_time)
-
-
-def guess_columns(
-    columns: list[str], rows: list[list[str]], names: dict[str, str | None], source: str, needs_time: bool
-) -> dict[str, str]:
-    """The roles of columns without names, by position: user, item, rating, time."""
-    if any(names.values()):
-        roles = {**dict(zip(("user", "item"), columns, strict=False)), **{k: v for k, v in names.items() if v}}
-        return match_columns(columns, {"time": None, **roles}, source, needs_time)
-    chosen = dict(zip(("user", "item"), columns, strict=False))
-    if len(columns) == 3 and _looks_like_time([row[2] for row in rows if len(row) > 2]):
-        chosen["time"] = columns[2]
-    elif len(columns) == 4:
-        chosen["time"] = columns[3]
-    elif len(columns) > 4:
-        raise DataError(
-            f"{source}: has {len(columns)} columns and no header ({rows[0]!r:.80}); accepted: user, item, rating, "
-            f"time in this order, or names for them, such as user='column_1', item='column_3', time='column_2'"
-        )
-    return _settle_time(chosen, source, ", ".join(columns), needs_time)
-
-
-def _looks_like_time(values: list[str]) -> bool:
-    """Whether a nameless third column holds times, not ratings: dates, or numbers beyond any rating scale."""
-    if all(NUMBER.fullmatch(value) for value in values):
-        return min(float(value) for value in values) >= 1e6
-    return True
-
-
-def _settle_time(chosen: dict[str, str], source: str, listed: str, needs_time: bool) -> dict[str, str]:
+    for role, column in chosen.items():
+        if columns.count(column) > 1:
+            raise DataError(
+                f"{source}: which column is the {role}? {columns.count(column)} are called {column!r}; "
+                f"its columns are {listed}; accepted: one of each name that is used"
+            )
     if "time" not in chosen and needs_time:
         raise DataError(
             f"{source}: has no time column (its columns are {listed}), and the latest interaction of a user cannot "
             f"be told; name the column with time=..., or choose split='random' to hold out any interaction"
         )
     return chosen
+
+
+def guess_columns(
+    columns: list[str], rows: list[list[str]], names: dict[str, str | None], source: str, needs_time: bool
+) -> dict[str, str]:
+    """The roles of columns without names: given ones first, then by position: user, item, rating, time."""
+    if len(columns) > 4 and not (names["user"] and names["item"]):
+        raise DataError(
+            f"{source}: has {len(columns)} columns and no header ({rows[0]!r:.80}); accepted: user, item, rating, "
+            f"time in this order, or names for them, such as user='column_1', item='column_3', time='column_2'"
+        )
+    guess = dict(zip(("user", "item"), columns, strict=False))
+    if len(columns) == 4 or (len(columns) == 3 and _looks_like_time([row[2] for row in rows if len(row) > 2])):
+        guess["time"] = columns[-1]
+    free = {role: column for role, column in guess.items() if column not in names.values()}
+    return match_columns(columns, {role: names[role] or free.get(role) for role in names}, source, needs_time)
+
+
+def _looks_like_time(values: list[str]) -> bool:
+    """Whether most of a nameless third column are times, not ratings: dates, or numbers beyond any rating scale."""
+    filled = [value for value in values if value.strip()]
+    times = sum(float(value) >= 1e6 if NUMBER.fullmatch(value) else bool(_DATE.match(value)) for value in filled)
+    return 2 * times > len(filled)

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -16,11 +16,26 @@ from fastncf.reading.columns import ALIASES, NUMBER, guess_columns, match_column
 HEAD_ROWS = 1000
 ACCEPTED_FILES = "CSV or TSV text (plain, gzip or zip), Parquet, a polars or a pandas frame"
 
-
 _SEPARATORS = ("::", "\t", ",", ";", "|", " ")
-_INTEGER = re.compile(r"\s*-?(0|[1-9]\d{0,17})\s*")
+_DIGITS = re.compile(r"\s*[-+]?\d+\s*")
+_INTEGER = re.compile(r"\s*(0|-?[1-9]\d{0,18})\s*")
 _HEAD_BYTES = 1 << 16
-_EXPECTED = {"Int64": (_INTEGER, "an integer"), "String": (None, "text"), "time": (NUMBER, "a number")}
+
+
+def _is_integer(value: str) -> bool:
+    """Whether a field is an integer that Int64 holds and writes in the same way."""
+    return _INTEGER.fullmatch(value) is not None and -(2**63) <= int(value) < 2**63
+
+
+def _is_number(value: str) -> bool:
+    return NUMBER.fullmatch(value) is not None
+
+
+_EXPECTED: dict[str, tuple[Callable[[str], bool], str]] = {
+    "Int64": (_is_integer, "an integer"),
+    "Float64": (_is_number, "a number"),
+    "String": (lambda value: True, "text"),
+}
 
 
 class Text(NamedTuple):
@@ -41,20 +56,21 @@ def read_text(source: str, content: Path | bytes, names: dict[str, str | None], 
     with _open(content) as file:
         head = _decode_head(file.read(_HEAD_BYTES), source, more=bool(file.read(1)))
     separator = _separator(head, source)
-    rows = _split_rows(head, separator)
+    rows = [row for _, row in _head_records(head, separator, source)]
     header = _has_header(rows, names)
     columns = [field.strip() for field in rows[0]] if header else [f"column_{i + 1}" for i in range(len(rows[0]))]
     body = rows[1:] if header else rows
     if not body:
-        raise DataError(f"{source}: holds a header ({', '.join(columns)}) and no row")
+        raise DataError(f"{source}: holds a header ({', '.join(columns)}) and no row; accepted: rows below it")
     if header:
         chosen = match_columns(columns, names, source, needs_time)
     else:
         chosen = guess_columns(columns, body, names, source, needs_time)
-    layout = {name: columns.index(column) for name, column in chosen.items()}
-    sample = {name: [row[at] for row in body if at < len(row)] for name, at in layout.items()}
-    types = {name: _text_type(values, is_time=name == "time") for name, values in sample.items()}
-    reader = _TextReader(source, content, separator, header, columns, chosen)
+    layout = {role: columns.index(column) for role, column in chosen.items()}
+    sample = {role: [row[at] for row in body if at < len(row)] for role, at in layout.items()}
+    types = {role: _text_type(values, is_time=role == "time") for role, values in sample.items()}
+    quoted = separator != "::" and _has_quotes(head, separator, len(columns), layout)
+    reader = _TextReader(source, content, separator, quoted, header, columns, layout)
     frame = reader.read(types)
     label = {"\t": "tab", " ": "space"}.get(separator, separator)
     kind = f"text separated by {label!r}, {'with' if header else 'without'} header"
@@ -67,9 +83,11 @@ def _open(content: Path | bytes) -> IO[bytes]:
 
 def _decode_head(head: bytes, source: str, *, more: bool) -> str:
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{source}: is UTF-16 text; accepted: UTF-8")
+        raise DataError(f"{source}: is UTF-16 or UTF-32 text; accepted: UTF-8")
     if b"\0" in head:
         raise DataError(f"{source}: is a binary file of an unknown kind; accepted: {ACCEPTED_FILES}")
+    if b"\r" in head and b"\n" not in head:
+        raise DataError(f"{source}: has lines that end in \\r alone; accepted: \\n or \\r\\n")
     if more and b"\n" in head:
         head = head[: head.rindex(b"\n") + 1]
     try:
@@ -79,32 +97,65 @@ def _decode_head(head: bytes, source: str, *, more: bool) -> str:
         raise DataError(f"{source}: line {line} is not UTF-8 text; accepted: UTF-8") from None
 
 
-def _split_rows(head: str, separator: str) -> list[list[str]]:
-    """The first rows of a text, split into fields, blank lines left out."""
-    if separator == "::":
-        rows: Iterator[list[str]] = (line.split("::") for line in head.splitlines() if line)
-    else:
-        rows = csv.reader(io.StringIO(head), delimiter=separator)
-    return [row for row, _ in zip((r for r in rows if r), range(HEAD_ROWS + 1), strict=False)]
+def _records(
+    lines: Iterable[str], separator: str, source: str, *, quoted: bool, strict: bool = True
+) -> Iterator[tuple[int, list[str]]]:
+    """(number of the first line, fields) of every record, blank lines left out."""
+    if not quoted:
+        for number, line in enumerate(lines, start=1):
+            if bare := line.rstrip("\r\n"):
+                yield number, bare.split(separator)
+        return
+    reader = csv.reader(lines, delimiter=separator, strict=strict)
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{source}: line {number} cannot be split into fields ({error})") from None
+        if row:
+            yield number, row
+
+
+def _head_records(head: str, separator: str, source: str) -> list[tuple[int, list[str]]]:
+    """The first records of a text; the last may lack its end."""
+    records = _records(io.StringIO(head), separator, source, quoted=separator != "::", strict=False)
+    return [record for record, _ in zip(records, range(HEAD_ROWS + 1), strict=False)]
 
 
 def _separator(head: str, source: str) -> str:
     """The separator that splits the first rows into the same number of fields, at least two."""
     if not head.strip():
         raise DataError(f"{source}: holds only blank lines; accepted: {ACCEPTED_FILES}")
+    ragged = ""
     for separator in _SEPARATORS:
-        rows = _split_rows(head, separator)
-        if len(rows[0]) >= 2 and sum(len(row) == len(rows[0]) for row in rows) > len(rows) // 2:
+        (first, row), *records = _head_records(head, separator, source)
+        others = [(number, len(other)) for number, other in records if len(other) != len(row)]
+        if len(row) >= 2 and 2 * len(others) < 1 + len(records):
             return separator
-    first = head.splitlines()[0]
+        if len(row) >= 2 and separator != " " and not ragged:
+            ragged = f"line {first} has {len(row)} fields at {separator!r}, line {others[0][0]} has {others[0][1]}"
+    if not ragged:
+        ragged = f"found no columns in line {first} ({head.strip().splitlines()[0]!r:.60})"
     raise DataError(
-        f"{source}: found no columns in line 1 ({first!r:.60}); "
-        f"accepted: at least a user and an item, separated by '::', tab, comma, semicolon, bar or space"
+        f"{source}: {ragged}; accepted: at least a user and an item in each line, "
+        f"separated by '::', tab, comma, semicolon, bar or space"
     )
 
 
+def _has_quotes(head: str, separator: str, width: int, layout: dict[str, int]) -> bool:
+    """Whether quotes enclose fields that are used, or separators. Quotes that do neither are read as they stand.
+
+    One stray quote in an unused field would otherwise swallow the rows up to the next.
+    """
+    records = [row for _, row in _records(io.StringIO(head), separator, "", quoted=False)]
+    return any(len(row) != width or any(row[at][:1] == '"' for at in layout.values()) for row in records)
+
+
 def _has_header(rows: list[list[str]], names: dict[str, str | None]) -> bool:
-    """Whether the first row names the columns: it holds a known or given name, or text above numbers."""
+    """Whether the first row names the columns: it holds a known or given name, or text above numbers and no number."""
     first = [field.strip() for field in rows[0]]
     if any(name in first for name in names.values() if name is not None):
         return True
@@ -112,132 +163,126 @@ def _has_header(rows: list[list[str]], names: dict[str, str | None]) -> bool:
     if any(plain(field) in known for field in first):
         return True
     below = rows[1:]
-    return any(
-        not NUMBER.fullmatch(field) and all(NUMBER.fullmatch(row[at]) for row in below if at < len(row))
-        for at, field in enumerate(first)
-        if below
+    return not any(_is_number(field) for field in first) and any(
+        field and all(_is_number(row[at]) for row in below if at < len(row)) for at, field in enumerate(first) if below
     )
 
 
 def _text_type(values: list[str], *, is_time: bool) -> pl.DataType:
     """Int64, Float64 or String, by what most of the first values look like."""
     filled = [value for value in values if value.strip()]
-    integers = sum(_INTEGER.fullmatch(value) is not None for value in filled)
+    integers = sum(map(_is_integer, filled))
     if is_time:
-        numbers = sum(NUMBER.fullmatch(value) is not None for value in filled)
-        if 2 * numbers <= len(filled):
+        numbers = sum(map(_is_number, filled))
+        if 2 * numbers < len(filled):
             return pl.String()
         return pl.Int64() if integers == numbers else pl.Float64()
-    leading_zeros = any(re.fullmatch(r"\s*-?0\d+\s*", value) for value in filled)
-    return pl.Int64() if 2 * integers > len(filled) and not leading_zeros else pl.String()
+    # 007, +7 and what Int64 cannot hold are text: as integers they would be other ids
+    textual = any(_DIGITS.fullmatch(value) and not _is_integer(value) for value in filled)
+    return pl.Int64() if 2 * integers > len(filled) and not textual else pl.String()
 
 
 @dataclass
 class _TextReader:
-    """Reads the used columns of one text; where that fails, finds the line and says what is wrong with it."""
+    """Reads the used columns of one text; where that fails, finds the line and says what is wrong with it.
+
+    ``layout`` is the position of each used column by its role.
+    """
 
     source: str
     content: Path | bytes
     separator: str
+    quoted: bool
     header: bool
     columns: list[str]
-    chosen: dict[str, str]
+    layout: dict[str, int]
 
     def read(self, types: dict[str, pl.DataType]) -> pl.DataFrame:
-        try:
-            frame = self._scan(types)
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        """The used columns. What the first rows suggest comes first, then fractions in the times, then quotes."""
+        expected = self.quoted
+        broken = ""
+        for quoted in (expected,) if expected or self.separator == "::" else (False, True):
+            self.quoted = quoted
+            for time in (pl.Int64(), pl.Float64()) if types.get("time") == pl.Int64 else (types.get("time"),):
+                try:
+                    frame = self._scan(types if time is None else {**types, "time": time})
+                except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+                    broken = broken or str(error).partition("\n")[0]
+                    continue
+                if frame is not None:
+                    return frame
+        if types.get("time") == pl.Int64:
+            types = {**types, "time": pl.Float64()}
+        for quoted in (expected, self.quoted):
+            self.quoted = quoted
             self._explain(types)
-            if types.get("time") == pl.Int64:  # every time is a number: the first ones were whole, a later one is not
-                return self.read({**types, "time": pl.Float64()})
-            raise DataError(f"{self.source}: cannot be read as text: {str(error).splitlines()[0]}") from None
-        if frame.select(pl.any_horizontal(pl.all().is_null().any())).item():
-            blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
-            if blank.any():
-                self._explain(types)  # all used fields are missing: fine on a blank line, an error elsewhere
-                frame = frame.filter(~blank)
-        return frame
+        raise DataError(f"{self.source}: cannot be read as text ({broken}); accepted: {ACCEPTED_FILES}")
 
-    def _scan(self, types: dict[str, pl.DataType]) -> pl.DataFrame:
+    def _scan(self, types: dict[str, pl.DataType]) -> pl.DataFrame | None:
+        """The used columns without blank lines; None where a row has no value for one, or too many fields."""
         content: Any = self.content
         separator = self.separator
         if separator == "::":  # polars splits at single bytes: take one that no text holds
-            separator = "\x1f"
             raw = content.read_bytes() if isinstance(content, Path) else content
+            separator = "\x1f"
             content = raw.replace(b"::", b"\x1f")
-        roles = {self.columns.index(name): role for role, name in self.chosen.items()}
-        names = [roles.get(at, f"unused {at}") for at in range(len(self.columns))]
-        unused = [name for at, name in enumerate(names) if at not in roles]
+        by_column = {at: types[role] for role, at in self.layout.items()}
+        width = len(self.columns)
         lazy = pl.scan_csv(
             content,
             separator=separator,
             has_header=False,
-            skip_lines=self._lines_before_body(),
-            schema={name: types.get(name, pl.String()) for name in names},
-            quote_char=None if self.separator == "::" else '"',
+            skip_lines=next(self._body())[0] - 1,
+            schema={f"c{at}": by_column.get(at, pl.String()) for at in range(width + 1)},
+            missing_columns="insert",  # no row should have the last one
+            quote_char='"' if self.quoted else None,
+            glob=False,
         )
-        # polars sees a field too many only where every column is asked for, so the unused ones are, as a flag.
-        flag = pl.all_horizontal(pl.col(unused).is_null()).alias("flag") if unused else pl.lit(True).alias("flag")
-        return lazy.select(*self.chosen, flag).collect(engine="streaming").drop("flag")
+        used = [pl.col(f"c{at}").alias(role) for role, at in self.layout.items()]
+        frame = lazy.select(*used, pl.col(f"c{width}").is_not_null().alias("extra")).collect(engine="streaming")
+        if frame.drop_in_place("extra").any():
+            return None
+        if not self.quoted and any(c.str.starts_with('"').any() for c in frame if c.dtype == pl.String):
+            return None
+        if any(column.has_nulls() for column in frame):
+            # blank lines are the only rows that may lack a value
+            frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+            if any(column.has_nulls() for column in frame) or frame.height != sum(1 for _ in self._body()):
+                return None
+        return frame
 
-    def _lines_before_body(self) -> int:
-        """Lines up to the first row: blank ones and the header."""
-        headers = 1 if self.header else 0
+    def _lines(self) -> Iterator[str]:
         with _open(self.content) as file:
-            for number, line in enumerate(file):
-                if line.strip(b"\xef\xbb\xbf\r\n"):
-                    if not headers:
-                        return number
-                    headers -= 1
-        return 0
-
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(line number, fields) of every line that is not blank: slow, only for messages."""
-        with _open(self.content) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-            if self.separator == "::":
-                rows = enumerate((line.rstrip("\r\n").split("::") for line in text), start=1)
-                yield from ((number, row) for number, row in rows if row != [""])
-            else:
-                reader = csv.reader(text, delimiter=self.separator)
-                yield from ((reader.line_num, row) for row in reader if row)
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    raise DataError(f"{self.source}: line {number} is not UTF-8 text; accepted: UTF-8") from None
 
     def _body(self) -> Iterator[tuple[int, list[str]]]:
-        rows = self._rows()
+        """(line number, fields) of every row: slow, only for messages."""
+        records = _records(self._lines(), self.separator, self.source, quoted=self.quoted)
         if self.header:
-            next(rows)
-        return rows
+            next(records)
+        return records
 
     def _explain(self, types: dict[str, pl.DataType]) -> None:
         """Raise for the first line that is wrong; return if none is."""
-        used = [(role, name, self.columns.index(name)) for role, name in self.chosen.items()]
-        line = 0
-        try:
-            for line, row in self._body():
-                if len(row) > len(self.columns) or any(at >= len(row) for _, _, at in used):
-                    raise DataError(
-                        f"{self.source}: line {line} has {len(row)} fields; accepted: {len(self.columns)} "
-                        f"({', '.join(self.columns)})"
-                    )
-                for role, name, at in used:
-                    pattern, expected = _EXPECTED[
-                        "time" if role == "time" and types[role].is_numeric() else str(types[role])
-                    ]
-                    if not row[at].strip():
-                        raise DataError(f"{self.source}: column {name!r} is empty in line {line}; accepted: {expected}")
-                    if pattern is not None and not pattern.fullmatch(row[at]):
-                        hint = "" if role == "time" else " as in the rows before (text ids: pass a frame with text)"
-                        raise DataError(
-                            f"{self.source}: column {name!r} holds {row[at]!r:.60} in line {line}; "
-                            f"accepted: {expected}{hint}"
-                        )
-        except UnicodeDecodeError:
-            raise DataError(f"{self.source}: line {line + 1} or a later one is not UTF-8 text") from None
-        except csv.Error as error:
-            raise DataError(f"{self.source}: line {line + 1}: {error}") from None
+        for line, row in self._body():
+            if len(row) > len(self.columns) or len(row) <= max(self.layout.values()):
+                raise DataError(
+                    f"{self.source}: line {line} has {len(row)} fields; accepted: {len(self.columns)} "
+                    f"({', '.join(self.columns)})"
+                )
+            for role, at in self.layout.items():
+                fits, expected = _EXPECTED[str(types[role])]
+                where = f"{self.source}: column {self.columns[at]!r}"
+                if not row[at].strip():
+                    raise DataError(f"{where} is empty in line {line}; accepted: {expected}")
+                if not fits(row[at]):
+                    hint = "" if role == "time" else " as in the rows before (text ids: pass a frame with text)"
+                    raise DataError(f"{where} holds {row[at]!r:.60} in line {line}; accepted: {expected}{hint}")
 
     def locate(self, row: int) -> int:
         """The line number of a row of the frame."""
-        for at, (line, _) in enumerate(self._body()):
-            if at == row:
-                return line
-        raise IndexError(row)
+        return next(line for at, (line, _) in enumerate(self._body()) if at == row)
