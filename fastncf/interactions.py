@@ -52,13 +52,13 @@ class Vocabulary:
         Raises:
             DataError: an id is not in the vocabulary.
         """
-        if isinstance(raw, (str, bytes)) or not hasattr(raw, "__len__"):
+        if isinstance(raw, (str, bytes, dict)) or not hasattr(raw, "__len__"):
             raw = [raw]
         try:
             # a pandas Series of text would need pyarrow as it is
             column = pl.Series(self.noun, raw if isinstance(raw, (pl.Series, np.ndarray)) else list(raw))
             cast = column.cast(self.ids.dtype)
-            if cast.has_nulls() or (column.dtype.is_float() and (cast != column).any()):
+            if column.dtype == pl.Boolean or cast.has_nulls() or (column.dtype.is_float() and (cast != column).any()):
                 raise TypeError
         except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
             raise DataError(f"{self.noun} ids are {_kind(self.ids)} in the training data; got {raw!r:.80}") from None
@@ -178,21 +178,16 @@ def read_with_test(
     """
     table = read_table(train, user=user, item=item, time=time, needs_time=False)
     held_out = read_table(test, user=user, item=item, time=time, needs_time=False)
-    for name in ("user", "item"):
-        kinds = {_kind(table.frame[name]), _kind(held_out.frame[name])}
-        if len(kinds) > 1:
-            raise DataError(
-                f"{held_out.source}: its {name} ids are {_kind(held_out.frame[name])}, "
-                f"those of {table.source} are {_kind(table.frame[name])}; accepted: the same kind in both"
-            )
-    item_columns = [table.frame["item"], held_out.frame["item"]]
+    users, items = table.frame["user"], table.frame["item"]
+    test_users, test_items = _same_kind(held_out, "user", table), _same_kind(held_out, "item", table)
+    item_columns = [items, test_items]
     lists = None
     if candidates is not None:
-        lists = _read_candidates(candidates, held_out.frame["user"].dtype, held_out.frame["item"].dtype)
+        lists = _read_candidates(candidates, users.dtype, items.dtype)
         item_columns.append(lists["negative"])
-    interactions = _encode(table, Vocabulary.of([table.frame["user"]], "user"), Vocabulary.of(item_columns, "item"))
-    test_user = interactions.users.encode(held_out.frame["user"])
-    test_item = interactions.items.encode(held_out.frame["item"])
+    interactions = _encode(table, Vocabulary.of([users], "user"), Vocabulary.of(item_columns, "item"))
+    test_user = interactions.users.encode(test_users)
+    test_item = interactions.items.encode(test_items)
     if (unknown := np.flatnonzero(test_user < 0)).size:
         raw = held_out.frame["user"][int(unknown[0])]
         raise DataError(
@@ -238,6 +233,19 @@ def _kind(ids: pl.Series) -> str:
     return {"String": "text", "Int64": "integers"}.get(str(ids.dtype), "integers beyond 2**63")
 
 
+def _same_kind(table: Table, name: str, like: Table) -> pl.Series:
+    """The ids of one table in the data type of another's: integers may become text or wider, text stays text."""
+    ids, wanted = table.frame[name], like.frame[name]
+    if ids.dtype == wanted.dtype or ids.dtype != pl.String:
+        typed = ids.cast(wanted.dtype, strict=False)
+        if not typed.has_nulls():
+            return typed
+    raise DataError(
+        f"{table.source}: its {name} ids are {_kind(ids)}, those of {like.source} are {_kind(wanted)}; "
+        f"accepted: the same kind in both"
+    )
+
+
 def _read_candidates(path: Any, user_type: pl.DataType, item_type: pl.DataType) -> pl.DataFrame:
     """He et al.'s negatives as a frame of one row a candidate: user, item, row (of the file), negative."""
     if not isinstance(path, (str, Path)):
@@ -278,7 +286,7 @@ def _read_candidates(path: Any, user_type: pl.DataType, item_type: pl.DataType) 
             at = first_true(missing)
             raise DataError(
                 f"{path}: line {lists['row'][at]} holds the {name} {lists[name][at]!r:.60}; accepted: ids of "
-                f"the kind that the test file holds ({'text' if kind == pl.String else 'integers'})"
+                f"the kind that the training data hold ({'text' if kind == pl.String else 'integers'})"
             )
         lists = lists.with_columns(typed.alias(name))
     return lists

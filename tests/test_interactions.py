@@ -163,3 +163,23 @@ def test_genuine_files(data_dir):
     )
     assert (len(data.user), len(test.user), test.candidates.shape) == (994_169, 6040, (6040, 99))
     assert (test.candidates >= 0).all()
+
+
+def test_a_given_test_set_takes_the_kind_of_the_training_ids():
+    train = pl.DataFrame({"user": ["1", "1", "07"], "item": ["5", "x", "5"], "time": [1, 2, 3]})
+    test = pl.DataFrame({"user": [1], "item": [9], "time": [4]})
+    data, given = read_with_test(train, test)
+    assert data.users.decode(given.user).to_list() == ["1"]
+    assert data.items.decode(given.item).to_list() == ["9"]
+    wide = train.with_columns(user=pl.Series([2**63, 2**63, 1], dtype=pl.UInt64), item=pl.Series([1, 2, 3]))
+    data, given = read_with_test(wide, test)
+    assert data.users.decode(given.user).to_list() == [1]
+    for user in (-1, "ann"):
+        with pytest.raises(DataError, match=r"those of the frame are integers beyond 2.*; accepted: the same kind"):
+            read_with_test(wide, test.with_columns(user=pl.lit(user)))
+
+
+@pytest.mark.parametrize("raw", [True, [True, False], {2: 1}])
+def test_what_only_looks_like_an_id_is_refused(raw):
+    with pytest.raises(DataError, match="user ids are integers in the training data; got "):
+        Vocabulary.of([pl.Series([0, 1, 2])], "user").require(raw)
