@@ -557,3 +557,100 @@ def test_mutated_files_raise_nothing_else(tmp_path, name, changes, kept):
     else:
         assert not any(column.has_nulls() for column in table.frame)
         assert table.frame.height == table.found["rows"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param("1;2;3,5;88\n4;5;4,5;89\n", [(1, 2, 88), (4, 5, 89)], id="decimal commas"),
+        pytest.param("a\x1fb::i::5::3\nc::j::4::6\n", [("a\x1fb", "i", 3), ("c", "j", 6)], id="control character"),
+        pytest.param("a\x1cb,\x1c7,5,3\nc,8,4,6\n", [("a\x1cb", "\x1c7", 3), ("c", "8", 6)], id="odd blanks"),
+        pytest.param("1,2,881250949,5\n3,4,881250950,1\n", [(1, 2, 881250949), (3, 4, 881250950)], id="time third"),
+        pytest.param("user,item,time,note\n1,2,3,\n4,5,6,x\n", [(1, 2, 3), (4, 5, 6)], id="last field empty"),
+        pytest.param('"two\nlines",i,5,3\n"b",j,4,6\n', [("two\nlines", "i", 3), ("b", "j", 6)], id="line in a field"),
+        pytest.param(
+            'user,item,note,time\n"a",1,"two\nlines",3\n\n"b",2,x,6\n', [("a", 1, 3), ("b", 2, 6)], id="line in a note"
+        ),
+    ],
+)
+def test_odd_texts(write, content, expected):
+    assert rows(write(content)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("user,item,time,note\n1,2,3,x\n4,5,6\n", "line 3 has 3 fields; accepted: 4 (user, item, time, note)"),
+        ("time,user,item,note\n1,2,3,x\n2,3,x\n9,4,5,x\n", "line 3 has 3 fields"),
+        ("1 2 3 88\n4 5  6  89\n7 8 9 99\n", "line 2 has 6 fields; accepted: 4"),
+        ("userId,user_id,item,time\n1,2,3,4\n4,5,6,7\n", "which column is the user, 'userId' or 'user_id'? name one"),
+        ("user,item,time\n1,2,3\n4,5,6\n\x1c7,8,9\n", "column 'user' holds '\\x1c7' in line 4"),
+        ("user,item,time\n1,2,3\n4,5,6\n7,8,9\x1c\n", "column 'time' holds '9\\x1c' in line 4"),
+        ("user,item,time\n1,2,3\n4,5,6\n7,8,9 \n", "column 'time' holds '9 ' in line 4"),
+        ("user,item,time\n1,2,3\n4,5,6\n٣,8,9\n", "column 'user' holds '٣' in line 4"),
+        ('"é";b c";"5";"1"\n"a";"z";"5";"2"\n"07";\na";"5";"3"\n"a";"b";"5";"4"\n', "line 3 has 2 fields"),
+        ('user,item,note,time\n"a",1,"x, y",1\nb,2,12" mix,2\nc,3,7" mix,3\nd,4,x,4\n', "line 3 holds a quote that"),
+    ],
+)
+def test_odd_texts_that_are_refused(write, content, message):
+    path = write(content)
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_name_that_no_header_holds(write):
+    with pytest.raises(DataError, match="has no column 'who' for user=; its columns are person, thing"):
+        read(write("person,thing\na,b\nc,d\n"), user="who", item="thing", needs_time=False)
+
+
+def test_true_is_not_one():
+    frame = pd.DataFrame({"user": pd.Series([True, 1, 2], dtype=object), "item": [1, 2, 3], "time": [1, 2, 3]})
+    with pytest.raises(DataError, match="column 'user' holds values of type Object"):
+        read(frame)
+
+
+def test_a_short_row_behind_the_head(write):
+    lines = [f"{n % 97},{n % 89},{n},x" for n in range(5000)]
+    lines[4000] = "3,4,5"
+    with pytest.raises(DataError, match="line 4002 has 3 fields; accepted: 4"):
+        read(write("user,item,time,note\n" + "\n".join(lines)))
+    lines[4000] = "3,4,5,\n"  # an empty note and a blank line
+    assert read(write("user,item,time,note\n" + "\n".join(lines))).frame.height == 5000
+
+
+SOUP = ("\n", "\r\n", " ", "0", "7", "a", "-", ".", "é", "\x1c", "\u2028", "\x0b", ",", "\t", ";", ":", "::", "\x1f")
+
+
+@LIVELY
+@given(
+    st.data(), st.sampled_from([",", "\t", ";", "|", " ", "::"]), st.sampled_from([("1", "2", "-4"), ("a", "b", "07")])
+)
+def test_a_mutated_text_is_read_as_it_stands_or_refused(tmp_path, data, separator, ids):
+    """What is accepted has every line that is not blank, and in it the fields that a plain split finds."""
+    pairs = data.draw(st.lists(st.tuples(st.sampled_from(ids), st.sampled_from(ids)), min_size=2, max_size=6))
+    text = "".join(separator.join([*pair, "5", str(10**9 + at)]) + "\n" for at, pair in enumerate(pairs))
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(text) - 1))
+        text = text[:at] + data.draw(st.sampled_from([separator, *SOUP])) + text[at + data.draw(st.integers(0, 1)) :]
+    path = tmp_path / "x"
+    path.write_bytes(text.encode())
+    try:
+        table = read(path)
+    except FastNCFError:
+        return
+    layout = table.found["format"]
+    name = layout.partition("separated by '")[2].partition("'")[0]
+    split = {"tab": "\t", "space": " "}.get(name, name)
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    fields = [line.split(split) for line in lines if line]
+    width = len(fields[0])
+    for row in fields:
+        assert len(row) >= width
+        assert not any(row[width:])  # polars lets an empty field at the end pass
+    body = fields[1:] if "with header" in layout else fields
+    for at, role in enumerate(("user", "item")):
+        whole = table.frame[role].dtype == pl.Int64
+        kept = table.frame[role].cast(pl.String).to_list()
+        assert kept == [row[at].lstrip(" \t") if whole else row[at] for row in body]

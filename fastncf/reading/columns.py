@@ -15,7 +15,9 @@ ALIASES = {
 }
 """Column names that are recognised, lower case without punctuation."""
 
-NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+"""What polars reads as a number: blanks before it, none behind it."""
+
 _DATE = re.compile(r"\s*\d{4}[-/]\d")
 
 
@@ -34,7 +36,11 @@ def match_columns(columns: list[str], names: dict[str, str | None], source: str,
                 raise DataError(f"{source}: has no column {given!r} for {role}=; its columns are {listed}")
             chosen[role] = given
             continue
-        matches = [column for alias in ALIASES[role] for column in columns if plain(column) == alias]
+        matches = next(filter(None, ([c for c in columns if plain(c) == alias] for alias in ALIASES[role])), [])
+        if len(set(matches)) > 1:
+            raise DataError(
+                f"{source}: which column is the {role}, {' or '.join(map(repr, matches))}? name one with {role}=..."
+            )
         if matches:
             chosen[role] = matches[0]
         elif role != "time":
@@ -68,8 +74,9 @@ def guess_columns(
             f"time in this order, or names for them, such as user='column_1', item='column_3', time='column_2'"
         )
     guess = dict(zip(("user", "item"), columns, strict=False))
-    if len(columns) == 4 or (len(columns) == 3 and _looks_like_time([row[2] for row in rows if len(row) > 2])):
-        guess["time"] = columns[-1]
+    times = [at for at in (2, 3) if _looks_like_time([row[at] for row in rows if at < len(row)])]
+    if len(columns) == 4 or (len(columns) == 3 and times):
+        guess["time"] = columns[2 if times == [2] else -1]
     free = {role: column for role, column in guess.items() if column not in names.values()}
     return match_columns(columns, {role: names[role] or free.get(role) for role in names}, source, needs_time)
 

@@ -78,6 +78,9 @@ def _from_pandas(column: Any) -> pl.Series:
             column = column.astype(object)
     values = column.astype(object)
     values = values.where(values.notna(), None).tolist()
+    kinds = set(map(type, values)) - {type(None)}
+    if bool in kinds and len(kinds) > 1:  # polars would take True for 1
+        return pl.Series(values, dtype=pl.Object)
     try:
         return pl.Series(values, strict=False, dtype=None if values else pl.String)
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
@@ -245,7 +248,7 @@ def _checked_times(column: pl.Series, at: _Place) -> pl.Series:
 def _parse_times(column: pl.Series, at: _Place) -> pl.Series:
     """Text -> numbers, or dates in microseconds; all of one format."""
     head = column.head(HEAD_ROWS)
-    if 2 * head.str.contains(f"^(?:{NUMBER.pattern})$").sum() > len(head):
+    if 2 * head.str.contains(rf"^\s*(?:{NUMBER.pattern})\s*$").sum() > len(head):
         bare = column.str.strip_chars()
         numbers = bare.cast(pl.Int64, strict=False)
         if numbers.has_nulls():

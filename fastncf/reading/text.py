@@ -16,9 +16,9 @@ from fastncf.reading.columns import ALIASES, NUMBER, guess_columns, match_column
 HEAD_ROWS = 1000
 ACCEPTED_FILES = "CSV or TSV text (plain, gzip or zip), Parquet, a polars or a pandas frame"
 
-_SEPARATORS = ("::", "\t", ",", ";", "|", " ")
-_DIGITS = re.compile(r"\s*[-+]?\d+\s*")
-_INTEGER = re.compile(r"\s*(0|-?[1-9]\d{0,18})\s*")
+_SEPARATORS = (("::",), ("\t",), (",", ";", "|"), (" ",))  # by preference; in a group the most fields win
+_DIGITS = re.compile(r"[ \t]*[-+]?[0-9]+[ \t]*")
+_INTEGER = re.compile(r"[ \t]*(0|-?[1-9][0-9]{0,18})")
 _HEAD_BYTES = 1 << 16
 
 
@@ -70,7 +70,8 @@ def read_text(source: str, content: Path | bytes, names: dict[str, str | None], 
     sample = {role: [row[at] for row in body if at < len(row)] for role, at in layout.items()}
     types = {role: _text_type(values, is_time=role == "time") for role, values in sample.items()}
     quoted = separator != "::" and _has_quotes(head, separator, len(columns), layout)
-    reader = _TextReader(source, content, separator, quoted, header, columns, layout)
+    texts = [at for at in range(len(columns)) if not all(_is_number(row[at]) for row in body if at < len(row))]
+    reader = _TextReader(source, content, separator, quoted, header, columns, layout, texts)
     frame = reader.read(types)
     label = {"\t": "tab", " ": "space"}.get(separator, separator)
     kind = f"text separated by {label!r}, {'with' if header else 'without'} header"
@@ -130,13 +131,17 @@ def _separator(head: str, source: str) -> str:
     if not head.strip():
         raise DataError(f"{source}: holds only blank lines; accepted: {ACCEPTED_FILES}")
     ragged = ""
-    for separator in _SEPARATORS:
-        (first, row), *records = _head_records(head, separator, source)
-        others = [(number, len(other)) for number, other in records if len(other) != len(row)]
-        if len(row) >= 2 and 2 * len(others) < 1 + len(records):
-            return separator
-        if len(row) >= 2 and separator != " " and not ragged:
-            ragged = f"line {first} has {len(row)} fields at {separator!r}, line {others[0][0]} has {others[0][1]}"
+    for group in _SEPARATORS:
+        fits = {}
+        for separator in group:
+            (first, row), *records = _head_records(head, separator, source)
+            others = [(number, len(other)) for number, other in records if len(other) != len(row)]
+            if len(row) >= 2 and 2 * len(others) < 1 + len(records):
+                fits[separator] = len(row)
+            elif len(row) >= 2 and separator != " " and not ragged:
+                ragged = f"line {first} has {len(row)} fields at {separator!r}, line {others[0][0]} has {others[0][1]}"
+        if fits:
+            return max(fits, key=lambda separator: fits[separator])
     if not ragged:
         ragged = f"found no columns in line {first} ({head.strip().splitlines()[0]!r:.60})"
     raise DataError(
@@ -157,7 +162,8 @@ def _has_quotes(head: str, separator: str, width: int, layout: dict[str, int]) -
 def _has_header(rows: list[list[str]], names: dict[str, str | None]) -> bool:
     """Whether the first row names the columns: it holds a known or given name, or text above numbers and no number."""
     first = [field.strip() for field in rows[0]]
-    if any(name in first for name in names.values() if name is not None):
+    given = [name for name in names.values() if name is not None]
+    if any(name in first or not re.fullmatch(r"column_\d+", name) for name in given):
         return True
     known = {alias for aliases in ALIASES.values() for alias in aliases}
     if any(plain(field) in known for field in first):
@@ -186,7 +192,8 @@ def _text_type(values: list[str], *, is_time: bool) -> pl.DataType:
 class _TextReader:
     """Reads the used columns of one text; where that fails, finds the line and says what is wrong with it.
 
-    ``layout`` is the position of each used column by its role.
+    ``layout`` is the position of each used column by its role, ``texts`` those of all columns that hold more than
+    numbers.
     """
 
     source: str
@@ -196,6 +203,7 @@ class _TextReader:
     header: bool
     columns: list[str]
     layout: dict[str, int]
+    texts: list[int]
 
     def read(self, types: dict[str, pl.DataType]) -> pl.DataFrame:
         """The used columns. What the first rows suggest comes first, then fractions in the times, then quotes."""
@@ -216,16 +224,23 @@ class _TextReader:
         for quoted in (expected, self.quoted):
             self.quoted = quoted
             self._explain(types)
+        broken = broken or "quotes inside fields run rows together"
+        odd = next((number for number, line in enumerate(self._lines(), start=1) if line.count('"') % 2), None)
+        if self.quoted and odd is not None:
+            raise DataError(
+                f"{self.source}: line {odd} holds a quote that its field does not close; "
+                f"accepted: quotes around whole fields, doubled inside them"
+            )
         raise DataError(f"{self.source}: cannot be read as text ({broken}); accepted: {ACCEPTED_FILES}")
 
     def _scan(self, types: dict[str, pl.DataType]) -> pl.DataFrame | None:
         """The used columns without blank lines; None where a row has no value for one, or too many fields."""
         content: Any = self.content
         separator = self.separator
-        if separator == "::":  # polars splits at single bytes: take one that no text holds
+        if separator == "::":  # polars splits at single bytes: take one that the text does not hold
             raw = content.read_bytes() if isinstance(content, Path) else content
-            separator = "\x1f"
-            content = raw.replace(b"::", b"\x1f")
+            separator = next((chr(byte) for byte in (0x1F, 0x1E, 0x1D, 0x1C, 1, 2, 3) if byte not in raw), "\x1f")
+            content = raw.replace(b"::", separator.encode())
         by_column = {at: types[role] for role, at in self.layout.items()}
         width = len(self.columns)
         lazy = pl.scan_csv(
@@ -233,14 +248,24 @@ class _TextReader:
             separator=separator,
             has_header=False,
             skip_lines=next(self._body())[0] - 1,
-            schema={f"c{at}": by_column.get(at, pl.String()) for at in range(width + 1)},
-            missing_columns="insert",  # no row should have the last one
+            schema={f"c{at}": by_column.get(at, pl.String()) for at in range(width + 3)},
+            missing_columns="insert",  # no row should have the last ones
             quote_char='"' if self.quoted else None,
             glob=False,
         )
         used = [pl.col(f"c{at}").alias(role) for role, at in self.layout.items()]
-        frame = lazy.select(*used, pl.col(f"c{width}").is_not_null().alias("extra")).collect(engine="streaming")
+        extra = pl.any_horizontal(pl.col(f"c{at}").is_not_null() for at in range(width, width + 3))
+        flags = {"extra": extra}
+        if width - 1 not in by_column:
+            flags["short"] = pl.col(f"c{width - 1}").is_null()
+        if self.quoted:  # a quote inside a field may run rows together
+            text = [f"c{at}" for at in self.texts if by_column.get(at, pl.String) == pl.String]
+            flags["long"] = pl.any_horizontal(pl.lit(False), pl.col(text).str.contains("\n", literal=True))
+        frame = lazy.select(*used, **flags).collect(engine="streaming")
         if frame.drop_in_place("extra").any():
+            return None
+        doubtful = [name for name in ("short", "long") if name in flags and frame.drop_in_place(name).any()]
+        if doubtful and not self._is_sound(frame):
             return None
         if not self.quoted and any(c.str.starts_with('"').any() for c in frame if c.dtype == pl.String):
             return None
@@ -250,6 +275,12 @@ class _TextReader:
             if any(column.has_nulls() for column in frame) or frame.height != sum(1 for _ in self._body()):
                 return None
         return frame
+
+    def _is_sound(self, frame: pl.DataFrame) -> bool:
+        """Whether every record has all its fields, and the frame has a row for each record and each blank line."""
+        blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series().sum()
+        widths = [len(row) for _, row in self._body()]
+        return set(widths) == {len(self.columns)} and len(widths) == frame.height - blank
 
     def _lines(self) -> Iterator[str]:
         with _open(self.content) as file:
@@ -269,7 +300,7 @@ class _TextReader:
     def _explain(self, types: dict[str, pl.DataType]) -> None:
         """Raise for the first line that is wrong; return if none is."""
         for line, row in self._body():
-            if len(row) > len(self.columns) or len(row) <= max(self.layout.values()):
+            if len(row) != len(self.columns):
                 raise DataError(
                     f"{self.source}: line {line} has {len(row)} fields; accepted: {len(self.columns)} "
                     f"({', '.join(self.columns)})"
