@@ -117,7 +117,7 @@ def run_epoch(split: Split, config: Config, model: torch.nn.Module, *, strict: b
 
 
 def make_model(split: Split, config: Config) -> torch.nn.Module:
-    counts = torch.from_numpy(np.bincount(split.indices, minlength=split.num_items))
+    counts = torch.from_numpy(split.item_counts())
     return build(config, split.num_users, split.num_items, counts).to(CUDA)
 
 

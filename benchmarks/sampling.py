@@ -65,8 +65,7 @@ def main() -> None:
     owner = np.searchsorted(split.indptr, rows, side="right") - 1
     train = pd.DataFrame({"userId": owner, "movieId": split.indices[rows]})
     all_items = np.arange(split.num_items)
-    counts = np.bincount(split.indices, minlength=split.num_items)
-    weights = popularity_weights(counts, 0.75)
+    weights = popularity_weights(split.item_counts(), 0.75)
     args = (split.indptr, split.indices, split.num_items, NUM_NEGATIVES)
     sample_negatives(*args, seed=0, epoch=0, out=out, weights=weights)
     check(split.indptr, split.indices, out, split.num_items)

@@ -74,8 +74,11 @@ def fit(
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
     """
+    from fastncf.recommender import require_savable
     from fastncf.train import fit as fit_model
 
+    if out is not None:
+        require_savable(out)  # before the fit, which would be lost otherwise
     columns = columns or Columns()
     with _Bar(quiet=not sys.stderr.isatty()) as bar:
         recommender = fit_model(

@@ -50,7 +50,8 @@ class Config:
     """``linear``: the learning rate falls to 0 over all steps."""
 
     l2: float = 0.003
-    """Weight of the mean squared norm of the embedding vectors that a batch touches, added to its loss."""
+    """Weight of the mean squared norm of the embedding vectors that a batch touches, added to its loss. In a module of
+    your own: of the embeddings whose names hold ``user`` or ``item``."""
 
     shuffle: bool = True
     """Draw the order of the interactions anew each epoch; otherwise one drawn order serves all epochs."""

@@ -35,6 +35,8 @@ from numba import njit
 from polars.io.plugins import register_io_source
 
 from fastncf.errors import ConfigError
+from fastncf.hashing import GOLDEN, mix64
+from fastncf.threads import num_threads as allowed_threads
 
 Dialect = Literal["grouplens", "kaggle", "parquet"]
 
@@ -67,20 +69,14 @@ _CHUNK_INTERACTIONS = 1 << 18
 _ITEM_RANKS, _ITEM_TASTES, _ITEM_QUALITY, _ANCHORS, _USER_RANKS, _USERS = np.arange(6)
 _USER_TASTES, _DRAWS, _CLOCKS, _GAPS, _ORDER, _NOISE = np.arange(6)
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_11, _27, _30, _31, _32 = (np.uint64(bits) for bits in (11, 27, 30, 31, 32))
+_11, _32 = np.uint64(11), np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 
 
 @njit(nogil=True, cache=True)
 def _hash(key: Any, counter: Any) -> Any:
     """Return the uint64 that splitmix64 seeded with `key` gives at `counter`."""
-    x = np.uint64(key) + _GOLDEN * np.uint64(counter + 1)
-    x = (x ^ (x >> _30)) * _MIX_1
-    x = (x ^ (x >> _27)) * _MIX_2
-    return x ^ (x >> _31)
+    return mix64(np.uint64(key) + np.uint64(GOLDEN) * np.uint64(counter + 1))
 
 
 @njit(nogil=True, cache=True)
@@ -608,7 +604,7 @@ def twin(
             is out of range.
     """
     _check_size(num_users, num_items, num_interactions, seed)
-    num_threads = pl.thread_pool_size()
+    num_threads = allowed_threads()
     model = _model(num_users, num_items, num_interactions, seed, num_threads)
 
     def source(

@@ -6,6 +6,9 @@ pseudorandom number generators"), variant 13 of Stafford's constants.
 
 from enum import IntEnum
 
+import numpy as np
+from numba import njit
+
 _MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
@@ -29,6 +32,14 @@ def mix(x: int) -> int:
     x = ((x ^ (x >> 30)) * MIX_1) & _MASK
     x = ((x ^ (x >> 27)) * MIX_2) & _MASK
     return x ^ (x >> 31)
+
+
+@njit(inline="always")
+def mix64(x):  # type: ignore[no-untyped-def]
+    """:func:`mix` of a uint64, for kernels."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_2)
+    return x ^ (x >> np.uint64(31))
 
 
 def key(*parts: int) -> int:

@@ -108,7 +108,8 @@ class Recommender:
             for start in range(0, len(codes), at_once):
                 part = torch.from_numpy(codes[start : start + at_once])
                 scores = score_catalogue(self.model, part.to(self.device), num_items).float().cpu().clone()
-                scores.nan_to_num_(nan=-torch.inf)
+                lowest = torch.finfo(scores.dtype).min  # above what is excluded, so that no seen item takes its place
+                scores.nan_to_num_(nan=lowest, neginf=lowest, posinf=torch.inf)
                 if exclude_seen:
                     row, item = csr_pairs(starts, seen, part)
                     scores[row, item] = -torch.inf
@@ -205,19 +206,13 @@ class Recommender:
     def save(self, directory: str | Path) -> None:
         """Write the model, its data and its ids to a directory: safetensors and JSON.
 
-        It is written beside and renamed into place, so that the directory is either the old or the new one.
+        It is written beside and renamed into place: a write that fails leaves the old model.
 
         Raises:
-            DataError: the directory exists and holds something other than a fastncf model.
+            DataError: the directory exists and holds something other than a fastncf model, or cannot be made.
         """
         target = Path(directory)
-        if target.exists() and (
-            not target.is_dir() or (any(target.iterdir()) and not (target / _DESCRIPTION).exists())
-        ):
-            raise DataError(
-                f"{target}: exists and is no fastncf model; accepted: a new or empty folder, or an old model"
-            )
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        require_savable(target)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
         try:
             self._write(scratch)
@@ -225,7 +220,11 @@ class Recommender:
             if target.exists():
                 old = scratch.with_name(scratch.name + "-old")
                 target.rename(old)
-                scratch.rename(target)
+                try:
+                    scratch.rename(target)
+                except OSError:
+                    old.rename(target)
+                    raise
                 shutil.rmtree(old)
             else:
                 scratch.rename(target)
@@ -286,6 +285,27 @@ class Recommender:
                 "rank": (np.broadcast_to(np.arange(1, scores.shape[1] + 1), kept.shape)[kept]).astype(np.int32),
             }
         )
+
+
+def require_savable(target: Path) -> None:
+    """Make the parent of a directory that a model is to be saved in, and check that nothing else would be replaced.
+
+    Raises:
+        DataError: the directory holds something other than a fastncf model, or cannot be made.
+    """
+    try:
+        free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+        if not free and not (target / _DESCRIPTION).exists():
+            raise DataError(
+                f"{target}: exists and is no fastncf model; accepted: a new or empty folder, or an old model"
+            )
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot be made ({error.strerror}); accepted: a folder that can be written"
+        ) from None
+    if not os.access(target.absolute().parent, os.W_OK):
+        raise DataError(f"{target}: its folder cannot be written; accepted: a folder that can be written")
 
 
 def held_out_lists(

@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from fastncf.errors import DataError
-from fastncf.hashing import GOLDEN, MIX_1, MIX_2, Stream, key
+from fastncf.hashing import GOLDEN, Stream, key, mix64
 from fastncf.threads import num_threads, run_ranges
 
 ATTEMPTS = 6
@@ -52,7 +52,8 @@ def sample_negatives(
         (N, K) int32; row n belongs to the n-th training interaction in CSR order.
 
     Raises:
-        DataError: a user with interactions has touched every item, or ``out`` has another shape or type.
+        DataError: a user with interactions has touched every item, there are more than ``MAX_ITEMS`` items, or ``out``
+            has another shape or type.
     """
     shape = (len(indices), num_negatives)
     if out is None:
@@ -486,7 +487,7 @@ def _candidate_rows(first_row, last_row, indptr, indices, num_items, users, seed
         threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
         drawn = 0
         while drawn < wanted:
-            product = np.uint64(_hash64(counter, seed_key)) * size
+            product = (mix64(counter * np.uint64(GOLDEN) + seed_key) >> _SHIFT) * size
             counter += np.uint64(1)
             if np.uint32(product) < threshold:
                 continue
@@ -501,11 +502,3 @@ def _candidate_rows(first_row, last_row, indptr, indices, num_items, users, seed
             drawn += 1
         _clear_all(bits, indices[start:stop])
         _clear_all(bits, out[row])
-
-
-@njit(inline="always")
-def _hash64(counter, seed_key):  # type: ignore[no-untyped-def]
-    x = counter * np.uint64(GOLDEN) + seed_key
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_2)
-    return np.uint32(x >> _SHIFT)

@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from fastncf.errors import DataError
-from fastncf.hashing import GOLDEN, MIX_1, MIX_2, Stream, key
+from fastncf.hashing import GOLDEN, Stream, key, mix64
 from fastncf.interactions import GivenTest, Interactions
 from fastncf.threads import num_threads, run_ranges
 
@@ -49,6 +49,10 @@ class Split:
         """Interactions after folding and before anything was held out, the users left out included."""
         held_out = int((self.test_item >= 0).sum() + (self.validation_item >= 0).sum())
         return len(self.indices) + held_out + self.left_out * self.num_items
+
+    def item_counts(self) -> np.ndarray:
+        """(I,) int64: training interactions of each item."""
+        return np.bincount(self.indices, minlength=self.num_items)
 
     def seen(self) -> tuple[np.ndarray, np.ndarray]:
         """(indptr, indices) of everything a user has touched: training and held-out items, sorted in each row."""
@@ -222,10 +226,8 @@ def _counting_sort(user, indptr, order):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _hashed_time(user, item, seed_key, time):  # type: ignore[no-untyped-def]
     for row in range(len(user)):
-        x = (np.uint64(user[row]) << np.uint64(32) | np.uint64(item[row])) * np.uint64(GOLDEN) + seed_key
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_2)
-        time[row] = np.int64((x ^ (x >> np.uint64(31))) >> np.uint64(1))
+        pair = np.uint64(user[row]) << np.uint64(32) | np.uint64(item[row])
+        time[row] = np.int64(mix64(pair * np.uint64(GOLDEN) + seed_key) >> np.uint64(1))
 
 
 @njit(nogil=True, cache=True)

@@ -110,7 +110,7 @@ def fit(
             )
         else:
             split = given_test(interactions, given)
-    counts = torch.from_numpy(np.bincount(split.indices, minlength=split.num_items))
+    counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
     module.to(device)
     history: list[dict[str, float]] = []
@@ -213,11 +213,15 @@ def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def l2_penalty(model: nn.Module, batch: Batch, weight: float) -> Tensor:
-    """``weight`` times the mean squared norm of the embedding vectors that the samples of a batch touch."""
+    """``weight`` times the mean squared norm of the embedding vectors that the samples of a batch touch.
+
+    An ``nn.Embedding`` whose name holds ``user`` or ``item`` is indexed by that; others are left alone, since nothing
+    says which of the two they belong to.
+    """
     items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
     total = torch.zeros((), device=batch.user.device)
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Embedding):
+        if isinstance(layer, nn.Embedding) and ("user" in name or "item" in name):
             rows = batch.user if "user" in name else items
             total = total + layer(rows).square().sum() / rows.numel()
     return weight * total
@@ -242,7 +246,7 @@ def _configured(config: Config | None, settings: dict[str, Any]) -> Config:
 def _negative_weights(split: Split, config: Config) -> Weights | None:
     if config.negatives == "uniform":
         return None
-    return popularity_weights(np.bincount(split.indices, minlength=split.num_items), config.negatives_exponent)
+    return popularity_weights(split.item_counts(), config.negatives_exponent)
 
 
 def _validation_lists(split: Split, config: Config, device: torch.device) -> Lists | None:

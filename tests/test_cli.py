@@ -124,6 +124,16 @@ def test_a_mistake_is_one_line_on_stderr(capsys, ratings, arguments, code, messa
     assert err.count("\n") == 1
 
 
+def test_a_wrong_out_is_refused_before_the_fit(capsys, ratings, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastncf.train.fit", lambda *args, **kwargs: pytest.fail("the fit ran"))
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "model"):
+        code, _, err = run(capsys, "fit", ratings, "--out", out)
+        assert code == 3
+        assert err.startswith(f"fastncf: {out}: ")
+        assert err.count("\n") == 1
+
+
 def test_debug_shows_the_traceback(ratings):
     with pytest.raises(fastncf.DataNotFoundError):
         cli.main(["fit", "nowhere.csv", "--debug"])

@@ -23,7 +23,7 @@ FLOORS = [
 ]
 ROOMS = {
     "polars": {"reading", "interactions", "datasets", "recommender"},
-    "numba": {"sampler", "split", "datasets"},
+    "numba": {"hashing", "sampler", "split", "datasets"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
     "safetensors": {"recommender"},

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -85,8 +86,10 @@ def test_ties_come_in_the_order_of_the_ids():
 
 
 class Broken(nn.Module):
+    """No score for the item 5, the lowest one for the item 4."""
+
     def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        return torch.where(items == 5, torch.nan, items.float())
+        return torch.where(items == 5, torch.nan, torch.where(items == 4, -torch.inf, items.float()))
 
 
 def test_nan_scores_are_never_recommended_first():
@@ -94,7 +97,16 @@ def test_nan_scores_are_never_recommended_first():
     rec.model = Broken()
     top = rec.recommend(rec.users.ids[0], k=14, exclude_seen=False)
     assert top["item"][0] == rec.items.ids[13]
-    assert top["item"][-1] == rec.items.ids[5]
+    assert top["item"][-2:].to_list() == [rec.items.ids[4], rec.items.ids[5]]
+
+
+def test_no_seen_item_takes_the_place_of_one_without_a_score():
+    rec = fastncf.fit(ratings(text=False), model="popularity")
+    rec.model = Broken()
+    for user in rec.users.ids:
+        top = rec.recommend(user, k=14)
+        assert not set(top["item"]) & seen(rec, user)
+        assert top.height == len(rec.items) - len(seen(rec, user))
 
 
 def test_similar_items_by_cosine(rec):
@@ -185,6 +197,22 @@ def test_a_failed_save_leaves_the_old_model(tmp_path, rec, monkeypatch):
 
     monkeypatch.setattr(recommender_module, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
+        rec.save(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert fastncf.load(tmp_path / "model").metrics == rec.metrics
+
+
+def test_a_failed_rename_leaves_the_old_model(tmp_path, rec, monkeypatch):
+    rec.save(tmp_path / "model")
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.name.startswith(".model-") and not self.name.endswith("-old"):
+            raise OSError("no rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no rename"):
         rec.save(tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert fastncf.load(tmp_path / "model").metrics == rec.metrics

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastncf.errors import ConfigError
-from fastncf.hashing import key, mix
+from fastncf.hashing import key, mix, mix64
 from fastncf.threads import num_threads, run_ranges
 
 
@@ -52,3 +52,8 @@ def test_keys_differ_in_every_part():
     keys = {key(a, b, c) for a in range(20) for b in range(20) for c in range(20)}
     assert len(keys) == 8000
     assert len({mix(x) for x in range(10_000)}) == 10_000
+
+
+def test_the_kernels_mixer_is_the_same():
+    for x in (0, 1, 2**32 + 7, 2**64 - 1):
+        assert int(mix64(np.uint64(x))) == mix(x)

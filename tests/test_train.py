@@ -100,6 +100,14 @@ def test_score_batch_and_penalty():
     torch.testing.assert_close(l2_penalty(model, batch, 0.5), 0.5 * expected)
 
 
+def test_penalty_leaves_embeddings_alone_that_say_neither_user_nor_item():
+    """Their rows may be fewer than the items: to index them by a guess could fail, or penalise the wrong vectors."""
+    model = nn.ModuleDict({"P": nn.Embedding(2, 3), "user_vectors": nn.Embedding(4, 3)})
+    batch = Batch(torch.tensor([1, 3]), torch.tensor([0, 5]), torch.tensor([[1, 2], [3, 4]]))
+    expected = model["user_vectors"].weight[[1, 3]].square().sum() / 2
+    torch.testing.assert_close(l2_penalty(model, batch, 1.0), expected)
+
+
 def test_same_seed_same_model_and_another_seed_another():
     first, again, other = (
         fastncf.fit(checkerboard(), seed=seed, **(SMALL | {"epochs": 2})).model.state_dict() for seed in (1, 1, 2)
