@@ -17,9 +17,10 @@ from numba import njit
 from benchmarks import naive
 from fastncf.datasets import twin
 from fastncf.interactions import read_interactions
-from fastncf.sampler import popularity_weights, sample_negatives
+from fastncf.sampler import sample_negatives
 from fastncf.split import leave_one_out
 from fastncf.threads import run_ranges
+from fastncf.weights import popularity_weights
 
 NUM_NEGATIVES = 4
 

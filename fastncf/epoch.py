@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fastncf.hashing import MIX_1, MIX_2, Stream, key
-from fastncf.sampler import Weights, sample_negatives
+from fastncf.sampler import sample_negatives
 from fastncf.split import Split
+from fastncf.weights import Weights
 
 _ROUNDS = 4
 _CHUNK = 1 << 16

@@ -5,11 +5,10 @@ hashes p to 32 bits and scales them to an item (Lemire 2019, "Fast random intege
 rejection step makes it exactly uniform). An item that the user has touched is rejected. After ``ATTEMPTS`` rejections,
 and at once for a user who has touched more than half of the catalogue, the draw is the r-th untouched item for a
 uniform r, found by binary search. Each way is uniform over the untouched items, and so is the mixture. With weights the
-32 bits of an attempt are looked up in the items' parts of 2**32, and the last resort is the same search over masses.
+32 bits of an attempt are looked up in an alias table, and the last resort is the same search over masses.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -18,11 +17,13 @@ from numba.extending import intrinsic
 from fastncf.errors import DataError
 from fastncf.hashing import GOLDEN, Stream, key, mix64
 from fastncf.threads import num_threads, run_ranges
+from fastncf.weights import Weights
 
-ATTEMPTS = 6
+ATTEMPTS = 12
 MAX_ITEMS = 2**31 - 64
 _TILE = 2048
 _SHIFT = np.uint64(32)
+_UNIFORM = Weights(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint32), np.uint32(0))
 
 
 def sample_negatives(
@@ -34,7 +35,7 @@ def sample_negatives(
     seed: int,
     epoch: int,
     out: np.ndarray | None = None,
-    weights: "Weights | None" = None,
+    weights: Weights | None = None,
 ) -> np.ndarray:
     """Draw negatives for each training interaction from the items its user has not touched in training.
 
@@ -70,40 +71,6 @@ def sample_negatives(
     return out
 
 
-class Weights(NamedTuple):
-    """A distribution over items as whole parts of 2**32, and a guide into it.
-
-    Attributes:
-        mass: (I + 1,) uint64, running sum of the items' parts, from 0 to 2**32.
-        guide: (2**b,) int32; the item in whose part the number ``at << (32 - b)`` lies, for each ``at``.
-    """
-
-    mass: np.ndarray
-    guide: np.ndarray
-
-
-_UNIFORM = Weights(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int32))
-
-
-def popularity_weights(counts: np.ndarray, exponent: float) -> Weights:
-    """Weights ``max(counts, 1) ** exponent`` (Mikolov et al. 2013 use 0.75), rounded to parts of 2**32, none to 0.
-
-    Args:
-        counts: (I,) training interactions of each item.
-        exponent: 0 draws all items alike, 1 by their popularity.
-    """
-    wanted = np.maximum(counts, 1).astype(np.float64) ** exponent
-    share = wanted / wanted.sum() * ((1 << 32) - len(counts))
-    parts = 1 + share.astype(np.uint64)
-    rest = (1 << 32) - int(parts.sum())
-    parts[np.argsort(share - np.floor(share))[::-1][:rest]] += np.uint64(1)
-    mass = np.zeros(len(counts) + 1, dtype=np.uint64)
-    np.cumsum(parts, out=mass[1:])
-    bits = min(24, max(1, (len(counts) - 1).bit_length()))
-    marks = np.arange(1 << bits, dtype=np.uint64) << np.uint64(32 - bits)
-    return Weights(mass, (np.searchsorted(mass, marks, side="right") - 1).astype(np.int32))
-
-
 def sample_negatives_reference(
     indptr: np.ndarray,
     indices: np.ndarray,
@@ -137,12 +104,12 @@ def _draw(
     untouched: list[int],
     weights: Weights | None,
 ) -> int:
-    parts = [1] * num_items if weights is None else np.diff(weights.mass).tolist()
     for attempt in range(attempts):
-        rank, exact = _scaled(_hash_reference(position, keys, attempt), sum(parts))
-        item = _in_whose_part(rank, range(num_items), parts)
+        number = _hash_reference(position, keys, attempt)
+        item, exact = _scaled(number, num_items) if weights is None else (weights.item(number), True)
         if exact and item not in touched:
             return item
+    parts = [1] * num_items if weights is None else np.diff(weights.mass).tolist()
     attempt = ATTEMPTS
     while True:
         rank, exact = _scaled(_hash_reference(position, keys, attempt), sum(parts[item] for item in untouched))
@@ -345,21 +312,25 @@ def _weighted_select(position, keys, indices, start, stop, mass, touched):  # ty
 
 
 @njit(inline="always")
-def _attempt(position, first, second, size, threshold, never):  # type: ignore[no-untyped-def]
+def _attempt(position, pair, size, threshold, never):  # type: ignore[no-untyped-def]
     """The item that an attempt draws, or ``never`` where keeping it would not be exactly uniform."""
-    product = np.uint64(_hash(np.uint32(position), first, second)) * size
+    product = np.uint64(_hash(np.uint32(position), pair[0], pair[1])) * size
     return np.int32(product >> _SHIFT) if np.uint32(product) >= threshold else np.int32(never)
 
 
 @njit(nogil=True, cache=True)
 def _sample_rows(  # type: ignore[no-untyped-def]
-    first_row, last_row, indptr, indices, num_items, num_negatives, keys, mass, guide, out
+    first_row, last_row, indptr, indices, num_items, num_negatives, keys, mass, cells, cell_bits, out
 ):
     """Fill the draws of a range of rows; a user's sorted row is spread into a bitset, so that a test is one load."""
     words = (num_items + 31) >> 5
     bits = np.zeros(words + 1, dtype=np.uint32)
+    bits[words] = np.uint32(1)
     never = words << 5  # stands for a draw that would not be exactly uniform: an item whose bit is always set
+    size = np.uint64(num_items)
+    threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
     pending = np.empty(_TILE + 1, dtype=np.uint32)
+    again = np.empty(_TILE, dtype=np.int32)
     weighted = len(mass) > 0
     touched = np.empty(1, dtype=np.uint64)
     user = np.searchsorted(indptr, first_row, side="right") - 1
@@ -377,94 +348,92 @@ def _sample_rows(  # type: ignore[no-untyped-def]
                 out[position] = _rank_select(position, keys, indices, start, stop, num_items)
             continue
         _set_all(bits[:words], indices[start:stop])
-        bits[words] = np.uint32(1)
         summed = False
         while begin < end:
             # A tile stays in cache, and within 2**32 positions the keys are constants of a loop that vectorises.
-            tile = min(end, begin + _TILE, ((begin >> 32) + 1) << 32)
+            tile = out[begin : min(end, begin + _TILE, ((begin >> 32) + 1) << 32)]
             block = keys[begin >> 32]
             if weighted:
-                count = _all_of(pending, tile - begin)
-                for attempt in range(ATTEMPTS):
-                    count = _weighted_attempt(begin, count, block[attempt], mass, guide, bits, pending, out)
+                _hash_each(begin, block[0], tile)
+                _look_up(tile, cells, cell_bits)
             else:
-                count = _first_attempt(begin, tile, block, num_items, never, bits, pending, out)
-                for attempt in range(1, ATTEMPTS):
-                    count = _next_attempt(begin, count, attempt, block, num_items, never, bits, pending, out)
+                for offset in range(len(tile)):
+                    tile[offset] = _attempt(begin + offset, block[0], size, threshold, never)
+            count = _collect(tile, bits, pending)
+            for attempt in range(1, ATTEMPTS):
+                if count == 0:
+                    break
+                drawn = again[:count]
+                if weighted:
+                    _hash_pending(begin, block[attempt], pending, drawn)
+                    _look_up(drawn, cells, cell_bits)
+                else:
+                    for which in range(count):
+                        drawn[which] = _attempt(begin + pending[which], block[attempt], size, threshold, never)
+                count = _collect_again(drawn, bits, pending, tile)
             if weighted and count and not summed:
                 if len(touched) <= stop - start:
                     touched = np.empty(2 * (stop - start) + 1, dtype=np.uint64)
                 _sum_touched(indices, start, stop, mass, touched)
                 summed = True
             for which in range(count):
-                position = begin + np.int64(pending[which])
+                offset = np.int64(pending[which])
                 if weighted:
-                    out[position] = _weighted_select(position, keys, indices, start, stop, mass, touched)
+                    tile[offset] = _weighted_select(begin + offset, keys, indices, start, stop, mass, touched)
                 else:
-                    out[position] = _rank_select(position, keys, indices, start, stop, num_items)
-            begin = tile
+                    tile[offset] = _rank_select(begin + offset, keys, indices, start, stop, num_items)
+            begin += len(tile)
         _clear_all(bits[:words], indices[start:stop])
 
 
+# One plain loop for each step of an attempt: LLVM makes vectors of those without a look-up, and the others overlap
+# their loads. One loop for all of it is slower by half.
 @njit(nogil=True, cache=True)
-def _first_attempt(begin, end, block, num_items, never, bits, pending, out):  # type: ignore[no-untyped-def]
-    """Draw for every position of a tile; returns how many are rejected, their offsets in the front of ``pending``."""
-    size = np.uint64(num_items)
-    threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
-    first, second = block[0]
-    for position in range(begin, end):
-        out[np.uint64(position)] = _attempt(position, first, second, size, threshold, never)
+def _hash_each(begin, pair, out):  # type: ignore[no-untyped-def]
+    """The hashes of the positions from ``begin``."""
+    for offset in range(len(out)):
+        out[offset] = np.int32(_hash(np.uint32(begin + offset), pair[0], pair[1]))
+
+
+@njit(nogil=True, cache=True)
+def _hash_pending(begin, pair, pending, out):  # type: ignore[no-untyped-def]
+    """The hashes of the pending offsets."""
+    for which in range(len(out)):
+        out[which] = np.int32(_hash(np.uint32(begin + pending[which]), pair[0], pair[1]))
+
+
+@njit(nogil=True, cache=True)
+def _look_up(numbers, cells, bits):  # type: ignore[no-untyped-def]
+    """Replace numbers of 32 bits by the items that they draw; see :class:`~fastncf.weights.Weights`."""
+    below = np.uint32(32) - bits
+    rest = np.uint32((np.uint64(1) << np.uint64(below)) - np.uint64(1))
+    lower = np.uint32((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
+    for at in range(len(numbers)):
+        number = np.uint32(numbers[at])
+        cell = cells[number >> below]
+        own = np.int32(number >> below)
+        numbers[at] = own if (number & rest) < (cell >> bits) else np.int32(cell & lower)
+
+
+@njit(nogil=True, cache=True)
+def _collect(items, bits, pending):  # type: ignore[no-untyped-def]
+    """Offsets of rejected items into the front of ``pending``; returns how many there are."""
     count = 0
-    for offset in range(end - begin):  # no branch: every offset is written, a rejected one is kept
+    for offset in range(len(items)):  # no branch: every offset is written, a rejected one is kept
         pending[np.uint64(count)] = np.uint32(offset)
-        count += np.int64(_is_set(bits, out[np.uint64(begin + offset)]))
+        count += np.int64(_is_set(bits, items[offset]))
     return count
 
 
 @njit(nogil=True, cache=True)
-def _next_attempt(begin, count, attempt, block, num_items, never, bits, pending, out):  # type: ignore[no-untyped-def]
-    """Draw again for the pending offsets; returns how many of them are still rejected."""
-    size = np.uint64(num_items)
-    threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
-    first, second = block[attempt]
+def _collect_again(drawn, bits, pending, tile):  # type: ignore[no-untyped-def]
+    """Write what was drawn for the pending offsets; returns how many of them are still rejected."""
     left = 0
-    for which in range(count):
+    for which in range(len(drawn)):
         offset = pending[np.uint64(which)]
-        position = begin + np.int64(offset)
-        item = _attempt(position, first, second, size, threshold, never)
-        out[np.uint64(position)] = item
+        tile[np.uint64(offset)] = drawn[which]
         pending[np.uint64(left)] = offset
-        left += np.int64(_is_set(bits, item))
-    return left
-
-
-@njit(nogil=True, cache=True)
-def _all_of(pending, count):  # type: ignore[no-untyped-def]
-    for offset in range(count):
-        pending[offset] = np.uint32(offset)
-    return count
-
-
-@njit(nogil=True, cache=True)
-def _weighted_attempt(begin, count, pair, mass, guide, bits, pending, out):  # type: ignore[no-untyped-def]
-    """Draw by weight for the pending offsets; returns how many of them are rejected."""
-    first, second = pair
-    shift = np.uint32(32)
-    size = len(guide)
-    while size > 1:
-        size >>= 1
-        shift -= np.uint32(1)
-    left = 0
-    for which in range(count):
-        offset = pending[np.uint64(which)]
-        position = begin + np.int64(offset)
-        number = _hash(np.uint32(position), first, second)
-        item = np.uint32(guide[number >> shift])
-        while mass[item + np.uint32(1)] <= np.uint64(number):
-            item += np.uint32(1)
-        out[np.uint64(position)] = np.int32(item)
-        pending[np.uint64(left)] = offset
-        left += np.int64(_is_set(bits, item))
+        left += np.int64(_is_set(bits, drawn[which]))
     return left
 
 

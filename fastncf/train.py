@@ -20,8 +20,8 @@ from fastncf.hashing import Stream, key
 from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
 from fastncf.models import LOSSES, Popularity, build, score_lists
 from fastncf.recommender import Recommender, held_out_lists
-from fastncf.sampler import Weights, popularity_weights
 from fastncf.split import Split, given_test, leave_one_out
+from fastncf.weights import Weights, popularity_weights
 
 STAGES = ("read", "split", "sample", "train", "evaluate", "total")
 

@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 FLOORS = [
     {"errors"},
-    {"config", "hashing", "threads", "device"},
+    {"config", "hashing", "threads", "device", "weights"},
     {"reading", "sampler", "models", "datasets"},
     {"interactions"},
     {"split"},
@@ -23,7 +23,7 @@ FLOORS = [
 ]
 ROOMS = {
     "polars": {"reading", "interactions", "datasets", "recommender"},
-    "numba": {"hashing", "sampler", "split", "datasets"},
+    "numba": {"hashing", "weights", "sampler", "split", "datasets"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
     "safetensors": {"recommender"},

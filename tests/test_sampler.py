@@ -6,12 +6,17 @@ from hypothesis import strategies as st
 from fastncf.errors import DataError
 from fastncf.hashing import Stream, key
 from fastncf.sampler import (
+    _UNIFORM,
+    ATTEMPTS,
     MAX_ITEMS,
-    popularity_weights,
+    _draw,
+    _keys,
+    _sample_rows,
     sample_candidates,
     sample_negatives,
     sample_negatives_reference,
 )
+from fastncf.weights import popularity_weights
 from tests.conftest import random_csr
 
 
@@ -180,20 +185,6 @@ def test_weighted_draws_follow_popularity_on_the_untouched_items(exponent, touch
     assert abs(statistic - often.sum()) < 5 * np.sqrt(2 * often.sum())
 
 
-@pytest.mark.parametrize("num_items", [2, 3, 1000, 100_000])
-def test_weights_are_parts_of_2_to_the_32(num_items):
-    counts = np.random.default_rng(num_items).integers(0, 70_000, num_items)
-    mass, guide = popularity_weights(counts, 0.75)
-    parts = np.diff(mass)
-    assert mass[-1] == 2**32
-    assert parts.min() >= 1
-    wanted = np.maximum(counts, 1) ** 0.75
-    np.testing.assert_allclose(parts / 2**32, wanted / wanted.sum(), rtol=0.01, atol=2**-31)
-    marks = np.arange(len(guide), dtype=np.uint64) * np.uint64(2**32 // len(guide))
-    assert (mass[guide] <= marks).all()
-    assert (marks < mass[guide + 1]).all()
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(2, 60), st.integers(1, 30), st.booleans())
 def test_candidates_are_untouched_and_distinct(data_seed, num_items, wanted, distinct):
@@ -228,3 +219,33 @@ def test_candidates_are_uniform(degree, distinct):
     joint = joint[np.ix_(free, free)]
     counts = joint[~np.eye(len(free), dtype=bool)] if distinct else joint.ravel()
     assert abs(chi_square(counts)) < 5
+
+
+def test_rows_and_positions_beyond_32_bits(tmp_path):
+    """The last user of a CSR of more than 2**31 entries: only its own few of them are read, so the file has holes."""
+    num_items, num_negatives = 1000, 3
+    stop = 2**31 + 5
+    row = np.array([0, 3, 4, 500, 998, 999], dtype=np.int32)
+    indptr = np.array([0, stop - len(row), stop], dtype=np.int64)
+    indices = np.memmap(tmp_path / "indices", np.int32, "w+", shape=(stop,))
+    indices[-len(row) :] = row
+    out = np.memmap(tmp_path / "out", np.int32, "w+", shape=(stop * num_negatives,))
+    keys = _keys(4, Stream.NEGATIVES, 0, blocks=(len(out) >> 32) + 1)
+    _sample_rows(stop - len(row), stop, indptr, indices, num_items, num_negatives, keys, *_UNIFORM, out)
+    positions = range((stop - len(row)) * num_negatives, len(out))
+    assert positions[0] > 2**32
+    touched = set(row.tolist())
+    untouched = [item for item in range(num_items) if item not in touched]
+    expected = [_draw(position, keys, ATTEMPTS, num_items, touched, untouched, None) for position in positions]
+    np.testing.assert_array_equal(out[positions[0] :], expected)
+
+
+@pytest.mark.parametrize("num_items", [2**24 + 1, MAX_ITEMS - 1, MAX_ITEMS])
+def test_catalogues_up_to_the_edge_of_int32(num_items):
+    row = [0, 1, num_items - 2, num_items - 1]
+    indptr, indices = csr(row, row)
+    draws = sample_negatives(indptr, indices, num_items, 20_000, seed=1, epoch=0)
+    assert draws.min() > 1
+    assert draws.max() < num_items - 2
+    counts = np.bincount(draws.ravel() // (num_items // 64 + 1), minlength=64)
+    assert abs(chi_square(counts[:63])) < 5
