@@ -3,9 +3,9 @@
 What is drawn is fixed by (seed, epoch, row, slot) alone. Slot k of row n has the position p = n * K + k. Attempt a
 hashes p to 32 bits and scales them to an item (Lemire 2019, "Fast random integer generation in an interval", whose
 rejection step makes it exactly uniform). An item that the user has touched is rejected. After ``ATTEMPTS`` rejections,
-and at once for a user who has touched more than half of the catalogue, the draw is the r-th untouched item for a
-uniform r, found by binary search. Each way is uniform over the untouched items, and so is the mixture. With weights the
-32 bits of an attempt are looked up in an alias table, and the last resort is the same search over masses.
+and at once for a user who has touched more than three quarters of the catalogue, the draw is the r-th untouched item for
+a uniform r, found in the sorted row by binary search. Each way is uniform over the untouched items, and so is the
+mixture. With weights the 32 bits of an attempt are looked up in an alias table, and the search is one over masses.
 """
 
 from collections.abc import Iterable
@@ -22,6 +22,7 @@ from fastncf.weights import Weights
 ATTEMPTS = 12
 MAX_ITEMS = 2**31 - 64
 _TILE = 2048
+_GUIDE_BITS = 11
 _SHIFT = np.uint64(32)
 _UNIFORM = Weights(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint32), np.uint32(0))
 
@@ -87,7 +88,7 @@ def sample_negatives_reference(
     for user in range(len(indptr) - 1):
         touched = set(indices[indptr[user] : indptr[user + 1]].tolist())
         untouched = [item for item in range(num_items) if item not in touched]
-        attempts = 0 if weights is None and 2 * len(touched) > num_items else ATTEMPTS
+        attempts = 0 if _is_dense(len(touched), num_items) else ATTEMPTS
         for row in range(indptr[user], indptr[user + 1]):
             for slot in range(num_negatives):
                 position = int(row) * num_negatives + slot
@@ -254,37 +255,39 @@ def _clear_all(bits, items):  # type: ignore[no-untyped-def]
             bits[np.uint32(item) >> np.uint32(5)] = np.uint32(0)
 
 
+@njit(inline="always")
+def _is_dense(touched, num_items):  # type: ignore[no-untyped-def]
+    """Whether looking for an untouched item costs less than rejecting touched ones."""
+    return 4 * touched > 3 * num_items
+
+
 @njit(nogil=True, cache=True)
 def _untouched(indices, start, stop, rank):  # type: ignore[no-untyped-def]
     """The rank-th item (from 0) that is not in the sorted row indices[start:stop]."""
-    low, high = start, stop
+    return rank + _touched_before(rank, start, stop, indices, start, _UNIFORM.mass, _UNIFORM.mass)
+
+
+@njit(inline="always")
+def _untouched_before(at, indices, start, mass, touched):  # type: ignore[no-untyped-def]
+    """Untouched items, or their mass, before the ``at``-th entry of the CSR, which is in the row from ``start``."""
+    if len(mass) == 0:
+        return np.uint64(indices[at]) - (at - start)
+    return mass[indices[at]] - touched[at - start]
+
+
+@njit(nogil=True, cache=True)
+def _touched_before(number, low, high, indices, start, mass, touched):  # type: ignore[no-untyped-def]
+    """How many touched items lie before where a number falls in the untouched items, or their parts, laid end to end.
+
+    The answer is known to lie between those of the entries ``low`` and ``high`` of the CSR.
+    """
     while low < high:
         middle = (low + high) >> 1
-        if indices[middle] - (middle - start) <= rank:
+        if _untouched_before(np.uint64(middle), indices, np.uint64(start), mass, touched) <= np.uint64(number):
             low = middle + 1
         else:
             high = middle
-    return rank + (low - start)
-
-
-@njit(nogil=True, cache=True)
-def _below(position, keys, size):  # type: ignore[no-untyped-def]
-    """A uniform number below ``size``, which is at most 2**32."""
-    size = np.uint64(size)
-    threshold = (np.uint64(1) << _SHIFT) % size
-    first, second = keys[position >> 32, ATTEMPTS]
-    step = np.uint32(0)
-    while True:
-        product = np.uint64(_hash(np.uint32(position), first, second ^ step)) * size
-        if (product & np.uint64(0xFFFFFFFF)) >= threshold:
-            return np.int64(product >> _SHIFT)
-        step += np.uint32(1)
-
-
-@njit(nogil=True, cache=True)
-def _rank_select(position, keys, indices, start, stop, num_items):  # type: ignore[no-untyped-def]
-    """A uniform untouched item without rejection of touched ones."""
-    return _untouched(indices, start, stop, _below(position, keys, num_items - (stop - start)))
+    return low - start
 
 
 @njit(nogil=True, cache=True)
@@ -298,17 +301,57 @@ def _sum_touched(indices, start, stop, mass, touched):  # type: ignore[no-untype
 
 
 @njit(nogil=True, cache=True)
-def _weighted_select(position, keys, indices, start, stop, mass, touched):  # type: ignore[no-untyped-def]
-    """An untouched item by weight without rejection: where a number lies in the untouched parts laid end to end."""
-    number = np.uint64(_below(position, keys, (np.uint64(1) << _SHIFT) - touched[stop - start]))
-    low, high = start, stop
-    while low < high:
+def _fill_guide(free, indices, start, stop, mass, touched, guide):  # type: ignore[no-untyped-def]
+    """Entries of the CSR between which each of equal parts of the untouched falls; returns the bits of their number.
+
+    A hash of 32 bits is scaled to a number below ``free``, so that its upper bits tell the part.
+    """
+    bits = 0
+    while bits < _GUIDE_BITS and (4 << bits) < stop - start:
+        bits += 1
+    at = start
+    for part in range((1 << bits) + 1):
+        number = (np.uint64(part) * free) >> np.uint64(bits)
+        while at < stop and _untouched_before(np.uint64(at), indices, np.uint64(start), mass, touched) <= number:
+            at += 1
+        guide[part] = at
+    return np.uint32(bits)
+
+
+@njit(nogil=True, cache=True)
+def _select_each(  # type: ignore[no-untyped-def]
+    begin, pair, free, indices, start, stop, mass, touched, guide, guide_bits, pending, out
+):
+    """Untouched items without rejection of touched ones: those in whose parts uniform numbers below ``free`` fall."""
+    threshold = np.uint32((np.uint64(1) << _SHIFT) % free)
+    for offset in pending:
+        position = np.uint32(begin + offset)
+        drawn = np.uint64(_hash(position, pair[0], pair[1]))
+        step = np.uint32(0)
+        while np.uint32(drawn * free) < threshold:
+            step += np.uint32(1)
+            drawn = np.uint64(_hash(position, pair[0], pair[1] ^ step))
+        number = (drawn * free) >> _SHIFT
+        part = drawn >> np.uint64(np.uint32(32) - guide_bits)
+        before = _touched_before(number, guide[part], guide[part + np.uint64(1)], indices, start, mass, touched)
+        if len(mass) == 0:
+            out[offset] = np.int32(np.int64(number) + before)
+        else:
+            low = np.int64(indices[start + before - 1]) if before else np.int64(-1)
+            high = np.int64(indices[start + before]) if start + before < stop else np.int64(len(mass) - 1)
+            out[offset] = _in_whose_mass(number + touched[before], low + 1, high, mass)
+
+
+@njit(nogil=True, cache=True)
+def _in_whose_mass(number, low, high, mass):  # type: ignore[no-untyped-def]
+    """The item from ``low`` and below ``high`` in whose part a number lies."""
+    while low + 1 < high:
         middle = (low + high) >> 1
-        if mass[indices[middle]] - touched[middle - start] <= number:
-            low = middle + 1
+        if mass[np.uint64(middle)] <= number:
+            low = middle
         else:
             high = middle
-    return np.searchsorted(mass, number + touched[low - start], side="right") - 1
+    return np.int32(low)
 
 
 @njit(inline="always")
@@ -325,13 +368,12 @@ def _sample_rows(  # type: ignore[no-untyped-def]
     """Fill the draws of a range of rows; a user's sorted row is spread into a bitset, so that a test is one load."""
     words = (num_items + 31) >> 5
     bits = np.zeros(words + 1, dtype=np.uint32)
-    bits[words] = np.uint32(1)
-    never = words << 5  # stands for a draw that would not be exactly uniform: an item whose bit is always set
+    bits[words] = np.uint32(1)  # one item more, always rejected: it stands for a draw that would not be exactly uniform
     size = np.uint64(num_items)
     threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
     pending = np.empty(_TILE + 1, dtype=np.uint32)
     again = np.empty(_TILE, dtype=np.int32)
-    weighted = len(mass) > 0
+    guide = np.empty((1 << _GUIDE_BITS) + 1, dtype=np.int64)
     touched = np.empty(1, dtype=np.uint64)
     user = np.searchsorted(indptr, first_row, side="right") - 1
     row = first_row
@@ -343,47 +385,57 @@ def _sample_rows(  # type: ignore[no-untyped-def]
         row_stop = min(stop, last_row)
         begin, end = row * num_negatives, row_stop * num_negatives
         row = row_stop
-        if not weighted and 2 * (stop - start) > num_items:
-            for position in range(begin, end):
-                out[position] = _rank_select(position, keys, indices, start, stop, num_items)
-            continue
-        _set_all(bits[:words], indices[start:stop])
-        summed = False
+        dense = _is_dense(stop - start, num_items)
+        if not dense:
+            _set_all(bits[:words], indices[start:stop])
+        guide_bits = np.uint32(_GUIDE_BITS + 1)  # not filled yet for this user
+        free = np.uint64(num_items - (stop - start))
         while begin < end:
             # A tile stays in cache, and within 2**32 positions the keys are constants of a loop that vectorises.
             tile = out[begin : min(end, begin + _TILE, ((begin >> 32) + 1) << 32)]
             block = keys[begin >> 32]
-            if weighted:
-                _hash_each(begin, block[0], tile)
-                _look_up(tile, cells, cell_bits)
+            if dense:
+                count = _all_of(tile, pending)
             else:
-                for offset in range(len(tile)):
-                    tile[offset] = _attempt(begin + offset, block[0], size, threshold, never)
-            count = _collect(tile, bits, pending)
-            for attempt in range(1, ATTEMPTS):
-                if count == 0:
-                    break
-                drawn = again[:count]
-                if weighted:
-                    _hash_pending(begin, block[attempt], pending, drawn)
-                    _look_up(drawn, cells, cell_bits)
-                else:
-                    for which in range(count):
-                        drawn[which] = _attempt(begin + pending[which], block[attempt], size, threshold, never)
-                count = _collect_again(drawn, bits, pending, tile)
-            if weighted and count and not summed:
-                if len(touched) <= stop - start:
-                    touched = np.empty(2 * (stop - start) + 1, dtype=np.uint64)
-                _sum_touched(indices, start, stop, mass, touched)
-                summed = True
-            for which in range(count):
-                offset = np.int64(pending[which])
-                if weighted:
-                    tile[offset] = _weighted_select(begin + offset, keys, indices, start, stop, mass, touched)
-                else:
-                    tile[offset] = _rank_select(begin + offset, keys, indices, start, stop, num_items)
+                count = _attempt_all(begin, block, size, threshold, cells, cell_bits, bits, pending, again, tile)
+            if count:
+                if guide_bits > _GUIDE_BITS:
+                    if len(mass):
+                        if len(touched) <= stop - start:
+                            touched = np.empty(2 * (stop - start) + 1, dtype=np.uint64)
+                        _sum_touched(indices, start, stop, mass, touched)
+                        free = (np.uint64(1) << _SHIFT) - touched[stop - start]
+                    guide_bits = _fill_guide(free, indices, start, stop, mass, touched, guide)
+                rejected, pair = pending[:count], block[ATTEMPTS]
+                _select_each(begin, pair, free, indices, start, stop, mass, touched, guide, guide_bits, rejected, tile)
             begin += len(tile)
-        _clear_all(bits[:words], indices[start:stop])
+        if not dense:
+            _clear_all(bits[:words], indices[start:stop])
+
+
+@njit(nogil=True, cache=True)
+def _attempt_all(begin, block, size, threshold, cells, cell_bits, bits, pending, again, tile):  # type: ignore[no-untyped-def]
+    """Draw for each position of a tile until it is an untouched item; returns how many still are not."""
+    never = (len(bits) - 1) << 5
+    if len(cells):
+        _hash_each(begin, block[0], tile)
+        _look_up(tile, cells, cell_bits)
+    else:
+        for offset in range(len(tile)):
+            tile[offset] = _attempt(begin + offset, block[0], size, threshold, never)
+    count = _collect(tile, bits, pending)
+    for attempt in range(1, ATTEMPTS):
+        if count == 0:
+            break
+        drawn = again[:count]
+        if len(cells):
+            _hash_pending(begin, block[attempt], pending, drawn)
+            _look_up(drawn, cells, cell_bits)
+        else:
+            for which in range(count):
+                drawn[which] = _attempt(begin + pending[which], block[attempt], size, threshold, never)
+        count = _collect_again(drawn, bits, pending, tile)
+    return count
 
 
 # One plain loop for each step of an attempt: LLVM makes vectors of those without a look-up, and the others overlap
@@ -426,6 +478,14 @@ def _collect(items, bits, pending):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _all_of(items, pending):  # type: ignore[no-untyped-def]
+    """All offsets, as if each item were rejected; returns how many there are."""
+    for offset in range(len(items)):
+        pending[offset] = np.uint32(offset)
+    return len(items)
+
+
+@njit(nogil=True, cache=True)
 def _collect_again(drawn, bits, pending, tile):  # type: ignore[no-untyped-def]
     """Write what was drawn for the pending offsets; returns how many of them are still rejected."""
     left = 0
@@ -451,7 +511,7 @@ def _candidate_rows(first_row, last_row, indptr, indices, num_items, users, seed
             continue
         _set_all(bits, indices[start:stop])
         counter = np.uint64(user) << _SHIFT
-        dense = 2 * (stop - start) > num_items
+        dense = _is_dense(stop - start, num_items)
         size = np.uint64(free if dense else num_items)
         threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
         drawn = 0
