@@ -3,8 +3,8 @@
 What is drawn is fixed by (seed, epoch, row, slot) alone. Slot k of row n has the position p = n * K + k. Attempt a
 hashes p to 32 bits and scales them to an item (Lemire 2019, "Fast random integer generation in an interval", whose
 rejection step makes it exactly uniform). An item that the user has touched is rejected. After ``ATTEMPTS`` rejections,
-and at once for a user who has touched more than three quarters of the catalogue, the draw is the r-th untouched item for
-a uniform r, found in the sorted row by binary search. Each way is uniform over the untouched items, and so is the
+and at once for a user who has touched more than three quarters of the catalogue, the draw is the r-th untouched item
+for a uniform r, found in the sorted row by binary search. Each way is uniform over the untouched items, and so is the
 mixture. With weights the 32 bits of an attempt are looked up in an alias table, and the search is one over masses.
 """
 
