@@ -28,10 +28,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import fastncf
 from fastncf.config import Config
 from fastncf.datasets import twin
-from fastncf.epoch import Epochs, permutation
+from fastncf.epoch import Epochs
 from fastncf.evaluate import Lists, rank_candidates, rank_catalogue
 from fastncf.interactions import read_interactions
 from fastncf.models import build
+from fastncf.permutation import permutation
 from fastncf.sampler import sample_candidates
 from fastncf.split import Split, leave_one_out
 from fastncf.train import train_epoch

@@ -1,7 +1,9 @@
-"""The epoch that lives on the device: int32 tensors, an order drawn there, batches as views of them.
+"""The epoch that lives on the device: int32 tensors, an order drawn there, each batch gathered when it is its turn.
 
-While one epoch trains, the negatives of the next are drawn by a thread that holds no GIL; on CUDA they cross through
-pinned memory on a stream of their own.
+While one epoch trains, the order and the negatives of the next are drawn by a thread that holds no GIL; on CUDA they
+cross through pinned memory on a stream of their own. A batch is gathered just before its step, not the epoch at its
+start: the same bytes are moved, but the first batch waits for none of the others, and no second copy of the epoch is
+needed.
 """
 
 import time
@@ -14,13 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastncf.hashing import MIX_1, MIX_2, Stream, key
+from fastncf.hashing import Stream, key
+from fastncf.permutation import permutation
 from fastncf.sampler import sample_negatives
 from fastncf.split import Split
 from fastncf.weights import Weights
-
-_ROUNDS = 4
-_CHUNK = 1 << 16
 
 
 class Batch(NamedTuple):
@@ -75,7 +75,7 @@ class Epochs:
         self._copies: list[torch.cuda.Event | None] = [None, None]
         self._stream = torch.cuda.Stream(device) if pinned else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="fastncf-sampler")
-        self._drawn: dict[int, Future[Tensor]] = {}
+        self._drawn: dict[int, Future[tuple[Tensor, Tensor]]] = {}
 
     def __enter__(self) -> "Epochs":
         self._ask(0)
@@ -94,26 +94,23 @@ class Epochs:
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch, every interaction once, the last partial batch kept."""
         self._ask(number)
-        negatives = self._drawn.pop(number).result()
+        order, negatives = self._drawn.pop(number).result()
         self._ask(number + 1)
         if self._stream is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_stream(self._stream)
-            negatives.record_stream(stream)  # its memory is not to be reused by the copy stream before it was read
-        order = permutation(
-            len(self._user), key(self.seed, Stream.PERMUTATION, number if self.shuffle else 0), self.device
-        )
-        user, positive, negatives = self._user[order], self._positive[order], negatives[order]
-        for start in range(0, len(user), self.rows):
-            stop = start + self.rows
-            yield Batch(user[start:stop], positive[start:stop], negatives[start:stop])
+            for drawn in (order, negatives):
+                drawn.record_stream(stream)  # its memory is not to be reused by the copy stream before it was read
+        for start in range(0, len(order), self.rows):
+            rows = order[start : start + self.rows]
+            yield Batch(*(epoch.index_select(0, rows) for epoch in (self._user, self._positive, negatives)))
 
     def _ask(self, number: int) -> None:
         if number < self.last and number not in self._drawn:
             self._drawn[number] = self._pool.submit(self._draw, number)
 
-    def _draw(self, number: int) -> Tensor:
-        """Negatives (N, K) int32 of an epoch on the device; runs in the sampler's thread."""
+    def _draw(self, number: int) -> tuple[Tensor, Tensor]:
+        """Order (N,) and negatives (N, K) int32 of an epoch on the device; runs in the sampler's thread."""
         start = time.perf_counter()
         which = number % 2
         copied = self._copies[which]
@@ -130,41 +127,14 @@ class Epochs:
             out=buffer.numpy(),
             weights=self.weights,
         )
-        self.sample_seconds += time.perf_counter() - start
+        order_key = key(self.seed, Stream.PERMUTATION, number if self.shuffle else 0)
         if self._stream is None:
-            return buffer
+            order = permutation(len(self._user), order_key, self.device)
+            self.sample_seconds += time.perf_counter() - start
+            return order, buffer
         with torch.cuda.stream(self._stream):
             on_device = buffer.to(self.device, non_blocking=True)
             self._copies[which] = self._stream.record_event()
-        return on_device
-
-
-def permutation(size: int, seed_key: int, device: torch.device) -> Tensor:
-    """A keyed order of ``range(size)``: the same bits on every device.
-
-    A balanced Feistel network (Luby and Rackoff 1988) is a bijection of the numbers below the next power of four;
-    those that land beyond ``size`` are left out, which keeps the others in their drawn order.
-
-    Returns:
-        (size,) int64 on ``device``.
-    """
-    half = max(1, ((max(size, 2) - 1).bit_length() + 1) // 2)
-    rounds = [key(seed_key, number) for number in range(_ROUNDS)]
-    parts = []
-    # On the CPU a chunk that stays in cache is several times faster; a GPU wants few, large steps.
-    chunk = _CHUNK if device.type == "cpu" else 1 << 24
-    for start in range(0, 1 << (2 * half), chunk):
-        x = torch.arange(start, min(start + chunk, 1 << (2 * half)), device=device)
-        x = _feistel(x, half, rounds)
-        parts.append(x[x < size])
-    return torch.cat(parts)
-
-
-def _feistel(x: Tensor, half: int, rounds: list[int]) -> Tensor:
-    mask = (1 << half) - 1
-    left, right = x >> half, x & mask
-    for round_key in rounds:
-        mixed = (right + (round_key & 0x7FFFFFFF)) * (MIX_1 & 0x7FFFFFFF)
-        mixed = (mixed ^ (mixed >> 17)) * (MIX_2 & 0x7FFFFFFF | 1)
-        left, right = right, left ^ ((mixed >> 20) & mask)
-    return (left << half) | right
+            order = permutation(len(self._user), order_key, self.device)
+        self.sample_seconds += time.perf_counter() - start
+        return order, on_device

@@ -3,11 +3,9 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fastncf import epoch as epoch_module
-from fastncf.epoch import Epochs, permutation
+from fastncf.epoch import Epochs
 from fastncf.sampler import sample_negatives
 from tests.conftest import plain_split, random_csr
 
@@ -46,7 +44,7 @@ def test_each_interaction_once_with_its_own_negatives(csr, batch_size):
             np.testing.assert_array_equal(got[np.lexsort(got.T[::-1])], wanted[np.lexsort(wanted.T[::-1])])
 
 
-def test_batches_are_int32_views_and_the_last_may_be_partial(csr):
+def test_batches_are_int32_and_the_last_may_be_partial(csr):
     with make(*csr, 50) as epochs:
         batches = list(epochs.epoch(0))
     sizes = [len(batch.user) for batch in batches]
@@ -54,7 +52,7 @@ def test_batches_are_int32_views_and_the_last_may_be_partial(csr):
     assert sum(sizes) == len(csr[1])
     for tensor in batches[1]:
         assert tensor.dtype == torch.int32
-        assert tensor.storage_offset() > 0
+        assert tensor.is_contiguous()
 
 
 def test_order_is_new_each_epoch_unless_fixed(csr):
@@ -101,36 +99,9 @@ def test_an_error_in_the_sampler_reaches_the_loop(csr, monkeypatch):
         next(epochs.epoch(0))
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 3000), st.integers(0, 2**63))
-def test_permutation_holds_each_number_once(size, seed_key):
-    order = permutation(size, seed_key, CPU)
-    assert order.dtype == torch.int64
-    assert torch.equal(order.sort().values, torch.arange(size))
-
-
-def test_permutation_does_not_depend_on_its_chunks(monkeypatch):
-    whole = permutation(5000, 7, CPU)
-    monkeypatch.setattr(epoch_module, "_CHUNK", 37)
-    assert torch.equal(permutation(5000, 7, CPU), whole)
-
-
-def test_permutation_spreads_and_differs_by_key():
-    size, lands = 64, torch.zeros(64, 64)
-    for seed_key in range(4000):
-        lands[torch.arange(size), permutation(size, seed_key * 2654435761, CPU)] += 1
-    expected = 4000 / 64
-    statistic = ((lands - expected) ** 2 / expected).sum().item()
-    freedom = 63 * 63
-    assert abs(statistic - freedom) < 6 * np.sqrt(2 * freedom)
-    follows = permutation(10_000, 5, CPU).diff()
-    assert (follows == 1).float().mean() < 0.001
-
-
 @pytest.mark.cuda
-def test_same_order_and_batches_on_cuda(csr):
+def test_same_batches_on_cuda(csr):
     device = torch.device("cuda")
-    assert torch.equal(permutation(100_000, 3, device).cpu(), permutation(100_000, 3, CPU))
     split = plain_split(*csr, 50)
     options = {"num_negatives": 3, "batch_size": 40, "seed": 4, "shuffle": True, "last": 3}
     with Epochs(split, device=device, **options) as ours, Epochs(split, device=CPU, **options) as theirs:

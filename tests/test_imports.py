@@ -13,7 +13,7 @@ PACKAGE = Path(fastncf.__file__).parent
 FLOORS = [
     {"errors"},
     {"config", "hashing", "threads", "device", "weights"},
-    {"reading", "sampler", "models", "datasets"},
+    {"reading", "sampler", "permutation", "models", "datasets"},
     {"interactions"},
     {"split"},
     {"epoch", "evaluate"},
@@ -23,7 +23,7 @@ FLOORS = [
 ]
 ROOMS = {
     "polars": {"reading", "interactions", "datasets", "recommender"},
-    "numba": {"hashing", "weights", "sampler", "split", "datasets"},
+    "numba": {"hashing", "weights", "permutation", "sampler", "split", "datasets"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
     "safetensors": {"recommender"},

@@ -1,0 +1,108 @@
+"""A keyed order of ``range(size)`` in which every place is computed for itself: the same bits on every device.
+
+A Feistel network (Luby and Rackoff 1988) over pairs (left, right) with ``left < a``, ``right < b`` and ``a * b`` just
+not below ``size``: each round adds a hash of one half to the other, modulo its own size. What lands beyond ``size``
+goes through the network again until it does not (Black and Rogaway 2002, "cycle walking"), which is rare, since less
+than one in ``b`` pairs is too many.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from fastncf.hashing import key
+from fastncf.threads import num_threads, run_ranges
+
+_ROUNDS = 4
+_CHUNK = 1 << 24
+_MASK = (1 << 32) - 1
+_MULTIPLIERS = (0x7FEB352D, 0x846CA68B)  # of Wellons' "lowbias32" mixer (2018)
+
+
+def permutation(size: int, seed_key: int, device: torch.device) -> Tensor:
+    """The order that a key determines.
+
+    Args:
+        size: at least 1, below 2**62.
+        seed_key: 64-bit key.
+        device: where the order is computed and stays.
+
+    Returns:
+        (size,) on ``device``; int32 where that can hold it, otherwise int64.
+    """
+    a = math.isqrt(size - 1) + 1
+    b = -(-size // a)
+    keys = [key(seed_key, number) & _MASK for number in range(_ROUNDS)]
+    order = torch.empty(size, dtype=torch.int32 if a * b <= 1 << 31 else torch.int64, device=device)
+    fill = _fill_by_kernel if device.type == "cpu" else _fill_by_tensors
+    fill(order, a, b, keys)
+    return order
+
+
+def _fill_by_kernel(order: Tensor, a: int, b: int, keys: list[int]) -> None:
+    places, kernel_keys = order.numpy(), np.array(keys, dtype=np.uint64)
+    bounds = np.linspace(0, len(places), 4 * num_threads() + 1).astype(np.int64)
+    run_ranges(lambda start, stop: _fill(start, stop, a, b, kernel_keys, places), bounds)
+
+
+def _fill_by_tensors(order: Tensor, a: int, b: int, keys: list[int]) -> None:
+    for start in range(0, len(order), _CHUNK):
+        part = order[start : start + _CHUNK]
+        places = _feistel(torch.arange(start, start + len(part), device=order.device), a, b, keys)
+        while (beyond := (places >= len(order)).nonzero().squeeze(-1)).numel():
+            places[beyond] = _feistel(places[beyond], a, b, keys)
+        part.copy_(places)
+
+
+def _feistel(x: Tensor, a: int, b: int, keys: list[int]) -> Tensor:
+    left, right = x // b, x % b
+    for number in range(0, _ROUNDS, 2):
+        left = _added(left, right, keys[number], a)
+        right = _added(right, left, keys[number + 1], b)
+    return left * b + right
+
+
+def _added(half: Tensor, other: Tensor, round_key: int, size: int) -> Tensor:
+    x = (other ^ round_key) & _MASK
+    x = ((x ^ (x >> 16)) * _MULTIPLIERS[0]) & _MASK
+    x = ((x ^ (x >> 15)) * _MULTIPLIERS[1]) & _MASK
+    moved = half + (((x ^ (x >> 16)) * size) >> 32)
+    return torch.where(moved >= size, moved - size, moved)
+
+
+@njit(inline="always")
+def _moved(half, other, round_key, size):  # type: ignore[no-untyped-def]
+    x = (other ^ round_key) & np.uint64(_MASK)
+    x = ((x ^ (x >> np.uint64(16))) * np.uint64(_MULTIPLIERS[0])) & np.uint64(_MASK)
+    x = ((x ^ (x >> np.uint64(15))) * np.uint64(_MULTIPLIERS[1])) & np.uint64(_MASK)
+    moved = half + (((x ^ (x >> np.uint64(16))) * size) >> np.uint64(32))
+    return moved - size if moved >= size else moved
+
+
+@njit(inline="always")
+def _place(left, right, a, b, keys):  # type: ignore[no-untyped-def]
+    left = _moved(left, right, keys[0], a)
+    right = _moved(right, left, keys[1], b)
+    left = _moved(left, right, keys[2], a)
+    right = _moved(right, left, keys[3], b)
+    return left * b + right
+
+
+@njit(nogil=True, cache=True)
+def _fill(start, stop, a, b, keys, out):  # type: ignore[no-untyped-def]
+    a, b, size = np.uint64(a), np.uint64(b), np.uint64(len(out))
+    at = np.uint64(start)
+    while at < np.uint64(stop):
+        left = at // b
+        first = left * b
+        end = min(first + b, np.uint64(stop))
+        for x in range(at, end):
+            out[x] = _place(left, x - first, a, b, keys)
+        at = end
+    for x in range(np.uint64(start), np.uint64(stop)):
+        while np.uint64(out[x]) >= size:
+            beyond = np.uint64(out[x])
+            out[x] = _place(beyond // b, beyond % b, a, b, keys)
