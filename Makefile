@@ -2,13 +2,14 @@
 #   make demo   sets up, generates a MovieLens-shaped data set, fits, evaluates and recommends
 #   make test   sets up and runs the tests
 #   make lint   sets up and runs the linters
+#   make bench  sets up, runs the benchmark suite at MovieLens-20M's shape and writes its table and picture
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DEMO := --users 6040 --items 3706 --interactions 1000000
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/installed
 	@mkdir -p demo
@@ -23,6 +24,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed-dev
+	$(BIN)/python -m pytest benchmarks --shape ml-20m --benchmark-json .venv/benchmarks.json
+	$(BIN)/python -m benchmarks.report .venv/benchmarks.json
 
 clean:
 	rm -rf .venv demo

@@ -102,13 +102,19 @@ def train(data: Ratings, epochs: int, random: np.random.RandomState) -> tuple[NC
         rows = Rows(sample(data.train, data.all_items, 4, random))
         seconds["sample"] += time.perf_counter() - start
         start = time.perf_counter()
-        for users, items, labels in DataLoader(rows, batch_size=512):
-            loss = nn.BCELoss()(model(users, items), labels.view(-1, 1).float())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        pass_over(model, optimizer, rows)
         seconds["train"] += time.perf_counter() - start
     return model, seconds
+
+
+def pass_over(model: NCF, optimizer: torch.optim.Optimizer, rows: Rows) -> float:
+    """One epoch of 512 rows a step; the loss of the last step."""
+    for users, items, labels in DataLoader(rows, batch_size=512):
+        loss = nn.BCELoss()(model(users, items), labels.view(-1, 1).float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
 
 
 def candidates(data: Ratings, random: np.random.RandomState) -> dict[tuple[int, int], list[int]]:

@@ -1,0 +1,101 @@
+"""The suite's data, and how one side of a pair is timed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fastncf.datasets import twin, write_twin
+from fastncf.interactions import read_interactions
+from fastncf.split import Split, leave_one_out
+
+
+class Shape(NamedTuple):
+    """Sizes of the generated data, the interactions that slow sides are timed on, and the steps of the growth curve."""
+
+    users: int
+    items: int
+    interactions: int
+    slow: int
+    growth: tuple[int, ...]
+
+
+SHAPES = {
+    "small": Shape(6_040, 3_706, 1_000_209, 20_000, (1_000_000, 4_000_000)),
+    "ml-20m": Shape(138_493, 26_744, 20_000_263, 100_000, (1_000_000, 10_000_000, 100_000_000, 200_000_000)),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shape", choices=sorted(SHAPES), default="small", help="size of the data: MovieLens-1M (small) or -20M"
+    )
+
+
+@pytest.fixture(scope="session")
+def shape(request: pytest.FixtureRequest) -> Shape:
+    return SHAPES[request.config.getoption("--shape")]
+
+
+@pytest.fixture(scope="session")
+def ratings(shape: Shape, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The twin as a CSV with Unix times."""
+    path = tmp_path_factory.mktemp("twin") / "ratings.csv"
+    write_twin(path, shape.users, shape.items, shape.interactions)
+    return path
+
+
+@pytest.fixture(scope="session")
+def frame(shape: Shape) -> pl.DataFrame:
+    return twin(shape.users, shape.items, shape.interactions).select("userId", "movieId", "timestamp").collect()
+
+
+@pytest.fixture(scope="session")
+def split(frame: pl.DataFrame) -> Split:
+    return leave_one_out(read_interactions(frame))
+
+
+def first_users(split: Split, interactions: int) -> Split:
+    """The training data of the first users, at least so many interactions in all."""
+    users = int(np.searchsorted(split.indptr, interactions))
+    indptr = split.indptr[: users + 1]
+    test, validation = split.test_item[:users], split.validation_item[:users]
+    return Split(split.num_items, indptr, split.indices[: indptr[-1]], validation, test, 0, 0, 0, rule="latest")
+
+
+Side = Literal["loop", "fastncf", "limit"]
+
+
+@pytest.fixture(autouse=True)
+def name_the_shape(request: pytest.FixtureRequest, benchmark: Any) -> None:
+    benchmark.extra_info["shape"] = request.config.getoption("--shape")
+
+
+@pytest.fixture
+def timed(benchmark: Any) -> Callable[..., Any]:
+    """Time one side of a pair; its work is done ``rounds`` times and the last result returned, to be checked.
+
+    What is said beside it goes into the JSON: the ``pair``, the ``side``, and how many ``units`` of what a round is.
+    ``hooks`` are pytest-benchmark's ``setup`` and ``teardown`` of a round.
+    """
+
+    def run(
+        work: Callable[..., Any],
+        *,
+        pair: str,
+        side: Side,
+        what: str,
+        units: int,
+        unit: str,
+        rounds: int = 7,
+        **hooks: Callable[..., Any],
+    ) -> Any:
+        benchmark.group = pair
+        benchmark.extra_info.update(pair=pair, side=side, what=what, units=units, unit=unit)
+        warm = 0 if side == "loop" else 1  # plain Python has nothing to compile
+        return benchmark.pedantic(work, rounds=rounds, warmup_rounds=0 if hooks else warm, **hooks)
+
+    return run

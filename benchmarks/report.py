@@ -1,0 +1,151 @@
+"""The suite's JSON as a short one, a table in the README and a picture.
+
+    pytest benchmarks --shape ml-20m --benchmark-json raw.json
+    python -m benchmarks.report raw.json
+
+writes ``results/ml-20m.json`` (medians, machine, versions, date), ``results/ml-20m.svg`` (speed-ups, log scale) and the
+lines between the markers of the README.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+PACKAGES = ("numba", "numpy", "pandas", "polars", "torch")
+
+Summary = dict[str, Any]
+
+
+def summary(raw: Summary) -> Summary:
+    """What is kept of pytest-benchmark's JSON: no raw times, no names of machines."""
+    machine = raw["machine_info"]
+    return {
+        "date": raw["datetime"][:10],
+        "machine": f"{machine['cpu']['brand_raw']}, {machine['cpu']['count']} cores, {machine['system']}",
+        "versions": {
+            "python": machine["python_version"],
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        "shape": raw["benchmarks"][0]["extra_info"]["shape"],
+        "benchmarks": [
+            {
+                **{name: value for name, value in bench["extra_info"].items() if name != "shape"},
+                **{name: bench["stats"][name] for name in ("min", "median", "max", "rounds")},
+            }
+            for bench in raw["benchmarks"]
+        ],
+    }
+
+
+def pairs(found: Summary) -> dict[str, dict[str, Summary]]:
+    """The benchmarks of each pair by side, with the rate of each: units a second at the median."""
+    table: dict[str, dict[str, Summary]] = {}
+    for bench in found["benchmarks"]:
+        if "side" in bench:
+            rate = bench["units"] / bench["median"]
+            table.setdefault(bench["pair"], {})[bench["side"]] = {**bench, "rate": rate}
+    return table
+
+
+def lines(found: Summary) -> Iterable[str]:
+    """The README's lines."""
+    yield (
+        f"Medians of one run on {found['date']} at the shape {found['shape']}: {found['machine']}, "
+        + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+        + "."
+    )
+    yield ""
+    yield "| what | the usual loop | fastncf | ratio | limit measured beside it |"
+    yield "|---|---|---|---|---|"
+    for pair, sides in pairs(found).items():
+        if "loop" not in sides:
+            continue
+        ours, theirs = sides["fastncf"], sides["loop"]
+        limit = sides.get("limit")
+        share = f"{ours['rate'] / limit['rate']:.0%} of: {limit['what']}" if limit else ""
+        yield (
+            f"| {pair} | {quantity(theirs['rate'])} {theirs['unit']}/s: {theirs['what']} "
+            f"| {quantity(ours['rate'])} {ours['unit']}/s | **{times(ours['rate'] / theirs['rate'])}** | {share} |"
+        )
+    yield ""
+    for pair, sides in pairs(found).items():
+        if "loop" not in sides:
+            ours = sides["fastncf"]
+            figure = f"{ours['median'] * 1e3:.3g} ms" if ours["units"] == 1 else f"{quantity(ours['rate'])}/s"
+            yield f"- {pair}: {figure} ({ours['what']})"
+    for bench in found["benchmarks"]:
+        if "ratios" in bench:
+            low, middle, high = np.quantile(bench["ratios"], [0.25, 0.5, 0.75])
+            yield f"- {bench['pair']}: {middle:.1%} of the time (quartiles {low:.1%}, {high:.1%})"
+        if "growth" in bench:
+            costs = ", ".join(
+                f"{np.median(costs) * 1e9:.2f} ns at {quantity(int(size))}" for size, costs in bench["growth"].items()
+            )
+            yield f"- {bench['pair']}, an interaction: {costs}"
+
+
+def quantity(number: float) -> str:
+    """Three digits and a prefix: 1234567 -> 1.23 M."""
+    for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= factor:
+            return f"{number / factor:.3g}{prefix}"
+    return f"{number:.3g}"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:,.0f} x" if ratio >= 20 else f"{ratio:.1f} x"
+
+
+def draw(found: Summary, path: Path) -> None:
+    """Speed-ups as bars on a logarithmic scale."""
+    ratios = {
+        pair: sides["fastncf"]["rate"] / sides["loop"]["rate"]
+        for pair, sides in pairs(found).items()
+        if "loop" in sides
+    }
+    names = sorted(ratios, key=lambda name: ratios[name])
+    plt.rcParams.update({"svg.hashsalt": "fastncf", "svg.fonttype": "none"})
+    figure, axes = plt.subplots(figsize=(9, 0.7 + 0.5 * len(names)), layout="constrained")
+    bars = axes.barh(names, [ratios[name] for name in names], color="#3b6ea5", log=True)
+    axes.bar_label(bars, [times(ratios[name]) for name in names], padding=4)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlim(0.8, max(ratios.values()) * 4)
+    axes.set_xlabel(f"times as fast as the usual loop, {found['shape']}, {found['date']}")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def write_between(path: Path, name: str, text: str) -> None:
+    """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->``."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    old = path.read_text(encoding="utf-8")
+    new, found = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{text}\n{end}", old, flags=re.DOTALL)
+    if found != 1:
+        raise SystemExit(f"{path}: expected one {begin} ... {end}, found {found}")
+    path.write_text(new, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("raw", type=Path, help="what pytest-benchmark wrote")
+    options = parser.parse_args()
+    found = summary(json.loads(options.raw.read_text(encoding="utf-8")))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{found['shape']}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(found, RESULTS / f"{found['shape']}.svg")
+    write_between(README, f"suite {found['shape']}", "\n".join(lines(found)))
+    print("\n".join(lines(found)))
+
+
+if __name__ == "__main__":
+    main()

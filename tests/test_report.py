@@ -1,0 +1,78 @@
+"""The README's table, the committed JSON and the picture belong together."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report
+
+
+def bench(name: str, seconds: float, **info: object) -> dict:
+    stats = {"min": seconds / 2, "median": seconds, "max": 2 * seconds, "rounds": 3, "data": [seconds] * 3}
+    return {"name": name, "extra_info": {"shape": "tiny", **info}, "stats": stats}
+
+
+@pytest.fixture
+def raw() -> dict:
+    sides = {"pair": "counting", "unit": "beans"}
+    return {
+        "datetime": "2026-05-04T10:11:12+00:00",
+        "machine_info": {
+            "node": "secret-name",
+            "system": "Linux",
+            "python_version": "3.11.7",
+            "cpu": {"brand_raw": "Abacus", "count": 2},
+        },
+        "benchmarks": [
+            bench("a", 2.0, **sides, side="loop", what="one by one", units=100),
+            bench("b", 1.0, **sides, side="fastncf", what="all at once", units=5000),
+            bench("c", 1.0, **sides, side="limit", what="looking", units=20_000),
+            bench("d", 0.004, pair="first bean", side="fastncf", what="from the jar", units=1, unit="beans"),
+            bench("e", 1.0, pair="humming meanwhile", ratios=[1.0, 1.02, 1.04]),
+            bench("f", 1.0, pair="growing", growth={"1000000": [2e-9, 4e-9, 3e-9], "20000000": [4e-9]}),
+        ],
+    }
+
+
+def test_table_has_rates_ratio_limit_and_the_rest(raw):
+    text = "\n".join(report.lines(report.summary(raw)))
+    assert "2026-05-04 at the shape tiny: Abacus, 2 cores, Linux, python 3.11.7" in text
+    assert "| counting | 50 beans/s: one by one | 5 k beans/s | **100 x** | 25% of: looking |" in text
+    assert "- first bean: 4 ms (from the jar)" in text
+    assert "- humming meanwhile: 102.0% of the time (quartiles 101.0%, 103.0%)" in text
+    assert "- growing, an interaction: 3.00 ns at 1 M, 4.00 ns at 20 M" in text
+
+
+def test_summary_names_no_machine_and_keeps_no_raw_times(raw):
+    text = json.dumps(report.summary(raw))
+    assert "secret-name" not in text
+    assert '"data"' not in text
+
+
+def test_picture_shows_each_ratio_and_is_the_same_again(raw, tmp_path):
+    found = report.summary(raw)
+    for name in ("one.svg", "two.svg"):
+        report.draw(found, tmp_path / name)
+    picture = (tmp_path / "one.svg").read_text(encoding="utf-8")
+    assert "100 x" in picture
+    assert "counting" in picture
+    assert picture == (tmp_path / "two.svg").read_text(encoding="utf-8")
+
+
+def test_writes_between_its_markers_only(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("before\n<!-- suite tiny -->\nold\n<!-- /suite tiny -->\nafter\n", encoding="utf-8")
+    report.write_between(path, "suite tiny", "new \\1")
+    assert path.read_text(encoding="utf-8") == "before\n<!-- suite tiny -->\nnew \\1\n<!-- /suite tiny -->\nafter\n"
+    with pytest.raises(SystemExit, match="expected one <!-- suite large -->"):
+        report.write_between(path, "suite large", "new")
+
+
+@pytest.mark.parametrize("path", sorted(report.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_readme_and_picture_show_the_committed_figures(path: Path, tmp_path):
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert "\n".join(report.lines(found)) in report.README.read_text(encoding="utf-8")
+    for pair, sides in report.pairs(found).items():
+        if "loop" in sides:
+            assert pair in path.with_suffix(".svg").read_text(encoding="utf-8")
