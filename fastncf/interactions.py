@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fastncf.codes import distinct, look_up, positions, widened
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
 from fastncf.reading.table import Table, first_true, read_table
 
@@ -24,27 +25,22 @@ class Vocabulary:
 
     @classmethod
     def of(cls, columns: list[pl.Series], noun: str) -> "Vocabulary":
-        """All distinct ids of some columns of one data type."""
-        distinct = [column.unique() for column in columns]
-        return cls(pl.concat(distinct).unique().sort().alias(noun), noun)
+        """All distinct ids of some columns, all text or all integers of one signedness."""
+        return cls(pl.concat([widened(distinct(column)) for column in columns]).unique().sort().alias(noun), noun)
 
     def encode(self, raw: pl.Series) -> np.ndarray:
         """Raw ids (n,) -> codes (n,) int32; -1 for an id that is not in the vocabulary."""
+        if isinstance(raw.dtype, pl.Categorical):
+            kinds = distinct(raw)
+            physical = kinds.to_physical().to_numpy()
+            table = np.full(int(physical.max()) + 1, -1, dtype=np.int32)
+            table[physical] = self.encode(kinds.cast(pl.String))
+            return look_up(raw.to_physical(), 0, table)
         if self.ids.dtype == pl.String:
-            table = pl.DataFrame({"raw": self.ids, "code": np.arange(len(self.ids), dtype=np.int32)})
-            codes = raw.to_frame("raw").join(table, on="raw", how="left", maintain_order="left")["code"]
-            return codes.fill_null(-1).to_numpy(writable=True)
-        values, ids = raw.to_numpy(), self.ids.to_numpy()
-        low, high = int(ids[0]), int(ids[-1])
-        if high - low < 4 * len(values) + (1 << 20):
-            lookup = np.full(high - low + 1, -1, dtype=np.int32)
-            lookup[ids - low] = np.arange(len(ids), dtype=np.int32)
-            inside = (values >= low) & (values <= high)
-            if inside.all():
-                return lookup[values - low]
-            return np.where(inside, lookup[np.where(inside, values, low) - low], -1).astype(np.int32)
-        position = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
-        return np.where(ids[position] == values, position, -1).astype(np.int32)
+            codes = pl.DataFrame({"raw": self.ids, "code": np.arange(len(self.ids), dtype=np.int32)})
+            found = raw.to_frame("raw").join(codes, on="raw", how="left", maintain_order="left")["code"]
+            return found.fill_null(-1).to_numpy(writable=True)
+        return positions(raw, self.ids)
 
     def require(self, raw: Any) -> np.ndarray:
         """Raw ids that a caller names (one or many) -> codes (n,) int32.
@@ -183,7 +179,7 @@ def read_with_test(
     item_columns = [items, test_items]
     lists = None
     if candidates is not None:
-        lists = _read_candidates(candidates, users.dtype, items.dtype)
+        lists = _read_candidates(candidates, widened(users.head(0)).dtype, widened(items.head(0)).dtype)
         item_columns.append(lists["negative"])
     interactions = _encode(table, Vocabulary.of([users], "user"), Vocabulary.of(item_columns, "item"))
     test_user = interactions.users.encode(test_users)
@@ -235,7 +231,7 @@ def _kind(ids: pl.Series) -> str:
 
 def _same_kind(table: Table, name: str, like: Table) -> pl.Series:
     """The ids of one table in the data type of another's: integers may become text or wider, text stays text."""
-    ids, wanted = table.frame[name], like.frame[name]
+    ids, wanted = widened(table.frame[name]), widened(like.frame[name].head(0))
     if ids.dtype == wanted.dtype or ids.dtype != pl.String:
         typed = ids.cast(wanted.dtype, strict=False)
         if not typed.has_nulls():

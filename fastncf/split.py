@@ -155,8 +155,8 @@ class _Rows(NamedTuple):
 def _split(interactions: Interactions, time: np.ndarray, holdouts: int, test_item: np.ndarray | None = None) -> _Rows:
     """Sort, fold and hold out; a user whose items and given test item are the whole catalogue gets an empty row."""
     num_users, num_items = len(interactions.users), len(interactions.items)
-    indptr, order = group_by_user(interactions.user, num_users)
-    items = np.empty(len(order), dtype=np.int32)
+    indptr, item, time = group_by_user(interactions.user, interactions.item, time, num_users)
+    items = np.empty(len(item), dtype=np.int32)
     unique = np.empty(num_users, dtype=np.int64)
     kept = np.empty(num_users, dtype=np.int64)
     held_out = np.full((2, num_users), -1, dtype=np.int32)
@@ -164,9 +164,7 @@ def _split(interactions: Interactions, time: np.ndarray, holdouts: int, test_ite
     if test_item is not None:
         limit -= test_item >= 0
     run_ranges(
-        lambda a, b: _split_rows(
-            a, b, indptr, order, interactions.item, time, limit, holdouts, items, unique, kept, held_out
-        ),
+        lambda a, b: _split_rows(a, b, indptr, item, time, limit, holdouts, items, unique, kept, held_out),
         balanced(indptr),
     )
     full = unique >= limit
@@ -179,15 +177,32 @@ def _split(interactions: Interactions, time: np.ndarray, holdouts: int, test_ite
     np.cumsum(kept, out=row_ptr[1:])
     indices = np.empty(row_ptr[-1], dtype=np.int32)
     run_ranges(lambda a, b: _compact(a, b, indptr, items, row_ptr, indices), balanced(indptr))
-    return _Rows(row_ptr, indices, held_out, full, folded=int(len(order) - unique.sum()))
+    return _Rows(row_ptr, indices, held_out, full, folded=int(len(item) - unique.sum()))
 
 
-def group_by_user(user: np.ndarray, num_users: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counting sort: user (N,) int32 -> indptr (U + 1,) int64 and row numbers (N,) int64, file order in each group."""
+def group_by_user(
+    user: np.ndarray, item: np.ndarray, time: np.ndarray, num_users: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counting sort by user that keeps the file's order in each group; nothing is moved that is in order already.
+
+    Args:
+        user: (N,) int32.
+        item: (N,) int32.
+        time: (N,) int64.
+        num_users: U.
+
+    Returns:
+        indptr (U + 1,) int64, item (N,) int32 and time (N,) int64 by group.
+    """
     indptr = np.zeros(num_users + 1, dtype=np.int64)
-    order = np.empty(len(user), dtype=np.int64)
-    _counting_sort(user, indptr, order)
-    return indptr, order
+    if _count(user, indptr):
+        return indptr, item, time
+    grouped_item, grouped_time = np.empty_like(item), np.empty_like(time)
+    run_ranges(
+        lambda a, b: _group(a, b, indptr, user, item, time, grouped_item, grouped_time),
+        balanced(indptr, parts_per_thread=1),
+    )
+    return indptr, grouped_item, grouped_time
 
 
 def balanced(indptr: np.ndarray, parts_per_thread: int = 4) -> np.ndarray:
@@ -211,16 +226,29 @@ def with_items(indptr: np.ndarray, indices: np.ndarray, *extra: np.ndarray) -> t
 
 
 @njit(nogil=True, cache=True)
-def _counting_sort(user, indptr, order):  # type: ignore[no-untyped-def]
+def _count(user, indptr):  # type: ignore[no-untyped-def]
+    """Fill ``indptr``; returns whether the rows are in the order of their users."""
+    ascending = True
+    before = np.int32(0)
     for u in user:
         indptr[u + 1] += 1
+        ascending &= before <= u
+        before = u
     for u in range(len(indptr) - 1):
         indptr[u + 1] += indptr[u]
-    position = indptr[:-1].copy()
+    return ascending
+
+
+@njit(nogil=True, cache=True)
+def _group(first_user, last_user, indptr, user, item, time, grouped_item, grouped_time):  # type: ignore[no-untyped-def]
+    """Move the rows of a range of users behind each other, user by user."""
+    position = indptr[first_user:last_user].copy()
     for row in range(len(user)):
-        u = user[row]
-        order[position[u]] = row
-        position[u] += 1
+        u = user[row] - first_user
+        if 0 <= u < len(position):
+            grouped_item[position[u]] = item[row]
+            grouped_time[position[u]] = time[row]
+            position[u] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -232,12 +260,17 @@ def _hashed_time(user, item, seed_key, time):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _split_rows(  # type: ignore[no-untyped-def]
-    first_user, last_user, indptr, order, item, time, limit, holdouts, items, unique, kept, held_out
+    first_user, last_user, indptr, item, time, limit, holdouts, items, unique, kept, held_out
 ):
     """For each user: sort by item, fold repeats, take the held-out items out of the front of the user's range."""
+    longest = 0
+    for u in range(first_user, last_user):
+        longest = max(longest, indptr[u + 1] - indptr[u])
+    keys = np.empty(longest, dtype=np.int64)
+    rows = np.empty(longest, dtype=np.int64)
     for u in range(first_user, last_user):
         start, stop = indptr[u], indptr[u + 1]
-        by_item = order[start + np.argsort(item[order[start:stop]], kind="mergesort")]
+        by_item = _sorted_rows(item, start, stop, keys, rows)
         count = 0
         for row in by_item:  # rows of one item come in file order: a later row wins only with a later time
             if count and item[row] == item[by_item[count - 1]]:
@@ -270,6 +303,21 @@ def _split_rows(  # type: ignore[no-untyped-def]
                 items[start + size] = item[by_item[at]]
                 size += 1
         kept[u] = size
+
+
+@njit(nogil=True, cache=True)
+def _sorted_rows(item, start, stop, keys, rows):  # type: ignore[no-untyped-def]
+    """Rows of a user by item, those of one item in file order."""
+    count = stop - start
+    ascending = True
+    for at in range(count):
+        keys[at] = np.int64(item[start + at]) << np.int64(32) | at
+        ascending &= at == 0 or keys[at - 1] < keys[at]
+    if not ascending:
+        keys[:count].sort()
+    for at in range(count):
+        rows[at] = start + (keys[at] & np.int64(0xFFFFFFFF))
+    return rows[:count]
 
 
 @njit(nogil=True, cache=True)

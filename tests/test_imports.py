@@ -13,7 +13,8 @@ PACKAGE = Path(fastncf.__file__).parent
 FLOORS = [
     {"errors"},
     {"config", "hashing", "threads", "device", "weights"},
-    {"reading", "sampler", "permutation", "models", "datasets"},
+    {"codes", "sampler", "permutation", "models", "datasets"},
+    {"reading"},
     {"interactions"},
     {"split"},
     {"epoch", "evaluate"},
@@ -22,8 +23,8 @@ FLOORS = [
     {"cli"},
 ]
 ROOMS = {
-    "polars": {"reading", "interactions", "datasets", "recommender"},
-    "numba": {"hashing", "weights", "permutation", "sampler", "split", "datasets"},
+    "polars": {"codes", "reading", "interactions", "datasets", "recommender"},
+    "numba": {"hashing", "codes", "weights", "permutation", "sampler", "split", "datasets"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
     "safetensors": {"recommender"},

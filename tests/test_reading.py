@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastncf.codes import widened
 from fastncf.errors import DataError, DataNotFoundError, FastNCFError
 from fastncf.reading.table import Table, read_table
 
@@ -127,8 +128,23 @@ def test_a_path_is_no_pattern(write):
 )
 def test_ids_of_text_files(write, ids, dtype):
     table = read(write("user,item,time\n" + "".join(f"{raw},1,2\n" for raw in ids))).frame
-    assert table["user"].dtype == dtype
+    assert widened(table["user"]).dtype == dtype
     assert table["user"].cast(pl.String).to_list() == ids
+
+
+@pytest.mark.parametrize("large", [2**31, -(2**31) - 1, 2**62])
+def test_ids_that_outgrow_32_bits_far_down_the_file(write, large):
+    ids = [*range(1500), large]
+    table = read(write("user,item,time\n" + "".join(f"{raw},1,2\n" for raw in ids))).frame
+    assert table["user"].dtype == pl.Int64
+    assert table["user"].to_list() == ids
+
+
+def test_a_date_of_another_format_far_down_the_file(write):
+    lines = ["2005-04-02 23:53:47"] * 1500 + ["2005-04-02T23:53:47"]
+    path = write("user,item,time\n" + "".join(f"1,2,{line}\n" for line in lines))
+    with pytest.raises(DataError, match=r"'2005-04-02T23:53:47' in line 1502; .* in one format throughout"):
+        read(path)
 
 
 def test_quoted_fields(write):

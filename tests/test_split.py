@@ -160,9 +160,20 @@ def test_same_split_for_any_number_of_threads(monkeypatch, threads):
 
 def test_grouping_keeps_file_order():
     user = np.random.default_rng(3).integers(0, 7, 100).astype(np.int32)
-    indptr, order = group_by_user(user, 7)
-    np.testing.assert_array_equal(order, np.argsort(user, kind="stable"))
+    item, time = np.arange(100, dtype=np.int32), np.arange(100, 200, dtype=np.int64)
+    indptr, grouped_item, grouped_time = group_by_user(user, item, time, 7)
+    np.testing.assert_array_equal(grouped_item, np.argsort(user, kind="stable"))
+    np.testing.assert_array_equal(grouped_time, grouped_item + 100)
     np.testing.assert_array_equal(np.diff(indptr), np.bincount(user, minlength=7))
+
+
+def test_rows_in_user_order_are_not_moved():
+    user = np.array([0, 0, 2, 2, 2], dtype=np.int32)
+    item, time = np.array([3, 1, 4, 1, 5], dtype=np.int32), np.arange(5)
+    indptr, grouped_item, grouped_time = group_by_user(user, item, time, 4)
+    assert grouped_item is item
+    assert grouped_time is time
+    assert indptr.tolist() == [0, 2, 2, 5, 5]
 
 
 def test_balanced_covers_every_user_once():

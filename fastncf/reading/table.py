@@ -10,23 +10,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fastncf.codes import distinct
 from fastncf.errors import DataError, DataNotFoundError
-from fastncf.reading.columns import NUMBER, match_columns
+from fastncf.reading.columns import match_columns
 from fastncf.reading.text import ACCEPTED_FILES, HEAD_ROWS, read_text
+from fastncf.reading.times import ACCEPTED_TIMES, are_numbers, as_dates, date_format
 
 RATINGS_FILES = ("ratings.csv", "rating.csv", "ratings.dat", "u.data")
-_TIME_FORMATS = (
-    *(
-        f"%Y-%m-%d{joint}{clock}{zone}"
-        for zone in ("", "%#z", " UTC")
-        for clock in ("%H:%M:%S", "%H:%M:%S%.f", "%H:%M")
-        for joint in (" ", "T")
-    ),
-    *("%Y-%m-%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d"),
-)
 _FLOAT_DIGITS = {"Float16": 11, "Float32": 24, "Float64": 53}
 """Bits of a float's significand: integers beyond them are not told apart."""
-_ACCEPTED_TIMES = "a number such as 1112486027, or a date such as 2005-04-02 23:53:47"
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,8 @@ class Table:
     """The columns of one source that are used, as they were read.
 
     Attributes:
-        frame: columns ``user``, ``item`` and perhaps ``time``; ids Int64, UInt64 or String, no nulls.
+        frame: columns ``user``, ``item`` and perhaps ``time``, without nulls; ids Int32, Int64, UInt64, Categorical or
+            String.
         source: what to call the source in a message.
         found: what was recognised, for people: kind, separator, columns, rows.
         place: says in words where a row of the frame stands in the source.
@@ -200,11 +193,17 @@ class _Place:
 
 
 def _checked_ids(column: pl.Series, at: _Place) -> pl.Series:
-    """Ids as Int64, UInt64 or String without nulls; integers that are beyond both become text."""
+    """Ids as Int32, Int64, UInt64, Categorical or String without nulls; integers that are beyond all become text."""
     accepted = "integers or text"
-    if column.dtype in (pl.Categorical, pl.Enum):
+    if column.dtype == pl.Enum:
         column = column.cast(pl.String)
     at.refuse(column, column.is_null(), accepted)
+    if column.dtype == pl.Int32:
+        return column
+    if isinstance(column.dtype, pl.Categorical):
+        if (distinct(column).cast(pl.String) != "").all():
+            return column
+        column = column.cast(pl.String)
     if column.dtype == pl.String:
         at.refuse(column, column == "", accepted)
         return column
@@ -227,7 +226,7 @@ def _checked_times(column: pl.Series, at: _Place) -> pl.Series:
     """Times as Int64, order kept: integers as they are, dates in microseconds, floats by their bits."""
     if column.dtype in (pl.Categorical, pl.Enum):
         column = column.cast(pl.String)
-    at.refuse(column, column.is_null(), _ACCEPTED_TIMES)
+    at.refuse(column, column.is_null(), ACCEPTED_TIMES)
     if column.dtype == pl.String:
         return _parse_times(column, at)
     if column.dtype == pl.Date:
@@ -235,28 +234,26 @@ def _checked_times(column: pl.Series, at: _Place) -> pl.Series:
     if column.dtype == pl.Datetime:
         return column.to_physical()
     if column.dtype.is_float():
-        at.refuse(column, ~column.is_finite(), _ACCEPTED_TIMES)
+        at.refuse(column, ~column.is_finite(), ACCEPTED_TIMES)
         bits = (column.cast(pl.Float64) + 0.0).to_numpy().view(np.int64)  # + 0.0 makes -0.0 equal 0.0
         return pl.Series(np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits))
     if column.dtype.is_integer():
         cast = column.cast(pl.Int64, strict=False)
-        at.refuse(column, cast.is_null(), f"{_ACCEPTED_TIMES}, below 2**63")
+        at.refuse(column, cast.is_null(), f"{ACCEPTED_TIMES}, below 2**63")
         return cast
-    raise at.refuse_type(column, _ACCEPTED_TIMES)
+    raise at.refuse_type(column, ACCEPTED_TIMES)
 
 
 def _parse_times(column: pl.Series, at: _Place) -> pl.Series:
     """Text -> numbers, or dates in microseconds; all of one format."""
     head = column.head(HEAD_ROWS)
-    if 2 * head.str.contains(rf"^\s*(?:{NUMBER.pattern})\s*$").sum() > len(head):
+    if are_numbers(head):
         bare = column.str.strip_chars()
         numbers = bare.cast(pl.Int64, strict=False)
         if numbers.has_nulls():
             numbers = bare.cast(pl.Float64, strict=False)
         at.refuse(column, numbers.is_null(), "a number, as in the rows before")
         return _checked_times(numbers, at)
-    hits = {fmt: head.str.to_datetime(fmt, strict=False, time_unit="us").is_not_null().sum() for fmt in _TIME_FORMATS}
-    best = max(hits, key=lambda fmt: hits[fmt])
-    parsed = column.str.to_datetime(best, strict=False, time_unit="us")
-    at.refuse(column, parsed.is_null(), f"{_ACCEPTED_TIMES}, in one format throughout")
+    parsed = as_dates(column, date_format(head))
+    at.refuse(column, parsed.is_null(), f"{ACCEPTED_TIMES}, in one format throughout")
     return parsed.to_physical()

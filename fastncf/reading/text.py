@@ -10,8 +10,10 @@ from typing import IO, Any, NamedTuple
 
 import polars as pl
 
+from fastncf.codes import distinct
 from fastncf.errors import DataError
 from fastncf.reading.columns import ALIASES, NUMBER, guess_columns, match_columns, plain
+from fastncf.reading.times import are_numbers, as_dates, date_format
 
 HEAD_ROWS = 1000
 ACCEPTED_FILES = "CSV or TSV text (plain, gzip or zip), Parquet, a polars or a pandas frame"
@@ -27,8 +29,20 @@ def _is_integer(value: str) -> bool:
     return _INTEGER.fullmatch(value) is not None and -(2**63) <= int(value) < 2**63
 
 
+def _is_small(value: str) -> bool:
+    """Whether a field is an integer of 32 bits, or no integer."""
+    return not _is_integer(value) or -(2**31) <= int(value) < 2**31
+
+
 def _is_number(value: str) -> bool:
     return NUMBER.fullmatch(value) is not None
+
+
+def _begins_with_quote(column: pl.Series) -> bool:
+    """Whether a value of a column of text does."""
+    if isinstance(column.dtype, pl.Categorical):
+        column = distinct(column.drop_nulls()).cast(pl.String)
+    return column.dtype == pl.String and column.str.starts_with('"').any()
 
 
 _EXPECTED: dict[str, tuple[Callable[[str], bool], str]] = {
@@ -48,7 +62,9 @@ class Text(NamedTuple):
 
 
 def read_text(source: str, content: Path | bytes, names: dict[str, str | None], needs_time: bool) -> Text:
-    """Read the used columns of a text file, or of its content; ids Int64 or String, times numbers or String.
+    """Read the used columns of a text file, or of its content.
+
+    Ids are Int32, Int64, Categorical or String, times numbers, dates or String.
 
     Raises:
         DataError: names the source and the first line that cannot be read.
@@ -71,7 +87,7 @@ def read_text(source: str, content: Path | bytes, names: dict[str, str | None], 
     types = {role: _text_type(values, is_time=role == "time") for role, values in sample.items()}
     quoted = separator != "::" and _has_quotes(head, separator, len(columns), layout)
     texts = [at for at in range(len(columns)) if not all(_is_number(row[at]) for row in body if at < len(row))]
-    reader = _TextReader(source, content, separator, quoted, header, columns, layout, texts)
+    reader = _TextReader(source, content, separator, quoted, header, columns, layout, texts, sample)
     frame = reader.read(types)
     label = {"\t": "tab", " ": "space"}.get(separator, separator)
     kind = f"text separated by {label!r}, {'with' if header else 'without'} header"
@@ -188,12 +204,16 @@ def _text_type(values: list[str], *, is_time: bool) -> pl.DataType:
     return pl.Int64() if 2 * integers > len(filled) and not textual else pl.String()
 
 
+class _TooNarrow(Exception):  # noqa: N818 - a signal, not an error
+    """A date is not of the format of the first ones."""
+
+
 @dataclass
 class _TextReader:
     """Reads the used columns of one text; where that fails, finds the line and says what is wrong with it.
 
     ``layout`` is the position of each used column by its role, ``texts`` those of all columns that hold more than
-    numbers.
+    numbers, ``sample`` the first values by role.
     """
 
     source: str
@@ -204,6 +224,7 @@ class _TextReader:
     columns: list[str]
     layout: dict[str, int]
     texts: list[int]
+    sample: dict[str, list[str]]
 
     def read(self, types: dict[str, pl.DataType]) -> pl.DataFrame:
         """The used columns. What the first rows suggest comes first, then fractions in the times, then quotes."""
@@ -212,13 +233,18 @@ class _TextReader:
         for quoted in (expected,) if expected or self.separator == "::" else (False, True):
             self.quoted = quoted
             for time in (pl.Int64(), pl.Float64()) if types.get("time") == pl.Int64 else (types.get("time"),):
-                try:
-                    frame = self._scan(types if time is None else {**types, "time": time})
-                except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-                    broken = broken or str(error).partition("\n")[0]
-                    continue
-                if frame is not None:
-                    return frame
+                for narrow in (True, False):
+                    try:
+                        frame = self._scan(types if time is None else {**types, "time": time}, narrow)
+                    except _TooNarrow:
+                        continue
+                    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+                        if not narrow:
+                            broken = broken or str(error).partition("\n")[0]
+                        continue
+                    if frame is not None:
+                        return frame
+                    break
         if types.get("time") == pl.Int64:
             types = {**types, "time": pl.Float64()}
         for quoted in (expected, self.quoted):
@@ -233,8 +259,12 @@ class _TextReader:
             )
         raise DataError(f"{self.source}: cannot be read as text ({broken}); accepted: {ACCEPTED_FILES}")
 
-    def _scan(self, types: dict[str, pl.DataType]) -> pl.DataFrame | None:
-        """The used columns without blank lines; None where a row has no value for one, or too many fields."""
+    def _scan(self, types: dict[str, pl.DataType], narrow: bool) -> pl.DataFrame | None:
+        """The used columns without blank lines; None where a row has no value for one, or too many fields.
+
+        ``narrow`` takes half the memory or less: integer ids of 32 bits, text ids as categories, dates parsed while the
+        text is read. Where the values do not fit, it raises an error.
+        """
         content: Any = self.content
         separator = self.separator
         if separator == "::":  # polars splits at single bytes: take one that the text does not hold
@@ -242,6 +272,17 @@ class _TextReader:
             separator = next((chr(byte) for byte in (0x1F, 0x1E, 0x1D, 0x1C, 1, 2, 3) if byte not in raw), "\x1f")
             content = raw.replace(b"::", separator.encode())
         by_column = {at: types[role] for role, at in self.layout.items()}
+        used = {role: pl.col(f"c{at}") for role, at in self.layout.items()}
+        flags = {}
+        if narrow:
+            for role in ("user", "item"):
+                if types[role] == pl.Int64 and all(_is_small(value) for value in self.sample[role]):
+                    by_column[self.layout[role]] = pl.Int32()
+                elif types[role] == pl.String:
+                    used[role] = used[role].cast(pl.Categorical(pl.Categories.random()))
+            if types.get("time") == pl.String and not are_numbers(head := pl.Series(self.sample["time"])):
+                written, used["time"] = used["time"], as_dates(used["time"], date_format(head))
+                flags["unread"] = used["time"].is_null() & written.is_not_null()
         width = len(self.columns)
         lazy = pl.scan_csv(
             content,
@@ -253,21 +294,21 @@ class _TextReader:
             quote_char='"' if self.quoted else None,
             glob=False,
         )
-        used = [pl.col(f"c{at}").alias(role) for role, at in self.layout.items()]
-        extra = pl.any_horizontal(pl.col(f"c{at}").is_not_null() for at in range(width, width + 3))
-        flags = {"extra": extra}
+        flags["extra"] = pl.any_horizontal(pl.col(f"c{at}").is_not_null() for at in range(width, width + 3))
         if width - 1 not in by_column:
             flags["short"] = pl.col(f"c{width - 1}").is_null()
         if self.quoted:  # a quote inside a field may run rows together
             text = [f"c{at}" for at in self.texts if by_column.get(at, pl.String) == pl.String]
             flags["long"] = pl.any_horizontal(pl.lit(False), pl.col(text).str.contains("\n", literal=True))
-        frame = lazy.select(*used, **flags).collect(engine="streaming")
+        frame = lazy.select(**used, **flags).collect(engine="streaming")
+        if "unread" in flags and frame.drop_in_place("unread").any():
+            raise _TooNarrow
         if frame.drop_in_place("extra").any():
             return None
         doubtful = [name for name in ("short", "long") if name in flags and frame.drop_in_place(name).any()]
         if doubtful and not self._is_sound(frame):
             return None
-        if not self.quoted and any(c.str.starts_with('"').any() for c in frame if c.dtype == pl.String):
+        if not self.quoted and any(_begins_with_quote(column) for column in frame):
             return None
         if any(column.has_nulls() for column in frame):
             # blank lines are the only rows that may lack a value
