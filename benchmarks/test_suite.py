@@ -216,9 +216,9 @@ def lists(split: Split) -> Lists:
 
 
 class TestEvaluation:
-    """HR@10 of one list of 1 + 99 for each user, the model called user by user and all at once."""
+    """HR@10 of one list of 1 + 99 for each user, drawn and ranked: user by user, and all at once."""
 
-    pair = "evaluation, 1 + 99 for each user"
+    pair = "evaluation, 1 + 99 drawn and ranked for each user"
 
     def test_loop(self, timed: Callable[..., Any], model: MLP, lists: Lists, shape: Shape) -> None:
         columns = (lists.users.tolist(), lists.positives.tolist(), lists.negatives.tolist())

@@ -7,7 +7,7 @@ import torch
 from fastncf.errors import DeviceError
 
 VARIABLE = "FASTNCF_DEVICE"
-_CPU_CHUNK = 64 << 20
+_CPU_CHUNK = 16 << 20
 
 
 def find_device(name: str) -> torch.device:

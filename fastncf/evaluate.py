@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fastncf.device import chunk_bytes
-from fastncf.models import score_catalogue, score_lists
+from fastncf.kernels.ranking import count_not_lower
+from fastncf.scoring import scorer
 
 MISS = 1 << 62
 """The rank of a positive whose score is not finite: beyond every list."""
-
-_PAIR_BYTES = 1024  # a scored pair's share of a forward pass: vectors and activations in float32
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,14 @@ def rank_by_counting(positive: Tensor, negatives: Tensor, counted: Tensor) -> Te
 def rank_candidates(model: nn.Module, lists: Lists) -> Tensor:
     """Rank of each held-out item within its list, (T,) int64 from 0."""
     length = lists.negatives.shape[1]
-    rows = _rows_at_once(lists.users.device, length + 1)
     ranks = []
     with _evaluating(model):
+        scores_of = scorer(model)
+        rows = _rows_at_once(lists.users.device, (length + 1) * scores_of.list_bytes)
         for start in range(0, len(lists.users), rows):
             part = slice(start, start + rows)
             positives, negatives = lists.positives[part].unsqueeze(-1), lists.negatives[part]
-            scores = score_lists(model, lists.users[part], torch.cat([positives, negatives.clamp(min=0)], dim=1))
+            scores = scores_of.lists(lists.users[part], torch.cat([positives, negatives.clamp(min=0)], dim=1))
             counted = (negatives >= 0) & (negatives != positives)
             ranks.append(rank_by_counting(scores[:, 0], scores[:, 1:], counted))
     return torch.cat(ranks)
@@ -76,22 +76,38 @@ def rank_catalogue(
         indices: (N,) int32.
         num_items: I.
     """
-    device = users.device
-    rows = _rows_at_once(device, num_items)
-    starts, seen = torch.from_numpy(indptr).to(device), torch.from_numpy(indices).to(device)
     ranks = []
     with _evaluating(model):
+        scores_of = scorer(model)
+        rows = _rows_at_once(users.device, num_items * scores_of.catalogue_bytes)
         for start in range(0, len(users), rows):
-            part_users, part_positives = users[start : start + rows], positives[start : start + rows]
-            scores = score_catalogue(model, part_users, num_items)
-            positive = scores.gather(1, part_positives.long().unsqueeze(-1)).squeeze(-1)
-            not_lower = ~(scores < positive.unsqueeze(-1))
-            row, item = csr_pairs(starts, seen, part_users)
-            excluded = torch.zeros(len(part_users), dtype=torch.int64, device=device)
-            excluded.index_add_(0, row, not_lower[row, item].long())
-            among = not_lower.sum(-1) - excluded - 1  # - 1: the positive is not lower than itself
-            ranks.append(torch.where(torch.isfinite(positive), among, MISS))
+            part = users[start : start + rows], positives[start : start + rows]
+            scores = scores_of.catalogue(part[0], num_items)
+            by_kernel = scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64)
+            count = _count_by_kernel if by_kernel else _count_by_tensors
+            ranks.append(count(scores, *part, indptr, indices))
     return torch.cat(ranks)
+
+
+def _count_by_kernel(
+    scores: Tensor, users: Tensor, positives: Tensor, indptr: np.ndarray, indices: np.ndarray
+) -> Tensor:
+    ranks = torch.empty(len(users), dtype=torch.int64)
+    count_not_lower(scores.numpy(), users.numpy(), positives.numpy(), indptr, indices, miss=MISS, ranks=ranks.numpy())
+    return ranks
+
+
+def _count_by_tensors(
+    scores: Tensor, users: Tensor, positives: Tensor, indptr: np.ndarray, indices: np.ndarray
+) -> Tensor:
+    positive = scores.gather(1, positives.long().unsqueeze(-1)).squeeze(-1)
+    not_lower = ~(scores < positive.unsqueeze(-1))
+    starts, seen = (torch.from_numpy(array).to(scores.device) for array in (indptr, indices))
+    row, item = csr_pairs(starts, seen, users)
+    excluded = torch.zeros(len(users), dtype=torch.int64, device=scores.device)
+    excluded.index_add_(0, row, not_lower[row, item].long())
+    among = not_lower.sum(-1) - excluded - 1  # - 1: the positive is not lower than itself
+    return torch.where(torch.isfinite(positive), among, MISS)
 
 
 def csr_pairs(indptr: Tensor, indices: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,9 +132,9 @@ def metrics(ranks: Tensor, k: int) -> dict[str, float]:
     return {f"hr@{k}": hits, f"ndcg@{k}": gain, "mrr": reciprocal}
 
 
-def _rows_at_once(device: torch.device, length: int) -> int:
-    """Lists of a length that are scored in one chunk."""
-    return max(1, chunk_bytes(device) // (_PAIR_BYTES * length))
+def _rows_at_once(device: torch.device, row_bytes: int) -> int:
+    """Lists that are scored in one chunk."""
+    return max(1, chunk_bytes(device) // row_bytes)
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def test_candidate_ranks_equal_plain_counting(seed):
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32))
 def test_catalogue_ranks_equal_plain_counting(seed):
+    """By the kernel of the CPU, and by the tensor operations of other devices."""
     generator = np.random.default_rng(seed)
     indptr, indices = random_csr(generator, 6, 20)
     users = np.arange(6, dtype=np.int32)
@@ -87,7 +88,9 @@ def test_catalogue_ranks_equal_plain_counting(seed):
         dtype=np.int32,
     )
     scores = awkward(generator, 6, 20)
-    ranks = rank_catalogue(Table(scores), torch.from_numpy(users), torch.from_numpy(positives), indptr, indices, 20)
+    tensors = torch.from_numpy(users), torch.from_numpy(positives)
+    ranks = rank_catalogue(Table(scores), *tensors, indptr, indices, 20)
+    assert torch.equal(ranks, evaluate._count_by_tensors(scores, *tensors, indptr, indices))
     for user, positive, rank in zip(users, positives, ranks, strict=True):
         excluded = {*indices[indptr[user] : indptr[user + 1]].tolist(), int(positive)}
         counted = [float(scores[user, item]) for item in range(20) if item not in excluded]

@@ -13,8 +13,8 @@ PACKAGE = Path(fastncf.__file__).parent
 FLOORS = [
     {"errors"},
     {"config", "hashing", "threads", "device", "weights"},
-    {"codes", "sampler", "permutation", "models", "datasets"},
-    {"reading"},
+    {"codes", "sampler", "permutation", "models", "kernels", "datasets"},
+    {"reading", "scoring"},
     {"interactions"},
     {"split"},
     {"epoch", "evaluate"},
@@ -24,7 +24,7 @@ FLOORS = [
 ]
 ROOMS = {
     "polars": {"codes", "reading", "interactions", "datasets", "recommender"},
-    "numba": {"hashing", "codes", "weights", "permutation", "sampler", "split", "datasets"},
+    "numba": {"kernels", "hashing", "codes", "weights", "permutation", "sampler", "split", "datasets"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
     "safetensors": {"recommender"},

@@ -1,0 +1,163 @@
+"""How a model scores many pairs at once: what depends on the user or on the item alone is computed once.
+
+A scorer holds views or products of the parameters as they were when it was made, so it is made for one evaluation and
+thrown away. It is called without gradients. What it returns is valid until its next call.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fastncf.kernels.ranking import dot_lists
+from fastncf.models import GMF, MF, MLP, NeuMF, score_catalogue, score_lists
+
+
+class Scorer(Protocol):
+    """Scores for the evaluation.
+
+    Attributes:
+        list_bytes: memory that a pair takes in ``lists``.
+        catalogue_bytes: memory that a pair takes in ``catalogue``.
+    """
+
+    list_bytes: int
+    catalogue_bytes: int
+
+    def lists(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores (B, C) of lists of items (B, C) int32 for users (B,) int32."""
+
+    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
+        """Scores (B, I) of all items for users (B,) int32."""
+
+
+def scorer(model: nn.Module) -> Scorer:
+    """The fastest scorer for a model; one of a user's own class, derived or not, is called as it is."""
+    if type(model) not in (MF, GMF, MLP, NeuMF):
+        return _Plain(model)
+    if isinstance(model, MF):
+        one_user, one_item = torch.ones_like(model.user_bias), torch.ones_like(model.item_bias)
+        return _Dot(
+            torch.column_stack([model.user_embedding.weight, model.user_bias, one_user]),
+            torch.column_stack([model.item_embedding.weight, one_item, model.item_bias]),
+        )
+    if isinstance(model, GMF):
+        item = model.item_embedding.weight
+        user = model.user_embedding.weight * model.output.weight
+        return _Dot(
+            torch.column_stack([user, model.output.bias.expand(len(user))]),
+            torch.column_stack([item, torch.ones_like(item[:, 0])]),
+        )
+    if isinstance(model, MLP):
+        return _Tower(model.hidden, model.user_embedding, model.item_embedding, model.output.weight, model.output.bias)
+    assert isinstance(model, NeuMF)
+    user, item = model.gmf_user_embedding.weight, model.gmf_item_embedding.weight
+    of_product, of_top = model.output.weight.tensor_split([user.shape[1]], dim=1)
+    tower = _Tower(model.hidden, model.mlp_user_embedding, model.mlp_item_embedding, of_top, model.output.bias)
+    return _Sum(tower, _Dot(user * of_product, item))
+
+
+class _Buffer:
+    """Memory that one call after the other writes to: fresh pages cost more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+
+    def take(self, *shape: int, like: Tensor) -> Tensor:
+        size = 1
+        for length in shape:
+            size *= length
+        if self.memory.numel() < size or self.memory.device != like.device or self.memory.dtype != like.dtype:
+            self.memory = torch.empty(size, dtype=like.dtype, device=like.device)
+        return self.memory[:size].view(shape)
+
+
+class _Dot:
+    """Scores that are dot products of a user's (U, D) and an item's (I, D) vector."""
+
+    catalogue_bytes = 4
+
+    def __init__(self, user: Tensor, item: Tensor) -> None:
+        self.user, self.item = user.detach().contiguous(), item.detach().contiguous()
+        on_cpu = user.device.type == "cpu"
+        self.by_kernel = on_cpu and user.dtype == torch.float32
+        self.list_bytes = 8 if self.by_kernel else 8 * user.shape[1]
+        self.buffer = _Buffer()
+
+    def lists(self, users: Tensor, items: Tensor) -> Tensor:
+        if self.by_kernel:
+            out = self.buffer.take(*items.shape, like=self.user)
+            tensors = (users.int(), items.int(), self.user, self.item, out)
+            dot_lists(*(tensor.numpy() for tensor in tensors))
+            return out
+        return torch.bmm(self.item[items.long()], self.user[users.long()].unsqueeze(-1)).squeeze(-1)
+
+    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
+        out = self.buffer.take(len(users), len(self.item), like=self.user)
+        return torch.mm(self.user.index_select(0, users), self.item.T, out=out)
+
+
+class _Tower:
+    """ReLU layers over a user's and an item's vector side by side, up to a score: each half of the first layer once."""
+
+    def __init__(
+        self, hidden: nn.ModuleList, user: nn.Embedding, item: nn.Embedding, weight: Tensor, bias: Tensor
+    ) -> None:
+        first, *rest = (layer for layer in hidden if isinstance(layer, nn.Linear))
+        of_user, of_item = first.weight.split([user.embedding_dim, item.embedding_dim], dim=1)
+        self.user = torch.addmm(first.bias, user.weight, of_user.T)  # (U, H)
+        self.item = item.weight @ of_item.T  # (I, H)
+        self.layers = [(layer.weight.T, layer.bias) for layer in rest]
+        self.output = (weight.view(-1, 1), bias)
+        self.list_bytes = 4 * (self.user.shape[1] + sum(bias.numel() for _, bias in self.layers) + 2)
+        self.catalogue_bytes = self.list_bytes
+        self.buffers = [_Buffer() for _ in range(len(self.layers) + 2)]
+
+    def lists(self, users: Tensor, items: Tensor) -> Tensor:
+        first = self.buffers[0].take(items.numel(), self.item.shape[1], like=self.item)
+        torch.index_select(self.item, 0, items.reshape(-1), out=first)
+        halves = first.view(*items.shape, -1)
+        halves += self.user.index_select(0, users).unsqueeze(1)
+        return self._climb(first).view(items.shape)
+
+    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
+        halves = self.buffers[0].take(len(users), *self.item.shape, like=self.item)
+        torch.add(self.user.index_select(0, users).unsqueeze(1), self.item, out=halves)
+        return self._climb(halves.view(-1, self.item.shape[1])).view(len(users), num_items)
+
+    def _climb(self, x: Tensor) -> Tensor:
+        """Scores (n, 1) of the sums of both halves (n, H), which are overwritten."""
+        x.relu_()
+        for (weight, bias), buffer in zip(self.layers, self.buffers[1:-1], strict=True):
+            x = torch.addmm(bias, x, weight, out=buffer.take(len(x), len(bias), like=x)).relu_()
+        return torch.addmm(self.output[1], x, self.output[0], out=self.buffers[-1].take(len(x), 1, like=x))
+
+
+class _Sum:
+    """A tower's score and a dot product."""
+
+    def __init__(self, tower: _Tower, dot: _Dot) -> None:
+        self.tower, self.dot = tower, dot
+        self.list_bytes = tower.list_bytes + dot.list_bytes
+        self.catalogue_bytes = tower.catalogue_bytes + dot.catalogue_bytes
+
+    def lists(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.tower.lists(users, items).add_(self.dot.lists(users, items))
+
+    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
+        return self.tower.catalogue(users, num_items).add_(self.dot.catalogue(users, num_items))
+
+
+class _Plain:
+    """Any module, called as it is."""
+
+    list_bytes = catalogue_bytes = 1024
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def lists(self, users: Tensor, items: Tensor) -> Tensor:
+        return score_lists(self.model, users, items)
+
+    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
+        return score_catalogue(self.model, users, num_items)
