@@ -9,6 +9,7 @@ called user by user in the evaluation. Only the framework around the training lo
 import argparse
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -120,9 +121,19 @@ def pass_over(model: NCF, optimizer: torch.optim.Optimizer, rows: Rows) -> float
 def candidates(data: Ratings, random: np.random.RandomState) -> dict[tuple[int, int], list[int]]:
     """99 items that a test user never touched, drawn with replacement, for each (user, test item)."""
     touched = data.ratings.groupby("userId")["movieId"].apply(list).to_dict()
+    return draw(set(zip(data.test["userId"], data.test["movieId"], strict=True)), touched, data.all_items, random)
+
+
+def draw(
+    pairs: Iterable[tuple[int, int]],
+    touched: dict[int, list[int]],
+    all_items: np.ndarray,
+    random: np.random.RandomState,
+) -> dict[tuple[int, int], list[int]]:
+    """The lists of some (user, test item)."""
     lists = {}
-    for user, item in set(zip(data.test["userId"], data.test["movieId"], strict=True)):
-        untouched = set(data.all_items) - set(touched[user])
+    for user, item in pairs:
+        untouched = set(all_items) - set(touched[user])
         lists[user, item] = list(random.choice(list(untouched), 99))
     return lists
 
