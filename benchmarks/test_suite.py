@@ -232,9 +232,8 @@ class TestEvaluation:
             unit="users",
             rounds=3,
         )
-        lists = Lists.of(
-            *(np.array(column, np.int32) for column in (*zip(*drawn, strict=True), list(drawn.values()))), CPU
-        )
+        owner, positive = np.array(list(drawn), np.int32).T
+        lists = Lists.of(owner, positive, np.array(list(drawn.values()), np.int32), CPU)
         assert hits == (rank_candidates(model, lists) < 10).int().tolist()
 
     @pytest.mark.parametrize("name", ["mlp", "mf"])
