@@ -21,12 +21,13 @@ from benchmarks.conftest import Shape, first_users
 from fastncf.config import Config
 from fastncf.epoch import Epochs
 from fastncf.evaluate import Lists, rank_candidates
+from fastncf.hashing import LOWBIAS_1, LOWBIAS_2
 from fastncf.interactions import read_interactions
 from fastncf.models import MF, MLP, score_lists
 from fastncf.permutation import permutation
 from fastncf.sampler import sample_candidates, sample_negatives
 from fastncf.split import Split, leave_one_out
-from fastncf.threads import run_ranges
+from fastncf.threads import even, run_ranges
 from fastncf.train import train_epoch
 from fastncf.weights import popularity_weights
 
@@ -113,13 +114,13 @@ class TestNegatives:
 def _hash_range(start, stop, out):  # type: ignore[no-untyped-def]
     for position in range(start, stop):
         x = np.uint32(position) ^ np.uint32(0x9E3779B9)
-        x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
-        out[position] = np.int32(np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)) >> np.uint32(1))
+        x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(LOWBIAS_1))
+        out[position] = np.int32(np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(LOWBIAS_2)) >> np.uint32(1))
 
 
 def hash_and_write(out: np.ndarray) -> None:
     """The least that any counted sampler does."""
-    run_ranges(lambda a, b: _hash_range(a, b, out), np.linspace(0, len(out), 9).astype(np.int64))
+    run_ranges(lambda a, b: _hash_range(a, b, out), even(len(out)))
 
 
 def epochs_of(split: Split, *, last: int, batch_size: int = BATCH) -> Epochs:
@@ -361,7 +362,6 @@ def test_drawing_ahead_costs_training_next_to_nothing(
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     monkeypatch.setenv("FASTNCF_NUM_THREADS", "1")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def seconds(last: int) -> float:
         with epochs_of(part, last=last, batch_size=8192) as epochs:
@@ -371,12 +371,15 @@ def test_drawing_ahead_costs_training_next_to_nothing(
             return time.perf_counter() - start
 
     def in_turns() -> list[float]:
-        return [seconds(last=2) / seconds(last=1) for _ in range(15)]
+        torch.set_num_threads(1)
+        try:
+            return [seconds(last=2) / seconds(last=1) for _ in range(15)]
+        finally:
+            torch.set_num_threads(threads)
 
     ratios = benchmark.pedantic(in_turns, rounds=1)
-    torch.set_num_threads(threads)
     benchmark.extra_info.update(pair="training while the next epoch is drawn, of training alone", ratios=ratios)
-    assert all(loss.isfinite().all() for loss in model.parameters())
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_growth(benchmark: Any, split: Split, shape: Shape) -> None:

@@ -25,6 +25,8 @@ def widened(ids: pl.Series) -> pl.Series:
 
 
 def _distinct_integers(column: pl.Series) -> pl.Series:
+    if not len(column):
+        return column
     low, high = _bounds(column)
     if not _is_narrow(low, high, len(column)):
         return column.unique().sort()
@@ -38,7 +40,12 @@ def positions(column: pl.Series, ids: pl.Series) -> np.ndarray:
 
     Both columns have one signedness and no nulls.
     """
-    values = _bits(ids.to_numpy())
+    values = ids.to_numpy()
+    if len(column) < len(values):  # a table of all ids would cost more than a few searches
+        asked = column.to_numpy()
+        at = np.minimum(np.searchsorted(values, asked), len(values) - 1)
+        return np.where(values[at] == asked, at, -1).astype(np.int32)
+    values = _bits(values)
     low, high = _bounds(ids)
     if _is_narrow(low, high, len(column)):
         table = np.full(high - low + 1, -1, dtype=np.int32)
@@ -80,12 +87,7 @@ def _each_chunk(column: pl.Series, kernel: Callable[[np.ndarray, slice], object]
     assert not column.has_nulls(), "a kernel would take the values of an array of floats for places in a table"
     chunks = [_bits(chunk.to_numpy()) for chunk in column.get_chunks()]
     ends = np.cumsum([0, *map(len, chunks)])
-
-    def some(first: int, last: int) -> None:
-        for at in range(first, last):
-            kernel(chunks[at], slice(ends[at], ends[at + 1]))
-
-    run_ranges(some, np.arange(len(chunks) + 1))
+    run_ranges(lambda at, end: kernel(chunks[at], slice(ends[at], ends[end])), np.arange(len(chunks) + 1))
 
 
 @njit(nogil=True, cache=True)

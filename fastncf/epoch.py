@@ -9,6 +9,7 @@ needed.
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from types import TracebackType
 from typing import NamedTuple
 
@@ -128,13 +129,10 @@ class Epochs:
             weights=self.weights,
         )
         order_key = key(self.seed, Stream.PERMUTATION, number if self.shuffle else 0)
-        if self._stream is None:
-            order = permutation(len(self._user), order_key, self.device)
-            self.sample_seconds += time.perf_counter() - start
-            return order, buffer
-        with torch.cuda.stream(self._stream):
-            on_device = buffer.to(self.device, non_blocking=True)
-            self._copies[which] = self._stream.record_event()
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            negatives = buffer.to(self.device, non_blocking=True)
+            if self._stream is not None:
+                self._copies[which] = self._stream.record_event()
             order = permutation(len(self._user), order_key, self.device)
         self.sample_seconds += time.perf_counter() - start
-        return order, on_device
+        return order, negatives

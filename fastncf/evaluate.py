@@ -80,12 +80,14 @@ def rank_catalogue(
     with _evaluating(model):
         scores_of = scorer(model)
         rows = _rows_at_once(users.device, num_items * scores_of.catalogue_bytes)
+        seen = [torch.from_numpy(array).to(users.device) for array in (indptr, indices)]
         for start in range(0, len(users), rows):
             part = users[start : start + rows], positives[start : start + rows]
             scores = scores_of.catalogue(part[0], num_items)
-            by_kernel = scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64)
-            count = _count_by_kernel if by_kernel else _count_by_tensors
-            ranks.append(count(scores, *part, indptr, indices))
+            if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
+                ranks.append(_count_by_kernel(scores, *part, indptr, indices))
+            else:
+                ranks.append(_count_by_tensors(scores, *part, *seen))
     return torch.cat(ranks)
 
 
@@ -97,13 +99,10 @@ def _count_by_kernel(
     return ranks
 
 
-def _count_by_tensors(
-    scores: Tensor, users: Tensor, positives: Tensor, indptr: np.ndarray, indices: np.ndarray
-) -> Tensor:
+def _count_by_tensors(scores: Tensor, users: Tensor, positives: Tensor, indptr: Tensor, indices: Tensor) -> Tensor:
     positive = scores.gather(1, positives.long().unsqueeze(-1)).squeeze(-1)
     not_lower = ~(scores < positive.unsqueeze(-1))
-    starts, seen = (torch.from_numpy(array).to(scores.device) for array in (indptr, indices))
-    row, item = csr_pairs(starts, seen, users)
+    row, item = csr_pairs(indptr, indices, users)
     excluded = torch.zeros(len(users), dtype=torch.int64, device=scores.device)
     excluded.index_add_(0, row, not_lower[row, item].long())
     among = not_lower.sum(-1) - excluded - 1  # - 1: the positive is not lower than itself

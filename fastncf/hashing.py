@@ -13,6 +13,9 @@ _MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
+LOWBIAS_1 = 0x7FEB352D
+LOWBIAS_2 = 0x846CA68B
+"""Multipliers of Wellons' 32-bit mixer "lowbias32" (2018)."""
 
 
 class Stream(IntEnum):

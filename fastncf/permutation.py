@@ -13,13 +13,12 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from fastncf.hashing import key
-from fastncf.threads import num_threads, run_ranges
+from fastncf.hashing import LOWBIAS_1, LOWBIAS_2, key
+from fastncf.threads import even, run_ranges
 
 _ROUNDS = 4
 _CHUNK = 1 << 24
 _MASK = (1 << 32) - 1
-_MULTIPLIERS = (0x7FEB352D, 0x846CA68B)  # of Wellons' "lowbias32" mixer (2018)
 
 
 def permutation(size: int, seed_key: int, device: torch.device) -> Tensor:
@@ -44,8 +43,7 @@ def permutation(size: int, seed_key: int, device: torch.device) -> Tensor:
 
 def _fill_by_kernel(order: Tensor, a: int, b: int, keys: list[int]) -> None:
     places, kernel_keys = order.numpy(), np.array(keys, dtype=np.uint64)
-    bounds = np.linspace(0, len(places), 4 * num_threads() + 1).astype(np.int64)
-    run_ranges(lambda start, stop: _fill(start, stop, a, b, kernel_keys, places), bounds)
+    run_ranges(lambda start, stop: _fill(start, stop, a, b, kernel_keys, places), even(len(places)))
 
 
 def _fill_by_tensors(order: Tensor, a: int, b: int, keys: list[int]) -> None:
@@ -67,8 +65,8 @@ def _feistel(x: Tensor, a: int, b: int, keys: list[int]) -> Tensor:
 
 def _added(half: Tensor, other: Tensor, round_key: int, size: int) -> Tensor:
     x = (other ^ round_key) & _MASK
-    x = ((x ^ (x >> 16)) * _MULTIPLIERS[0]) & _MASK
-    x = ((x ^ (x >> 15)) * _MULTIPLIERS[1]) & _MASK
+    x = ((x ^ (x >> 16)) * LOWBIAS_1) & _MASK
+    x = ((x ^ (x >> 15)) * LOWBIAS_2) & _MASK
     moved = half + (((x ^ (x >> 16)) * size) >> 32)
     return torch.where(moved >= size, moved - size, moved)
 
@@ -76,8 +74,8 @@ def _added(half: Tensor, other: Tensor, round_key: int, size: int) -> Tensor:
 @njit(inline="always")
 def _moved(half, other, round_key, size):  # type: ignore[no-untyped-def]
     x = (other ^ round_key) & np.uint64(_MASK)
-    x = ((x ^ (x >> np.uint64(16))) * np.uint64(_MULTIPLIERS[0])) & np.uint64(_MASK)
-    x = ((x ^ (x >> np.uint64(15))) * np.uint64(_MULTIPLIERS[1])) & np.uint64(_MASK)
+    x = ((x ^ (x >> np.uint64(16))) * np.uint64(LOWBIAS_1)) & np.uint64(_MASK)
+    x = ((x ^ (x >> np.uint64(15))) * np.uint64(LOWBIAS_2)) & np.uint64(_MASK)
     moved = half + (((x ^ (x >> np.uint64(16))) * size) >> np.uint64(32))
     return moved - size if moved >= size else moved
 

@@ -15,8 +15,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from fastncf.errors import DataError
-from fastncf.hashing import GOLDEN, Stream, key, mix64
-from fastncf.threads import num_threads, run_ranges
+from fastncf.hashing import GOLDEN, LOWBIAS_1, LOWBIAS_2, Stream, key, mix64
+from fastncf.threads import even, run_ranges
 from fastncf.weights import Weights
 
 ATTEMPTS = 12
@@ -67,7 +67,7 @@ def sample_negatives(
     flat = out.reshape(-1)
     run_ranges(
         lambda a, b: _sample_rows(a, b, indptr, indices, num_items, num_negatives, keys, *(weights or _UNIFORM), flat),
-        _even(len(indices)),
+        even(len(indices)),
     )
     return out
 
@@ -139,10 +139,10 @@ def _hash_reference(position: int, keys: np.ndarray, attempt: int) -> int:
     first, second = (int(half) for half in keys[position >> 32, min(attempt, ATTEMPTS)])
     x = (position ^ first) & mask
     x ^= x >> 16
-    x = (x * _MULTIPLIERS[0]) & mask
+    x = (x * LOWBIAS_1) & mask
     x ^= x >> 15
     x = (x + (second ^ max(attempt - ATTEMPTS, 0))) & mask
-    x = (x * _MULTIPLIERS[1]) & mask
+    x = (x * LOWBIAS_2) & mask
     return x ^ (x >> 16)
 
 
@@ -179,7 +179,7 @@ def sample_candidates(
     out = np.full((len(users), num_candidates), -1, dtype=np.int32)
     run_ranges(
         lambda a, b: _candidate_rows(a, b, indptr, indices, num_items, users, np.uint64(seed_key), distinct, out),
-        _even(len(users)),
+        even(len(users)),
     )
     return out
 
@@ -195,10 +195,6 @@ def _require_negatives(indptr: np.ndarray, num_items: int) -> None:
         raise DataError(f"num_items={num_items}: expected at most {MAX_ITEMS}")
 
 
-def _even(rows: int, parts_per_thread: int = 4) -> np.ndarray:
-    return np.linspace(0, rows, parts_per_thread * num_threads() + 1).astype(np.int64)
-
-
 def _keys(seed: int, stream: Stream, epoch: int, blocks: int) -> np.ndarray:
     """(blocks, ATTEMPTS + 1, 2) uint32: keys of the hash for each 2**32 positions and attempt, rank-select's last."""
     keys = [[key(seed, stream, epoch, block, attempt) for attempt in range(ATTEMPTS + 1)] for block in range(blocks)]
@@ -207,9 +203,6 @@ def _keys(seed: int, stream: Stream, epoch: int, blocks: int) -> np.ndarray:
 
 # A 32-bit hash of a counter under a 64-bit key: Wellons' "lowbias32" mixer (2018), one half of the key before it and
 # the other between its two rounds. For one key it is a bijection, so two draws agree by 2**-32 less often than chance.
-_MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
-
-
 @intrinsic
 def _hash(typingctx, position, first, second):  # type: ignore[no-untyped-def]
     """The hash of three uint32 as uint32, written for LLVM: Numba widens to 64 bits, which halves a vector's lanes."""
@@ -219,10 +212,10 @@ def _hash(typingctx, position, first, second):  # type: ignore[no-untyped-def]
         number = x.type
         x = builder.xor(x, first)
         x = builder.xor(x, builder.lshr(x, number(16)))
-        x = builder.mul(x, number(_MULTIPLIERS[0]))
+        x = builder.mul(x, number(LOWBIAS_1))
         x = builder.xor(x, builder.lshr(x, number(15)))
         x = builder.add(x, second)
-        x = builder.mul(x, number(_MULTIPLIERS[1]))
+        x = builder.mul(x, number(LOWBIAS_2))
         return builder.xor(x, builder.lshr(x, number(16)))
 
     return types.uint32(types.uint32, types.uint32, types.uint32), generate
@@ -291,13 +284,16 @@ def _touched_before(number, low, high, indices, start, mass, touched):  # type: 
 
 
 @njit(nogil=True, cache=True)
-def _sum_touched(indices, start, stop, mass, touched):  # type: ignore[no-untyped-def]
-    """Running sums of the parts of a user's items, from 0 to their total, into the front of ``touched``."""
+def _free(indices, start, stop, num_items, mass, touched):  # type: ignore[no-untyped-def]
+    """A user's untouched items, or their mass; then ``touched`` gets running sums of the touched parts, from 0."""
+    if len(mass) == 0:
+        return np.uint64(num_items - (stop - start))
     total = np.uint64(0)
     for at in range(start, stop):
         touched[at - start] = total
         total += mass[indices[at] + 1] - mass[indices[at]]
     touched[stop - start] = total
+    return mass[num_items] - total
 
 
 @njit(nogil=True, cache=True)
@@ -374,7 +370,11 @@ def _sample_rows(  # type: ignore[no-untyped-def]
     pending = np.empty(_TILE + 1, dtype=np.uint32)
     again = np.empty(_TILE, dtype=np.int32)
     guide = np.empty((1 << _GUIDE_BITS) + 1, dtype=np.int64)
-    touched = np.empty(1, dtype=np.uint64)
+    longest = 0
+    if len(mass):
+        longest = np.max(indptr[1:] - indptr[:-1])
+    touched = np.empty(longest + 1, dtype=np.uint64)
+    free, guide_bits = np.uint64(0), np.uint32(0)
     user = np.searchsorted(indptr, first_row, side="right") - 1
     row = first_row
     while row < last_row:
@@ -388,8 +388,7 @@ def _sample_rows(  # type: ignore[no-untyped-def]
         dense = _is_dense(stop - start, num_items)
         if not dense:
             _set_all(bits[:words], indices[start:stop])
-        guide_bits = np.uint32(_GUIDE_BITS + 1)  # not filled yet for this user
-        free = np.uint64(num_items - (stop - start))
+        guided = False
         while begin < end:
             # A tile stays in cache, and within 2**32 positions the keys are constants of a loop that vectorises.
             tile = out[begin : min(end, begin + _TILE, ((begin >> 32) + 1) << 32)]
@@ -399,13 +398,10 @@ def _sample_rows(  # type: ignore[no-untyped-def]
             else:
                 count = _attempt_all(begin, block, size, threshold, cells, cell_bits, bits, pending, again, tile)
             if count:
-                if guide_bits > _GUIDE_BITS:
-                    if len(mass):
-                        if len(touched) <= stop - start:
-                            touched = np.empty(2 * (stop - start) + 1, dtype=np.uint64)
-                        _sum_touched(indices, start, stop, mass, touched)
-                        free = (np.uint64(1) << _SHIFT) - touched[stop - start]
+                if not guided:
+                    free = _free(indices, start, stop, num_items, mass, touched)
                     guide_bits = _fill_guide(free, indices, start, stop, mass, touched, guide)
+                    guided = True
                 rejected, pair = pending[:count], block[ATTEMPTS]
                 _select_each(begin, pair, free, indices, start, stop, mass, touched, guide, guide_bits, rejected, tile)
             begin += len(tile)

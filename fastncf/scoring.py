@@ -4,6 +4,7 @@ A scorer holds views or products of the parameters as they were when it was made
 thrown away. It is called without gradients. What it returns is valid until its next call.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -64,9 +65,7 @@ class _Buffer:
         self.memory = torch.empty(0)
 
     def take(self, *shape: int, like: Tensor) -> Tensor:
-        size = 1
-        for length in shape:
-            size *= length
+        size = math.prod(shape)
         if self.memory.numel() < size or self.memory.device != like.device or self.memory.dtype != like.dtype:
             self.memory = torch.empty(size, dtype=like.dtype, device=like.device)
         return self.memory[:size].view(shape)
@@ -75,13 +74,11 @@ class _Buffer:
 class _Dot:
     """Scores that are dot products of a user's (U, D) and an item's (I, D) vector."""
 
-    catalogue_bytes = 4
-
     def __init__(self, user: Tensor, item: Tensor) -> None:
         self.user, self.item = user.detach().contiguous(), item.detach().contiguous()
-        on_cpu = user.device.type == "cpu"
-        self.by_kernel = on_cpu and user.dtype == torch.float32
+        self.by_kernel = user.device.type == "cpu" and user.dtype == torch.float32
         self.list_bytes = 8 if self.by_kernel else 8 * user.shape[1]
+        self.catalogue_bytes = 4 if self.by_kernel else 8  # tensors also hold what comes of the comparison
         self.buffer = _Buffer()
 
     def lists(self, users: Tensor, items: Tensor) -> Tensor:

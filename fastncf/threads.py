@@ -28,6 +28,11 @@ def num_threads() -> int:
     return int(value)
 
 
+def even(rows: int, parts_per_thread: int = 4) -> np.ndarray:
+    """Bounds of ranges of rows of about the same length: ascending, from 0 to ``rows``."""
+    return np.linspace(0, rows, parts_per_thread * num_threads() + 1).astype(np.int64)
+
+
 def run_ranges(kernel: Callable[[int, int], object], bounds: np.ndarray) -> None:
     """Call ``kernel(start, stop)`` for each pair of neighbouring bounds, on as many threads as allowed.
 

@@ -90,7 +90,7 @@ def test_catalogue_ranks_equal_plain_counting(seed):
     scores = awkward(generator, 6, 20)
     tensors = torch.from_numpy(users), torch.from_numpy(positives)
     ranks = rank_catalogue(Table(scores), *tensors, indptr, indices, 20)
-    assert torch.equal(ranks, evaluate._count_by_tensors(scores, *tensors, indptr, indices))
+    assert torch.equal(ranks, evaluate._count_by_tensors(scores, *tensors, *map(torch.from_numpy, (indptr, indices))))
     for user, positive, rank in zip(users, positives, ranks, strict=True):
         excluded = {*indices[indptr[user] : indptr[user + 1]].tolist(), int(positive)}
         counted = [float(scores[user, item]) for item in range(20) if item not in excluded]

@@ -147,6 +147,13 @@ def test_a_date_of_another_format_far_down_the_file(write):
         read(path)
 
 
+@pytest.mark.parametrize("line", [",1,2", "1,,2"])
+def test_a_column_without_any_value(write, line):
+    path = write("user,item,time\n" + f"{line}\n" * 3)
+    with pytest.raises(DataError, match=r"is empty in line 2; accepted: text"):
+        read(path)
+
+
 def test_quoted_fields(write):
     content = HEADER + '"a,b","x ""q""",3,4\n"c\n\nd",y,7,8\n'
     assert rows(write(content)) == [("a,b", 'x "q"', 4), ("c\n\nd", "y", 8)]

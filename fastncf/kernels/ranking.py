@@ -6,7 +6,7 @@ Only the order of a sum is left to the compiler: NaN and infinity keep their mea
 import numpy as np
 from numba import njit
 
-from fastncf.threads import num_threads, run_ranges
+from fastncf.threads import even, run_ranges
 
 _REORDER = {"reassoc", "contract"}
 
@@ -23,7 +23,7 @@ def dot_lists(
         item_vectors: (I, D) float32.
         out: (B, C) float32, filled.
     """
-    run_ranges(lambda a, b: _dot_rows(a, b, users, items, user_vectors, item_vectors, out), _even(len(users)))
+    run_ranges(lambda a, b: _dot_rows(a, b, users, items, user_vectors, item_vectors, out), even(len(users), 1))
 
 
 def count_not_lower(
@@ -47,12 +47,8 @@ def count_not_lower(
         ranks: (B,) int64, filled.
     """
     run_ranges(
-        lambda a, b: _count_rows(a, b, scores, users, positives, indptr, indices, miss, ranks), _even(len(users))
+        lambda a, b: _count_rows(a, b, scores, users, positives, indptr, indices, miss, ranks), even(len(users), 1)
     )
-
-
-def _even(rows: int) -> np.ndarray:
-    return np.linspace(0, rows, num_threads() + 1).astype(np.int64)
 
 
 @njit(nogil=True, cache=True, fastmath=_REORDER)

@@ -204,6 +204,9 @@ def _text_type(values: list[str], *, is_time: bool) -> pl.DataType:
     return pl.Int64() if 2 * integers > len(filled) and not textual else pl.String()
 
 
+_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+
+
 class _TooNarrow(Exception):  # noqa: N818 - a signal, not an error
     """A date is not of the format of the first ones."""
 
@@ -233,18 +236,13 @@ class _TextReader:
         for quoted in (expected,) if expected or self.separator == "::" else (False, True):
             self.quoted = quoted
             for time in (pl.Int64(), pl.Float64()) if types.get("time") == pl.Int64 else (types.get("time"),):
-                for narrow in (True, False):
-                    try:
-                        frame = self._scan(types if time is None else {**types, "time": time}, narrow)
-                    except _TooNarrow:
-                        continue
-                    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-                        if not narrow:
-                            broken = broken or str(error).partition("\n")[0]
-                        continue
-                    if frame is not None:
-                        return frame
-                    break
+                try:
+                    frame = self._scan_narrow_first(types if time is None else {**types, "time": time})
+                except _UNREADABLE as error:
+                    broken = broken or str(error).partition("\n")[0]
+                    continue
+                if frame is not None:
+                    return frame
         if types.get("time") == pl.Int64:
             types = {**types, "time": pl.Float64()}
         for quoted in (expected, self.quoted):
@@ -258,6 +256,12 @@ class _TextReader:
                 f"accepted: quotes around whole fields, doubled inside them"
             )
         raise DataError(f"{self.source}: cannot be read as text ({broken}); accepted: {ACCEPTED_FILES}")
+
+    def _scan_narrow_first(self, types: dict[str, pl.DataType]) -> pl.DataFrame | None:
+        try:
+            return self._scan(types, narrow=True)
+        except (_TooNarrow, *_UNREADABLE):
+            return self._scan(types, narrow=False)
 
     def _scan(self, types: dict[str, pl.DataType], narrow: bool) -> pl.DataFrame | None:
         """The used columns without blank lines; None where a row has no value for one, or too many fields.
