@@ -6,8 +6,8 @@ layer aborts when two threads enter it, and both draw on a pool that belongs to 
 
 import itertools
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -36,14 +36,27 @@ def even(rows: int, parts_per_thread: int = 4) -> np.ndarray:
 def run_ranges(kernel: Callable[[int, int], object], bounds: np.ndarray) -> None:
     """Call ``kernel(start, stop)`` for each pair of neighbouring bounds, on as many threads as allowed.
 
-    The calls must write to places that do not overlap; an error in one of them is raised here.
+    The calls must write to places that do not overlap; an error in one of them is raised here. The calling thread does
+    its share, so that one thread less is to be started: that costs more than a small kernel.
     """
     ranges = [(a, b) for a, b in itertools.pairwise(bounds.tolist()) if b > a]
-    threads = min(num_threads(), len(ranges))
-    if threads <= 1:
-        for start, stop in ranges:
-            kernel(start, stop)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(kernel, start, stop) for start, stop in ranges]:
-            future.result()
+    left = iter(ranges)
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            for start, stop in left:
+                kernel(start, stop)
+        except Exception as error:
+            errors.append(error)
+
+    others = [threading.Thread(target=work) for _ in range(min(num_threads(), len(ranges)) - 1)]
+    for thread in others:
+        thread.start()
+    try:
+        work()
+    finally:
+        for thread in others:
+            thread.join()
+    if errors:
+        raise errors[0]

@@ -30,11 +30,17 @@ def test_ranges_run_at_the_same_time(monkeypatch):
 def test_an_error_is_raised(monkeypatch):
     monkeypatch.setenv("FASTNCF_NUM_THREADS", "2")
 
-    def fail(start: int, stop: int) -> None:
-        raise ValueError(f"at {start}")
+    meet = threading.Barrier(2)
 
-    with pytest.raises(ValueError, match="at 0"):
-        run_ranges(fail, np.array([0, 5, 9]))
+    for bad in (0, 5):
+
+        def fail(start: int, stop: int, bad: int = bad) -> None:
+            meet.wait(timeout=30)  # one range on each thread
+            if start == bad:
+                raise ValueError(f"at {start}")
+
+        with pytest.raises(ValueError, match=f"at {bad}"):
+            run_ranges(fail, np.array([0, 5, 9]))
 
 
 def test_number_of_threads(monkeypatch):
