@@ -17,6 +17,14 @@ def distinct(column: pl.Series) -> pl.Series:
     return _distinct_integers(column) if column.dtype.is_integer() else column.unique()
 
 
+def categories(column: pl.Series) -> pl.Series:
+    """The text behind each physical number of a column of categories, up to the highest; some may not occur in it."""
+    physical = column.to_physical()
+    top = physical.max()
+    numbers = pl.Series(range(0 if top is None else int(top) + 1), dtype=physical.dtype)  # type: ignore[arg-type]
+    return numbers.cat.to(column.dtype).cast(pl.String)
+
+
 def widened(ids: pl.Series) -> pl.Series:
     """Ids in the data type that a vocabulary holds: Int64, UInt64 or String."""
     if isinstance(ids.dtype, pl.Categorical):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fastncf.codes import distinct, look_up, positions, widened
+from fastncf.codes import categories, distinct, look_up, positions, widened
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
 from fastncf.reading.table import Table, first_true, read_table
 
@@ -31,11 +31,7 @@ class Vocabulary:
     def encode(self, raw: pl.Series) -> np.ndarray:
         """Raw ids (n,) -> codes (n,) int32; -1 for an id that is not in the vocabulary."""
         if isinstance(raw.dtype, pl.Categorical):
-            kinds = distinct(raw)
-            physical = kinds.to_physical().to_numpy()
-            table = np.full(int(physical.max()) + 1, -1, dtype=np.int32)
-            table[physical] = self.encode(kinds.cast(pl.String))
-            return look_up(raw.to_physical(), 0, table)
+            return look_up(raw.to_physical(), 0, self.encode(categories(raw)))
         if self.ids.dtype == pl.String:
             codes = pl.DataFrame({"raw": self.ids, "code": np.arange(len(self.ids), dtype=np.int32)})
             found = raw.to_frame("raw").join(codes, on="raw", how="left", maintain_order="left")["code"]

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from fastncf.errors import DataError
 from fastncf.hashing import GOLDEN, Stream, key, mix64
@@ -155,7 +157,7 @@ class _Rows(NamedTuple):
 def _split(interactions: Interactions, time: np.ndarray, holdouts: int, test_item: np.ndarray | None = None) -> _Rows:
     """Sort, fold and hold out; a user whose items and given test item are the whole catalogue gets an empty row."""
     num_users, num_items = len(interactions.users), len(interactions.items)
-    indptr, item, time = group_by_user(interactions.user, interactions.item, time, num_users)
+    indptr, item, latest = group_by_user(interactions.user, interactions.item, time, num_users)
     items = np.empty(len(item), dtype=np.int32)
     unique = np.empty(num_users, dtype=np.int64)
     kept = np.empty(num_users, dtype=np.int64)
@@ -164,7 +166,7 @@ def _split(interactions: Interactions, time: np.ndarray, holdouts: int, test_ite
     if test_item is not None:
         limit -= test_item >= 0
     run_ranges(
-        lambda a, b: _split_rows(a, b, indptr, item, time, limit, holdouts, items, unique, kept, held_out),
+        lambda a, b: _split_rows(a, b, indptr, item, latest, num_items, limit, holdouts, items, unique, kept, held_out),
         balanced(indptr),
     )
     full = unique >= limit
@@ -183,7 +185,7 @@ def _split(interactions: Interactions, time: np.ndarray, holdouts: int, test_ite
 def group_by_user(
     user: np.ndarray, item: np.ndarray, time: np.ndarray, num_users: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counting sort by user that keeps the file's order in each group; nothing is moved that is in order already.
+    """Items by user, in the rows' order in each group, and each user's latest ones; nothing is moved that is in order.
 
     Args:
         user: (N,) int32.
@@ -192,17 +194,19 @@ def group_by_user(
         num_users: U.
 
     Returns:
-        indptr (U + 1,) int64, item (N,) int32 and time (N,) int64 by group.
+        indptr (U + 1,) int64, items by group (N,) int32, and (U, 2) int32: the item of each user's latest row and that
+        of the latest row with another item, the first row among equal times; -1 where there is none.
     """
     indptr = np.zeros(num_users + 1, dtype=np.int64)
-    if _count(user, indptr):
-        return indptr, item, time
-    grouped_item, grouped_time = np.empty_like(item), np.empty_like(time)
-    run_ranges(
-        lambda a, b: _group(a, b, indptr, user, item, time, grouped_item, grouped_time),
-        balanced(indptr, parts_per_thread=1),
-    )
-    return indptr, grouped_item, grouped_time
+    latest = np.full((num_users, 2), -1, dtype=np.int32)
+    if not _count(user, indptr):
+        rows, row_times, item, time = item, time, np.empty_like(item), np.empty_like(time)
+        run_ranges(
+            lambda a, b: _group(a, b, indptr, user, rows, row_times, item, time),
+            balanced(indptr, parts_per_thread=1),
+        )
+    run_ranges(lambda a, b: _find_latest(a, b, indptr, item, time, latest), balanced(indptr))
+    return indptr, item, latest
 
 
 def balanced(indptr: np.ndarray, parts_per_thread: int = 4) -> np.ndarray:
@@ -240,6 +244,23 @@ def _count(user, indptr):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _find_latest(first_user, last_user, indptr, item, time, latest):  # type: ignore[no-untyped-def]
+    """Each user's latest item and the latest other one; a repeated item counts where its latest time stands."""
+    for u in range(first_user, last_user):
+        first = second = np.int32(-1)
+        first_time = second_time = np.int64(0)
+        for row in range(indptr[u], indptr[u + 1]):
+            if first < 0 or time[row] > first_time:
+                if item[row] != first:
+                    second, second_time = first, first_time
+                first, first_time = item[row], time[row]
+            elif item[row] != first and (second < 0 or time[row] > second_time):
+                second, second_time = item[row], time[row]
+        latest[u, 0] = first
+        latest[u, 1] = second
+
+
+@njit(nogil=True, cache=True)
 def _group(first_user, last_user, indptr, user, item, time, grouped_item, grouped_time):  # type: ignore[no-untyped-def]
     """Move the rows of a range of users behind each other, user by user."""
     position = indptr[first_user:last_user].copy()
@@ -260,69 +281,70 @@ def _hashed_time(user, item, seed_key, time):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _split_rows(  # type: ignore[no-untyped-def]
-    first_user, last_user, indptr, item, time, limit, holdouts, items, unique, kept, held_out
+    first_user, last_user, indptr, item, latest, num_items, limit, holdouts, items, unique, kept, held_out
 ):
-    """For each user: sort by item, fold repeats, take the held-out items out of the front of the user's range."""
-    longest = 0
-    for u in range(first_user, last_user):
-        longest = max(longest, indptr[u + 1] - indptr[u])
-    keys = np.empty(longest, dtype=np.int64)
-    rows = np.empty(longest, dtype=np.int64)
+    """For each user: sort, fold repeats, take the held-out items out of the front of the user's range."""
+    bits = np.zeros((num_items + 63) >> 6, dtype=np.uint64)
     for u in range(first_user, last_user):
         start, stop = indptr[u], indptr[u + 1]
-        by_item = _sorted_rows(item, start, stop, keys, rows)
-        count = 0
-        for row in by_item:  # rows of one item come in file order: a later row wins only with a later time
-            if count and item[row] == item[by_item[count - 1]]:
-                if time[row] > time[by_item[count - 1]]:
-                    by_item[count - 1] = row
-            else:
-                by_item[count] = row
-                count += 1
+        row = items[start:stop]
+        count = _sort_unique(item[start:stop], bits, row)
         unique[u] = count
         kept[u] = 0
         if count >= limit[u]:
             continue
-        latest, second = -1, -1
-        for at in range(count):
-            if latest < 0 or _is_later(by_item[at], by_item[latest], time):
-                latest, second = at, latest
-            elif second < 0 or _is_later(by_item[at], by_item[second], time):
-                second = at
-        if count < 2 or holdouts < 1:
-            latest = -1
-        if count < 3 or holdouts < 2:
-            second = -1
-        if latest >= 0:
-            held_out[0, u] = item[by_item[latest]]
-        if second >= 0:
-            held_out[1, u] = item[by_item[second]]
+        first = latest[u, 0] if count >= 2 and holdouts >= 1 else np.int32(-1)
+        second = latest[u, 1] if count >= 3 and holdouts >= 2 else np.int32(-1)
+        held_out[0, u] = first
+        held_out[1, u] = second
         size = 0
         for at in range(count):
-            if at != latest and at != second:
-                items[start + size] = item[by_item[at]]
+            if row[at] != first and row[at] != second:
+                row[size] = row[at]
                 size += 1
         kept[u] = size
 
 
 @njit(nogil=True, cache=True)
-def _sorted_rows(item, start, stop, keys, rows):  # type: ignore[no-untyped-def]
-    """Rows of a user by item, those of one item in file order."""
-    count = stop - start
+def _sort_unique(item, bits, out):  # type: ignore[no-untyped-def]
+    """The distinct items of a row, ascending, into the front of ``out``; returns how many there are.
+
+    ``bits`` has a bit for each item, all unset, before and after.
+    """
     ascending = True
-    for at in range(count):
-        keys[at] = np.int64(item[start + at]) << np.int64(32) | at
-        ascending &= at == 0 or keys[at - 1] < keys[at]
-    if not ascending:
-        keys[:count].sort()
-    for at in range(count):
-        rows[at] = start + (keys[at] & np.int64(0xFFFFFFFF))
-    return rows[:count]
+    for at in range(len(item)):
+        out[at] = item[at]
+        ascending &= at == 0 or item[at - 1] < item[at]
+    if ascending:
+        return len(item)
+    count = 0
+    if len(bits) > 8 * len(item):  # reading through the bits would cost more than sorting
+        out.sort()
+        for at in range(len(out)):
+            if at == 0 or out[at] != out[count - 1]:
+                out[count] = out[at]
+                count += 1
+        return count
+    for one in item:
+        bits[np.uint32(one) >> np.uint32(6)] |= np.uint64(1) << np.uint64(one & 63)
+    for word in range(len(bits)):
+        left = bits[word]
+        while left:
+            out[count] = np.int32(word << 6 | np.int64(_lowest_bit(left)))
+            left &= left - np.uint64(1)
+            count += 1
+        bits[word] = np.uint64(0)
+    return count
 
 
-@njit(nogil=True, cache=True)
-def _is_later(row, other, time):  # type: ignore[no-untyped-def]
-    return time[row] > time[other] or (time[row] == time[other] and row < other)
+@intrinsic
+def _lowest_bit(typingctx, word):  # type: ignore[no-untyped-def]
+    """The place of the lowest set bit of a uint64 that is not 0."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.cttz(arguments[0], cgutils.true_bit)
+
+    return types.uint64(types.uint64), generate
 
 
 @njit(nogil=True, cache=True)

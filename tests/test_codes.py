@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastncf.codes import distinct, positions, widened
+from fastncf.codes import categories, distinct, positions, widened
 
 INTEGERS = {
     "narrow": st.integers(-50, 50),
@@ -52,6 +52,8 @@ def test_categories_are_those_that_occur():
     both = pl.Series(["never", "b", "a", "b"]).cast(kind)
     assert sorted(distinct(both.slice(1)).cast(pl.String)) == ["a", "b"]
     assert widened(both.slice(1)).to_list() == ["b", "a", "b"]
+    assert [categories(both)[place] for place in both.to_physical()] == both.to_list()
+    assert categories(both.head(0)).to_list() == []
 
 
 def test_nulls_are_refused():

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 import fastncf
 from fastncf.errors import DataError
-from fastncf.interactions import GivenTest, Interactions, read_interactions
+from fastncf.interactions import GivenTest, Interactions, Vocabulary, read_interactions
 from fastncf.split import Split, balanced, given_test, group_by_user, leave_one_out, with_items
 from tests.conftest import random_csr, random_interactions
 
@@ -32,9 +33,17 @@ def rows(split: Split) -> list[list[int]]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32), st.booleans())
-def test_equals_pandas_with_repeats_and_ties(seed, validation):
+@given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.sampled_from([25, 20_000]))
+def test_equals_pandas_with_repeats_and_ties(seed, validation, in_order, items):
+    """Users' rows together and not; a catalogue so small that bits sort it, and one so large that they do not."""
     interactions = random_interactions(np.random.default_rng(seed), rows=300, users=40, items=25)
+    if in_order:
+        order = np.argsort(interactions.user, kind="stable")
+        parts = {name: getattr(interactions, name)[order] for name in ("user", "item", "time")}
+        interactions = dataclasses.replace(interactions, **parts)
+    spread = items // 25
+    more = Vocabulary(pl.Series(range(len(interactions.items) * spread)), "item")
+    interactions = dataclasses.replace(interactions, item=interactions.item * np.int32(spread), items=more)
     split = leave_one_out(interactions, validation=validation)
     test, second, items = reference(interactions)
     if not validation:
@@ -161,19 +170,19 @@ def test_same_split_for_any_number_of_threads(monkeypatch, threads):
 def test_grouping_keeps_file_order():
     user = np.random.default_rng(3).integers(0, 7, 100).astype(np.int32)
     item, time = np.arange(100, dtype=np.int32), np.arange(100, 200, dtype=np.int64)
-    indptr, grouped_item, grouped_time = group_by_user(user, item, time, 7)
-    np.testing.assert_array_equal(grouped_item, np.argsort(user, kind="stable"))
-    np.testing.assert_array_equal(grouped_time, grouped_item + 100)
+    indptr, grouped, latest = group_by_user(user, item, time, 7)
+    np.testing.assert_array_equal(grouped, np.argsort(user, kind="stable"))
     np.testing.assert_array_equal(np.diff(indptr), np.bincount(user, minlength=7))
+    np.testing.assert_array_equal(latest[:, 0], grouped[indptr[1:] - 1])
 
 
 def test_rows_in_user_order_are_not_moved():
     user = np.array([0, 0, 2, 2, 2], dtype=np.int32)
-    item, time = np.array([3, 1, 4, 1, 5], dtype=np.int32), np.arange(5)
-    indptr, grouped_item, grouped_time = group_by_user(user, item, time, 4)
-    assert grouped_item is item
-    assert grouped_time is time
+    item, time = np.array([3, 1, 4, 1, 5], dtype=np.int32), np.array([0, 1, 2, 4, 3])
+    indptr, grouped, latest = group_by_user(user, item, time, 4)
+    assert grouped is item
     assert indptr.tolist() == [0, 2, 2, 5, 5]
+    assert latest.tolist() == [[1, 3], [-1, -1], [1, 5], [-1, -1]]
 
 
 def test_balanced_covers_every_user_once():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fastncf.codes import distinct
+from fastncf.codes import categories
 from fastncf.errors import DataError, DataNotFoundError
 from fastncf.reading.columns import match_columns
 from fastncf.reading.text import ACCEPTED_FILES, HEAD_ROWS, read_text
@@ -201,7 +201,7 @@ def _checked_ids(column: pl.Series, at: _Place) -> pl.Series:
     if column.dtype == pl.Int32:
         return column
     if isinstance(column.dtype, pl.Categorical):
-        if (distinct(column).cast(pl.String) != "").all():
+        if (categories(column) != "").all():
             return column
         column = column.cast(pl.String)
     if column.dtype == pl.String:

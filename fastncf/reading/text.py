@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import polars as pl
 
-from fastncf.codes import distinct
+from fastncf.codes import categories
 from fastncf.errors import DataError
 from fastncf.reading.columns import ALIASES, NUMBER, guess_columns, match_columns, plain
 from fastncf.reading.times import are_numbers, as_dates, date_format
@@ -41,7 +41,7 @@ def _is_number(value: str) -> bool:
 def _begins_with_quote(column: pl.Series) -> bool:
     """Whether a value of a column of text does."""
     if isinstance(column.dtype, pl.Categorical):
-        column = distinct(column.drop_nulls()).cast(pl.String)
+        column = categories(column)
     return column.dtype == pl.String and column.str.starts_with('"').any()
 
 
