@@ -278,6 +278,7 @@ class _TextReader:
         by_column = {at: types[role] for role, at in self.layout.items()}
         used = {role: pl.col(f"c{at}") for role, at in self.layout.items()}
         flags = {}
+        dates = False
         if narrow:
             for role in ("user", "item"):
                 if types[role] == pl.Int64 and all(_is_small(value) for value in self.sample[role]):
@@ -285,16 +286,19 @@ class _TextReader:
                 elif types[role] == pl.String:
                     used[role] = used[role].cast(pl.Categorical(pl.Categories.random()))
             if types.get("time") == pl.String and not are_numbers(head := pl.Series(self.sample["time"])):
-                written, used["time"] = used["time"], as_dates(used["time"], date_format(head))
-                flags["unread"] = used["time"].is_null() & written.is_not_null()
+                used["time"] = as_dates(used["time"], date_format(head))
+                dates = True
         width = len(self.columns)
         lazy = pl.scan_csv(
             content,
             separator=separator,
             has_header=False,
             skip_lines=next(self._body())[0] - 1,
-            schema={f"c{at}": by_column.get(at, pl.String()) for at in range(width + 3)},
-            missing_columns="insert",  # no row should have the last ones
+            schema={
+                **{f"c{at}": by_column.get(at, pl.String()) for at in range(width)},
+                **{f"c{at}": pl.Boolean() for at in range(width, width + 3)},
+            },
+            missing_columns="insert",  # no row should have the last ones, and nulls of this kind are small
             quote_char='"' if self.quoted else None,
             glob=False,
         )
@@ -302,10 +306,11 @@ class _TextReader:
         if width - 1 not in by_column:
             flags["short"] = pl.col(f"c{width - 1}").is_null()
         if self.quoted:  # a quote inside a field may run rows together
-            text = [f"c{at}" for at in self.texts if by_column.get(at, pl.String) == pl.String]
+            parsed = {self.layout["time"]} if dates else set()  # what is a date has no second line
+            text = [f"c{at}" for at in self.texts if by_column.get(at, pl.String) == pl.String and at not in parsed]
             flags["long"] = pl.any_horizontal(pl.lit(False), pl.col(text).str.contains("\n", literal=True))
         frame = lazy.select(**used, **flags).collect(engine="streaming")
-        if "unread" in flags and frame.drop_in_place("unread").any():
+        if dates and (frame["time"].is_null() & frame["user"].is_not_null()).any():
             raise _TooNarrow
         if frame.drop_in_place("extra").any():
             return None
