@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from fastncf.datasets import twin, write_twin
 from fastncf.interactions import read_interactions
@@ -14,19 +15,27 @@ from fastncf.split import Split, leave_one_out
 
 
 class Shape(NamedTuple):
-    """Sizes of the generated data, the interactions that slow sides are timed on, and the steps of the growth curve."""
+    """Sizes of the generated data, the interactions that slow sides are timed on, and the steps of growth curves."""
 
     users: int
     items: int
     interactions: int
     slow: int
     growth: tuple[int, ...]
+    growth_of_ingest: tuple[int, ...]
 
 
-SHAPES = {
-    "small": Shape(6_040, 3_706, 1_000_209, 20_000, (1_000_000, 4_000_000)),
-    "ml-20m": Shape(138_493, 26_744, 20_000_263, 100_000, (1_000_000, 10_000_000, 100_000_000, 200_000_000)),
-}
+ML_1M = Shape(6_040, 3_706, 1_000_209, 20_000, (1_000_000, 4_000_000), (250_000, 1_000_000))
+ML_20M = Shape(
+    users=138_493,
+    items=26_744,
+    interactions=20_000_263,
+    slow=100_000,
+    growth=(1_000_000, 10_000_000, 100_000_000, 200_000_000),
+    growth_of_ingest=(1_000_000, 10_000_000, 100_000_000),
+)
+SHAPES = {"small": ML_1M, "ml-20m": ML_20M}
+CPU = torch.device("cpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,9 +57,13 @@ def ratings(shape: Shape, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def twin_of(shape: Shape) -> pl.DataFrame:
+    return twin(shape.users, shape.items, shape.interactions).select("userId", "movieId", "timestamp").collect()
+
+
 @pytest.fixture(scope="session")
 def frame(shape: Shape) -> pl.DataFrame:
-    return twin(shape.users, shape.items, shape.interactions).select("userId", "movieId", "timestamp").collect()
+    return twin_of(shape)
 
 
 @pytest.fixture(scope="session")

@@ -79,10 +79,17 @@ def lines(found: Summary) -> Iterable[str]:
     yield ""
     for pair, sides in pairs(found).items():
         if "loop" not in sides:
-            ours = sides["fastncf"]
-            figure = f"{ours['median'] * 1e3:.3g} ms" if ours["units"] == 1 else f"{quantity(ours['rate'])}/s"
-            yield f"- {pair}: {figure} ({ours['what']})"
+            ours, limit = sides["fastncf"], sides.get("limit")
+            share = f"; {ours['rate'] / limit['rate']:.0%} of {limit['what']}" if limit else ""
+            rate = f" ({quantity(ours['rate'])} {ours['unit']}/s)" if ours["units"] > 1 else ""
+            yield f"- {pair}: {duration(ours['median'])}{rate}: {ours['what']}{share}"
     for bench in found["benchmarks"]:
+        if "of_limit" in bench:
+            yield (
+                f"- {bench['pair']}: {duration(np.median(bench['seconds']))}, {np.median(bench['of_limit']):.2f} times "
+                f"what {bench['limit']} takes; {bench['peak'] / 1e9:.2f} GB at its peak, {bench['limit']} "
+                f"{bench['limit_peak'] / 1e9:.2f}"
+            )
         if "ratios" in bench:
             low, middle, high = np.quantile(bench["ratios"], [0.25, 0.5, 0.75])
             yield f"- {bench['pair']}: {middle:.1%} of the time (quartiles {low:.1%}, {high:.1%})"
@@ -90,7 +97,7 @@ def lines(found: Summary) -> Iterable[str]:
             costs = ", ".join(
                 f"{np.median(costs) * 1e9:.2f} ns at {quantity(int(size))}" for size, costs in bench["growth"].items()
             )
-            yield f"- {bench['pair']}, an interaction: {costs}"
+            yield f"- {bench['pair']}: {costs}"
 
 
 def quantity(number: float) -> str:
@@ -99,6 +106,11 @@ def quantity(number: float) -> str:
         if number >= factor:
             return f"{number / factor:.3g}{prefix}"
     return f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Three digits: 1.234 -> 1.23 s, 0.01234 -> 12.3 ms."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
 def times(ratio: float) -> str:

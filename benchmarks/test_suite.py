@@ -10,30 +10,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 import torch
-from numba import njit
 from torch.utils.data import DataLoader
 
 from benchmarks import naive
-from benchmarks.conftest import Shape, first_users
+from benchmarks.conftest import CPU, Shape, first_users
+from benchmarks.limits import hash_and_write
 from fastncf.config import Config
 from fastncf.epoch import Epochs
-from fastncf.evaluate import Lists, rank_candidates
-from fastncf.hashing import LOWBIAS_1, LOWBIAS_2
-from fastncf.interactions import read_interactions
-from fastncf.models import MF, MLP, score_lists
+from fastncf.models import MLP
 from fastncf.permutation import permutation
-from fastncf.sampler import sample_candidates, sample_negatives
-from fastncf.split import Split, leave_one_out
-from fastncf.threads import even, run_ranges
+from fastncf.sampler import sample_negatives
+from fastncf.split import Split
 from fastncf.train import train_epoch
 from fastncf.weights import popularity_weights
 
 K = 4
 BATCH = 512
-CPU = torch.device("cpu")
 
 
 def owners(split: Split) -> np.ndarray:
@@ -108,19 +102,6 @@ class TestNegatives:
             unit="negatives",
         )
         assert out.min() >= 0
-
-
-@njit(nogil=True)
-def _hash_range(start, stop, out):  # type: ignore[no-untyped-def]
-    for position in range(start, stop):
-        x = np.uint32(position) ^ np.uint32(0x9E3779B9)
-        x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(LOWBIAS_1))
-        out[position] = np.int32(np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(LOWBIAS_2)) >> np.uint32(1))
-
-
-def hash_and_write(out: np.ndarray) -> None:
-    """The least that any counted sampler does."""
-    run_ranges(lambda a, b: _hash_range(a, b, out), even(len(out)))
 
 
 def epochs_of(split: Split, *, last: int, batch_size: int = BATCH) -> Epochs:
@@ -202,119 +183,6 @@ class TestTraining:
             rounds=3,
         )
         assert float(total) / len(part.indices) < 0.7
-
-
-@pytest.fixture(scope="module")
-def model(split: Split) -> MLP:
-    return MLP(split.num_users, split.num_items, 8, (64, 32), torch.Generator().manual_seed(0)).eval()
-
-
-class TestEvaluation:
-    """HR@10 of one list of 1 + 99 for each user, drawn and ranked: user by user, and all at once."""
-
-    pair = "evaluation, 1 + 99 drawn and ranked for each user"
-
-    def test_loop(self, timed: Callable[..., Any], split: Split, model: MLP, shape: Shape) -> None:
-        users, items, random = range(shape.slow // 50), np.arange(split.num_items), np.random.RandomState(0)
-        indptr, indices = split.seen()
-        touched = {user: indices[indptr[user] : indptr[user + 1]].tolist() for user in users}
-        pairs = list(zip(users, split.test_item.tolist(), strict=False))
-
-        def draw_and_rank() -> tuple[dict[tuple[int, int], list[int]], list[int]]:
-            drawn = naive.draw(pairs, touched, items, random)
-            return drawn, naive.hits(model, drawn)
-
-        drawn, hits = timed(
-            draw_and_rank,
-            pair=self.pair,
-            side="loop",
-            what="a set difference and np.random.choice, then the model, user by user",
-            units=len(pairs),
-            unit="users",
-            rounds=3,
-        )
-        owner, positive = np.array(list(drawn), np.int32).T
-        lists = Lists.of(owner, positive, np.array(list(drawn.values()), np.int32), CPU)
-        assert hits == (rank_candidates(model, lists) < 10).int().tolist()
-
-    @pytest.mark.parametrize("name", ["mlp", "mf"])
-    def test_fastncf(self, timed: Callable[..., Any], split: Split, model: MLP, name: str) -> None:
-        users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
-        ranked = model if name == "mlp" else MF(split.num_users, split.num_items, 64, torch.Generator().manual_seed(0))
-
-        def draw_and_rank() -> tuple[np.ndarray, torch.Tensor]:
-            negatives = sample_candidates(*split.seen(), split.num_items, users, 99, seed_key=1)
-            return negatives, rank_candidates(ranked, Lists.of(users, split.test_item[users], negatives, CPU))
-
-        negatives, ranks = timed(
-            draw_and_rank,
-            pair=self.pair if name == "mlp" else "evaluation of mf with 64 dimensions, 1 + 99 drawn and ranked",
-            side="fastncf",
-            what="all lists at once, rank by counting",
-            units=len(users),
-            unit="users",
-        )
-        part = np.arange(500)
-        scores = score_lists(ranked, torch.from_numpy(users[part]), torch.from_numpy(negatives[part]))
-        positives = torch.from_numpy(split.test_item[users[part], None])
-        plain = (~(scores < score_lists(ranked, torch.from_numpy(users[part]), positives))).sum(1)
-        assert (plain != ranks[part]).float().mean() < 0.01  # sums in another order may swap near ties
-
-
-class TestIngest:
-    """From a CSV to contiguous ids, the latest interaction of each user held out, and a sorted CSR of the rest."""
-
-    pair = "ratings.csv to split and CSR"
-
-    def test_loop(self, timed: Callable[..., Any], ratings: Any, shape: Shape, split: Split) -> None:
-        def ingest() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            table = pd.read_csv(ratings)
-            user, item = (pd.factorize(table[name], sort=True)[0] for name in ("userId", "movieId"))
-            rank = table.groupby("userId")["timestamp"].rank(method="first", ascending=False)
-            latest = (rank == 1).to_numpy()
-            order = np.lexsort((item[~latest], user[~latest]))
-            indptr = np.concatenate([[0], np.cumsum(np.bincount(user[~latest], minlength=user.max() + 1))])
-            test = np.empty(len(indptr) - 1, dtype=np.int64)
-            test[user[latest]] = item[latest]
-            return indptr, item[~latest][order], test
-
-        indptr, indices, test = timed(
-            ingest,
-            pair=self.pair,
-            side="loop",
-            what="pandas: read_csv, factorize, groupby rank, lexsort",
-            units=shape.interactions,
-            unit="rows",
-            rounds=1 if shape.interactions > 10_000_000 else 3,
-        )
-        np.testing.assert_array_equal(indptr, split.indptr)
-        np.testing.assert_array_equal(indices, split.indices)
-        np.testing.assert_array_equal(test, split.test_item)
-
-    def test_fastncf(self, timed: Callable[..., Any], ratings: Any, shape: Shape, split: Split) -> None:
-        ours = timed(
-            lambda: leave_one_out(read_interactions(ratings)),
-            pair=self.pair,
-            side="fastncf",
-            what="read_interactions and leave_one_out",
-            units=shape.interactions,
-            unit="rows",
-            rounds=3,
-        )
-        for name in ("indptr", "indices", "test_item"):
-            np.testing.assert_array_equal(getattr(ours, name), getattr(split, name))
-
-    def test_limit(self, timed: Callable[..., Any], ratings: Any, shape: Shape) -> None:
-        table = timed(
-            lambda: pl.read_csv(ratings),
-            pair=self.pair,
-            side="limit",
-            what="polars.read_csv alone",
-            units=shape.interactions,
-            unit="rows",
-            rounds=3,
-        )
-        assert len(table) > 0.99 * shape.interactions
 
 
 class TestHandOver:
@@ -405,4 +273,4 @@ def test_growth(benchmark: Any, split: Split, shape: Shape) -> None:
         return cost
 
     cost = benchmark.pedantic(grow, rounds=1)
-    benchmark.extra_info.update(pair="sampling and ordering an epoch", growth=cost)
+    benchmark.extra_info.update(pair="sampling and ordering an epoch, an interaction", growth=cost)

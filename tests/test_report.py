@@ -29,6 +29,18 @@ def raw() -> dict:
             bench("b", 1.0, **sides, side="fastncf", what="all at once", units=5000),
             bench("c", 1.0, **sides, side="limit", what="looking", units=20_000),
             bench("d", 0.004, pair="first bean", side="fastncf", what="from the jar", units=1, unit="beans"),
+            bench("g", 2.0, pair="cooking", side="fastncf", what="in a pot", units=3000, unit="beans"),
+            bench("h", 1.0, pair="cooking", side="limit", what="boiling", units=3000, unit="beans"),
+            bench(
+                "i",
+                1.0,
+                pair="shelling",
+                seconds=[3.0, 1.0, 2.0],
+                of_limit=[1.5, 1.4, 1.6],
+                limit="peeling",
+                peak=1.5e9,
+                limit_peak=2e9,
+            ),
             bench("e", 1.0, pair="humming meanwhile", ratios=[1.0, 1.02, 1.04]),
             bench("f", 1.0, pair="growing", growth={"1000000": [2e-9, 4e-9, 3e-9], "20000000": [4e-9]}),
         ],
@@ -39,9 +51,11 @@ def test_table_has_rates_ratio_limit_and_the_rest(raw):
     text = "\n".join(report.lines(report.summary(raw)))
     assert "2026-05-04 at the shape tiny: Abacus, 2 cores, Linux, python 3.11.7" in text
     assert "| counting | 50 beans/s: one by one | 5 k beans/s | **100 x** | 25% of: looking |" in text
-    assert "- first bean: 4 ms (from the jar)" in text
+    assert "- first bean: 4 ms: from the jar" in text
+    assert "- cooking: 2 s (1.5 k beans/s): in a pot; 50% of boiling" in text
+    assert "- shelling: 2 s, 1.50 times what peeling takes; 1.50 GB at its peak, peeling 2.00" in text
     assert "- humming meanwhile: 102.0% of the time (quartiles 101.0%, 103.0%)" in text
-    assert "- growing, an interaction: 3.00 ns at 1 M, 4.00 ns at 20 M" in text
+    assert "- growing: 3.00 ns at 1 M, 4.00 ns at 20 M" in text
 
 
 def test_summary_names_no_machine_and_keeps_no_raw_times(raw):

@@ -1,0 +1,58 @@
+"""One side of an ingest in a process of its own: ``python -m benchmarks.ingest {fastncf,polars} FILE``.
+
+Prints the seconds from the call to the result, what is compiled or loaded for it counted, the process's peak memory
+in bytes, and the rows.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fastncf.interactions import read_interactions
+from fastncf.split import leave_one_out
+
+
+def fastncf(path: str) -> int:
+    """Read, split and build the CSR; returns the rows that are accounted for."""
+    split = leave_one_out(read_interactions(path))
+    return split.num_interactions + split.folded
+
+
+def polars(path: str) -> int:
+    """Read all columns, and nothing else."""
+    return len(pl.read_parquet(path) if path.endswith(".parquet") else pl.read_csv(path))
+
+
+SIDES = {"fastncf": fastncf, "polars": polars}
+
+
+def in_a_process(side: str, path: Path) -> dict[str, Any]:
+    """What a fresh process prints."""
+    command = [sys.executable, "-m", "benchmarks.ingest", side, str(path)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    measured: dict[str, Any] = json.loads(found.stdout)
+    return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("side", choices=sorted(SIDES))
+    parser.add_argument("file")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    rows = SIDES[options.side](options.file)
+    seconds = time.perf_counter() - start
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    print(json.dumps({"seconds": seconds, "peak": peak, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
