@@ -35,7 +35,7 @@ from fastncf.models import build
 from fastncf.permutation import permutation
 from fastncf.sampler import sample_candidates
 from fastncf.split import Split, leave_one_out
-from fastncf.train import train_epoch
+from fastncf.train import learning_rate, train_epoch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RESULTS = Path(__file__).parent / "results"
@@ -49,7 +49,7 @@ NVIDIA = Config(
     learning_rate=0.0045,
     schedule="constant",
     l2=0.0,
-)
+).with_recipe("adam")
 
 Rows = list[tuple[str, str]]
 
@@ -90,7 +90,7 @@ def no_waiting() -> Iterator[None]:
 
 def run_epoch(split: Split, config: Config, model: torch.nn.Module, *, strict: bool) -> float:
     """Seconds of one epoch after another that warms up; with ``strict`` any wait inside it is an error."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate(config, 0.0), fused=True)
     epochs = Epochs(
         split,
         num_negatives=config.num_negatives,
@@ -131,7 +131,7 @@ def check_results(frame: pl.DataFrame, report: dict[str, Any], rows: Rows) -> No
     """CPU and CUDA agree: the same draws, close losses and metrics, for each model."""
     assert torch.equal(permutation(1_000_000, 5, CUDA).cpu(), permutation(1_000_000, 5, CPU)), "orders differ"
     for name in ("mf", "gmf", "mlp", "neumf"):
-        settings: dict[str, Any] = {"model": name, "epochs": 3, "full_ranking": True}
+        settings: dict[str, Any] = {"model": name, "optimizer": "adam", "epochs": 3, "full_ranking": True}
         ours, theirs = (fit_on(device, frame, **settings) for device in ("cuda", "cpu"))
         losses = [abs(a["loss"] / b["loss"] - 1) for a, b in zip(ours.history, theirs.history, strict=True)]
         gap = max(abs(ours.metrics[key] - theirs.metrics[key]) for key in ours.metrics)
@@ -160,7 +160,7 @@ def time_training(split: Split, report: dict[str, Any], rows: Rows) -> None:
 def time_loader(split: Split, report: dict[str, Any], rows: Rows) -> None:
     """A DataLoader that feeds the same model, on a part of an epoch."""
     model = make_model(split, NOTEBOOK)
-    optimizer = torch.optim.Adam(model.parameters(), lr=NOTEBOOK.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate(NOTEBOOK, 0.0), fused=True)
     count = 100_000
     rows_of = torch.arange(count)
     data = TensorDataset(rows_of % split.num_users, rows_of % split.num_items, (rows_of % 5 == 0).float())

@@ -1,11 +1,17 @@
 """Every knob of a fit, its default, unit and meaning."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin
 
 from fastncf.errors import ConfigError
 
 MODELS = ("mf", "gmf", "mlp", "neumf", "popularity")
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "sgd": {"epochs": 16, "learning_rate": 0.05, "l2": 0.002},
+    "adam": {"epochs": 20, "learning_rate": 0.005, "l2": 0.003},
+}
+"""What settings that are left out become, by optimizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +43,27 @@ class Config:
     negatives_exponent: float = 0.75
     """With ``negatives="popularity"``: the power of an item's interactions that its draws are proportional to."""
 
-    epochs: int = 20
-    """Passes over the training interactions."""
+    optimizer: Literal["sgd", "adam"] | None = None
+    """``sgd``: a step for each interaction, by a kernel: ``mf`` on a CPU. ``adam``: a step for each batch, any model on
+    any device. Left out: ``sgd`` where it can be, else ``adam``."""
+
+    epochs: int | None = None
+    """Passes over the training interactions. Left out: 16 with ``sgd``, 20 with ``adam``."""
 
     batch_size: int = 8_192
-    """Samples a step; an interaction and its negatives count as 1 + num_negatives of them."""
+    """Samples a step of ``adam``; an interaction and its negatives count as 1 + num_negatives of them."""
 
-    learning_rate: float = 0.005
-    """Adam's step size at the start."""
+    learning_rate: float | None = None
+    """Step size at the start: of ``sgd`` down the summed losses of an interaction's samples, or ``adam``'s. Left out:
+    0.05 and 0.005."""
 
     schedule: Literal["constant", "linear"] = "linear"
     """``linear``: the learning rate falls to 0 over all steps."""
 
-    l2: float = 0.003
-    """Weight of the mean squared norm of the embedding vectors that a batch touches, added to its loss. In a module of
-    your own: of the embeddings whose names hold ``user`` or ``item``."""
+    l2: float | None = None
+    """Weight of the mean squared norm of the embedding vectors that a step touches, added to its mean loss. In a module
+    of your own: of the embeddings whose names hold ``user`` or ``item``. Left out: 0.002 with ``sgd``, 0.003 with
+    ``adam``."""
 
     shuffle: bool = True
     """Draw the order of the interactions anew each epoch; otherwise one drawn order serves all epochs."""
@@ -89,18 +101,18 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         for field in fields(self):
-            allowed = getattr(field.type, "__args__", ())
+            choice = next((kind for kind in (field.type, *get_args(field.type)) if get_origin(kind) is Literal), None)
             value = getattr(self, field.name)
-            if getattr(field.type, "__origin__", None) is Literal and value not in allowed:
-                raise ConfigError(f"{field.name}={value!r}: expected one of {', '.join(allowed)}")
+            if choice is not None and value not in get_args(choice) and (value is not None or choice is field.type):
+                raise ConfigError(f"{field.name}={value!r}: expected one of {', '.join(get_args(choice))}")
         for name in ("dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
-            self._require(
-                name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "a whole number from 1"
-            )
+            value = getattr(self, name)
+            left_out = value is None and name == "epochs"
+            self._require(name, left_out or (isinstance(value, int) and value >= 1), "a whole number from 1")
         self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "whole numbers from 1")
-        self._require("learning_rate", self.learning_rate > 0, "a number above 0")
+        self._require("learning_rate", self.learning_rate is None or self.learning_rate > 0, "a number above 0")
         self._require("negatives_exponent", self.negatives_exponent >= 0, "a number from 0")
-        self._require("l2", self.l2 >= 0, "a number from 0")
+        self._require("l2", self.l2 is None or self.l2 >= 0, "a number from 0")
         self._require("user_fraction", 0 < self.user_fraction <= 1, "a number above 0 and at most 1")
         self._require(
             "seed", isinstance(self.seed, int) and 0 <= self.seed < 2**63, "a whole number from 0 below 2**63"
@@ -114,6 +126,11 @@ class Config:
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ConfigError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
+    def with_recipe(self, optimizer: Literal["sgd", "adam"]) -> "Config":
+        """The settings for an optimizer, with everything filled in that was left out."""
+        left_out = {name: value for name, value in RECIPES[optimizer].items() if getattr(self, name) is None}
+        return replace(self, optimizer=optimizer, **left_out)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values that JSON can hold."""
@@ -147,6 +164,7 @@ class Config:
             "layers": (64, 32),
             "loss": "bce",
             "num_negatives": 4,
+            "optimizer": "adam",
             "epochs": 5,
             "batch_size": 512,
             "learning_rate": 0.001,

@@ -28,6 +28,7 @@ class Stream(IntEnum):
     USERS = 5
     HELD_OUT = 6
     PARAMETERS = 7
+    BLOCKS = 8
 
 
 def mix(x: int) -> int:

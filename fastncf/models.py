@@ -21,8 +21,8 @@ class MF(nn.Module):
 
     def __init__(self, num_users: int, num_items: int, dim: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.user_embedding = _embedding(num_users, dim, generator, std=0.1)
-        self.item_embedding = _embedding(num_items, dim, generator, std=0.1)
+        self.user_embedding = _embedding(num_users, dim, generator, std=0.02)
+        self.item_embedding = _embedding(num_items, dim, generator, std=0.02)
         self.user_bias = nn.Parameter(torch.zeros(num_users))
         self.item_bias = nn.Parameter(torch.zeros(num_items))
 

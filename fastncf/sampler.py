@@ -9,6 +9,7 @@ mixture. With weights the 32 bits of an attempt are looked up in an alias table,
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -24,7 +25,7 @@ MAX_ITEMS = 2**31 - 64
 _TILE = 2048
 _GUIDE_BITS = 11
 _SHIFT = np.uint64(32)
-_UNIFORM = Weights(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint32), np.uint32(0))
+UNIFORM = Weights(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint32), np.uint32(0))
 
 
 def sample_negatives(
@@ -63,10 +64,10 @@ def sample_negatives(
     elif out.shape != shape or out.dtype != np.int32 or not out.flags.c_contiguous:
         raise DataError(f"out: expected a C-contiguous int32 array of shape {shape}, got {out.dtype} {out.shape}")
     _require_negatives(indptr, num_items)
-    keys = _keys(seed, Stream.NEGATIVES, epoch, blocks=(out.size >> 32) + 1)
+    keys = position_keys(seed, Stream.NEGATIVES, epoch, positions=out.size)
     flat = out.reshape(-1)
     run_ranges(
-        lambda a, b: _sample_rows(a, b, indptr, indices, num_items, num_negatives, keys, *(weights or _UNIFORM), flat),
+        lambda a, b: _sample_rows(a, b, indptr, indices, num_items, num_negatives, keys, *(weights or UNIFORM), flat),
         even(len(indices)),
     )
     return out
@@ -84,7 +85,7 @@ def sample_negatives_reference(
 ) -> np.ndarray:
     """What :func:`sample_negatives` draws, one draw at a time in plain Python."""
     out = np.empty((len(indices), num_negatives), dtype=np.int32)
-    keys = _keys(seed, Stream.NEGATIVES, epoch, blocks=(out.size >> 32) + 1)
+    keys = position_keys(seed, Stream.NEGATIVES, epoch, positions=out.size)
     for user in range(len(indptr) - 1):
         touched = set(indices[indptr[user] : indptr[user + 1]].tolist())
         untouched = [item for item in range(num_items) if item not in touched]
@@ -195,9 +196,10 @@ def _require_negatives(indptr: np.ndarray, num_items: int) -> None:
         raise DataError(f"num_items={num_items}: expected at most {MAX_ITEMS}")
 
 
-def _keys(seed: int, stream: Stream, epoch: int, blocks: int) -> np.ndarray:
-    """(blocks, ATTEMPTS + 1, 2) uint32: keys of the hash for each 2**32 positions and attempt, rank-select's last."""
-    keys = [[key(seed, stream, epoch, block, attempt) for attempt in range(ATTEMPTS + 1)] for block in range(blocks)]
+def position_keys(seed: int, stream: Stream, epoch: int, positions: int) -> np.ndarray:
+    """Keys of the hash for each 2**32 positions and attempt, rank-select's last: (blocks, ATTEMPTS + 1, 2) uint32."""
+    blocks = range((positions >> 32) + 1)
+    keys = [[key(seed, stream, epoch, block, attempt) for attempt in range(ATTEMPTS + 1)] for block in blocks]
     return np.array([[(k & 0xFFFFFFFF, k >> 32) for k in block] for block in keys], dtype=np.uint32)
 
 
@@ -257,7 +259,7 @@ def _is_dense(touched, num_items):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _untouched(indices, start, stop, rank):  # type: ignore[no-untyped-def]
     """The rank-th item (from 0) that is not in the sorted row indices[start:stop]."""
-    return rank + _touched_before(rank, start, stop, indices, start, _UNIFORM.mass, _UNIFORM.mass)
+    return rank + _touched_before(rank, start, stop, indices, start, UNIFORM.mass, UNIFORM.mass)
 
 
 @njit(inline="always")
@@ -361,20 +363,9 @@ def _attempt(position, pair, size, threshold, never):  # type: ignore[no-untyped
 def _sample_rows(  # type: ignore[no-untyped-def]
     first_row, last_row, indptr, indices, num_items, num_negatives, keys, mass, cells, cell_bits, out
 ):
-    """Fill the draws of a range of rows; a user's sorted row is spread into a bitset, so that a test is one load."""
-    words = (num_items + 31) >> 5
-    bits = np.zeros(words + 1, dtype=np.uint32)
-    bits[words] = np.uint32(1)  # one item more, always rejected: it stands for a draw that would not be exactly uniform
-    size = np.uint64(num_items)
-    threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
-    pending = np.empty(_TILE + 1, dtype=np.uint32)
-    again = np.empty(_TILE, dtype=np.int32)
-    guide = np.empty((1 << _GUIDE_BITS) + 1, dtype=np.int64)
-    longest = 0
-    if len(mass):
-        longest = np.max(indptr[1:] - indptr[:-1])
-    touched = np.empty(longest + 1, dtype=np.uint64)
-    free, guide_bits = np.uint64(0), np.uint32(0)
+    """Fill the draws of a range of rows."""
+    longest = np.max(indptr[1:] - indptr[:-1]) if len(mass) else 0
+    scratch = make_scratch(num_items, longest)
     user = np.searchsorted(indptr, first_row, side="right") - 1
     row = first_row
     while row < last_row:
@@ -384,29 +375,72 @@ def _sample_rows(  # type: ignore[no-untyped-def]
             continue
         row_stop = min(stop, last_row)
         begin, end = row * num_negatives, row_stop * num_negatives
+        draw_row(begin, indices, start, stop, num_items, keys, mass, cells, cell_bits, scratch, out[begin:end])
         row = row_stop
-        dense = _is_dense(stop - start, num_items)
-        if not dense:
-            _set_all(bits[:words], indices[start:stop])
-        guided = False
-        while begin < end:
-            # A tile stays in cache, and within 2**32 positions the keys are constants of a loop that vectorises.
-            tile = out[begin : min(end, begin + _TILE, ((begin >> 32) + 1) << 32)]
-            block = keys[begin >> 32]
-            if dense:
-                count = _all_of(tile, pending)
-            else:
-                count = _attempt_all(begin, block, size, threshold, cells, cell_bits, bits, pending, again, tile)
-            if count:
-                if not guided:
-                    free = _free(indices, start, stop, num_items, mass, touched)
-                    guide_bits = _fill_guide(free, indices, start, stop, mass, touched, guide)
-                    guided = True
-                rejected, pair = pending[:count], block[ATTEMPTS]
-                _select_each(begin, pair, free, indices, start, stop, mass, touched, guide, guide_bits, rejected, tile)
-            begin += len(tile)
-        if not dense:
-            _clear_all(bits[:words], indices[start:stop])
+
+
+class Scratch(NamedTuple):
+    """Memory of one thread: a bitset of items, draws of a tile that are to be repeated, parts of the untouched."""
+
+    bits: np.ndarray
+    pending: np.ndarray
+    again: np.ndarray
+    guide: np.ndarray
+    touched: np.ndarray
+
+
+@njit(nogil=True, cache=True)
+def make_scratch(num_items, longest):  # type: ignore[no-untyped-def]
+    """What :func:`draw_row` needs for rows of at most ``longest`` items; 0 where there are no weights."""
+    words = (num_items + 31) >> 5
+    bits = np.zeros(words + 1, dtype=np.uint32)
+    bits[words] = np.uint32(1)  # one item more, always rejected: it stands for a draw that would not be exactly uniform
+    return Scratch(
+        bits,
+        np.empty(_TILE + 1, dtype=np.uint32),
+        np.empty(_TILE, dtype=np.int32),
+        np.empty((1 << _GUIDE_BITS) + 1, dtype=np.int64),
+        np.empty(longest + 1, dtype=np.uint64),
+    )
+
+
+@njit(inline="always")
+def draw_row(  # type: ignore[no-untyped-def]
+    begin, indices, start, stop, num_items, keys, mass, cells, cell_bits, scratch, out
+):
+    """Fill ``out`` with what the positions from ``begin`` draw for the user of the sorted row indices[start:stop].
+
+    The row is spread into a bitset, so that a test is one load.
+    """
+    bits, pending, again, guide, touched = scratch
+    words = len(bits) - 1
+    size = np.uint64(num_items)
+    threshold = np.uint32((np.uint64(1) << _SHIFT) % size)
+    free, guide_bits = np.uint64(0), np.uint32(0)
+    dense = _is_dense(stop - start, num_items)
+    if not dense:
+        _set_all(bits[:words], indices[start:stop])
+    guided = False
+    done = 0
+    while done < len(out):
+        # A tile stays in cache, and within 2**32 positions the keys are constants of a loop that vectorises.
+        at = begin + done
+        tile = out[done : min(len(out), done + _TILE, ((at >> 32) + 1 << 32) - begin)]
+        block = keys[at >> 32]
+        if dense:
+            count = _all_of(tile, pending)
+        else:
+            count = _attempt_all(at, block, size, threshold, cells, cell_bits, bits, pending, again, tile)
+        if count:
+            if not guided:
+                free = _free(indices, start, stop, num_items, mass, touched)
+                guide_bits = _fill_guide(free, indices, start, stop, mass, touched, guide)
+                guided = True
+            rejected, pair = pending[:count], block[ATTEMPTS]
+            _select_each(at, pair, free, indices, start, stop, mass, touched, guide, guide_bits, rejected, tile)
+        done += len(tile)
+    if not dense:
+        _clear_all(bits[:words], indices[start:stop])
 
 
 @njit(nogil=True, cache=True)

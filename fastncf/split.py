@@ -211,7 +211,11 @@ def group_by_user(
 
 def balanced(indptr: np.ndarray, parts_per_thread: int = 4) -> np.ndarray:
     """Bounds of user ranges that hold about the same number of interactions: ascending, from 0 to U."""
-    parts = parts_per_thread * num_threads()
+    return cut(indptr, parts_per_thread * num_threads())
+
+
+def cut(indptr: np.ndarray, parts: int) -> np.ndarray:
+    """The same for a number of ranges that does not depend on the machine."""
     cuts = np.searchsorted(indptr, np.linspace(0, indptr[-1], parts + 1)[1:-1])
     return np.concatenate([[0], np.minimum(cuts, len(indptr) - 1), [len(indptr) - 1]])
 

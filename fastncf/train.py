@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastncf.blocks import Blocks, can_train
 from fastncf.config import Config
 from fastncf.device import find_device
 from fastncf.epoch import Batch, Epochs
@@ -18,7 +19,7 @@ from fastncf.errors import ConfigError
 from fastncf.evaluate import Lists, metrics, rank_candidates
 from fastncf.hashing import Stream, key
 from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
-from fastncf.models import LOSSES, Popularity, build, score_lists
+from fastncf.models import LOSSES, MF, Popularity, build, score_lists
 from fastncf.recommender import Recommender, held_out_lists
 from fastncf.split import Split, given_test, leave_one_out
 from fastncf.weights import Weights, popularity_weights
@@ -91,7 +92,8 @@ def fit(
     if test is not None and config.validation:
         raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
     device = find_device(config.device)
-    clock = _Clock(callback, config.epochs)
+    config = config.with_recipe(_optimizer(config, model, device))
+    clock = _Clock(callback, config)
 
     with clock.stage("read"):
         given = None
@@ -136,11 +138,38 @@ def fit(
 def _train(
     model: nn.Module, split: Split, config: Config, device: torch.device, clock: "_Clock"
 ) -> list[dict[str, float]]:
-    """Adam over all epochs; the host reads one number an epoch, the loss."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    """All epochs; the host reads one number for each, the loss."""
+    assert config.epochs is not None
     validation = _validation_lists(split, config, device)
     best = _Best(config.patience)
     history: list[dict[str, float]] = []
+    way = _sgd if config.optimizer == "sgd" else _adam
+    with way(model, split, config, device) as (train, sample_seconds):
+        for number in range(config.epochs):
+            start = time.perf_counter()
+            model.train()
+            mean = float(train(number)) / len(split.indices)
+            seconds = time.perf_counter() - start
+            scores = metrics(rank_candidates(model, validation), config.k) if validation is not None else {}
+            samples = len(split.indices) * (1 + config.num_negatives)
+            history.append({"epoch": number + 1, "loss": mean, "seconds": seconds, **scores})
+            stop = clock.epoch(number + 1, mean, samples / seconds, scores)
+            if best.is_over(model, scores.get(f"ndcg@{config.k}")) or stop is True:
+                break
+        clock.seconds["sample"] = sample_seconds()
+    best.restore(model)
+    return history
+
+
+Way = tuple[Callable[[int], Any], Callable[[], float]]
+"""How an epoch is trained: its number -> its mean loss a step, times its interactions; and seconds spent sampling."""
+
+
+@contextmanager
+def _adam(model: nn.Module, split: Split, config: Config, device: torch.device) -> Iterator[Way]:
+    """Batches through torch, on any device."""
+    assert config.epochs is not None
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate(config, 0.0), fused=True)
     epochs = Epochs(
         split,
         num_negatives=config.num_negatives,
@@ -151,22 +180,37 @@ def _train(
         last=config.epochs,
         weights=_negative_weights(split, config),
     )
+
+    def train(number: int) -> Tensor:
+        assert config.epochs is not None
+        return train_epoch(model, optimizer, epochs.epoch(number), config, number / config.epochs, epochs.batches)
+
     with epochs:
-        for number in range(config.epochs):
-            start = time.perf_counter()
-            model.train()
-            total = train_epoch(model, optimizer, epochs.epoch(number), config, number / config.epochs, epochs.batches)
-            mean = float(total) / len(split.indices)
-            seconds = time.perf_counter() - start
-            scores = metrics(rank_candidates(model, validation), config.k) if validation is not None else {}
-            samples = len(split.indices) * (1 + config.num_negatives)
-            history.append({"epoch": number + 1, "loss": mean, "seconds": seconds, **scores})
-            stop = clock.epoch(number + 1, mean, samples / seconds, scores)
-            if best.is_over(model, scores.get(f"ndcg@{config.k}")) or stop is True:
-                break
-    clock.seconds["sample"] = epochs.sample_seconds
-    best.restore(model)
-    return history
+        yield train, lambda: epochs.sample_seconds
+
+
+@contextmanager
+def _sgd(model: nn.Module, split: Split, config: Config, device: torch.device) -> Iterator[Way]:
+    """Interaction by interaction in the kernel, which samples as it goes."""
+    assert isinstance(model, MF)
+    blocks = Blocks(
+        model,
+        split,
+        num_negatives=config.num_negatives,
+        seed=config.seed,
+        loss=config.loss,
+        l2=config.l2 or 0.0,
+        shuffle=config.shuffle,
+        negatives_exponent=config.negatives_exponent if config.negatives == "popularity" else None,
+    )
+
+    def train(number: int) -> float:
+        assert config.epochs is not None
+        rounds = np.arange(number * blocks.side, (number + 1) * blocks.side)
+        rates = [learning_rate(config, done) for done in rounds / (config.epochs * blocks.side)]
+        return blocks.epoch(number, rates) / blocks.terms
+
+    yield train, lambda: 0.0
 
 
 def train_epoch(
@@ -190,6 +234,7 @@ def train_epoch(
     Returns:
         () float: the loss of each batch (without the l2 term) times its interactions, summed.
     """
+    assert config.epochs is not None
     loss_of = LOSSES[config.loss]
     total: Tensor | None = None
     for step, batch in enumerate(batches):
@@ -227,11 +272,25 @@ def l2_penalty(model: nn.Module, batch: Batch, weight: float) -> Tensor:
     return weight * total
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, done: float) -> None:
+def learning_rate(config: Config, done: float) -> float:
     """The learning rate as a function of the share of the steps that is done, so that a resumed run goes on exactly."""
-    rate = config.learning_rate * (1 - done if config.schedule == "linear" else 1)
+    assert config.learning_rate is not None
+    return config.learning_rate * (1 - done if config.schedule == "linear" else 1)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, done: float) -> None:
+    """Set :func:`learning_rate`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate(config, done)
+
+
+def _optimizer(config: Config, model: str | nn.Module | None, device: torch.device) -> Literal["sgd", "adam"]:
+    """The optimizer that was asked for, or the one that suits the model and the device."""
+    fits = can_train(model, device) if isinstance(model, nn.Module) else config.model == "mf" and device.type == "cpu"
+    if config.optimizer == "sgd" and not fits:
+        name = type(model).__name__ if isinstance(model, nn.Module) else config.model
+        raise ConfigError(f"optimizer='sgd' trains mf in float32 on a CPU, not {name} on {device}; expected 'adam'")
+    return config.optimizer or ("sgd" if fits else "adam")
 
 
 def _configured(config: Config | None, settings: dict[str, Any]) -> Config:
@@ -298,9 +357,10 @@ class _Best:
 class _Clock:
     """Seconds by stage, and the callback's news."""
 
-    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int) -> None:
+    def __init__(self, callback: Callable[[Progress], object] | None, config: Config) -> None:
+        assert config.epochs is not None
         self.callback = callback
-        self.epochs = epochs
+        self.epochs = config.epochs
         self.begin = time.perf_counter()
         self.seconds = dict.fromkeys(STAGES, 0.0)
 

@@ -13,17 +13,18 @@ PACKAGE = Path(fastncf.__file__).parent
 FLOORS = [
     {"errors"},
     {"config", "hashing", "threads", "device", "weights"},
-    {"codes", "sampler", "permutation", "models", "kernels", "datasets"},
-    {"reading", "scoring"},
-    {"interactions"},
+    {"codes", "sampler", "permutation", "models", "datasets"},
+    {"reading", "kernels"},
+    {"interactions", "scoring"},
     {"split"},
-    {"epoch", "evaluate"},
+    {"blocks", "epoch", "evaluate"},
     {"recommender"},
     {"train"},
     {"cli"},
 ]
 ROOMS = {
     "polars": {"codes", "reading", "interactions", "datasets", "recommender"},
+    "llvmlite": {"kernels"},
     "numba": {"kernels", "hashing", "codes", "weights", "permutation", "sampler", "split", "datasets"},
     "cyclopts": {"cli"},
     "rich": {"cli"},

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from fastncf.errors import DataError
 from fastncf.hashing import Stream, key
 from fastncf.sampler import (
-    _UNIFORM,
     ATTEMPTS,
     MAX_ITEMS,
+    UNIFORM,
     _draw,
-    _keys,
     _sample_rows,
+    position_keys,
     sample_candidates,
     sample_negatives,
     sample_negatives_reference,
@@ -147,9 +147,9 @@ def test_refuses_a_catalogue_beyond_int32():
 
 
 def test_positions_beyond_32_bits_have_keys_of_their_own():
-    from fastncf.sampler import _hash_reference, _keys
+    from fastncf.sampler import _hash_reference
 
-    keys = _keys(4, Stream.NEGATIVES, 0, blocks=2)
+    keys = position_keys(4, Stream.NEGATIVES, 0, positions=2**32)
     low = [_hash_reference(position, keys, 0) for position in range(50)]
     high = [_hash_reference(position + 2**32, keys, 0) for position in range(50)]
     assert not set(low) & set(high)
@@ -230,8 +230,8 @@ def test_rows_and_positions_beyond_32_bits(tmp_path):
     indices = np.memmap(tmp_path / "indices", np.int32, "w+", shape=(stop,))
     indices[-len(row) :] = row
     out = np.memmap(tmp_path / "out", np.int32, "w+", shape=(stop * num_negatives,))
-    keys = _keys(4, Stream.NEGATIVES, 0, blocks=(len(out) >> 32) + 1)
-    _sample_rows(stop - len(row), stop, indptr, indices, num_items, num_negatives, keys, *_UNIFORM, out)
+    keys = position_keys(4, Stream.NEGATIVES, 0, positions=len(out))
+    _sample_rows(stop - len(row), stop, indptr, indices, num_items, num_negatives, keys, *UNIFORM, out)
     positions = range((stop - len(row)) * num_negatives, len(out))
     assert positions[0] > 2**32
     touched = set(row.tolist())

@@ -14,6 +14,7 @@ from tests.conftest import checkerboard
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 SMALL = {"dim": 8, "epochs": 15, "batch_size": 256, "num_negatives": 3, "learning_rate": 0.02, "l2": 0.01}
+SMALL["optimizer"] = "adam"
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -25,6 +26,16 @@ def test_each_model_learns_the_checkerboard(model, loss, device):
     assert rec.history[-1]["loss"] < 0.7 * rec.history[0]["loss"]
     top = rec.recommend(list(range(60)), k=2)  # a user misses three liked items: one is held out, two are left
     assert ((top["item"] - top["user"]) % 2 == 0).mean() > 0.97
+
+
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+def test_sgd_learns_the_checkerboard(loss):
+    rec = fastncf.fit(checkerboard(), loss=loss, dim=8, num_negatives=3, epochs=60, learning_rate=0.2)
+    assert rec.config.optimizer == "sgd"
+    assert rec.metrics["hr@10"] > 0.97
+    assert rec.history[-1]["loss"] < 0.7 * rec.history[0]["loss"]
+    again = fastncf.fit(checkerboard(), loss=loss, dim=8, num_negatives=3, epochs=60, learning_rate=0.2)
+    assert rec.history[-1]["loss"] == again.history[-1]["loss"]
 
 
 class Own(nn.Module):
@@ -59,7 +70,15 @@ def test_popularity_is_the_floor():
 def test_one_step_is_dense_adam_on_the_mean_loss():
     """Against plain torch code over the same draws: the parameters after two epochs are the same."""
     data = checkerboard(num_users=12, num_items=10)
-    settings = {"model": "mf", "dim": 4, "batch_size": 60, "num_negatives": 2, "learning_rate": 0.05, "l2": 0.01}
+    settings = {
+        "model": "mf",
+        "optimizer": "adam",
+        "dim": 4,
+        "batch_size": 60,
+        "num_negatives": 2,
+        "learning_rate": 0.05,
+        "l2": 0.01,
+    }
     rec = fastncf.fit(data, epochs=2, schedule="linear", seed=3, **settings)
 
     from fastncf.epoch import Epochs

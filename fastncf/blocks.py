@@ -1,0 +1,147 @@
+"""An epoch of stochastic gradient descent in a grid of users x items, the same bits for any number of threads.
+
+The users are cut into G ranges and the items, anew each epoch, into G parts. A round takes G blocks of which no two
+share a user or an item, so that threads may train them in any order, or at once, without a lock; after G rounds every
+interaction has been visited (Gemulla et al. 2011, "Large-scale matrix factorization with distributed stochastic
+gradient descent"). Negatives come from the block of their positive. An item's company is drawn anew each epoch, among
+items about as popular in each part, so over the epochs a negative is any untouched item.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from fastncf.hashing import Stream, key
+from fastncf.kernels.factors import Factors, Step, group_by_part, train_users
+from fastncf.models import MF
+from fastncf.sampler import UNIFORM, position_keys
+from fastncf.split import Split, balanced, cut
+from fastncf.threads import run_ranges
+from fastncf.weights import popularity_weights
+
+MAX_SIDE = 32
+_INTERACTIONS_A_BLOCK = 15_000
+_ITEMS_A_PART = 100
+
+
+def side(num_interactions: int, num_items: int) -> int:
+    """G: as many blocks as leave each enough work to be worth a thread, and enough items to draw from."""
+    wanted = min((num_interactions / _INTERACTIONS_A_BLOCK) ** 0.5, num_items / _ITEMS_A_PART, MAX_SIDE)
+    return 1 << int(np.log2(max(wanted, 1)))
+
+
+class Blocks:
+    """Trains a matrix factorization in place, an epoch a call.
+
+    Args:
+        model: its parameters are float32 on the CPU.
+        split: what is trained on, N interactions.
+        num_negatives: K.
+        seed: determines negatives and order.
+        loss: ``bce`` or ``bpr``.
+        l2: weight of the mean squared norm of the vectors that an interaction's samples touch.
+        shuffle: new parts each epoch; otherwise those of epoch 0 serve all.
+        negatives_exponent: draw negatives by this power of their interactions; all alike where it is None.
+    """
+
+    def __init__(
+        self,
+        model: MF,
+        split: Split,
+        *,
+        num_negatives: int,
+        seed: int,
+        loss: str,
+        l2: float,
+        shuffle: bool,
+        negatives_exponent: float | None,
+    ) -> None:
+        parameters = model.user_embedding.weight, model.item_embedding.weight, model.user_bias, model.item_bias
+        self.factors = Factors(*(parameter.detach().numpy() for parameter in parameters))
+        self.split = split
+        self.num_negatives = num_negatives
+        self.terms = num_negatives if loss == "bpr" else 1 + num_negatives
+        self.seed = seed
+        self.pairwise = loss == "bpr"
+        self.l2 = l2
+        self.shuffle = shuffle
+        self.exponent = negatives_exponent
+        self.counts = split.item_counts()
+        self.side = side(len(split.indices), split.num_items)
+        self.ranges = cut(split.indptr, self.side)
+        self.places = np.empty_like(split.indices)
+        self.bounds = np.empty((split.num_users, self.side + 1), dtype=np.int64)
+
+    def step(self, rate: float) -> Step:
+        """What a step does at a learning rate: ``rate`` times the sum of its samples' gradients, not their mean."""
+        shrink = 2 * rate * self.l2 * self.terms
+        return Step(*(np.float32(x) for x in (rate, 1 - shrink, shrink / (1 + self.num_negatives))))
+
+    def epoch(self, number: int, rates: Sequence[float]) -> float:
+        """Visit every interaction once.
+
+        Args:
+            number: of the epoch; determines the draws.
+            rates: (G,) learning rate of each round.
+
+        Returns:
+            The loss of each sample (bce) or pair (bpr), summed.
+        """
+        random = np.random.Generator(np.random.Philox(key=key(self.seed, Stream.BLOCKS, number if self.shuffle else 0)))
+        parts = self._parts(random)
+        first = int(random.integers(self.side))
+        keys = position_keys(self.seed, Stream.NEGATIVES, number, positions=self.places.size * self.num_negatives)
+        weights = [
+            UNIFORM if self.exponent is None else popularity_weights(self.counts[part], self.exponent) for part in parts
+        ]
+        losses = np.zeros((self.side, self.side))
+
+        def train(step: Step, turn: int, range_number: int, _: int) -> None:
+            part = (range_number + turn) % self.side
+            losses[range_number, part] = train_users(  # type: ignore[call-arg]
+                *self.ranges[range_number : range_number + 2],
+                part,
+                self.bounds,
+                self.places,
+                parts[part],
+                self.factors,
+                self.num_negatives,
+                self.pairwise,
+                step,
+                keys,
+                weights[part],
+            )
+
+        for turn, rate in enumerate(rates):
+            run_ranges(partial(train, self.step(rate), first + turn), np.arange(self.side + 1))
+        return float(losses.sum())
+
+    def _parts(self, random: np.random.Generator) -> list[np.ndarray]:
+        """Items (n,) int32 of each part, ascending; each user's interactions are put in the order of the parts."""
+        num_items = len(self.counts)
+        deal = random.random((-(-num_items // self.side), self.side)).argsort(axis=1).astype(np.uint8)
+        part_of = np.empty(num_items, dtype=np.uint8)
+        part_of[np.argsort(-self.counts, kind="stable")] = deal.reshape(-1)[:num_items]
+        parts = [np.flatnonzero(part_of == part).astype(np.int32) for part in range(self.side)]
+        place_of = np.empty(num_items, dtype=np.int32)
+        for part in parts:
+            place_of[part] = np.arange(len(part), dtype=np.int32)
+        run_ranges(
+            lambda a, b: group_by_part(
+                a, b, self.split.indptr, self.split.indices, part_of, place_of, self.places, self.bounds
+            ),
+            balanced(self.split.indptr),
+        )
+        return parts
+
+
+def can_train(model: torch.nn.Module, device: torch.device) -> bool:
+    """Whether :class:`Blocks` knows the model: :class:`MF` itself in float32 on a CPU."""
+    parameters = list(model.parameters())
+    return (
+        type(model) is MF
+        and device.type == "cpu"
+        and all(p.dtype == torch.float32 and p.is_contiguous() and p.requires_grad for p in parameters)
+    )

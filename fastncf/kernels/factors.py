@@ -1,0 +1,207 @@
+"""Stochastic gradient descent on a matrix factorization, one interaction after the other, user by user."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from fastncf.kernels.simd import LANES, descend, dots, prefetch, softplus
+from fastncf.sampler import draw_row, make_scratch
+
+_ONE = np.float32(1)
+
+
+class Factors(NamedTuple):
+    """A model's own parameters: vectors (U, D) and (I, D), biases (U,) and (I,), all float32 and C-contiguous."""
+
+    user: np.ndarray
+    item: np.ndarray
+    user_bias: np.ndarray
+    item_bias: np.ndarray
+
+
+class Step(NamedTuple):
+    """How far a step goes, all float32: of a sample's gradient, what it leaves of the user's
+    vector, and what it takes of an item's each time it was drawn."""
+
+    rate: np.float32
+    keep_user: np.float32
+    lose_item: np.float32
+
+
+@njit(nogil=True, cache=True)
+def train_users(  # type: ignore[no-untyped-def]
+    first_user, last_user, part, bounds, places, items, factors, num_negatives, pairwise, step, keys, weights
+):
+    """One step for each interaction of some users with the items of one part of the catalogue.
+
+    Its negatives are drawn from the same part, so that nothing outside the part and the users is read or written.
+
+    Args:
+        first_user, last_user: range of users.
+        part: number of the part.
+        bounds: (U, parts + 1) int64; ``places[bounds[u, part]:bounds[u, part + 1]]`` are the user's interactions.
+        places: (N,) int32, positions in ``items``, ascending for each user and part.
+        items: (n,) int32, the items of the part.
+        factors: moved in place.
+        num_negatives: K.
+        pairwise: whether the loss is bpr; otherwise it is bce.
+        step: rates.
+        keys: of the draws, see :func:`fastncf.sampler.draw_row`.
+        weights: of the draws, over ``items``.
+
+    Returns:
+        The loss of each sample, or of each pair, summed.
+    """
+    user_vectors, item_vectors, user_bias, item_bias = factors
+    width = user_vectors.shape[1]
+    table = item_vectors.reshape(-1)
+    longest = 0
+    for u in range(first_user, last_user):
+        longest = max(longest, bounds[u, part + 1] - bounds[u, part])
+    mass, cells, cell_bits = weights
+    scratch = make_scratch(len(items), longest)
+    drawn = np.empty(longest * num_negatives, dtype=np.int32)
+    samples = _Samples(
+        np.empty((longest, 1 + num_negatives), dtype=np.int32),
+        np.empty((longest, 1 + num_negatives), dtype=np.int64),
+        np.empty((longest, (num_negatives + LANES) // LANES * LANES), dtype=np.float32),
+        np.empty(longest, dtype=np.int64),
+        np.full(len(items), -1, dtype=np.int32),
+    )
+    scores = np.zeros(samples.times.shape[1], dtype=np.float32)
+    losses = np.zeros(LANES, dtype=np.float32)
+    vector = np.empty(width, dtype=np.float32)
+    loss = 0.0
+    for u in range(first_user, last_user):
+        start, stop = bounds[u, part], bounds[u, part + 1]
+        if start == stop:
+            continue
+        count = num_negatives if stop - start < len(items) else 0  # of a part that is touched throughout none is drawn
+        negatives = drawn[: (stop - start) * count]
+        draw_row(start * count, places, start, stop, len(items), keys, mass, cells, cell_bits, scratch, negatives)
+        _gather(start, stop, places, negatives, items, width, samples)
+        for at in range(width):
+            vector[at] = user_vectors[u, at]
+        user_bias[u] = _visit(
+            stop - start, samples, table, width, vector, user_bias[u], item_bias, pairwise, step, scores, losses
+        )
+        for at in range(width):
+            user_vectors[u, at] = vector[at]
+        for lane in range(LANES):
+            loss += losses[lane]
+            losses[lane] = 0
+    return loss
+
+
+class _Samples(NamedTuple):
+    """Items of a user's interactions, each once, the positive first.
+
+    Attributes:
+        item: (rows, 1 + K) int32.
+        start: (rows, 1 + K) int64, where their vectors start in the table.
+        times: (rows, P) float32, how often each was drawn, then zeros; P is 1 + K rounded up to whole lanes.
+        size: (rows,) int64, how many they are.
+        last: (n,) int32, the last row of the data that each item of the part was met in.
+    """
+
+    item: np.ndarray
+    start: np.ndarray
+    times: np.ndarray
+    size: np.ndarray
+    last: np.ndarray
+
+
+@njit(inline="always")
+def _gather(start, stop, places, negatives, items, width, samples):  # type: ignore[no-untyped-def]
+    """Fill ``samples`` with a user's interactions and what was drawn for them."""
+    count = len(negatives) // (stop - start)
+    for at in range(stop - start):
+        for k in range(samples.times.shape[1]):
+            samples.times[at, k] = np.float32(0)
+        samples.item[at, 0] = items[places[start + at]]
+        samples.times[at, 0] = _ONE
+        size = 1
+        for k in range(at * count, (at + 1) * count):
+            place = negatives[k]
+            again = samples.last[place] == np.int32(start + at)
+            samples.last[place] = np.int32(start + at)
+            samples.item[at, size] = items[place]
+            which = size
+            if again:
+                which = 1
+                while samples.item[at, which] != items[place]:
+                    which += 1
+            else:
+                size += 1
+            samples.times[at, which] += _ONE
+        samples.size[at] = size
+        for k in range(size):
+            samples.start[at, k] = np.int64(samples.item[at, k]) * width
+
+
+@njit(inline="always")
+def _visit(  # type: ignore[no-untyped-def]
+    count, samples, table, width, vector, bias, item_bias, pairwise, step, scores, losses
+):
+    """Step after step for one user; returns its bias."""
+    whole = width - width % LANES
+    for at in range(count):
+        size = samples.size[at]
+        if at + 1 < count:
+            for k in range(samples.size[at + 1]):
+                prefetch(table, samples.start[at + 1, k], width)
+        dots(table, samples.start, at, size, width, vector, scores)
+        for k in range(size):
+            rest = bias + item_bias[samples.item[at, k]]
+            for column in range(whole, width):
+                rest += vector[column] * table[samples.start[at, k] + column]
+            scores[k] += rest
+        bias -= step.rate * _slopes(scores, size, samples.times, at, pairwise, losses)
+        for k in range(size):
+            scores[k] *= step.rate
+            item_bias[samples.item[at, k]] -= scores[k]
+        descend(table, samples.start, at, size, width, vector, scores, samples.times, step.keep_user, step.lose_item)
+        for column in range(whole, width):
+            old = vector[column]
+            vector[column] = step.keep_user * old
+            for k in range(size):
+                place = samples.start[at, k] + column
+                vector[column] -= scores[k] * table[place]
+                table[place] -= step.lose_item * samples.times[at, k] * table[place] + scores[k] * old
+    return bias
+
+
+@njit(inline="always")
+def _slopes(scores, size, times, at, pairwise, losses):  # type: ignore[no-untyped-def]
+    """Replace scores by the slopes of the loss in them, the positive's first; returns their sum."""
+    if pairwise:
+        for k in range(1, size):
+            scores[k] -= scores[0]
+        times[at, 0] = np.float32(0)  # the positive has no loss of its own
+        scores[0] = -softplus(scores, times, at, losses)
+        times[at, 0] = _ONE
+        return np.float32(0)
+    scores[0] = -scores[0]  # -log sigmoid(x) is softplus(-x)
+    total = softplus(scores, times, at, losses)
+    scores[0] = -scores[0]
+    return total + scores[0] + scores[0]
+
+
+@njit(nogil=True, cache=True)
+def group_by_part(first_user, last_user, indptr, indices, part_of, place_of, places, bounds):  # type: ignore[no-untyped-def]
+    """Put each user's interactions in the order of their items' parts; see :func:`train_users` for what comes out."""
+    parts = bounds.shape[1] - 1
+    ends = np.empty(parts + 1, dtype=np.int64)
+    for u in range(first_user, last_user):
+        ends[:] = 0
+        for row in range(indptr[u], indptr[u + 1]):
+            ends[part_of[indices[row]] + 1] += 1
+        ends[0] = indptr[u]
+        for part in range(parts):
+            ends[part + 1] += ends[part]
+        bounds[u] = ends
+        for row in range(indptr[u], indptr[u + 1]):
+            part = part_of[indices[row]]
+            places[ends[part]] = place_of[indices[row]]
+            ends[part] += 1

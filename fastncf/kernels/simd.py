@@ -1,0 +1,227 @@
+"""Rows of a table against one vector, 16 float32 at a time, written for LLVM.
+
+Numba would vectorise such loops only where sums may be reordered, in an order that depends on the CPU, and would load
+the vector again for each row. Here the lanes are fixed, so that every CPU that multiplies and adds in one rounding
+makes the same bits. What remains of a width beyond a multiple of ``LANES`` is left to the caller.
+"""
+
+import math
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+_LANE = ir.IntType(32)
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_INTEGERS = ir.VectorType(_LANE, LANES)
+_FUSED = ("contract",)
+_EXPONENTIAL = [math.log(2) ** power / math.factorial(power) for power in range(6, -1, -1)]
+
+
+def _all(number):  # type: ignore[no-untyped-def]
+    return ir.Constant(_VECTOR, [number] * LANES)
+
+
+def _lanes(*places):  # type: ignore[no-untyped-def]
+    return ir.Constant(ir.VectorType(_LANE, len(places)), list(places))
+
+
+class _Code:
+    """What the intrinsics have in common: a builder, and the arguments: of an array its data, of one in lines also how
+    long they are."""
+
+    def __init__(self, context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        self.builder = builder
+        self.arguments = [
+            self._unpacked(context, kind, value) for kind, value in zip(signature.args, arguments, strict=True)
+        ]
+
+    def _unpacked(self, context, kind, value):  # type: ignore[no-untyped-def]
+        if not isinstance(kind, types.Array):
+            return value
+        array = context.make_array(kind)(context, self.builder, value)
+        if kind.ndim == 1:
+            return array.data
+        return array.data, cgutils.unpack_tuple(self.builder, array.shape)[1]
+
+    def _place(self, data, at):  # type: ignore[no-untyped-def]
+        return self.builder.bitcast(self.builder.gep(data, [at]), _VECTOR.as_pointer())
+
+    def load(self, data, at):  # type: ignore[no-untyped-def]
+        return self.builder.load(self._place(data, at), align=4)
+
+    def store(self, vector, data, at):  # type: ignore[no-untyped-def]
+        self.builder.store(vector, self._place(data, at), align=4)
+
+    def number(self, data, at):  # type: ignore[no-untyped-def]
+        return self.builder.load(self.builder.gep(data, [at]))
+
+    def spread(self, number):  # type: ignore[no-untyped-def]
+        """A number in all lanes."""
+        first = self.builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.Constant(_LANE, 0))
+        return self.builder.shuffle_vector(first, first, _lanes(*[0] * LANES))
+
+    def multiply(self, a, b):  # type: ignore[no-untyped-def]
+        return self.builder.fmul(a, b, flags=_FUSED)
+
+    def add(self, a, b):  # type: ignore[no-untyped-def]
+        return self.builder.fadd(a, b, flags=_FUSED)
+
+    def subtract(self, a, b):  # type: ignore[no-untyped-def]
+        return self.builder.fsub(a, b, flags=_FUSED)
+
+    def total(self, vector):  # type: ignore[no-untyped-def]
+        """The sum over the lanes: halves added to each other."""
+        lanes = LANES // 2
+        while lanes:
+            low = self.builder.shuffle_vector(vector, vector, _lanes(*range(lanes)))
+            high = self.builder.shuffle_vector(vector, vector, _lanes(*range(lanes, 2 * lanes)))
+            vector = self.builder.fadd(low, high)
+            lanes //= 2
+        return self.builder.extract_element(vector, ir.Constant(_LANE, 0))
+
+    def select(self, a, comparison, b, then, otherwise):  # type: ignore[no-untyped-def]
+        """By lane: ``then`` where the comparison holds, which it never does for NaN."""
+        return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), then, otherwise)
+
+    def power(self, x):  # type: ignore[no-untyped-def]
+        """exp(x) for x in [-87, 0]: a power of two times the series of exp(f log 2) for a fraction f.
+
+        Off by less than (2 + |x|) * 1e-7 of itself, as x log2(e) is rounded to a float32.
+        """
+        t = self.multiply(x, _all(1.4426950408889634))
+        shift = _all(1.5 * 2**23)  # beyond it float32 holds whole numbers only, so that the sum is rounded to one
+        whole = self.builder.fsub(self.builder.fadd(t, shift), shift)
+        fraction = self.builder.fsub(t, whole)
+        series = _all(_EXPONENTIAL[0])
+        for factor in _EXPONENTIAL[1:]:
+            series = self.add(self.multiply(series, fraction), _all(factor))
+        exponent = self.builder.add(self.builder.fptosi(whole, _INTEGERS), ir.Constant(_INTEGERS, [127] * LANES))
+        scale = self.builder.shl(exponent, ir.Constant(_INTEGERS, [23] * LANES))
+        return self.builder.fmul(series, self.builder.bitcast(scale, _VECTOR))
+
+    def logarithm(self, e):  # type: ignore[no-untyped-def]
+        """log(1 + e) for e in [0, 1], to 2e-7: twice the series of the inverse tanh of e / (2 + e)."""
+        s = self.builder.fdiv(e, self.builder.fadd(e, _all(2.0)))
+        square = self.builder.fmul(s, s)
+        series = _all(1 / 13)
+        for odd in (11, 9, 7, 5, 3, 1):
+            series = self.add(self.multiply(series, square), _all(1 / odd))
+        return self.builder.fmul(self.builder.fadd(s, s), series)
+
+    def variable(self):  # type: ignore[no-untyped-def]
+        return cgutils.alloca_once(self.builder, _VECTOR)
+
+    def each_chunk(self, width):  # type: ignore[no-untyped-def]
+        """A loop over the first lane of each whole chunk of a row."""
+        zero, step = ir.Constant(width.type, 0), ir.Constant(width.type, LANES)
+        whole = self.builder.and_(width, ir.Constant(width.type, -LANES))
+        return cgutils.for_range_slice(self.builder, zero, whole, step, inc=True)
+
+
+@intrinsic
+def dots(typingctx, table, starts, line, count, width, vector, out):  # type: ignore[no-untyped-def]
+    """``out[k]``: dot product of ``vector`` with the row of ``table`` that begins at ``starts[line, k]``.
+
+    table (R * width,), vector (width,) and out (count,) float32, starts (L, S) int64; line, count and width int64.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments)
+        table, (starts, length), line, count, width, vector, out = code.arguments
+        first = builder.mul(line, length)
+        partial = code.variable()
+        with cgutils.for_range(builder, count) as row:
+            start = code.number(starts, builder.add(first, row.index))
+            builder.store(_all(0.0), partial)
+            with code.each_chunk(width) as (at, _):
+                product = code.multiply(code.load(vector, at), code.load(table, builder.add(start, at)))
+                builder.store(code.add(builder.load(partial), product), partial)
+            builder.store(code.total(builder.load(partial)), builder.gep(out, [row.index]))
+        return context.get_dummy_value()
+
+    return types.void(table, starts, line, count, width, vector, out), generate
+
+
+@intrinsic
+def descend(typingctx, table, starts, line, count, width, vector, steps, times, keep, lose):  # type: ignore[no-untyped-def]
+    """One step down the gradient of ``steps[k] *`` (dot product of row k and ``vector``), summed over k.
+
+    Both sides move from where they were: ``row -= lose * times[line, k] * row + steps[k] * vector``, and ``vector =
+    keep * vector`` minus the sum of ``steps[k] * row``. The rows differ. Arrays as for :func:`dots`, steps (count,) and
+    times (L, P) float32, both factors float32.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments)
+        table, (starts, length), line, count, width, vector, steps, (times, times_length), keep, lose = code.arguments
+        first, first_time = builder.mul(line, length), builder.mul(line, times_length)
+        keep, lose = code.spread(keep), code.spread(builder.fneg(lose))
+        moved = code.variable()
+        with code.each_chunk(width) as (at, _):
+            old = code.load(vector, at)
+            builder.store(code.multiply(old, keep), moved)
+            with cgutils.for_range(builder, count) as row:
+                place = builder.add(code.number(starts, builder.add(first, row.index)), at)
+                own = code.load(table, place)
+                step = code.spread(code.number(steps, row.index))
+                often = code.spread(code.number(times, builder.add(first_time, row.index)))
+                builder.store(code.subtract(builder.load(moved), code.multiply(step, own)), moved)
+                new = code.add(own, code.multiply(builder.fmul(lose, often), own))
+                code.store(code.subtract(new, code.multiply(step, old)), table, place)
+            code.store(builder.load(moved), vector, at)
+        return context.get_dummy_value()
+
+    return types.void(table, starts, line, count, width, vector, steps, times, keep, lose), generate
+
+
+@intrinsic
+def softplus(typingctx, x, times, line, losses):  # type: ignore[no-untyped-def]
+    """Add ``times * log(1 + exp(x))`` to ``losses``, make ``x`` ``times * sigmoid(x)``, return the sum of the latter.
+
+    x (P,), times (L, P) of which a line is taken, and losses (LANES,) float32, line int64; P is a multiple of LANES.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments)
+        x, (times, length), line, losses = code.arguments
+        first = builder.mul(line, length)
+        zero, one, large = _all(0.0), _all(1.0), _all(87.0)
+        slopes, lost = code.variable(), code.variable()
+        start = ir.Constant(first.type, 0)
+        builder.store(zero, slopes)
+        builder.store(code.load(losses, start), lost)
+        with code.each_chunk(length) as (at, _):
+            number, often = code.load(x, at), code.load(times, builder.add(first, at))
+            size = code.select(number, "<", zero, builder.fneg(number), number)
+            e = code.power(builder.fneg(code.select(size, "<", large, size, large)))
+            own = code.add(code.logarithm(e), code.select(number, "<", zero, zero, number))
+            builder.store(code.add(builder.load(lost), code.multiply(own, often)), lost)
+            slope = builder.fdiv(code.select(number, ">=", zero, often, builder.fmul(often, e)), builder.fadd(one, e))
+            builder.store(builder.fadd(builder.load(slopes), slope), slopes)
+            code.store(slope, x, at)
+        code.store(builder.load(lost), losses, start)
+        return code.total(builder.load(slopes))
+
+    return types.float32(x, times, line, losses), generate
+
+
+@intrinsic
+def prefetch(typingctx, table, start, width):  # type: ignore[no-untyped-def]
+    """Ask for a row of ``table`` ahead of its use."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments)
+        table, start, width = code.arguments
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _LANE, _LANE, _LANE])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        write, near, data = (ir.Constant(_LANE, number) for number in (1, 3, 1))
+        with code.each_chunk(width) as (at, _):
+            place = builder.gep(table, [builder.add(start, at)])
+            builder.call(ask, [builder.bitcast(place, byte), write, near, data])
+        return context.get_dummy_value()
+
+    return types.void(table, start, width), generate
