@@ -93,7 +93,7 @@ def fit(
         raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
     device = find_device(config.device)
     config = config.with_recipe(_optimizer(config, model, device))
-    clock = _Clock(callback, config)
+    clock = _Clock(callback, config.epochs)
 
     with clock.stage("read"):
         given = None
@@ -139,7 +139,6 @@ def _train(
     model: nn.Module, split: Split, config: Config, device: torch.device, clock: "_Clock"
 ) -> list[dict[str, float]]:
     """All epochs; the host reads one number for each, the loss."""
-    assert config.epochs is not None
     validation = _validation_lists(split, config, device)
     best = _Best(config.patience)
     history: list[dict[str, float]] = []
@@ -168,7 +167,6 @@ Way = tuple[Callable[[int], Any], Callable[[], float]]
 @contextmanager
 def _adam(model: nn.Module, split: Split, config: Config, device: torch.device) -> Iterator[Way]:
     """Batches through torch, on any device."""
-    assert config.epochs is not None
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate(config, 0.0), fused=True)
     epochs = Epochs(
         split,
@@ -182,7 +180,6 @@ def _adam(model: nn.Module, split: Split, config: Config, device: torch.device) 
     )
 
     def train(number: int) -> Tensor:
-        assert config.epochs is not None
         return train_epoch(model, optimizer, epochs.epoch(number), config, number / config.epochs, epochs.batches)
 
     with epochs:
@@ -205,7 +202,6 @@ def _sgd(model: nn.Module, split: Split, config: Config, device: torch.device) -
     )
 
     def train(number: int) -> float:
-        assert config.epochs is not None
         rounds = np.arange(number * blocks.side, (number + 1) * blocks.side)
         rates = [learning_rate(config, done) for done in rounds / (config.epochs * blocks.side)]
         return blocks.epoch(number, rates) / blocks.terms
@@ -234,7 +230,6 @@ def train_epoch(
     Returns:
         () float: the loss of each batch (without the l2 term) times its interactions, summed.
     """
-    assert config.epochs is not None
     loss_of = LOSSES[config.loss]
     total: Tensor | None = None
     for step, batch in enumerate(batches):
@@ -357,10 +352,9 @@ class _Best:
 class _Clock:
     """Seconds by stage, and the callback's news."""
 
-    def __init__(self, callback: Callable[[Progress], object] | None, config: Config) -> None:
-        assert config.epochs is not None
+    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int) -> None:
         self.callback = callback
-        self.epochs = config.epochs
+        self.epochs = epochs
         self.begin = time.perf_counter()
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
