@@ -10,13 +10,18 @@ lines between the markers of the README.
 import argparse
 import importlib.metadata
 import json
+import platform
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cpuinfo
 import matplotlib.pyplot as plt
 import numpy as np
+
+from fastncf.threads import num_threads
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
@@ -43,6 +48,18 @@ def summary(raw: Summary) -> Summary:
             }
             for bench in raw["benchmarks"]
         ],
+    }
+
+
+def machine(*packages: str) -> Summary:
+    """Date, CPU and versions of this run."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{cpuinfo.get_cpu_info()['brand_raw']}, {num_threads()} cores, {platform.system()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in (*PACKAGES, *packages)},
+        },
     }
 
 

@@ -1,0 +1,187 @@
+"""``mf`` beside implicit's ALS on the same cores, data, and lists: ``python -m benchmarks.factorization RATINGS``.
+
+With ``--test`` and ``--candidates`` on a given test set, otherwise on each user's latest item. ALS has its best setting
+on MovieLens-1M (64 factors, alpha 5, regularisation 10, 15 iterations). The time is that of training, with the data in
+memory; each point of ``mf`` is a whole run of so many epochs, since its learning rate falls to 0, and ALS is looked at
+after so many iterations. Both are run in turns. Needs ``pip install 'fastncf[compare]'``. ``--write NAME`` writes
+``results/NAME.json`` and ``results/NAME.svg``.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from benchmarks.report import README, RESULTS, machine, quantity, write_between
+from fastncf.blocks import Blocks
+from fastncf.config import Config
+from fastncf.evaluate import Lists, metrics, rank_candidates
+from fastncf.hashing import Stream
+from fastncf.interactions import read_interactions, read_with_test
+from fastncf.models import MF, build
+from fastncf.recommender import held_out_lists
+from fastncf.split import Split, given_test, leave_one_out
+from fastncf.train import learning_rate
+
+CPU = torch.device("cpu")
+ITERATIONS = (1, 2, 3, 5, 8, 15)
+BUDGETS: dict[int, dict[str, float]] = {
+    4: {"learning_rate": 0.15},
+    8: {"learning_rate": 0.1},
+    12: {"learning_rate": 0.07},
+    20: {},
+    32: {"l2": 0.003},
+}
+"""Epochs of a run, and what it sets beside them, chosen on validation items."""
+
+
+def load(options: argparse.Namespace) -> tuple[Split, Lists]:
+    """The split, and the list of each user's test item."""
+    if options.test is not None:
+        split = given_test(*read_with_test(options.ratings, options.test, options.candidates))
+    else:
+        split = leave_one_out(read_interactions(options.ratings))
+    users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
+    positives = split.test_item[users]
+    if split.test_candidates is not None:
+        return split, Lists.of(users, positives, split.test_candidates, CPU)
+    return split, held_out_lists(split, Config(), users, positives, Stream.CANDIDATES, CPU)
+
+
+def train(split: Split, epochs: int, seed: int) -> tuple[MF, float]:
+    """A model, and the seconds that a run of so many epochs took."""
+    start = time.perf_counter()
+    config = Config(epochs=epochs, seed=seed, **BUDGETS[epochs]).with_recipe("sgd")  # type: ignore[arg-type]
+    model = build(config, split.num_users, split.num_items, torch.from_numpy(split.item_counts()))
+    assert isinstance(model, MF)
+    assert config.l2 is not None
+    blocks = Blocks(
+        model,
+        split,
+        num_negatives=config.num_negatives,
+        seed=seed,
+        loss=config.loss,
+        l2=config.l2,
+        shuffle=True,
+        negatives_exponent=None,
+    )
+    for number in range(epochs):
+        turns = [(number + turn / blocks.side) / epochs for turn in range(blocks.side)]
+        blocks.epoch(number, [learning_rate(config, done) for done in turns])
+    return model, time.perf_counter() - start
+
+
+def als(split: Split, seed: int) -> Iterator[tuple[int, MF, float]]:
+    """(iterations, the factors as a model, seconds) of a fit each."""
+    from implicit.cpu.als import AlternatingLeastSquares
+    from scipy.sparse import csr_matrix
+
+    data = np.ones(len(split.indices), dtype=np.float32)
+    matrix = csr_matrix((data, split.indices, split.indptr), shape=(split.num_users, split.num_items))
+    for iterations in ITERATIONS:
+        fitted = AlternatingLeastSquares(
+            factors=64, regularization=10, alpha=5, iterations=iterations, random_state=seed
+        )
+        start = time.perf_counter()
+        fitted.fit(matrix, show_progress=False)
+        seconds = time.perf_counter() - start
+        model = MF(split.num_users, split.num_items, 64)
+        with torch.no_grad():
+            model.user_embedding.weight.copy_(torch.from_numpy(fitted.user_factors))
+            model.item_embedding.weight.copy_(torch.from_numpy(fitted.item_factors))
+        yield iterations, model, seconds
+
+
+def compare(split: Split, lists: Lists, seeds: int) -> dict[str, list[dict[str, Any]]]:
+    """Points of both curves: seconds and metrics of each seed."""
+    points: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def note(name: str, budget: int, model: MF, seconds: float) -> None:
+        point = points.setdefault((name, budget), {"budget": budget, "seconds": [], "hr": [], "ndcg": []})
+        found = metrics(rank_candidates(model, lists), 10)
+        for kind, value in (("seconds", seconds), ("hr", found["hr@10"]), ("ndcg", found["ndcg@10"])):
+            point[kind].append(value)
+
+    for seed in range(seeds):
+        for iterations, model, seconds in als(split, seed):
+            note("ALS", iterations, model, seconds)
+        for epochs in BUDGETS:
+            note("mf", epochs, *train(split, epochs, seed))
+    return {name: [point for (own, _), point in points.items() if own == name] for name in ("ALS", "mf")}
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """The README's lines."""
+    yield (
+        f"One run on {found['date']}: {found['machine']}, implicit {found['versions']['implicit']}; means of "
+        f"{found['seeds']} seeds, median seconds of training."
+    )
+    yield ""
+    yield "| model | seconds | HR@10 | NDCG@10 | samples/s |"
+    yield "|---|---|---|---|---|"
+    for name, points in found["curves"].items():
+        for point in points:
+            seconds = float(np.median(point["seconds"]))
+            model, rate = f"implicit's ALS, {point['budget']} iterations", ""
+            if name == "mf":
+                model = f"`mf`, {point['budget']} epochs"
+                rate = f"{quantity(found['interactions'] * 9 * point['budget'] / seconds)}"
+            yield (f"| {model} | {seconds:.2f} | {np.mean(point['hr']):.4f} | {np.mean(point['ndcg']):.4f} | {rate} |")
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """HR@10 over seconds of training."""
+    plt.rcParams.update({"svg.hashsalt": "fastncf", "svg.fonttype": "none"})
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    names = {"ALS": "implicit's ALS, 1 to 15 iterations", "mf": "fastncf's mf, runs of 4 to 32 epochs"}
+    for name, points in found["curves"].items():
+        seconds = [float(np.median(point["seconds"])) for point in points]
+        axes.plot(seconds, [float(np.mean(point["hr"])) for point in points], marker="o", label=names[name])
+    axes.set_xscale("log")
+    axes.set_xlabel(f"seconds of training, {found['machine']}")
+    axes.set_ylabel("HR@10")
+    axes.set_title(found["data"])
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ratings")
+    parser.add_argument("--test")
+    parser.add_argument("--candidates")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--write", metavar="NAME")
+    options = parser.parse_args()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from threadpoolctl import threadpool_limits
+
+    split, lists = load(options)
+    with threadpool_limits(1, user_api="blas"):  # implicit asks for it: its own threads call BLAS
+        curves = compare(split, lists, options.seeds)
+    found = {
+        "data": options.write or Path(options.ratings).name,
+        **machine("implicit"),
+        "users": split.num_users,
+        "items": split.num_items,
+        "interactions": len(split.indices),
+        "seeds": options.seeds,
+        "curves": curves,
+    }
+    print("\n".join(table(found)))
+    if options.write:
+        (RESULTS / f"{options.write}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        draw(found, RESULTS / f"{options.write}.svg")
+        write_between(README, options.write, "\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()
