@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 ITERATIONS = (1, 2, 3, 5, 8, 15)
 BUDGETS: dict[int, dict[str, float]] = {
     4: {"learning_rate": 0.15},
-    8: {"learning_rate": 0.1},
+    8: {"learning_rate": 0.14},
     12: {"learning_rate": 0.07},
     20: {},
     32: {"l2": 0.003},

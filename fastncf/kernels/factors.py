@@ -67,7 +67,7 @@ def train_users(  # type: ignore[no-untyped-def]
         np.empty((longest, 1 + num_negatives), dtype=np.int64),
         np.empty((longest, (num_negatives + LANES) // LANES * LANES), dtype=np.float32),
         np.empty(longest, dtype=np.int64),
-        np.full(len(items), -1, dtype=np.int32),
+        np.full(len(items), -1, dtype=np.int64),
     )
     scores = np.zeros(samples.times.shape[1], dtype=np.float32)
     losses = np.zeros(LANES, dtype=np.float32)
@@ -102,7 +102,7 @@ class _Samples(NamedTuple):
         start: (rows, 1 + K) int64, where their vectors start in the table.
         times: (rows, P) float32, how often each was drawn, then zeros; P is 1 + K rounded up to whole lanes.
         size: (rows,) int64, how many they are.
-        last: (n,) int32, the last row of the data that each item of the part was met in.
+        last: (n,) int64, the last row of the data that each item of the part was met in.
     """
 
     item: np.ndarray
@@ -119,22 +119,23 @@ def _gather(start, stop, places, negatives, items, width, samples):  # type: ign
     for at in range(stop - start):
         for k in range(samples.times.shape[1]):
             samples.times[at, k] = np.float32(0)
-        samples.item[at, 0] = items[places[start + at]]
+        samples.item[at, 0] = items[np.uint32(places[start + at])]
         samples.times[at, 0] = _ONE
-        size = 1
+        row = start + at
+        size = np.uint64(1)
         for k in range(at * count, (at + 1) * count):
-            place = negatives[k]
-            again = samples.last[place] == np.int32(start + at)
-            samples.last[place] = np.int32(start + at)
-            samples.item[at, size] = items[place]
-            which = size
-            if again:
-                which = 1
-                while samples.item[at, which] != items[place]:
-                    which += 1
+            place = np.uint32(negatives[k])
+            item = items[place]
+            if samples.last[place] != row:
+                samples.last[place] = row
+                samples.item[at, size] = item
+                samples.times[at, size] = _ONE
+                size += np.uint64(1)
             else:
-                size += 1
-            samples.times[at, which] += _ONE
+                which = np.uint64(1)
+                while samples.item[at, which] != item:
+                    which += np.uint64(1)
+                samples.times[at, which] += _ONE
         samples.size[at] = size
         for k in range(size):
             samples.start[at, k] = np.int64(samples.item[at, k]) * width
@@ -153,14 +154,14 @@ def _visit(  # type: ignore[no-untyped-def]
                 prefetch(table, samples.start[at + 1, k], width)
         dots(table, samples.start, at, size, width, vector, scores)
         for k in range(size):
-            rest = bias + item_bias[samples.item[at, k]]
+            rest = bias + item_bias[np.uint32(samples.item[at, k])]
             for column in range(whole, width):
                 rest += vector[column] * table[samples.start[at, k] + column]
             scores[k] += rest
         bias -= step.rate * _slopes(scores, size, samples.times, at, pairwise, losses)
         for k in range(size):
             scores[k] *= step.rate
-            item_bias[samples.item[at, k]] -= scores[k]
+            item_bias[np.uint32(samples.item[at, k])] -= scores[k]
         descend(table, samples.start, at, size, width, vector, scores, samples.times, step.keep_user, step.lose_item)
         for column in range(whole, width):
             old = vector[column]
