@@ -21,8 +21,13 @@ class Factors(NamedTuple):
 
 
 class Step(NamedTuple):
-    """How far a step goes, all float32: of a sample's gradient, what it leaves of the user's
-    vector, and what it takes of an item's each time it was drawn."""
+    """How far a step goes, all float32.
+
+    Attributes:
+        rate: what a sample's gradient is multiplied by.
+        keep_user: what is left of the user's vector.
+        lose_item: what is taken of an item's vector each time it was drawn.
+    """
 
     rate: np.float32
     keep_user: np.float32
