@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 from fastncf.errors import DataError
 from fastncf.hashing import GOLDEN, Stream, key, mix64
 from fastncf.interactions import GivenTest, Interactions
-from fastncf.threads import num_threads, run_ranges
+from fastncf.threads import even, num_threads, run_ranges
 
 
 @dataclass(frozen=True)
@@ -199,11 +199,22 @@ def group_by_user(
     """
     indptr = np.zeros(num_users + 1, dtype=np.int64)
     latest = np.full((num_users, 2), -1, dtype=np.int32)
-    if not _count(user, indptr):
+    bounds = even(len(user), parts_per_thread=1)
+    counts = np.zeros((len(bounds) - 1, num_users), dtype=np.int64)
+    ordered = np.empty(len(bounds) - 1, dtype=bool)
+
+    def count(part: int, _: int) -> None:
+        first, stop = max(bounds[part] - 1, 0), bounds[part + 1]
+        ordered[part] = _count(user, first, bounds[part], stop, counts[part])
+
+    run_ranges(count, np.arange(len(bounds)))
+    np.cumsum(counts.sum(axis=0), out=indptr[1:])
+    if not ordered.all():
         rows, row_times, item, time = item, time, np.empty_like(item), np.empty_like(time)
+        places = indptr[:-1] + np.cumsum(counts, axis=0) - counts
         run_ranges(
-            lambda a, b: _group(a, b, indptr, user, rows, row_times, item, time),
-            balanced(indptr, parts_per_thread=1),
+            lambda part, _: _group(bounds[part], bounds[part + 1], places[part], user, rows, row_times, item, time),
+            np.arange(len(bounds)),
         )
     run_ranges(lambda a, b: _find_latest(a, b, indptr, item, time, latest), balanced(indptr))
     return indptr, item, latest
@@ -234,16 +245,15 @@ def with_items(indptr: np.ndarray, indices: np.ndarray, *extra: np.ndarray) -> t
 
 
 @njit(nogil=True, cache=True)
-def _count(user, indptr):  # type: ignore[no-untyped-def]
-    """Fill ``indptr``; returns whether the rows are in the order of their users."""
+def _count(user, before, start, stop, counts):  # type: ignore[no-untyped-def]
+    """Add up each user's rows from ``start`` on; returns whether those from ``before`` on are in their order."""
     ascending = True
-    before = np.int32(0)
-    for u in user:
-        indptr[u + 1] += 1
-        ascending &= before <= u
-        before = u
-    for u in range(len(indptr) - 1):
-        indptr[u + 1] += indptr[u]
+    last = user[before] if before < stop else np.int32(0)
+    for row in range(start, stop):
+        u = user[row]
+        counts[u] += 1
+        ascending &= last <= u
+        last = u
     return ascending
 
 
@@ -265,15 +275,14 @@ def _find_latest(first_user, last_user, indptr, item, time, latest):  # type: ig
 
 
 @njit(nogil=True, cache=True)
-def _group(first_user, last_user, indptr, user, item, time, grouped_item, grouped_time):  # type: ignore[no-untyped-def]
-    """Move the rows of a range of users behind each other, user by user."""
-    position = indptr[first_user:last_user].copy()
-    for row in range(len(user)):
-        u = user[row] - first_user
-        if 0 <= u < len(position):
-            grouped_item[position[u]] = item[row]
-            grouped_time[position[u]] = time[row]
-            position[u] += 1
+def _group(start, stop, places, user, item, time, grouped_item, grouped_time):  # type: ignore[no-untyped-def]
+    """Move a range of rows, each to the next place of its user."""
+    for row in range(start, stop):
+        u = np.uint32(user[row])
+        place = np.uint64(places[u])
+        grouped_item[place] = item[row]
+        grouped_time[place] = time[row]
+        places[u] += 1
 
 
 @njit(nogil=True, cache=True)

@@ -176,6 +176,15 @@ def test_grouping_keeps_file_order():
     np.testing.assert_array_equal(latest[:, 0], grouped[indptr[1:] - 1])
 
 
+def test_ranges_that_are_in_order_each_but_not_together_are_grouped(monkeypatch):
+    monkeypatch.setenv("FASTNCF_NUM_THREADS", "2")
+    user, item = np.array([2, 3, 0, 3], dtype=np.int32), np.arange(4, dtype=np.int32)
+    indptr, grouped, latest = group_by_user(user, item, np.arange(4), 4)
+    assert indptr.tolist() == [0, 1, 1, 2, 4]
+    assert grouped.tolist() == [2, 0, 1, 3]
+    assert latest.tolist() == [[2, -1], [-1, -1], [0, -1], [3, 1]]
+
+
 def test_rows_in_user_order_are_not_moved():
     user = np.array([0, 0, 2, 2, 2], dtype=np.int32)
     item, time = np.array([3, 1, 4, 1, 5], dtype=np.int32), np.array([0, 1, 2, 4, 3])
