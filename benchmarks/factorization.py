@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from benchmarks.report import README, RESULTS, machine, quantity, write_between
-from fastncf.blocks import Blocks
 from fastncf.config import Config
 from fastncf.evaluate import Lists, metrics, rank_candidates
 from fastncf.hashing import Stream
@@ -28,7 +27,7 @@ from fastncf.interactions import read_interactions, read_with_test
 from fastncf.models import MF, build
 from fastncf.recommender import held_out_lists
 from fastncf.split import Split, given_test, leave_one_out
-from fastncf.train import learning_rate
+from fastncf.train import sgd
 
 CPU = torch.device("cpu")
 ITERATIONS = (1, 2, 3, 5, 8, 15)
@@ -61,20 +60,9 @@ def train(split: Split, epochs: int, seed: int) -> tuple[MF, float]:
     config = Config(epochs=epochs, seed=seed, **BUDGETS[epochs]).with_recipe("sgd")  # type: ignore[arg-type]
     model = build(config, split.num_users, split.num_items, torch.from_numpy(split.item_counts()))
     assert isinstance(model, MF)
-    assert config.l2 is not None
-    blocks = Blocks(
-        model,
-        split,
-        num_negatives=config.num_negatives,
-        seed=seed,
-        loss=config.loss,
-        l2=config.l2,
-        shuffle=True,
-        negatives_exponent=None,
-    )
+    train_epoch = sgd(model, split, config)
     for number in range(epochs):
-        turns = [(number + turn / blocks.side) / epochs for turn in range(blocks.side)]
-        blocks.epoch(number, [learning_rate(config, done) for done in turns])
+        assert np.isfinite(train_epoch(number))
     return model, time.perf_counter() - start
 
 
@@ -121,7 +109,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     """The README's lines."""
     yield (
         f"One run on {found['date']}: {found['machine']}, implicit {found['versions']['implicit']}; means of "
-        f"{found['seeds']} seeds, median seconds of training."
+        f"{counted(found['seeds'], 'seed')}, median seconds of training."
     )
     yield ""
     yield "| model | seconds | HR@10 | NDCG@10 | samples/s |"
@@ -129,11 +117,15 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     for name, points in found["curves"].items():
         for point in points:
             seconds = float(np.median(point["seconds"]))
-            model, rate = f"implicit's ALS, {point['budget']} iterations", ""
+            model, rate = f"implicit's ALS, {counted(point['budget'], 'iteration')}", ""
             if name == "mf":
                 model = f"`mf`, {point['budget']} epochs"
                 rate = f"{quantity(found['interactions'] * 9 * point['budget'] / seconds)}"
             yield (f"| {model} | {seconds:.2f} | {np.mean(point['hr']):.4f} | {np.mean(point['ndcg']):.4f} | {rate} |")
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def draw(found: dict[str, Any], path: Path) -> None:

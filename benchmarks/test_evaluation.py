@@ -118,19 +118,14 @@ class TestCandidates:
 class TestListLimits:
     """What the evaluation of drawn lists cannot go below."""
 
-    def lists(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
-        drawn = sample_candidates(*split.seen(), split.num_items, users, 99, seed_key=1)
-        return torch.from_numpy(users), torch.from_numpy(np.column_stack([split.test_item[users], drawn]))
-
     def test_second_layer(self, timed: Callable[..., Any], split: Split) -> None:
-        users, _ = self.lists(split)
+        users = int(np.count_nonzero(split.test_item >= 0))
         rows = 100 * 500
         x, weight = torch.ones(rows, 64), torch.ones(64, 32)
         out = torch.empty(rows, 32)
 
         def multiply() -> torch.Tensor:
-            for _ in range(-(-len(users) // 500)):
+            for _ in range(-(-users // 500)):
                 torch.mm(x, weight, out=out)
             return out
 
@@ -139,14 +134,16 @@ class TestListLimits:
             pair=TestEvaluation.pair,
             side="limit",
             what="the second layer's matrix products alone, nothing drawn",
-            units=len(users),
+            units=users,
             unit="users",
             rounds=3,
         )
         assert (product == 64).all()
 
     def test_item_rows(self, timed: Callable[..., Any], split: Split) -> None:
-        _, items = self.lists(split)
+        users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
+        drawn = sample_candidates(*split.seen(), split.num_items, users, 99, seed_key=1)
+        items = torch.from_numpy(np.column_stack([split.test_item[users], drawn]))
         table = torch.ones(split.num_items, 64)
         total = timed(
             lambda: torch.nn.functional.embedding_bag(items, table, mode="sum"),

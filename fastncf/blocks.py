@@ -3,8 +3,9 @@
 The users are cut into G ranges and the items, anew each epoch, into G parts. A round takes G blocks of which no two
 share a user or an item, so that threads may train them in any order, or at once, without a lock; after G rounds every
 interaction has been visited (Gemulla et al. 2011, "Large-scale matrix factorization with distributed stochastic
-gradient descent"). Negatives come from the block of their positive. An item's company is drawn anew each epoch, among
-items about as popular in each part, so over the epochs a negative is any untouched item.
+gradient descent"). Negatives come from the block of their positive. Of each G items that follow each other in
+popularity every part gets one, drawn anew each epoch: the parts are equal work, and over the epochs a negative is any
+untouched item but the G - 1 that are dealt together with the positive.
 """
 
 from collections.abc import Sequence
@@ -21,14 +22,14 @@ from fastncf.split import Split, balanced, cut
 from fastncf.threads import run_ranges
 from fastncf.weights import popularity_weights
 
-MAX_SIDE = 32
+_MAX_SIDE = 32
 _INTERACTIONS_A_BLOCK = 15_000
 _ITEMS_A_PART = 100
 
 
 def side(num_interactions: int, num_items: int) -> int:
     """G: as many blocks as leave each enough work to be worth a thread, and enough items to draw from."""
-    wanted = min((num_interactions / _INTERACTIONS_A_BLOCK) ** 0.5, num_items / _ITEMS_A_PART, MAX_SIDE)
+    wanted = min((num_interactions / _INTERACTIONS_A_BLOCK) ** 0.5, num_items / _ITEMS_A_PART, _MAX_SIDE)
     return 1 << int(np.log2(max(wanted, 1)))
 
 
@@ -62,13 +63,14 @@ class Blocks:
         self.factors = Factors(*(parameter.detach().numpy() for parameter in parameters))
         self.split = split
         self.num_negatives = num_negatives
-        self.terms = num_negatives if loss == "bpr" else 1 + num_negatives
         self.seed = seed
         self.pairwise = loss == "bpr"
+        self.terms = num_negatives if self.pairwise else 1 + num_negatives
         self.l2 = l2
         self.shuffle = shuffle
         self.exponent = negatives_exponent
         self.counts = split.item_counts()
+        self.by_popularity = np.argsort(-self.counts, kind="stable")
         self.side = side(len(split.indices), split.num_items)
         self.ranges = cut(split.indptr, self.side)
         self.places = np.empty_like(split.indices)
@@ -123,8 +125,9 @@ class Blocks:
         num_items = len(self.counts)
         deal = random.random((-(-num_items // self.side), self.side)).argsort(axis=1).astype(np.uint8)
         part_of = np.empty(num_items, dtype=np.uint8)
-        part_of[np.argsort(-self.counts, kind="stable")] = deal.reshape(-1)[:num_items]
-        parts = [np.flatnonzero(part_of == part).astype(np.int32) for part in range(self.side)]
+        part_of[self.by_popularity] = deal.reshape(-1)[:num_items]
+        sizes = np.bincount(part_of, minlength=self.side)
+        parts = np.split(np.argsort(part_of, kind="stable").astype(np.int32), np.cumsum(sizes)[:-1])
         place_of = np.empty(num_items, dtype=np.int32)
         for part in parts:
             place_of[part] = np.arange(len(part), dtype=np.int32)
@@ -138,7 +141,7 @@ class Blocks:
 
 
 def can_train(model: torch.nn.Module, device: torch.device) -> bool:
-    """Whether :class:`Blocks` knows the model: :class:`MF` itself in float32 on a CPU."""
+    """Whether :class:`Blocks` knows the model: :class:`MF` itself, nothing frozen, in float32 on a CPU."""
     parameters = list(model.parameters())
     return (
         type(model) is MF

@@ -425,7 +425,7 @@ def draw_row(  # type: ignore[no-untyped-def]
     while done < len(out):
         # A tile stays in cache, and within 2**32 positions the keys are constants of a loop that vectorises.
         at = begin + done
-        tile = out[done : min(len(out), done + _TILE, ((at >> 32) + 1 << 32) - begin)]
+        tile = out[done : min(len(out), done + _TILE, (((at >> 32) + 1) << 32) - begin)]
         block = keys[at >> 32]
         if dense:
             count = _all_of(tile, pending)

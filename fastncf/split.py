@@ -226,7 +226,7 @@ def balanced(indptr: np.ndarray, parts_per_thread: int = 4) -> np.ndarray:
 
 
 def cut(indptr: np.ndarray, parts: int) -> np.ndarray:
-    """The same for a number of ranges that does not depend on the machine."""
+    """:func:`balanced` for a given number of ranges, where it must not depend on the machine: (parts + 1,)."""
     cuts = np.searchsorted(indptr, np.linspace(0, indptr[-1], parts + 1)[1:-1])
     return np.concatenate([[0], np.minimum(cuts, len(indptr) - 1), [len(indptr) - 1]])
 

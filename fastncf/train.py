@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -142,8 +142,11 @@ def _train(
     validation = _validation_lists(split, config, device)
     best = _Best(config.patience)
     history: list[dict[str, float]] = []
-    way = _sgd if config.optimizer == "sgd" else _adam
-    with way(model, split, config, device) as (train, sample_seconds):
+    if config.optimizer == "sgd":
+        training: AbstractContextManager[Callable[[int], Any]] = nullcontext(sgd(model, split, config))
+    else:
+        training = _adam(model, split, config, device, clock)
+    with training as train:
         for number in range(config.epochs):
             start = time.perf_counter()
             model.train()
@@ -155,18 +158,15 @@ def _train(
             stop = clock.epoch(number + 1, mean, samples / seconds, scores)
             if best.is_over(model, scores.get(f"ndcg@{config.k}")) or stop is True:
                 break
-        clock.seconds["sample"] = sample_seconds()
     best.restore(model)
     return history
 
 
-Way = tuple[Callable[[int], Any], Callable[[], float]]
-"""How an epoch is trained: its number -> its mean loss a step, times its interactions; and seconds spent sampling."""
-
-
 @contextmanager
-def _adam(model: nn.Module, split: Split, config: Config, device: torch.device) -> Iterator[Way]:
-    """Batches through torch, on any device."""
+def _adam(
+    model: nn.Module, split: Split, config: Config, device: torch.device, clock: "_Clock"
+) -> Iterator[Callable[[int], Tensor]]:
+    """Batches through torch, on any device; gives what trains an epoch of a number, see :func:`train_epoch`."""
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate(config, 0.0), fused=True)
     epochs = Epochs(
         split,
@@ -183,20 +183,30 @@ def _adam(model: nn.Module, split: Split, config: Config, device: torch.device) 
         return train_epoch(model, optimizer, epochs.epoch(number), config, number / config.epochs, epochs.batches)
 
     with epochs:
-        yield train, lambda: epochs.sample_seconds
+        yield train
+    clock.seconds["sample"] = epochs.sample_seconds
 
 
-@contextmanager
-def _sgd(model: nn.Module, split: Split, config: Config, device: torch.device) -> Iterator[Way]:
-    """Interaction by interaction in the kernel, which samples as it goes."""
+def sgd(model: nn.Module, split: Split, config: Config) -> Callable[[int], float]:
+    """Interaction by interaction in the kernel, which samples as it goes.
+
+    Args:
+        model: an :class:`~fastncf.models.MF` that :func:`~fastncf.blocks.can_train`, moved in place.
+        split: what is trained on, N interactions.
+        config: with its recipe, see :meth:`Config.with_recipe`.
+
+    Returns:
+        What trains the epoch of a number, and returns its mean loss a sample (bce) or pair (bpr), times N.
+    """
     assert isinstance(model, MF)
+    assert config.l2 is not None
     blocks = Blocks(
         model,
         split,
         num_negatives=config.num_negatives,
         seed=config.seed,
         loss=config.loss,
-        l2=config.l2 or 0.0,
+        l2=config.l2,
         shuffle=config.shuffle,
         negatives_exponent=config.negatives_exponent if config.negatives == "popularity" else None,
     )
@@ -206,7 +216,7 @@ def _sgd(model: nn.Module, split: Split, config: Config, device: torch.device) -
         rates = [learning_rate(config, done) for done in rounds / (config.epochs * blocks.side)]
         return blocks.epoch(number, rates) / blocks.terms
 
-    yield train, lambda: 0.0
+    return train
 
 
 def train_epoch(

@@ -1,8 +1,8 @@
 """Rows of a table against one vector, 16 float32 at a time, written for LLVM.
 
-Numba would vectorise such loops only where sums may be reordered, in an order that depends on the CPU, and would load
-the vector again for each row. Here the lanes are fixed, so that every CPU that multiplies and adds in one rounding
-makes the same bits. What remains of a width beyond a multiple of ``LANES`` is left to the caller.
+Numba would vectorise such loops only where sums may be reordered, in an order that depends on the CPU, and would make a
+pass for each side that moves. Here the order of the sums is fixed. What remains of a width beyond a multiple of
+``LANES`` is left to the caller.
 """
 
 import math
