@@ -14,13 +14,13 @@ from functools import partial
 import numpy as np
 import torch
 
+from fastncf.descent import Descent
 from fastncf.hashing import Stream, key
 from fastncf.kernels.factors import Factors, Step, group_by_part, train_users
 from fastncf.models import MF
-from fastncf.sampler import UNIFORM, position_keys
+from fastncf.sampler import position_keys
 from fastncf.split import Split, balanced, cut
 from fastncf.threads import run_ranges
-from fastncf.weights import popularity_weights
 
 _MAX_SIDE = 32
 _INTERACTIONS_A_BLOCK = 15_000
@@ -39,65 +39,38 @@ class Blocks:
     Args:
         model: its parameters are float32 on the CPU.
         split: what is trained on, N interactions.
-        num_negatives: K.
-        seed: determines negatives and order.
-        loss: ``bce`` or ``bpr``.
-        l2: weight of the mean squared norm of the vectors that an interaction's samples touch.
-        shuffle: new parts each epoch; otherwise those of epoch 0 serve all.
-        negatives_exponent: draw negatives by this power of their interactions; all alike where it is None.
+        descent: settings.
     """
 
-    def __init__(
-        self,
-        model: MF,
-        split: Split,
-        *,
-        num_negatives: int,
-        seed: int,
-        loss: str,
-        l2: float,
-        shuffle: bool,
-        negatives_exponent: float | None,
-    ) -> None:
+    def __init__(self, model: MF, split: Split, descent: Descent) -> None:
         parameters = model.user_embedding.weight, model.item_embedding.weight, model.user_bias, model.item_bias
         self.factors = Factors(*(parameter.detach().numpy() for parameter in parameters))
         self.split = split
-        self.num_negatives = num_negatives
-        self.seed = seed
-        self.pairwise = loss == "bpr"
-        self.terms = num_negatives if self.pairwise else 1 + num_negatives
-        self.l2 = l2
-        self.shuffle = shuffle
-        self.exponent = negatives_exponent
+        self.descent = descent
         self.counts = split.item_counts()
         self.by_popularity = np.argsort(-self.counts, kind="stable")
-        self.side = side(len(split.indices), split.num_items)
+        self.side = self.rounds = side(len(split.indices), split.num_items)
         self.ranges = cut(split.indptr, self.side)
         self.places = np.empty_like(split.indices)
         self.bounds = np.empty((split.num_users, self.side + 1), dtype=np.int64)
-
-    def step(self, rate: float) -> Step:
-        """What a step does at a learning rate: ``rate`` times the sum of its samples' gradients, not their mean."""
-        shrink = 2 * rate * self.l2 * self.terms
-        return Step(*(np.float32(x) for x in (rate, 1 - shrink, shrink / (1 + self.num_negatives))))
 
     def epoch(self, number: int, rates: Sequence[float]) -> float:
         """Visit every interaction once.
 
         Args:
             number: of the epoch; determines the draws.
-            rates: (G,) learning rate of each round.
+            rates: (G,) learning rate of each of the ``rounds``.
 
         Returns:
             The loss of each sample (bce) or pair (bpr), summed.
         """
-        random = np.random.Generator(np.random.Philox(key=key(self.seed, Stream.BLOCKS, number if self.shuffle else 0)))
+        descent = self.descent
+        deal = number if descent.shuffle else 0
+        random = np.random.Generator(np.random.Philox(key=key(descent.seed, Stream.BLOCKS, deal)))
         parts = self._parts(random)
         first = int(random.integers(self.side))
-        keys = position_keys(self.seed, Stream.NEGATIVES, number, positions=self.places.size * self.num_negatives)
-        weights = [
-            UNIFORM if self.exponent is None else popularity_weights(self.counts[part], self.exponent) for part in parts
-        ]
+        keys = position_keys(descent.seed, Stream.NEGATIVES, number, positions=self.places.size * descent.num_negatives)
+        weights = [descent.weights(self.counts[part]) for part in parts]
         losses = np.zeros((self.side, self.side))
 
         def train(step: Step, turn: int, range_number: int, _: int) -> None:
@@ -109,15 +82,15 @@ class Blocks:
                 self.places,
                 parts[part],
                 self.factors,
-                self.num_negatives,
-                self.pairwise,
+                descent.num_negatives,
+                descent.pairwise,
                 step,
                 keys,
                 weights[part],
             )
 
         for turn, rate in enumerate(rates):
-            run_ranges(partial(train, self.step(rate), first + turn), np.arange(self.side + 1))
+            run_ranges(partial(train, descent.step(rate), first + turn), np.arange(self.side + 1))
         return float(losses.sum())
 
     def _parts(self, random: np.random.Generator) -> list[np.ndarray]:

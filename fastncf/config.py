@@ -8,10 +8,11 @@ from fastncf.errors import ConfigError
 MODELS = ("mf", "gmf", "mlp", "neumf", "popularity")
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "sgd": {"learning_rate": 0.05, "l2": 0.0025},
-    "adam": {"learning_rate": 0.005, "l2": 0.003},
+    "sgd with histories": {"epochs": 16, "learning_rate": 0.05, "l2": 0.005},
+    "sgd": {"epochs": 20, "learning_rate": 0.05, "l2": 0.0025},
+    "adam": {"epochs": 20, "learning_rate": 0.005, "l2": 0.003},
 }
-"""What settings that are left out become, by optimizer."""
+"""What settings that are left out become, by the way to train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,13 @@ class Config:
     """``sgd``: a step for each interaction, by a kernel: ``mf`` on a CPU. ``adam``: a step for each batch, any model on
     any device. Left out: ``sgd`` where it can be, else ``adam``."""
 
-    epochs: int = 20
-    """Passes over the training interactions."""
+    history: Literal["recent", "all", "none"] | None = None
+    """With ``sgd``: what a user's vector is made of beside one of its own. ``recent``: vectors of all items in the
+    user's training history, the latest ones counting most; ``all``: the same without an order; ``none``: nothing. Left
+    out: ``recent`` where the data have times and what is held out is the latest, or given; else ``all``."""
+
+    epochs: int | None = None
+    """Passes over the training interactions. Left out: 16 with histories, else 20."""
 
     batch_size: int = 8_192
     """Samples a step of ``adam``; an interaction and its negatives count as 1 + num_negatives of them."""
@@ -62,8 +68,8 @@ class Config:
 
     l2: float | None = None
     """Weight of the mean squared norm of the embedding vectors that a step touches, added to its mean loss. In a module
-    of your own: of the embeddings whose names hold ``user`` or ``item``. Left out: 0.0025 with ``sgd``, 0.003 with
-    ``adam``."""
+    of your own: of the embeddings whose names hold ``user`` or ``item``. Left out: 0.005 with histories, 0.0025 with
+    ``sgd`` and none, 0.003 with ``adam``."""
 
     shuffle: bool = True
     """Draw the order of the interactions anew each epoch; otherwise one drawn order serves all epochs."""
@@ -106,9 +112,8 @@ class Config:
             if choice is not None and value not in get_args(choice) and (value is not None or choice is field.type):
                 raise ConfigError(f"{field.name}={value!r}: expected one of {', '.join(get_args(choice))}")
         for name in ("dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
-            self._require(
-                name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "a whole number from 1"
-            )
+            value = 1 if name == "epochs" and self.epochs is None else getattr(self, name)
+            self._require(name, isinstance(value, int) and value >= 1, "a whole number from 1")
         self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "whole numbers from 1")
         self._require("learning_rate", self.learning_rate is None or self.learning_rate > 0, "a number above 0")
         self._require("negatives_exponent", self.negatives_exponent >= 0, "a number from 0")
@@ -128,8 +133,15 @@ class Config:
             raise ConfigError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
     def with_recipe(self, optimizer: Literal["sgd", "adam"]) -> "Config":
-        """The settings for an optimizer, with everything filled in that was left out."""
-        left_out = {name: value for name, value in RECIPES[optimizer].items() if getattr(self, name) is None}
+        """The settings for an optimizer, with everything filled in that was left out, but for ``history``.
+
+        Raises:
+            ConfigError: ``adam`` is to train histories.
+        """
+        if optimizer == "adam":
+            self._require("history", self.history in (None, "none"), "optimizer='sgd', which mf on a CPU can have")
+        recipe = "sgd with histories" if optimizer == "sgd" and self.history != "none" else optimizer
+        left_out = {name: value for name, value in RECIPES[recipe].items() if getattr(self, name) is None}
         return replace(self, optimizer=optimizer, **left_out)
 
     def to_dict(self) -> dict[str, Any]:

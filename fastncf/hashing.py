@@ -29,6 +29,7 @@ class Stream(IntEnum):
     HELD_OUT = 6
     PARAMETERS = 7
     BLOCKS = 8
+    HISTORIES = 9
 
 
 def mix(x: int) -> int:

@@ -104,6 +104,18 @@ def leave_one_out(
     )
 
 
+def by_time(interactions: Interactions, split: Split) -> np.ndarray:
+    """When each user came to each item: (N,) int32, places within the user's row of the split, oldest first.
+
+    Times as in :func:`leave_one_out`: the latest of a repeated pair, among equal times the first row is the latest.
+    """
+    assert interactions.time is not None
+    indptr, item, time, _ = group_by_user(interactions.user, interactions.item, interactions.time, split.num_users)
+    order = np.empty(len(split.indices), dtype=np.int32)
+    run_ranges(lambda a, b: _order_rows(a, b, indptr, item, time, split.indptr, split.indices, order), balanced(indptr))
+    return order
+
+
 def given_test(interactions: Interactions, test: GivenTest) -> Split:
     """Train on all interactions and test on a test set that is given.
 
@@ -157,7 +169,7 @@ class _Rows(NamedTuple):
 def _split(interactions: Interactions, time: np.ndarray, holdouts: int, test_item: np.ndarray | None = None) -> _Rows:
     """Sort, fold and hold out; a user whose items and given test item are the whole catalogue gets an empty row."""
     num_users, num_items = len(interactions.users), len(interactions.items)
-    indptr, item, latest = group_by_user(interactions.user, interactions.item, time, num_users)
+    indptr, item, _, latest = group_by_user(interactions.user, interactions.item, time, num_users)
     items = np.empty(len(item), dtype=np.int32)
     unique = np.empty(num_users, dtype=np.int64)
     kept = np.empty(num_users, dtype=np.int64)
@@ -184,7 +196,7 @@ def _split(interactions: Interactions, time: np.ndarray, holdouts: int, test_ite
 
 def group_by_user(
     user: np.ndarray, item: np.ndarray, time: np.ndarray, num_users: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Items by user, in the rows' order in each group, and each user's latest ones; nothing is moved that is in order.
 
     Args:
@@ -194,8 +206,9 @@ def group_by_user(
         num_users: U.
 
     Returns:
-        indptr (U + 1,) int64, items by group (N,) int32, and (U, 2) int32: the item of each user's latest row and that
-        of the latest row with another item, the first row among equal times; -1 where there is none.
+        indptr (U + 1,) int64, items (N,) int32 and times (N,) int64 by group, and (U, 2) int32: the item of each user's
+        latest row and that of the latest row with another item, the first row among equal times; -1 where there is
+        none.
     """
     indptr = np.zeros(num_users + 1, dtype=np.int64)
     latest = np.full((num_users, 2), -1, dtype=np.int32)
@@ -217,7 +230,7 @@ def group_by_user(
             np.arange(len(bounds)),
         )
     run_ranges(lambda a, b: _find_latest(a, b, indptr, item, time, latest), balanced(indptr))
-    return indptr, item, latest
+    return indptr, item, time, latest
 
 
 def balanced(indptr: np.ndarray, parts_per_thread: int = 4) -> np.ndarray:
@@ -272,6 +285,20 @@ def _find_latest(first_user, last_user, indptr, item, time, latest):  # type: ig
                 second, second_time = item[row], time[row]
         latest[u, 0] = first
         latest[u, 1] = second
+
+
+@njit(nogil=True, cache=True)
+def _order_rows(first_user, last_user, indptr, item, time, row_ptr, indices, order):  # type: ignore[no-untyped-def]
+    """Places of each user's kept items, sorted by their latest times; rows that were held out have none."""
+    for u in range(first_user, last_user):
+        kept = indices[row_ptr[u] : row_ptr[u + 1]]
+        met = np.full(len(kept), -1, dtype=np.int64)  # the row that counts, of each kept item
+        for row in range(indptr[u], indptr[u + 1]):
+            place = np.searchsorted(kept, item[row])
+            if place < len(kept) and kept[place] == item[row] and (met[place] < 0 or time[row] > time[met[place]]):
+                met[place] = row
+        backwards = np.argsort(-met)
+        order[row_ptr[u] : row_ptr[u + 1]] = backwards[np.argsort(time[met[backwards]], kind="mergesort")]
 
 
 @njit(nogil=True, cache=True)

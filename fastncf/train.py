@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from fastncf.blocks import Blocks, can_train
 from fastncf.config import Config
+from fastncf.descent import Descent
 from fastncf.device import find_device
 from fastncf.epoch import Batch, Epochs
 from fastncf.errors import ConfigError
 from fastncf.evaluate import Lists, metrics, rank_candidates
 from fastncf.hashing import Stream, key
+from fastncf.histories import Histories
 from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
 from fastncf.models import LOSSES, MF, Popularity, build, score_lists
 from fastncf.recommender import Recommender, held_out_lists
-from fastncf.split import Split, given_test, leave_one_out
+from fastncf.split import Split, by_time, given_test, leave_one_out
 from fastncf.weights import Weights, popularity_weights
 
 STAGES = ("read", "split", "sample", "train", "evaluate", "total")
@@ -112,13 +114,17 @@ def fit(
             )
         else:
             split = given_test(interactions, given)
+        order = None
+        if config.optimizer == "sgd":
+            config = replace(config, history=_history(config, interactions))
+            order = by_time(interactions, split) if config.history == "recent" else None
     counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
     module.to(device)
     history: list[dict[str, float]] = []
     with clock.stage("train"):
         if not isinstance(module, Popularity):
-            history = _train(module, split, config, device, clock)
+            history = _train(module, split, order, config, device, clock)
     recommender = Recommender(
         model=module.eval(),
         config=config,
@@ -136,14 +142,20 @@ def fit(
 
 
 def _train(
-    model: nn.Module, split: Split, config: Config, device: torch.device, clock: "_Clock"
+    model: nn.Module,
+    split: Split,
+    order: np.ndarray | None,
+    config: Config,
+    device: torch.device,
+    clock: "_Clock",
 ) -> list[dict[str, float]]:
     """All epochs; the host reads one number for each, the loss."""
+    assert config.epochs is not None
     validation = _validation_lists(split, config, device)
     best = _Best(config.patience)
     history: list[dict[str, float]] = []
     if config.optimizer == "sgd":
-        training: AbstractContextManager[Callable[[int], Any]] = nullcontext(sgd(model, split, config))
+        training: AbstractContextManager[Callable[[int], Any]] = nullcontext(sgd(model, split, config, order))
     else:
         training = _adam(model, split, config, device, clock)
     with training as train:
@@ -167,6 +179,8 @@ def _adam(
     model: nn.Module, split: Split, config: Config, device: torch.device, clock: "_Clock"
 ) -> Iterator[Callable[[int], Tensor]]:
     """Batches through torch, on any device; gives what trains an epoch of a number, see :func:`train_epoch`."""
+    passes = config.epochs
+    assert passes is not None
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate(config, 0.0), fused=True)
     epochs = Epochs(
         split,
@@ -175,46 +189,40 @@ def _adam(
         seed=config.seed,
         device=device,
         shuffle=config.shuffle,
-        last=config.epochs,
+        last=passes,
         weights=_negative_weights(split, config),
     )
 
     def train(number: int) -> Tensor:
-        return train_epoch(model, optimizer, epochs.epoch(number), config, number / config.epochs, epochs.batches)
+        return train_epoch(model, optimizer, epochs.epoch(number), config, number / passes, epochs.batches)
 
     with epochs:
         yield train
     clock.seconds["sample"] = epochs.sample_seconds
 
 
-def sgd(model: nn.Module, split: Split, config: Config) -> Callable[[int], float]:
+def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None = None) -> Callable[[int], float]:
     """Interaction by interaction in the kernel, which samples as it goes.
 
     Args:
         model: an :class:`~fastncf.models.MF` that :func:`~fastncf.blocks.can_train`, moved in place.
         split: what is trained on, N interactions.
         config: with its recipe, see :meth:`Config.with_recipe`.
+        order: (N,) int32 of :func:`~fastncf.split.by_time`, where ``config.history`` is ``recent``.
 
     Returns:
         What trains the epoch of a number, and returns its mean loss a sample (bce) or pair (bpr), times N.
     """
     assert isinstance(model, MF)
-    assert config.l2 is not None
-    blocks = Blocks(
-        model,
-        split,
-        num_negatives=config.num_negatives,
-        seed=config.seed,
-        loss=config.loss,
-        l2=config.l2,
-        shuffle=config.shuffle,
-        negatives_exponent=config.negatives_exponent if config.negatives == "popularity" else None,
-    )
+    descent = Descent.of(config)
+    trained = Blocks(model, split, descent) if config.history == "none" else Histories(model, split, descent, order)
+    epochs = config.epochs
+    assert epochs is not None
 
     def train(number: int) -> float:
-        rounds = np.arange(number * blocks.side, (number + 1) * blocks.side)
-        rates = [learning_rate(config, done) for done in rounds / (config.epochs * blocks.side)]
-        return blocks.epoch(number, rates) / blocks.terms
+        rounds = np.arange(number * trained.rounds, (number + 1) * trained.rounds)
+        rates = [learning_rate(config, done) for done in rounds / (epochs * trained.rounds)]
+        return trained.epoch(number, rates) / descent.terms
 
     return train
 
@@ -240,6 +248,7 @@ def train_epoch(
     Returns:
         () float: the loss of each batch (without the l2 term) times its interactions, summed.
     """
+    assert config.epochs is not None
     loss_of = LOSSES[config.loss]
     total: Tensor | None = None
     for step, batch in enumerate(batches):
@@ -296,6 +305,13 @@ def _optimizer(config: Config, model: str | nn.Module | None, device: torch.devi
         name = type(model).__name__ if isinstance(model, nn.Module) else config.model
         raise ConfigError(f"optimizer='sgd' trains mf in float32 on a CPU, not {name} on {device}; expected 'adam'")
     return config.optimizer or ("sgd" if fits else "adam")
+
+
+def _history(config: Config, interactions: Interactions) -> Literal["recent", "all", "none"]:
+    """The history that was asked for, or the one that suits the data and what is held out of them."""
+    if config.history == "recent" and interactions.time is None:
+        raise ConfigError(f"history='recent': {interactions.source} has no times; expected 'all' or 'none'")
+    return config.history or ("all" if interactions.time is None or config.split == "random" else "recent")
 
 
 def _configured(config: Config | None, settings: dict[str, Any]) -> Config:
@@ -362,7 +378,8 @@ class _Best:
 class _Clock:
     """Seconds by stage, and the callback's news."""
 
-    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int) -> None:
+    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int | None) -> None:
+        assert epochs is not None
         self.callback = callback
         self.epochs = epochs
         self.begin = time.perf_counter()

@@ -67,13 +67,7 @@ def train_users(  # type: ignore[no-untyped-def]
     mass, cells, cell_bits = weights
     scratch = make_scratch(len(items), longest)
     drawn = np.empty(longest * num_negatives, dtype=np.int32)
-    samples = _Samples(
-        np.empty((longest, 1 + num_negatives), dtype=np.int32),
-        np.empty((longest, 1 + num_negatives), dtype=np.int64),
-        np.empty((longest, (num_negatives + LANES) // LANES * LANES), dtype=np.float32),
-        np.empty(longest, dtype=np.int64),
-        np.full(len(items), -1, dtype=np.int64),
-    )
+    samples = make_samples(longest, num_negatives, len(items))
     scores = np.zeros(samples.times.shape[1], dtype=np.float32)
     losses = np.zeros(LANES, dtype=np.float32)
     vector = np.empty(width, dtype=np.float32)
@@ -85,7 +79,7 @@ def train_users(  # type: ignore[no-untyped-def]
         count = num_negatives if stop - start < len(items) else 0  # of a part that is touched throughout none is drawn
         negatives = drawn[: (stop - start) * count]
         draw_row(start * count, places, start, stop, len(items), keys, mass, cells, cell_bits, scratch, negatives)
-        _gather(start, stop, places, negatives, items, width, samples)
+        gather(start, stop, places, negatives, items, width, samples)
         for at in range(width):
             vector[at] = user_vectors[u, at]
         user_bias[u] = _visit(
@@ -99,7 +93,7 @@ def train_users(  # type: ignore[no-untyped-def]
     return loss
 
 
-class _Samples(NamedTuple):
+class Samples(NamedTuple):
     """Items of a user's interactions, each once, the positive first.
 
     Attributes:
@@ -117,8 +111,20 @@ class _Samples(NamedTuple):
     last: np.ndarray
 
 
+@njit(nogil=True, cache=True)
+def make_samples(longest, num_negatives, num_items):  # type: ignore[no-untyped-def]
+    """Room for a user's interactions, at most ``longest`` of them."""
+    return Samples(
+        np.empty((longest, 1 + num_negatives), dtype=np.int32),
+        np.empty((longest, 1 + num_negatives), dtype=np.int64),
+        np.empty((longest, (num_negatives + LANES) // LANES * LANES), dtype=np.float32),
+        np.empty(longest, dtype=np.int64),
+        np.full(num_items, -1, dtype=np.int64),
+    )
+
+
 @njit(inline="always")
-def _gather(start, stop, places, negatives, items, width, samples):  # type: ignore[no-untyped-def]
+def gather(start, stop, places, negatives, items, width, samples):  # type: ignore[no-untyped-def]
     """Fill ``samples`` with a user's interactions and what was drawn for them."""
     count = len(negatives) // (stop - start)
     for at in range(stop - start):
@@ -163,7 +169,7 @@ def _visit(  # type: ignore[no-untyped-def]
             for column in range(whole, width):
                 rest += vector[column] * table[samples.start[at, k] + column]
             scores[k] += rest
-        bias -= step.rate * _slopes(scores, size, samples.times, at, pairwise, losses)
+        bias -= step.rate * slopes(scores, size, samples.times, at, pairwise, losses)
         for k in range(size):
             scores[k] *= step.rate
             item_bias[np.uint32(samples.item[at, k])] -= scores[k]
@@ -179,7 +185,7 @@ def _visit(  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _slopes(scores, size, times, at, pairwise, losses):  # type: ignore[no-untyped-def]
+def slopes(scores, size, times, at, pairwise, losses):  # type: ignore[no-untyped-def]
     """Replace scores by the slopes of the loss in them, the positive's first; returns their sum."""
     if pairwise:
         for k in range(1, size):

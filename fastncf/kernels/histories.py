@@ -1,0 +1,215 @@
+"""Stochastic gradient descent on a matrix factorization whose users are known by their histories as well."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from fastncf.kernels.factors import gather, make_samples, slopes
+from fastncf.kernels.simd import LANES, descend, dots, prefetch
+from fastncf.sampler import draw_row, make_scratch
+
+_NOTHING = np.float32(0)
+
+
+class Tables(NamedTuple):
+    """What is learned, all float32 and C-contiguous.
+
+    Attributes:
+        user: (U, D), what is left of a user beside the history.
+        user_bias: (U,).
+        item: (I, D).
+        item_bias: (I,).
+        history: (I, D), what an item in the history adds to a user.
+    """
+
+    user: np.ndarray
+    user_bias: np.ndarray
+    item: np.ndarray
+    item_bias: np.ndarray
+    history: np.ndarray
+
+
+class Recall(NamedTuple):
+    """How much an item in a user's history weighs, all float32.
+
+    Attributes:
+        mean: shared by all of them.
+        recent: the one before the positive.
+        decay: each one before that, relative to the one after it.
+    """
+
+    mean: np.float32
+    recent: np.float32
+    decay: np.float32
+
+
+@njit(nogil=True, cache=True)
+def train_histories(  # type: ignore[no-untyped-def]
+    users, indptr, indices, order, items, tables, recall, num_negatives, pairwise, step, keys, weights
+):
+    """One step for each interaction of some users; then one for the history's vectors of each of them.
+
+    The vector of a user before interaction t of n is ``user[u] + mean / (n - 1) * (sum of history[j] over the n - 1
+    others) + recent * (sum of decay**(t - 1 - s) * history[j] over those at s < t)``.
+
+    Args:
+        users: (n,) int32, in the order of their visits.
+        indptr, indices: training CSR.
+        order: (N,) int32, places within each user's row, oldest first; empty where ``recent`` is 0.
+        items: (I,) int32, 0 to I - 1.
+        tables: moved in place; of the users' rows only theirs.
+        recall: weights of the history.
+        num_negatives: K.
+        pairwise: whether the loss is bpr; otherwise it is bce.
+        step: rates; ``keep_user`` is for the history's vectors too.
+        keys: of the draws, see :func:`fastncf.sampler.draw_row`.
+        weights: of the draws, over all items.
+
+    Returns:
+        The loss of each sample, or of each pair, summed.
+    """
+    width = tables.item.shape[1]
+    longest = 0
+    for u in users:
+        longest = max(longest, indptr[u + 1] - indptr[u])
+    mass, cells, cell_bits = weights
+    scratch = make_scratch(len(items), longest)
+    drawn = np.empty(longest * num_negatives, dtype=np.int32)
+    samples = make_samples(longest, num_negatives, len(items))
+    scores = np.zeros(samples.times.shape[1], dtype=np.float32)
+    losses = np.zeros(LANES, dtype=np.float32)
+    moves = np.empty((longest, width), dtype=np.float32)
+    loss = 0.0
+    for u in users:
+        start, stop = indptr[u], indptr[u + 1]
+        if start == stop:
+            continue
+        own = order[start:stop] if len(order) else order
+        negatives = drawn[: (stop - start) * num_negatives]
+        draw_row(
+            start * num_negatives, indices, start, stop, len(items), keys, mass, cells, cell_bits, scratch, negatives
+        )
+        gather(start, stop, indices, negatives, items, width, samples)
+        _visit(u, indices[start:stop], own, samples, tables, recall, pairwise, step, scores, losses, moves)
+        for lane in range(LANES):
+            loss += losses[lane]
+            losses[lane] = 0
+    return loss
+
+
+@njit(nogil=True, cache=True)
+def _visit(u, row, order, samples, tables, recall, pairwise, step, scores, losses, moves):  # type: ignore[no-untyped-def]
+    """Step after step through a user's history, then back through it."""
+    width = tables.item.shape[1]
+    table = tables.item.reshape(-1)
+    mean, decay = _NOTHING, recall.decay
+    if len(row) > 1:
+        mean = recall.mean / np.float32(len(row) - 1)
+    vector = np.empty(width, dtype=np.float32)
+    recent = np.zeros(width, dtype=np.float32)
+    whole = np.zeros(width, dtype=np.float32)
+    for item in row:
+        _add(whole, tables.history[item])
+    moved = np.zeros(width, dtype=np.float32)
+    user = tables.user[u]
+    bias = tables.user_bias[u]
+    for t in range(len(row)):
+        at = _place(order, t)
+        item = row[at]
+        heard = tables.history[item]
+        if t + 1 < len(row):
+            later = _place(order, t + 1)
+            for k in range(samples.size[later]):
+                prefetch(table, samples.start[later, k], width)
+        for column in range(width):
+            vector[column] = user[column] + mean * (whole[column] - heard[column]) + recent[column]
+        bias = _step(at, samples, table, vector, bias, tables.item_bias, pairwise, step, scores, losses)
+        move = moves[t]
+        for column in range(width):
+            move[column] = vector[column]
+            user[column] = step.keep_user * user[column] + vector[column]
+            moved[column] += vector[column]
+            recent[column] = decay * recent[column] + recall.recent * heard[column]
+    tables.user_bias[u] = bias
+    for column in range(width):
+        recent[column] = _NOTHING  # from here on: what the later interactions ask of the one at t
+    for t in range(len(row) - 1, -1, -1):
+        heard = tables.history[row[_place(order, t)]]
+        move = moves[t]
+        for column in range(width):
+            asked = mean * (moved[column] - move[column]) + recall.recent * recent[column]
+            heard[column] = step.keep_user * heard[column] + asked
+            recent[column] = decay * recent[column] + move[column]
+
+
+@njit(inline="always")
+def _place(order, t):  # type: ignore[no-untyped-def]
+    return np.int64(order[np.uint64(t)]) if len(order) else np.int64(t)
+
+
+@njit(inline="always")
+def _add(to, what):  # type: ignore[no-untyped-def]
+    for column in range(len(to)):
+        to[column] += what[column]
+
+
+@njit(inline="always")
+def _step(at, samples, table, vector, bias, item_bias, pairwise, step, scores, losses):  # type: ignore[no-untyped-def]
+    """Move the items of an interaction and their biases; ``vector`` becomes what moves the user. Returns its bias."""
+    width = len(vector)
+    whole = width - width % LANES
+    size = samples.size[at]
+    dots(table, samples.start, at, size, width, vector, scores)
+    for k in range(size):
+        rest = bias + item_bias[np.uint32(samples.item[at, k])]
+        for column in range(whole, width):
+            rest += vector[column] * table[samples.start[at, k] + column]
+        scores[k] += rest
+    bias -= step.rate * slopes(scores, size, samples.times, at, pairwise, losses)
+    for k in range(size):
+        scores[k] *= step.rate
+        item_bias[np.uint32(samples.item[at, k])] -= scores[k]
+    descend(table, samples.start, at, size, width, vector, scores, samples.times, _NOTHING, step.lose_item)
+    for column in range(whole, width):
+        old = vector[column]
+        vector[column] = _NOTHING
+        for k in range(size):
+            place = samples.start[at, k] + column
+            vector[column] -= scores[k] * table[place]
+            table[place] -= step.lose_item * samples.times[at, k] * table[place] + scores[k] * old
+    return bias
+
+
+@njit(nogil=True, cache=True)
+def know_users(first_user, last_user, indptr, indices, order, tables, recall, out):  # type: ignore[no-untyped-def]
+    """The vectors of users after their whole history into ``out`` (U, D) float32."""
+    width = tables.user.shape[1]
+    recent = np.empty(width, dtype=np.float32)
+    whole = np.empty(width, dtype=np.float32)
+    for u in range(first_user, last_user):
+        row = indices[indptr[u] : indptr[u + 1]]
+        own = order[indptr[u] : indptr[u + 1]] if len(order) else order
+        recent[:] = _NOTHING
+        whole[:] = _NOTHING
+        for t in range(len(row)):
+            heard = tables.history[row[_place(own, t)]]
+            for column in range(width):
+                whole[column] += heard[column]
+                recent[column] = recall.decay * recent[column] + recall.recent * heard[column]
+        mean = recall.mean / np.float32(max(len(row), 1))
+        for column in range(width):
+            out[u, column] = tables.user[u, column] + mean * whole[column] + recent[column]
+
+
+@njit(nogil=True, cache=True)
+def merge(first, last, shared, copies):  # type: ignore[no-untyped-def]
+    """Add what each copy has changed to a range of ``shared`` (n,), in the order of ``copies`` (W, n), and copy it."""
+    for at in range(first, last):
+        old = shared[at]
+        new = old
+        for which in range(len(copies)):
+            new += copies[which, at] - old
+        shared[at] = new
+    for which in range(len(copies)):
+        copies[which, first:last] = shared[first:last]
