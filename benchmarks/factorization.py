@@ -3,8 +3,9 @@
 With ``--test`` and ``--candidates`` on a given test set, otherwise on each user's latest item. ALS has its best setting
 on MovieLens-1M (64 factors, alpha 5, regularisation 10, 15 iterations). The time is that of training, with the data in
 memory; each point of ``mf`` is a whole run of so many epochs, since its learning rate falls to 0, and ALS is looked at
-after so many iterations. Both are run in turns. Needs ``pip install 'fastncf[compare]'``. ``--write NAME`` writes
-``results/NAME.json`` and ``results/NAME.svg``.
+after so many iterations. ``mf`` is trained twice: as by default, with histories, in their order where that tells
+something, and with vectors alone, which like ALS know of no order. All are run in turns. Needs
+``pip install 'fastncf[compare]'``. ``--write NAME`` writes ``results/NAME.json`` and ``results/NAME.svg``.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,44 +24,57 @@ from benchmarks.report import README, RESULTS, machine, quantity, write_between
 from fastncf.config import Config
 from fastncf.evaluate import Lists, metrics, rank_candidates
 from fastncf.hashing import Stream
+from fastncf.histories import order_matters
 from fastncf.interactions import read_interactions, read_with_test
 from fastncf.models import MF, build
 from fastncf.recommender import held_out_lists
-from fastncf.split import Split, given_test, leave_one_out
+from fastncf.split import Split, by_time, given_test, leave_one_out
 from fastncf.train import sgd
 
 CPU = torch.device("cpu")
 ITERATIONS = (1, 2, 3, 5, 8, 15)
-BUDGETS: dict[int, dict[str, float]] = {
-    4: {"learning_rate": 0.15},
-    8: {"learning_rate": 0.14},
-    12: {"learning_rate": 0.07},
-    20: {},
-    32: {"l2": 0.003},
+BUDGETS: dict[str, dict[int, dict[str, float]]] = {
+    "mf": {2: {"learning_rate": 0.15}, 4: {"learning_rate": 0.1}, 6: {"learning_rate": 0.1}, 16: {}},
+    "vectors": {
+        4: {"learning_rate": 0.15},
+        8: {"learning_rate": 0.14},
+        12: {"learning_rate": 0.07},
+        20: {},
+        32: {"l2": 0.003},
+    },
 }
 """Epochs of a run, and what it sets beside them, chosen on validation items."""
+LABELS = {"ALS": "implicit's ALS", "mf": "fastncf's mf", "vectors": "fastncf's mf without histories"}
 
 
-def load(options: argparse.Namespace) -> tuple[Split, Lists]:
-    """The split, and the list of each user's test item."""
+def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Lists]:
+    """The split, the order of its interactions where it tells something, and the list of each user's test item."""
     if options.test is not None:
-        split = given_test(*read_with_test(options.ratings, options.test, options.candidates))
+        interactions, test = read_with_test(options.ratings, options.test, options.candidates)
+        split = given_test(interactions, test)
     else:
-        split = leave_one_out(read_interactions(options.ratings))
+        interactions = read_interactions(options.ratings)
+        split = leave_one_out(interactions)
+    order: np.ndarray | None = by_time(interactions, split)
+    assert order is not None
+    if not order_matters(split, order, seed=0):
+        order = None
     users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
     positives = split.test_item[users]
     if split.test_candidates is not None:
-        return split, Lists.of(users, positives, split.test_candidates, CPU)
-    return split, held_out_lists(split, Config(), users, positives, Stream.CANDIDATES, CPU)
+        return split, order, Lists.of(users, positives, split.test_candidates, CPU)
+    return split, order, held_out_lists(split, Config(), users, positives, Stream.CANDIDATES, CPU)
 
 
-def train(split: Split, epochs: int, seed: int) -> tuple[MF, float]:
+def train(split: Split, order: np.ndarray | None, name: str, epochs: int, seed: int) -> tuple[MF, float]:
     """A model, and the seconds that a run of so many epochs took."""
     start = time.perf_counter()
-    config = Config(epochs=epochs, seed=seed, **BUDGETS[epochs]).with_recipe("sgd")  # type: ignore[arg-type]
+    config = Config(epochs=epochs, seed=seed, **BUDGETS[name][epochs])  # type: ignore[arg-type]
+    histories: Literal["all", "recent"] = "all" if order is None else "recent"
+    config = config.with_recipe("sgd", histories if name == "mf" else "none")
     model = build(config, split.num_users, split.num_items, torch.from_numpy(split.item_counts()))
     assert isinstance(model, MF)
-    train_epoch = sgd(model, split, config)
+    train_epoch = sgd(model, split, config, order)
     for number in range(epochs):
         assert np.isfinite(train_epoch(number))
     return model, time.perf_counter() - start
@@ -87,8 +101,8 @@ def als(split: Split, seed: int) -> Iterator[tuple[int, MF, float]]:
         yield iterations, model, seconds
 
 
-def compare(split: Split, lists: Lists, seeds: int) -> dict[str, list[dict[str, Any]]]:
-    """Points of both curves: seconds and metrics of each seed."""
+def compare(split: Split, order: np.ndarray | None, lists: Lists, seeds: int) -> dict[str, list[dict[str, Any]]]:
+    """Points of the curves: seconds and metrics of each seed."""
     points: dict[tuple[str, int], dict[str, Any]] = {}
 
     def note(name: str, budget: int, model: MF, seconds: float) -> None:
@@ -100,9 +114,10 @@ def compare(split: Split, lists: Lists, seeds: int) -> dict[str, list[dict[str, 
     for seed in range(seeds):
         for iterations, model, seconds in als(split, seed):
             note("ALS", iterations, model, seconds)
-        for epochs in BUDGETS:
-            note("mf", epochs, *train(split, epochs, seed))
-    return {name: [point for (own, _), point in points.items() if own == name] for name in ("ALS", "mf")}
+        for name, budgets in BUDGETS.items():
+            for epochs in budgets:
+                note(name, epochs, *train(split, order, name, epochs, seed))
+    return {name: [point for (own, _), point in points.items() if own == name] for name in LABELS}
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
@@ -117,11 +132,12 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     for name, points in found["curves"].items():
         for point in points:
             seconds = float(np.median(point["seconds"]))
-            model, rate = f"implicit's ALS, {counted(point['budget'], 'iteration')}", ""
-            if name == "mf":
-                model = f"`mf`, {point['budget']} epochs"
+            what, rate = counted(point["budget"], "iteration"), ""
+            if name != "ALS":
+                what = counted(point["budget"], "epoch")
                 rate = f"{quantity(found['interactions'] * 9 * point['budget'] / seconds)}"
-            yield (f"| {model} | {seconds:.2f} | {np.mean(point['hr']):.4f} | {np.mean(point['ndcg']):.4f} | {rate} |")
+            quality = f"{np.mean(point['hr']):.4f} | {np.mean(point['ndcg']):.4f}"
+            yield f"| {LABELS[name]}, {what} | {seconds:.2f} | {quality} | {rate} |"
 
 
 def counted(number: int, noun: str) -> str:
@@ -132,10 +148,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
     """HR@10 over seconds of training."""
     plt.rcParams.update({"svg.hashsalt": "fastncf", "svg.fonttype": "none"})
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    names = {"ALS": "implicit's ALS, 1 to 15 iterations", "mf": "fastncf's mf, runs of 4 to 32 epochs"}
     for name, points in found["curves"].items():
         seconds = [float(np.median(point["seconds"])) for point in points]
-        axes.plot(seconds, [float(np.mean(point["hr"])) for point in points], marker="o", label=names[name])
+        axes.plot(seconds, [float(np.mean(point["hr"])) for point in points], marker="o", label=LABELS[name])
     axes.set_xscale("log")
     axes.set_xlabel(f"seconds of training, {found['machine']}")
     axes.set_ylabel("HR@10")
@@ -156,9 +171,9 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from threadpoolctl import threadpool_limits
 
-    split, lists = load(options)
+    split, order, lists = load(options)
     with threadpool_limits(1, user_api="blas"):  # implicit asks for it: its own threads call BLAS
-        curves = compare(split, lists, options.seeds)
+        curves = compare(split, order, lists, options.seeds)
     found = {
         "data": options.write or Path(options.ratings).name,
         **machine("implicit"),

@@ -49,7 +49,7 @@ NVIDIA = Config(
     learning_rate=0.0045,
     schedule="constant",
     l2=0.0,
-).with_recipe("adam")
+).with_recipe("adam", "none")
 
 Rows = list[tuple[str, str]]
 

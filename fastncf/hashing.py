@@ -30,6 +30,7 @@ class Stream(IntEnum):
     PARAMETERS = 7
     BLOCKS = 8
     HISTORIES = 9
+    ORDER = 10
 
 
 def mix(x: int) -> int:

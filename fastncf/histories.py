@@ -23,9 +23,55 @@ from fastncf.sampler import position_keys
 from fastncf.split import Split, balanced, cut
 from fastncf.threads import even, run_ranges
 
-_MEAN, _RECENT, _DECAY = 2.0, 1.0, 0.7
-_COPIES = 4
+_RECENT = Recall(mean=np.float32(2), recent=np.float32(1), decay=np.float32(0.7))
+_ALL = Recall(mean=np.float32(5), recent=np.float32(0), decay=np.float32(0))
+_ENOUGH = 1_000_000
+_VISITS_A_ROUND = 8
 _ROUNDS = 16
+
+
+def crew(num_interactions: int, num_items: int) -> tuple[int, int]:
+    """Copies of the items' tables, and rounds of an epoch.
+
+    Adding up is worth its time where an item is visited often. Two copies at most: each moves a row towards a minimum,
+    and both together at most as far beyond it as it was before; more of them would diverge.
+    """
+    rounds = num_interactions // (_VISITS_A_ROUND * num_items)
+    return (2, rounds) if rounds >= _ROUNDS else (1, _ROUNDS)
+
+
+def order_matters(split: Split, order: np.ndarray, seed: int) -> bool:
+    """Whether what a user takes next has to do with what was taken before.
+
+    Pairs of neighbours in the users' histories are counted. Where an order means something the same pairs occur again
+    with other users, and more often than among neighbours in histories that are shuffled: 1.6 to 8 times as often in
+    films, music and shops, 1.0 in data without an order. A quarter more, and more than the chance of few pairs
+    explains, is taken for an order. At most a million interactions are looked at.
+
+    Args:
+        split: N interactions.
+        order: (N,) int32, places within each user's row, oldest first.
+        seed: determines the users and the shuffle.
+    """
+    random = np.random.Generator(np.random.Philox(key=key(seed, Stream.ORDER)))
+    lengths = np.diff(split.indptr)
+    users = random.permutation(split.num_users)
+    users = users[np.cumsum(lengths[users]) <= _ENOUGH]
+    lengths = lengths[users]
+    user = np.repeat(np.arange(len(users)), lengths)
+    start = np.repeat(split.indptr[users], lengths)
+    row = start + np.arange(len(user)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    ordered = split.indices[start + order[row]]
+    shuffled = split.indices[row[np.lexsort((random.random(len(user)), user))]]
+    repeats, chance = (_repeated_neighbours(user, item, split.num_items) for item in (ordered, shuffled))
+    return repeats > 1.25 * chance + 5 * chance**0.5 + 10
+
+
+def _repeated_neighbours(user: np.ndarray, item: np.ndarray, num_items: int) -> int:
+    """How often two users have the same two items beside each other; (n,) both, by user."""
+    one, other = (side[user[:-1] == user[1:]].astype(np.int64) for side in (item[:-1], item[1:]))
+    counts = np.unique(np.minimum(one, other) * num_items + np.maximum(one, other), return_counts=True)[1]
+    return int((counts * (counts - 1) // 2).sum())
 
 
 class Histories:
@@ -44,13 +90,13 @@ class Histories:
         self.split = split
         self.descent = descent
         self.order = np.empty(0, dtype=np.int32) if order is None else order
-        self.recall = Recall(*(np.float32(x) for x in (_MEAN, _RECENT if order is not None else 0, _DECAY)))
+        self.recall = _ALL if order is None else _RECENT
         parameters = model.user_embedding.weight, model.user_bias, model.item_embedding.weight, model.item_bias
         self.known, user_bias, item, item_bias = (parameter.detach().numpy() for parameter in parameters)
         self.tables = Tables(self.known.copy(), user_bias, item, item_bias, np.zeros_like(item))
         self.items = np.arange(split.num_items, dtype=np.int32)
-        self.copies, self.rounds = _COPIES, _ROUNDS
-        self.copied = [np.stack([table] * self.copies) for table in self.tables[2:]]
+        self.copies, self.rounds = crew(len(split.indices), split.num_items)
+        self.copied = [np.stack([table] * self.copies) if self.copies > 1 else table[None] for table in self.tables[2:]]
 
     def epoch(self, number: int, rates: Sequence[float]) -> float:
         """Visit every user once, in an order drawn anew, and each user's interactions from the oldest on.
@@ -96,8 +142,8 @@ class Histories:
         for turn, rate in enumerate(rates):
             run_ranges(partial(train, descent.step(rate), turn), np.arange(self.copies + 1))
             for shared, copies in zip(self.tables[2:], self.copied, strict=True):
-                flat = shared.reshape(-1), copies.reshape(self.copies, -1)
-                run_ranges(partial(_merge, *flat), even(shared.size))
+                if self.copies > 1:
+                    run_ranges(partial(merge, shared.reshape(-1), copies.reshape(self.copies, -1)), even(shared.size))
         run_ranges(self._know, balanced(split.indptr))
         return float(losses.sum())
 
@@ -112,7 +158,3 @@ class Histories:
             self.recall,
             self.known,
         )
-
-
-def _merge(shared: np.ndarray, copies: np.ndarray, first: int, last: int) -> None:
-    merge(first, last, shared, copies)

@@ -19,7 +19,7 @@ from fastncf.epoch import Batch, Epochs
 from fastncf.errors import ConfigError
 from fastncf.evaluate import Lists, metrics, rank_candidates
 from fastncf.hashing import Stream, key
-from fastncf.histories import Histories
+from fastncf.histories import Histories, order_matters
 from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
 from fastncf.models import LOSSES, MF, Popularity, build, score_lists
 from fastncf.recommender import Recommender, held_out_lists
@@ -93,9 +93,9 @@ def fit(
         raise ConfigError("candidates= needs test= beside it: they are the negatives of its rows")
     if test is not None and config.validation:
         raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
-    device = find_device(config.device)
-    config = config.with_recipe(_optimizer(config, model, device))
-    clock = _Clock(callback, config.epochs)
+    device = _device(config, model)
+    optimizer = _optimizer(config, model, device)
+    clock = _Clock(callback)
 
     with clock.stage("read"):
         given = None
@@ -114,17 +114,15 @@ def fit(
             )
         else:
             split = given_test(interactions, given)
-        order = None
-        if config.optimizer == "sgd":
-            config = replace(config, history=_history(config, interactions))
-            order = by_time(interactions, split) if config.history == "recent" else None
+        history, order = _history(config, optimizer, interactions, split)
+        config = config.with_recipe(optimizer, history)
     counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
     module.to(device)
-    history: list[dict[str, float]] = []
+    epochs: list[dict[str, float]] = []
     with clock.stage("train"):
         if not isinstance(module, Popularity):
-            history = _train(module, split, order, config, device, clock)
+            epochs = _train(module, split, order, config, device, clock)
     recommender = Recommender(
         model=module.eval(),
         config=config,
@@ -132,7 +130,7 @@ def fit(
         items=interactions.items,
         split=split,
         data=_counts(interactions, split),
-        history=history,
+        history=epochs,
         found=interactions.found,
     )
     with clock.stage("evaluate"):
@@ -151,6 +149,7 @@ def _train(
 ) -> list[dict[str, float]]:
     """All epochs; the host reads one number for each, the loss."""
     assert config.epochs is not None
+    clock.epochs = config.epochs
     validation = _validation_lists(split, config, device)
     best = _Best(config.patience)
     history: list[dict[str, float]] = []
@@ -298,6 +297,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, done: fl
         group["lr"] = learning_rate(config, done)
 
 
+def _device(config: Config, model: str | nn.Module | None) -> torch.device:
+    """The device that was asked for; left to us, ``mf`` goes where its best recipe is."""
+    own = isinstance(model, nn.Module)
+    if config.device == "auto" and config.model == "mf" and config.optimizer != "adam" and not own:
+        return torch.device("cpu")
+    return find_device(config.device)
+
+
 def _optimizer(config: Config, model: str | nn.Module | None, device: torch.device) -> Literal["sgd", "adam"]:
     """The optimizer that was asked for, or the one that suits the model and the device."""
     fits = can_train(model, device) if isinstance(model, nn.Module) else config.model == "mf" and device.type == "cpu"
@@ -307,11 +314,26 @@ def _optimizer(config: Config, model: str | nn.Module | None, device: torch.devi
     return config.optimizer or ("sgd" if fits else "adam")
 
 
-def _history(config: Config, interactions: Interactions) -> Literal["recent", "all", "none"]:
-    """The history that was asked for, or the one that suits the data and what is held out of them."""
-    if config.history == "recent" and interactions.time is None:
-        raise ConfigError(f"history='recent': {interactions.source} has no times; expected 'all' or 'none'")
-    return config.history or ("all" if interactions.time is None or config.split == "random" else "recent")
+def _history(
+    config: Config, optimizer: Literal["sgd", "adam"], interactions: Interactions, split: Split
+) -> tuple[Literal["recent", "all", "none"], np.ndarray | None]:
+    """The history that was asked for, or the one that suits the data and what is held out of them; and its order."""
+    if optimizer == "adam":
+        if config.history not in (None, "none"):
+            raise ConfigError(f"history={config.history!r}: needs optimizer='sgd', so mf on a CPU; expected 'none'")
+        return "none", None
+    if config.history in ("all", "none"):
+        return config.history, None
+    if interactions.time is None:
+        if config.history == "recent":
+            raise ConfigError(f"history='recent': {interactions.source} has no times; expected 'all' or 'none'")
+        return "all", None
+    if config.history is None and config.split == "random":
+        return "all", None
+    order = by_time(interactions, split)
+    if config.history is None and not order_matters(split, order, config.seed):
+        return "all", None
+    return "recent", order
 
 
 def _configured(config: Config | None, settings: dict[str, Any]) -> Config:
@@ -378,10 +400,9 @@ class _Best:
 class _Clock:
     """Seconds by stage, and the callback's news."""
 
-    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int | None) -> None:
-        assert epochs is not None
+    def __init__(self, callback: Callable[[Progress], object] | None) -> None:
         self.callback = callback
-        self.epochs = epochs
+        self.epochs = 0
         self.begin = time.perf_counter()
         self.seconds = dict.fromkeys(STAGES, 0.0)
 

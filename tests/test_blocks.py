@@ -8,7 +8,8 @@ from numba import njit
 import fastncf
 from fastncf import blocks
 from fastncf.blocks import Blocks, side
-from fastncf.config import RECIPES, Config
+from fastncf.config import FAST, RECIPES, Config
+from fastncf.descent import Descent
 from fastncf.epoch import Batch
 from fastncf.errors import ConfigError
 from fastncf.hashing import Stream
@@ -46,21 +47,32 @@ def random_model(split: Split, dim: int, seed: int = 0) -> MF:
     return model
 
 
+def descent(**changes) -> Descent:
+    settings = {
+        "num_negatives": 3,
+        "seed": 7,
+        "pairwise": False,
+        "l2": 0.002,
+        "shuffle": True,
+        "negatives_exponent": None,
+    }
+    return Descent(**(settings | changes))
+
+
 def make(model: MF, split: Split, **changes) -> Blocks:
-    settings = {"num_negatives": 3, "seed": 7, "loss": "bce", "l2": 0.002, "shuffle": True, "negatives_exponent": None}
-    return Blocks(model, split, **(settings | changes))
+    return Blocks(model, split, descent(**changes))
 
 
 def steps(trained: Blocks, number: int, first: int, parts: list[np.ndarray]):
     """(turn, batch of one interaction) in the order of the epoch, its negatives drawn in plain Python."""
-    negatives = trained.num_negatives
-    keys = position_keys(trained.seed, Stream.NEGATIVES, number, positions=len(trained.places) * negatives)
+    negatives = trained.descent.num_negatives
+    keys = position_keys(trained.descent.seed, Stream.NEGATIVES, number, positions=len(trained.places) * negatives)
     for turn, which in itertools.product(range(trained.side), repeat=2):
         part = (which + first + turn) % trained.side
         items = parts[part]
         weights = None
-        if trained.exponent is not None:
-            weights = popularity_weights(trained.counts[items], trained.exponent)
+        if trained.descent.negatives_exponent is not None:
+            weights = popularity_weights(trained.counts[items], trained.descent.negatives_exponent)
         for user in range(trained.ranges[which], trained.ranges[which + 1]):
             start, stop = trained.bounds[user, part : part + 2].tolist()
             touched = trained.places[start:stop].tolist()
@@ -102,7 +114,9 @@ def test_each_step_is_autograds(monkeypatch, dim, loss, negatives, exponent):
     split = random_split(seed)
     model = random_model(split, dim)
     reference = random_model(split, dim).double()
-    trained = make(model, split, loss=loss, num_negatives=negatives, negatives_exponent=exponent, seed=seed)
+    trained = make(
+        model, split, pairwise=loss == "bpr", num_negatives=negatives, negatives_exponent=exponent, seed=seed
+    )
     assert trained.side == 4
     seen = watch(trained, monkeypatch)
     rates = [0.05, 0.02, 0.05, 0.03]
@@ -115,7 +129,9 @@ def test_each_step_is_autograds(monkeypatch, dim, loss, negatives, exponent):
         if terms:
             value = LOSSES[loss](*score_batch(reference, batch))
             optimizer.zero_grad()
-            (rates[turn] * (terms * value + trained.terms * l2_of_whole(reference, batch, negatives))).backward()
+            (
+                rates[turn] * (terms * value + trained.descent.terms * l2_of_whole(reference, batch, negatives))
+            ).backward()
             optimizer.step()
             expected += terms * float(value.detach())
     owners = np.repeat(np.arange(split.num_users), np.diff(split.indptr))
@@ -231,8 +247,11 @@ def test_mf_on_a_cpu_is_trained_by_sgd_and_anything_else_by_adam():
         fastncf.fit(checkerboard(), model=own, optimizer="sgd", **quick)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_what_is_left_out_is_filled_in_by_the_optimizer(optimizer):
-    filled = Config(l2=0.5).with_recipe(optimizer)
-    assert (filled.optimizer, filled.l2) == (optimizer, 0.5)
-    assert filled.learning_rate == RECIPES[optimizer]["learning_rate"]
+@pytest.mark.parametrize(("optimizer", "history"), RECIPES)
+def test_what_is_left_out_is_filled_in_by_optimizer_and_history(optimizer, history):
+    recipe = RECIPES[optimizer, history]
+    filled = Config(l2=0.5).with_recipe(optimizer, history)
+    assert (filled.optimizer, filled.history, filled.l2) == (optimizer, history, 0.5)
+    assert filled.learning_rate == recipe["learning_rate"]
+    fast = Config(budget="fast", epochs=3).with_recipe(optimizer, history)
+    assert (fast.epochs, fast.learning_rate, fast.l2) == (3, FAST[optimizer]["learning_rate"], recipe["l2"])

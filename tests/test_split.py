@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import fastncf
 from fastncf.errors import DataError
 from fastncf.interactions import GivenTest, Interactions, Vocabulary, read_interactions
-from fastncf.split import Split, balanced, given_test, group_by_user, leave_one_out, with_items
+from fastncf.split import Split, balanced, by_time, given_test, group_by_user, leave_one_out, with_items
 from tests.conftest import random_csr, random_interactions
 
 
@@ -170,7 +170,7 @@ def test_same_split_for_any_number_of_threads(monkeypatch, threads):
 def test_grouping_keeps_file_order():
     user = np.random.default_rng(3).integers(0, 7, 100).astype(np.int32)
     item, time = np.arange(100, dtype=np.int32), np.arange(100, 200, dtype=np.int64)
-    indptr, grouped, latest = group_by_user(user, item, time, 7)
+    indptr, grouped, _, latest = group_by_user(user, item, time, 7)
     np.testing.assert_array_equal(grouped, np.argsort(user, kind="stable"))
     np.testing.assert_array_equal(np.diff(indptr), np.bincount(user, minlength=7))
     np.testing.assert_array_equal(latest[:, 0], grouped[indptr[1:] - 1])
@@ -179,7 +179,7 @@ def test_grouping_keeps_file_order():
 def test_ranges_that_are_in_order_each_but_not_together_are_grouped(monkeypatch):
     monkeypatch.setenv("FASTNCF_NUM_THREADS", "2")
     user, item = np.array([2, 3, 0, 3], dtype=np.int32), np.arange(4, dtype=np.int32)
-    indptr, grouped, latest = group_by_user(user, item, np.arange(4), 4)
+    indptr, grouped, _, latest = group_by_user(user, item, np.arange(4), 4)
     assert indptr.tolist() == [0, 1, 1, 2, 4]
     assert grouped.tolist() == [2, 0, 1, 3]
     assert latest.tolist() == [[2, -1], [-1, -1], [0, -1], [3, 1]]
@@ -188,10 +188,24 @@ def test_ranges_that_are_in_order_each_but_not_together_are_grouped(monkeypatch)
 def test_rows_in_user_order_are_not_moved():
     user = np.array([0, 0, 2, 2, 2], dtype=np.int32)
     item, time = np.array([3, 1, 4, 1, 5], dtype=np.int32), np.array([0, 1, 2, 4, 3])
-    indptr, grouped, latest = group_by_user(user, item, time, 4)
+    indptr, grouped, _, latest = group_by_user(user, item, time, 4)
     assert grouped is item
     assert indptr.tolist() == [0, 2, 2, 5, 5]
     assert latest.tolist() == [[1, 3], [-1, -1], [1, 5], [-1, -1]]
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_order_by_time_is_that_of_a_sorted_frame(validation):
+    interactions = random_interactions(np.random.default_rng(11), rows=600, users=30, items=25)
+    split = leave_one_out(interactions, validation=validation)
+    order = by_time(interactions, split)
+    rows = pl.DataFrame({"u": interactions.user, "i": interactions.item, "t": interactions.time}).with_row_index("row")
+    rows = rows.sort("t", "row", descending=[False, True])  # the first row among equal times is the latest
+    rows = rows.unique(["u", "i"], keep="last", maintain_order=True)
+    for user in range(split.num_users):
+        items = split.indices[split.indptr[user] : split.indptr[user + 1]]
+        expected = [i for i in rows.filter(pl.col("u") == user)["i"].to_list() if i in set(items.tolist())]
+        assert items[order[split.indptr[user] : split.indptr[user + 1]]].tolist() == expected
 
 
 def test_balanced_covers_every_user_once():

@@ -6,10 +6,11 @@ import numpy as np
 from numba import njit
 
 from fastncf.kernels.factors import gather, make_samples, slopes
-from fastncf.kernels.simd import LANES, descend, dots, prefetch
+from fastncf.kernels.simd import LANES, blend, descend, dots, prefetch
 from fastncf.sampler import draw_row, make_scratch
 
 _NOTHING = np.float32(0)
+_ONE = np.float32(1)
 
 
 class Tables(NamedTuple):
@@ -79,7 +80,13 @@ def train_histories(  # type: ignore[no-untyped-def]
     samples = make_samples(longest, num_negatives, len(items))
     scores = np.zeros(samples.times.shape[1], dtype=np.float32)
     losses = np.zeros(LANES, dtype=np.float32)
-    moves = np.empty((longest, width), dtype=np.float32)
+    vectors = (
+        np.zeros(width, dtype=np.float32),
+        np.zeros(width, dtype=np.float32),
+        np.zeros(width, dtype=np.float32),
+        np.zeros(width, dtype=np.float32),
+    )
+    moves = np.zeros(longest * width, dtype=np.float32)
     loss = 0.0
     for u in users:
         start, stop = indptr[u], indptr[u + 1]
@@ -91,56 +98,55 @@ def train_histories(  # type: ignore[no-untyped-def]
             start * num_negatives, indices, start, stop, len(items), keys, mass, cells, cell_bits, scratch, negatives
         )
         gather(start, stop, indices, negatives, items, width, samples)
-        _visit(u, indices[start:stop], own, samples, tables, recall, pairwise, step, scores, losses, moves)
+        _visit(u, indices[start:stop], own, samples, tables, recall, pairwise, step, scores, losses, vectors, moves)
         for lane in range(LANES):
             loss += losses[lane]
             losses[lane] = 0
     return loss
 
 
-@njit(nogil=True, cache=True)
-def _visit(u, row, order, samples, tables, recall, pairwise, step, scores, losses, moves):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _visit(u, row, order, samples, tables, recall, pairwise, step, scores, losses, vectors, moves):  # type: ignore[no-untyped-def]
     """Step after step through a user's history, then back through it."""
     width = tables.item.shape[1]
     table = tables.item.reshape(-1)
-    mean, decay = _NOTHING, recall.decay
+    history = tables.history.reshape(-1)
+    users = tables.user.reshape(-1)
+    vector, whole, moved, recent = vectors
+    mean = _NOTHING
     if len(row) > 1:
         mean = recall.mean / np.float32(len(row) - 1)
-    vector = np.empty(width, dtype=np.float32)
-    recent = np.zeros(width, dtype=np.float32)
-    whole = np.zeros(width, dtype=np.float32)
+    for column in range(width):
+        whole[column] = moved[column] = recent[column] = _NOTHING
     for item in row:
-        _add(whole, tables.history[item])
-    moved = np.zeros(width, dtype=np.float32)
-    user = tables.user[u]
+        blend(whole, 0, _ONE, history, np.int64(item) * width, _ONE, width)
+    user = np.int64(u) * width
     bias = tables.user_bias[u]
     for t in range(len(row)):
         at = _place(order, t)
-        item = row[at]
-        heard = tables.history[item]
+        heard = np.int64(row[at]) * width
         if t + 1 < len(row):
             later = _place(order, t + 1)
             for k in range(samples.size[later]):
                 prefetch(table, samples.start[later, k], width)
-        for column in range(width):
-            vector[column] = user[column] + mean * (whole[column] - heard[column]) + recent[column]
-        bias = _step(at, samples, table, vector, bias, tables.item_bias, pairwise, step, scores, losses)
-        move = moves[t]
-        for column in range(width):
-            move[column] = vector[column]
-            user[column] = step.keep_user * user[column] + vector[column]
-            moved[column] += vector[column]
-            recent[column] = decay * recent[column] + recall.recent * heard[column]
+        blend(vector, 0, _NOTHING, users, user, _ONE, width)
+        blend(vector, 0, _ONE, whole, 0, mean, width)
+        blend(vector, 0, _ONE, history, heard, -mean, width)
+        blend(vector, 0, _ONE, recent, 0, _ONE, width)
+        bias = _step(at, samples, table, width, vector, bias, tables.item_bias, pairwise, step, scores, losses)
+        blend(moves, t * width, _NOTHING, vector, 0, _ONE, width)
+        blend(users, user, step.keep_user, vector, 0, _ONE, width)
+        blend(moved, 0, _ONE, vector, 0, _ONE, width)
+        blend(recent, 0, recall.decay, history, heard, recall.recent, width)
     tables.user_bias[u] = bias
     for column in range(width):
-        recent[column] = _NOTHING  # from here on: what the later interactions ask of the one at t
+        recent[column] = _NOTHING  # from here on: how the interactions later than t have moved
     for t in range(len(row) - 1, -1, -1):
-        heard = tables.history[row[_place(order, t)]]
-        move = moves[t]
-        for column in range(width):
-            asked = mean * (moved[column] - move[column]) + recall.recent * recent[column]
-            heard[column] = step.keep_user * heard[column] + asked
-            recent[column] = decay * recent[column] + move[column]
+        heard = np.int64(row[_place(order, t)]) * width
+        blend(history, heard, step.keep_user, moved, 0, mean, width)
+        blend(history, heard, _ONE, moves, t * width, -mean, width)
+        blend(history, heard, _ONE, recent, 0, recall.recent, width)
+        blend(recent, 0, recall.decay, moves, t * width, _ONE, width)
 
 
 @njit(inline="always")
@@ -149,15 +155,8 @@ def _place(order, t):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _add(to, what):  # type: ignore[no-untyped-def]
-    for column in range(len(to)):
-        to[column] += what[column]
-
-
-@njit(inline="always")
-def _step(at, samples, table, vector, bias, item_bias, pairwise, step, scores, losses):  # type: ignore[no-untyped-def]
+def _step(at, samples, table, width, vector, bias, item_bias, pairwise, step, scores, losses):  # type: ignore[no-untyped-def]
     """Move the items of an interaction and their biases; ``vector`` becomes what moves the user. Returns its bias."""
-    width = len(vector)
     whole = width - width % LANES
     size = samples.size[at]
     dots(table, samples.start, at, size, width, vector, scores)
@@ -185,25 +184,26 @@ def _step(at, samples, table, vector, bias, item_bias, pairwise, step, scores, l
 def know_users(first_user, last_user, indptr, indices, order, tables, recall, out):  # type: ignore[no-untyped-def]
     """The vectors of users after their whole history into ``out`` (U, D) float32."""
     width = tables.user.shape[1]
-    recent = np.empty(width, dtype=np.float32)
-    whole = np.empty(width, dtype=np.float32)
+    users, history, known = tables.user.reshape(-1), tables.history.reshape(-1), out.reshape(-1)
+    recent = np.zeros(width, dtype=np.float32)
+    whole = np.zeros(width, dtype=np.float32)
     for u in range(first_user, last_user):
         row = indices[indptr[u] : indptr[u + 1]]
         own = order[indptr[u] : indptr[u + 1]] if len(order) else order
-        recent[:] = _NOTHING
-        whole[:] = _NOTHING
-        for t in range(len(row)):
-            heard = tables.history[row[_place(own, t)]]
-            for column in range(width):
-                whole[column] += heard[column]
-                recent[column] = recall.decay * recent[column] + recall.recent * heard[column]
-        mean = recall.mean / np.float32(max(len(row), 1))
         for column in range(width):
-            out[u, column] = tables.user[u, column] + mean * whole[column] + recent[column]
+            recent[column] = whole[column] = _NOTHING
+        for t in range(len(row)):
+            heard = np.int64(row[_place(own, t)]) * width
+            blend(whole, 0, _ONE, history, heard, _ONE, width)
+            blend(recent, 0, recall.decay, history, heard, recall.recent, width)
+        at = np.int64(u) * width
+        blend(known, at, _NOTHING, users, at, _ONE, width)
+        blend(known, at, _ONE, whole, 0, recall.mean / np.float32(max(len(row), 1)), width)
+        blend(known, at, _ONE, recent, 0, _ONE, width)
 
 
 @njit(nogil=True, cache=True)
-def merge(first, last, shared, copies):  # type: ignore[no-untyped-def]
+def merge(shared, copies, first, last):  # type: ignore[no-untyped-def]
     """Add what each copy has changed to a range of ``shared`` (n,), in the order of ``copies`` (W, n), and copy it."""
     for at in range(first, last):
         old = shared[at]

@@ -225,3 +225,29 @@ def prefetch(typingctx, table, start, width):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(table, start, width), generate
+
+
+@intrinsic
+def blend(typingctx, to, to_at, keep, what, what_at, share, width):  # type: ignore[no-untyped-def]
+    """``to = keep * to + share * what`` for ``width`` numbers of two arrays, from ``to_at`` and ``what_at`` on.
+
+    to and what (n,) float32, contiguous, no overlap but a whole one; places and width int64, factors float32.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments)
+        to, to_at, keep, what, what_at, share, width = code.arguments
+        keeps, shares = code.spread(keep), code.spread(share)
+        with code.each_chunk(width) as (at, _):
+            place = builder.add(to_at, at)
+            other = code.load(what, builder.add(what_at, at))
+            code.store(code.add(code.multiply(code.load(to, place), keeps), code.multiply(other, shares)), to, place)
+        whole = builder.and_(width, ir.Constant(width.type, -LANES))
+        with cgutils.for_range_slice(builder, whole, width, ir.Constant(width.type, 1), inc=True) as (at, _):
+            place = builder.add(to_at, at)
+            other = code.number(what, builder.add(what_at, at))
+            sum_ = code.add(code.multiply(code.number(to, place), keep), code.multiply(other, share))
+            builder.store(sum_, builder.gep(to, [place]))
+        return context.get_dummy_value()
+
+    return types.void(to, to_at, keep, what, what_at, share, width), generate
