@@ -17,24 +17,24 @@ import numpy as np
 from fastncf.descent import Descent
 from fastncf.hashing import Stream, key
 from fastncf.kernels.factors import Step
-from fastncf.kernels.histories import Recall, Tables, know_users, merge, train_histories
+from fastncf.kernels.histories import HistoryWeights, Tables, merge, train_histories, user_vectors
 from fastncf.models import MF
 from fastncf.sampler import position_keys
 from fastncf.split import Split, balanced, cut
 from fastncf.threads import even, run_ranges
 
-_RECENT = Recall(mean=np.float32(2), recent=np.float32(1), decay=np.float32(0.7))
-_ALL = Recall(mean=np.float32(5), recent=np.float32(0), decay=np.float32(0))
+_RECENT = HistoryWeights(mean=np.float32(2), recent=np.float32(1), decay=np.float32(0.7))
+_ALL = HistoryWeights(mean=np.float32(5), recent=np.float32(0), decay=np.float32(0))
 _ENOUGH = 1_000_000
 _VISITS_A_ROUND = 8
 _ROUNDS = 16
 
 
-def crew(num_interactions: int, num_items: int) -> tuple[int, int]:
+def copies_and_rounds(num_interactions: int, num_items: int) -> tuple[int, int]:
     """Copies of the items' tables, and rounds of an epoch.
 
-    Adding up is worth its time where an item is visited often. Two copies at most: each moves a row towards a minimum,
-    and both together at most as far beyond it as it was before; more of them would diverge.
+    Adding up is worth its time where an item is visited often. Two copies at most: were each to end at the minimum of a
+    row, both together would end as far beyond it; four of them did diverge (benchmarks/LOG.md).
     """
     rounds = num_interactions // (_VISITS_A_ROUND * num_items)
     return (2, rounds) if rounds >= _ROUNDS else (1, _ROUNDS)
@@ -86,16 +86,16 @@ class Histories:
     """
 
     def __init__(self, model: MF, split: Split, descent: Descent, order: np.ndarray | None) -> None:
-        self.model = model
         self.split = split
         self.descent = descent
         self.order = np.empty(0, dtype=np.int32) if order is None else order
-        self.recall = _ALL if order is None else _RECENT
+        self.shares = _ALL if order is None else _RECENT
         parameters = model.user_embedding.weight, model.user_bias, model.item_embedding.weight, model.item_bias
-        self.known, user_bias, item, item_bias = (parameter.detach().numpy() for parameter in parameters)
-        self.tables = Tables(self.known.copy(), user_bias, item, item_bias, np.zeros_like(item))
+        self.vectors, user_bias, item, item_bias = (parameter.detach().numpy() for parameter in parameters)
+        self.tables = Tables(self.vectors.copy(), user_bias, item, item_bias, np.zeros_like(item))
+        self.weights = descent.weights(split.item_counts())
         self.items = np.arange(split.num_items, dtype=np.int32)
-        self.copies, self.rounds = crew(len(split.indices), split.num_items)
+        self.copies, self.rounds = copies_and_rounds(len(split.indices), split.num_items)
         self.copied = [np.stack([table] * self.copies) if self.copies > 1 else table[None] for table in self.tables[2:]]
 
     def epoch(self, number: int, rates: Sequence[float]) -> float:
@@ -119,7 +119,6 @@ class Histories:
         keys = position_keys(
             descent.seed, Stream.NEGATIVES, number, positions=len(split.indices) * descent.num_negatives
         )
-        weights = descent.weights(split.item_counts())
         losses = np.zeros((self.rounds, self.copies))
 
         def train(step: Step, turn: int, copy: int, _: int) -> None:
@@ -131,12 +130,12 @@ class Histories:
                 self.order,
                 self.items,
                 Tables(self.tables.user, self.tables.user_bias, *(table[copy] for table in self.copied)),
-                self.recall,
+                self.shares,
                 descent.num_negatives,
                 descent.pairwise,
                 step,
                 keys,
-                weights,
+                self.weights,
             )
 
         for turn, rate in enumerate(rates):
@@ -144,17 +143,17 @@ class Histories:
             for shared, copies in zip(self.tables[2:], self.copied, strict=True):
                 if self.copies > 1:
                     run_ranges(partial(merge, shared.reshape(-1), copies.reshape(self.copies, -1)), even(shared.size))
-        run_ranges(self._know, balanced(split.indptr))
+        run_ranges(self._fold, balanced(split.indptr))
         return float(losses.sum())
 
-    def _know(self, first_user: int, last_user: int) -> None:
-        know_users(
+    def _fold(self, first_user: int, last_user: int) -> None:
+        user_vectors(
             first_user,
             last_user,
             self.split.indptr,
             self.split.indices,
             self.order,
             self.tables,
-            self.recall,
-            self.known,
+            self.shares,
+            self.vectors,
         )

@@ -95,7 +95,7 @@ def fit(
         raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
     device = _device(config, model)
     optimizer = _optimizer(config, model, device)
-    clock = _Clock(callback)
+    clock = _Clock(callback, config.with_recipe(optimizer, _likely_history(config, optimizer)).epochs)
 
     with clock.stage("read"):
         given = None
@@ -149,7 +149,6 @@ def _train(
 ) -> list[dict[str, float]]:
     """All epochs; the host reads one number for each, the loss."""
     assert config.epochs is not None
-    clock.epochs = config.epochs
     validation = _validation_lists(split, config, device)
     best = _Best(config.patience)
     history: list[dict[str, float]] = []
@@ -207,13 +206,14 @@ def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None
         model: an :class:`~fastncf.models.MF` that :func:`~fastncf.blocks.can_train`, moved in place.
         split: what is trained on, N interactions.
         config: with its recipe, see :meth:`Config.with_recipe`.
-        order: (N,) int32 of :func:`~fastncf.split.by_time`, where ``config.history`` is ``recent``.
+        order: (N,) int32 of :func:`~fastncf.split.by_time` where ``config.history`` is ``recent``, else None.
 
     Returns:
         What trains the epoch of a number, and returns its mean loss a sample (bce) or pair (bpr), times N.
     """
     assert isinstance(model, MF)
     descent = Descent.of(config)
+    assert config.history != "recent" or order is not None
     trained = Blocks(model, split, descent) if config.history == "none" else Histories(model, split, descent, order)
     epochs = config.epochs
     assert epochs is not None
@@ -314,21 +314,28 @@ def _optimizer(config: Config, model: str | nn.Module | None, device: torch.devi
     return config.optimizer or ("sgd" if fits else "adam")
 
 
+def _likely_history(config: Config, optimizer: Literal["sgd", "adam"]) -> Literal["recent", "all", "none"]:
+    """The history by the settings alone; where it is ``recent`` and was not asked for, the data may speak against it.
+
+    The number of epochs does not depend on what they say, so that it is known before they are read.
+    """
+    if optimizer == "adam":
+        if config.history not in (None, "none"):
+            raise ConfigError(f"history={config.history!r}: needs optimizer='sgd', so mf on a CPU; expected 'none'")
+        return "none"
+    return config.history or ("all" if config.split == "random" else "recent")
+
+
 def _history(
     config: Config, optimizer: Literal["sgd", "adam"], interactions: Interactions, split: Split
 ) -> tuple[Literal["recent", "all", "none"], np.ndarray | None]:
     """The history that was asked for, or the one that suits the data and what is held out of them; and its order."""
-    if optimizer == "adam":
-        if config.history not in (None, "none"):
-            raise ConfigError(f"history={config.history!r}: needs optimizer='sgd', so mf on a CPU; expected 'none'")
-        return "none", None
-    if config.history in ("all", "none"):
-        return config.history, None
+    likely = _likely_history(config, optimizer)
+    if likely != "recent":
+        return likely, None
     if interactions.time is None:
         if config.history == "recent":
             raise ConfigError(f"history='recent': {interactions.source} has no times; expected 'all' or 'none'")
-        return "all", None
-    if config.history is None and config.split == "random":
         return "all", None
     order = by_time(interactions, split)
     if config.history is None and not order_matters(split, order, config.seed):
@@ -400,9 +407,10 @@ class _Best:
 class _Clock:
     """Seconds by stage, and the callback's news."""
 
-    def __init__(self, callback: Callable[[Progress], object] | None) -> None:
+    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int | None) -> None:
+        assert epochs is not None
         self.callback = callback
-        self.epochs = 0
+        self.epochs = epochs
         self.begin = time.perf_counter()
         self.seconds = dict.fromkeys(STAGES, 0.0)
 

@@ -5,9 +5,10 @@ import torch
 
 import fastncf
 from fastncf import histories
+from fastncf.config import RECIPES
 from fastncf.errors import ConfigError
 from fastncf.hashing import Stream, key
-from fastncf.histories import Histories, crew, order_matters
+from fastncf.histories import Histories, copies_and_rounds, order_matters
 from fastncf.kernels.histories import merge
 from fastncf.models import LOSSES
 from fastncf.sampler import ATTEMPTS, _draw, _is_dense, position_keys
@@ -22,12 +23,12 @@ def random_order(split, seed: int) -> np.ndarray:
     return np.concatenate([*rows, []]).astype(np.int32)
 
 
-def weights_of(recall, t: int, n: int) -> np.ndarray:
+def weights_of(shares, t: int, n: int) -> np.ndarray:
     """What each item of a history of n weighs before interaction t."""
-    weights = np.full(n, float(recall.mean) / max(n - 1, 1))
+    weights = np.full(n, float(shares.mean) / max(n - 1, 1))
     weights[t] = 0
     for s in range(t):
-        weights[s] += float(recall.recent) * float(recall.decay) ** (t - 1 - s)
+        weights[s] += float(shares.recent) * float(shares.decay) ** (t - 1 - s)
     return weights
 
 
@@ -54,7 +55,7 @@ def reference(trained: Histories, model, history: torch.Tensor, number: int, rat
                 _draw(begin + k, keys, attempts, split.num_items, set(row.tolist()), untouched, weights)
                 for k in range(given.num_negatives)
             ]
-            vector = model.user_embedding.weight[u] + torch.from_numpy(weights_of(trained.recall, t, len(row))) @ heard
+            vector = model.user_embedding.weight[u] + torch.from_numpy(weights_of(trained.shares, t, len(row))) @ heard
             scores = model.item_embedding.weight[items] @ vector + model.user_bias[u] + model.item_bias[items]
             loss = LOSSES["bpr" if given.pairwise else "bce"](scores[:1], scores[None, 1:]) * given.terms
             total += float(loss.detach())
@@ -101,7 +102,7 @@ def test_an_epoch_is_autograds(dim, pairwise, ordered, exponent):
         known = exact.user_embedding.weight[u].detach().clone()
         if len(row):
             at = order[split.indptr[u] : split.indptr[u + 1]] if ordered else np.arange(len(row))
-            weights = torch.from_numpy(weights_of(trained.recall, len(row), len(row) + 1)[:-1])
+            weights = torch.from_numpy(weights_of(trained.shares, len(row), len(row) + 1)[:-1])
             known += weights @ history[row[at]]
         torch.testing.assert_close(model.user_embedding.weight[u].double(), known, **close)
 
@@ -148,10 +149,10 @@ def test_changes_of_all_copies_are_added_up():
 
 
 def test_copies_are_for_data_that_visit_an_item_often():
-    assert crew(994_169, 3_706) == (2, 33)
-    assert crew(20_000_000, 26_744) == (2, 93)
-    assert crew(98_114, 1_682) == (1, 16)
-    assert crew(0, 5) == (1, 16)
+    assert copies_and_rounds(994_169, 3_706) == (2, 33)
+    assert copies_and_rounds(20_000_000, 26_744) == (2, 93)
+    assert copies_and_rounds(98_114, 1_682) == (1, 16)
+    assert copies_and_rounds(0, 5) == (1, 16)
 
 
 def chains(num_users: int = 300, num_items: int = 50, length: int = 12, *, shuffled: bool = False) -> pl.DataFrame:
@@ -187,6 +188,14 @@ def test_which_history_is_taken():
         fastncf.fit(untimed, split="random", history="recent", **quick)
     with pytest.raises(ConfigError, match="history='all': needs optimizer='sgd'"):
         fastncf.fit(chains(), model="mlp", history="all", **quick)
+
+
+def test_every_stage_is_told_how_many_epochs_there_are():
+    told = []
+    fastncf.fit(chains(), dim=4, budget="fast", callback=told.append)
+    assert {news.epochs for news in told} == {6}
+    assert [news.stage for news in told][:2] == ["read", "split"]
+    assert RECIPES["sgd", "recent"]["epochs"] == RECIPES["sgd", "all"]["epochs"]  # which of them is not known yet
 
 
 def test_neighbours_of_different_users_are_none():

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from fastncf.kernels.factors import gather, make_samples, slopes
-from fastncf.kernels.simd import LANES, blend, descend, dots, prefetch
+from fastncf.kernels.factors import gather, make_samples, take_step
+from fastncf.kernels.simd import LANES, blend, prefetch
 from fastncf.sampler import draw_row, make_scratch
 
 _NOTHING = np.float32(0)
@@ -31,7 +31,7 @@ class Tables(NamedTuple):
     history: np.ndarray
 
 
-class Recall(NamedTuple):
+class HistoryWeights(NamedTuple):
     """How much an item in a user's history weighs, all float32.
 
     Attributes:
@@ -47,7 +47,7 @@ class Recall(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def train_histories(  # type: ignore[no-untyped-def]
-    users, indptr, indices, order, items, tables, recall, num_negatives, pairwise, step, keys, weights
+    users, indptr, indices, order, items, tables, shares, num_negatives, pairwise, step, keys, weights
 ):
     """One step for each interaction of some users; then one for the history's vectors of each of them.
 
@@ -60,7 +60,7 @@ def train_histories(  # type: ignore[no-untyped-def]
         order: (N,) int32, places within each user's row, oldest first; empty where ``recent`` is 0.
         items: (I,) int32, 0 to I - 1.
         tables: moved in place; of the users' rows only theirs.
-        recall: weights of the history.
+        shares: weights of the history.
         num_negatives: K.
         pairwise: whether the loss is bpr; otherwise it is bce.
         step: rates; ``keep_user`` is for the history's vectors too.
@@ -98,7 +98,7 @@ def train_histories(  # type: ignore[no-untyped-def]
             start * num_negatives, indices, start, stop, len(items), keys, mass, cells, cell_bits, scratch, negatives
         )
         gather(start, stop, indices, negatives, items, width, samples)
-        _visit(u, indices[start:stop], own, samples, tables, recall, pairwise, step, scores, losses, vectors, moves)
+        _visit(u, indices[start:stop], own, samples, tables, shares, pairwise, step, scores, losses, vectors, moves)
         for lane in range(LANES):
             loss += losses[lane]
             losses[lane] = 0
@@ -106,7 +106,7 @@ def train_histories(  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _visit(u, row, order, samples, tables, recall, pairwise, step, scores, losses, vectors, moves):  # type: ignore[no-untyped-def]
+def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losses, vectors, moves):  # type: ignore[no-untyped-def]
     """Step after step through a user's history, then back through it."""
     width = tables.item.shape[1]
     table = tables.item.reshape(-1)
@@ -115,7 +115,7 @@ def _visit(u, row, order, samples, tables, recall, pairwise, step, scores, losse
     vector, whole, moved, recent = vectors
     mean = _NOTHING
     if len(row) > 1:
-        mean = recall.mean / np.float32(len(row) - 1)
+        mean = shares.mean / np.float32(len(row) - 1)
     for column in range(width):
         whole[column] = moved[column] = recent[column] = _NOTHING
     for item in row:
@@ -133,11 +133,13 @@ def _visit(u, row, order, samples, tables, recall, pairwise, step, scores, losse
         blend(vector, 0, _ONE, whole, 0, mean, width)
         blend(vector, 0, _ONE, history, heard, -mean, width)
         blend(vector, 0, _ONE, recent, 0, _ONE, width)
-        bias = _step(at, samples, table, width, vector, bias, tables.item_bias, pairwise, step, scores, losses)
+        bias = take_step(
+            at, samples, table, width, vector, bias, tables.item_bias, pairwise, step, _NOTHING, scores, losses
+        )
         blend(moves, t * width, _NOTHING, vector, 0, _ONE, width)
         blend(users, user, step.keep_user, vector, 0, _ONE, width)
         blend(moved, 0, _ONE, vector, 0, _ONE, width)
-        blend(recent, 0, recall.decay, history, heard, recall.recent, width)
+        blend(recent, 0, shares.decay, history, heard, shares.recent, width)
     tables.user_bias[u] = bias
     for column in range(width):
         recent[column] = _NOTHING  # from here on: how the interactions later than t have moved
@@ -145,8 +147,8 @@ def _visit(u, row, order, samples, tables, recall, pairwise, step, scores, losse
         heard = np.int64(row[_place(order, t)]) * width
         blend(history, heard, step.keep_user, moved, 0, mean, width)
         blend(history, heard, _ONE, moves, t * width, -mean, width)
-        blend(history, heard, _ONE, recent, 0, recall.recent, width)
-        blend(recent, 0, recall.decay, moves, t * width, _ONE, width)
+        blend(history, heard, _ONE, recent, 0, shares.recent, width)
+        blend(recent, 0, shares.decay, moves, t * width, _ONE, width)
 
 
 @njit(inline="always")
@@ -154,34 +156,8 @@ def _place(order, t):  # type: ignore[no-untyped-def]
     return np.int64(order[np.uint64(t)]) if len(order) else np.int64(t)
 
 
-@njit(inline="always")
-def _step(at, samples, table, width, vector, bias, item_bias, pairwise, step, scores, losses):  # type: ignore[no-untyped-def]
-    """Move the items of an interaction and their biases; ``vector`` becomes what moves the user. Returns its bias."""
-    whole = width - width % LANES
-    size = samples.size[at]
-    dots(table, samples.start, at, size, width, vector, scores)
-    for k in range(size):
-        rest = bias + item_bias[np.uint32(samples.item[at, k])]
-        for column in range(whole, width):
-            rest += vector[column] * table[samples.start[at, k] + column]
-        scores[k] += rest
-    bias -= step.rate * slopes(scores, size, samples.times, at, pairwise, losses)
-    for k in range(size):
-        scores[k] *= step.rate
-        item_bias[np.uint32(samples.item[at, k])] -= scores[k]
-    descend(table, samples.start, at, size, width, vector, scores, samples.times, _NOTHING, step.lose_item)
-    for column in range(whole, width):
-        old = vector[column]
-        vector[column] = _NOTHING
-        for k in range(size):
-            place = samples.start[at, k] + column
-            vector[column] -= scores[k] * table[place]
-            table[place] -= step.lose_item * samples.times[at, k] * table[place] + scores[k] * old
-    return bias
-
-
 @njit(nogil=True, cache=True)
-def know_users(first_user, last_user, indptr, indices, order, tables, recall, out):  # type: ignore[no-untyped-def]
+def user_vectors(first_user, last_user, indptr, indices, order, tables, shares, out):  # type: ignore[no-untyped-def]
     """The vectors of users after their whole history into ``out`` (U, D) float32."""
     width = tables.user.shape[1]
     users, history, known = tables.user.reshape(-1), tables.history.reshape(-1), out.reshape(-1)
@@ -195,10 +171,10 @@ def know_users(first_user, last_user, indptr, indices, order, tables, recall, ou
         for t in range(len(row)):
             heard = np.int64(row[_place(own, t)]) * width
             blend(whole, 0, _ONE, history, heard, _ONE, width)
-            blend(recent, 0, recall.decay, history, heard, recall.recent, width)
+            blend(recent, 0, shares.decay, history, heard, shares.recent, width)
         at = np.int64(u) * width
         blend(known, at, _NOTHING, users, at, _ONE, width)
-        blend(known, at, _ONE, whole, 0, recall.mean / np.float32(max(len(row), 1)), width)
+        blend(known, at, _ONE, whole, 0, shares.mean / np.float32(max(len(row), 1)), width)
         blend(known, at, _ONE, recent, 0, _ONE, width)
 
 
