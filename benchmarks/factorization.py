@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,20 +74,20 @@ def train(split: Split, order: np.ndarray | None, name: str, epochs: int, seed: 
     config = config.with_recipe("sgd", histories if name == "mf" else "none")
     model = build(config, split.num_users, split.num_items, torch.from_numpy(split.item_counts()))
     assert isinstance(model, MF)
-    train_epoch = sgd(model, split, config, order)
+    train_epoch = sgd(model, split, config, order if name == "mf" else None)
     for number in range(epochs):
         assert np.isfinite(train_epoch(number))
     return model, time.perf_counter() - start
 
 
-def als(split: Split, seed: int) -> Iterator[tuple[int, MF, float]]:
+def als(split: Split, seed: int, budgets: Sequence[int] = ITERATIONS) -> Iterator[tuple[int, MF, float]]:
     """(iterations, the factors as a model, seconds) of a fit each."""
     from implicit.cpu.als import AlternatingLeastSquares
     from scipy.sparse import csr_matrix
 
     data = np.ones(len(split.indices), dtype=np.float32)
     matrix = csr_matrix((data, split.indices, split.indptr), shape=(split.num_users, split.num_items))
-    for iterations in ITERATIONS:
+    for iterations in budgets:
         fitted = AlternatingLeastSquares(
             factors=64, regularization=10, alpha=5, iterations=iterations, random_state=seed
         )
