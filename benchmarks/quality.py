@@ -1,8 +1,9 @@
 """Ranking quality beside what others print: ``python -m benchmarks.quality MOVIELENS``.
 
 MOVIELENS is a folder that holds ``ml-1m-ncf`` (the three files of He et al. 2017) and ``ml-100k/u.data``. Every model
-is fitted with its defaults, once for each seed, and looked at once on the test items, ALS and EASE beside it on the same
-lists. Needs ``pip install 'fastncf[compare]'``. ``--write`` writes ``results/quality.json`` and the README's table.
+is fitted with its defaults, once for each seed, and looked at once on the test items, ALS and EASE beside it on the
+same lists. Needs ``pip install 'fastncf[compare]'``. ``--write`` writes ``results/quality.json`` and the README's
+table.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,8 @@ OTHERS: dict[str, list[tuple[str, float, float, str]]] = {
 
 class Scores(torch.nn.Module):
     """A model that is a table (U, I) of scores."""
+
+    table: torch.Tensor
 
     def __init__(self, table: np.ndarray) -> None:
         super().__init__()
@@ -99,8 +103,8 @@ def measure(source: dict[str, Any], regularization: float, seeds: int) -> list[d
         for name, settings in OURS.items():
             fitted = fastncf.fit(**source, seed=seed, **settings)
             note(f"fastncf {name}", fitted.metrics, fitted.seconds["train"], len(fitted.users))
-        for name, fitted.model, seconds in peers(fitted.split, seed, regularization):
-            note(name, fitted.evaluate().metrics, seconds, len(fitted.users))
+        for name, model, seconds in peers(fitted.split, seed, regularization):
+            note(name, replace(fitted, model=model).evaluate().metrics, seconds, len(fitted.users))
     return list(rows.values())
 
 

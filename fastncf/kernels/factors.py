@@ -157,48 +157,35 @@ def _visit(  # type: ignore[no-untyped-def]
     count, samples, table, width, vector, bias, item_bias, pairwise, step, scores, losses
 ):
     """Step after step for one user; returns its bias."""
+    whole = width - width % LANES
     for at in range(count):
+        size = samples.size[at]
         if at + 1 < count:
             for k in range(samples.size[at + 1]):
                 prefetch(table, samples.start[at + 1, k], width)
-        keep = step.keep_user
-        bias = take_step(at, samples, table, width, vector, bias, item_bias, pairwise, step, keep, scores, losses)
-    return bias
-
-
-@njit(inline="always")
-def take_step(  # type: ignore[no-untyped-def]
-    at, samples, table, width, vector, bias, item_bias, pairwise, step, keep, scores, losses
-):
-    """Move the items of an interaction and their biases; returns the user's bias.
-
-    ``vector`` becomes ``keep`` times itself and what the user moves by: with 0 the move alone.
-    """
-    whole = width - width % LANES
-    size = samples.size[at]
-    dots(table, samples.start, at, size, width, vector, scores)
-    for k in range(size):
-        rest = bias + item_bias[np.uint32(samples.item[at, k])]
-        for column in range(whole, width):
-            rest += vector[column] * table[samples.start[at, k] + column]
-        scores[k] += rest
-    bias -= step.rate * _slopes(scores, size, samples.times, at, pairwise, losses)
-    for k in range(size):
-        scores[k] *= step.rate
-        item_bias[np.uint32(samples.item[at, k])] -= scores[k]
-    descend(table, samples.start, at, size, width, vector, scores, samples.times, keep, step.lose_item)
-    for column in range(whole, width):
-        old = vector[column]
-        vector[column] = keep * old
+        dots(table, samples.start, at, size, width, vector, scores)
         for k in range(size):
-            place = samples.start[at, k] + column
-            vector[column] -= scores[k] * table[place]
-            table[place] -= step.lose_item * samples.times[at, k] * table[place] + scores[k] * old
+            rest = bias + item_bias[np.uint32(samples.item[at, k])]
+            for column in range(whole, width):
+                rest += vector[column] * table[samples.start[at, k] + column]
+            scores[k] += rest
+        bias -= step.rate * slopes(scores, size, samples.times, at, pairwise, losses)
+        for k in range(size):
+            scores[k] *= step.rate
+            item_bias[np.uint32(samples.item[at, k])] -= scores[k]
+        descend(table, samples.start, at, size, width, vector, scores, samples.times, step.keep_user, step.lose_item)
+        for column in range(whole, width):
+            old = vector[column]
+            vector[column] = step.keep_user * old
+            for k in range(size):
+                place = samples.start[at, k] + column
+                vector[column] -= scores[k] * table[place]
+                table[place] -= step.lose_item * samples.times[at, k] * table[place] + scores[k] * old
     return bias
 
 
 @njit(inline="always")
-def _slopes(scores, size, times, at, pairwise, losses):  # type: ignore[no-untyped-def]
+def slopes(scores, size, times, at, pairwise, losses):  # type: ignore[no-untyped-def]
     """Replace scores by the slopes of the loss in them, the positive's first; returns their sum."""
     if pairwise:
         for k in range(1, size):

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from fastncf.kernels.factors import gather, make_samples, take_step
-from fastncf.kernels.simd import LANES, blend, prefetch
+from fastncf.kernels.factors import gather, make_samples, slopes
+from fastncf.kernels.simd import LANES, blend, descend, dots, prefetch
 from fastncf.sampler import draw_row, make_scratch
 
 _NOTHING = np.float32(0)
@@ -133,9 +133,7 @@ def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losse
         blend(vector, 0, _ONE, whole, 0, mean, width)
         blend(vector, 0, _ONE, history, heard, -mean, width)
         blend(vector, 0, _ONE, recent, 0, _ONE, width)
-        bias = take_step(
-            at, samples, table, width, vector, bias, tables.item_bias, pairwise, step, _NOTHING, scores, losses
-        )
+        bias = _step(at, samples, table, width, vector, bias, tables.item_bias, pairwise, step, scores, losses)
         blend(moves, t * width, _NOTHING, vector, 0, _ONE, width)
         blend(users, user, step.keep_user, vector, 0, _ONE, width)
         blend(moved, 0, _ONE, vector, 0, _ONE, width)
@@ -154,6 +152,33 @@ def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losse
 @njit(inline="always")
 def _place(order, t):  # type: ignore[no-untyped-def]
     return np.int64(order[np.uint64(t)]) if len(order) else np.int64(t)
+
+
+# The same step stands in factors._visit: called from there it costs that kernel a quarter (benchmarks/LOG.md).
+@njit(inline="always")
+def _step(at, samples, table, width, vector, bias, item_bias, pairwise, step, scores, losses):  # type: ignore[no-untyped-def]
+    """Move the items of an interaction and their biases; ``vector`` becomes what moves the user. Returns its bias."""
+    whole = width - width % LANES
+    size = samples.size[at]
+    dots(table, samples.start, at, size, width, vector, scores)
+    for k in range(size):
+        rest = bias + item_bias[np.uint32(samples.item[at, k])]
+        for column in range(whole, width):
+            rest += vector[column] * table[samples.start[at, k] + column]
+        scores[k] += rest
+    bias -= step.rate * slopes(scores, size, samples.times, at, pairwise, losses)
+    for k in range(size):
+        scores[k] *= step.rate
+        item_bias[np.uint32(samples.item[at, k])] -= scores[k]
+    descend(table, samples.start, at, size, width, vector, scores, samples.times, _NOTHING, step.lose_item)
+    for column in range(whole, width):
+        old = vector[column]
+        vector[column] = _NOTHING
+        for k in range(size):
+            place = samples.start[at, k] + column
+            vector[column] -= scores[k] * table[place]
+            table[place] -= step.lose_item * samples.times[at, k] * table[place] + scores[k] * old
+    return bias
 
 
 @njit(nogil=True, cache=True)
