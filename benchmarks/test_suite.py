@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader
 from benchmarks import naive
 from benchmarks.conftest import CPU, Shape, first_users
 from benchmarks.limits import hash_and_write
+from fastncf.adam import Adam
 from fastncf.config import Config
-from fastncf.epoch import Epochs
+from fastncf.epoch import Epochs, _Ahead
 from fastncf.models import MLP
 from fastncf.permutation import permutation
 from fastncf.sampler import sample_negatives
 from fastncf.split import Split
-from fastncf.train import train_epoch
 from fastncf.weights import popularity_weights
 
 K = 4
@@ -108,6 +108,12 @@ def epochs_of(split: Split, *, last: int, batch_size: int = BATCH) -> Epochs:
     return Epochs(split, num_negatives=K, batch_size=batch_size, seed=0, device=CPU, shuffle=True, last=last)
 
 
+def drawn_ahead(epochs: Epochs, number: int) -> None:
+    """Wait until the thread has drawn an epoch."""
+    assert isinstance(epochs._source, _Ahead)
+    epochs._source.drawn[number].result()
+
+
 class TestBatches:
     """An epoch's batches without a model: a DataLoader over drawn rows, and what fastncf yields, draws included."""
 
@@ -170,18 +176,16 @@ class TestTraining:
     def test_fastncf(self, timed: Callable[..., Any], split: Split, shape: Shape) -> None:
         part = first_users(split, shape.slow)
         model = MLP(part.num_users, part.num_items, 8, (64, 32), torch.Generator().manual_seed(0))
-        optimizer = torch.optim.Adam(model.parameters(), fused=True)
-        with epochs_of(part, last=1) as epochs:
-            batches = list(epochs.epoch(0))
-        total = timed(
-            lambda: train_epoch(model, optimizer, batches, Config.notebook(), 0.0, len(batches)),
-            pair=self.pair,
-            side="fastncf",
-            what="grouped batches on the device",
-            units=(1 + K) * len(part.indices),
-            unit="samples",
-            rounds=3,
-        )
+        with Adam(model, part, Config.notebook(epochs=1, shuffle=True), CPU) as adam:
+            total = timed(
+                lambda: adam.epoch(0),
+                pair=self.pair,
+                side="fastncf",
+                what="grouped batches on the device, their draws counted",
+                units=(1 + K) * len(part.indices),
+                unit="samples",
+                rounds=3,
+            )
         assert float(total) / len(part.indices) < 0.7
 
 
@@ -192,7 +196,7 @@ class TestHandOver:
         def setup() -> tuple[tuple[Epochs], dict[str, Any]]:
             epochs = epochs_of(split, last=2).__enter__()
             next(epochs.epoch(0))
-            epochs._drawn[1].result()
+            drawn_ahead(epochs, 1)
             return (epochs,), {}
 
         batch = timed(
@@ -227,15 +231,15 @@ def test_drawing_ahead_costs_training_next_to_nothing(
     """One thread trains while one draws; the same epoch with and without another behind it, in turns."""
     part = first_users(split, min(50_000, shape.slow))
     model = MLP(part.num_users, part.num_items, 8, (64, 32), torch.Generator().manual_seed(0))
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
     monkeypatch.setenv("FASTNCF_NUM_THREADS", "1")
     threads = torch.get_num_threads()
 
     def seconds(last: int) -> float:
-        with epochs_of(part, last=last, batch_size=8192) as epochs:
-            epochs._drawn[0].result()
+        config = Config.notebook(epochs=last, batch_size=8192, shuffle=True)
+        with Adam(model, part, config, CPU) as adam:
+            drawn_ahead(adam.epochs, 0)
             start = time.perf_counter()
-            train_epoch(model, optimizer, epochs.epoch(0), Config.notebook(), 0.0, epochs.batches)
+            adam.epoch(0)
             return time.perf_counter() - start
 
     def in_turns() -> list[float]:

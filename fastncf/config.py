@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
+
 from fastncf.errors import ConfigError
 
 MODELS = ("mf", "gmf", "mlp", "neumf", "popularity")
@@ -38,6 +40,9 @@ class Config:
 
     layers: tuple[int, ...] = (64, 32)
     """Widths of the hidden layers of ``mlp`` and ``neumf``."""
+
+    dropout: float = 0.0
+    """Probability that an activation of a hidden layer is set to 0 in training."""
 
     loss: Literal["bce", "bpr"] = "bce"
     """``bce``: logistic loss of each sample. ``bpr``: logistic loss of each (positive, negative) difference."""
@@ -109,8 +114,15 @@ class Config:
     full_ranking: bool = False
     """Also rank each held-out item against the whole catalogue."""
 
+    precision: Literal["float32", "bfloat16"] | None = None
+    """What matrix products are computed in while ``adam`` trains; parameters, sums and losses are float32 anyway. Left
+    out: ``bfloat16`` on CUDA, ``float32`` on a CPU."""
+
+    deterministic: bool = False
+    """The same bits on every run on the same CUDA device, at the price of time; on a CPU that is so anyway."""
+
     seed: int = 0
-    """Determines every draw: users, parameters, negatives, order, candidates."""
+    """Determines every draw: users, parameters, negatives, order, dropout, candidates."""
 
     device: str = "auto"
     """``auto`` (the CPU for ``mf`` with ``sgd``, otherwise CUDA where there is one), or a torch device such as ``cpu``
@@ -128,6 +140,7 @@ class Config:
             self._require(name, isinstance(value, int) and value >= 1, "a whole number from 1")
         self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "whole numbers from 1")
         self._require("learning_rate", self.learning_rate is None or self.learning_rate > 0, "a number above 0")
+        self._require("dropout", 0 <= self.dropout < 1, "a number from 0 below 1")
         self._require("negatives_exponent", self.negatives_exponent >= 0, "a number from 0")
         self._require("l2", self.l2 is None or self.l2 >= 0, "a number from 0")
         self._require("user_fraction", 0 < self.user_fraction <= 1, "a number above 0 and at most 1")
@@ -151,6 +164,11 @@ class Config:
             recipe = recipe | FAST[optimizer]
         left_out = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         return replace(self, optimizer=optimizer, history=history, **left_out)
+
+    def learning_rate_at(self, done: np.ndarray) -> np.ndarray:
+        """The learning rates (n,) after shares (n,) of all steps, so that a resumed run goes on exactly."""
+        assert self.learning_rate is not None
+        return self.learning_rate * (1 - done if self.schedule == "linear" else np.ones_like(done))
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values that JSON can hold."""

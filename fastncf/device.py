@@ -1,6 +1,11 @@
 """Which device is used, and how much of its memory a chunk of work may take."""
 
+import functools
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -8,6 +13,7 @@ from fastncf.errors import DeviceError
 
 VARIABLE = "FASTNCF_DEVICE"
 _CPU_CHUNK = 16 << 20
+_CUDA_CHUNK = 512 << 20
 
 
 def find_device(name: str) -> torch.device:
@@ -26,8 +32,88 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+@functools.cache
+def triton_works(device: torch.device) -> bool:
+    """Whether kernels written in Triton run on a device: it is CUDA, Triton is installed, and it finds a C compiler."""
+    if device.type != "cuda":
+        return False
+    try:
+        from fastncf.tiles.draws import fill_order
+
+        fill_order(torch.empty(1, dtype=torch.int32, device=device), 1, 1, [0, 0, 0, 0])
+    except Exception:  # whatever it is, everything has a way without Triton
+        return False
+    return True
+
+
+@contextmanager
+def reproducible(device: torch.device, seed: int, *, deterministic: bool) -> Iterator[None]:
+    """torch's own draws (dropout) from a seed, and its state as it was afterwards.
+
+    Args:
+        device: the one that is used, beside the CPU.
+        seed: non-negative.
+        deterministic: only operations that give the same bits every time.
+    """
+    were, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for one in cuda:
+            torch.cuda.default_generators[one.index or 0].manual_seed(seed)
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it before products on CUDA
+            torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(were, warn_only=warned)
+
+
+@contextmanager
+def enough_memory(device: torch.device) -> Iterator[None]:
+    """A :class:`DeviceError` where the memory of a device runs out.
+
+    Raises:
+        DeviceError: says what did not fit.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"{device} ran out of memory ({str(error).split('. ')[1]}); "
+            f"accepted: smaller dim or layers, a device with more free memory, or device='cpu'"
+        ) from None
+
+
+class Stopwatch:
+    """Seconds of work on a device from when it is made to :meth:`stop`; neither waits for the work.
+
+    :meth:`seconds` is for later, when the host has waited for the device for another reason.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._begin = self._now()
+        self._end = self._begin
+
+    def stop(self) -> None:
+        self._end = self._now()
+
+    def seconds(self) -> float:
+        if isinstance(self._begin, float):
+            return self._end - self._begin
+        return self._begin.elapsed_time(self._end) / 1e3
+
+    def _now(self) -> Any:
+        """A time, or an event of the stream."""
+        if self._stream is None:
+            return time.perf_counter()
+        return self._stream.record_event(torch.cuda.Event(enable_timing=True))
+
+
 def chunk_bytes(device: torch.device) -> int:
-    """Bytes that one chunk of scoring may take: half of what is free on a GPU, on a CPU what stays near its caches."""
+    """Bytes that one chunk of scoring may take: at most half of what is free on CUDA, near its caches on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
+        return min(torch.cuda.mem_get_info(device)[0] // 2, _CUDA_CHUNK)
     return _CPU_CHUNK

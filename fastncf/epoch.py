@@ -1,9 +1,9 @@
 """The epoch that lives on the device: int32 tensors, an order drawn there, each batch gathered when it is its turn.
 
-While one epoch trains, the order and the negatives of the next are drawn by a thread that holds no GIL; on CUDA they
-cross through pinned memory on a stream of their own. A batch is gathered just before its step, not the epoch at its
-start: the same bytes are moved, but the first batch waits for none of the others, and no second copy of the epoch is
-needed.
+On CUDA with Triton, order and negatives are drawn on the device too, the same bits as the CPU's. Otherwise they are
+drawn by a thread that holds no GIL while the epoch before trains, and cross to CUDA through pinned memory on a stream
+of their own. A batch is gathered just before its step, not the epoch at its start: the same bytes are moved, but the
+first batch waits for none of the others, and no second copy of the epoch is needed.
 """
 
 import time
@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastncf.device import Stopwatch, triton_works
 from fastncf.hashing import Stream, key
 from fastncf.permutation import permutation
-from fastncf.sampler import sample_negatives
+from fastncf.sampler import position_keys, require_negatives, sample_negatives
 from fastncf.split import Split
 from fastncf.weights import Weights
 
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
 
 
 class Epochs:
-    """All epochs of a fit, one after the other; a context manager, since a thread draws ahead.
+    """All epochs of a fit, one after the other; a context manager, since a thread may draw ahead.
 
     Args:
         split: what is trained on, N interactions.
@@ -44,6 +45,11 @@ class Epochs:
         shuffle: a new order each epoch; otherwise the order of epoch 0 serves all.
         last: number of epochs; none is drawn beyond.
         weights: how often each item is drawn as a negative; all alike where it is not given.
+
+    Attributes:
+        rows: interactions in a batch.
+        order: (N,) int32 or int64, that of the epoch that was loaded; on CUDA always the same memory.
+        negatives: (N, K) int32, likewise.
     """
 
     def __init__(
@@ -58,81 +64,187 @@ class Epochs:
         last: int,
         weights: Weights | None = None,
     ) -> None:
-        self.split = split
-        self.num_negatives = num_negatives
         self.rows = max(1, batch_size // (1 + num_negatives))
-        self.seed = seed
-        self.device = device
-        self.shuffle = shuffle
-        self.last = last
-        self.weights = weights
-        self.sample_seconds = 0.0
-        users = np.repeat(np.arange(split.num_users, dtype=np.int32), np.diff(split.indptr))
-        self._user = torch.from_numpy(users).to(device)  # (N,) int32, CSR order
-        self._positive = torch.from_numpy(split.indices).to(device)  # (N,) int32, CSR order
-        pinned = device.type == "cuda"
-        shape = (len(split.indices), num_negatives)
-        self._buffers = [torch.empty(shape, dtype=torch.int32, pin_memory=pinned) for _ in range(min(2, last))]
-        self._copies: list[torch.cuda.Event | None] = [None, None]
-        self._stream = torch.cuda.Stream(device) if pinned else None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="fastncf-sampler")
-        self._drawn: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+        indptr, self.positive = (torch.from_numpy(array).to(device) for array in (split.indptr, split.indices))
+        users = torch.arange(split.num_users, dtype=torch.int32, device=device)
+        self.user = torch.repeat_interleave(users, indptr.diff(), output_size=len(split.indices))  # (N,) int32
+        draws = Draws(split, num_negatives, seed, device, shuffle, last, weights)
+        self._source: _Source
+        if weights is None and triton_works(device):
+            self._source = _OnDevice(draws, self.user, indptr, self.positive)
+        else:
+            self._source = _Ahead(draws)
+        self.order, self.negatives = torch.empty(0), torch.empty(0)
 
     def __enter__(self) -> "Epochs":
-        self._ask(0)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._source.close()
 
     @property
     def batches(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self._user) // self.rows)
+        return -(-len(self.user) // self.rows)
+
+    def load(self, number: int) -> None:
+        """Make an epoch the one that batches are taken from."""
+        self.order, self.negatives = self._source.load(number)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of an epoch, every interaction once, the last partial batch kept."""
-        self._ask(number)
-        order, negatives = self._drawn.pop(number).result()
-        self._ask(number + 1)
-        if self._stream is not None:
-            stream = torch.cuda.current_stream(self.device)
-            stream.wait_stream(self._stream)
-            for drawn in (order, negatives):
-                drawn.record_stream(stream)  # its memory is not to be reused by the copy stream before it was read
-        for start in range(0, len(order), self.rows):
-            rows = order[start : start + self.rows]
-            yield Batch(*(epoch.index_select(0, rows) for epoch in (self._user, self._positive, negatives)))
+        """The batches of an epoch, which is loaded."""
+        self.load(number)
+        return map(self.take, self.places())
 
-    def _ask(self, number: int) -> None:
-        if number < self.last and number not in self._drawn:
-            self._drawn[number] = self._pool.submit(self._draw, number)
+    def take(self, rows: Tensor) -> Batch:
+        """The interactions of some rows (B,) of the CSR, which is what the order holds."""
+        return Batch(*(epoch.index_select(0, rows) for epoch in (self.user, self.positive, self.negatives)))
 
-    def _draw(self, number: int) -> tuple[Tensor, Tensor]:
+    def places(self) -> Iterator[Tensor]:
+        """The rows of each batch of the epoch that was loaded: every interaction once, the last partial batch kept."""
+        yield from self.order.split(self.rows)
+
+    def sample_seconds(self) -> float:
+        """Seconds that drawing has taken; the device must be done with it."""
+        return self._source.seconds()
+
+
+class Draws(NamedTuple):
+    """What an order and negatives are drawn by; see :class:`Epochs`."""
+
+    split: Split
+    num_negatives: int
+    seed: int
+    device: torch.device
+    shuffle: bool
+    last: int
+    weights: Weights | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return len(self.split.indices), self.num_negatives
+
+    def order(self, number: int) -> Tensor:
+        """(N,) on the device."""
+        order_key = key(self.seed, Stream.PERMUTATION, number if self.shuffle else 0)
+        return permutation(len(self.split.indices), order_key, self.device)
+
+
+class _Source(Protocol):
+    """Where epochs come from."""
+
+    def load(self, number: int) -> tuple[Tensor, Tensor]:
+        """Order (N,) and negatives (N, K) of an epoch; those of the one before are no longer valid."""
+
+    def seconds(self) -> float:
+        """Seconds spent so far."""
+
+    def close(self) -> None:
+        """End what goes on beside."""
+
+
+class _OnDevice:
+    """Drawn on CUDA when they are needed, into the same memory each time."""
+
+    def __init__(self, draws: Draws, owner: Tensor, indptr: Tensor, indices: Tensor) -> None:
+        require_negatives(draws.split.indptr, draws.split.num_items)
+        self.draws = draws
+        self.csr = owner, indptr, indices
+        self.longest = int(np.diff(draws.split.indptr).max())
+        self.negatives = torch.empty(draws.shape, dtype=torch.int32, device=draws.device)
+        self.order: Tensor | None = None
+        self.watches: list[Stopwatch] = []
+
+    def load(self, number: int) -> tuple[Tensor, Tensor]:
+        from fastncf.tiles.draws import fill_negatives
+
+        draws = self.draws
+        watch = Stopwatch(draws.device)
+        keys = position_keys(draws.seed, Stream.NEGATIVES, number, positions=self.negatives.numel()).view(np.int32)
+        on_device = torch.from_numpy(keys).to(draws.device)
+        fill_negatives(self.negatives, *self.csr, on_device, draws.split.num_items, self.longest)
+        if self.order is None:
+            self.order = draws.order(number)
+        elif draws.shuffle:
+            self.order.copy_(draws.order(number))
+        watch.stop()
+        self.watches.append(watch)
+        return self.order, self.negatives
+
+    def seconds(self) -> float:
+        return sum(watch.seconds() for watch in self.watches)
+
+    def close(self) -> None:
+        pass
+
+
+class _Ahead:
+    """Drawn by a thread, one epoch ahead; to CUDA by pinned memory and a stream of its own."""
+
+    def __init__(self, draws: Draws) -> None:
+        self.draws = draws
+        cuda = draws.device.type == "cuda"
+        self.buffers = [torch.empty(draws.shape, dtype=torch.int32, pin_memory=cuda) for _ in range(min(2, draws.last))]
+        self.copies: list[torch.cuda.Event | None] = [None, None]
+        self.stream = torch.cuda.Stream(draws.device) if cuda else None
+        self.loaded: tuple[Tensor, Tensor] | None = None
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="fastncf-sampler")
+        self.drawn: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+        self.spent = 0.0
+        self.ask(0)
+
+    def load(self, number: int) -> tuple[Tensor, Tensor]:
+        self.ask(number)
+        drawn = self.drawn.pop(number).result()
+        self.ask(number + 1)
+        if self.stream is None:
+            return drawn
+        stream = torch.cuda.current_stream(self.draws.device)
+        stream.wait_stream(self.stream)
+        if self.loaded is None:
+            self.loaded = drawn[0].clone(), drawn[1].clone()
+        else:
+            for old, new in zip(self.loaded, drawn, strict=True):
+                old.copy_(new)
+        for tensor in drawn:
+            tensor.record_stream(stream)  # its memory is not to be reused by the copy stream before it was read
+        return self.loaded
+
+    def ask(self, number: int) -> None:
+        if number < self.draws.last and number not in self.drawn:
+            self.drawn[number] = self.pool.submit(self.draw, number)
+
+    def draw(self, number: int) -> tuple[Tensor, Tensor]:
         """Order (N,) and negatives (N, K) int32 of an epoch on the device; runs in the sampler's thread."""
         start = time.perf_counter()
         which = number % 2
-        copied = self._copies[which]
+        copied = self.copies[which]
         if copied is not None:
             copied.synchronize()  # the pinned buffer may be overwritten once its last copy has left it
-        buffer = self._buffers[which]
+        buffer, split = self.buffers[which], self.draws.split
         sample_negatives(
-            self.split.indptr,
-            self.split.indices,
-            self.split.num_items,
-            self.num_negatives,
-            seed=self.seed,
+            split.indptr,
+            split.indices,
+            split.num_items,
+            self.draws.num_negatives,
+            seed=self.draws.seed,
             epoch=number,
             out=buffer.numpy(),
-            weights=self.weights,
+            weights=self.draws.weights,
         )
-        order_key = key(self.seed, Stream.PERMUTATION, number if self.shuffle else 0)
-        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            negatives = buffer.to(self.device, non_blocking=True)
-            if self._stream is not None:
-                self._copies[which] = self._stream.record_event()
-            order = permutation(len(self._user), order_key, self.device)
-        self.sample_seconds += time.perf_counter() - start
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            negatives = buffer.to(self.draws.device, non_blocking=True)
+            if self.stream is not None:
+                self.copies[which] = self.stream.record_event()
+            order = self.draws.order(number)
+        self.spent += time.perf_counter() - start
         return order, negatives
+
+    def seconds(self) -> float:
+        return self.spent
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)

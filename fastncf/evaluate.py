@@ -4,7 +4,7 @@ The rank of a positive (from 0) is the number of negatives that are *not lower* 
 it, duplicates of the positive do not count, and a positive whose score is not finite is a miss.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastncf.device import chunk_bytes
+from fastncf.errors import DeviceError
 from fastncf.kernels.ranking import count_not_lower
 from fastncf.scoring import scorer
 
@@ -50,17 +51,16 @@ def rank_by_counting(positive: Tensor, negatives: Tensor, counted: Tensor) -> Te
 def rank_candidates(model: nn.Module, lists: Lists) -> Tensor:
     """Rank of each held-out item within its list, (T,) int64 from 0."""
     length = lists.negatives.shape[1]
-    ranks = []
     with _evaluating(model):
         scores_of = scorer(model)
-        rows = _rows_at_once(lists.users.device, (length + 1) * scores_of.list_bytes)
-        for start in range(0, len(lists.users), rows):
-            part = slice(start, start + rows)
+
+        def rank(part: slice) -> Tensor:
             positives, negatives = lists.positives[part].unsqueeze(-1), lists.negatives[part]
             scores = scores_of.lists(lists.users[part], torch.cat([positives, negatives.clamp(min=0)], dim=1))
             counted = (negatives >= 0) & (negatives != positives)
-            ranks.append(rank_by_counting(scores[:, 0], scores[:, 1:], counted))
-    return torch.cat(ranks)
+            return rank_by_counting(scores[:, 0], scores[:, 1:], counted)
+
+        return _in_chunks(rank, len(lists.users), (length + 1) * scores_of.list_bytes, lists.users.device)
 
 
 def rank_catalogue(
@@ -76,19 +76,17 @@ def rank_catalogue(
         indices: (N,) int32.
         num_items: I.
     """
-    ranks = []
     with _evaluating(model):
         scores_of = scorer(model)
-        rows = _rows_at_once(users.device, num_items * scores_of.catalogue_bytes)
         seen = [torch.from_numpy(array).to(users.device) for array in (indptr, indices)]
-        for start in range(0, len(users), rows):
-            part = users[start : start + rows], positives[start : start + rows]
-            scores = scores_of.catalogue(part[0], num_items)
+
+        def rank(part: slice) -> Tensor:
+            scores = scores_of.catalogue(users[part], num_items)
             if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
-                ranks.append(_count_by_kernel(scores, *part, indptr, indices))
-            else:
-                ranks.append(_count_by_tensors(scores, *part, *seen))
-    return torch.cat(ranks)
+                return _count_by_kernel(scores, users[part], positives[part], indptr, indices)
+            return _count_by_tensors(scores, users[part], positives[part], *seen)
+
+        return _in_chunks(rank, len(users), num_items * scores_of.catalogue_bytes, users.device)
 
 
 def _count_by_kernel(
@@ -124,16 +122,40 @@ def metrics(ranks: Tensor, k: int) -> dict[str, float]:
 
     With one relevant item the ideal DCG is 1, so that NDCG is the discount of the hit (He et al. 2017, section 4.1).
     """
+    return named_metrics(metric_means(ranks, k).tolist(), k)
+
+
+def metric_means(ranks: Tensor, k: int) -> Tensor:
+    """What :func:`metrics` gives, as (3,) float64 on the device of the ranks: nothing waits for them."""
     hit = (ranks < k).double()
     place = ranks.double()
     sums = torch.stack([hit.sum(), (hit / torch.log2(place + 2)).sum(), (1 / (place + 1)).sum()])
-    hits, gain, reciprocal = (sums / len(ranks)).tolist()
-    return {f"hr@{k}": hits, f"ndcg@{k}": gain, "mrr": reciprocal}
+    return sums / len(ranks)
 
 
-def _rows_at_once(device: torch.device, row_bytes: int) -> int:
-    """Lists that are scored in one chunk."""
-    return max(1, chunk_bytes(device) // row_bytes)
+def named_metrics(means: Sequence[float], k: int) -> dict[str, float]:
+    """Values of :func:`metric_means` under their names."""
+    return dict(zip((f"hr@{k}", f"ndcg@{k}", "mrr"), means, strict=True))
+
+
+def _in_chunks(rank: Callable[[slice], Tensor], total: int, row_bytes: int, device: torch.device) -> Tensor:
+    """Ranks (T,) of ``total`` rows, as many at once as memory allows; where it ran out after all, half as many."""
+    rows = max(1, chunk_bytes(device) // row_bytes)
+    ranks: list[Tensor] = []
+    start = 0
+    while start < total:
+        try:
+            ranks.append(rank(slice(start, start + rows)))
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise DeviceError(
+                    f"{device} has no memory left to score one user's items ({row_bytes:,} bytes); "
+                    f"accepted: a device with more free memory, or device='cpu'"
+                ) from None
+            rows = -(-rows // 2)
+        else:
+            start += rows
+    return torch.cat(ranks)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class Stream(IntEnum):
     BLOCKS = 8
     HISTORIES = 9
     ORDER = 10
+    DROPOUT = 11
 
 
 def mix(x: int) -> int:

@@ -6,12 +6,14 @@ broadcast shape: ``users`` (B, 1) with ``items`` (B, 1+K) does a user's part of 
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastncf.config import Config
+from fastncf.device import triton_works
 from fastncf.errors import ConfigError
 from fastncf.hashing import Stream, key
 
@@ -27,8 +29,13 @@ class MF(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(num_items))
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        dot = (self.user_embedding(users) * self.item_embedding(items)).sum(-1)
-        return dot + self.user_bias[users] + self.item_bias[items]
+        if _are_lists(users, items):
+            one = torch.ones(self.user_embedding.embedding_dim, device=users.device)
+            dot = _dot(self.user_embedding, self.item_embedding, one, users, items)
+        else:
+            dot = (self.user_embedding(users) * self.item_embedding(items)).sum(-1)
+        biases = self.user_bias.unsqueeze(-1), self.item_bias.unsqueeze(-1)
+        return dot + (rows_of(biases[0], users) + rows_of(biases[1], items)).squeeze(-1)
 
     def score_catalogue(self, users: Tensor) -> Tensor:
         """Scores (B, I) of all items for ``users`` (B,)."""
@@ -50,6 +57,9 @@ class GMF(nn.Module):
         self.output = _linear(dim, 1, generator)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        if _are_lists(users, items):
+            weight = self.output.weight.squeeze(0)
+            return _dot(self.user_embedding, self.item_embedding, weight, users, items) + self.output.bias
         return self.output(self.user_embedding(users) * self.item_embedding(items)).squeeze(-1)
 
     def score_catalogue(self, users: Tensor) -> Tensor:
@@ -73,15 +83,18 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
         *,
         std: float = 1.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.user_embedding = _embedding(num_users, dim, generator, std)
         self.item_embedding = _embedding(num_items, dim, generator, std)
         self.hidden = _tower(2 * dim, layers, generator)
         self.output = _linear(layers[-1], 1, generator)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        top = _climb(self.hidden, self.user_embedding(users), self.item_embedding(items))
+        dropout = self.dropout if self.training else 0.0
+        top = _climb(self.hidden, self.user_embedding(users), self.item_embedding(items), dropout)
         return self.output(top).squeeze(-1)
 
     def item_vectors(self) -> Tensor:
@@ -99,8 +112,11 @@ class NeuMF(nn.Module):
         dim: int,
         layers: Sequence[int],
         generator: torch.Generator | None = None,
+        *,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.gmf_user_embedding = _embedding(num_users, dim, generator, std=0.1)
         self.gmf_item_embedding = _embedding(num_items, dim, generator, std=0.1)
         self.mlp_user_embedding = _embedding(num_users, dim, generator, std=0.1)
@@ -109,10 +125,15 @@ class NeuMF(nn.Module):
         self.output = _linear(dim + layers[-1], 1, generator)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        product = self.gmf_user_embedding(users) * self.gmf_item_embedding(items)
-        top = _climb(self.hidden, self.mlp_user_embedding(users), self.mlp_item_embedding(items))
-        of_product, of_top = self.output.weight.split([product.shape[-1], top.shape[-1]], dim=1)
-        return (F.linear(product, of_product) + F.linear(top, of_top, self.output.bias)).squeeze(-1)
+        user, item = self.gmf_user_embedding, self.gmf_item_embedding
+        of_product, of_top = self.output.weight.tensor_split([user.embedding_dim], dim=1)
+        if _are_lists(users, items):
+            generalised = _dot(user, item, of_product.squeeze(0), users, items)
+        else:
+            generalised = F.linear(user(users) * item(items), of_product).squeeze(-1)
+        dropout = self.dropout if self.training else 0.0
+        top = _climb(self.hidden, self.mlp_user_embedding(users), self.mlp_item_embedding(items), dropout)
+        return generalised + F.linear(top, of_top, self.output.bias).squeeze(-1)
 
     def item_vectors(self) -> Tensor:
         """(I, 2D): the vectors of both parts side by side."""
@@ -151,9 +172,9 @@ def build(config: Config, num_users: int, num_items: int, counts: Tensor) -> nn.
     if config.model == "gmf":
         return GMF(num_users, num_items, config.dim, generator)
     if config.model == "mlp":
-        return MLP(num_users, num_items, config.dim, config.layers, generator)
+        return MLP(num_users, num_items, config.dim, config.layers, generator, dropout=config.dropout)
     if config.model == "neumf":
-        return NeuMF(num_users, num_items, config.dim, config.layers, generator)
+        return NeuMF(num_users, num_items, config.dim, config.layers, generator, dropout=config.dropout)
     return Popularity(counts.double())
 
 
@@ -206,9 +227,62 @@ def bpr(positive: Tensor, negatives: Tensor) -> Tensor:
 LOSSES = {"bce": bce, "bpr": bpr}
 
 
-def _embedding(rows: int, dim: int, generator: torch.Generator | None, std: float) -> nn.Embedding:
+class Vectors(nn.Embedding):
+    """An embedding whose gradient on CUDA is added up in place, where torch's own sorts the rows of a batch first.
+
+    The sums then come in any order, so that two runs differ in the last bits, unless torch is told to be deterministic.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return rows_of(self.weight, input)
+
+
+def rows_of(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows (..., D) of a table (R, D); in the dtype of the computation where Triton gathers them."""
+    if triton_works(table.device) and not torch.are_deterministic_algorithms_enabled():
+        from fastncf.tiles.rows import Gather  # Triton is not there on every machine
+
+        return Gather.apply(table, rows, _computed_in(table))
+    return _Rows.apply(table, rows) if table.is_cuda else F.embedding(rows, table)
+
+
+def _computed_in(tensor: Tensor) -> torch.dtype:
+    """The dtype of matrix products: what autocast says on CUDA, else the tensor's own."""
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else tensor.dtype
+
+
+def _are_lists(users: Tensor, items: Tensor) -> bool:
+    """Whether each user (B, 1) has a list of items (B, C), on a device and in a mode in which kernels take them."""
+    lists = users.dim() == 2 and items.dim() == 2 and users.shape == (len(items), 1)
+    return lists and triton_works(users.device) and not torch.are_deterministic_algorithms_enabled()
+
+
+def _dot(user: nn.Embedding, item: nn.Embedding, weight: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    """Weighted dot products (B, C) of each user (B, 1) with a list of items (B, C)."""
+    from fastncf.tiles.rows import Dot
+
+    return Dot.apply(user.weight, item.weight, weight, users.squeeze(1), items)
+
+
+class _Rows(torch.autograd.Function):
+    """Rows (..., D) of a table (R, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.table_shape = table.shape
+        return table.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        total = gradient.new_zeros(ctx.table_shape)
+        return total.index_add_(0, rows.reshape(-1), gradient.reshape(-1, gradient.shape[-1])), None
+
+
+def _embedding(rows: int, dim: int, generator: torch.Generator | None, std: float) -> Vectors:
     weight = torch.empty(rows, dim)
-    return nn.Embedding.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
+    return Vectors.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
@@ -226,12 +300,16 @@ def _tower(inputs: int, layers: Sequence[int], generator: torch.Generator | None
     return nn.ModuleList(_linear(a, b, generator) for a, b in itertools.pairwise(widths))
 
 
-def _climb(hidden: nn.ModuleList, user: Tensor, item: Tensor) -> Tensor:
+def _climb(hidden: nn.ModuleList, user: Tensor, item: Tensor, dropout: float) -> Tensor:
     """ReLU layers over (user, item) side by side; the first is applied to each half, then the halves are added."""
-    first = hidden[0]
-    assert isinstance(first, nn.Linear)
-    of_user, of_item = first.weight.split([user.shape[-1], item.shape[-1]], dim=1)
-    x = F.relu(F.linear(user, of_user, first.bias) + F.linear(item, of_item))
-    for layer in list(hidden)[1:]:
-        x = F.relu(layer(x))
+    layers = [layer for layer in hidden if isinstance(layer, nn.Linear)]
+    if user.dim() == 3 and user.shape[:2] == (len(item), 1) and triton_works(user.device):
+        from fastncf.tiles.layers import climb  # Triton is not there on every machine
+
+        dtype = _computed_in(user)
+        return climb(layers, user.to(dtype), item.to(dtype), dropout)
+    of_user, of_item = layers[0].weight.split([user.shape[-1], item.shape[-1]], dim=1)
+    x = F.dropout(F.relu(F.linear(user, of_user, layers[0].bias) + F.linear(item, of_item)), dropout)
+    for layer in layers[1:]:
+        x = F.dropout(F.relu(layer(x)), dropout)
     return x

@@ -13,6 +13,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from fastncf.device import triton_works
 from fastncf.hashing import LOWBIAS_1, LOWBIAS_2, key
 from fastncf.threads import even, run_ranges
 
@@ -36,8 +37,14 @@ def permutation(size: int, seed_key: int, device: torch.device) -> Tensor:
     b = -(-size // a)
     keys = [key(seed_key, number) & _MASK for number in range(_ROUNDS)]
     order = torch.empty(size, dtype=torch.int32 if a * b <= 1 << 31 else torch.int64, device=device)
-    fill = _fill_by_kernel if device.type == "cpu" else _fill_by_tensors
-    fill(order, a, b, keys)
+    if device.type == "cpu":
+        _fill_by_kernel(order, a, b, keys)
+    elif triton_works(device):
+        from fastncf.tiles.draws import fill_order
+
+        fill_order(order, a, b, keys)
+    else:
+        _fill_by_tensors(order, a, b, keys)
     return order
 
 

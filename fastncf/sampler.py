@@ -63,7 +63,7 @@ def sample_negatives(
         out = np.empty(shape, dtype=np.int32)
     elif out.shape != shape or out.dtype != np.int32 or not out.flags.c_contiguous:
         raise DataError(f"out: expected a C-contiguous int32 array of shape {shape}, got {out.dtype} {out.shape}")
-    _require_negatives(indptr, num_items)
+    require_negatives(indptr, num_items)
     keys = position_keys(seed, Stream.NEGATIVES, epoch, positions=out.size)
     flat = out.reshape(-1)
     run_ranges(
@@ -185,7 +185,7 @@ def sample_candidates(
     return out
 
 
-def _require_negatives(indptr: np.ndarray, num_items: int) -> None:
+def require_negatives(indptr: np.ndarray, num_items: int) -> None:
     degrees = np.diff(indptr)
     if len(degrees) and degrees.max() >= num_items:
         raise DataError(

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from fastncf.device import triton_works
 from fastncf.kernels.ranking import dot_lists
 from fastncf.models import GMF, MF, MLP, NeuMF, score_catalogue, score_lists
 
@@ -77,7 +78,7 @@ class _Dot:
     def __init__(self, user: Tensor, item: Tensor) -> None:
         self.user, self.item = user.detach().contiguous(), item.detach().contiguous()
         self.by_kernel = user.device.type == "cpu" and user.dtype == torch.float32
-        self.list_bytes = 8 if self.by_kernel else 8 * user.shape[1]
+        self.list_bytes = 8 if self.by_kernel or triton_works(user.device) else 8 * user.shape[1]
         self.catalogue_bytes = 4 if self.by_kernel else 8  # tensors also hold what comes of the comparison
         self.buffer = _Buffer()
 
@@ -87,6 +88,10 @@ class _Dot:
             tensors = (users.int(), items.int(), self.user, self.item, out)
             dot_lists(*(tensor.numpy() for tensor in tensors))
             return out
+        if triton_works(users.device) and self.user.dtype == torch.float32:
+            from fastncf.tiles.rows import Dot  # Triton is not there on every machine
+
+            return Dot.apply(self.user, self.item, torch.ones_like(self.user[0]), users, items)
         return torch.bmm(self.item[items.long()], self.user[users.long()].unsqueeze(-1)).squeeze(-1)
 
     def catalogue(self, users: Tensor, num_items: int) -> Tensor:
@@ -112,19 +117,24 @@ class _Tower:
 
     def lists(self, users: Tensor, items: Tensor) -> Tensor:
         first = self.buffers[0].take(items.numel(), self.item.shape[1], like=self.item)
-        torch.index_select(self.item, 0, items.reshape(-1), out=first)
-        halves = first.view(*items.shape, -1)
-        halves += self.user.index_select(0, users).unsqueeze(1)
+        if triton_works(users.device) and self.item.dtype == torch.float32:
+            from fastncf.tiles.rows import add_rows
+
+            add_rows(first, self.user, self.item, users, items.contiguous())
+        else:
+            torch.index_select(self.item, 0, items.reshape(-1), out=first)
+            halves = first.view(*items.shape, -1)
+            halves += self.user.index_select(0, users).unsqueeze(1)
+            halves.relu_()
         return self._climb(first).view(items.shape)
 
     def catalogue(self, users: Tensor, num_items: int) -> Tensor:
         halves = self.buffers[0].take(len(users), *self.item.shape, like=self.item)
-        torch.add(self.user.index_select(0, users).unsqueeze(1), self.item, out=halves)
+        torch.add(self.user.index_select(0, users).unsqueeze(1), self.item, out=halves).relu_()
         return self._climb(halves.view(-1, self.item.shape[1])).view(len(users), num_items)
 
     def _climb(self, x: Tensor) -> Tensor:
-        """Scores (n, 1) of the sums of both halves (n, H), which are overwritten."""
-        x.relu_()
+        """Scores (n, 1) of the first layer's activations (n, H)."""
         for (weight, bias), buffer in zip(self.layers, self.buffers[1:-1], strict=True):
             x = torch.addmm(bias, x, weight, out=buffer.take(len(x), len(bias), like=x)).relu_()
         return torch.addmm(self.output[1], x, self.output[0], out=self.buffers[-1].take(len(x), 1, like=x))

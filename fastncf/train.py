@@ -2,26 +2,27 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastncf.adam import Adam
 from fastncf.blocks import Blocks, can_train
 from fastncf.config import Config
 from fastncf.descent import Descent
-from fastncf.device import find_device
-from fastncf.epoch import Batch, Epochs
+from fastncf.device import Stopwatch, enough_memory, find_device, reproducible
 from fastncf.errors import ConfigError
-from fastncf.evaluate import Lists, metrics, rank_candidates
+from fastncf.evaluate import Lists, metric_means, named_metrics, rank_candidates
+from fastncf.fused import FusedMLP, can_fuse
 from fastncf.hashing import Stream, key
 from fastncf.histories import Histories, order_matters
 from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
-from fastncf.models import LOSSES, MF, Popularity, build, score_lists
+from fastncf.models import MF, MLP, Popularity, build
 from fastncf.recommender import Recommender, held_out_lists
 from fastncf.split import Split, by_time, given_test, leave_one_out
 from fastncf.weights import Weights, popularity_weights
@@ -118,9 +119,14 @@ def fit(
         config = config.with_recipe(optimizer, history)
     counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
-    module.to(device)
     epochs: list[dict[str, float]] = []
-    with clock.stage("train"):
+    seed = key(config.seed, Stream.DROPOUT) >> 1
+    with (
+        clock.stage("train"),
+        enough_memory(device),
+        reproducible(device, seed, deterministic=config.deterministic),
+    ):
+        module.to(device)
         if not isinstance(module, Popularity):
             epochs = _train(module, split, order, config, device, clock)
     recommender = Recommender(
@@ -133,7 +139,7 @@ def fit(
         history=epochs,
         found=interactions.found,
     )
-    with clock.stage("evaluate"):
+    with clock.stage("evaluate"), enough_memory(device):
         recommender.metrics, recommender.protocol = recommender.evaluate()
     recommender.seconds = clock.total()
     return recommender
@@ -147,56 +153,50 @@ def _train(
     device: torch.device,
     clock: "_Clock",
 ) -> list[dict[str, float]]:
-    """All epochs; the host reads one number for each, the loss."""
+    """All epochs."""
+    if config.optimizer == "sgd":
+        return _loop(sgd(model, split, config, order), model, split, config, device, clock)
+    weights = _negative_weights(split, config)
+    if can_fuse(model, config, device):
+        training: Adam | FusedMLP = FusedMLP(cast(MLP, model), split, config, device, weights)
+    else:
+        training = Adam(model, split, config, device, weights)
+    with training:
+        history = _loop(training.epoch, model, split, config, device, clock)
+        clock.seconds["sample"] = training.epochs.sample_seconds()
+    return history
+
+
+def _loop(
+    train: Callable[[int], float | Tensor],
+    model: nn.Module,
+    split: Split,
+    config: Config,
+    device: torch.device,
+    clock: "_Clock",
+) -> list[dict[str, float]]:
+    """Epoch after epoch by a function that trains one and gives its summed loss; the host reads once for each."""
     assert config.epochs is not None
     validation = _validation_lists(split, config, device)
     best = _Best(config.patience)
     history: list[dict[str, float]] = []
-    if config.optimizer == "sgd":
-        training: AbstractContextManager[Callable[[int], Any]] = nullcontext(sgd(model, split, config, order))
-    else:
-        training = _adam(model, split, config, device, clock)
-    with training as train:
-        for number in range(config.epochs):
-            start = time.perf_counter()
-            model.train()
-            mean = float(train(number)) / len(split.indices)
-            seconds = time.perf_counter() - start
-            scores = metrics(rank_candidates(model, validation), config.k) if validation is not None else {}
-            samples = len(split.indices) * (1 + config.num_negatives)
-            history.append({"epoch": number + 1, "loss": mean, "seconds": seconds, **scores})
-            stop = clock.epoch(number + 1, mean, samples / seconds, scores)
-            if best.is_over(model, scores.get(f"ndcg@{config.k}")) or stop is True:
-                break
+    for number in range(config.epochs):
+        watch = Stopwatch(device)
+        model.train()
+        results = [torch.as_tensor(train(number), dtype=torch.float64, device=device).reshape(1)]
+        watch.stop()
+        if validation is not None:
+            results.append(metric_means(rank_candidates(model, validation), config.k))
+        total, *means = torch.cat(results).tolist()
+        mean, seconds = total / len(split.indices), watch.seconds()
+        scores = named_metrics(means, config.k) if means else {}
+        samples = len(split.indices) * (1 + config.num_negatives)
+        history.append({"epoch": number + 1, "loss": mean, "seconds": seconds, **scores})
+        stop = clock.epoch(number + 1, mean, samples / seconds, scores)
+        if best.is_over(model, scores.get(f"ndcg@{config.k}")) or stop is True:
+            break
     best.restore(model)
     return history
-
-
-@contextmanager
-def _adam(
-    model: nn.Module, split: Split, config: Config, device: torch.device, clock: "_Clock"
-) -> Iterator[Callable[[int], Tensor]]:
-    """Batches through torch, on any device; gives what trains an epoch of a number, see :func:`train_epoch`."""
-    passes = config.epochs
-    assert passes is not None
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate(config, 0.0), fused=True)
-    epochs = Epochs(
-        split,
-        num_negatives=config.num_negatives,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        device=device,
-        shuffle=config.shuffle,
-        last=passes,
-        weights=_negative_weights(split, config),
-    )
-
-    def train(number: int) -> Tensor:
-        return train_epoch(model, optimizer, epochs.epoch(number), config, number / passes, epochs.batches)
-
-    with epochs:
-        yield train
-    clock.seconds["sample"] = epochs.sample_seconds
 
 
 def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None = None) -> Callable[[int], float]:
@@ -220,81 +220,10 @@ def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None
 
     def train(number: int) -> float:
         rounds = np.arange(number * trained.rounds, (number + 1) * trained.rounds)
-        rates = [learning_rate(config, done) for done in rounds / (epochs * trained.rounds)]
-        return trained.epoch(number, rates) / descent.terms
+        rates = config.learning_rate_at(rounds / (epochs * trained.rounds))
+        return trained.epoch(number, rates.tolist()) / descent.terms
 
     return train
-
-
-def train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch],
-    config: Config,
-    done: float,
-    steps: int,
-) -> Tensor:
-    """One step a batch; nothing in here waits for the device.
-
-    Args:
-        model: updated in place.
-        optimizer: over the model's parameters.
-        batches: the epoch.
-        config: loss, l2, learning rate and schedule.
-        done: share of all steps that lies behind this epoch.
-        steps: batches in the epoch.
-
-    Returns:
-        () float: the loss of each batch (without the l2 term) times its interactions, summed.
-    """
-    assert config.epochs is not None
-    loss_of = LOSSES[config.loss]
-    total: Tensor | None = None
-    for step, batch in enumerate(batches):
-        set_learning_rate(optimizer, config, done + step / (steps * config.epochs))
-        loss = loss_of(*score_batch(model, batch))
-        objective = loss + l2_penalty(model, batch, config.l2) if config.l2 else loss
-        optimizer.zero_grad(set_to_none=True)
-        objective.backward()
-        optimizer.step()
-        weighted = loss.detach() * len(batch.user)
-        total = weighted if total is None else total + weighted
-    assert total is not None
-    return total
-
-
-def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits of a batch: positives (B,) and negatives (B, K)."""
-    items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
-    scores = score_lists(model, batch.user, items)
-    return scores[:, 0], scores[:, 1:]
-
-
-def l2_penalty(model: nn.Module, batch: Batch, weight: float) -> Tensor:
-    """``weight`` times the mean squared norm of the embedding vectors that the samples of a batch touch.
-
-    An ``nn.Embedding`` whose name holds ``user`` or ``item`` is indexed by that; others are left alone, since nothing
-    says which of the two they belong to.
-    """
-    items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
-    total = torch.zeros((), device=batch.user.device)
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Embedding) and ("user" in name or "item" in name):
-            rows = batch.user if "user" in name else items
-            total = total + layer(rows).square().sum() / rows.numel()
-    return weight * total
-
-
-def learning_rate(config: Config, done: float) -> float:
-    """The learning rate as a function of the share of the steps that is done, so that a resumed run goes on exactly."""
-    assert config.learning_rate is not None
-    return config.learning_rate * (1 - done if config.schedule == "linear" else 1)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, done: float) -> None:
-    """Set :func:`learning_rate`."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, done)
 
 
 def _device(config: Config, model: str | nn.Module | None) -> torch.device:

@@ -3,10 +3,14 @@
 import os
 from pathlib import Path
 
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: its kernels then run on CPU tensors
+
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from fastncf.interactions import Interactions, read_interactions
 from fastncf.split import Split

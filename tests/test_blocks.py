@@ -7,6 +7,7 @@ from numba import njit
 
 import fastncf
 from fastncf import blocks
+from fastncf.adam import l2_penalty, score_batch
 from fastncf.blocks import Blocks, side
 from fastncf.config import FAST, RECIPES, Config
 from fastncf.descent import Descent
@@ -17,7 +18,6 @@ from fastncf.kernels.simd import LANES, softplus
 from fastncf.models import LOSSES, MF
 from fastncf.sampler import ATTEMPTS, _draw, _is_dense, position_keys
 from fastncf.split import Split
-from fastncf.train import l2_penalty, score_batch
 from fastncf.weights import popularity_weights
 from tests.conftest import checkerboard, random_csr
 

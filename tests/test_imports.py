@@ -12,13 +12,15 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 FLOORS = [
     {"errors"},
-    {"config", "hashing", "threads", "device", "weights"},
+    {"config", "hashing", "threads", "weights"},
+    {"tiles"},
+    {"device"},
     {"codes", "sampler", "permutation", "models", "datasets"},
     {"reading", "kernels"},
     {"interactions", "scoring"},
     {"split"},
     {"descent", "epoch", "evaluate"},
-    {"blocks", "histories"},
+    {"adam", "blocks", "fused", "histories"},
     {"recommender"},
     {"train"},
     {"cli"},
@@ -29,6 +31,7 @@ ROOMS = {
     "numba": {"kernels", "hashing", "codes", "weights", "permutation", "sampler", "split", "datasets"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
+    "triton": {"tiles"},
     "safetensors": {"recommender"},
 }
 

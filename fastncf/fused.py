@@ -1,0 +1,167 @@
+"""The MLP on CUDA, a step of training in two kernels: what :mod:`fastncf.adam` computes, many times as fast."""
+
+from itertools import pairwise
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastncf.config import Config
+from fastncf.device import triton_works
+from fastncf.epoch import Epochs
+from fastncf.models import MLP
+from fastncf.split import Split
+from fastncf.weights import Weights
+
+_STEPS = 64
+_PROGRAMS_PER_MULTIPROCESSOR = 2
+_LARGEST = 8_192  # of the weights' tiles: more would not fit the shared memory of small devices
+_BETAS = 0.9, 0.999
+
+
+def can_fuse(model: nn.Module, config: Config, device: torch.device) -> bool:
+    """Whether the kernels can train a model: an MLP of sizes that tiles have, on cross entropy, without dropout."""
+    if type(model) is not MLP or not triton_works(device) or config.deterministic or config.precision == "float32":
+        return False
+    if config.loss != "bce" or config.dropout:
+        return False
+    widths = [2 * model.user_embedding.embedding_dim, *config.layers]
+    if len(widths) != 3 or any(width not in (16, 32, 64, 128) for width in widths):
+        return False
+    fits = widths[1] * (widths[0] + widths[2]) <= _LARGEST
+    size = sum(parameter.numel() for parameter in model.parameters())
+    floats = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    return fits and floats and size < 2**31
+
+
+class FusedMLP:
+    """All epochs of an MLP; a context manager, after which the module's parameters are the trained ones.
+
+    Args:
+        model: that :func:`can_fuse`.
+        split: what is trained on, N interactions.
+        config: with its recipe, see :meth:`~fastncf.config.Config.with_recipe`.
+        device: where the model is.
+        weights: how often each item is drawn as a negative; all alike where it is not given.
+
+    Attributes:
+        epochs: what the batches are taken from.
+    """
+
+    def __init__(
+        self, model: MLP, split: Split, config: Config, device: torch.device, weights: Weights | None = None
+    ) -> None:
+        assert config.epochs is not None
+        assert config.l2 is not None
+        self.model, self.config, self.device = model, config, device
+        self.passes, self.l2 = config.epochs, config.l2
+        self.epochs = Epochs(
+            split,
+            num_negatives=config.num_negatives,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            device=device,
+            shuffle=config.shuffle,
+            last=self.passes,
+            weights=weights,
+        )
+        # In the order in which the kernel expects them; the module's parameters are parts of the vector from now on.
+        layers = [layer for layer in (*model.hidden, model.output) if isinstance(layer, nn.Linear)]
+        self._parts = [model.user_embedding.weight, model.item_embedding.weight]
+        self._parts += [part for layer in layers for part in (layer.weight, layer.bias)]
+        self.parameters = torch.cat([part.detach().reshape(-1) for part in self._parts])
+        self.gradients, self.mean, self.square = (torch.zeros_like(self.parameters) for _ in range(3))
+        bounds = np.cumsum([0] + [part.numel() for part in self._parts])
+        for part, (start, stop) in zip(self._parts, pairwise(bounds), strict=True):
+            part.data = self.parameters[start:stop].view(part.shape)
+        self.rates = torch.empty((self.epochs.batches, 2), device=device)
+        self.step = torch.zeros(1, dtype=torch.int64, device=device)
+        self.losses = torch.zeros(self._programs(), dtype=torch.float64, device=device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __enter__(self) -> "FusedMLP":
+        self.epochs.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.epochs.__exit__(kind, error, trace)
+        for part in self._parts:
+            part.data = part.data.clone()
+
+    def epoch(self, number: int) -> Tensor:
+        """Train one epoch; nothing in here waits for the device.
+
+        Returns:
+            () float64: the mean loss of each batch (without the l2 term) times its interactions, summed.
+        """
+        self.epochs.load(number)
+        steps = number * self.epochs.batches + np.arange(self.epochs.batches)
+        rates = self.config.learning_rate_at(steps / (self.passes * self.epochs.batches))
+        first, second = (1 - beta ** (steps + 1.0) for beta in _BETAS)
+        self.rates.copy_(torch.from_numpy(np.column_stack([rates / first, np.sqrt(second)])))
+        self.step.zero_()
+        self.losses.zero_()
+        interactions = len(self.epochs.order)
+        full = interactions // self.epochs.rows
+        for _ in range(full // _STEPS):
+            self._many()
+        for offset in range(full % _STEPS):
+            self._one(offset, self.epochs.rows)
+        if rest := interactions % self.epochs.rows:
+            self._one(full % _STEPS, rest)
+        return self.losses.sum() / (1 + self.config.num_negatives)
+
+    def _many(self) -> None:
+        """A number of full batches; captured as a graph, after a first run in which the kernels are compiled."""
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        self._steps()
+        if self.device.type != "cuda":
+            return
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._steps()
+        self._graph = graph
+
+    def _steps(self) -> None:
+        for offset in range(_STEPS):
+            self._one(offset, self.epochs.rows)
+        self.step += _STEPS
+
+    def _one(self, offset: int, count: int) -> None:
+        """The batch that is ``offset`` after the one that is next."""
+        from fastncf.tiles.perceptron import adam, add_gradients  # Triton is not there on every machine
+
+        epochs, table = self.epochs, self.model.user_embedding
+        add_gradients(
+            self.parameters,
+            self.gradients,
+            self.losses,
+            epochs.order,
+            epochs.user,
+            epochs.positive,
+            epochs.negatives,
+            self.step,
+            offset,
+            epochs.rows,
+            count,
+            table.num_embeddings,
+            self.model.item_embedding.num_embeddings,
+            table.embedding_dim,
+            (self.config.layers[0], self.config.layers[1]),
+            self.l2,
+        )
+        adam(self.parameters, self.gradients, self.mean, self.square, self.rates, self.step, offset)
+
+    def _programs(self) -> int:
+        """Programs that share a batch's tiles."""
+        from fastncf.tiles.perceptron import BLOCK
+
+        tiles = -(-self.epochs.rows * (1 + self.config.num_negatives) // BLOCK)
+        cuda = self.device.type == "cuda"
+        processors = torch.cuda.get_device_properties(self.device).multi_processor_count if cuda else 1
+        return min(tiles, processors * _PROGRAMS_PER_MULTIPROCESSOR)

@@ -1,0 +1,120 @@
+"""Adam's way through a batch that does not fit, on the CPU; what needs a device is in benchmarks/gpu.py."""
+
+import numpy as np
+import pytest
+import torch
+
+import fastncf
+from fastncf import adam as adam_module
+from fastncf import evaluate
+from fastncf.adam import Adam, score_batch
+from fastncf.config import Config
+from fastncf.device import enough_memory, reproducible
+from fastncf.errors import DeviceError
+from fastncf.evaluate import Lists, rank_candidates
+from fastncf.models import build
+from tests.conftest import checkerboard, plain_split, random_csr
+
+CPU = torch.device("cpu")
+
+
+def trained(split, config, seed=0):
+    model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
+    with Adam(model, split, config, CPU) as adam:
+        totals = [float(adam.epoch(number)) for number in range(config.epochs)]
+    return model.state_dict(), totals, adam
+
+
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+def test_a_batch_in_parts_is_the_same_batch(loss, monkeypatch):
+    split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
+    settings = {"model": "neumf", "dim": 4, "layers": (6, 3), "num_negatives": 3, "batch_size": 160, "loss": loss}
+    config = Config(**settings, epochs=2, learning_rate=0.01, l2=0.01).with_recipe("adam", "none")
+    whole, totals, _ = trained(split, config)
+
+    def little_memory(model, batch):
+        if len(batch.user) > 11:
+            raise torch.OutOfMemoryError("no room")
+        return score_batch(model, batch)
+
+    monkeypatch.setattr(adam_module, "score_batch", little_memory)
+    parts, part_totals, adam = trained(split, config)
+    assert adam.part == 10  # of 40
+    np.testing.assert_allclose(part_totals, totals, rtol=1e-5)
+    if loss == "bpr":  # biases cancel out of a difference of scores, and Adam makes whole steps of the rounding
+        whole = {name: tensor for name, tensor in whole.items() if "bias" not in name}
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_no_memory_at_all_is_said(monkeypatch):
+    def no_memory(model, batch):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(adam_module, "score_batch", no_memory)
+    with pytest.raises(DeviceError, match=r"no memory left for a step of MF over 1 interactions; accepted: smaller"):
+        fastncf.fit(checkerboard(), optimizer="adam", epochs=1)
+
+
+def test_scoring_goes_on_in_smaller_chunks(monkeypatch):
+    model = build(Config(model="gmf", dim=4), 30, 50, torch.zeros(50))
+    lists = Lists(torch.arange(30).int(), torch.randint(50, (30,)).int(), torch.randint(50, (30, 9)).int())
+    expected = rank_candidates(model, lists)
+    sizes = []
+
+    class Small:
+        list_bytes = catalogue_bytes = 1
+
+        def lists(self, users, items):
+            sizes.append(len(users))
+            if len(users) > 8:
+                raise torch.OutOfMemoryError("no room")
+            return model(users.unsqueeze(-1), items)
+
+    monkeypatch.setattr(evaluate, "scorer", lambda model: Small())
+    assert torch.equal(rank_candidates(model, lists), expected)
+    assert sum(size for size in sizes if size <= 8) == 30
+
+    class Nothing(Small):
+        def lists(self, users, items):
+            raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(evaluate, "scorer", lambda model: Nothing())
+    with pytest.raises(DeviceError, match="cpu has no memory left to score one user's items"):
+        rank_candidates(model, lists)
+
+
+def test_memory_that_runs_out_elsewhere_is_said():
+    with (
+        pytest.raises(DeviceError, match=r"cpu ran out of memory \(Tried to allocate 20 MiB\); accepted: smaller"),
+        enough_memory(CPU),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB. GPU 0 has a total capacity of")
+
+
+def test_random_state_is_the_seeds_inside_and_untouched_outside():
+    state = torch.random.get_rng_state()
+    with reproducible(CPU, 5, deterministic=True):
+        first = torch.rand(3)
+        assert torch.are_deterministic_algorithms_enabled()
+    with reproducible(CPU, 5, deterministic=False):
+        assert torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_dropout_follows_the_seed_and_changes_the_training():
+    settings = {"model": "mlp", "dim": 4, "layers": (8, 4), "epochs": 2, "batch_size": 64}
+    first, again, without = (
+        fastncf.fit(checkerboard(), dropout=dropout, **settings).history[-1]["loss"] for dropout in (0.5, 0.5, 0.0)
+    )
+    assert first == again
+    assert first != without
+
+
+def test_bfloat16_trains_float32_parameters():
+    rec = fastncf.fit(checkerboard(), model="gmf", dim=8, epochs=3, precision="bfloat16", batch_size=256)
+    plain = fastncf.fit(checkerboard(), model="gmf", dim=8, epochs=3, batch_size=256)
+    assert all(tensor.dtype == torch.float32 for tensor in rec.model.state_dict().values())
+    assert rec.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.01)
+    assert rec.history[-1]["loss"] != plain.history[-1]["loss"]
