@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -253,10 +254,13 @@ def check_fused(split: Split, report: Report) -> None:
             seconds = time.perf_counter() - start
             assert np.isfinite(float(total))
     rate = 5 * len(split.indices) / seconds
+    size = sum(parameter.numel() for parameter in model.parameters())
+    moved = rate * (32 * size / NOTEBOOK.batch_size + 3 * 4 * 2 * NOTEBOOK.dim)  # Adam's pass; rows and their gradients
     peak = torch.cuda.max_memory_allocated() - before
     report.add(
         "notebook's mlp, batch 65,536, fused",
-        f"{rate / 1e6:.1f} M samples/s, {rate * flops(model) / 1e12:.1f} TFLOP/s, peak {peak / 1e9:.2f} GB",
+        f"{rate / 1e6:.1f} M samples/s, {rate * flops(model) / 1e12:.1f} TFLOP/s, at least {moved / 1e12:.2f} TB/s of "
+        f"what stays in the L2 cache, peak {peak / 1e9:.2f} GB",
         mlp_fused_samples_per_second=rate,
         mlp_fused_peak_bytes=peak,
     )
@@ -294,6 +298,11 @@ def flops(model: nn.Module) -> float:
     return 6.0 * sum(layer.in_features * layer.out_features for layer in layers)
 
 
+def activation_bytes(config: Config) -> float:
+    """Bytes of a sample's activations that move: eleven times each, as products and one pass each way must."""
+    return 11 * sum(config.layers) * (4 if config.precision == "float32" else 2)
+
+
 def time_training(split: Split, report: Report) -> None:
     """Epochs on the twin, the waits inside them made errors, and the memory they take."""
     part = first_interactions(split, 2_000_000)
@@ -318,7 +327,7 @@ def time_training(split: Split, report: Report) -> None:
         report.add(
             label,
             f"{rate / 1e6:.1f} M samples/s, {rate * flops(model) / 1e12:.1f} TFLOP/s ({share:.1%} of the product's), "
-            f"peak {peak / 1e9:.2f} GB",
+            f"at least {rate * activation_bytes(config) / 1e12:.2f} TB/s of activations, peak {peak / 1e9:.2f} GB",
             **{f"{key}_samples_per_second": rate, f"{key}_peak_bytes": peak},
         )
 
@@ -475,6 +484,22 @@ def whole_run(frame: pl.DataFrame, report: Report) -> None:
                 },
                 **{f"whole_run_{precision or 'fused'}_{name}": value for name, value in fitted.metrics.items()},
             )
+        code = (
+            "import time; start = time.perf_counter(); import fastncf, sys; from benchmarks.gpu import NOTEBOOK; "
+            "rec = fastncf.fit(sys.argv[1], config=NOTEBOOK, device=sys.argv[2]); "
+            "print(time.perf_counter() - start, *rec.seconds.values())"
+        )
+        root = Path(__file__).resolve().parents[1]
+        run = subprocess.run(
+            [sys.executable, "-c", code, str(path), CUDA.type], cwd=root, capture_output=True, text=True, check=True
+        )
+        whole, *parts = map(float, run.stdout.split())
+        stages = ", ".join(f"{name} {value:.2f}" for name, value in zip(fastncf.train.STAGES, parts, strict=True))
+        report.add(
+            "the same in a process of its own, imports and the device's start counted",
+            f"{whole:.2f} s ({stages})",
+            whole_process_seconds=whole,
+        )
 
 
 def main() -> None:

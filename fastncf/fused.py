@@ -1,5 +1,6 @@
 """The MLP on CUDA, a step of training in two kernels: what :mod:`fastncf.adam` computes, many times as fast."""
 
+import functools
 from itertools import pairwise
 from types import TracebackType
 
@@ -16,7 +17,6 @@ from fastncf.weights import Weights
 
 _STEPS = 64
 _PROGRAMS_PER_MULTIPROCESSOR = 2
-_LARGEST = 8_192  # of the weights' tiles: more would not fit the shared memory of small devices
 _BETAS = 0.9, 0.999
 
 
@@ -29,10 +29,27 @@ def can_fuse(model: nn.Module, config: Config, device: torch.device) -> bool:
     widths = [2 * model.user_embedding.embedding_dim, *config.layers]
     if len(widths) != 3 or any(width not in (16, 32, 64, 128) for width in widths):
         return False
-    fits = widths[1] * (widths[0] + widths[2]) <= _LARGEST
     size = sum(parameter.numel() for parameter in model.parameters())
     floats = all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    return fits and floats and size < 2**31
+    return floats and size < 2**31 and _fits(device, config.num_negatives, *widths)
+
+
+@functools.cache
+def _fits(device: torch.device, num_negatives: int, inputs: int, first: int, second: int) -> bool:
+    """Whether the tiles fit the shared memory of a device, found out by a launch over no samples."""
+    from fastncf.tiles.perceptron import add_gradients  # Triton is not there on every machine
+
+    nothing = torch.zeros((inputs + first + second) ** 2, device=device)
+    numbers = torch.zeros((1, num_negatives), dtype=torch.int32, device=device)
+    losses, step = torch.zeros(1, dtype=torch.float64, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    of_row = numbers[:, 0], numbers[:, 0], numbers[:, 0], numbers
+    try:
+        add_gradients(nothing, nothing, losses, *of_row, step, 0, 1, 0, 0, 0, inputs // 2, (first, second), 0.0)
+    except Exception as error:
+        if type(error).__name__ == "OutOfResources":
+            return False
+        raise
+    return True
 
 
 class FusedMLP:

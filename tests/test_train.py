@@ -2,6 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from torch import nn
 
 import fastncf
@@ -58,7 +59,7 @@ def test_a_module_of_ones_own_learns_the_checkerboard(device, tmp_path):
     with pytest.raises(ConfigError, match="pass model="):
         fastncf.load(tmp_path / "model")
     again = fastncf.load(tmp_path / "model", model=Own(60, 40))
-    assert again.recommend(3).equals(rec.recommend(3))
+    assert_frame_equal(again.recommend(3), rec.recommend(3))  # a GPU's scores differ by rounding
 
 
 def test_popularity_is_the_floor():

@@ -212,6 +212,9 @@ def test_fused_epochs_are_those_of_autograd(monkeypatch):
 
 def test_what_can_be_fused(monkeypatch):
     monkeypatch.setattr(fused, "triton_works", lambda device: device.type == "cuda")
+    assert fused._fits(DEVICE, 2, 16, 32, 16)
+    sizes = []
+    monkeypatch.setattr(fused, "_fits", lambda device, *size: sizes.append(size) or size[2] < 128)
     cuda = torch.device("cuda")
 
     def fits(device: torch.device = cuda, **settings: object) -> bool:
@@ -219,6 +222,7 @@ def test_what_can_be_fused(monkeypatch):
         return can_fuse(build(config, 3, 4, torch.zeros(4)), config, device)
 
     assert fits()
+    assert sizes == [(8, 16, 64, 32)]
     assert not fits(device=CPU)
     for changes in (
         {"model": "neumf"},
