@@ -126,7 +126,6 @@ class Adam:
         except (RuntimeError, DeviceError) as error:
             random.graphsafe_set_state(before)  # it would go on as if the capture did
             self.eager = str(error.__context__ or error).splitlines()[0]
-            _end_allocation(graph)
             del graph
             torch.cuda.empty_cache()
             warnings.warn(
@@ -176,16 +175,6 @@ class Adam:
         except torch.OutOfMemoryError:
             return None
         return total
-
-
-def _end_allocation(graph: torch.cuda.CUDAGraph) -> None:
-    """After a capture that failed: torch leaves its allocator in the graph's pool, and then gives no memory back."""
-    device = torch.cuda.current_device()
-    try:
-        torch._C._cuda_endAllocateToPool(device, graph.pool())
-        torch._C._cuda_releasePool(device, graph.pool())
-    except RuntimeError:
-        pass  # the capture ended by itself
 
 
 def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

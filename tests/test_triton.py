@@ -186,7 +186,7 @@ def test_gradients_of_a_fused_step(dim, layers):
     exact = model.double()
     loss = bce(*score_batch(exact, batch))
     (loss + l2_penalty(exact, batch, 0.01)).backward()
-    assert_all_close([ours], [flattened(exact, gradient=True)], 1e-4 if DEVICE == CPU else 2e-3)
+    assert_all_close([ours], [flattened(exact, gradient=True)], 1e-4 if DEVICE == CPU else 1e-2)  # TF32 there
     assert float(losses.sum()) / (5 * count) == pytest.approx(loss.item(), rel=1e-3)
 
 
@@ -205,7 +205,7 @@ def test_fused_epochs_are_those_of_autograd(monkeypatch):
         states.append(model.state_dict())
     np.testing.assert_allclose(totals[0], totals[1], rtol=1e-3)
     for name, tensor in states[0].items():
-        torch.testing.assert_close(tensor, states[1][name], rtol=0.02, atol=2e-3)
+        torch.testing.assert_close(tensor, states[1][name], rtol=0.02, atol=2e-3 if DEVICE == CPU else 0.02)
     storages = {tensor.untyped_storage().data_ptr() for tensor in states[0].values()}
     assert len(storages) == len(states[0])  # each can be saved by itself
 
