@@ -366,7 +366,7 @@ def time_nvidia(split: Split, folder: Path, report: Report) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    size = NVIDIA.batch_size
+    size = 1_048_576
     with epochs_of(split, last=1) as epochs:
         epochs.load(0)
         batch = epochs.take(epochs.order[: size // 5])

@@ -42,6 +42,7 @@ class Adam:
         self, model: nn.Module, split: Split, config: Config, device: torch.device, weights: Weights | None = None
     ) -> None:
         assert config.epochs is not None
+        assert config.batch_size is not None
         self.model, self.config, self.device = model, config, device
         self.passes = config.epochs
         self.epochs = Epochs(

@@ -13,15 +13,19 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("sgd", "recent"): {"epochs": 16, "learning_rate": 0.05, "l2": 0.005},
     ("sgd", "all"): {"epochs": 16, "learning_rate": 0.05, "l2": 0.0025},
     ("sgd", "none"): {"epochs": 20, "learning_rate": 0.05, "l2": 0.0025},
-    ("adam", "none"): {"epochs": 20, "learning_rate": 0.005, "l2": 0.003},
+    ("adam", "none"): {"epochs": 20, "learning_rate": 0.005, "l2": 0.003, "batch_size": 8_192},
 }
 """What settings that are left out become, by optimizer and history."""
 
-FAST = {
+LAYERS: dict[str, Any] = {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "batch_size": 1_024}
+"""The same for what has hidden layers and is trained by ``adam``: ``mlp``, and that part of ``neumf``."""
+
+FAST: dict[str, dict[str, Any]] = {
     "sgd": {"epochs": 6, "learning_rate": 0.1},
     "adam": {"epochs": 5, "learning_rate": 0.01},
+    "layers": {"epochs": 8, "learning_rate": 0.006, "batch_size": 2_048},
 }
-"""What is different with ``budget="fast"``, by optimizer."""
+"""What is different with ``budget="fast"``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,9 @@ class Config:
 
     dim: int = 64
     """Length of an embedding vector."""
+
+    init_std: float | None = None
+    """Standard deviation of the vectors before the training. Left out: 0.02 for ``mf``, 0.1 for the others."""
 
     layers: tuple[int, ...] = (64, 32)
     """Widths of the hidden layers of ``mlp`` and ``neumf``."""
@@ -56,28 +63,33 @@ class Config:
     negatives_exponent: float = 0.75
     """With ``negatives="popularity"``: the power of an item's interactions that its draws are proportional to."""
 
-    optimizer: Literal["sgd", "adam"] | None = None
-    """``sgd``: a step for each interaction, by a kernel: ``mf`` on a CPU. ``adam``: a step for each batch, any model on
-    any device. Left out: ``sgd`` where it can be, else ``adam``."""
+    optimizer: Literal["sgd", "adam", "parts"] | None = None
+    """``sgd``: a step for each interaction, by a kernel: ``mf`` and ``gmf`` on a CPU. ``adam``: a step for each batch,
+    any model on any device. ``parts``: a ``neumf`` whose two parts are trained by themselves, the ``gmf`` by ``sgd``
+    and the ``mlp`` by ``adam``, and then joined (the pre-training of He et al. 2017, section 3.4.1); ``epochs``,
+    ``learning_rate``, ``l2`` and ``batch_size`` are those of the ``mlp``. Left out: ``parts`` for ``neumf``, ``sgd``
+    where it can be, else ``adam``."""
 
     history: Literal["recent", "all", "none"] | None = None
-    """With ``sgd``: what a user's vector is made of beside one of its own. ``recent``: vectors of all items in the
-    user's training history, the latest ones counting most; ``all``: the same without an order; ``none``: nothing. Left
-    out: ``recent`` where the data have times, their order tells something (see
+    """With ``sgd`` and ``parts``: what a user's vector is made of beside one of its own. ``recent``: vectors of all
+    items in the user's training history, the latest ones counting most; ``all``: the same without an order; ``none``:
+    nothing. Left out: ``recent`` where the data have times, their order tells something (see
     :func:`~fastncf.histories.order_matters`) and what is held out is not drawn at random; else ``all``."""
 
     budget: Literal["best", "fast"] = "best"
     """``fast``: a quarter to a third of the passes, with larger steps. What is set beside it stays as it is set."""
 
     epochs: int | None = None
-    """Passes over the training interactions. Left out: 16 with histories, else 20; 6 and 5 with ``budget="fast"``."""
+    """Passes over the training interactions. Left out: 16 with histories, 12 with hidden layers, else 20; with
+    ``budget="fast"`` 6, 8 and 5."""
 
-    batch_size: int = 8_192
-    """Samples a step of ``adam``; an interaction and its negatives count as 1 + num_negatives of them."""
+    batch_size: int | None = None
+    """Samples a step of ``adam``; an interaction and its negatives count as 1 + num_negatives of them. Left out: 8,192,
+    with hidden layers 1,024, or 2,048 with ``budget="fast"``."""
 
     learning_rate: float | None = None
     """Step size at the start: of ``sgd`` down the summed losses of an interaction's samples, or ``adam``'s. Left out:
-    0.05 and 0.005; twice that with ``budget="fast"``."""
+    0.05 and 0.005, 0.003 with hidden layers; twice that with ``budget="fast"``."""
 
     schedule: Literal["constant", "linear"] = "linear"
     """``linear``: the learning rate falls to 0 over all steps."""
@@ -85,7 +97,7 @@ class Config:
     l2: float | None = None
     """Weight of the mean squared norm of the embedding vectors that a step touches, added to its mean loss. In a module
     of your own: of the embeddings whose names hold ``user`` or ``item``. Left out: 0.0025 with ``sgd``, but 0.005
-    with recent histories; 0.003 with ``adam``."""
+    with recent histories; 0.003 with ``adam``, 0.001 with hidden layers."""
 
     shuffle: bool = True
     """Draw the order of the interactions anew each epoch; otherwise one drawn order serves all epochs."""
@@ -136,8 +148,10 @@ class Config:
             if choice is not None and value not in get_args(choice) and (value is not None or choice is field.type):
                 raise ConfigError(f"{field.name}={value!r}: expected one of {', '.join(get_args(choice))}")
         for name in ("dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
-            value = 1 if name == "epochs" and self.epochs is None else getattr(self, name)
-            self._require(name, isinstance(value, int) and value >= 1, "a whole number from 1")
+            value = getattr(self, name)
+            left_out = value is None and name in ("epochs", "batch_size")
+            self._require(name, left_out or (isinstance(value, int) and value >= 1), "a whole number from 1")
+        self._require("init_std", self.init_std is None or self.init_std > 0, "a number above 0")
         self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "whole numbers from 1")
         self._require("learning_rate", self.learning_rate is None or self.learning_rate > 0, "a number above 0")
         self._require("dropout", 0 <= self.dropout < 1, "a number from 0 below 1")
@@ -157,11 +171,14 @@ class Config:
         if not holds:
             raise ConfigError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
-    def with_recipe(self, optimizer: Literal["sgd", "adam"], history: Literal["recent", "all", "none"]) -> "Config":
+    def with_recipe(
+        self, optimizer: Literal["sgd", "adam", "parts"], history: Literal["recent", "all", "none"]
+    ) -> "Config":
         """The settings for an optimizer and a history, with everything filled in that was left out."""
-        recipe = RECIPES[optimizer, history]
+        layers = self.model in ("mlp", "neumf") and optimizer != "sgd"
+        recipe = LAYERS if layers else RECIPES[optimizer, history]
         if self.budget == "fast":
-            recipe = recipe | FAST[optimizer]
+            recipe = recipe | FAST["layers" if layers else optimizer]
         left_out = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         return replace(self, optimizer=optimizer, history=history, **left_out)
 
@@ -200,6 +217,7 @@ class Config:
             "model": "mlp",
             "dim": 8,
             "layers": (64, 32),
+            "init_std": 1.0,
             "loss": "bce",
             "num_negatives": 4,
             "optimizer": "adam",

@@ -70,6 +70,7 @@ class FusedMLP:
         self, model: MLP, split: Split, config: Config, device: torch.device, weights: Weights | None = None
     ) -> None:
         assert config.epochs is not None
+        assert config.batch_size is not None
         assert config.l2 is not None
         self.model, self.config, self.device = model, config, device
         self.passes, self.l2 = config.epochs, config.l2

@@ -21,10 +21,12 @@ from fastncf.hashing import Stream, key
 class MF(nn.Module):
     """Matrix factorization: dot product of a user's and an item's vector, plus both biases (Koren et al. 2009)."""
 
-    def __init__(self, num_users: int, num_items: int, dim: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, num_users: int, num_items: int, dim: int, generator: torch.Generator | None = None, *, std: float = 0.02
+    ) -> None:
         super().__init__()
-        self.user_embedding = _embedding(num_users, dim, generator, std=0.02)
-        self.item_embedding = _embedding(num_items, dim, generator, std=0.02)
+        self.user_embedding = _embedding(num_users, dim, generator, std)
+        self.item_embedding = _embedding(num_items, dim, generator, std)
         self.user_bias = nn.Parameter(torch.zeros(num_users))
         self.item_bias = nn.Parameter(torch.zeros(num_items))
 
@@ -50,10 +52,12 @@ class MF(nn.Module):
 class GMF(nn.Module):
     """Generalised matrix factorization (He et al. 2017, eq. 8-9): a weighted sum of the elementwise product."""
 
-    def __init__(self, num_users: int, num_items: int, dim: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, num_users: int, num_items: int, dim: int, generator: torch.Generator | None = None, *, std: float = 0.1
+    ) -> None:
         super().__init__()
-        self.user_embedding = _embedding(num_users, dim, generator, std=0.1)
-        self.item_embedding = _embedding(num_items, dim, generator, std=0.1)
+        self.user_embedding = _embedding(num_users, dim, generator, std)
+        self.item_embedding = _embedding(num_items, dim, generator, std)
         self.output = _linear(dim, 1, generator)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
@@ -66,9 +70,20 @@ class GMF(nn.Module):
         """Scores (B, I) of all items for ``users`` (B,)."""
         return (self.user_embedding(users) * self.output.weight) @ self.item_embedding.weight.T + self.output.bias
 
+    @torch.no_grad()
+    def take(self, mf: MF) -> None:
+        """Become a matrix factorization of two dimensions less: the same scores, its biases in the vectors."""
+        users, items = (torch.ones(layer.num_embeddings, 1) for layer in (mf.user_embedding, mf.item_embedding))
+        user = [mf.user_embedding.weight, mf.user_bias.unsqueeze(-1), users]
+        item = [mf.item_embedding.weight, items, mf.item_bias.unsqueeze(-1)]
+        self.user_embedding.weight.copy_(torch.cat(user, dim=1))
+        self.item_embedding.weight.copy_(torch.cat(item, dim=1))
+        self.output.weight.fill_(1)
+        self.output.bias.zero_()
+
     def item_vectors(self) -> Tensor:
-        """(I, D)."""
-        return self.item_embedding.weight
+        """(I, at most D): without dimensions that are the same for all users or all items, which hold biases."""
+        return _varying(self.user_embedding.weight, self.item_embedding.weight)
 
 
 class MLP(nn.Module):
@@ -82,7 +97,7 @@ class MLP(nn.Module):
         layers: Sequence[int],
         generator: torch.Generator | None = None,
         *,
-        std: float = 1.0,
+        std: float = 0.1,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -113,14 +128,15 @@ class NeuMF(nn.Module):
         layers: Sequence[int],
         generator: torch.Generator | None = None,
         *,
+        std: float = 0.1,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.gmf_user_embedding = _embedding(num_users, dim, generator, std=0.1)
-        self.gmf_item_embedding = _embedding(num_items, dim, generator, std=0.1)
-        self.mlp_user_embedding = _embedding(num_users, dim, generator, std=0.1)
-        self.mlp_item_embedding = _embedding(num_items, dim, generator, std=0.1)
+        self.gmf_user_embedding = _embedding(num_users, dim, generator, std)
+        self.gmf_item_embedding = _embedding(num_items, dim, generator, std)
+        self.mlp_user_embedding = _embedding(num_users, dim, generator, std)
+        self.mlp_item_embedding = _embedding(num_items, dim, generator, std)
         self.hidden = _tower(2 * dim, layers, generator)
         self.output = _linear(dim + layers[-1], 1, generator)
 
@@ -135,9 +151,22 @@ class NeuMF(nn.Module):
         top = _climb(self.hidden, self.mlp_user_embedding(users), self.mlp_item_embedding(items), dropout)
         return generalised + F.linear(top, of_top, self.output.bias).squeeze(-1)
 
+    @torch.no_grad()
+    def join(self, gmf: GMF, mlp: MLP, share: float) -> None:
+        """Become ``share`` of a trained GMF's score and the rest of an MLP's (He et al. 2017, section 3.4.1)."""
+        parts = [(self.gmf_user_embedding, gmf.user_embedding), (self.gmf_item_embedding, gmf.item_embedding)]
+        parts += [(self.mlp_user_embedding, mlp.user_embedding), (self.mlp_item_embedding, mlp.item_embedding)]
+        for own, other in parts:
+            own.weight.copy_(other.weight)
+        self.hidden.load_state_dict(mlp.hidden.state_dict())
+        outputs = [share * gmf.output.weight.to(mlp.output.weight.device), (1 - share) * mlp.output.weight]
+        self.output.weight.copy_(torch.cat(outputs, dim=1))
+        self.output.bias.copy_(share * gmf.output.bias.to(mlp.output.bias.device) + (1 - share) * mlp.output.bias)
+
     def item_vectors(self) -> Tensor:
-        """(I, 2D): the vectors of both parts side by side."""
-        return torch.cat([self.gmf_item_embedding.weight, self.mlp_item_embedding.weight], dim=1)
+        """(I, at most 2D): the vectors of both parts side by side, without dimensions that hold biases."""
+        product = _varying(self.gmf_user_embedding.weight, self.gmf_item_embedding.weight)
+        return torch.cat([product, self.mlp_item_embedding.weight], dim=1)
 
 
 class Popularity(nn.Module):
@@ -167,14 +196,16 @@ def build(config: Config, num_users: int, num_items: int, counts: Tensor) -> nn.
         counts: (I,) training interactions of each item.
     """
     generator = torch.Generator().manual_seed(key(config.seed, Stream.PARAMETERS) >> 1)
+    sizes = num_users, num_items, config.dim
+    std: dict[str, Any] = {} if config.init_std is None else {"std": config.init_std}
     if config.model == "mf":
-        return MF(num_users, num_items, config.dim, generator)
+        return MF(*sizes, generator, **std)
     if config.model == "gmf":
-        return GMF(num_users, num_items, config.dim, generator)
+        return GMF(*sizes, generator, **std)
     if config.model == "mlp":
-        return MLP(num_users, num_items, config.dim, config.layers, generator, dropout=config.dropout)
+        return MLP(*sizes, config.layers, generator, dropout=config.dropout, **std)
     if config.model == "neumf":
-        return NeuMF(num_users, num_items, config.dim, config.layers, generator, dropout=config.dropout)
+        return NeuMF(*sizes, config.layers, generator, dropout=config.dropout, **std)
     return Popularity(counts.double())
 
 
@@ -283,6 +314,11 @@ class _Rows(torch.autograd.Function):
 def _embedding(rows: int, dim: int, generator: torch.Generator | None, std: float) -> Vectors:
     weight = torch.empty(rows, dim)
     return Vectors.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
+
+
+def _varying(user: Tensor, item: Tensor) -> Tensor:
+    """An item table (I, D) without the columns that are constant in it or in the user table (U, D)."""
+    return item[:, (user != user[0]).any(0) & (item != item[0]).any(0)]
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:

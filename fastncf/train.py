@@ -22,11 +22,12 @@ from fastncf.fused import FusedMLP, can_fuse
 from fastncf.hashing import Stream, key
 from fastncf.histories import Histories, order_matters
 from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
-from fastncf.models import MF, MLP, Popularity, build
+from fastncf.models import GMF, MF, MLP, NeuMF, Popularity, build
 from fastncf.recommender import Recommender, held_out_lists
 from fastncf.split import Split, by_time, given_test, leave_one_out
 from fastncf.weights import Weights, popularity_weights
 
+_GMF_SHARE = 0.9
 STAGES = ("read", "split", "sample", "train", "evaluate", "total")
 
 
@@ -96,7 +97,11 @@ def fit(
         raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
     device = _device(config, model)
     optimizer = _optimizer(config, model, device)
-    clock = _Clock(callback, config.with_recipe(optimizer, _likely_history(config, optimizer)).epochs)
+    likely = _likely_history(config, optimizer)
+    passes = [config.with_recipe(optimizer, likely).epochs]
+    if optimizer == "parts":
+        passes.append(_gmf_part(config, likely).epochs)
+    clock = _Clock(callback, sum(number or 0 for number in passes))
 
     with clock.stage("read"):
         given = None
@@ -154,6 +159,9 @@ def _train(
     clock: "_Clock",
 ) -> list[dict[str, float]]:
     """All epochs."""
+    if config.optimizer == "parts":
+        assert isinstance(model, NeuMF)
+        return _train_parts(model, split, order, config, device, clock)
     if config.optimizer == "sgd":
         return _loop(sgd(model, split, config, order), model, split, config, device, clock)
     weights = _negative_weights(split, config)
@@ -165,6 +173,31 @@ def _train(
         history = _loop(training.epoch, model, split, config, device, clock)
         clock.seconds["sample"] = training.epochs.sample_seconds()
     return history
+
+
+def _train_parts(
+    model: NeuMF,
+    split: Split,
+    order: np.ndarray | None,
+    config: Config,
+    device: torch.device,
+    clock: "_Clock",
+) -> list[dict[str, float]]:
+    """Its parts by themselves, one after the other, and what each scores in a fixed proportion."""
+    assert config.history is not None
+    configs = _gmf_part(config, config.history), replace(config, model="mlp", optimizer="adam", history="none")
+    counts = torch.from_numpy(split.item_counts())
+    gmf, mlp = (build(part, split.num_users, split.num_items, counts) for part in configs)
+    history = _train(gmf, split, order, configs[0], torch.device("cpu"), clock)
+    history += _train(mlp.to(device), split, None, configs[1], device, clock)
+    model.join(cast(GMF, gmf), cast(MLP, mlp), _GMF_SHARE)
+    return history
+
+
+def _gmf_part(config: Config, history: Literal["recent", "all", "none"]) -> Config:
+    """The settings of the part of a ``neumf`` that ``sgd`` trains."""
+    part = replace(config, model="gmf", epochs=None, learning_rate=None, l2=None, batch_size=None)
+    return part.with_recipe("sgd", history)
 
 
 def _loop(
@@ -191,8 +224,8 @@ def _loop(
         mean, seconds = total / len(split.indices), watch.seconds()
         scores = named_metrics(means, config.k) if means else {}
         samples = len(split.indices) * (1 + config.num_negatives)
-        history.append({"epoch": number + 1, "loss": mean, "seconds": seconds, **scores})
-        stop = clock.epoch(number + 1, mean, samples / seconds, scores)
+        stop = clock.epoch(mean, samples / seconds, scores)
+        history.append({"epoch": clock.done, "loss": mean, "seconds": seconds, **scores})
         if best.is_over(model, scores.get(f"ndcg@{config.k}")) or stop is True:
             break
     best.restore(model)
@@ -203,7 +236,8 @@ def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None
     """Interaction by interaction in the kernel, which samples as it goes.
 
     Args:
-        model: an :class:`~fastncf.models.MF` that :func:`~fastncf.blocks.can_train`, moved in place.
+        model: an :class:`~fastncf.models.MF` that :func:`~fastncf.blocks.can_train`, moved in place, or a
+            :class:`~fastncf.models.GMF` of at least 3 dimensions, which becomes what a trained MF is.
         split: what is trained on, N interactions.
         config: with its recipe, see :meth:`Config.with_recipe`.
         order: (N,) int32 of :func:`~fastncf.split.by_time` where ``config.history`` is ``recent``, else None.
@@ -211,6 +245,17 @@ def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None
     Returns:
         What trains the epoch of a number, and returns its mean loss a sample (bce) or pair (bpr), times N.
     """
+    if isinstance(model, GMF):
+        sizes = split.num_users, split.num_items, model.user_embedding.embedding_dim - 2
+        mf = MF(*sizes, torch.Generator().manual_seed(key(config.seed, Stream.PARAMETERS) >> 1))
+        train_mf = sgd(mf, split, config, order)
+
+        def train_gmf(number: int) -> float:
+            loss = train_mf(number)
+            model.take(mf)
+            return loss
+
+        return train_gmf
     assert isinstance(model, MF)
     descent = Descent.of(config)
     assert config.history != "recent" or order is not None
@@ -227,36 +272,50 @@ def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None
 
 
 def _device(config: Config, model: str | nn.Module | None) -> torch.device:
-    """The device that was asked for; left to us, ``mf`` goes where its best recipe is."""
+    """The device that was asked for; left to us, ``mf`` and ``gmf`` go where their best recipe is."""
     own = isinstance(model, nn.Module)
-    if config.device == "auto" and config.model == "mf" and config.optimizer != "adam" and not own:
+    if config.device == "auto" and _has_kernel(config) and config.optimizer != "adam" and not own:
         return torch.device("cpu")
     return find_device(config.device)
 
 
-def _optimizer(config: Config, model: str | nn.Module | None, device: torch.device) -> Literal["sgd", "adam"]:
+def _has_kernel(config: Config) -> bool:
+    """Whether ``sgd`` knows a model: a GMF needs two dimensions for biases."""
+    return config.model == "mf" or (config.model == "gmf" and config.dim > 2)
+
+
+def _optimizer(config: Config, model: str | nn.Module | None, device: torch.device) -> Literal["sgd", "adam", "parts"]:
     """The optimizer that was asked for, or the one that suits the model and the device."""
-    fits = can_train(model, device) if isinstance(model, nn.Module) else config.model == "mf" and device.type == "cpu"
+    own = isinstance(model, nn.Module)
+    name = type(model).__name__ if own else config.model
+    fits = can_train(model, device) if isinstance(model, nn.Module) else _has_kernel(config) and device.type == "cpu"
     if config.optimizer == "sgd" and not fits:
-        name = type(model).__name__ if isinstance(model, nn.Module) else config.model
-        raise ConfigError(f"optimizer='sgd' trains mf in float32 on a CPU, not {name} on {device}; expected 'adam'")
-    return config.optimizer or ("sgd" if fits else "adam")
+        raise ConfigError(
+            f"optimizer='sgd' trains mf and gmf in float32 on a CPU, not {name} on {device}; expected 'adam'"
+        )
+    has_parts = config.model == "neumf" and config.dim > 2 and not own
+    if config.optimizer == "parts" and not has_parts:
+        raise ConfigError(f"optimizer='parts' trains neumf with dim from 3, not {name}; expected 'adam' or 'sgd'")
+    return config.optimizer or ("parts" if has_parts else "sgd" if fits else "adam")
 
 
-def _likely_history(config: Config, optimizer: Literal["sgd", "adam"]) -> Literal["recent", "all", "none"]:
+def _likely_history(config: Config, optimizer: Literal["sgd", "adam", "parts"]) -> Literal["recent", "all", "none"]:
     """The history by the settings alone; where it is ``recent`` and was not asked for, the data may speak against it.
 
     The number of epochs does not depend on what they say, so that it is known before they are read.
     """
     if optimizer == "adam":
         if config.history not in (None, "none"):
-            raise ConfigError(f"history={config.history!r}: needs optimizer='sgd', so mf on a CPU; expected 'none'")
+            raise ConfigError(
+                f"history={config.history!r}: needs optimizer='sgd', so mf or gmf on a CPU, or the parts of neumf; "
+                f"expected 'none'"
+            )
         return "none"
     return config.history or ("all" if config.split == "random" else "recent")
 
 
 def _history(
-    config: Config, optimizer: Literal["sgd", "adam"], interactions: Interactions, split: Split
+    config: Config, optimizer: Literal["sgd", "adam", "parts"], interactions: Interactions, split: Split
 ) -> tuple[Literal["recent", "all", "none"], np.ndarray | None]:
     """The history that was asked for, or the one that suits the data and what is held out of them; and its order."""
     likely = _likely_history(config, optimizer)
@@ -336,10 +395,10 @@ class _Best:
 class _Clock:
     """Seconds by stage, and the callback's news."""
 
-    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int | None) -> None:
-        assert epochs is not None
+    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int) -> None:
         self.callback = callback
         self.epochs = epochs
+        self.done = 0
         self.begin = time.perf_counter()
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
@@ -350,8 +409,9 @@ class _Clock:
         yield
         self.seconds[name] = time.perf_counter() - start
 
-    def epoch(self, number: int, loss: float, samples_per_second: float, scores: dict[str, float]) -> object:
-        return self._tell("epoch", number, loss, samples_per_second, scores)
+    def epoch(self, loss: float, samples_per_second: float, scores: dict[str, float]) -> object:
+        self.done += 1
+        return self._tell("epoch", self.done, loss, samples_per_second, scores)
 
     def total(self) -> dict[str, float]:
         self.seconds["total"] = time.perf_counter() - self.begin

@@ -28,7 +28,8 @@ def trained(split, config, seed=0):
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
 def test_a_batch_in_parts_is_the_same_batch(loss, monkeypatch):
     split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
-    settings = {"model": "neumf", "dim": 4, "layers": (6, 3), "num_negatives": 3, "batch_size": 160, "loss": loss}
+    model = "neumf" if loss == "bce" else "mf"
+    settings = {"model": model, "dim": 4, "layers": (6, 3), "num_negatives": 3, "batch_size": 160, "loss": loss}
     config = Config(**settings, epochs=2, learning_rate=0.01, l2=0.01).with_recipe("adam", "none")
     whole, totals, _ = trained(split, config)
 
@@ -113,8 +114,8 @@ def test_dropout_follows_the_seed_and_changes_the_training():
 
 
 def test_bfloat16_trains_float32_parameters():
-    rec = fastncf.fit(checkerboard(), model="gmf", dim=8, epochs=3, precision="bfloat16", batch_size=256)
-    plain = fastncf.fit(checkerboard(), model="gmf", dim=8, epochs=3, batch_size=256)
+    settings = {"model": "gmf", "optimizer": "adam", "dim": 8, "epochs": 3, "batch_size": 256}
+    rec, plain = (fastncf.fit(checkerboard(), precision=name, **settings) for name in ("bfloat16", "float32"))
     assert all(tensor.dtype == torch.float32 for tensor in rec.model.state_dict().values())
     assert rec.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.01)
     assert rec.history[-1]["loss"] != plain.history[-1]["loss"]

@@ -251,3 +251,49 @@ def test_every_parameter_of_an_mlp_is_trained():
     assert isinstance(rec.model, MLP)
     before = fresh.model.state_dict()
     assert all(not torch.allclose(value, before[name], atol=1e-6) for name, value in rec.model.state_dict().items())
+
+
+@pytest.mark.parametrize("history", ["recent", "all", "none"])
+def test_gmf_is_trained_as_the_mf_it_can_be(history):
+    """Two of its dimensions hold the biases; the scores are the same."""
+    settings = {"epochs": 3, "num_negatives": 3, "history": history}
+    mf = fastncf.fit(checkerboard(), model="mf", dim=6, **settings)
+    gmf = fastncf.fit(checkerboard(), model="gmf", dim=8, **settings)
+    assert gmf.config.optimizer == "sgd"
+    assert [entry["loss"] for entry in gmf.history] == [entry["loss"] for entry in mf.history]
+    users, items = list(range(40)), list(range(40))
+    np.testing.assert_allclose(gmf.score(users, items)["score"], mf.score(users, items)["score"], rtol=1e-4, atol=1e-5)
+    assert gmf.model.item_vectors().shape == (40, 6)
+    assert_frame_equal(gmf.similar_items([3, 7]), mf.similar_items([3, 7]), abs_tol=1e-5)
+
+
+def test_neumf_is_its_parts_joined(tmp_path):
+    settings = {"dim": 8, "layers": (16, 8), "num_negatives": 3, "seed": 4}
+    told = []
+    rec = fastncf.fit(
+        checkerboard(), model="neumf", epochs=5, batch_size=256, validation=True, callback=told.append, **settings
+    )
+    assert rec.config.optimizer == "parts"
+    gmf = fastncf.fit(checkerboard(), model="gmf", validation=True, **settings)
+    mlp = fastncf.fit(checkerboard(), model="mlp", epochs=5, batch_size=256, validation=True, **settings)
+    users, items = list(range(40)), list(range(40))
+    expected = 0.9 * gmf.score(users, items)["score"] + 0.1 * mlp.score(users, items)["score"]
+    np.testing.assert_allclose(rec.score(users, items)["score"], expected, rtol=1e-4, atol=1e-5)
+    drop = ("epoch", "seconds")
+    losses = [{k: v for k, v in entry.items() if k not in drop} for entry in rec.history]
+    assert losses == [{k: v for k, v in entry.items() if k not in drop} for entry in gmf.history + mlp.history]
+    assert [entry["epoch"] for entry in rec.history] == list(range(1, len(rec.history) + 1))
+    assert {news.epochs for news in told} == {len(rec.history)}
+    rec.save(tmp_path / "model")
+    again = fastncf.fit(checkerboard(), config=fastncf.load(tmp_path / "model").config)
+    assert again.metrics == rec.metrics
+
+
+def test_parts_and_kernels_are_for_what_has_them():
+    for settings in ({"model": "mlp"}, {"model": "neumf", "dim": 2}, {"model": Own(60, 40)}):
+        with pytest.raises(ConfigError, match="optimizer='parts' trains neumf with dim from 3"):
+            fastncf.fit(checkerboard(), optimizer="parts", **settings)
+    with pytest.raises(ConfigError, match="optimizer='sgd' trains mf and gmf in float32 on a CPU, not gmf"):
+        fastncf.fit(checkerboard(), model="gmf", dim=2, optimizer="sgd")
+    assert fastncf.fit(checkerboard(), model="gmf", dim=2, epochs=1).config.optimizer == "adam"
+    assert fastncf.fit(checkerboard(), model="neumf", dim=2, epochs=1, layers=(4,)).config.optimizer == "adam"
