@@ -42,19 +42,9 @@ class Adam:
         self, model: nn.Module, split: Split, config: Config, device: torch.device, weights: Weights | None = None
     ) -> None:
         assert config.epochs is not None
-        assert config.batch_size is not None
         self.model, self.config, self.device = model, config, device
         self.passes = config.epochs
-        self.epochs = Epochs(
-            split,
-            num_negatives=config.num_negatives,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            device=device,
-            shuffle=config.shuffle,
-            last=self.passes,
-            weights=weights,
-        )
+        self.epochs = Epochs.of(split, config, device, weights)
         cuda = device.type == "cuda"
         self.bfloat16 = (config.precision or ("bfloat16" if cuda else "float32")) == "bfloat16"
         self.eager = None if cuda else "no CUDA device"

@@ -4,7 +4,7 @@ import functools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -68,6 +68,13 @@ def reproducible(device: torch.device, seed: int, *, deterministic: bool) -> Ite
             yield
         finally:
             torch.use_deterministic_algorithms(were, warn_only=warned)
+
+
+@contextmanager
+def on(device: torch.device) -> Iterator[None]:
+    """A device as the current one, on which kernels start and graphs are captured; of no effect for a CPU."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
 
 
 @contextmanager

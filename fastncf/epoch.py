@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastncf.config import Config
 from fastncf.device import Stopwatch, triton_works
 from fastncf.hashing import Stream, key
 from fastncf.permutation import permutation
@@ -75,6 +76,22 @@ class Epochs:
         else:
             self._source = _Ahead(draws)
         self.order, self.negatives = torch.empty(0), torch.empty(0)
+
+    @classmethod
+    def of(cls, split: Split, config: Config, device: torch.device, weights: Weights | None) -> "Epochs":
+        """Those of a fit; ``config`` with its recipe, see :meth:`~fastncf.config.Config.with_recipe`."""
+        assert config.batch_size is not None
+        assert config.epochs is not None
+        return cls(
+            split,
+            num_negatives=config.num_negatives,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            device=device,
+            shuffle=config.shuffle,
+            last=config.epochs,
+            weights=weights,
+        )
 
     def __enter__(self) -> "Epochs":
         return self

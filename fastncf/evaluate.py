@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastncf.device import chunk_bytes
+from fastncf.device import chunk_bytes, on
 from fastncf.errors import DeviceError
 from fastncf.kernels.ranking import count_not_lower
 from fastncf.scoring import scorer
@@ -51,7 +51,7 @@ def rank_by_counting(positive: Tensor, negatives: Tensor, counted: Tensor) -> Te
 def rank_candidates(model: nn.Module, lists: Lists) -> Tensor:
     """Rank of each held-out item within its list, (T,) int64 from 0."""
     length = lists.negatives.shape[1]
-    with _evaluating(model):
+    with _evaluating(model, lists.users.device):
         scores_of = scorer(model)
 
         def rank(part: slice) -> Tensor:
@@ -76,7 +76,7 @@ def rank_catalogue(
         indices: (N,) int32.
         num_items: I.
     """
-    with _evaluating(model):
+    with _evaluating(model, users.device):
         scores_of = scorer(model)
         seen = [torch.from_numpy(array).to(users.device) for array in (indptr, indices)]
 
@@ -159,12 +159,12 @@ def _in_chunks(rank: Callable[[slice], Tensor], total: int, row_bytes: int, devi
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     """A model in evaluation mode, without gradients, for the length of a block."""
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), on(device):
             yield
     finally:
         model.train(was_training)

@@ -70,20 +70,10 @@ class FusedMLP:
         self, model: MLP, split: Split, config: Config, device: torch.device, weights: Weights | None = None
     ) -> None:
         assert config.epochs is not None
-        assert config.batch_size is not None
         assert config.l2 is not None
         self.model, self.config, self.device = model, config, device
         self.passes, self.l2 = config.epochs, config.l2
-        self.epochs = Epochs(
-            split,
-            num_negatives=config.num_negatives,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            device=device,
-            shuffle=config.shuffle,
-            last=self.passes,
-            weights=weights,
-        )
+        self.epochs = Epochs.of(split, config, device, weights)
         # In the order in which the kernel expects them; the module's parameters are parts of the vector from now on.
         layers = [layer for layer in (*model.hidden, model.output) if isinstance(layer, nn.Linear)]
         self._parts = [model.user_embedding.weight, model.item_embedding.weight]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fastncf.config import Config
-from fastncf.device import chunk_bytes, find_device
+from fastncf.device import chunk_bytes, find_device, on
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
 from fastncf.evaluate import Lists, csr_pairs, metrics, rank_candidates, rank_catalogue
 from fastncf.hashing import Stream, key
@@ -163,7 +163,7 @@ class Recommender:
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
             raise DataError(f"score: got {len(user)} users and {len(item)} items; accepted: pairs")
-        with torch.inference_mode():
+        with torch.inference_mode(), on(self.device):
             self.model.eval()
             pairs = torch.from_numpy(user).to(self.device), torch.from_numpy(item).to(self.device).unsqueeze(-1)
             scores = score_lists(self.model, *pairs).squeeze(-1).float().cpu()

@@ -15,7 +15,7 @@ from fastncf.adam import Adam
 from fastncf.blocks import Blocks, can_train
 from fastncf.config import Config
 from fastncf.descent import Descent
-from fastncf.device import Stopwatch, enough_memory, find_device, reproducible
+from fastncf.device import Stopwatch, enough_memory, find_device, on, reproducible
 from fastncf.errors import ConfigError
 from fastncf.evaluate import Lists, metric_means, named_metrics, rank_candidates
 from fastncf.fused import FusedMLP, can_fuse
@@ -128,6 +128,7 @@ def fit(
     seed = key(config.seed, Stream.DROPOUT) >> 1
     with (
         clock.stage("train"),
+        on(device),
         enough_memory(device),
         reproducible(device, seed, deterministic=config.deterministic),
     ):
