@@ -127,8 +127,8 @@ class Config:
     """Also rank each held-out item against the whole catalogue."""
 
     precision: Literal["float32", "bfloat16"] | None = None
-    """What matrix products are computed in while ``adam`` trains; parameters, sums and losses are float32 anyway. Left
-    out: ``bfloat16`` on CUDA, ``float32`` on a CPU."""
+    """What matrix products are computed in while ``adam`` trains; parameters, sums and losses are float32 anyway. With
+    ``bfloat16`` the kernels of our own that take TF32 do so. Left out: ``bfloat16`` on CUDA, ``float32`` on a CPU."""
 
     deterministic: bool = False
     """The same bits on every run on the same CUDA device, at the price of time; on a CPU that is so anyway."""

@@ -351,9 +351,28 @@ def load(directory: str | Path, *, model: nn.Module | None = None, device: str =
         parameters = load_file(folder / _PARAMETERS)
     except (json.JSONDecodeError, SafetensorError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{folder}: a file is missing or damaged ({error})") from None
-    if description.get("format") != _FORMAT:
-        raise DataError(f"{folder}: has format {description.get('format')!r}; this version reads format {_FORMAT}")
-    config = Config.from_dict(description["config"])
+    try:
+        if description["format"] != _FORMAT:
+            raise DataError(f"{folder}: has format {description['format']!r}; this version reads format {_FORMAT}")
+        name, fitted = description["model_class"], _described(description, data)
+    except (KeyError, TypeError, AttributeError, ConfigError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"{folder}: {_DESCRIPTION} is not as expected ({type(error).__name__}: {error}); "
+            f"accepted: a folder as save() wrote it, by this version or an older one"
+        ) from None
+    if model is None:
+        model = build(fitted.config, len(fitted.users), len(fitted.items), torch.zeros(len(fitted.items)))
+        if type(model).__name__ != name:
+            raise ConfigError(f"{folder}: its model is a {name} of your own; pass model= with such a module")
+    try:
+        model.load_state_dict(parameters)
+    except RuntimeError as error:
+        raise DataError(f"{folder}: the parameters do not fit the model ({str(error).splitlines()[0]})") from None
+    return replace(fitted, model=model.to(find_device(device)).eval())
+
+
+def _described(description: dict[str, Any], data: dict[str, np.ndarray]) -> Recommender:
+    """A recommender by what was saved, its model apart."""
     users, items = (
         Vocabulary(
             pl.Series(noun, description[f"{noun}s"]["ids"], dtype=getattr(pl, description[f"{noun}s"]["dtype"])), noun
@@ -373,19 +392,9 @@ def load(directory: str | Path, *, model: nn.Module | None = None, device: str =
         rule=description["rule"],
         test_candidates=data.get("test_candidates"),
     )
-    if model is None:
-        model = build(config, len(users), len(items), torch.zeros(len(items)))
-        if type(model).__name__ != description["model_class"]:
-            raise ConfigError(
-                f"{folder}: its model is a {description['model_class']} of your own; pass model= with such a module"
-            )
-    try:
-        model.load_state_dict(parameters)
-    except RuntimeError as error:
-        raise DataError(f"{folder}: the parameters do not fit the model ({str(error).splitlines()[0]})") from None
     return Recommender(
-        model=model.to(find_device(device)).eval(),
-        config=config,
+        model=nn.Module(),
+        config=Config.from_dict(description["config"]),
         users=users,
         items=items,
         split=split,

@@ -244,3 +244,25 @@ def test_evaluate_with_another_protocol(rec):
     assert set(other.metrics) == {"hr@5", "ndcg@5", "mrr", "full/hr@5", "full/ndcg@5", "full/mrr"}
     assert "1 + 3 distinct" in other.protocol
     assert rec.evaluate().metrics == rec.metrics
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda description: description.pop("users"),
+        lambda description: description.pop("rule"),
+        lambda description: description["config"].update(from_the_future=1),
+        lambda description: description["config"].update(dim=0),
+        lambda description: description["items"].update(dtype="Nothing"),
+        lambda description: description.update(data=None),
+    ],
+)
+def test_a_description_that_is_not_as_expected_is_said(tmp_path, damage):
+    rec = fastncf.fit(checkerboard(), model="popularity")
+    rec.save(tmp_path / "model")
+    path = tmp_path / "model" / "fastncf.json"
+    description = json.loads(path.read_text())
+    damage(description)
+    path.write_text(json.dumps(description))
+    with pytest.raises(DataError, match=r"model: fastncf.json is not as expected .*; accepted: a folder as save\(\)"):
+        fastncf.load(tmp_path / "model")
