@@ -511,7 +511,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=26_744)
     parser.add_argument("--interactions", type=int, default=20_000_263)
     parser.add_argument("--nvidia", type=Path, help="folder of NVIDIA's PyTorch/Recommendation/NCF")
+    parser.add_argument("--readme", type=Path, help="write the README's table by this run's JSON, and nothing else")
     options = parser.parse_args()
+    if options.readme:
+        from benchmarks.report import README, write_between  # what it imports is not needed for a measurement
+
+        write_between(README, "gpu", "\n".join(lines(json.loads(options.readme.read_text(encoding="utf-8")))))
+        return
     if not torch.cuda.is_available():
         print("benchmarks/gpu.py: no CUDA device here, so nothing was checked or measured")
         return
@@ -561,6 +567,59 @@ def main() -> None:
     stem.with_suffix(".json").write_text(json.dumps(report.values, indent=2) + "\n")
     stem.with_suffix(".txt").write_text(f"{header}\n{report.table()}\n")
     sys.exit(failed)
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """The README's lines by what a run has saved."""
+
+    def figure(value: float) -> str:
+        return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+    def millions(*names: str) -> str:
+        return ", ".join(f"{figure(found[f'{name}_samples_per_second'] / 1e6)} M" for name in names)
+
+    def ms(kind: str) -> str:
+        seconds = [found[f"{name}_evaluate_{kind}_seconds"] for name in ("mf", "mlp", "neumf")]
+        return ", ".join(f"{figure(value * 1e3)} ms" for value in seconds)
+
+    def whole(name: str) -> str:
+        return (
+            f"{found[f'whole_run_{name}_seconds']:.1f} s, {found[f'whole_run_{name}_peak_bytes'] / 1e9:.2f} GB, "
+            f"HR@10 {found[f'whole_run_{name}_hr@10']:.4f}, NDCG@10 {found[f'whole_run_{name}_ndcg@10']:.4f}"
+        )
+
+    yield (
+        f"One run on {found['date']}: {found['device']}, torch {found['torch']}, Triton {found['triton']}, Python "
+        f"{found['python']}; a copy moves {found['copy_bytes_per_second'] / 1e12:.2f} TB/s there, a bf16 matrix product "
+        f"runs at {found['bf16_flop_per_second'] / 1e12:.0f} TFLOP/s."
+    )
+    yield ""
+    yield "| what | figure |"
+    yield "|---|---|"
+    yield f"| CSV to metrics, the notebook's `mlp`, 5 epochs, batch 65,536: fused | **{whole('fused')}** |"
+    yield f"| the same through torch in bfloat16 | {whole('bfloat16')} |"
+    yield f"| the same through torch in float32 | {whole('float32')} |"
+    kinds = millions("mlp_fused", "mlp_bfloat16", "mlp_float32", "mlp_float32_eager")
+    yield f"| training it, samples/s: fused; graph in bfloat16, in float32; operation by operation | {kinds} |"
+    yield f"| the deterministic mode, samples/s | {millions('mlp_bfloat16_deterministic')} |"
+    yield f"| the same model behind a DataLoader, batch 512, samples/s | {millions('loader')} |"
+    nvidia = f"**{millions('neumf_bfloat16')}**, {millions('neumf_float32')}"
+    yield (
+        f"| NVIDIA's configuration of NeuMF (f 64, layers 256-256-128-64, dropout .5, batch 1,048,576), samples/s: "
+        f"bfloat16, float32 | {nvidia} |"
+    )
+    yield (
+        f"| NVIDIA's own model and loop in the same run, samples/s: mixed precision, TF32 | "
+        f"{millions('nvidia_amp', 'nvidia_tf32')} |"
+    )
+    yield f"| 138,493 lists of 1 + 99 (13.85 M pairs): `mf`, notebook's `mlp`, NVIDIA's NeuMF | {ms('99')} |"
+    yield f"| 138,493 lists of 1 + 999: the same | {ms('999')} |"
+    ranked = ", ".join(f"{found[f'{name}_full_ranking_users_per_second']:,.0f}" for name in ("mf", "mlp"))
+    yield f"| full ranking, training items left out, users/s: `mf`, notebook's `mlp` | {ranked} |"
+    draws = f"{found['device_draws_seconds'] * 1e3:.1f} ms, {found['cpu_draws_seconds'] * 1e3:.1f} ms"
+    yield f"| order and 80 M negatives of an epoch: on the device; the negatives by the CPU's cores | {draws} |"
+    gaps = [max(value for name, value in found.items() if name.endswith(f"{kind}_gap")) for kind in ("loss", "metric")]
+    yield f"| CUDA against the CPU, every model and precision: losses, metrics within | {gaps[0]:.0e}, {gaps[1]:.4f} |"
 
 
 def version(package: str) -> str:

@@ -236,13 +236,14 @@ def test_softplus_and_its_slope():
 def test_mf_on_a_cpu_is_trained_by_sgd_and_anything_else_by_adam():
     quick = {"dim": 4, "epochs": 1}
     assert fastncf.fit(checkerboard(), **quick).config.optimizer == "sgd"
-    assert fastncf.fit(checkerboard(), model="gmf", **quick).config.optimizer == "adam"
+    assert fastncf.fit(checkerboard(), model="gmf", **quick).config.optimizer == "sgd"
+    assert fastncf.fit(checkerboard(), model="mlp", **quick).config.optimizer == "adam"
     assert fastncf.fit(checkerboard(), optimizer="adam", **quick).config.optimizer == "adam"
     own = MF(60, 40, 4)
     assert fastncf.fit(checkerboard(), model=own, **quick).config.optimizer == "sgd"
     assert fastncf.fit(checkerboard(), model=own.double(), **quick).config.optimizer == "adam"
-    with pytest.raises(ConfigError, match="optimizer='sgd' trains mf in float32 on a CPU, not gmf on cpu"):
-        fastncf.fit(checkerboard(), model="gmf", optimizer="sgd", **quick)
+    with pytest.raises(ConfigError, match="optimizer='sgd' trains mf and gmf in float32 on a CPU, not mlp on cpu"):
+        fastncf.fit(checkerboard(), model="mlp", optimizer="sgd", **quick)
     with pytest.raises(ConfigError, match="not MF on cpu"):
         fastncf.fit(checkerboard(), model=own, optimizer="sgd", **quick)
 
