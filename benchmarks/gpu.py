@@ -590,8 +590,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 
     yield (
         f"One run on {found['date']}: {found['device']}, torch {found['torch']}, Triton {found['triton']}, Python "
-        f"{found['python']}; a copy moves {found['copy_bytes_per_second'] / 1e12:.2f} TB/s there, a bf16 matrix product "
-        f"runs at {found['bf16_flop_per_second'] / 1e12:.0f} TFLOP/s."
+        f"{found['python']}; a copy moves {found['copy_bytes_per_second'] / 1e12:.2f} TB/s there, a bf16 matrix "
+        f"product runs at {found['bf16_flop_per_second'] / 1e12:.0f} TFLOP/s."
     )
     yield ""
     yield "| what | figure |"
