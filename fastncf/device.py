@@ -60,7 +60,8 @@ def reproducible(device: torch.device, seed: int, *, deterministic: bool) -> Ite
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
         for one in cuda:
-            torch.cuda.default_generators[one.index or 0].manual_seed(seed)
+            index = torch.cuda.current_device() if one.index is None else one.index
+            torch.cuda.default_generators[index].manual_seed(seed)
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it before products on CUDA
             torch.use_deterministic_algorithms(True)
