@@ -80,13 +80,19 @@ def train(split: Split, order: np.ndarray | None, name: str, epochs: int, seed: 
     return model, time.perf_counter() - start
 
 
-def als(split: Split, seed: int, budgets: Sequence[int] = ITERATIONS) -> Iterator[tuple[int, MF, float]]:
-    """(iterations, the factors as a model, seconds) of a fit each."""
-    from implicit.cpu.als import AlternatingLeastSquares
+def interaction_matrix(split: Split) -> Any:
+    """The training interactions as SciPy's CSR matrix (U, I) of float32 ones, which implicit takes."""
     from scipy.sparse import csr_matrix
 
     data = np.ones(len(split.indices), dtype=np.float32)
-    matrix = csr_matrix((data, split.indices, split.indptr), shape=(split.num_users, split.num_items))
+    return csr_matrix((data, split.indices, split.indptr), shape=(split.num_users, split.num_items))
+
+
+def als(split: Split, seed: int, budgets: Sequence[int] = ITERATIONS) -> Iterator[tuple[int, MF, float]]:
+    """(iterations, the factors as a model, seconds) of a fit each."""
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    matrix = interaction_matrix(split)
     for iterations in budgets:
         fitted = AlternatingLeastSquares(
             factors=64, regularization=10, alpha=5, iterations=iterations, random_state=seed

@@ -380,7 +380,9 @@ def time_nvidia(split: Split, folder: Path, report: Report) -> None:
         scaler = torch.amp.GradScaler(enabled=amp)
         torch.backends.cuda.matmul.allow_tf32 = True
 
-        def steps(model: nn.Module = model, optimizer: Any = optimizer, scaler: Any = scaler, amp: bool = amp) -> None:
+        def steps(
+            model: nn.Module = model, optimizer: Any = optimizer, scaler: Any = scaler, amp: bool = amp
+        ) -> Tensor:
             for _ in range(5):
                 with torch.autocast("cuda", torch.float16, enabled=amp):
                     loss = criterion(model(users, items), labels).float().view(-1).mean()  # noqa: B023
@@ -389,8 +391,10 @@ def time_nvidia(split: Split, folder: Path, report: Report) -> None:
                 scaler.update()
                 for parameter in model.parameters():
                     parameter.grad = None
+            return loss
 
         rate = 5 * len(users) / timed(steps)
+        assert np.isfinite(steps().item()), "the loss is not finite"
         torch.backends.cuda.matmul.allow_tf32 = False
         key = "amp" if amp else "tf32"
         report.add(
@@ -417,6 +421,7 @@ def time_loader(split: Split, report: Report) -> None:
             optimizer.step()
 
     rate = count / timed(loop, repeats=1)
+    assert all(parameter.isfinite().all() for parameter in model.parameters()), "the parameters are not finite"
     report.add(
         "notebook's mlp behind a DataLoader, batch 512",
         f"{rate / 1e6:.2f} M samples/s",
@@ -462,7 +467,7 @@ def time_evaluation(split: Split, report: Report) -> None:
 
 
 def whole_run(frame: pl.DataFrame, report: Report) -> None:
-    """From a CSV file to metrics: the notebook's mlp, five epochs; the second of two runs, so that all is compiled."""
+    """From a CSV file to metrics: the notebook's mlp, five epochs; fused the second of two runs, all compiled."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ratings.csv"
         frame.write_csv(path)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import fastncf
-from benchmarks.factorization import als
+from benchmarks.factorization import als, interaction_matrix
 from benchmarks.report import README, RESULTS, machine, write_between
 from fastncf.split import Split
 
@@ -82,7 +82,6 @@ def ease(split: Split, regularization: float) -> Scores:
 def peers(split: Split, seed: int, regularization: float) -> Iterator[tuple[str, torch.nn.Module, float]]:
     """(name, model, seconds of training); ALS and BPR have their best settings on MovieLens-1M's validation items."""
     from implicit.cpu.bpr import BayesianPersonalizedRanking
-    from scipy.sparse import csr_matrix
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
@@ -91,9 +90,7 @@ def peers(split: Split, seed: int, regularization: float) -> Iterator[tuple[str,
     bpr = BayesianPersonalizedRanking(
         factors=63, learning_rate=0.05, regularization=0.02, iterations=150, random_state=seed
     )
-    data = np.ones(len(split.indices), dtype=np.float32)
-    matrix = csr_matrix((data, split.indices, split.indptr), shape=(split.num_users, split.num_items))
-    bpr.fit(matrix, show_progress=False)
+    bpr.fit(interaction_matrix(split), show_progress=False)
     yield "implicit's BPR", Scores(bpr.user_factors @ bpr.item_factors.T), time.perf_counter() - start
     start = time.perf_counter()
     yield f"EASE, lambda {regularization}", ease(split, regularization), time.perf_counter() - start

@@ -49,11 +49,12 @@ class Adam:
         self.bfloat16 = (config.precision or ("bfloat16" if cuda else "float32")) == "bfloat16"
         self.eager = None if cuda else "no CUDA device"
         self.part = self.epochs.rows
-        self.rates = torch.empty(self.epochs.batches, device=device)  # (S,) float32: the epoch's learning rates
-        self.rate = torch.zeros((), device=device)
+        self.rates = torch.empty(self.epochs.batches, dtype=torch.float64, device=device)  # (S,): those of the epoch
+        self.rate = torch.zeros((), device=device)  # float32: what a graph reads it from
         self.step = torch.zeros(1, dtype=torch.int64, device=device)  # steps of the epoch that are done
         self.total = torch.zeros((), dtype=torch.float64, device=device)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=self.rate, fused=True, capturable=cuda)
+        rate = self.rate if cuda else 0.0
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=cuda)
         self._stream = torch.cuda.Stream(device) if cuda else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = 0
@@ -130,9 +131,13 @@ class Adam:
 
     def _train(self, rows: Tensor | None) -> None:
         """A step over some rows (B,), or over the full batch that is next, found on the device."""
-        self.rate.copy_(self.rates.index_select(0, self.step).squeeze(0))
-        loss = self._backward(rows)
-        while loss is None:
+        now = self.rates.index_select(0, self.step).squeeze(0)
+        if self._stream is None:
+            self.optimizer.param_groups[0]["lr"] = now.item()
+        else:
+            self.rate.copy_(now)
+        losses = self._backward(rows)
+        while losses is None:
             if self.part == 1 or (self._stream is not None and torch.cuda.is_current_stream_capturing()):
                 raise DeviceError(
                     f"{self.device} has no memory left for a step of {type(self.model).__name__} over {self.part:,} "
@@ -140,19 +145,20 @@ class Adam:
                 )
             self.part = -(-self.part // 2)
             torch.cuda.empty_cache()  # blocks of the larger part are of no use to the smaller ones
-            loss = self._backward(rows)
+            losses = self._backward(rows)
         self.optimizer.step()
         self.step += 1
-        self.total += loss
+        for loss in losses:
+            self.total += loss
 
-    def _backward(self, rows: Tensor | None) -> Tensor | None:
-        """Gradients of a batch, and its summed loss () float64; None where they do not fit the memory."""
+    def _backward(self, rows: Tensor | None) -> list[Tensor] | None:
+        """Gradients of a batch, and its parts' summed losses, () each; None where they do not fit the memory."""
         self.optimizer.zero_grad(set_to_none=True)
         try:
             if rows is None:
                 places = torch.arange(self.epochs.rows, device=self.device) + self.step * self.epochs.rows
                 rows = self.epochs.order.index_select(0, places)
-            total = torch.zeros((), dtype=torch.float64, device=self.device)
+            losses = []
             for part in rows.split(self.part):
                 batch = self.epochs.take(part)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
@@ -161,11 +167,13 @@ class Adam:
                     positive, negatives = positive.float(), negatives.float()
                 loss = LOSSES[self.config.loss](positive, negatives)
                 objective = loss + l2_penalty(self.model, batch, self.config.l2) if self.config.l2 else loss
-                (objective * (len(part) / len(rows))).backward()
-                total += loss.detach() * len(part)
+                if len(part) < len(rows):
+                    objective = objective * (len(part) / len(rows))
+                objective.backward()
+                losses.append(loss.detach() * len(part))
         except torch.OutOfMemoryError:
             return None
-        return total
+        return losses
 
 
 def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -77,11 +77,11 @@ class Config:
     :func:`~fastncf.histories.order_matters`) and what is held out is not drawn at random; else ``all``."""
 
     budget: Literal["best", "fast"] = "best"
-    """``fast``: a quarter to a third of the passes, with larger steps. What is set beside it stays as it is set."""
+    """``fast``: fewer passes, with larger steps. What is set beside it stays as it is set."""
 
     epochs: int | None = None
     """Passes over the training interactions. Left out: 16 with histories, 12 with hidden layers, else 20; with
-    ``budget="fast"`` 6, 8 and 5."""
+    ``budget="fast"`` 6 by ``sgd``, 8 with hidden layers, else 5."""
 
     batch_size: int | None = None
     """Samples a step of ``adam``; an interaction and its negatives count as 1 + num_negatives of them. Left out: 8,192,
@@ -137,7 +137,7 @@ class Config:
     """Determines every draw: users, parameters, negatives, order, dropout, candidates."""
 
     device: str = "auto"
-    """``auto`` (the CPU for ``mf`` with ``sgd``, otherwise CUDA where there is one), or a torch device such as ``cpu``
+    """``auto`` (the CPU for what ``sgd`` trains, otherwise CUDA where there is one), or a torch device such as ``cpu``
     or ``cuda:1``."""
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ class MF(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(num_items))
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        if _are_lists(users, items):
+        if _are_lists(self.user_embedding.weight, users, items):
             one = torch.ones(self.user_embedding.embedding_dim, device=users.device)
             dot = _dot(self.user_embedding, self.item_embedding, one, users, items)
         else:
@@ -61,7 +61,7 @@ class GMF(nn.Module):
         self.output = _linear(dim, 1, generator)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        if _are_lists(users, items):
+        if _are_lists(self.user_embedding.weight, users, items):
             weight = self.output.weight.squeeze(0)
             return _dot(self.user_embedding, self.item_embedding, weight, users, items) + self.output.bias
         return self.output(self.user_embedding(users) * self.item_embedding(items)).squeeze(-1)
@@ -143,7 +143,7 @@ class NeuMF(nn.Module):
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         user, item = self.gmf_user_embedding, self.gmf_item_embedding
         of_product, of_top = self.output.weight.tensor_split([user.embedding_dim], dim=1)
-        if _are_lists(users, items):
+        if _are_lists(user.weight, users, items):
             generalised = _dot(user, item, of_product.squeeze(0), users, items)
         else:
             generalised = F.linear(user(users) * item(items), of_product).squeeze(-1)
@@ -270,7 +270,7 @@ class Vectors(nn.Embedding):
 
 def rows_of(table: Tensor, rows: Tensor) -> Tensor:
     """Rows (..., D) of a table (R, D); in the dtype of the computation where Triton gathers them."""
-    if triton_works(table.device) and not torch.are_deterministic_algorithms_enabled():
+    if _by_tiles(table) and not torch.are_deterministic_algorithms_enabled():
         from fastncf.tiles.rows import Gather  # Triton is not there on every machine
 
         return Gather.apply(table, rows, _computed_in(table))
@@ -282,10 +282,15 @@ def _computed_in(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else tensor.dtype
 
 
-def _are_lists(users: Tensor, items: Tensor) -> bool:
-    """Whether each user (B, 1) has a list of items (B, C), on a device and in a mode in which kernels take them."""
+def _by_tiles(parameter: Tensor) -> bool:
+    """Whether the Triton kernels know a parameter's dtype and run where it is."""
+    return parameter.dtype == torch.float32 and triton_works(parameter.device)
+
+
+def _are_lists(table: Tensor, users: Tensor, items: Tensor) -> bool:
+    """Whether each user (B, 1) has a list of items (B, C), with a table and in a mode in which kernels take them."""
     lists = users.dim() == 2 and items.dim() == 2 and users.shape == (len(items), 1)
-    return lists and triton_works(users.device) and not torch.are_deterministic_algorithms_enabled()
+    return lists and _by_tiles(table) and not torch.are_deterministic_algorithms_enabled()
 
 
 def _dot(user: nn.Embedding, item: nn.Embedding, weight: Tensor, users: Tensor, items: Tensor) -> Tensor:
@@ -339,7 +344,7 @@ def _tower(inputs: int, layers: Sequence[int], generator: torch.Generator | None
 def _climb(hidden: nn.ModuleList, user: Tensor, item: Tensor, dropout: float) -> Tensor:
     """ReLU layers over (user, item) side by side; the first is applied to each half, then the halves are added."""
     layers = [layer for layer in hidden if isinstance(layer, nn.Linear)]
-    if user.dim() == 3 and user.shape[:2] == (len(item), 1) and triton_works(user.device):
+    if user.dim() == 3 and user.shape[:2] == (len(item), 1) and _by_tiles(layers[0].weight):
         from fastncf.tiles.layers import climb  # Triton is not there on every machine
 
         dtype = _computed_in(user)

@@ -78,7 +78,8 @@ class _Dot:
     def __init__(self, user: Tensor, item: Tensor) -> None:
         self.user, self.item = user.detach().contiguous(), item.detach().contiguous()
         self.by_kernel = user.device.type == "cpu" and user.dtype == torch.float32
-        self.list_bytes = 8 if self.by_kernel or triton_works(user.device) else 8 * user.shape[1]
+        self.by_tiles = user.dtype == torch.float32 and triton_works(user.device)
+        self.list_bytes = 8 if self.by_kernel or self.by_tiles else 8 * user.shape[1]
         self.catalogue_bytes = 4 if self.by_kernel else 8  # tensors also hold what comes of the comparison
         self.buffer = _Buffer()
 
@@ -88,7 +89,7 @@ class _Dot:
             tensors = (users.int(), items.int(), self.user, self.item, out)
             dot_lists(*(tensor.numpy() for tensor in tensors))
             return out
-        if triton_works(users.device) and self.user.dtype == torch.float32:
+        if self.by_tiles:
             from fastncf.tiles.rows import Dot  # Triton is not there on every machine
 
             return Dot.apply(self.user, self.item, torch.ones_like(self.user[0]), users, items)

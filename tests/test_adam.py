@@ -18,7 +18,7 @@ from tests.conftest import checkerboard, plain_split, random_csr
 CPU = torch.device("cpu")
 
 
-def trained(split, config, seed=0):
+def trained(split, config):
     model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
     with Adam(model, split, config, CPU) as adam:
         totals = [float(adam.epoch(number)) for number in range(config.epochs)]

@@ -24,7 +24,6 @@ from tests.conftest import plain_split, random_csr
 pytest.importorskip("triton")
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-pytestmark = pytest.mark.filterwarnings("ignore:.*scalar.*:DeprecationWarning")
 
 
 def device_csr(indptr: np.ndarray, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
