@@ -157,6 +157,9 @@ def test_models_by_kernels(name, monkeypatch):
     ours = gradients(score_lists(model, users, items), parameters, slope)
     monkeypatch.setattr(models, "triton_works", lambda device: False)
     assert_all_close(ours, gradients(score_lists(model, users, items), parameters, slope), 1e-4)
+    exact = score_lists(model.double(), users, items)
+    monkeypatch.setattr(models, "triton_works", lambda device: True)
+    assert torch.equal(score_lists(model, users, items), exact)  # float64 is not for the kernels
 
 
 def flattened(model: MLP, gradient: bool = False) -> torch.Tensor:
