@@ -40,17 +40,26 @@ def run_ranges(kernel: Callable[[int, int], object], bounds: np.ndarray) -> None
     its share, so that one thread less is to be started: that costs more than a small kernel.
     """
     ranges = [(a, b) for a, b in itertools.pairwise(bounds.tolist()) if b > a]
-    left = iter(ranges)
+    _run(kernel, ranges, min(num_threads(), len(ranges)))
+
+
+def run_together(kernel: Callable[[int], object], threads: int) -> None:
+    """Call ``kernel(0)`` to ``kernel(threads - 1)`` at the same time: they may wait for each other, so none may fail."""
+    _run(kernel, [(thread,) for thread in range(threads)], threads)
+
+
+def _run(kernel: Callable[..., object], calls: list[tuple[int, ...]], threads: int) -> None:
+    left = iter(calls)
     errors: list[Exception] = []
 
     def work() -> None:
         try:
-            for start, stop in left:
-                kernel(start, stop)
+            for arguments in left:
+                kernel(*arguments)
         except Exception as error:
             errors.append(error)
 
-    others = [threading.Thread(target=work) for _ in range(min(num_threads(), len(ranges)) - 1)]
+    others = [threading.Thread(target=work) for _ in range(threads - 1)]
     for thread in others:
         thread.start()
     try:

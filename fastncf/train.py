@@ -23,6 +23,7 @@ from fastncf.hashing import Stream, key
 from fastncf.histories import Histories, order_matters
 from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
 from fastncf.models import GMF, MF, MLP, NeuMF, Popularity, build
+from fastncf.perceptron import Perceptron, fits_layers
 from fastncf.recommender import Recommender, held_out_lists
 from fastncf.split import Split, by_time, given_test, leave_one_out
 from fastncf.weights import Weights, popularity_weights
@@ -166,8 +167,11 @@ def _train(
     if config.optimizer == "sgd":
         return _loop(sgd(model, split, config, order), model, split, config, device, clock)
     weights = _negative_weights(split, config)
+    training: Adam | FusedMLP | Perceptron
     if can_fuse(model, config, device):
-        training: Adam | FusedMLP = FusedMLP(cast(MLP, model), split, config, device, weights)
+        training = FusedMLP(cast(MLP, model), split, config, device, weights)
+    elif fits_layers(model, config, device):
+        training = Perceptron(cast(MLP | NeuMF, model), split, config, weights)
     else:
         training = Adam(model, split, config, device, weights)
     with training:

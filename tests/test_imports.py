@@ -20,7 +20,7 @@ FLOORS = [
     {"interactions", "scoring"},
     {"split"},
     {"descent", "epoch", "evaluate"},
-    {"adam", "blocks", "fused", "histories"},
+    {"adam", "blocks", "fused", "histories", "perceptron"},
     {"recommender"},
     {"train"},
     {"cli"},

@@ -14,31 +14,31 @@ from numba.extending import intrinsic
 
 LANES = 16
 _LANE = ir.IntType(32)
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
-_INTEGERS = ir.VectorType(_LANE, LANES)
 _FUSED = ("contract",)
 _EXPONENTIAL = [math.log(2) ** power / math.factorial(power) for power in range(6, -1, -1)]
-
-
-def _all(number):  # type: ignore[no-untyped-def]
-    return ir.Constant(_VECTOR, [number] * LANES)
 
 
 def _lanes(*places):  # type: ignore[no-untyped-def]
     return ir.Constant(ir.VectorType(_LANE, len(places)), list(places))
 
 
-class _Code:
+class Code:
     """What the intrinsics have in common: a builder, and the arguments: of an array its data, of one in lines also how
-    long they are."""
+    long they are, of a tuple a list. Vectors are of ``lanes`` float32."""
 
-    def __init__(self, context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def __init__(self, context, builder, signature, arguments, lanes=LANES):  # type: ignore[no-untyped-def]
         self.builder = builder
+        self.lanes = lanes
+        self.vector = ir.VectorType(ir.FloatType(), lanes)
+        self.integers = ir.VectorType(_LANE, lanes)
         self.arguments = [
             self._unpacked(context, kind, value) for kind, value in zip(signature.args, arguments, strict=True)
         ]
 
     def _unpacked(self, context, kind, value):  # type: ignore[no-untyped-def]
+        if isinstance(kind, types.BaseTuple):
+            values = cgutils.unpack_tuple(self.builder, value)
+            return [self._unpacked(context, *part) for part in zip(kind, values, strict=True)]
         if not isinstance(kind, types.Array):
             return value
         array = context.make_array(kind)(context, self.builder, value)
@@ -47,7 +47,7 @@ class _Code:
         return array.data, cgutils.unpack_tuple(self.builder, array.shape)[1]
 
     def _place(self, data, at):  # type: ignore[no-untyped-def]
-        return self.builder.bitcast(self.builder.gep(data, [at]), _VECTOR.as_pointer())
+        return self.builder.bitcast(self.builder.gep(data, [at]), self.vector.as_pointer())
 
     def load(self, data, at):  # type: ignore[no-untyped-def]
         return self.builder.load(self._place(data, at), align=4)
@@ -55,13 +55,17 @@ class _Code:
     def store(self, vector, data, at):  # type: ignore[no-untyped-def]
         self.builder.store(vector, self._place(data, at), align=4)
 
+    def all(self, number):  # type: ignore[no-untyped-def]
+        """A constant in all lanes."""
+        return ir.Constant(self.vector, [number] * self.lanes)
+
     def number(self, data, at):  # type: ignore[no-untyped-def]
         return self.builder.load(self.builder.gep(data, [at]))
 
     def spread(self, number):  # type: ignore[no-untyped-def]
         """A number in all lanes."""
-        first = self.builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.Constant(_LANE, 0))
-        return self.builder.shuffle_vector(first, first, _lanes(*[0] * LANES))
+        first = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.Constant(_LANE, 0))
+        return self.builder.shuffle_vector(first, first, _lanes(*[0] * self.lanes))
 
     def multiply(self, a, b):  # type: ignore[no-untyped-def]
         return self.builder.fmul(a, b, flags=_FUSED)
@@ -74,7 +78,7 @@ class _Code:
 
     def total(self, vector):  # type: ignore[no-untyped-def]
         """The sum over the lanes: halves added to each other."""
-        lanes = LANES // 2
+        lanes = self.lanes // 2
         while lanes:
             low = self.builder.shuffle_vector(vector, vector, _lanes(*range(lanes)))
             high = self.builder.shuffle_vector(vector, vector, _lanes(*range(lanes, 2 * lanes)))
@@ -91,34 +95,76 @@ class _Code:
 
         Off by less than (2 + |x|) * 1e-7 of itself, as x log2(e) is rounded to a float32.
         """
-        t = self.multiply(x, _all(1.4426950408889634))
-        shift = _all(1.5 * 2**23)  # beyond it float32 holds whole numbers only, so that the sum is rounded to one
+        t = self.multiply(x, self.all(1.4426950408889634))
+        shift = self.all(1.5 * 2**23)  # beyond it float32 holds whole numbers only, so that the sum is rounded to one
         whole = self.builder.fsub(self.builder.fadd(t, shift), shift)
         fraction = self.builder.fsub(t, whole)
-        series = _all(_EXPONENTIAL[0])
+        series = self.all(_EXPONENTIAL[0])
         for factor in _EXPONENTIAL[1:]:
-            series = self.add(self.multiply(series, fraction), _all(factor))
-        exponent = self.builder.add(self.builder.fptosi(whole, _INTEGERS), ir.Constant(_INTEGERS, [127] * LANES))
-        scale = self.builder.shl(exponent, ir.Constant(_INTEGERS, [23] * LANES))
-        return self.builder.fmul(series, self.builder.bitcast(scale, _VECTOR))
+            series = self.add(self.multiply(series, fraction), self.all(factor))
+        bias, places = (ir.Constant(self.integers, [number] * self.lanes) for number in (127, 23))
+        exponent = self.builder.add(self.builder.fptosi(whole, self.integers), bias)
+        scale = self.builder.shl(exponent, places)
+        return self.builder.fmul(series, self.builder.bitcast(scale, self.vector))
 
     def logarithm(self, e):  # type: ignore[no-untyped-def]
         """log(1 + e) for e in [0, 1], to 2e-7: twice the series of the inverse tanh of e / (2 + e)."""
-        s = self.builder.fdiv(e, self.builder.fadd(e, _all(2.0)))
+        s = self.builder.fdiv(e, self.builder.fadd(e, self.all(2.0)))
         square = self.builder.fmul(s, s)
-        series = _all(1 / 13)
+        series = self.all(1 / 13)
         for odd in (11, 9, 7, 5, 3, 1):
-            series = self.add(self.multiply(series, square), _all(1 / odd))
+            series = self.add(self.multiply(series, square), self.all(1 / odd))
         return self.builder.fmul(self.builder.fadd(s, s), series)
 
     def variable(self):  # type: ignore[no-untyped-def]
-        return cgutils.alloca_once(self.builder, _VECTOR)
+        return cgutils.alloca_once(self.builder, self.vector)
 
     def each_chunk(self, width):  # type: ignore[no-untyped-def]
         """A loop over the first lane of each whole chunk of a row."""
-        zero, step = ir.Constant(width.type, 0), ir.Constant(width.type, LANES)
-        whole = self.builder.and_(width, ir.Constant(width.type, -LANES))
+        zero, step = ir.Constant(width.type, 0), ir.Constant(width.type, self.lanes)
+        whole = self.builder.and_(width, ir.Constant(width.type, -self.lanes))
         return cgutils.for_range_slice(self.builder, zero, whole, step, inc=True)
+
+
+@intrinsic
+def pointer(typingctx, array):  # type: ignore[no-untyped-def]
+    """Where the data of an array are: for tuples, since an array in one is counted, by all threads in one place."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return context.make_array(signature.args[0])(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic
+def moved(typingctx, data, by):  # type: ignore[no-untyped-def]
+    """A :func:`pointer` to ``by`` numbers further on."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return data(data, by), generate
+
+
+@intrinsic
+def get(typingctx, data, at):  # type: ignore[no-untyped-def]
+    """A number behind a :func:`pointer`."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.load(builder.gep(arguments[0], [arguments[1]]))
+
+    return data.dtype(data, at), generate
+
+
+@intrinsic
+def put(typingctx, data, at, number):  # type: ignore[no-untyped-def]
+    """Write a number, which has the right type, behind a :func:`pointer`."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        builder.store(arguments[2], builder.gep(arguments[0], [arguments[1]]))
+        return context.get_dummy_value()
+
+    return types.void(data, at, data.dtype), generate
 
 
 @intrinsic
@@ -129,13 +175,13 @@ def dots(typingctx, table, starts, line, count, width, vector, out):  # type: ig
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        code = _Code(context, builder, signature, arguments)
+        code = Code(context, builder, signature, arguments)
         table, (starts, length), line, count, width, vector, out = code.arguments
         first = builder.mul(line, length)
         partial = code.variable()
         with cgutils.for_range(builder, count) as row:
             start = code.number(starts, builder.add(first, row.index))
-            builder.store(_all(0.0), partial)
+            builder.store(code.all(0.0), partial)
             with code.each_chunk(width) as (at, _):
                 product = code.multiply(code.load(vector, at), code.load(table, builder.add(start, at)))
                 builder.store(code.add(builder.load(partial), product), partial)
@@ -155,7 +201,7 @@ def descend(typingctx, table, starts, line, count, width, vector, steps, times, 
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        code = _Code(context, builder, signature, arguments)
+        code = Code(context, builder, signature, arguments)
         table, (starts, length), line, count, width, vector, steps, (times, times_length), keep, lose = code.arguments
         first, first_time = builder.mul(line, length), builder.mul(line, times_length)
         keep, lose = code.spread(keep), code.spread(builder.fneg(lose))
@@ -185,10 +231,10 @@ def softplus(typingctx, x, times, line, losses):  # type: ignore[no-untyped-def]
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        code = _Code(context, builder, signature, arguments)
+        code = Code(context, builder, signature, arguments)
         x, (times, length), line, losses = code.arguments
         first = builder.mul(line, length)
-        zero, one, large = _all(0.0), _all(1.0), _all(87.0)
+        zero, one, large = code.all(0.0), code.all(1.0), code.all(87.0)
         slopes, lost = code.variable(), code.variable()
         start = ir.Constant(first.type, 0)
         builder.store(zero, slopes)
@@ -208,23 +254,32 @@ def softplus(typingctx, x, times, line, losses):  # type: ignore[no-untyped-def]
     return types.float32(x, times, line, losses), generate
 
 
-@intrinsic
-def prefetch(typingctx, table, start, width):  # type: ignore[no-untyped-def]
-    """Ask for a row of ``table`` ahead of its use."""
-
+def _prefetch(to_write, table, start, width):  # type: ignore[no-untyped-def]
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        code = _Code(context, builder, signature, arguments)
+        code = Code(context, builder, signature, arguments)
         table, start, width = code.arguments
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _LANE, _LANE, _LANE])
         ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        write, near, data = (ir.Constant(_LANE, number) for number in (1, 3, 1))
+        write, near, data = (ir.Constant(_LANE, number) for number in (to_write, 3, 1))
         with code.each_chunk(width) as (at, _):
             place = builder.gep(table, [builder.add(start, at)])
             builder.call(ask, [builder.bitcast(place, byte), write, near, data])
         return context.get_dummy_value()
 
     return types.void(table, start, width), generate
+
+
+@intrinsic
+def prefetch(typingctx, table, start, width):  # type: ignore[no-untyped-def]
+    """Ask for a row of ``table`` ahead of its use, to write in it."""
+    return _prefetch(1, table, start, width)
+
+
+@intrinsic
+def prefetch_to_read(typingctx, table, start, width):  # type: ignore[no-untyped-def]
+    """Ask for a row of ``table`` ahead of its use, which other cores may read too."""
+    return _prefetch(0, table, start, width)
 
 
 @intrinsic
@@ -235,7 +290,7 @@ def blend(typingctx, to, to_at, keep, what, what_at, share, width):  # type: ign
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        code = _Code(context, builder, signature, arguments)
+        code = Code(context, builder, signature, arguments)
         to, to_at, keep, what, what_at, share, width = code.arguments
         keeps, shares = code.spread(keep), code.spread(share)
         with code.each_chunk(width) as (at, _):

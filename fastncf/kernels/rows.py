@@ -1,0 +1,256 @@
+"""Rows of float32 whose width is a multiple of 8: sums, products, and Adam with steps that come late."""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastncf.hashing import LOWBIAS_1, LOWBIAS_2
+from fastncf.kernels.simd import Code
+
+LANES = 8
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+@intrinsic
+def add_row(typingctx, to, what, share, width):  # type: ignore[no-untyped-def]
+    """``to += share * what``; both (data, at), share float32."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (to, to_at), (what, what_at), share, width = code.arguments
+        share = code.spread(share)
+        with code.each_chunk(width) as (at, _):
+            place = builder.add(to_at, at)
+            added = code.multiply(share, code.load(what, builder.add(what_at, at)))
+            code.store(code.add(code.load(to, place), added), to, place)
+        return context.get_dummy_value()
+
+    return types.void(to, what, share, width), generate
+
+
+@intrinsic
+def copy_row(typingctx, to, what, width):  # type: ignore[no-untyped-def]
+    """``to = what``; both (data, at)."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (to, to_at), (what, what_at), width = code.arguments
+        with code.each_chunk(width) as (at, _):
+            code.store(code.load(what, builder.add(what_at, at)), to, builder.add(to_at, at))
+        return context.get_dummy_value()
+
+    return types.void(to, what, width), generate
+
+
+@intrinsic
+def multiply_rows(typingctx, to, a, b, width):  # type: ignore[no-untyped-def]
+    """``to = a * b`` by element; all (data, at)."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (to, to_at), (a, a_at), (b, b_at), width = code.arguments
+        with code.each_chunk(width) as (at, _):
+            product = builder.fmul(code.load(a, builder.add(a_at, at)), code.load(b, builder.add(b_at, at)))
+            code.store(product, to, builder.add(to_at, at))
+        return context.get_dummy_value()
+
+    return types.void(to, a, b, width), generate
+
+
+@intrinsic
+def dot(typingctx, a, b, width):  # type: ignore[no-untyped-def]
+    """Dot product of two rows (data, at)."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (a, a_at), (b, b_at), width = code.arguments
+        total = code.variable()
+        builder.store(code.all(0.0), total)
+        with code.each_chunk(width) as (at, _):
+            product = code.multiply(code.load(a, builder.add(a_at, at)), code.load(b, builder.add(b_at, at)))
+            builder.store(code.add(builder.load(total), product), total)
+        return code.total(builder.load(total))
+
+    return types.float32(a, b, width), generate
+
+
+@intrinsic
+def spread_slope(typingctx, to, slope, weights, mask, width):  # type: ignore[no-untyped-def]
+    """``to = slope * weights`` where ``mask`` is above 0, else 0; rows are (data, at), slope float32."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (to, to_at), slope, (weights, weights_at), (mask, mask_at), width = code.arguments
+        slope, zero = code.spread(slope), code.all(0.0)
+        with code.each_chunk(width) as (at, _):
+            product = builder.fmul(slope, code.load(weights, builder.add(weights_at, at)))
+            open_ = code.load(mask, builder.add(mask_at, at))
+            code.store(code.select(open_, ">", zero, product, zero), to, builder.add(to_at, at))
+        return context.get_dummy_value()
+
+    return types.void(to, slope, weights, mask, width), generate
+
+
+@intrinsic
+def add_rows(typingctx, to, rows, length, count, width):  # type: ignore[no-untyped-def]
+    """Add ``count`` rows that lie ``length`` apart from (data, at) on to the row ``to`` (data, at)."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (to, to_at), (rows, rows_at), length, count, width = code.arguments
+        total = code.variable()
+        with code.each_chunk(width) as (at, _):
+            place = builder.add(to_at, at)
+            first = builder.add(rows_at, at)
+            builder.store(code.load(to, place), total)
+            with cgutils.for_range(builder, count) as row:
+                number = code.load(rows, builder.add(first, builder.mul(row.index, length)))
+                builder.store(builder.fadd(builder.load(total), number), total)
+            code.store(builder.load(total), to, place)
+        return context.get_dummy_value()
+
+    return types.void(to, rows, length, count, width), generate
+
+
+def _root(code, vector):  # type: ignore[no-untyped-def]
+    name = f"llvm.sqrt.v{code.lanes}f32"
+    kind = ir.FunctionType(code.vector, [code.vector])
+    return code.builder.call(cgutils.get_or_insert_function(code.builder.module, kind, name), [vector])
+
+
+@intrinsic
+def late_step(typingctx, to, values, moments, width, rate, root):  # type: ignore[no-untyped-def]
+    """``to = values`` less a step of Adam without a gradient.
+
+    to and values are rows (data, at), moments likewise: the mean, and the mean square ``width`` further on; the step
+    is ``rate * mean / (sqrt(square) * root + epsilon)``, factors float32.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (to, to_at), (values, values_at), (moments, moments_at), width, rate, root = code.arguments
+        rate, root = code.spread(rate), code.spread(root)
+        with code.each_chunk(width) as (at, _):
+            place = builder.add(moments_at, at)
+            mean, square_root = code.load(moments, place), _root(code, code.load(moments, builder.add(place, width)))
+            lower = code.add(code.multiply(square_root, root), code.all(_EPSILON))
+            value = builder.fsub(
+                code.load(values, builder.add(values_at, at)), builder.fdiv(builder.fmul(rate, mean), lower)
+            )
+            code.store(value, to, builder.add(to_at, at))
+        return context.get_dummy_value()
+
+    return types.void(to, values, moments, width, rate, root), generate
+
+
+@intrinsic
+def late_steps(typingctx, to, values, moments, width, then, now, kept):  # type: ignore[no-untyped-def]
+    """``to = values`` less what two steps as in :func:`late_step` take, plus what two others take.
+
+    Args:
+        to, values, moments, width: as in :func:`late_step`.
+        then: (data, at): rate and root of the two steps.
+        now: (rate, root, rate, root) float32, of the two others.
+        kept: shares that are left of the mean, and of the root of the mean square, before the two others.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (to, to_at), (values, values_at), (moments, moments_at), width, then, now, kept = code.arguments
+        numbers = [code.number(then[0], builder.add(then[1], ir.Constant(then[1].type, n))) for n in range(4)]
+        numbers += [builder.fneg(builder.fmul(now[0], kept[0])), builder.fmul(now[1], kept[1])]
+        numbers += [builder.fneg(builder.fmul(now[2], kept[0])), builder.fmul(now[3], kept[1])]
+        rates, roots = ([code.spread(number) for number in numbers[start::2]] for start in (0, 1))
+        epsilon = code.all(_EPSILON)
+        with code.each_chunk(width) as (at, _):
+            place = builder.add(moments_at, at)
+            mean, square_root = code.load(moments, place), _root(code, code.load(moments, builder.add(place, width)))
+            lower = [code.add(code.multiply(square_root, root), epsilon) for root in roots]
+            taken = []
+            for one in (0, 2):  # one division for two: a / b + c / d = (a d + c b) / (b d)
+                upper = code.add(code.multiply(rates[one], lower[one + 1]), code.multiply(rates[one + 1], lower[one]))
+                taken.append(builder.fdiv(upper, builder.fmul(lower[one], lower[one + 1])))
+            value = code.load(values, builder.add(values_at, at))
+            value = code.subtract(value, code.multiply(mean, builder.fadd(*taken)))
+            code.store(value, to, builder.add(to_at, at))
+        return context.get_dummy_value()
+
+    return types.void(to, values, moments, width, then, now, kept), generate
+
+
+@intrinsic
+def adam_step(typingctx, row, gradient, length, width, keep, rate, root):  # type: ignore[no-untyped-def]
+    """One step of Adam (Kingma and Ba 2015), as torch takes it.
+
+    Args:
+        row: (data, at): values; mean and mean square follow, each ``length`` further on.
+        gradient: (data, at).
+        length, width: int64.
+        keep: (of the mean, of the mean square) float32: what is left of them since they were last written.
+        rate, root: float32: the step is ``rate * mean / (sqrt(square) * root + epsilon)``.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (row, row_at), gradients, length, width, keep, rate, root = code.arguments
+        keep_mean, keep_square = (code.spread(number) for number in keep)
+        rate, root = code.spread(rate), code.spread(root)
+        with code.each_chunk(width) as (at, _):
+            places = [builder.add(row_at, at)]
+            for _ in range(2):
+                places.append(builder.add(places[-1], length))
+            value, mean, square = (code.load(row, place) for place in places)
+            gradient = code.load(gradients[0], builder.add(gradients[1], at))
+            mean = code.add(code.multiply(mean, keep_mean), code.multiply(gradient, code.all(1 - _BETA_1)))
+            new = code.multiply(builder.fmul(gradient, gradient), code.all(1 - _BETA_2))
+            square = code.add(code.multiply(square, keep_square), new)
+            lower = code.add(code.multiply(_root(code, square), root), code.all(_EPSILON))
+            value = builder.fsub(value, builder.fdiv(builder.fmul(rate, mean), lower))
+            for number, place in zip((value, mean, square), places, strict=True):
+                code.store(number, row, place)
+        return context.get_dummy_value()
+
+    return types.void(row, gradient, length, width, keep, rate, root), generate
+
+
+@intrinsic
+def drop(typingctx, numbers, count, share, key):  # type: ignore[no-untyped-def]
+    """Set a share of some numbers to 0, and the others to what keeps the mean: dropout.
+
+    numbers (data, at) float32, count int64, a multiple of 8, share float64, key uint64. A number's place in the range
+    makes its own draw, by a hash (Wellons' "lowbias32") that takes half of the key before and half in between.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (numbers, numbers_at), count, share, key = code.arguments
+        word = ir.IntType(32)
+
+        def all_of(number):  # type: ignore[no-untyped-def]
+            return ir.Constant(code.integers, [number] * LANES)
+
+        def everywhere(number):  # type: ignore[no-untyped-def]
+            first = builder.insert_element(ir.Constant(code.integers, ir.Undefined), number, ir.Constant(word, 0))
+            return builder.shuffle_vector(first, first, ir.Constant(code.integers, [0] * LANES))
+
+        def mixed(x, factor, shift):  # type: ignore[no-untyped-def]
+            x = builder.mul(x, all_of(factor))
+            return builder.xor(x, builder.lshr(x, all_of(shift)))
+
+        low, high = (everywhere(builder.trunc(x, word)) for x in (key, builder.lshr(key, ir.Constant(key.type, 32))))
+        limit = everywhere(builder.fptoui(builder.fmul(share, ir.Constant(share.type, 2.0**32)), word))
+        one = ir.Constant(share.type, 1.0)
+        gain = code.spread(builder.fptrunc(builder.fdiv(one, builder.fsub(one, share)), ir.FloatType()))
+        lanes = ir.Constant(code.integers, list(range(LANES)))
+        with code.each_chunk(count) as (at, _):
+            x = builder.xor(builder.add(everywhere(builder.trunc(at, word)), lanes), low)
+            x = mixed(builder.xor(x, builder.lshr(x, all_of(16))), LOWBIAS_1, 15)
+            x = mixed(builder.add(x, high), LOWBIAS_2, 16)
+            kept = builder.icmp_unsigned(">=", x, limit)
+            place = builder.add(numbers_at, at)
+            number = builder.fmul(code.load(numbers, place), gain)
+            code.store(builder.select(kept, number, code.all(0.0)), numbers, place)
+        return context.get_dummy_value()
+
+    return types.void(numbers, count, share, key), generate
