@@ -7,7 +7,7 @@ layer aborts when two threads enter it, and both draw on a pool that belongs to 
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -44,11 +44,11 @@ def run_ranges(kernel: Callable[[int, int], object], bounds: np.ndarray) -> None
 
 
 def run_together(kernel: Callable[[int], object], threads: int) -> None:
-    """Call ``kernel(0)`` to ``kernel(threads - 1)`` at the same time: they may wait for each other, so none may fail."""
+    """Call a kernel for each number of a thread, all at once: they may wait for each other, so none may fail."""
     _run(kernel, [(thread,) for thread in range(threads)], threads)
 
 
-def _run(kernel: Callable[..., object], calls: list[tuple[int, ...]], threads: int) -> None:
+def _run(kernel: Callable[..., object], calls: Sequence[tuple[int, ...]], threads: int) -> None:
     left = iter(calls)
     errors: list[Exception] = []
 
