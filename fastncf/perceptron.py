@@ -164,7 +164,8 @@ class _Layout:
         modules = [layer for layer in model.hidden if isinstance(layer, nn.Linear)]
         self.product, self.width = _padded(sum(dims[:-1])), _padded(dims[-1])
         self.vector = self.product + self.width
-        self.rows = torch.zeros(split.num_users + split.num_items, stride(self.vector))
+        size = split.num_users + split.num_items, stride(self.vector)
+        self.rows = torch.from_numpy(_zeros(size[0] * size[1])).view(size)
         self._parts: list[tuple[Tensor, Tensor]] = []
         for start, (user, item) in zip((self.product, 0)[-len(tables) :][::-1], tables, strict=True):
             columns = slice(start, start + user.embedding_dim)
@@ -214,5 +215,7 @@ def _padded(width: int) -> int:
 
 
 def _zeros(size: int) -> np.ndarray:
-    """(size,) float32, on a cache line's boundary."""
-    return torch.zeros(size).numpy()
+    """(size,) float32 that start a cache line; of many, NumPy asks the system for large pages."""
+    room = np.zeros(size + 16, dtype=np.float32)
+    start = -room.ctypes.data % 64 // 4
+    return room[start : start + size]

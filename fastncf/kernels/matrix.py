@@ -79,7 +79,7 @@ def _constants(*numbers):  # type: ignore[no-untyped-def]
 
 _tall_wide, _low_wide = _tile(_TALL, _WIDE), _tile(ROWS, _WIDE)
 _tall_middle, _low_middle = _tile(_TALL, 16), _tile(ROWS, 16)
-_tall_narrow, _low_narrow = _tile(_TALL, COLUMNS), _tile(ROWS, COLUMNS)
+_tall_narrow, _low_narrow = _tile(12, COLUMNS), _tile(ROWS, COLUMNS)
 
 
 @njit(nogil=True, cache=True)
@@ -102,7 +102,8 @@ def multiply(rows, columns, depth, a, b, start, c, end, mask, gain):  # type: ig
         row = 0
         while row < rows:
             left = rows - row
-            tall = left >= _TALL and (left - _TALL) % 4 != 2  # what is left over can be cut into low ones
+            height = 12 if width == COLUMNS else _TALL
+            tall = left >= height and left != height + 2  # 2 could not be cut into low ones
             own = a[0], a[1] + row * a[2], a[2], a[3]
             first = start[0], start[1] + row * start[2] + column, start[2]
             to = c[0], c[1] + row * c[2] + column, c[2]
@@ -120,5 +121,5 @@ def multiply(rows, columns, depth, a, b, start, c, end, mask, gain):  # type: ig
                 _tall_middle(depth, own, other, first, to, end, mask, gain)
             else:
                 _low_middle(depth, own, other, first, to, end, mask, gain)
-            row += _TALL if tall else ROWS
+            row += height if tall else ROWS
         column += width
