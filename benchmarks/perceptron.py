@@ -1,0 +1,310 @@
+"""``mlp`` and ``neumf`` on a CPU, by the kernels, by torch eager, and by the notebook's loops.
+
+    python -m benchmarks.perceptron u.data --ratings ratings.csv --write layers-cpu
+
+All sides have the tables of MovieLens-20M (its twin), take the same batches, and are run in turns. The kernels train at
+the notebook's batch of 512 samples and at larger ones; torch eager at several, of which the best counts. The first
+epoch of each, in which kernels are compiled and memory is fetched, is not timed. The notebook's loops run on
+``u.data``, MovieLens-100K, as the kernels do beside them. With ``--ratings``, the twin as a file, the whole of
+``fastncf fit --notebook`` on all its users is timed in a process of its own, and the loops on a share of its users.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numba import njit
+
+from benchmarks import naive
+from benchmarks.report import README, RESULTS, machine, quantity, write_between
+from fastncf.adam import Adam
+from fastncf.config import Config
+from fastncf.datasets import twin
+from fastncf.interactions import read_interactions
+from fastncf.kernels.late import stride
+from fastncf.kernels.matrix import PLAIN, multiply
+from fastncf.models import MLP, NeuMF, build
+from fastncf.perceptron import Perceptron
+from fastncf.split import Split, leave_one_out
+from fastncf.threads import num_threads, run_ranges, run_together
+
+CPU = torch.device("cpu")
+NUM_NEGATIVES = 4
+USERS, ITEMS, INTERACTIONS = 138_493, 26_744, 20_000_263
+SHARE_OF_LOOPS = 0.002
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the batch sizes at which each side trains it, and interactions in an epoch."""
+
+    name: str
+    settings: dict[str, Any]
+    kernels: tuple[int, ...]
+    torch: tuple[int, ...]
+    interactions: int
+
+
+CASES = [
+    Case(
+        "the notebook's mlp: 8 + 8, 64-32",
+        {"model": "mlp", "dim": 8, "layers": (64, 32)},
+        (512, 4_096, 65_536),
+        (4_096, 16_384, 65_536, 262_144),
+        400_000,
+    ),
+    Case(
+        "neumf, 32 + 32 each, 64-32-16",
+        {"model": "neumf", "dim": 32, "layers": (64, 32, 16)},
+        (512, 4_096, 65_536),
+        (16_384, 65_536, 262_144),
+        400_000,
+    ),
+    Case(
+        "neumf, 64 + 64 each, 256-256-128-64, dropout .5",
+        {"model": "neumf", "dim": 64, "layers": (256, 256, 128, 64), "dropout": 0.5},
+        (4_096, 65_536),
+        (4_096, 16_384, 65_536),
+        60_000,
+    ),
+]
+
+
+def thinned(split: Split, interactions: int) -> Split:
+    """About so many of a split's interactions, evenly, with tables of the same size."""
+    keep = np.zeros(len(split.indices), dtype=bool)
+    keep[:: len(split.indices) // interactions] = True
+    before = np.concatenate([[0], np.cumsum(keep)])
+    none = np.full(split.num_users, -1, dtype=np.int32)
+    indptr = before[split.indptr].astype(np.int64)
+    return Split(
+        split.num_items, indptr, split.indices[keep], none, none, folded=0, left_out=0, too_short=0, rule="given"
+    )
+
+
+def training(side: str, split: Split, settings: dict[str, Any], epochs: int) -> Perceptron | Adam:
+    """A way to train, before its first epoch."""
+    config = Config(**settings, num_negatives=NUM_NEGATIVES, epochs=epochs, learning_rate=0.001, l2=0.0, device="cpu")
+    config = config.with_recipe("adam", "none")
+    model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
+    assert isinstance(model, MLP | NeuMF)
+    return Perceptron(model, split, config) if side == "kernels" else Adam(model, split, config, CPU)
+
+
+def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
+    """Samples a second of each side and batch size, and the GFLOP/s and bytes of ours."""
+    data = thinned(split, case.interactions)
+    sides = [("kernels", size) for size in case.kernels] + [("torch", size) for size in case.torch]
+    rates: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
+    losses: dict[tuple[str, int], float] = {}
+    for _ in range(rounds):
+        for side, size in sides:
+            with training(side, data, {**case.settings, "batch_size": size}, 2) as trained:
+                losses[side, size] = float(trained.epoch(0)) / len(data.indices)
+                start = time.perf_counter()
+                assert np.isfinite(float(trained.epoch(1)))
+                seconds = time.perf_counter() - start
+            rates[side, size].append(len(data.indices) * (1 + NUM_NEGATIVES) / seconds)
+    for (side, size), loss in losses.items():
+        other = losses.get(("torch" if side == "kernels" else "kernels", size), loss)
+        assert abs(loss - other) < 0.01 * other, f"{case.name}: {side} {size} has a loss of {loss}, the other {other}"
+    best = max(case.torch, key=lambda size: statistics.median(rates["torch", size]))
+    return {
+        "name": case.name,
+        "flop": flop(case.settings),
+        "bytes": moved_bytes(case.settings),
+        "torch_batch": best,
+        "torch": rates["torch", best],
+        "kernels": {str(size): rates["kernels", size] for size in case.kernels},
+    }
+
+
+def flop(settings: dict[str, Any]) -> float:
+    """Floating point operations of a sample that the kernels do: a product forward, two backward."""
+    per, dim, layers = 1 + NUM_NEGATIVES, settings["dim"], settings["layers"]
+    terms = dim * layers[0] * (1 + 1 / per)  # a user's half is computed once
+    terms += sum(a * b for a, b in zip(layers, layers[1:], strict=False)) + layers[-1]
+    terms += 2 * dim if settings["model"] == "neumf" else 0
+    return 3 * 2 * terms
+
+
+def moved_bytes(settings: dict[str, Any]) -> float:
+    """Bytes of a sample to and from tables and ids: a row is read before, and read and written after."""
+    per = 1 + NUM_NEGATIVES
+    width = settings["dim"] * (2 if settings["model"] == "neumf" else 1)
+    ids = 4 * (3 + NUM_NEGATIVES) / per
+    return (1 + 1 / per) * 3 * 4 * stride(width) + ids
+
+
+@njit(nogil=True)
+def _multiply_often(times, rows, columns, depth, x, y, z):  # type: ignore[no-untyped-def]
+    start, step = np.int64(0), np.int64(1)
+    for _ in range(times):
+        to = z, start, columns
+        multiply(rows, columns, depth, (x, start, depth, step), (y, start, columns), to, to, PLAIN, z, np.float32(1))
+
+
+def product_rate(rounds: int = 5) -> float:
+    """FLOP a second of the fastest products on all cores: torch's of 2,048 x 2,048, or ours in the first cache."""
+    a, b = torch.rand(2_048, 2_048), torch.rand(2_048, 2_048)
+    rows, columns, depth, often = 40, 64, 32, 20_000
+
+    def ours(_: int, times: int = often) -> None:
+        sizes = rows * depth, depth * columns, rows * columns
+        _multiply_often(times, rows, columns, depth, *(np.ones(size, dtype=np.float32) for size in sizes))
+
+    ours(0, 1)
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        product = a @ b
+        found.append(2 * 2_048**3 / (time.perf_counter() - start))
+        assert product.isfinite().all()
+        start = time.perf_counter()
+        run_together(ours, num_threads())
+        found.append(num_threads() * often * 2 * rows * columns * depth / (time.perf_counter() - start))
+    return max(found)
+
+
+def copy_rate(rounds: int = 5) -> float:
+    """Bytes a second, read and written, of a copy by all cores."""
+    source, to = np.ones(2**26, dtype=np.float32), np.zeros(2**26, dtype=np.float32)
+    bounds = np.linspace(0, len(source), num_threads() + 1).astype(np.int64)
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run_ranges(lambda a, b: np.copyto(to[a:b], source[a:b]), bounds)
+        found.append(2 * source.nbytes / (time.perf_counter() - start))
+    assert (to == source).all()
+    return max(found)
+
+
+def loops(path: Path, rounds: int) -> dict[str, list[float]]:
+    """Samples a second of an epoch, drawn and trained: the notebook's loops and the kernels, on MovieLens-100K."""
+    frame = naive.read(path)
+    split = leave_one_out(read_interactions(path))
+    found: dict[str, list[float]] = {"loops": [], "kernels": []}
+    with training("kernels", split, notebook(), rounds + 1) as trained:
+        assert np.isfinite(float(trained.epoch(0)))
+        for number in range(1, rounds + 1):
+            start = time.perf_counter()
+            assert np.isfinite(float(trained.epoch(number)))
+            found["kernels"].append(len(split.indices) * (1 + NUM_NEGATIVES) / (time.perf_counter() - start))
+            random = np.random.RandomState(number)
+            data = naive.Ratings(frame, 1.0, random)
+            _, seconds = naive.train(data, 1, random)
+            found["loops"].append(len(data.train) * (1 + NUM_NEGATIVES) / sum(seconds.values()))
+    return found
+
+
+def notebook() -> dict[str, Any]:
+    config = Config.notebook()
+    return {name: getattr(config, name) for name in ("model", "dim", "layers", "init_std", "batch_size", "shuffle")}
+
+
+def whole(path: Path) -> dict[str, Any]:
+    """Seconds and the peak of memory of the notebook's recipe on all users, in a process of its own."""
+    command = [sys.executable, "-m", "fastncf.cli", "fit", str(path), "--notebook", "--user-fraction", "1"]
+    start = time.perf_counter()
+    output = subprocess.run([*command, "--device", "cpu"], check=True, capture_output=True, text=True).stdout
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, "said": output}
+
+
+def whole_by_loops(path: Path) -> dict[str, Any]:
+    """Seconds of the notebook's stages on a share of the users: of one epoch, and of the lists of its test items."""
+    columns = pl.read_csv(path).select("userId", "movieId", "rating", "timestamp")
+    frame = columns.to_pandas()
+    random = np.random.RandomState(0)
+    data = naive.Ratings(frame, SHARE_OF_LOOPS, random)
+    model, seconds = naive.train(data, 1, random)
+    start = time.perf_counter()
+    naive.hits(model, naive.candidates(data, random))
+    seconds["evaluate"] = time.perf_counter() - start
+    return {"positives": len(data.train), "users": len(data.test), **seconds}
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """The README's lines."""
+    peak, copied = found["product_rate"], found["copy_rate"]
+    yield (
+        f"One run on {found['date']}: {found['machine']}, torch {found['versions']['torch']}, numba "
+        f"{found['versions']['numba']}; medians of {found['rounds']} rounds in turns, all with the tables of "
+        f"MovieLens-20M, K = {NUM_NEGATIVES}. Measured beside: products {quantity(peak)}FLOP/s, a copy "
+        f"{quantity(copied)}B/s."
+    )
+    yield ""
+    yield (
+        "| model | fastncf: batch, samples/s | torch eager at its best batch | ratio | arithmetic, of the products' "
+        "| tables and ids, of the copy's |"
+    )
+    yield "|---|---|---|---|---|---|"
+    for case in found["cases"]:
+        theirs = statistics.median(case["torch"])
+        for size, rates in case["kernels"].items():
+            rate = statistics.median(rates)
+            ratio = statistics.median(a / b for a, b in zip(rates, case["torch"], strict=True))
+            done, bytes_ = rate * case["flop"], rate * case["bytes"]
+            yield (
+                f"| {case['name']} | {int(size):,}: {quantity(rate)} | {case['torch_batch']:,}: {quantity(theirs)} | "
+                f"**{ratio:.1f} x** | {quantity(done)}FLOP/s, {done / peak:.0%} | {quantity(bytes_)}B/s, "
+                f"{bytes_ / copied:.0%} |"
+            )
+    yield ""
+    ours, theirs = (statistics.median(found["loops"][side]) for side in ("kernels", "loops"))
+    yield (
+        f"- An epoch of the notebook on MovieLens-100K, drawn and trained: {quantity(ours)} samples/s, the literal loops "
+        f"{quantity(theirs)}: **{ours / theirs:,.0f} x**."
+    )
+    if "whole" in found:
+        seconds, part = found["whole"]["seconds"], found["whole_by_loops"]
+        epoch, evaluation = part["sample"] + part["train"], part["evaluate"]
+        positives = INTERACTIONS - USERS
+        total = 5 * epoch * positives / part["positives"] + evaluation * USERS / part["users"]
+        yield (
+            f"- The twin of MovieLens-20M from the CSV to the metrics, the notebook's recipe on all users, 5 epochs of "
+            f"{quantity(positives * (1 + NUM_NEGATIVES))} samples: **{seconds:.0f} s** for the whole process, "
+            f"{found['whole']['peak'] / 1e9:.2f} GB at its peak. The literal loops took {epoch:.1f} s for an epoch on "
+            f"{part['positives']:,} interactions of {part['users']:,} users and {evaluation:.1f} s for their lists: 5 x "
+            f"{epoch:.1f} s x {positives:,} / {part['positives']:,} + {evaluation:.1f} s x {USERS:,} / "
+            f"{part['users']:,} = {total / 3600:.1f} hours, {total / seconds:,.0f} times as long."
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("small", type=Path, help="u.data of MovieLens-100K")
+    parser.add_argument("--ratings", type=Path, help="what `fastncf generate` writes")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", metavar="NAME")
+    options = parser.parse_args()
+    frame = twin(USERS, ITEMS, INTERACTIONS).select("userId", "movieId", "timestamp").collect()
+    split = leave_one_out(read_interactions(frame))
+    del frame
+    found: dict[str, Any] = {**machine(), "rounds": options.rounds, "product_rate": product_rate()}
+    found["copy_rate"] = copy_rate()
+    found["loops"] = loops(options.small, options.rounds)
+    found["cases"] = [compare(case, split, options.rounds) for case in CASES]
+    found["product_rate"] = max(found["product_rate"], product_rate())
+    if options.ratings:
+        found["whole"] = whole(options.ratings)
+        found["whole_by_loops"] = whole_by_loops(options.ratings)
+    print("\n".join(table(found)))
+    if options.write:
+        (RESULTS / f"{options.write}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_between(README, options.write, "\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()
