@@ -10,6 +10,7 @@ epoch of each, in which kernels are compiled and memory is fetched, is not timed
 """
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -134,7 +135,7 @@ def flop(settings: dict[str, Any]) -> float:
     """Floating point operations of a sample that the kernels do: a product forward, two backward."""
     per, dim, layers = 1 + NUM_NEGATIVES, settings["dim"], settings["layers"]
     terms = dim * layers[0] * (1 + 1 / per)  # a user's half is computed once
-    terms += sum(a * b for a, b in zip(layers, layers[1:], strict=False)) + layers[-1]
+    terms += sum(a * b for a, b in itertools.pairwise(layers)) + layers[-1]
     terms += 2 * dim if settings["model"] == "neumf" else 0
     return 3 * 2 * terms
 
@@ -264,8 +265,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     ours, theirs = (statistics.median(found["loops"][side]) for side in ("kernels", "loops"))
     yield (
-        f"- An epoch of the notebook on MovieLens-100K, drawn and trained: {quantity(ours)} samples/s, the literal loops "
-        f"{quantity(theirs)}: **{ours / theirs:,.0f} x**."
+        f"- An epoch of the notebook on MovieLens-100K, drawn and trained: {quantity(ours)} samples/s, the literal "
+        f"loops {quantity(theirs)}: **{ours / theirs:,.0f} x**."
     )
     if "whole" in found:
         seconds, part = found["whole"]["seconds"], found["whole_by_loops"]
@@ -276,8 +277,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
             f"- The twin of MovieLens-20M from the CSV to the metrics, the notebook's recipe on all users, 5 epochs of "
             f"{quantity(positives * (1 + NUM_NEGATIVES))} samples: **{seconds:.0f} s** for the whole process, "
             f"{found['whole']['peak'] / 1e9:.2f} GB at its peak. The literal loops took {epoch:.1f} s for an epoch on "
-            f"{part['positives']:,} interactions of {part['users']:,} users and {evaluation:.1f} s for their lists: 5 x "
-            f"{epoch:.1f} s x {positives:,} / {part['positives']:,} + {evaluation:.1f} s x {USERS:,} / "
+            f"{part['positives']:,} interactions of {part['users']:,} users and {evaluation:.1f} s for their lists: "
+            f"5 x {epoch:.1f} s x {positives:,} / {part['positives']:,} + {evaluation:.1f} s x {USERS:,} / "
             f"{part['users']:,} = {total / 3600:.1f} hours, {total / seconds:,.0f} times as long."
         )
 
