@@ -74,13 +74,14 @@ def fit(
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
     """
+    from fastncf.kernels.compiling import when_compiling
     from fastncf.recommender import require_savable
     from fastncf.train import fit as fit_model
 
     if out is not None:
         require_savable(out)  # before the fit, which would be lost otherwise
     columns = columns or Columns()
-    with _Bar(quiet=not sys.stderr.isatty()) as bar:
+    with _Bar(quiet=not sys.stderr.isatty()) as bar, when_compiling(bar.say_compiling):
         recommender = fit_model(
             ratings,
             test=test,
@@ -300,6 +301,9 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+    def say_compiling(self) -> None:
+        self.progress.console.print("compiling kernels for this machine: some seconds, and only the first time")
 
     def __call__(self, news: "Progress") -> None:
         if news.stage != "epoch":
