@@ -18,12 +18,16 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
 """What settings that are left out become, by optimizer and history."""
 
 LAYERS: dict[str, Any] = {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "batch_size": 1_024}
-"""The same for what has hidden layers and is trained by ``adam``: ``mlp``, and that part of ``neumf``."""
+"""The same for what has hidden layers and is trained by ``adam`` alone, and for that part of ``neumf``."""
+
+STARTED: dict[str, Any] = {"epochs": 2, "learning_rate": 0.0005, "l2": 0.001, "batch_size": 1_024}
+"""The same for an ``mlp`` that starts from the vectors of an ``mf``."""
 
 FAST: dict[str, dict[str, Any]] = {
     "sgd": {"epochs": 6, "learning_rate": 0.1},
     "adam": {"epochs": 5, "learning_rate": 0.01},
     "layers": {"epochs": 8, "learning_rate": 0.006, "batch_size": 2_048},
+    "started": {"epochs": 1, "learning_rate": 0.001},
 }
 """What is different with ``budget="fast"``."""
 
@@ -43,7 +47,8 @@ class Config:
     """Length of an embedding vector."""
 
     init_std: float | None = None
-    """Standard deviation of the vectors before the training. Left out: 0.02 for ``mf``, 0.1 for the others."""
+    """Standard deviation of the vectors before the training. Left out: 0.02 for ``mf``, 0.1 for the others, but 1 for
+    an ``mlp`` that starts from the vectors of an ``mf``."""
 
     layers: tuple[int, ...] = (64, 32)
     """Widths of the hidden layers of ``mlp`` and ``neumf``."""
@@ -65,10 +70,10 @@ class Config:
 
     optimizer: Literal["sgd", "adam", "parts"] | None = None
     """``sgd``: a step for each interaction, by a kernel: ``mf`` and ``gmf`` on a CPU. ``adam``: a step for each batch,
-    any model on any device. ``parts``: a ``neumf`` whose two parts are trained by themselves, the ``gmf`` by ``sgd``
-    and the ``mlp`` by ``adam``, and then joined (the pre-training of He et al. 2017, section 3.4.1); ``epochs``,
-    ``learning_rate``, ``l2`` and ``batch_size`` are those of the ``mlp``. Left out: ``parts`` for ``neumf``, ``sgd``
-    where it can be, else ``adam``."""
+    any model on any device. ``parts``: first ``sgd``, then ``adam`` (the idea of the pre-training of He et al. 2017,
+    section 3.4.1): an ``mlp`` starts from the vectors and biases of a trained ``mf``; a ``neumf`` is what a ``gmf`` and
+    an ``mlp`` score that were trained by themselves. ``epochs``, ``learning_rate``, ``l2`` and ``batch_size`` are those
+    of the ``mlp``. Left out: ``parts`` for ``mlp`` and ``neumf``, ``sgd`` where it can be, else ``adam``."""
 
     history: Literal["recent", "all", "none"] | None = None
     """With ``sgd`` and ``parts``: what a user's vector is made of beside one of its own. ``recent``: vectors of all
@@ -80,8 +85,9 @@ class Config:
     """``fast``: fewer passes, with larger steps. What is set beside it stays as it is set."""
 
     epochs: int | None = None
-    """Passes over the training interactions. Left out: 16 with histories, 12 with hidden layers, else 20; with
-    ``budget="fast"`` 6 by ``sgd``, 8 with hidden layers, else 5."""
+    """Passes over the training interactions. Left out: 16 with histories, 12 with hidden layers, 2 for an ``mlp`` that
+    starts from an ``mf``, else 20; with ``budget="fast"`` 6 by ``sgd``, 8 with hidden layers, 1 for such an ``mlp``,
+    else 5."""
 
     batch_size: int | None = None
     """Samples a step of ``adam``; an interaction and its negatives count as 1 + num_negatives of them. Left out: 8,192,
@@ -89,7 +95,8 @@ class Config:
 
     learning_rate: float | None = None
     """Step size at the start: of ``sgd`` down the summed losses of an interaction's samples, or ``adam``'s. Left out:
-    0.05 and 0.005, 0.003 with hidden layers; twice that with ``budget="fast"``."""
+    0.05 and 0.005, 0.003 with hidden layers, 0.0005 for an ``mlp`` that starts from an ``mf``; twice that with
+    ``budget="fast"``."""
 
     schedule: Literal["constant", "linear"] = "linear"
     """``linear``: the learning rate falls to 0 over all steps."""
@@ -175,10 +182,14 @@ class Config:
         self, optimizer: Literal["sgd", "adam", "parts"], history: Literal["recent", "all", "none"]
     ) -> "Config":
         """The settings for an optimizer and a history, with everything filled in that was left out."""
-        layers = self.model in ("mlp", "neumf") and optimizer != "sgd"
-        recipe = LAYERS if layers else RECIPES[optimizer, history]
+        if self.model == "mlp" and optimizer == "parts":
+            recipe, fast = STARTED, FAST["started"]
+        elif self.model in ("mlp", "neumf") and optimizer != "sgd":
+            recipe, fast = LAYERS, FAST["layers"]
+        else:
+            recipe, fast = RECIPES[optimizer, history], FAST[optimizer]
         if self.budget == "fast":
-            recipe = recipe | FAST["layers" if layers else optimizer]
+            recipe = recipe | fast
         left_out = {name: value for name, value in recipe.items() if getattr(self, name) is None}
         return replace(self, optimizer=optimizer, history=history, **left_out)
 

@@ -112,6 +112,19 @@ class MLP(nn.Module):
         top = _climb(self.hidden, self.user_embedding(users), self.item_embedding(items), dropout)
         return self.output(top).squeeze(-1)
 
+    @torch.no_grad()
+    def start_from(self, mf: MF, std: float = 1.0) -> None:
+        """Take the vectors of a matrix factorization of one dimension less, its biases as the last.
+
+        All columns of a table get the same factor, so that their standard deviations are ``std`` in the mean.
+        """
+        for table, other, bias in (
+            (self.user_embedding, mf.user_embedding, mf.user_bias),
+            (self.item_embedding, mf.item_embedding, mf.item_bias),
+        ):
+            vectors = torch.cat([other.weight, bias.unsqueeze(-1)], dim=1)
+            table.weight.copy_(vectors * (std / vectors.std(0, correction=0).mean().clamp(min=1e-6)))
+
     def item_vectors(self) -> Tensor:
         """(I, D)."""
         return self.item_embedding.weight

@@ -101,7 +101,7 @@ def fit(
     likely = _likely_history(config, optimizer)
     passes = [config.with_recipe(optimizer, likely).epochs]
     if optimizer == "parts":
-        passes.append(_gmf_part(config, likely).epochs)
+        passes.append(_first_part(config, likely).epochs)
     clock = _Clock(callback, sum(number or 0 for number in passes))
 
     with clock.stage("read"):
@@ -162,7 +162,7 @@ def _train(
 ) -> list[dict[str, float]]:
     """All epochs."""
     if config.optimizer == "parts":
-        assert isinstance(model, NeuMF)
+        assert isinstance(model, MLP | NeuMF)
         return _train_parts(model, split, order, config, device, clock)
     if config.optimizer == "sgd":
         return _loop(sgd(model, split, config, order), model, split, config, device, clock)
@@ -181,27 +181,35 @@ def _train(
 
 
 def _train_parts(
-    model: NeuMF,
+    model: MLP | NeuMF,
     split: Split,
     order: np.ndarray | None,
     config: Config,
     device: torch.device,
     clock: "_Clock",
 ) -> list[dict[str, float]]:
-    """Its parts by themselves, one after the other, and what each scores in a fixed proportion."""
+    """An MLP from the vectors of an MF; or both parts of a NeuMF, and what they score in a fixed proportion."""
     assert config.history is not None
-    configs = _gmf_part(config, config.history), replace(config, model="mlp", optimizer="adam", history="none")
+    configs = _first_part(config, config.history), replace(config, model="mlp", optimizer="adam", history="none")
     counts = torch.from_numpy(split.item_counts())
-    gmf, mlp = (build(part, split.num_users, split.num_items, counts) for part in configs)
-    history = _train(gmf, split, order, configs[0], torch.device("cpu"), clock)
-    history += _train(mlp.to(device), split, None, configs[1], device, clock)
-    model.join(cast(GMF, gmf), cast(MLP, mlp), _GMF_SHARE)
+    first = build(configs[0], split.num_users, split.num_items, counts)
+    history = _train(first, split, order, configs[0], torch.device("cpu"), clock)
+    if isinstance(model, MLP):
+        model.start_from(cast(MF, first), config.init_std or 1.0)
+        return history + _train(model, split, None, configs[1], device, clock)
+    mlp = build(configs[1], split.num_users, split.num_items, counts).to(device)
+    history += _train(mlp, split, None, configs[1], device, clock)
+    model.join(cast(GMF, first), cast(MLP, mlp), _GMF_SHARE)
     return history
 
 
-def _gmf_part(config: Config, history: Literal["recent", "all", "none"]) -> Config:
-    """The settings of the part of a ``neumf`` that ``sgd`` trains."""
-    part = replace(config, model="gmf", epochs=None, learning_rate=None, l2=None, batch_size=None)
+def _first_part(config: Config, history: Literal["recent", "all", "none"]) -> Config:
+    """The settings of what ``sgd`` trains first: the ``gmf`` of a ``neumf``, or the ``mf`` of an ``mlp``."""
+    left_out: dict[str, Any] = dict.fromkeys(("epochs", "learning_rate", "l2", "batch_size"))
+    if config.model == "mlp":
+        part = replace(config, model="mf", dim=config.dim - 1, init_std=None, **left_out)
+    else:
+        part = replace(config, model="gmf", **left_out)
     return part.with_recipe("sgd", history)
 
 
@@ -298,9 +306,11 @@ def _optimizer(config: Config, model: str | nn.Module | None, device: torch.devi
         raise ConfigError(
             f"optimizer='sgd' trains mf and gmf in float32 on a CPU, not {name} on {device}; expected 'adam'"
         )
-    has_parts = config.model == "neumf" and config.dim > 2 and not own
+    has_parts = config.model in ("mlp", "neumf") and config.dim > 2 and not own
     if config.optimizer == "parts" and not has_parts:
-        raise ConfigError(f"optimizer='parts' trains neumf with dim from 3, not {name}; expected 'adam' or 'sgd'")
+        raise ConfigError(
+            f"optimizer='parts' trains mlp and neumf with dim from 3, not {name}; expected 'adam' or 'sgd'"
+        )
     return config.optimizer or ("parts" if has_parts else "sgd" if fits else "adam")
 
 
@@ -312,8 +322,8 @@ def _likely_history(config: Config, optimizer: Literal["sgd", "adam", "parts"]) 
     if optimizer == "adam":
         if config.history not in (None, "none"):
             raise ConfigError(
-                f"history={config.history!r}: needs optimizer='sgd', so mf or gmf on a CPU, or the parts of neumf; "
-                f"expected 'none'"
+                f"history={config.history!r}: needs optimizer='sgd', so mf or gmf on a CPU, or the parts of mlp and "
+                f"neumf; expected 'none'"
             )
         return "none"
     return config.history or ("all" if config.split == "random" else "recent")

@@ -233,11 +233,11 @@ def test_softplus_and_its_slope():
             assert losses.sum() == pytest.approx(often * np.logaddexp(0, float(number)), rel=1e-5, abs=1e-37)
 
 
-def test_mf_on_a_cpu_is_trained_by_sgd_and_anything_else_by_adam():
+def test_which_optimizer_is_taken():
     quick = {"dim": 4, "epochs": 1}
     assert fastncf.fit(checkerboard(), **quick).config.optimizer == "sgd"
     assert fastncf.fit(checkerboard(), model="gmf", **quick).config.optimizer == "sgd"
-    assert fastncf.fit(checkerboard(), model="mlp", **quick).config.optimizer == "adam"
+    assert fastncf.fit(checkerboard(), model="mlp", **quick).config.optimizer == "parts"
     assert fastncf.fit(checkerboard(), optimizer="adam", **quick).config.optimizer == "adam"
     own = MF(60, 40, 4)
     assert fastncf.fit(checkerboard(), model=own, **quick).config.optimizer == "sgd"

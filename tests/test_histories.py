@@ -187,7 +187,7 @@ def test_which_history_is_taken():
     with pytest.raises(ConfigError, match=r"history='recent': .* has no times; expected 'all' or 'none'"):
         fastncf.fit(untimed, split="random", history="recent", **quick)
     with pytest.raises(ConfigError, match="history='all': needs optimizer='sgd'"):
-        fastncf.fit(chains(), model="mlp", history="all", **quick)
+        fastncf.fit(chains(), model="mlp", optimizer="adam", history="all", **quick)
 
 
 def test_every_stage_is_told_how_many_epochs_there_are():

@@ -275,7 +275,8 @@ def test_neumf_is_its_parts_joined(tmp_path):
     )
     assert rec.config.optimizer == "parts"
     gmf = fastncf.fit(checkerboard(), model="gmf", validation=True, **settings)
-    mlp = fastncf.fit(checkerboard(), model="mlp", epochs=5, batch_size=256, validation=True, **settings)
+    alone = {"optimizer": "adam", "epochs": 5, "batch_size": 256, "validation": True}
+    mlp = fastncf.fit(checkerboard(), model="mlp", **alone, learning_rate=0.003, **settings)
     users, items = list(range(40)), list(range(40))
     expected = 0.9 * gmf.score(users, items)["score"] + 0.1 * mlp.score(users, items)["score"]
     np.testing.assert_allclose(rec.score(users, items)["score"], expected, rtol=1e-4, atol=1e-5)
@@ -289,9 +290,27 @@ def test_neumf_is_its_parts_joined(tmp_path):
     assert again.metrics == rec.metrics
 
 
+@pytest.mark.parametrize("history", ["recent", "none"])
+def test_mlp_starts_from_the_vectors_of_mf(history):
+    settings = {"num_negatives": 3, "seed": 4, "history": history}
+    mf = fastncf.fit(checkerboard(), model="mf", dim=7, **settings)
+    still = fastncf.fit(checkerboard(), model="mlp", dim=8, learning_rate=1e-12, **settings)
+    assert still.config.optimizer == "parts"
+    assert [entry["loss"] for entry in still.history][:-2] == [entry["loss"] for entry in mf.history]
+    for side in ("user", "item"):
+        vectors = getattr(still.model, f"{side}_embedding").weight
+        own = torch.cat([getattr(mf.model, f"{side}_embedding").weight, getattr(mf.model, f"{side}_bias")[:, None]], 1)
+        assert vectors.std(0, correction=0).mean().item() == pytest.approx(1, rel=1e-5)
+        torch.testing.assert_close(vectors / own, (vectors[0, 0] / own[0, 0]).expand_as(own), rtol=1e-3, atol=0)
+    rec = fastncf.fit(checkerboard(), model="mlp", dim=8, epochs=5, learning_rate=0.01, init_std=0.5, **settings)
+    assert rec.metrics["hr@10"] > 0.9
+    fast = fastncf.fit(checkerboard(), model="mlp", dim=8, budget="fast", **settings)
+    assert (len(fast.history), fast.config.learning_rate) == (7, 0.001)
+
+
 def test_parts_and_kernels_are_for_what_has_them():
-    for settings in ({"model": "mlp"}, {"model": "neumf", "dim": 2}, {"model": Own(60, 40)}):
-        with pytest.raises(ConfigError, match="optimizer='parts' trains neumf with dim from 3"):
+    for settings in ({"model": "mlp", "dim": 2}, {"model": "neumf", "dim": 2}, {"model": Own(60, 40)}):
+        with pytest.raises(ConfigError, match="optimizer='parts' trains mlp and neumf with dim from 3"):
             fastncf.fit(checkerboard(), optimizer="parts", **settings)
     with pytest.raises(ConfigError, match="optimizer='sgd' trains mf and gmf in float32 on a CPU, not gmf"):
         fastncf.fit(checkerboard(), model="gmf", dim=2, optimizer="sgd")
