@@ -5,14 +5,13 @@ one call, and waits for nothing inside an epoch.
 """
 
 import warnings
-from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastncf.config import Config
-from fastncf.epoch import Batch, Epochs
+from fastncf.epoch import Batch, Epochs, Training
 from fastncf.errors import DeviceError
 from fastncf.models import LOSSES, score_lists
 from fastncf.split import Split
@@ -21,8 +20,8 @@ from fastncf.weights import Weights
 _WARM_UP = 3
 
 
-class Adam:
-    """All epochs of a module; a context manager, since a thread may draw ahead.
+class Adam(Training):
+    """All epochs of a module.
 
     A batch whose activations do not fit the memory of the device is computed in parts whose gradients are added up.
 
@@ -34,7 +33,6 @@ class Adam:
         weights: how often each item is drawn as a negative; all alike where it is not given.
 
     Attributes:
-        epochs: what the batches are taken from.
         eager: why no graph is captured; None while one is, or may be.
     """
 
@@ -58,15 +56,6 @@ class Adam:
         self._stream = torch.cuda.Stream(device) if cuda else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = 0
-
-    def __enter__(self) -> "Adam":
-        self.epochs.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.epochs.__exit__(kind, error, trace)
 
     def epoch(self, number: int) -> Tensor:
         """Train one epoch; nothing in here waits for the device once the step is captured.

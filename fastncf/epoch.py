@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -126,6 +126,25 @@ class Epochs:
     def sample_seconds(self) -> float:
         """Seconds that drawing has taken; the device must be done with it."""
         return self._source.seconds()
+
+
+class Training:
+    """What trains batch by batch: a context manager, since a thread may draw its epochs ahead.
+
+    Attributes:
+        epochs: what the batches are taken from.
+    """
+
+    epochs: Epochs
+
+    def __enter__(self) -> Self:
+        self.epochs.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.epochs.__exit__(kind, error, trace)
 
 
 class Draws(NamedTuple):

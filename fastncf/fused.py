@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastncf.config import Config
 from fastncf.device import triton_works
-from fastncf.epoch import Epochs
+from fastncf.epoch import Epochs, Training
 from fastncf.models import MLP
 from fastncf.split import Split
 from fastncf.weights import Weights
@@ -52,8 +52,8 @@ def _fits(device: torch.device, num_negatives: int, inputs: int, first: int, sec
     return True
 
 
-class FusedMLP:
-    """All epochs of an MLP; a context manager, after which the module's parameters are the trained ones.
+class FusedMLP(Training):
+    """All epochs of an MLP, after which, as a context, the module's parameters are the trained ones.
 
     Args:
         model: that :func:`can_fuse`.
@@ -61,9 +61,6 @@ class FusedMLP:
         config: with its recipe, see :meth:`~fastncf.config.Config.with_recipe`.
         device: where the model is.
         weights: how often each item is drawn as a negative; all alike where it is not given.
-
-    Attributes:
-        epochs: what the batches are taken from.
     """
 
     def __init__(
@@ -88,14 +85,10 @@ class FusedMLP:
         self.losses = torch.zeros(self._programs(), dtype=torch.float64, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __enter__(self) -> "FusedMLP":
-        self.epochs.__enter__()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.epochs.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
         for part in self._parts:
             part.data = part.data.clone()
 

@@ -1,14 +1,13 @@
 """MLP and NeuMF on a CPU: what :mod:`fastncf.adam` computes, many times as fast, by kernels."""
 
 import itertools
-from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastncf.config import Config
-from fastncf.epoch import Epochs
+from fastncf.epoch import Epochs, Training
 from fastncf.hashing import Stream, key
 from fastncf.kernels import perceptron as kernels
 from fastncf.kernels.late import make_pace, settle, stride
@@ -28,17 +27,14 @@ def fits_layers(model: nn.Module, config: Config, device: torch.device) -> bool:
     return type(model) in (MLP, NeuMF) and floats and device.type == "cpu" and config.precision != "bfloat16"
 
 
-class Perceptron:
-    """All epochs of an MLP or a NeuMF; a context manager, since a thread draws ahead.
+class Perceptron(Training):
+    """All epochs of an MLP or a NeuMF.
 
     Args:
         model: that :func:`fits_layers`; its parameters are written after each epoch.
         split: what is trained on, N interactions.
         config: with its recipe, see :meth:`~fastncf.config.Config.with_recipe`.
         weights: how often each item is drawn as a negative; all alike where it is not given.
-
-    Attributes:
-        epochs: what the batches are taken from.
     """
 
     def __init__(self, model: MLP | NeuMF, split: Split, config: Config, weights: Weights | None = None) -> None:
@@ -78,15 +74,6 @@ class Perceptron:
         self.room = kernels.room_of_thread(self.sizes, int(layout.layers.max()))
         self.memory = [_zeros(int(self.room[-1])) for _ in range(self.threads)]
         self.own = [np.zeros(self.sizes.own, dtype=np.int64) for _ in range(self.threads)]
-
-    def __enter__(self) -> "Perceptron":
-        self.epochs.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.epochs.__exit__(kind, error, trace)
 
     def epoch(self, number: int) -> float:
         """Train one epoch.
@@ -167,7 +154,7 @@ class _Layout:
         size = split.num_users + split.num_items, stride(self.vector)
         self.rows = torch.from_numpy(_zeros(size[0] * size[1])).view(size)
         self._parts: list[tuple[Tensor, Tensor]] = []
-        for start, (user, item) in zip((self.product, 0)[-len(tables) :][::-1], tables, strict=True):
+        for start, (user, item) in zip((0, self.product), tables, strict=False):
             columns = slice(start, start + user.embedding_dim)
             self._parts.append((user.weight, self.rows[: split.num_users, columns]))
             self._parts.append((item.weight, self.rows[split.num_users :, columns]))

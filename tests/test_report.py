@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import factorization, gpu, quality, report
+from benchmarks import factorization, gpu, perceptron, quality, report
 
 
 def bench(name: str, median: float, **info: object) -> dict:
@@ -86,10 +86,16 @@ def test_writes_between_its_markers_only(tmp_path):
 @pytest.mark.parametrize("path", sorted(report.RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_readme_and_picture_show_the_committed_figures(path: Path, tmp_path):
     found = json.loads(path.read_text(encoding="utf-8"))
-    kinds = {"curves": factorization.table, "quality": quality.table, "benchmarks": report.lines, "device": gpu.lines}
+    kinds = {
+        "curves": factorization.table,
+        "quality": quality.table,
+        "benchmarks": report.lines,
+        "device": gpu.lines,
+        "loops": perceptron.table,
+    }
     shown = next(lines for kind, lines in kinds.items() if kind in found)(found)
     assert "\n".join(shown) in report.README.read_text(encoding="utf-8")
-    if "quality" in found or "device" in found:
+    if found.keys() & {"quality", "device", "loops"}:
         return
     picture = path.with_suffix(".svg").read_text(encoding="utf-8")
     if "curves" in found:
