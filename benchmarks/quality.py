@@ -2,7 +2,7 @@
 
 MOVIELENS is a folder that holds ``ml-1m-ncf`` (the three files of He et al. 2017) and ``ml-100k/u.data``. Every model
 is fitted with its defaults, once for each seed, and looked at once on the test items, ALS and EASE beside it on the
-same lists. Takes a quarter of an hour on two cores, most of it for ``neumf`` and BPR. Needs
+same lists. Most of the time goes to ``neumf`` and BPR. Needs
 ``pip install 'fastncf[compare]'``. ``--write`` writes ``results/quality.json`` and the README's table.
 """
 

@@ -42,7 +42,7 @@ def _look(typingctx, counters, at):  # type: ignore[no-untyped-def]
 def meet(counters, at, target):  # type: ignore[no-untyped-def]
     """Arrive, and wait until ``counters[at]`` arrivals are ``target``; what was written before is seen by all after.
 
-    On a core of its own a thread waits less than a microsecond; where threads share cores it lets the others run.
+    Looking costs least where each thread has a core; where they share cores, it lets the others run after a while.
     """
     take_number(counters, at)
     looks = 0
