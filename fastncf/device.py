@@ -55,7 +55,8 @@ def reproducible(device: torch.device, seed: int, *, deterministic: bool) -> Ite
         seed: non-negative.
         deterministic: only operations that give the same bits every time.
     """
-    were, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    # use_deterministic_algorithms would import torch's compiler to tell it as well: a second for nothing here
+    before = torch.get_deterministic_debug_mode()
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
@@ -64,11 +65,11 @@ def reproducible(device: torch.device, seed: int, *, deterministic: bool) -> Ite
             torch.cuda.default_generators[index].manual_seed(seed)
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it before products on CUDA
-            torch.use_deterministic_algorithms(True)
+            torch.set_deterministic_debug_mode("error")
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(were, warn_only=warned)
+            torch.set_deterministic_debug_mode(before)
 
 
 @contextmanager

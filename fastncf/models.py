@@ -341,7 +341,8 @@ def _varying(user: Tensor, item: Tensor) -> Tensor:
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
     """A layer with torch's own default distribution, drawn from the generator that is given."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # the global generator is left alone
+    with torch.random.fork_rng(devices=[]):  # the global generator is left alone; skip_init would cost half a second
+        layer = nn.Linear(inputs, outputs)
     bound = inputs**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

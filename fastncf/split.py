@@ -13,6 +13,8 @@ from fastncf.hashing import GOLDEN, Stream, key, mix64
 from fastncf.interactions import GivenTest, Interactions
 from fastncf.threads import even, num_threads, run_ranges
 
+_FEW = 16  # items of a row up to which insertion sorts them: a bit for each word of bits would cost more to look through
+
 
 @dataclass(frozen=True)
 class Split:
@@ -290,15 +292,52 @@ def _find_latest(first_user, last_user, indptr, item, time, latest):  # type: ig
 @njit(nogil=True, cache=True)
 def _order_rows(first_user, last_user, indptr, item, time, row_ptr, indices, order):  # type: ignore[no-untyped-def]
     """Places of each user's kept items, sorted by their latest times; rows that were held out have none."""
+    longest = 0
+    for u in range(first_user, last_user):
+        longest = max(longest, row_ptr[u + 1] - row_ptr[u])
+    met = np.empty(longest, dtype=np.int64)  # the row that counts, of each kept item
     for u in range(first_user, last_user):
         kept = indices[row_ptr[u] : row_ptr[u + 1]]
-        met = np.full(len(kept), -1, dtype=np.int64)  # the row that counts, of each kept item
+        places = order[row_ptr[u] : row_ptr[u + 1]]
+        for place in range(len(kept)):
+            places[place] = place
+            met[place] = -1
         for row in range(indptr[u], indptr[u + 1]):
             place = np.searchsorted(kept, item[row])
             if place < len(kept) and kept[place] == item[row] and (met[place] < 0 or time[row] > time[met[place]]):
                 met[place] = row
-        backwards = np.argsort(-met)
-        order[row_ptr[u] : row_ptr[u + 1]] = backwards[np.argsort(time[met[backwards]], kind="mergesort")]
+        _sort_places(places, met, time)
+
+
+@njit(inline="always")
+def _earlier(row, other, time):  # type: ignore[no-untyped-def]
+    return time[row] < time[other] or (time[row] == time[other] and row > other)
+
+
+@njit(nogil=True, cache=True)
+def _sort_places(places, met, time):  # type: ignore[no-untyped-def]
+    """Sort by the times of their rows, of equal ones the later row first.
+
+    A heapsort: argsort would be two of them here, and a first run would wait seconds for their compilation.
+    """
+    root, end = len(places) >> 1, len(places)
+    while end > 1:
+        if root > 0:
+            root -= 1
+            moving = places[root]
+        else:
+            end -= 1
+            moving = places[end]
+            places[end] = places[0]
+        at, child = root, 2 * root + 1
+        while child < end:
+            if child + 1 < end and _earlier(met[places[child]], met[places[child + 1]], time):
+                child += 1
+            if not _earlier(met[moving], met[places[child]], time):
+                break
+            places[at] = places[child]
+            at, child = child, 2 * child + 1
+        places[at] = moving
 
 
 @njit(nogil=True, cache=True)
@@ -325,10 +364,11 @@ def _split_rows(  # type: ignore[no-untyped-def]
 ):
     """For each user: sort, fold repeats, take the held-out items out of the front of the user's range."""
     bits = np.zeros((num_items + 63) >> 6, dtype=np.uint64)
+    words = np.zeros((len(bits) + 63) >> 6, dtype=np.uint64)
     for u in range(first_user, last_user):
         start, stop = indptr[u], indptr[u + 1]
         row = items[start:stop]
-        count = _sort_unique(item[start:stop], bits, row)
+        count = _sort_unique(item[start:stop], bits, words, row)
         unique[u] = count
         kept[u] = 0
         if count >= limit[u]:
@@ -346,10 +386,10 @@ def _split_rows(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _sort_unique(item, bits, out):  # type: ignore[no-untyped-def]
+def _sort_unique(item, bits, words, out):  # type: ignore[no-untyped-def]
     """The distinct items of a row, ascending, into the front of ``out``; returns how many there are.
 
-    ``bits`` has a bit for each item, all unset, before and after.
+    ``bits`` has a bit for each item and ``words`` one for each word of ``bits``, all unset, before and after.
     """
     ascending = True
     for at in range(len(item)):
@@ -358,22 +398,34 @@ def _sort_unique(item, bits, out):  # type: ignore[no-untyped-def]
     if ascending:
         return len(item)
     count = 0
-    if len(bits) > 8 * len(item):  # reading through the bits would cost more than sorting
-        out.sort()
-        for at in range(len(out)):
-            if at == 0 or out[at] != out[count - 1]:
-                out[count] = out[at]
-                count += 1
+    if len(item) <= _FEW:
+        for new in item:
+            at = count
+            while at > 0 and out[at - 1] > new:
+                at -= 1
+            if at > 0 and out[at - 1] == new:
+                continue
+            for later in range(count, at, -1):
+                out[later] = out[later - 1]
+            out[at] = new
+            count += 1
         return count
     for one in item:
-        bits[np.uint32(one) >> np.uint32(6)] |= np.uint64(1) << np.uint64(one & 63)
-    for word in range(len(bits)):
-        left = bits[word]
-        while left:
-            out[count] = np.int32(word << 6 | np.int64(_lowest_bit(left)))
-            left &= left - np.uint64(1)
-            count += 1
-        bits[word] = np.uint64(0)
+        word = np.uint32(one) >> np.uint32(6)
+        bits[word] |= np.uint64(1) << np.uint64(one & 63)
+        words[word >> np.uint32(6)] |= np.uint64(1) << np.uint64(word & np.uint32(63))
+    for block in range(len(words)):
+        used = words[block]
+        words[block] = np.uint64(0)
+        while used:
+            word = block << 6 | np.int64(_lowest_bit(used))
+            used &= used - np.uint64(1)
+            left = bits[word]
+            bits[word] = np.uint64(0)
+            while left:
+                out[count] = np.int32(word << 6 | np.int64(_lowest_bit(left)))
+                left &= left - np.uint64(1)
+                count += 1
     return count
 
 
@@ -390,8 +442,8 @@ def _lowest_bit(typingctx, word):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _compact(first_user, last_user, indptr, items, row_ptr, indices):  # type: ignore[no-untyped-def]
     for u in range(first_user, last_user):
-        size = row_ptr[u + 1] - row_ptr[u]
-        indices[row_ptr[u] : row_ptr[u + 1]] = items[indptr[u] : indptr[u] + size]
+        for at in range(row_ptr[u + 1] - row_ptr[u]):  # a slice would compile its message for shapes that differ: 2 s
+            indices[row_ptr[u] + at] = items[indptr[u] + at]
 
 
 @njit(nogil=True, cache=True)

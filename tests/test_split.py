@@ -33,10 +33,10 @@ def rows(split: Split) -> list[list[int]]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.sampled_from([25, 20_000]))
-def test_equals_pandas_with_repeats_and_ties(seed, validation, in_order, items):
-    """Users' rows together and not; a catalogue so small that bits sort it, and one so large that they do not."""
-    interactions = random_interactions(np.random.default_rng(seed), rows=300, users=40, items=25)
+@given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.sampled_from([25, 20_000]), st.sampled_from([9, 40]))
+def test_equals_pandas_with_repeats_and_ties(seed, validation, in_order, items, users):
+    """Users' rows together and not; a catalogue of one word of bits and one of many; rows longer than few and not."""
+    interactions = random_interactions(np.random.default_rng(seed), rows=300, users=users, items=25)
     if in_order:
         order = np.argsort(interactions.user, kind="stable")
         parts = {name: getattr(interactions, name)[order] for name in ("user", "item", "time")}

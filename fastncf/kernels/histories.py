@@ -213,4 +213,5 @@ def merge(shared, copies, first, last):  # type: ignore[no-untyped-def]
             new += copies[which, at] - old
         shared[at] = new
     for which in range(len(copies)):
-        copies[which, first:last] = shared[first:last]
+        for at in range(first, last):
+            copies[which, at] = shared[at]
