@@ -280,18 +280,24 @@ def train_batches(  # type: ignore[no-untyped-def]
 @njit(inline="always")
 def _look_ahead(first, last, ahead, interactions, sizes, at, table):  # type: ignore[no-untyped-def]
     """Ask for the ids of interactions that come later, and for the rows of those whose ids should have come."""
-    num_negatives, stride = sizes.num_negatives, table.stride
+    num_negatives = sizes.num_negatives
     for group in range(first + 2 * ahead, min(last + 2 * ahead, interactions)):
         place = np.int64(get(at.order, group))
         prefetch_to_read(at.user, place, 16)
         prefetch_to_read(at.positive, place, 16)
         prefetch_to_read(at.negatives, place * num_negatives, (num_negatives + 15) // 16 * 16)
     for group in range(first + ahead, min(last + ahead, interactions)):
-        place = np.int64(get(at.order, group))
-        prefetch_to_read(at.rows, np.int64(get(at.user, place)) * stride, stride)
-        prefetch_to_read(at.rows, (np.int64(get(at.positive, place)) + sizes.num_users) * stride, stride)
-        for k in range(place * num_negatives, (place + 1) * num_negatives):
-            prefetch_to_read(at.rows, (np.int64(get(at.negatives, k)) + sizes.num_users) * stride, stride)
+        _ask_for(np.int64(get(at.order, group)), sizes, at, table)
+
+
+@njit(inline="always")
+def _ask_for(place, sizes, at, table):  # type: ignore[no-untyped-def]
+    """Ask for the rows of an interaction."""
+    num_negatives, stride = sizes.num_negatives, table.stride
+    prefetch_to_read(at.rows, np.int64(get(at.user, place)) * stride, stride)
+    prefetch_to_read(at.rows, (np.int64(get(at.positive, place)) + sizes.num_users) * stride, stride)
+    for k in range(place * num_negatives, (place + 1) * num_negatives):
+        prefetch_to_read(at.rows, (np.int64(get(at.negatives, k)) + sizes.num_users) * stride, stride)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -331,6 +337,8 @@ def _read_rows(first, last, begin, step, before, sizes, at, table, pace, room): 
     num_negatives, length = sizes.num_negatives, table.width
     sample, to = 0, sizes.piece + first * (1 + num_negatives)
     for group in range(first, last):
+        if group + 1 < last:  # it was asked for long ago, but another thread may have it by now
+            _ask_for(np.int64(get(at.order, begin + group + 1)), sizes, at, table)
         place = np.int64(get(at.order, begin + group))
         put(at.ids, group, get(at.user, place))
         row = np.int64(get(at.user, place))
