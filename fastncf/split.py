@@ -13,7 +13,7 @@ from fastncf.hashing import GOLDEN, Stream, key, mix64
 from fastncf.interactions import GivenTest, Interactions
 from fastncf.threads import even, num_threads, run_ranges
 
-_FEW = 16  # items of a row up to which insertion sorts them: a bit for each word of bits would cost more to look through
+_FEW = 16  # items of a row up to which insertion sorts them: looking through the bits of words would cost more
 
 
 @dataclass(frozen=True)
