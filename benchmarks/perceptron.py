@@ -5,8 +5,9 @@
 All sides have the tables of MovieLens-20M (its twin), take the same batches, and are run in turns. The kernels train at
 the notebook's batch of 512 samples and at larger ones; torch eager at several, of which the best counts. The first
 epoch of each, in which kernels are compiled and memory is fetched, is not timed. The notebook's loops run on
-``u.data``, MovieLens-100K, as the kernels do beside them. With ``--ratings``, the twin as a file, the whole of
-``fastncf fit --notebook`` on all its users is timed in a process of its own, and the loops on a share of its users.
+``u.data``, MovieLens-100K, as the kernels do beside them; what the kernels and torch learn there is compared. With
+``--ratings``, the twin as a file, the whole of ``fastncf fit --notebook`` on all its users is timed in a process of its
+own, and the loops on a share of its users.
 """
 
 import argparse
@@ -24,17 +25,21 @@ from typing import Any
 import numpy as np
 import torch
 from numba import njit
+from torch import nn
 
 from benchmarks import naive
 from benchmarks.report import README, RESULTS, machine, quantity, write_between
 from fastncf.adam import Adam
 from fastncf.config import Config
 from fastncf.datasets import twin
+from fastncf.evaluate import metrics, rank_candidates
+from fastncf.hashing import Stream
 from fastncf.interactions import read_interactions
 from fastncf.kernels.late import stride
 from fastncf.kernels.matrix import PLAIN, multiply
 from fastncf.models import MLP, NeuMF, build
 from fastncf.perceptron import Perceptron
+from fastncf.recommender import held_out_lists
 from fastncf.split import Split, leave_one_out
 from fastncf.threads import num_threads, run_ranges, run_together
 
@@ -42,6 +47,7 @@ CPU = torch.device("cpu")
 NUM_NEGATIVES = 4
 USERS, ITEMS, INTERACTIONS = 138_493, 26_744, 20_000_263
 SHARE_OF_LOOPS = 0.002
+SEEDS, EPOCHS = 5, 5
 
 
 @dataclass(frozen=True)
@@ -92,13 +98,13 @@ def thinned(split: Split, interactions: int) -> Split:
     )
 
 
-def training(side: str, split: Split, settings: dict[str, Any], epochs: int) -> Perceptron | Adam:
-    """A way to train, before its first epoch."""
+def training(side: str, split: Split, settings: dict[str, Any], epochs: int) -> tuple[nn.Module, Perceptron | Adam]:
+    """A model, and a way to train it, before the first epoch."""
     config = Config(**settings, num_negatives=NUM_NEGATIVES, epochs=epochs, learning_rate=0.001, l2=0.0, device="cpu")
     config = config.with_recipe("adam", "none")
     model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
     assert isinstance(model, MLP | NeuMF)
-    return Perceptron(model, split, config) if side == "kernels" else Adam(model, split, config, CPU)
+    return model, Perceptron(model, split, config) if side == "kernels" else Adam(model, split, config, CPU)
 
 
 def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
     losses: dict[tuple[str, int], float] = {}
     for _ in range(rounds):
         for side, size in sides:
-            with training(side, data, {**case.settings, "batch_size": size}, 2) as trained:
+            with training(side, data, {**case.settings, "batch_size": size}, 2)[1] as trained:
                 losses[side, size] = float(trained.epoch(0)) / len(data.indices)
                 start = time.perf_counter()
                 assert np.isfinite(float(trained.epoch(1)))
@@ -161,7 +167,9 @@ def product_rate(rounds: int = 5) -> float:
 
     def ours(_: int, times: int = often) -> None:
         sizes = rows * depth, depth * columns, rows * columns
-        _multiply_often(times, rows, columns, depth, *(np.ones(size, dtype=np.float32) for size in sizes))
+        x, y, z = (np.ones(size, dtype=np.float32) for size in sizes)
+        _multiply_often(times, rows, columns, depth, x, y, z)
+        assert (z == 1 + times * depth).all()
 
     ours(0, 1)
     found = []
@@ -194,7 +202,7 @@ def loops(path: Path, rounds: int) -> dict[str, list[float]]:
     frame = naive.read(path)
     split = leave_one_out(read_interactions(path))
     found: dict[str, list[float]] = {"loops": [], "kernels": []}
-    with training("kernels", split, notebook(), rounds + 1) as trained:
+    with training("kernels", split, notebook(), rounds + 1)[1] as trained:
         assert np.isfinite(float(trained.epoch(0)))
         for number in range(1, rounds + 1):
             start = time.perf_counter()
@@ -204,6 +212,25 @@ def loops(path: Path, rounds: int) -> dict[str, list[float]]:
             data = naive.Ratings(frame, 1.0, random)
             _, seconds = naive.train(data, 1, random)
             found["loops"].append(len(data.train) * (1 + NUM_NEGATIVES) / sum(seconds.values()))
+    return found
+
+
+def agreement(path: Path) -> dict[str, list[float]]:
+    """HR@10 of the notebook's recipe on MovieLens-100K by both sides, from the same parameters and samples."""
+    split = leave_one_out(read_interactions(path))
+    users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
+    found: dict[str, list[float]] = {"kernels": [], "torch": []}
+    for seed in range(SEEDS):
+        settings = {**notebook(), "seed": seed}
+        lists = held_out_lists(split, Config(**settings), users, split.test_item[users], Stream.CANDIDATES, CPU)
+        for side, hits in found.items():
+            model, started = training(side, split, settings, EPOCHS)
+            with started as trained:
+                for number in range(EPOCHS):
+                    trained.epoch(number)
+            hits.append(metrics(rank_candidates(model.eval(), lists), 10)["hr@10"])
+    ours, theirs = found.values()
+    assert abs(statistics.mean(ours) - statistics.mean(theirs)) < 0.01, f"kernels {ours}, torch {theirs}"
     return found
 
 
@@ -275,17 +302,25 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         f"- An epoch of the notebook on MovieLens-100K, drawn and trained: {quantity(ours)} samples/s, the literal "
         f"loops {quantity(theirs)}: **{ours / theirs:,.0f} x**."
     )
+    hits = [found["agreement"][side] for side in ("kernels", "torch")]
+    means = [f"{statistics.mean(rates):.4f}"[1:] for rates in hits]
+    errors = [f"{statistics.stdev(rates) / SEEDS**0.5:.4f}"[1:] for rates in hits]
+    yield (
+        f"- The same recipe for {EPOCHS} epochs, {SEEDS} seeds, both sides from the same parameters and samples: HR@10 "
+        f"{means[0]} (standard error {errors[0]}) by the kernels, {means[1]} ({errors[1]}) by torch."
+    )
     if "whole" in found:
         seconds, part = found["whole"]["seconds"], found["whole_by_loops"]
         epoch, evaluation = part["sample"] + part["train"], part["evaluate"]
         positives = INTERACTIONS - USERS
-        total = 5 * epoch * positives / part["positives"] + evaluation * USERS / part["users"]
+        total = EPOCHS * epoch * positives / part["positives"] + evaluation * USERS / part["users"]
         yield (
-            f"- The twin of MovieLens-20M from the CSV to the metrics, the notebook's recipe on all users, 5 epochs of "
-            f"{quantity(positives * (1 + NUM_NEGATIVES))} samples: **{seconds:.0f} s** for the whole process, "
-            f"{found['whole']['peak'] / 1e9:.2f} GB at its peak. The literal loops took {epoch:.1f} s for an epoch on "
-            f"{part['positives']:,} interactions of {part['users']:,} users and {evaluation:.1f} s for their lists: "
-            f"5 x {epoch:.1f} s x {positives:,} / {part['positives']:,} + {evaluation:.1f} s x {USERS:,} / "
+            "- The twin of MovieLens-20M from the CSV to the metrics, the notebook's recipe on all users, "
+            f"{EPOCHS} epochs of {quantity(positives * (1 + NUM_NEGATIVES))} samples: **{seconds:.0f} s** for the "
+            f"whole process, {found['whole']['peak'] / 1e9:.2f} GB at its peak. The literal loops took {epoch:.1f} s "
+            f"for an epoch on {part['positives']:,} interactions of {part['users']:,} users and {evaluation:.1f} s for "
+            "their lists: "
+            f"{EPOCHS} x {epoch:.1f} s x {positives:,} / {part['positives']:,} + {evaluation:.1f} s x {USERS:,} / "
             f"{part['users']:,} = {total / 3600:.1f} hours, {total / seconds:,.0f} times as long."
         )
 
@@ -302,6 +337,7 @@ def main() -> None:
     found: dict[str, Any] = {**machine(), "rounds": options.rounds, "product_rate": product_rate()}
     found["copy_rate"] = copy_rate()
     found["loops"] = loops(options.small, options.rounds)
+    found["agreement"] = agreement(options.small)
     found["cases"] = [compare(case, split, options.rounds) for case in CASES]
     found["product_rate"] = max(found["product_rate"], product_rate())
     if options.ratings:

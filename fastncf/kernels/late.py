@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from fastncf.kernels.rows import adam_step, copy_row, late_step, late_steps
+from fastncf.kernels.rows import BETA_1, BETA_2, adam_step, copy_row, late_step, late_steps
 from fastncf.kernels.simd import get, pointer, put
 
-_BETA_1, _BETA_2 = 0.9, 0.999
 _EXACT = 256
 _POWERS = 16_384
 _LINE = 16
@@ -47,16 +46,16 @@ def make_pace(rate: float, fall: float) -> Pace:
 
     Points and weights follow from the mean, the variance and the third central moment of j.
     """
-    total = _BETA_1 / (1 - _BETA_1)
-    mean, second, third = 1 / (1 - _BETA_1), _BETA_1 / (1 - _BETA_1) ** 2, _BETA_1 * (1 + _BETA_1) / (1 - _BETA_1) ** 3
+    total = BETA_1 / (1 - BETA_1)
+    mean, second, third = 1 / (1 - BETA_1), BETA_1 / (1 - BETA_1) ** 2, BETA_1 * (1 + BETA_1) / (1 - BETA_1) ** 3
     middle = third / second / 2
     half = (middle**2 + second) ** 0.5
     low, high = middle - half, middle + half
     points = mean + low, total * high / (high - low), mean + high, -total * low / (high - low)
     step = np.arange(_POWERS)
     with np.errstate(divide="ignore"):  # there is no step 0
-        corrections = 1 / (1 - _BETA_1**step), 1 / np.sqrt(1 - _BETA_2**step)
-    powers = (_BETA_1**step).astype(np.float32), (_BETA_2 ** (step / 2)).astype(np.float32)
+        corrections = 1 / (1 - BETA_1**step), 1 / np.sqrt(1 - BETA_2**step)
+    powers = (BETA_1**step).astype(np.float32), (BETA_2 ** (step / 2)).astype(np.float32)
     return Pace(rate, fall, points, *corrections, *powers)
 
 
@@ -94,9 +93,9 @@ def tail(step, pace):  # type: ignore[no-untyped-def]
     one, other = step + point, step + other_point
     return (
         np.float32((pace.rate - pace.fall * (one - 1)) * weight),
-        np.float32(_BETA_2 ** (point / 2) / np.sqrt(1 - _BETA_2**one)),
+        np.float32(BETA_2 ** (point / 2) / np.sqrt(1 - BETA_2**one)),
         np.float32((pace.rate - pace.fall * (other - 1)) * other_weight),
-        np.float32(_BETA_2 ** (other_point / 2) / np.sqrt(1 - _BETA_2**other)),
+        np.float32(BETA_2 ** (other_point / 2) / np.sqrt(1 - BETA_2**other)),
     )
 
 
@@ -143,7 +142,7 @@ def _kept(gap, pace):  # type: ignore[no-untyped-def]
     """Shares of the mean and the mean square that are left after some steps without a gradient."""
     if gap < _POWERS:
         return np.float64(get(pace.means, gap)), np.float64(get(pace.roots, gap)) ** 2
-    return 0.0, np.exp(gap * np.log(_BETA_2))
+    return 0.0, np.exp(gap * np.log(BETA_2))
 
 
 @njit(inline="always")
@@ -152,7 +151,7 @@ def write_row(table, row, step, gradient, tail_before, tail_now, rate, root, pac
     at, width = row * table.stride, table.width
     gap = read_row((table.rows, at), table, row, step - 1, tail_before, pace)
     mean, square = _kept(gap, pace)
-    keep = np.float32(_BETA_1 * mean), np.float32(_BETA_2 * square)
+    keep = np.float32(BETA_1 * mean), np.float32(BETA_2 * square)
     adam_step((table.rows, at), gradient, width, width, keep, rate, root)
     behind = at + 3 * width
     put(table.steps, behind + _STEP, np.int32(step))

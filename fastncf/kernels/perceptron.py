@@ -18,7 +18,18 @@ from fastncf.hashing import mix64
 from fastncf.kernels.late import Table, is_marked, mark, point_to, rate_and_root, read_row, slot_of, tail, write_row
 from fastncf.kernels.matrix import COLUMNS, MASKED, PLAIN, RECTIFIED, ROWS, multiply
 from fastncf.kernels.meeting import meet, take_number
-from fastncf.kernels.rows import adam_step, add_row, add_rows, copy_row, dot, drop, multiply_rows, spread_slope
+from fastncf.kernels.rows import (
+    BETA_1,
+    BETA_2,
+    adam_step,
+    add_row,
+    add_rows,
+    copy_row,
+    dot,
+    drop,
+    multiply_rows,
+    spread_slope,
+)
 from fastncf.kernels.simd import LANES, get, moved, pointer, prefetch, prefetch_to_read, put, softplus
 
 CHUNKS = 32
@@ -27,7 +38,7 @@ _CLAIMS, _ARRIVALS = 0, 32  # on cache lines of their own
 _SAMPLES_A_TILE = 40
 _AHEAD = 1 << 17
 _ONE, _ZERO = np.float32(1), np.float32(0)
-_KEEP = np.float32(0.9), np.float32(0.999)
+_KEEP = np.float32(BETA_1), np.float32(BETA_2)
 
 
 class Sizes(NamedTuple):

@@ -9,7 +9,8 @@ from fastncf.hashing import LOWBIAS_1, LOWBIAS_2
 from fastncf.kernels.simd import Code
 
 LANES = 8
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+BETA_1, BETA_2 = 0.9, 0.999  # torch's defaults, as all of Adam here
+_EPSILON = 1e-8
 
 
 @intrinsic
@@ -202,8 +203,8 @@ def adam_step(typingctx, row, gradient, length, width, keep, rate, root):  # typ
                 places.append(builder.add(places[-1], length))
             value, mean, square = (code.load(row, place) for place in places)
             gradient = code.load(gradients[0], builder.add(gradients[1], at))
-            mean = code.add(code.multiply(mean, keep_mean), code.multiply(gradient, code.all(1 - _BETA_1)))
-            new = code.multiply(builder.fmul(gradient, gradient), code.all(1 - _BETA_2))
+            mean = code.add(code.multiply(mean, keep_mean), code.multiply(gradient, code.all(1 - BETA_1)))
+            new = code.multiply(builder.fmul(gradient, gradient), code.all(1 - BETA_2))
             square = code.add(code.multiply(square, keep_square), new)
             lower = code.add(code.multiply(_root(code, square), root), code.all(_EPSILON))
             value = builder.fsub(value, builder.fdiv(builder.fmul(rate, mean), lower))
