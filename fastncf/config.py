@@ -1,5 +1,6 @@
 """Every knob of a fit, its default, unit and meaning."""
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,6 +18,16 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
 }
 """What settings that are left out become, by optimizer and history."""
 
+SPARSE_BELOW = 20
+"""Interactions an item, on average, below which data are sparse."""
+
+SPARSE: dict[tuple[str, str], dict[str, Any]] = {
+    ("sgd", "recent"): {"epochs": 32, "l2": 0.015},
+    ("sgd", "all"): {"epochs": 32, "l2": 0.01},
+    ("sgd", "none"): {"epochs": 32, "l2": 0.005},
+}
+"""What is different with sparse data: an item is met seldom, so it takes longer, and what few users say counts less."""
+
 LAYERS: dict[str, Any] = {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "batch_size": 1_024}
 """The same for what has hidden layers and is trained by ``adam`` alone, and for that part of ``neumf``."""
 
@@ -25,6 +36,7 @@ STARTED: dict[str, Any] = {"epochs": 2, "learning_rate": 0.0005, "l2": 0.001, "b
 
 FAST: dict[str, dict[str, Any]] = {
     "sgd": {"epochs": 6, "learning_rate": 0.1},
+    "sparse": {"epochs": 12, "learning_rate": 0.1},
     "adam": {"epochs": 5, "learning_rate": 0.01},
     "layers": {"epochs": 8, "learning_rate": 0.006, "batch_size": 2_048},
     "started": {"epochs": 1, "learning_rate": 0.001},
@@ -179,15 +191,26 @@ class Config:
             raise ConfigError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
     def with_recipe(
-        self, optimizer: Literal["sgd", "adam", "parts"], history: Literal["recent", "all", "none"]
+        self,
+        optimizer: Literal["sgd", "adam", "parts"],
+        history: Literal["recent", "all", "none"],
+        interactions_an_item: float = math.inf,
     ) -> "Config":
-        """The settings for an optimizer and a history, with everything filled in that was left out."""
+        """The settings for an optimizer, a history and data, with everything filled in that was left out.
+
+        Args:
+            optimizer: what trains.
+            history: what is known of a user.
+            interactions_an_item: that are trained on, on average.
+        """
         if self.model == "mlp" and optimizer == "parts":
             recipe, fast = STARTED, FAST["started"]
         elif self.model in ("mlp", "neumf") and optimizer != "sgd":
             recipe, fast = LAYERS, FAST["layers"]
         else:
             recipe, fast = RECIPES[optimizer, history], FAST[optimizer]
+            if optimizer == "sgd" and interactions_an_item < SPARSE_BELOW:
+                recipe, fast = recipe | SPARSE[optimizer, history], FAST["sparse"]
         if self.budget == "fast":
             recipe = recipe | fast
         left_out = {name: value for name, value in recipe.items() if getattr(self, name) is None}

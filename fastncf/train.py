@@ -1,6 +1,7 @@
 """``fit()``: the one place that knows every stage, from a ratings file to a fitted recommender."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,11 +99,7 @@ def fit(
         raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
     device = _device(config, model)
     optimizer = _optimizer(config, model, device)
-    likely = _likely_history(config, optimizer)
-    passes = [config.with_recipe(optimizer, likely).epochs]
-    if optimizer == "parts":
-        passes.append(_first_part(config, likely).epochs)
-    clock = _Clock(callback, sum(number or 0 for number in passes))
+    clock = _Clock(callback, _planned(config, optimizer, _likely_history(config, optimizer)))
 
     with clock.stage("read"):
         given = None
@@ -122,7 +119,9 @@ def fit(
         else:
             split = given_test(interactions, given)
         history, order = _history(config, optimizer, interactions, split)
-        config = config.with_recipe(optimizer, history)
+        density = _density(split)
+        clock.epochs = _planned(config, optimizer, history, density)
+        config = config.with_recipe(optimizer, history, density)
     counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
     epochs: list[dict[str, float]] = []
@@ -190,7 +189,10 @@ def _train_parts(
 ) -> list[dict[str, float]]:
     """An MLP from the vectors of an MF; or both parts of a NeuMF, and what they score in a fixed proportion."""
     assert config.history is not None
-    configs = _first_part(config, config.history), replace(config, model="mlp", optimizer="adam", history="none")
+    configs = (
+        _first_part(config, config.history, _density(split)),
+        replace(config, model="mlp", optimizer="adam", history="none"),
+    )
     counts = torch.from_numpy(split.item_counts())
     first = build(configs[0], split.num_users, split.num_items, counts)
     history = _train(first, split, order, configs[0], torch.device("cpu"), clock)
@@ -203,14 +205,32 @@ def _train_parts(
     return history
 
 
-def _first_part(config: Config, history: Literal["recent", "all", "none"]) -> Config:
+def _first_part(config: Config, history: Literal["recent", "all", "none"], density: float = math.inf) -> Config:
     """The settings of what ``sgd`` trains first: the ``gmf`` of a ``neumf``, or the ``mf`` of an ``mlp``."""
     left_out: dict[str, Any] = dict.fromkeys(("epochs", "learning_rate", "l2", "batch_size"))
     if config.model == "mlp":
         part = replace(config, model="mf", dim=config.dim - 1, init_std=None, **left_out)
     else:
         part = replace(config, model="gmf", **left_out)
-    return part.with_recipe("sgd", history)
+    return part.with_recipe("sgd", history, density)
+
+
+def _planned(
+    config: Config,
+    optimizer: Literal["sgd", "adam", "parts"],
+    history: Literal["recent", "all", "none"],
+    density: float = math.inf,
+) -> int:
+    """Epochs of all that is trained."""
+    passes = [config.with_recipe(optimizer, history, density).epochs]
+    if optimizer == "parts":
+        passes.append(_first_part(config, history, density).epochs)
+    return sum(number or 0 for number in passes)
+
+
+def _density(split: Split) -> float:
+    """Interactions an item."""
+    return len(split.indices) / split.num_items
 
 
 def _loop(

@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from numba import njit
@@ -9,7 +10,7 @@ import fastncf
 from fastncf import blocks
 from fastncf.adam import l2_penalty, score_batch
 from fastncf.blocks import Blocks, side
-from fastncf.config import FAST, RECIPES, Config
+from fastncf.config import FAST, RECIPES, SPARSE, SPARSE_BELOW, Config
 from fastncf.descent import Descent
 from fastncf.epoch import Batch
 from fastncf.errors import ConfigError
@@ -246,6 +247,26 @@ def test_which_optimizer_is_taken():
         fastncf.fit(checkerboard(), model="mlp", optimizer="sgd", **quick)
     with pytest.raises(ConfigError, match="not MF on cpu"):
         fastncf.fit(checkerboard(), model=own, optimizer="sgd", **quick)
+
+
+@pytest.mark.parametrize("history", ["recent", "all", "none"])
+def test_sparse_data_have_a_recipe_of_their_own(history):
+    sparse = Config().with_recipe("sgd", history, SPARSE_BELOW - 0.1)
+    assert {name: getattr(sparse, name) for name in SPARSE["sgd", history]} == SPARSE["sgd", history]
+    assert sparse.learning_rate == RECIPES["sgd", history]["learning_rate"]
+    assert Config().with_recipe("sgd", history, SPARSE_BELOW) == Config().with_recipe("sgd", history)
+    fast = Config(budget="fast").with_recipe("sgd", history, 1)
+    assert (fast.epochs, fast.l2) == (FAST["sparse"]["epochs"], sparse.l2)
+
+
+def test_fit_looks_at_the_interactions_an_item():
+    frame = pl.DataFrame({"user": np.repeat(np.arange(40), 3), "item": np.arange(120) % 60, "time": np.arange(120)})
+    recipe = SPARSE["sgd", "none"]
+    config = fastncf.fit(frame, model="mf", history="none").config
+    assert (config.epochs, config.l2) == (recipe["epochs"], recipe["l2"])
+    told = []
+    fastncf.fit(frame, model="mlp", dim=4, history="none", epochs=1, device="cpu", callback=told.append)
+    assert sum(progress.stage == "epoch" for progress in told) == told[-1].epochs == recipe["epochs"] + 1
 
 
 @pytest.mark.parametrize(("optimizer", "history"), RECIPES)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import factorization, gpu, perceptron, quality, report
+from benchmarks import factorization, files, gpu, perceptron, quality, report
 
 
 def bench(name: str, median: float, **info: object) -> dict:
@@ -89,13 +89,14 @@ def test_readme_and_picture_show_the_committed_figures(path: Path, tmp_path):
     kinds = {
         "curves": factorization.table,
         "quality": quality.table,
+        "files": files.table,
         "benchmarks": report.lines,
         "device": gpu.lines,
         "loops": perceptron.table,
     }
     shown = next(lines for kind, lines in kinds.items() if kind in found)(found)
     assert "\n".join(shown) in report.README.read_text(encoding="utf-8")
-    if found.keys() & {"quality", "device", "loops"}:
+    if found.keys() & {"quality", "files", "device", "loops"}:
         return
     picture = path.with_suffix(".svg").read_text(encoding="utf-8")
     if "curves" in found:

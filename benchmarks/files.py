@@ -1,0 +1,137 @@
+"""The default recipe on any files, beside ALS, BPR, EASE and popularity: ``python -m benchmarks.files A.csv B.csv``.
+
+Of each user's interactions the latest is the test item, among 99 that were drawn. The peers get what ours does without:
+each is fitted with several settings, the best of which on the second-latest items is then fitted again, with a seed,
+and looked at once on the test items. Needs ``pip install 'fastncf[compare]'``. ``--write`` writes
+``results/files.json`` and the README's table.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import fastncf
+from benchmarks.factorization import interaction_matrix
+from benchmarks.quality import ease
+from benchmarks.report import README, RESULTS, machine, write_between
+from fastncf.evaluate import metrics, rank_candidates
+from fastncf.hashing import Stream
+from fastncf.models import MF
+from fastncf.recommender import held_out_lists
+from fastncf.split import Split
+
+EASE_AT_MOST = 13_000
+"""Items up to which EASE is fitted: it inverts a matrix of so many rows and columns."""
+
+
+def als(split: Split, seed: int, regularization: float, alpha: float) -> nn.Module:
+    from implicit.cpu.als import AlternatingLeastSquares
+    from threadpoolctl import threadpool_limits
+
+    fitted = AlternatingLeastSquares(
+        factors=64, regularization=regularization, alpha=alpha, iterations=15, random_state=seed
+    )
+    with threadpool_limits(1, user_api="blas"):
+        fitted.fit(interaction_matrix(split), show_progress=False)
+    return _factors(fitted.user_factors, fitted.item_factors)
+
+
+def bpr(split: Split, seed: int, rate: float, iterations: int) -> nn.Module:
+    from implicit.cpu.bpr import BayesianPersonalizedRanking
+
+    fitted = BayesianPersonalizedRanking(
+        factors=63, learning_rate=rate, regularization=0.02, iterations=iterations, random_state=seed
+    )
+    fitted.fit(interaction_matrix(split), show_progress=False)
+    return _factors(fitted.user_factors, fitted.item_factors)
+
+
+def _factors(user: np.ndarray, item: np.ndarray) -> MF:
+    model = MF(len(user), len(item), user.shape[1])
+    with torch.no_grad():
+        model.user_embedding.weight.copy_(torch.from_numpy(user))
+        model.item_embedding.weight.copy_(torch.from_numpy(item))
+    return model
+
+
+PEERS: dict[str, tuple[Callable[..., nn.Module], list[tuple[float, ...]]]] = {
+    "implicit's ALS": (als, list(product((0.1, 10.0), (1.0, 5.0, 40.0)))),
+    "implicit's BPR": (bpr, list(product((0.01, 0.05), (50, 150)))),
+    "EASE": (lambda split, _, regularization: ease(split, regularization), [(20.0,), (100.0,), (300.0,)]),
+}
+
+
+def measure(path: Path, seeds: int) -> dict[str, Any]:
+    """HR@10 and NDCG@10 of each model and seed, and the settings that were chosen for the peers."""
+    earlier = fastncf.fit(path, model="popularity", validation=True)
+    users = np.flatnonzero(earlier.split.validation_item >= 0).astype(np.int32)
+    positives = earlier.split.validation_item[users]
+    lists = held_out_lists(earlier.split, earlier.config, users, positives, Stream.CANDIDATES, torch.device("cpu"))
+    chosen = {}
+    for name, (fitted_with, choices) in PEERS.items():
+        if name != "EASE" or earlier.split.num_items <= EASE_AT_MOST:
+            models = (fitted_with(earlier.split, 0, *one) for one in choices)
+            ndcg = [metrics(rank_candidates(model, lists), 10)["ndcg@10"] for model in models]
+            chosen[name] = choices[int(np.argmax(ndcg))]
+    rows: dict[str, list[dict[str, float]]] = {}
+    fitted: dict[str, nn.Module] = {}
+    for seed in range(seeds):
+        ours = fastncf.fit(path, seed=seed)
+        rows.setdefault("fastncf's default", []).append(ours.metrics)
+        rows.setdefault("popularity", []).append(fastncf.fit(path, seed=seed, model="popularity").metrics)
+        for name, settings in chosen.items():
+            if name != "EASE" or seed == 0:  # nothing in it is drawn, and the split is the same for all seeds
+                fitted[name] = PEERS[name][0](ours.split, seed, *settings)
+            rows.setdefault(name, []).append(replace(ours, model=fitted[name]).evaluate().metrics)
+    assert all(0 < one["ndcg@10"] <= one["hr@10"] <= 1 for of_model in rows.values() for one in of_model)
+    shape = len(ours.split.indices), ours.split.num_users, ours.split.num_items
+    return {"shape": shape, "chosen": chosen, "rows": rows}
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """The README's lines: a file each, a model a column."""
+    names = max((list(one["rows"]) for one in found["files"].values()), key=len)
+    yield f"One run on {found['date']}, means over {found['seeds']} seeds; HR@10, NDCG@10 on the latest items."
+    yield ""
+    yield f"| file | interactions, users, items | {' | '.join(names)} |"
+    yield "|" + "---|" * (2 + len(names))
+    for file, one in found["files"].items():
+        means = {
+            name: tuple(float(np.mean([metric[kind] for metric in of_model])) for kind in ("hr@10", "ndcg@10"))
+            for name, of_model in one["rows"].items()
+        }
+        best = max(means.values(), key=lambda pair: pair[1])
+        cells = []
+        for name in names:
+            if name not in means:
+                cells.append("")
+                continue
+            text = ", ".join(f"{mean:.4f}"[1:] for mean in means[name])
+            cells.append(f"**{text}**" if means[name] == best else text)
+        yield f"| {file} | {', '.join(f'{number:,}' for number in one['shape'])} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    measured = {path.stem: measure(path, options.seeds) for path in options.files}
+    found = {**machine("implicit"), "seeds": options.seeds, "files": measured}
+    print("\n".join(table(found)))
+    if options.write:
+        (RESULTS / "files.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_between(README, "files", "\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()
