@@ -9,7 +9,6 @@ something, and with vectors alone, which like ALS know of no order. All are run 
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from benchmarks.report import README, RESULTS, machine, quantity, write_between
+from benchmarks.report import RESULTS, machine, publish, quantity
 from fastncf.config import Config
 from fastncf.evaluate import Lists, metrics, rank_candidates
 from fastncf.hashing import Stream
@@ -88,23 +87,30 @@ def interaction_matrix(split: Split) -> Any:
     return csr_matrix((data, split.indices, split.indptr), shape=(split.num_users, split.num_items))
 
 
-def als(split: Split, seed: int, budgets: Sequence[int] = ITERATIONS) -> Iterator[tuple[int, MF, float]]:
+def factors(user: np.ndarray, item: np.ndarray) -> MF:
+    """Vectors (U, D) and (I, D) as a model."""
+    model = MF(len(user), len(item), user.shape[1])
+    with torch.no_grad():
+        model.user_embedding.weight.copy_(torch.from_numpy(user))
+        model.item_embedding.weight.copy_(torch.from_numpy(item))
+    return model
+
+
+def als(
+    split: Split, seed: int, budgets: Sequence[int] = ITERATIONS, regularization: float = 10, alpha: float = 5
+) -> Iterator[tuple[int, MF, float]]:
     """(iterations, the factors as a model, seconds) of a fit each."""
     from implicit.cpu.als import AlternatingLeastSquares
 
     matrix = interaction_matrix(split)
     for iterations in budgets:
         fitted = AlternatingLeastSquares(
-            factors=64, regularization=10, alpha=5, iterations=iterations, random_state=seed
+            factors=64, regularization=regularization, alpha=alpha, iterations=iterations, random_state=seed
         )
         start = time.perf_counter()
         fitted.fit(matrix, show_progress=False)
         seconds = time.perf_counter() - start
-        model = MF(split.num_users, split.num_items, 64)
-        with torch.no_grad():
-            model.user_embedding.weight.copy_(torch.from_numpy(fitted.user_factors))
-            model.item_embedding.weight.copy_(torch.from_numpy(fitted.item_factors))
-        yield iterations, model, seconds
+        yield iterations, factors(fitted.user_factors, fitted.item_factors), seconds
 
 
 def compare(split: Split, order: np.ndarray | None, lists: Lists, seeds: int) -> dict[str, list[dict[str, Any]]]:
@@ -191,9 +197,8 @@ def main() -> None:
     }
     print("\n".join(table(found)))
     if options.write:
-        (RESULTS / f"{options.write}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        publish(options.write, found, table(found))
         draw(found, RESULTS / f"{options.write}.svg")
-        write_between(README, options.write, "\n".join(table(found)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ and looked at once on the test items. Needs ``pip install 'fastncf[compare]'``. 
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -19,12 +18,11 @@ import torch
 from torch import nn
 
 import fastncf
-from benchmarks.factorization import interaction_matrix
-from benchmarks.quality import ease
-from benchmarks.report import README, RESULTS, machine, write_between
+from benchmarks.factorization import als
+from benchmarks.quality import bpr, ease
+from benchmarks.report import machine, publish
 from fastncf.evaluate import metrics, rank_candidates
 from fastncf.hashing import Stream
-from fastncf.models import MF
 from fastncf.recommender import held_out_lists
 from fastncf.split import Split
 
@@ -32,38 +30,15 @@ EASE_AT_MOST = 13_000
 """Items up to which EASE is fitted: it inverts a matrix of so many rows and columns."""
 
 
-def als(split: Split, seed: int, regularization: float, alpha: float) -> nn.Module:
-    from implicit.cpu.als import AlternatingLeastSquares
+def tuned_als(split: Split, seed: int, regularization: float, alpha: float) -> nn.Module:
     from threadpoolctl import threadpool_limits
 
-    fitted = AlternatingLeastSquares(
-        factors=64, regularization=regularization, alpha=alpha, iterations=15, random_state=seed
-    )
     with threadpool_limits(1, user_api="blas"):
-        fitted.fit(interaction_matrix(split), show_progress=False)
-    return _factors(fitted.user_factors, fitted.item_factors)
-
-
-def bpr(split: Split, seed: int, rate: float, iterations: int) -> nn.Module:
-    from implicit.cpu.bpr import BayesianPersonalizedRanking
-
-    fitted = BayesianPersonalizedRanking(
-        factors=63, learning_rate=rate, regularization=0.02, iterations=iterations, random_state=seed
-    )
-    fitted.fit(interaction_matrix(split), show_progress=False)
-    return _factors(fitted.user_factors, fitted.item_factors)
-
-
-def _factors(user: np.ndarray, item: np.ndarray) -> MF:
-    model = MF(len(user), len(item), user.shape[1])
-    with torch.no_grad():
-        model.user_embedding.weight.copy_(torch.from_numpy(user))
-        model.item_embedding.weight.copy_(torch.from_numpy(item))
-    return model
+        return next(als(split, seed, [15], regularization, alpha))[1]
 
 
 PEERS: dict[str, tuple[Callable[..., nn.Module], list[tuple[float, ...]]]] = {
-    "implicit's ALS": (als, list(product((0.1, 10.0), (1.0, 5.0, 40.0)))),
+    "implicit's ALS": (tuned_als, list(product((0.1, 10.0), (1.0, 5.0, 40.0)))),
     "implicit's BPR": (bpr, list(product((0.01, 0.05), (50, 150)))),
     "EASE": (lambda split, _, regularization: ease(split, regularization), [(20.0,), (100.0,), (300.0,)]),
 }
@@ -125,12 +100,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    measured = {path.stem: measure(path, options.seeds) for path in options.files}
-    found = {**machine("implicit"), "seeds": options.seeds, "files": measured}
-    print("\n".join(table(found)))
-    if options.write:
-        (RESULTS / "files.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        write_between(README, "files", "\n".join(table(found)))
+    found: dict[str, Any] = {**machine("implicit"), "seeds": options.seeds, "files": {}}
+    for path in options.files:
+        found["files"][path.stem] = measure(path, options.seeds)
+        print("\n".join(table(found)), flush=True)
+        if options.write:
+            publish("files", found, table(found))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ own, and the loops on a share of its users.
 
 import argparse
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from numba import njit
 from torch import nn
 
 from benchmarks import naive
-from benchmarks.report import README, RESULTS, machine, quantity, write_between
+from benchmarks.report import machine, publish, quantity
 from fastncf.adam import Adam
 from fastncf.config import Config
 from fastncf.datasets import twin
@@ -345,8 +344,7 @@ def main() -> None:
         found["whole"] = whole(options.ratings)
     print("\n".join(table(found)))
     if options.write:
-        (RESULTS / f"{options.write}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        write_between(README, options.write, "\n".join(table(found)))
+        publish(options.write, found, table(found))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ same lists. Most of the time goes to ``neumf`` and BPR. Needs
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 
 import fastncf
-from benchmarks.factorization import als, interaction_matrix
-from benchmarks.report import README, RESULTS, machine, write_between
+from benchmarks.factorization import als, factors, interaction_matrix
+from benchmarks.report import machine, publish
+from fastncf.models import MF
 from fastncf.split import Split
 
 OURS: dict[str, dict[str, Any]] = {
@@ -77,19 +77,25 @@ def ease(split: Split, regularization: float) -> Scores:
     return Scores(seen @ weights)
 
 
+def bpr(split: Split, seed: int, learning_rate: float, iterations: int) -> MF:
+    """implicit's."""
+    from implicit.cpu.bpr import BayesianPersonalizedRanking
+
+    fitted = BayesianPersonalizedRanking(
+        factors=63, learning_rate=learning_rate, regularization=0.02, iterations=iterations, random_state=seed
+    )
+    fitted.fit(interaction_matrix(split), show_progress=False)
+    return factors(fitted.user_factors, fitted.item_factors)
+
+
 def peers(split: Split, seed: int, regularization: float) -> Iterator[tuple[str, torch.nn.Module, float]]:
     """(name, model, seconds of training); ALS and BPR have their best settings on MovieLens-1M's validation items."""
-    from implicit.cpu.bpr import BayesianPersonalizedRanking
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
         yield from (("implicit's ALS", model, seconds) for _, model, seconds in als(split, seed, budgets=[15]))
     start = time.perf_counter()
-    bpr = BayesianPersonalizedRanking(
-        factors=63, learning_rate=0.05, regularization=0.02, iterations=150, random_state=seed
-    )
-    bpr.fit(interaction_matrix(split), show_progress=False)
-    yield "implicit's BPR", Scores(bpr.user_factors @ bpr.item_factors.T), time.perf_counter() - start
+    yield "implicit's BPR", bpr(split, seed, 0.05, 150), time.perf_counter() - start
     start = time.perf_counter()
     yield f"EASE, lambda {regularization}", ease(split, regularization), time.perf_counter() - start
 
@@ -153,8 +159,7 @@ def main() -> None:
     found = {**machine("implicit"), "quality": dict(zip(OTHERS, measured, strict=True))}
     print("\n".join(table(found)))
     if options.write:
-        (RESULTS / "quality.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        write_between(README, "quality", "\n".join(table(found)))
+        publish("quality", found, table(found))
 
 
 if __name__ == "__main__":

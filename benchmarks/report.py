@@ -164,6 +164,12 @@ def write_between(path: Path, name: str, text: str) -> None:
     path.write_text(new, encoding="utf-8")
 
 
+def publish(name: str, found: Summary, shown: Iterable[str]) -> None:
+    """Write ``results/NAME.json``, and what is shown of it into the README."""
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_between(README, name, "\n".join(shown))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="what pytest-benchmark wrote")

@@ -19,14 +19,15 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
 """What settings that are left out become, by optimizer and history."""
 
 SPARSE_BELOW = 20
-"""Interactions an item, on average, below which data are sparse."""
+"""Interactions per item, on average, below which data are sparse."""
 
-SPARSE: dict[tuple[str, str], dict[str, Any]] = {
-    ("sgd", "recent"): {"epochs": 32, "l2": 0.015},
-    ("sgd", "all"): {"epochs": 32, "l2": 0.01},
-    ("sgd", "none"): {"epochs": 32, "l2": 0.005},
+SPARSE: dict[str, dict[str, Any]] = {
+    "recent": {"epochs": 32, "l2": 0.015},
+    "all": {"epochs": 32, "l2": 0.01},
+    "none": {"epochs": 32, "l2": 0.005},
 }
-"""What is different with sparse data: an item is met seldom, so it takes longer, and what few users say counts less."""
+"""What is different with sparse data for ``sgd``, by history: an item is met seldom, so that it takes longer, and few
+users say little for certain."""
 
 LAYERS: dict[str, Any] = {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "batch_size": 1_024}
 """The same for what has hidden layers and is trained by ``adam`` alone, and for that part of ``neumf``."""
@@ -194,14 +195,14 @@ class Config:
         self,
         optimizer: Literal["sgd", "adam", "parts"],
         history: Literal["recent", "all", "none"],
-        interactions_an_item: float = math.inf,
+        interactions_per_item: float = math.inf,
     ) -> "Config":
         """The settings for an optimizer, a history and data, with everything filled in that was left out.
 
         Args:
             optimizer: what trains.
             history: what is known of a user.
-            interactions_an_item: that are trained on, on average.
+            interactions_per_item: N / I, of those that are trained on.
         """
         if self.model == "mlp" and optimizer == "parts":
             recipe, fast = STARTED, FAST["started"]
@@ -209,8 +210,8 @@ class Config:
             recipe, fast = LAYERS, FAST["layers"]
         else:
             recipe, fast = RECIPES[optimizer, history], FAST[optimizer]
-            if optimizer == "sgd" and interactions_an_item < SPARSE_BELOW:
-                recipe, fast = recipe | SPARSE[optimizer, history], FAST["sparse"]
+            if optimizer == "sgd" and interactions_per_item < SPARSE_BELOW:
+                recipe, fast = recipe | SPARSE[history], FAST["sparse"]
         if self.budget == "fast":
             recipe = recipe | fast
         left_out = {name: value for name, value in recipe.items() if getattr(self, name) is None}

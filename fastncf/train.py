@@ -119,9 +119,9 @@ def fit(
         else:
             split = given_test(interactions, given)
         history, order = _history(config, optimizer, interactions, split)
-        density = _density(split)
-        clock.epochs = _planned(config, optimizer, history, density)
-        config = config.with_recipe(optimizer, history, density)
+        per_item = _interactions_per_item(split)
+        clock.epochs = _planned(config, optimizer, history, per_item)
+        config = config.with_recipe(optimizer, history, per_item)
     counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
     epochs: list[dict[str, float]] = []
@@ -190,7 +190,7 @@ def _train_parts(
     """An MLP from the vectors of an MF; or both parts of a NeuMF, and what they score in a fixed proportion."""
     assert config.history is not None
     configs = (
-        _first_part(config, config.history, _density(split)),
+        _first_part(config, config.history, _interactions_per_item(split)),
         replace(config, model="mlp", optimizer="adam", history="none"),
     )
     counts = torch.from_numpy(split.item_counts())
@@ -205,31 +205,30 @@ def _train_parts(
     return history
 
 
-def _first_part(config: Config, history: Literal["recent", "all", "none"], density: float = math.inf) -> Config:
+def _first_part(config: Config, history: Literal["recent", "all", "none"], per_item: float = math.inf) -> Config:
     """The settings of what ``sgd`` trains first: the ``gmf`` of a ``neumf``, or the ``mf`` of an ``mlp``."""
     left_out: dict[str, Any] = dict.fromkeys(("epochs", "learning_rate", "l2", "batch_size"))
     if config.model == "mlp":
         part = replace(config, model="mf", dim=config.dim - 1, init_std=None, **left_out)
     else:
         part = replace(config, model="gmf", **left_out)
-    return part.with_recipe("sgd", history, density)
+    return part.with_recipe("sgd", history, per_item)
 
 
 def _planned(
     config: Config,
     optimizer: Literal["sgd", "adam", "parts"],
     history: Literal["recent", "all", "none"],
-    density: float = math.inf,
+    per_item: float = math.inf,
 ) -> int:
     """Epochs of all that is trained."""
-    passes = [config.with_recipe(optimizer, history, density).epochs]
+    passes = [config.with_recipe(optimizer, history, per_item).epochs]
     if optimizer == "parts":
-        passes.append(_first_part(config, history, density).epochs)
+        passes.append(_first_part(config, history, per_item).epochs)
     return sum(number or 0 for number in passes)
 
 
-def _density(split: Split) -> float:
-    """Interactions an item."""
+def _interactions_per_item(split: Split) -> float:
     return len(split.indices) / split.num_items
 
 

@@ -252,16 +252,16 @@ def test_which_optimizer_is_taken():
 @pytest.mark.parametrize("history", ["recent", "all", "none"])
 def test_sparse_data_have_a_recipe_of_their_own(history):
     sparse = Config().with_recipe("sgd", history, SPARSE_BELOW - 0.1)
-    assert {name: getattr(sparse, name) for name in SPARSE["sgd", history]} == SPARSE["sgd", history]
+    assert {name: getattr(sparse, name) for name in SPARSE[history]} == SPARSE[history]
     assert sparse.learning_rate == RECIPES["sgd", history]["learning_rate"]
     assert Config().with_recipe("sgd", history, SPARSE_BELOW) == Config().with_recipe("sgd", history)
     fast = Config(budget="fast").with_recipe("sgd", history, 1)
     assert (fast.epochs, fast.l2) == (FAST["sparse"]["epochs"], sparse.l2)
 
 
-def test_fit_looks_at_the_interactions_an_item():
+def test_fit_looks_at_the_interactions_per_item():
     frame = pl.DataFrame({"user": np.repeat(np.arange(40), 3), "item": np.arange(120) % 60, "time": np.arange(120)})
-    recipe = SPARSE["sgd", "none"]
+    recipe = SPARSE["none"]
     config = fastncf.fit(frame, model="mf", history="none").config
     assert (config.epochs, config.l2) == (recipe["epochs"], recipe["l2"])
     told = []

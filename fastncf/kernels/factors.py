@@ -206,14 +206,13 @@ def group_by_part(first_user, last_user, indptr, indices, part_of, place_of, pla
     parts = bounds.shape[1] - 1
     ends = np.empty(parts + 1, dtype=np.int64)
     for u in range(first_user, last_user):
-        for part in range(parts + 1):
-            ends[part] = 0
+        ends[:] = 0
         for row in range(indptr[u], indptr[u + 1]):
             ends[part_of[indices[row]] + 1] += 1
         ends[0] = indptr[u]
         for part in range(parts):
             ends[part + 1] += ends[part]
-        for part in range(parts + 1):
+        for part in range(parts + 1):  # one array into another compiles a message for unequal shapes, as in split.py
             bounds[u, part] = ends[part]
         for row in range(indptr[u], indptr[u + 1]):
             part = part_of[indices[row]]
