@@ -1,9 +1,9 @@
 """The default recipe on any files, beside ALS, BPR, EASE and popularity: ``python -m benchmarks.files A.csv B.csv``.
 
-Of each user's interactions the latest is the test item, among 99 that were drawn. The peers get what ours does without:
-each is fitted with several settings, the best of which on the second-latest items is then fitted again, with a seed,
-and looked at once on the test items. Needs ``pip install 'fastncf[compare]'``. ``--write`` writes
-``results/files.json`` and the README's table.
+Of each user's interactions the latest is the test item, or any where a file has no times, among 99 that were drawn. The
+peers get what ours does without: each is fitted with several settings, the best of which on second items that are held
+out is then fitted again, with a seed, and looked at once on the test items. Needs ``pip install 'fastncf[compare]'``.
+``--write`` writes ``results/files.json`` and the README's table.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from benchmarks.quality import bpr, ease
 from benchmarks.report import machine, publish
 from fastncf.evaluate import metrics, rank_candidates
 from fastncf.hashing import Stream
+from fastncf.interactions import read_interactions
 from fastncf.recommender import held_out_lists
 from fastncf.split import Split
 
@@ -40,13 +41,14 @@ def tuned_als(split: Split, seed: int, regularization: float, alpha: float) -> n
 PEERS: dict[str, tuple[Callable[..., nn.Module], list[tuple[float, ...]]]] = {
     "implicit's ALS": (tuned_als, list(product((0.1, 10.0), (1.0, 5.0, 40.0)))),
     "implicit's BPR": (bpr, list(product((0.01, 0.05), (50, 150)))),
-    "EASE": (lambda split, _, regularization: ease(split, regularization), [(20.0,), (100.0,), (300.0,)]),
+    "EASE": (lambda split, _, regularization: ease(split, regularization), [(100.0,), (300.0,), (1000.0,)]),
 }
 
 
 def measure(path: Path, seeds: int) -> dict[str, Any]:
     """HR@10 and NDCG@10 of each model and seed, and the settings that were chosen for the peers."""
-    earlier = fastncf.fit(path, model="popularity", validation=True)
+    rule: Any = "latest" if read_interactions(path, needs_time=False).time is not None else "random"
+    earlier = fastncf.fit(path, model="popularity", validation=True, split=rule)
     users = np.flatnonzero(earlier.split.validation_item >= 0).astype(np.int32)
     positives = earlier.split.validation_item[users]
     lists = held_out_lists(earlier.split, earlier.config, users, positives, Stream.CANDIDATES, torch.device("cpu"))
@@ -59,25 +61,26 @@ def measure(path: Path, seeds: int) -> dict[str, Any]:
     rows: dict[str, list[dict[str, float]]] = {}
     fitted: dict[str, nn.Module] = {}
     for seed in range(seeds):
-        ours = fastncf.fit(path, seed=seed)
+        ours = fastncf.fit(path, seed=seed, split=rule)
         rows.setdefault("fastncf's default", []).append(ours.metrics)
-        rows.setdefault("popularity", []).append(fastncf.fit(path, seed=seed, model="popularity").metrics)
+        rows.setdefault("popularity", []).append(fastncf.fit(path, seed=seed, split=rule, model="popularity").metrics)
         for name, settings in chosen.items():
-            if name != "EASE" or seed == 0:  # nothing in it is drawn, and the split is the same for all seeds
+            if name != "EASE" or seed == 0 or rule == "random":  # nothing in it is drawn but perhaps the split
                 fitted[name] = PEERS[name][0](ours.split, seed, *settings)
             rows.setdefault(name, []).append(replace(ours, model=fitted[name]).evaluate().metrics)
     assert all(0 < one["ndcg@10"] <= one["hr@10"] <= 1 for of_model in rows.values() for one in of_model)
     shape = len(ours.split.indices), ours.split.num_users, ours.split.num_items
-    return {"shape": shape, "chosen": chosen, "rows": rows}
+    recipe = {name: getattr(ours.config, name) for name in ("split", "history", "dim", "epochs", "l2", "negatives")}
+    return {"shape": shape, "recipe": recipe, "chosen": chosen, "rows": rows}
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
     """The README's lines: a file each, a model a column."""
     names = max((list(one["rows"]) for one in found["files"].values()), key=len)
-    yield f"One run on {found['date']}, means over {found['seeds']} seeds; HR@10, NDCG@10 on the latest items."
+    yield f"One run on {found['date']}, means over {found['seeds']} seeds; HR@10, NDCG@10."
     yield ""
-    yield f"| file | interactions, users, items | {' | '.join(names)} |"
-    yield "|" + "---|" * (2 + len(names))
+    yield f"| file | interactions, users, items | history | {' | '.join(names)} |"
+    yield "|" + "---|" * (3 + len(names))
     for file, one in found["files"].items():
         means = {
             name: tuple(float(np.mean([metric[kind] for metric in of_model])) for kind in ("hr@10", "ndcg@10"))
@@ -91,7 +94,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
                 continue
             text = ", ".join(f"{mean:.4f}"[1:] for mean in means[name])
             cells.append(f"**{text}**" if means[name] == best else text)
-        yield f"| {file} | {', '.join(f'{number:,}' for number in one['shape'])} | {' | '.join(cells)} |"
+        shape = ", ".join(f"{number:,}" for number in one["shape"])
+        yield f"| {file} | {shape} | {one['recipe']['history']} | {' | '.join(cells)} |"
 
 
 def main() -> None:

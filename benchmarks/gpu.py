@@ -255,7 +255,8 @@ def check_fused(split: Split, report: Report) -> None:
             assert np.isfinite(float(total))
     rate = 5 * len(split.indices) / seconds
     size = sum(parameter.numel() for parameter in model.parameters())
-    moved = rate * (32 * size / NOTEBOOK.batch_size + 3 * 4 * 2 * NOTEBOOK.dim)  # Adam's pass; rows and their gradients
+    dim = model.user_embedding.embedding_dim
+    moved = rate * (32 * size / NOTEBOOK.batch_size + 3 * 4 * 2 * dim)  # Adam's pass; rows and their gradients
     peak = torch.cuda.max_memory_allocated() - before
     report.add(
         "notebook's mlp, batch 65,536, fused",

@@ -69,9 +69,8 @@ class Scores(torch.nn.Module):
 
 def ease(split: Split, regularization: float) -> Scores:
     """Steck 2019, "Embarrassingly shallow autoencoders for sparse data", eq. 8."""
-    seen = np.zeros((split.num_users, split.num_items), dtype=np.float32)
-    seen[np.repeat(np.arange(split.num_users), np.diff(split.indptr)), split.indices] = 1
-    inverse = np.linalg.inv(seen.T @ seen + regularization * np.eye(split.num_items, dtype=np.float32))
+    seen = interaction_matrix(split)
+    inverse = np.linalg.inv((seen.T @ seen).toarray() + regularization * np.eye(split.num_items, dtype=np.float32))
     weights = (inverse / -np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(weights, 0)
     return Scores(seen @ weights)

@@ -247,6 +247,9 @@ def _found(recommender: "Recommender") -> list[str]:
         f"{found['source']}: {found['format']}; {columns}; {found['rows']:,} rows",
         f"{data['interactions']:,} interactions of {data['users']:,} users with {data['items']:,} items",
     ]
+    if recommender.history:
+        names = "model", "optimizer", "history", "dim", "epochs", "learning_rate", "l2", "num_negatives", "negatives"
+        lines.append("recipe: " + "  ".join(f"{name} {getattr(recommender.config, name)}" for name in names))
     notes = {
         "folded": "repeated (user, item) rows were counted once",
         "left_out": "users have touched every item and were left out",

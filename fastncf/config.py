@@ -11,7 +11,13 @@ from fastncf.errors import ConfigError
 MODELS = ("mf", "gmf", "mlp", "neumf", "popularity")
 
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
-    ("sgd", "recent"): {"epochs": 16, "learning_rate": 0.05, "l2": 0.005},
+    ("sgd", "recent"): {
+        "epochs": 16,
+        "learning_rate": 0.05,
+        "l2": 0.005,
+        "negatives": "popularity",
+        "negatives_exponent": 0.2,
+    },
     ("sgd", "all"): {"epochs": 16, "learning_rate": 0.05, "l2": 0.0025},
     ("sgd", "none"): {"epochs": 20, "learning_rate": 0.05, "l2": 0.0025},
     ("adam", "none"): {"epochs": 20, "learning_rate": 0.005, "l2": 0.003, "batch_size": 8_192},
@@ -21,13 +27,18 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
 SPARSE_BELOW = 20
 """Interactions per item, on average, below which data are sparse."""
 
+_SELDOM: dict[str, Any] = {"epochs": 32, "dim": 128, "init_std": 0.05}
+_MILDLY: dict[str, Any] = {"negatives": "popularity", "negatives_exponent": 0.1}
 SPARSE: dict[str, dict[str, Any]] = {
-    "recent": {"epochs": 32, "l2": 0.015},
-    "all": {"epochs": 32, "l2": 0.01},
-    "none": {"epochs": 32, "l2": 0.005},
+    "recent": {**_SELDOM, "l2": 0.015},
+    "all": {**_SELDOM, **_MILDLY, "l2": 0.01},
+    "none": {**_SELDOM, **_MILDLY, "l2": 0.005},
 }
 """What is different with sparse data for ``sgd``, by history: an item is met seldom, so that it takes longer, and few
 users say little for certain."""
+
+OTHERWISE: dict[str, Any] = {"dim": 64, "negatives": "uniform", "negatives_exponent": 0.75}
+"""What becomes of settings that are left out and of which a recipe says nothing."""
 
 LAYERS: dict[str, Any] = {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "batch_size": 1_024}
 """The same for what has hidden layers and is trained by ``adam`` alone, and for that part of ``neumf``."""
@@ -56,12 +67,12 @@ class Config:
     model: Literal["mf", "gmf", "mlp", "neumf", "popularity"] = "mf"
     """``mf``: dot product with biases. ``gmf``, ``mlp``, ``neumf``: He et al. 2017. ``popularity``: counts."""
 
-    dim: int = 64
-    """Length of an embedding vector."""
+    dim: int | None = None
+    """Length of an embedding vector. Left out: 64, but 128 for ``mf`` and ``gmf`` by ``sgd`` on sparse data."""
 
     init_std: float | None = None
-    """Standard deviation of the vectors before the training. Left out: 0.02 for ``mf``, 0.1 for the others, but 1 for
-    an ``mlp`` that starts from the vectors of an ``mf``."""
+    """Standard deviation of the vectors before the training. Left out: 0.02 with ``sgd``, but 0.05 on sparse data;
+    0.1 with ``adam``, but 0.02 for ``mf``; 1 for an ``mlp`` that starts from the vectors of an ``mf``."""
 
     layers: tuple[int, ...] = (64, 32)
     """Widths of the hidden layers of ``mlp`` and ``neumf``."""
@@ -75,11 +86,13 @@ class Config:
     num_negatives: int = 8
     """Sampled negatives for each training interaction, drawn anew each epoch."""
 
-    negatives: Literal["uniform", "popularity"] = "uniform"
-    """How often an item that the user has not touched is drawn: all alike, or by its training interactions."""
+    negatives: Literal["uniform", "popularity"] | None = None
+    """How often an item that the user has not touched is drawn: all alike, or by its training interactions. Left out:
+    ``popularity`` with ``sgd`` where histories are recent or data sparse; else ``uniform``."""
 
-    negatives_exponent: float = 0.75
-    """With ``negatives="popularity"``: the power of an item's interactions that its draws are proportional to."""
+    negatives_exponent: float | None = None
+    """With ``negatives="popularity"``: the power of an item's interactions that its draws are proportional to. Left
+    out: with ``sgd`` 0.2 where histories are recent, otherwise 0.1 on sparse data; else 0.75."""
 
     optimizer: Literal["sgd", "adam", "parts"] | None = None
     """``sgd``: a step for each interaction, by a kernel: ``mf`` and ``gmf`` on a CPU. ``adam``: a step for each batch,
@@ -169,13 +182,15 @@ class Config:
                 raise ConfigError(f"{field.name}={value!r}: expected one of {', '.join(get_args(choice))}")
         for name in ("dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
             value = getattr(self, name)
-            left_out = value is None and name in ("epochs", "batch_size")
+            left_out = value is None and name in ("dim", "epochs", "batch_size")
             self._require(name, left_out or (isinstance(value, int) and value >= 1), "a whole number from 1")
         self._require("init_std", self.init_std is None or self.init_std > 0, "a number above 0")
         self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "whole numbers from 1")
         self._require("learning_rate", self.learning_rate is None or self.learning_rate > 0, "a number above 0")
         self._require("dropout", 0 <= self.dropout < 1, "a number from 0 below 1")
-        self._require("negatives_exponent", self.negatives_exponent >= 0, "a number from 0")
+        self._require(
+            "negatives_exponent", self.negatives_exponent is None or self.negatives_exponent >= 0, "a number from 0"
+        )
         self._require("l2", self.l2 is None or self.l2 >= 0, "a number from 0")
         self._require("user_fraction", 0 < self.user_fraction <= 1, "a number above 0 and at most 1")
         self._require(
@@ -214,7 +229,7 @@ class Config:
                 recipe, fast = recipe | SPARSE[history], FAST["sparse"]
         if self.budget == "fast":
             recipe = recipe | fast
-        left_out = {name: value for name, value in recipe.items() if getattr(self, name) is None}
+        left_out = {name: value for name, value in (OTHERWISE | recipe).items() if getattr(self, name) is None}
         return replace(self, optimizer=optimizer, history=history, **left_out)
 
     def learning_rate_at(self, done: np.ndarray) -> np.ndarray:
@@ -255,6 +270,7 @@ class Config:
             "init_std": 1.0,
             "loss": "bce",
             "num_negatives": 4,
+            "negatives": "uniform",
             "optimizer": "adam",
             "history": "none",
             "epochs": 5,

@@ -203,12 +203,13 @@ def build(config: Config, num_users: int, num_items: int, counts: Tensor) -> nn.
     """The model that ``config`` names, its parameters drawn on the CPU with the seed: the same for every device.
 
     Args:
-        config: names the model and its sizes.
+        config: names the model and its sizes; with its recipe, see :meth:`Config.with_recipe`.
         num_users: U.
         num_items: I.
         counts: (I,) training interactions of each item.
     """
     generator = torch.Generator().manual_seed(key(config.seed, Stream.PARAMETERS) >> 1)
+    assert config.dim is not None
     sizes = num_users, num_items, config.dim
     std: dict[str, Any] = {} if config.init_std is None else {"std": config.init_std}
     if config.model == "mf":

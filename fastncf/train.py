@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -99,7 +99,7 @@ def fit(
         raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
     device = _device(config, model)
     optimizer = _optimizer(config, model, device)
-    clock = _Clock(callback, _planned(config, optimizer, _likely_history(config, optimizer)))
+    clock = _Clock(callback, _epochs(_recipes(config, optimizer, _likely_history(config, optimizer))))
 
     with clock.stage("read"):
         given = None
@@ -119,9 +119,8 @@ def fit(
         else:
             split = given_test(interactions, given)
         history, order = _history(config, optimizer, interactions, split)
-        per_item = _interactions_per_item(split)
-        clock.epochs = _planned(config, optimizer, history, per_item)
-        config = config.with_recipe(optimizer, history, per_item)
+        recipes = _recipes(config, optimizer, history, len(split.indices) / split.num_items)
+        clock.epochs, config = _epochs(recipes), recipes[-1]
     counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
     epochs: list[dict[str, float]] = []
@@ -134,7 +133,7 @@ def fit(
     ):
         module.to(device)
         if not isinstance(module, Popularity):
-            epochs = _train(module, split, order, config, device, clock)
+            epochs = _train(module, split, order, recipes, device, clock)
     recommender = Recommender(
         model=module.eval(),
         config=config,
@@ -155,14 +154,15 @@ def _train(
     model: nn.Module,
     split: Split,
     order: np.ndarray | None,
-    config: Config,
+    recipes: Sequence[Config],
     device: torch.device,
     clock: "_Clock",
 ) -> list[dict[str, float]]:
-    """All epochs."""
+    """All epochs, by the settings of :func:`_recipes`."""
+    config = recipes[-1]
     if config.optimizer == "parts":
         assert isinstance(model, MLP | NeuMF)
-        return _train_parts(model, split, order, config, device, clock)
+        return _train_parts(model, split, order, recipes, device, clock)
     if config.optimizer == "sgd":
         return _loop(sgd(model, split, config, order), model, split, config, device, clock)
     weights = _negative_weights(split, config)
@@ -183,53 +183,47 @@ def _train_parts(
     model: MLP | NeuMF,
     split: Split,
     order: np.ndarray | None,
-    config: Config,
+    recipes: Sequence[Config],
     device: torch.device,
     clock: "_Clock",
 ) -> list[dict[str, float]]:
     """An MLP from the vectors of an MF; or both parts of a NeuMF, and what they score in a fixed proportion."""
-    assert config.history is not None
-    configs = (
-        _first_part(config, config.history, _interactions_per_item(split)),
-        replace(config, model="mlp", optimizer="adam", history="none"),
-    )
+    by_sgd, config = recipes
+    by_adam = replace(config, model="mlp", optimizer="adam", history="none")
     counts = torch.from_numpy(split.item_counts())
-    first = build(configs[0], split.num_users, split.num_items, counts)
-    history = _train(first, split, order, configs[0], torch.device("cpu"), clock)
+    first = build(by_sgd, split.num_users, split.num_items, counts)
+    history = _train(first, split, order, [by_sgd], torch.device("cpu"), clock)
     if isinstance(model, MLP):
         model.start_from(cast(MF, first), config.init_std or 1.0)
-        return history + _train(model, split, None, configs[1], device, clock)
-    mlp = build(configs[1], split.num_users, split.num_items, counts).to(device)
-    history += _train(mlp, split, None, configs[1], device, clock)
+        return history + _train(model, split, None, [by_adam], device, clock)
+    mlp = build(by_adam, split.num_users, split.num_items, counts).to(device)
+    history += _train(mlp, split, None, [by_adam], device, clock)
     model.join(cast(GMF, first), cast(MLP, mlp), _GMF_SHARE)
     return history
 
 
-def _first_part(config: Config, history: Literal["recent", "all", "none"], per_item: float = math.inf) -> Config:
-    """The settings of what ``sgd`` trains first: the ``gmf`` of a ``neumf``, or the ``mf`` of an ``mlp``."""
-    left_out: dict[str, Any] = dict.fromkeys(("epochs", "learning_rate", "l2", "batch_size"))
-    if config.model == "mlp":
-        part = replace(config, model="mf", dim=config.dim - 1, init_std=None, **left_out)
-    else:
-        part = replace(config, model="gmf", **left_out)
-    return part.with_recipe("sgd", history, per_item)
-
-
-def _planned(
+def _recipes(
     config: Config,
     optimizer: Literal["sgd", "adam", "parts"],
     history: Literal["recent", "all", "none"],
-    per_item: float = math.inf,
-) -> int:
-    """Epochs of all that is trained."""
-    passes = [config.with_recipe(optimizer, history, per_item).epochs]
-    if optimizer == "parts":
-        passes.append(_first_part(config, history, per_item).epochs)
-    return sum(number or 0 for number in passes)
+    interactions_per_item: float = math.inf,
+) -> list[Config]:
+    """The settings of a fit, at the end; before them, those of what ``parts`` train by ``sgd``: an MF or a GMF."""
+    own = config.with_recipe(optimizer, history, interactions_per_item)
+    if optimizer != "parts":
+        return [own]
+    assert own.dim is not None
+    left_out: dict[str, Any] = dict.fromkeys(("epochs", "learning_rate", "l2", "batch_size"))
+    if config.model == "mlp":
+        first = replace(config, model="mf", dim=own.dim - 1, init_std=None, **left_out)
+    else:
+        first = replace(config, model="gmf", dim=own.dim, **left_out)
+    return [first.with_recipe("sgd", history, interactions_per_item), own]
 
 
-def _interactions_per_item(split: Split) -> float:
-    return len(split.indices) / split.num_items
+def _epochs(recipes: Sequence[Config]) -> int:
+    """Of all that is trained."""
+    return sum(recipe.epochs or 0 for recipe in recipes)
 
 
 def _loop(
@@ -279,7 +273,8 @@ def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None
     """
     if isinstance(model, GMF):
         sizes = split.num_users, split.num_items, model.user_embedding.embedding_dim - 2
-        mf = MF(*sizes, torch.Generator().manual_seed(key(config.seed, Stream.PARAMETERS) >> 1))
+        generator = torch.Generator().manual_seed(key(config.seed, Stream.PARAMETERS) >> 1)
+        mf = MF(*sizes, generator) if config.init_std is None else MF(*sizes, generator, std=config.init_std)
         train_mf = sgd(mf, split, config, order)
 
         def train_gmf(number: int) -> float:
@@ -313,7 +308,7 @@ def _device(config: Config, model: str | nn.Module | None) -> torch.device:
 
 def _has_kernel(config: Config) -> bool:
     """Whether ``sgd`` knows a model: a GMF needs two dimensions for biases."""
-    return config.model == "mf" or (config.model == "gmf" and config.dim > 2)
+    return config.model == "mf" or (config.model == "gmf" and (config.dim is None or config.dim > 2))
 
 
 def _optimizer(config: Config, model: str | nn.Module | None, device: torch.device) -> Literal["sgd", "adam", "parts"]:
@@ -325,7 +320,7 @@ def _optimizer(config: Config, model: str | nn.Module | None, device: torch.devi
         raise ConfigError(
             f"optimizer='sgd' trains mf and gmf in float32 on a CPU, not {name} on {device}; expected 'adam'"
         )
-    has_parts = config.model in ("mlp", "neumf") and config.dim > 2 and not own
+    has_parts = config.model in ("mlp", "neumf") and (config.dim is None or config.dim > 2) and not own
     if config.optimizer == "parts" and not has_parts:
         raise ConfigError(
             f"optimizer='parts' trains mlp and neumf with dim from 3, not {name}; expected 'adam' or 'sgd'"
@@ -377,6 +372,7 @@ def _configured(config: Config | None, settings: dict[str, Any]) -> Config:
 def _negative_weights(split: Split, config: Config) -> Weights | None:
     if config.negatives == "uniform":
         return None
+    assert config.negatives_exponent is not None
     return popularity_weights(split.item_counts(), config.negatives_exponent)
 
 

@@ -255,6 +255,8 @@ def test_sparse_data_have_a_recipe_of_their_own(history):
     assert {name: getattr(sparse, name) for name in SPARSE[history]} == SPARSE[history]
     assert sparse.learning_rate == RECIPES["sgd", history]["learning_rate"]
     assert Config().with_recipe("sgd", history, SPARSE_BELOW) == Config().with_recipe("sgd", history)
+    own = Config(dim=8, negatives="popularity", negatives_exponent=1.5).with_recipe("sgd", history, 1)
+    assert (own.dim, own.negatives, own.negatives_exponent) == (8, "popularity", 1.5)
     fast = Config(budget="fast").with_recipe("sgd", history, 1)
     assert (fast.epochs, fast.l2) == (FAST["sparse"]["epochs"], sparse.l2)
 
@@ -263,7 +265,9 @@ def test_fit_looks_at_the_interactions_per_item():
     frame = pl.DataFrame({"user": np.repeat(np.arange(40), 3), "item": np.arange(120) % 60, "time": np.arange(120)})
     recipe = SPARSE["none"]
     config = fastncf.fit(frame, model="mf", history="none").config
-    assert (config.epochs, config.l2) == (recipe["epochs"], recipe["l2"])
+    assert (config.epochs, config.l2, config.negatives) == (recipe["epochs"], recipe["l2"], recipe["negatives"])
+    gmf = fastncf.fit(frame, model="gmf", history="none", epochs=1)
+    assert gmf.model.user_embedding.embedding_dim == recipe["dim"]
     told = []
     fastncf.fit(frame, model="mlp", dim=4, history="none", epochs=1, device="cpu", callback=told.append)
     assert sum(progress.stage == "epoch" for progress in told) == told[-1].epochs == recipe["epochs"] + 1

@@ -35,6 +35,7 @@ def test_fit_prints_metrics_protocol_and_seconds(capsys, ratings):
     assert "separated by ',', with header; user = userId, item = movieId, time = timestamp; 1,025 rows" in err
     assert "1,020 interactions of 60 users with 40 items" in err
     assert "5 repeated (user, item) rows were counted once" in err
+    assert "recipe: model mf  optimizer sgd  history all  dim 4  epochs 2" in err
 
 
 def test_json_is_one_object_on_the_last_line(capsys, ratings):
@@ -88,7 +89,8 @@ def test_every_setting_is_a_flag(capsys):
 def test_notebook_fills_the_flags_that_were_not_given(capsys, ratings):
     _, out, _ = run(capsys, "fit", ratings, "--json", "--notebook", "--epochs", 1, "--batch-size", 16384)
     config = json.loads(out[-1])["config"]
-    assert fastncf.Config.from_dict(config) == fastncf.Config.notebook(epochs=1, batch_size=16384)
+    notebook = fastncf.Config.notebook(epochs=1, batch_size=16384).with_recipe("adam", "none")
+    assert fastncf.Config.from_dict(config) == notebook
 
 
 def test_settings_reach_the_fit(capsys, ratings):
