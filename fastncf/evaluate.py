@@ -127,10 +127,13 @@ def metrics(ranks: Tensor, k: int) -> dict[str, float]:
 
 def metric_means(ranks: Tensor, k: int) -> Tensor:
     """What :func:`metrics` gives, as (3,) float64 on the device of the ranks: nothing waits for them."""
-    hit = (ranks < k).double()
-    place = ranks.double()
-    sums = torch.stack([hit.sum(), (hit / torch.log2(place + 2)).sum(), (1 / (place + 1)).sum()])
+    sums = torch.stack([(ranks < k).double().sum(), gains(ranks, k).sum(), (1 / (ranks.double() + 1)).sum()])
     return sums / len(ranks)
+
+
+def gains(ranks: Tensor, k: int) -> Tensor:
+    """NDCG@k of each list, (T,) float64."""
+    return (ranks < k).double() / torch.log2(ranks.double() + 2)
 
 
 def named_metrics(means: Sequence[float], k: int) -> dict[str, float]:

@@ -32,6 +32,8 @@ class Stream(IntEnum):
     HISTORIES = 9
     ORDER = 10
     DROPOUT = 11
+    CHOICE = 12
+    CHOICE_CANDIDATES = 13
 
 
 def mix(x: int) -> int:

@@ -1,6 +1,6 @@
 """Leave-one-out: interactions -> sorted CSR for training, a held-out item for validation and for the test."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -116,6 +116,39 @@ def by_time(interactions: Interactions, split: Split) -> np.ndarray:
     order = np.empty(len(split.indices), dtype=np.int32)
     run_ranges(lambda a, b: _order_rows(a, b, indptr, item, time, split.indptr, split.indices, order), balanced(indptr))
     return order
+
+
+def hold_out_another(
+    split: Split, order: np.ndarray | None, *, seed: int
+) -> tuple[Split, np.ndarray | None, np.ndarray]:
+    """Take one more item of each user who has two out of the training, for a choice between settings.
+
+    Args:
+        split: N interactions of U users.
+        order: (N,) int32 of :func:`by_time`, by which the latest is taken, or None: then any is.
+        seed: determines which, without an order.
+
+    Returns:
+        The split without them, the order of what is left, and the items (U,) int32, -1 where there is none.
+    """
+    lengths = np.diff(split.indptr)
+    users = np.flatnonzero(lengths >= 2)
+    if order is None:
+        random = np.random.Generator(np.random.Philox(key=key(seed, Stream.CHOICE)))
+        places = random.integers(lengths[users])
+    else:
+        places = order[split.indptr[users + 1] - 1]
+    rows = split.indptr[users] + places
+    items = np.full(split.num_users, -1, dtype=np.int32)
+    items[users] = split.indices[rows]
+    lengths[users] -= 1
+    if order is not None:
+        order = np.delete(order, split.indptr[users + 1] - 1)
+        place = np.zeros(split.num_users, dtype=np.int32)
+        place[users] = places
+        order -= order > np.repeat(place, lengths)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return replace(split, indptr=indptr, indices=np.delete(split.indices, rows)), order, items
 
 
 def given_test(interactions: Interactions, test: GivenTest) -> Split:

@@ -18,7 +18,7 @@ from fastncf.config import Config
 from fastncf.descent import Descent
 from fastncf.device import Stopwatch, enough_memory, find_device, on, reproducible
 from fastncf.errors import ConfigError
-from fastncf.evaluate import Lists, metric_means, named_metrics, rank_candidates
+from fastncf.evaluate import Lists, gains, metric_means, named_metrics, rank_candidates
 from fastncf.fused import FusedMLP, can_fuse
 from fastncf.hashing import Stream, key
 from fastncf.histories import Histories, order_matters
@@ -26,11 +26,14 @@ from fastncf.interactions import Interactions, draw_users, read_interactions, re
 from fastncf.models import GMF, MF, MLP, NeuMF, Popularity, build
 from fastncf.perceptron import Perceptron, fits_layers
 from fastncf.recommender import Recommender, held_out_lists
-from fastncf.split import Split, by_time, given_test, leave_one_out
+from fastncf.split import Split, by_time, given_test, hold_out_another, leave_one_out
 from fastncf.weights import Weights, popularity_weights
 
 _GMF_SHARE = 0.9
-STAGES = ("read", "split", "sample", "train", "evaluate", "total")
+_CHOOSE_AT_LENGTH_UP_TO = 50_000
+_CHOOSE_UP_TO = 2_000_000
+_FACTORS = 2, 4, 8, 16
+STAGES = ("read", "split", "choose", "sample", "train", "evaluate", "total")
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,15 @@ def fit(
         else:
             split = given_test(interactions, given)
         history, order = _history(config, optimizer, interactions, split)
-        recipes = _recipes(config, optimizer, history, len(split.indices) / split.num_items)
-        clock.epochs, config = _epochs(recipes), recipes[-1]
+        per_item = len(split.indices) / split.num_items
+        recipes = _recipes(config, optimizer, history, per_item)
+    left_out = config.l2 is None or optimizer == "parts"
+    if left_out and config.budget == "best" and not isinstance(model, nn.Module):
+        with clock.stage("choose"):
+            quick = _recipes(replace(config, budget="fast"), optimizer, history, per_item)[0]
+            tried = recipes[0] if len(split.indices) <= _CHOOSE_AT_LENGTH_UP_TO else quick
+            recipes[0] = replace(recipes[0], l2=_chosen_l2(tried, split, order))
+    clock.epochs, config = _epochs(recipes), recipes[-1]
     counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
     epochs: list[dict[str, float]] = []
@@ -219,6 +229,40 @@ def _recipes(
     else:
         first = replace(config, model="gmf", dim=own.dim, **left_out)
     return [first.with_recipe("sgd", history, interactions_per_item), own]
+
+
+def _chosen_l2(config: Config, split: Split, order: np.ndarray | None) -> float:
+    """The l2 of a recipe, or a power of two times that, whichever ranks items best that were held out for the choice.
+
+    More is tried for as long as it is better by more than one standard error of the difference. Where there are many
+    interactions, or something else than ``sgd`` trains, it stays the recipe's.
+    """
+    assert config.l2 is not None
+    if config.optimizer != "sgd" or len(split.indices) > _CHOOSE_UP_TO:
+        return config.l2
+    part, order, positives = hold_out_another(split, order, seed=config.seed)
+    users = np.flatnonzero(positives >= 0).astype(np.int32)
+    if not len(users):
+        return config.l2
+    cpu = torch.device("cpu")
+    lists = held_out_lists(split, config, users, positives[users], Stream.CHOICE_CANDIDATES, cpu)
+    counts = torch.from_numpy(part.item_counts())
+
+    def gain(l2: float) -> Tensor:
+        assert config.epochs is not None
+        model = build(config, split.num_users, split.num_items, counts)
+        train_epoch = sgd(model, part, replace(config, l2=l2), order)
+        for number in range(config.epochs):
+            train_epoch(number)
+        return gains(rank_candidates(model, lists), config.k)
+
+    best, of_best = config.l2, gain(config.l2)
+    for factor in _FACTORS:
+        difference = gain(factor * config.l2) - of_best
+        if not difference.mean() > difference.std() / len(users) ** 0.5:
+            break
+        best, of_best = factor * config.l2, difference + of_best
+    return best
 
 
 def _epochs(recipes: Sequence[Config]) -> int:

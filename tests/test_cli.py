@@ -53,7 +53,7 @@ def test_json_is_one_object_on_the_last_line(capsys, ratings):
         "left_out": 0,
         "too_short": 0,
     }
-    assert set(report["seconds"]) == {"read", "split", "sample", "train", "evaluate", "total"}
+    assert set(report["seconds"]) == {"read", "split", "choose", "sample", "train", "evaluate", "total"}
 
 
 def test_fit_evaluate_recommend(capsys, ratings, tmp_path):

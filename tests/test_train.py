@@ -199,7 +199,7 @@ def test_counts_and_seconds():
         "left_out": 0,
         "too_short": 0,
     }
-    assert set(rec.seconds) == {"read", "split", "sample", "train", "evaluate", "total"}
+    assert set(rec.seconds) == {"read", "split", "choose", "sample", "train", "evaluate", "total"}
     parts = sum(rec.seconds[stage] for stage in ("read", "split", "train", "evaluate"))
     assert parts <= rec.seconds["total"]
     assert "leave-one-out" in rec.protocol
