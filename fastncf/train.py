@@ -122,14 +122,8 @@ def fit(
         else:
             split = given_test(interactions, given)
         history, order = _history(config, optimizer, interactions, split)
-        per_item = len(split.indices) / split.num_items
-        recipes = _recipes(config, optimizer, history, per_item)
-    left_out = config.l2 is None or optimizer == "parts"
-    if left_out and config.budget == "best" and not isinstance(model, nn.Module):
-        with clock.stage("choose"):
-            quick = _recipes(replace(config, budget="fast"), optimizer, history, per_item)[0]
-            tried = recipes[0] if len(split.indices) <= _CHOOSE_AT_LENGTH_UP_TO else quick
-            recipes[0] = replace(recipes[0], l2=_chosen_l2(tried, split, order))
+    with clock.stage("choose"):
+        recipes = _chosen_recipes(config, model, optimizer, history, split, order)
     clock.epochs, config = _epochs(recipes), recipes[-1]
     counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
@@ -231,15 +225,39 @@ def _recipes(
     return [first.with_recipe("sgd", history, interactions_per_item), own]
 
 
-def _chosen_l2(config: Config, split: Split, order: np.ndarray | None) -> float:
-    """The l2 of a recipe, or a power of two times that, whichever ranks items best that were held out for the choice.
+def _chosen_recipes(
+    config: Config,
+    model: str | nn.Module | None,
+    optimizer: Literal["sgd", "adam", "parts"],
+    history: Literal["recent", "all", "none"],
+    split: Split,
+    order: np.ndarray | None,
+) -> list[Config]:
+    """The :func:`_recipes` for the data; where ``sgd`` trains a model of ours and its l2 was left out, it is chosen."""
+    per_item = len(split.indices) / split.num_items
+    recipes = _recipes(config, optimizer, history, per_item)
+    first = recipes[0]
+    given = config.l2 is not None and optimizer != "parts"
+    size = len(split.indices)
+    if (
+        first.optimizer != "sgd"
+        or given
+        or isinstance(model, nn.Module)
+        or config.budget == "fast"
+        or size > _CHOOSE_UP_TO
+    ):
+        return recipes
+    quick = _recipes(replace(config, budget="fast"), optimizer, history, per_item)[0]
+    l2 = _best_l2(first if size <= _CHOOSE_AT_LENGTH_UP_TO else quick, split, order)
+    return [replace(first, l2=l2), *recipes[1:]]
 
-    More is tried for as long as it is better by more than one standard error of the difference. Where there are many
-    interactions, or something else than ``sgd`` trains, it stays the recipe's.
+
+def _best_l2(config: Config, split: Split, order: np.ndarray | None) -> float:
+    """A recipe's l2 or a multiple of it, whichever ranks items best that are held out for the choice.
+
+    More is tried for as long as it is better by more than one standard error of the difference.
     """
     assert config.l2 is not None
-    if config.optimizer != "sgd" or len(split.indices) > _CHOOSE_UP_TO:
-        return config.l2
     part, order, positives = hold_out_another(split, order, seed=config.seed)
     users = np.flatnonzero(positives >= 0).astype(np.int32)
     if not len(users):

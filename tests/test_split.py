@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 import fastncf
 from fastncf.errors import DataError
 from fastncf.interactions import GivenTest, Interactions, Vocabulary, read_interactions
-from fastncf.split import Split, balanced, by_time, given_test, group_by_user, leave_one_out, with_items
-from tests.conftest import random_csr, random_interactions
+from fastncf.split import (
+    Split,
+    balanced,
+    by_time,
+    given_test,
+    group_by_user,
+    hold_out_another,
+    leave_one_out,
+    with_items,
+)
+from tests.conftest import plain_split, random_csr, random_interactions
 
 
 def reference(interactions: Interactions) -> tuple[dict[int, int], dict[int, int], dict[int, set[int]]]:
@@ -252,3 +261,25 @@ def test_user_fraction_draws_users_with_the_seed():
     kept = data.filter(pl.col("user").is_in(present))
     assert first.data["interactions"] == kept.height
     assert first.items.ids.to_list() == sorted(set(kept["item"].to_list()))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_another_item_held_out(ordered):
+    random = np.random.default_rng()
+    split = plain_split(*random_csr(random, 40, 30, 12), 30)
+    lengths = np.diff(split.indptr)
+    order = np.concatenate([random.permutation(length) for length in lengths]).astype(np.int32)
+    part, left, items = hold_out_another(split, order if ordered else None, seed=3)
+    for user, (before, after) in enumerate(zip(rows(split), rows(part), strict=True)):
+        if len(before) < 2:
+            assert (after, items[user]) == (before, -1)
+            continue
+        assert sorted([*after, items[user]]) == before
+        if ordered:
+            taken = [before[place] for place in order[split.indptr[user] : split.indptr[user + 1]]]
+            assert items[user] == taken[-1]
+            assert [after[place] for place in left[part.indptr[user] : part.indptr[user + 1]]] == taken[:-1]
+    if not ordered:
+        assert left is None
+        np.testing.assert_array_equal(hold_out_another(split, None, seed=3)[2], items)
+        assert not np.array_equal(hold_out_another(split, None, seed=4)[2], items)

@@ -6,8 +6,9 @@ from polars.testing import assert_frame_equal
 from torch import nn
 
 import fastncf
+from fastncf import train
 from fastncf.adam import l2_penalty, score_batch
-from fastncf.config import Config
+from fastncf.config import SPARSE, Config
 from fastncf.epoch import Batch
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
 from fastncf.models import MF, MLP
@@ -183,9 +184,9 @@ def test_patience_stops_and_keeps_the_best_epoch():
 def test_callback_hears_of_every_stage_in_order():
     told = []
     fastncf.fit(checkerboard(), callback=told.append, **(SMALL | {"epochs": 2}))
-    assert [news.stage for news in told] == ["read", "split", "train", "epoch", "epoch", "evaluate"]
-    assert [news.epoch for news in told[3:5]] == [1, 2]
-    assert told[3].samples_per_second > 0
+    assert [news.stage for news in told] == ["read", "split", "choose", "train", "epoch", "epoch", "evaluate"]
+    assert [news.epoch for news in told[4:6]] == [1, 2]
+    assert told[4].samples_per_second > 0
 
 
 def test_counts_and_seconds():
@@ -200,7 +201,7 @@ def test_counts_and_seconds():
         "too_short": 0,
     }
     assert set(rec.seconds) == {"read", "split", "choose", "sample", "train", "evaluate", "total"}
-    parts = sum(rec.seconds[stage] for stage in ("read", "split", "train", "evaluate"))
+    parts = sum(rec.seconds[stage] for stage in ("read", "split", "choose", "train", "evaluate"))
     assert parts <= rec.seconds["total"]
     assert "leave-one-out" in rec.protocol
     assert "1 + 99 distinct" in rec.protocol
@@ -316,3 +317,36 @@ def test_parts_and_kernels_are_for_what_has_them():
         fastncf.fit(checkerboard(), model="gmf", dim=2, optimizer="sgd")
     assert fastncf.fit(checkerboard(), model="gmf", dim=2, epochs=1).config.optimizer == "adam"
     assert fastncf.fit(checkerboard(), model="neumf", dim=2, epochs=1, layers=(4,)).config.optimizer == "adam"
+
+
+def popular_noise() -> pl.DataFrame:
+    """Interactions in which nothing but the popularity of the items tells what comes next."""
+    random = np.random.default_rng(5)
+    item = (300 * random.random(2_400) ** 3).astype(np.int64)
+    return pl.DataFrame({"user": np.repeat(np.arange(300), 8), "item": item, "time": np.arange(2_400)})
+
+
+@pytest.mark.parametrize("model", ["mf", "gmf"])
+def test_l2_is_chosen_where_it_is_left_out(model, monkeypatch):
+    recipe = SPARSE["all"]["l2"]
+    rec = fastncf.fit(popular_noise(), model=model)
+    assert rec.config.l2 in [factor * recipe for factor in (2, 4, 8, 16)]
+    assert rec.seconds["choose"] > 0
+    assert fastncf.fit(popular_noise(), model=model).config == rec.config
+    assert fastncf.fit(popular_noise(), model=model, budget="fast").config.l2 == recipe
+    assert fastncf.fit(popular_noise(), model=model, l2=0.02).config.l2 == 0.02
+    monkeypatch.setattr(train, "_CHOOSE_UP_TO", 1_000)
+    assert fastncf.fit(popular_noise(), model=model).config.l2 == recipe
+
+
+def test_what_sgd_trains_first_has_its_l2_chosen_too(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "_best_l2", lambda config, *_: seen.append(config) or 0.25)
+    rec = fastncf.fit(checkerboard(), model="neumf", dim=8, epochs=1, l2=0.001, device="cpu")
+    assert [(config.model, config.optimizer) for config in seen] == [("gmf", "sgd")]
+    assert rec.config.l2 == 0.001
+
+
+def test_a_choice_needs_users_with_two_items(monkeypatch):
+    frame = pl.DataFrame({"user": np.repeat(np.arange(30), 2), "item": np.arange(60) % 23, "time": np.arange(60)})
+    assert fastncf.fit(frame, epochs=1).config.l2 == SPARSE["all"]["l2"]
