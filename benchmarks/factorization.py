@@ -22,13 +22,13 @@ import torch
 from benchmarks.report import RESULTS, machine, publish, quantity
 from fastncf.config import Config
 from fastncf.evaluate import Lists, metrics, rank_candidates
+from fastncf.factorization import sgd
 from fastncf.hashing import Stream
 from fastncf.histories import order_matters
 from fastncf.interactions import read_interactions, read_with_test
 from fastncf.models import MF, build
 from fastncf.recommender import held_out_lists
 from fastncf.split import Split, by_time, given_test, leave_one_out
-from fastncf.train import sgd
 
 CPU = torch.device("cpu")
 ITERATIONS = (1, 2, 3, 5, 8, 15)

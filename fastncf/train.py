@@ -1,7 +1,6 @@
 """``fit()``: the one place that knows every stage, from a ratings file to a fitted recommender."""
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,26 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from fastncf.adam import Adam
-from fastncf.blocks import Blocks, can_train
+from fastncf.blocks import can_train
+from fastncf.choice import chosen_recipes, recipes_for
 from fastncf.config import Config
-from fastncf.descent import Descent
 from fastncf.device import Stopwatch, enough_memory, find_device, on, reproducible
 from fastncf.errors import ConfigError
-from fastncf.evaluate import Lists, gains, metric_means, named_metrics, rank_candidates
+from fastncf.evaluate import Lists, metric_means, named_metrics, rank_candidates
+from fastncf.factorization import sgd
 from fastncf.fused import FusedMLP, can_fuse
 from fastncf.hashing import Stream, key
-from fastncf.histories import Histories, order_matters
+from fastncf.histories import order_matters
 from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
 from fastncf.models import GMF, MF, MLP, NeuMF, Popularity, build
 from fastncf.perceptron import Perceptron, fits_layers
 from fastncf.recommender import Recommender, held_out_lists
-from fastncf.split import Split, by_time, given_test, hold_out_another, leave_one_out
+from fastncf.split import Split, by_time, given_test, leave_one_out
 from fastncf.weights import Weights, popularity_weights
 
 _GMF_SHARE = 0.9
-_CHOOSE_AT_LENGTH_UP_TO = 50_000
-_CHOOSE_UP_TO = 2_000_000
-_FACTORS = 2, 4, 8, 16
 STAGES = ("read", "split", "choose", "sample", "train", "evaluate", "total")
 
 
@@ -102,7 +99,7 @@ def fit(
         raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
     device = _device(config, model)
     optimizer = _optimizer(config, model, device)
-    clock = _Clock(callback, _epochs(_recipes(config, optimizer, _likely_history(config, optimizer))))
+    clock = _Clock(callback, _epochs(recipes_for(config, optimizer, _likely_history(config, optimizer))))
 
     with clock.stage("read"):
         given = None
@@ -123,7 +120,10 @@ def fit(
             split = given_test(interactions, given)
         history, order = _history(config, optimizer, interactions, split)
     with clock.stage("choose"):
-        recipes = _chosen_recipes(config, model, optimizer, history, split, order)
+        if isinstance(model, nn.Module):
+            recipes = recipes_for(config, optimizer, history, len(split.indices) / split.num_items)
+        else:
+            recipes = chosen_recipes(config, optimizer, history, split, order)
     clock.epochs, config = _epochs(recipes), recipes[-1]
     counts = torch.from_numpy(split.item_counts())
     module = model if isinstance(model, nn.Module) else build(config, split.num_users, split.num_items, counts)
@@ -162,7 +162,7 @@ def _train(
     device: torch.device,
     clock: "_Clock",
 ) -> list[dict[str, float]]:
-    """All epochs, by the settings of :func:`_recipes`."""
+    """All epochs, by the settings of :func:`~fastncf.choice.recipes_for`."""
     config = recipes[-1]
     if config.optimizer == "parts":
         assert isinstance(model, MLP | NeuMF)
@@ -206,83 +206,6 @@ def _train_parts(
     return history
 
 
-def _recipes(
-    config: Config,
-    optimizer: Literal["sgd", "adam", "parts"],
-    history: Literal["recent", "all", "none"],
-    interactions_per_item: float = math.inf,
-) -> list[Config]:
-    """The settings of a fit, at the end; before them, those of what ``parts`` train by ``sgd``: an MF or a GMF."""
-    own = config.with_recipe(optimizer, history, interactions_per_item)
-    if optimizer != "parts":
-        return [own]
-    assert own.dim is not None
-    left_out: dict[str, Any] = dict.fromkeys(("epochs", "learning_rate", "l2", "batch_size"))
-    if config.model == "mlp":
-        first = replace(config, model="mf", dim=own.dim - 1, init_std=None, **left_out)
-    else:
-        first = replace(config, model="gmf", dim=own.dim, **left_out)
-    return [first.with_recipe("sgd", history, interactions_per_item), own]
-
-
-def _chosen_recipes(
-    config: Config,
-    model: str | nn.Module | None,
-    optimizer: Literal["sgd", "adam", "parts"],
-    history: Literal["recent", "all", "none"],
-    split: Split,
-    order: np.ndarray | None,
-) -> list[Config]:
-    """The :func:`_recipes` for the data; where ``sgd`` trains a model of ours and its l2 was left out, it is chosen."""
-    per_item = len(split.indices) / split.num_items
-    recipes = _recipes(config, optimizer, history, per_item)
-    first = recipes[0]
-    given = config.l2 is not None and optimizer != "parts"
-    size = len(split.indices)
-    if (
-        first.optimizer != "sgd"
-        or given
-        or isinstance(model, nn.Module)
-        or config.budget == "fast"
-        or size > _CHOOSE_UP_TO
-    ):
-        return recipes
-    quick = _recipes(replace(config, budget="fast"), optimizer, history, per_item)[0]
-    l2 = _best_l2(first if size <= _CHOOSE_AT_LENGTH_UP_TO else quick, split, order)
-    return [replace(first, l2=l2), *recipes[1:]]
-
-
-def _best_l2(config: Config, split: Split, order: np.ndarray | None) -> float:
-    """A recipe's l2 or a multiple of it, whichever ranks items best that are held out for the choice.
-
-    More is tried for as long as it is better by more than one standard error of the difference.
-    """
-    assert config.l2 is not None
-    part, order, positives = hold_out_another(split, order, seed=config.seed)
-    users = np.flatnonzero(positives >= 0).astype(np.int32)
-    if not len(users):
-        return config.l2
-    cpu = torch.device("cpu")
-    lists = held_out_lists(split, config, users, positives[users], Stream.CHOICE_CANDIDATES, cpu)
-    counts = torch.from_numpy(part.item_counts())
-
-    def gain(l2: float) -> Tensor:
-        assert config.epochs is not None
-        model = build(config, split.num_users, split.num_items, counts)
-        train_epoch = sgd(model, part, replace(config, l2=l2), order)
-        for number in range(config.epochs):
-            train_epoch(number)
-        return gains(rank_candidates(model, lists), config.k)
-
-    best, of_best = config.l2, gain(config.l2)
-    for factor in _FACTORS:
-        difference = gain(factor * config.l2) - of_best
-        if not difference.mean() > difference.std() / len(users) ** 0.5:
-            break
-        best, of_best = factor * config.l2, difference + of_best
-    return best
-
-
 def _epochs(recipes: Sequence[Config]) -> int:
     """Of all that is trained."""
     return sum(recipe.epochs or 0 for recipe in recipes)
@@ -318,46 +241,6 @@ def _loop(
             break
     best.restore(model)
     return history
-
-
-def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None = None) -> Callable[[int], float]:
-    """Interaction by interaction in the kernel, which samples as it goes.
-
-    Args:
-        model: an :class:`~fastncf.models.MF` that :func:`~fastncf.blocks.can_train`, moved in place, or a
-            :class:`~fastncf.models.GMF` of at least 3 dimensions, which becomes what a trained MF is.
-        split: what is trained on, N interactions.
-        config: with its recipe, see :meth:`Config.with_recipe`.
-        order: (N,) int32 of :func:`~fastncf.split.by_time` where ``config.history`` is ``recent``, else None.
-
-    Returns:
-        What trains the epoch of a number, and returns its mean loss a sample (bce) or pair (bpr), times N.
-    """
-    if isinstance(model, GMF):
-        sizes = split.num_users, split.num_items, model.user_embedding.embedding_dim - 2
-        generator = torch.Generator().manual_seed(key(config.seed, Stream.PARAMETERS) >> 1)
-        mf = MF(*sizes, generator) if config.init_std is None else MF(*sizes, generator, std=config.init_std)
-        train_mf = sgd(mf, split, config, order)
-
-        def train_gmf(number: int) -> float:
-            loss = train_mf(number)
-            model.take(mf)
-            return loss
-
-        return train_gmf
-    assert isinstance(model, MF)
-    descent = Descent.of(config)
-    assert config.history != "recent" or order is not None
-    trained = Blocks(model, split, descent) if config.history == "none" else Histories(model, split, descent, order)
-    epochs = config.epochs
-    assert epochs is not None
-
-    def train(number: int) -> float:
-        rounds = np.arange(number * trained.rounds, (number + 1) * trained.rounds)
-        rates = config.learning_rate_at(rounds / (epochs * trained.rounds))
-        return trained.epoch(number, rates.tolist()) / descent.terms
-
-    return train
 
 
 def _device(config: Config, model: str | nn.Module | None) -> torch.device:

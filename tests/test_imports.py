@@ -21,7 +21,9 @@ FLOORS = [
     {"split"},
     {"descent", "epoch", "evaluate"},
     {"adam", "blocks", "fused", "histories", "perceptron"},
+    {"factorization"},
     {"recommender"},
+    {"choice"},
     {"train"},
     {"cli"},
 ]

@@ -6,7 +6,7 @@ from polars.testing import assert_frame_equal
 from torch import nn
 
 import fastncf
-from fastncf import train
+from fastncf import choice
 from fastncf.adam import l2_penalty, score_batch
 from fastncf.config import SPARSE, Config
 from fastncf.epoch import Batch
@@ -335,13 +335,13 @@ def test_l2_is_chosen_where_it_is_left_out(model, monkeypatch):
     assert fastncf.fit(popular_noise(), model=model).config == rec.config
     assert fastncf.fit(popular_noise(), model=model, budget="fast").config.l2 == recipe
     assert fastncf.fit(popular_noise(), model=model, l2=0.02).config.l2 == 0.02
-    monkeypatch.setattr(train, "_CHOOSE_UP_TO", 1_000)
+    monkeypatch.setattr(choice, "_CHOOSE_UP_TO", 1_000)
     assert fastncf.fit(popular_noise(), model=model).config.l2 == recipe
 
 
 def test_what_sgd_trains_first_has_its_l2_chosen_too(monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "_best_l2", lambda config, *_: seen.append(config) or 0.25)
+    monkeypatch.setattr(choice, "_best_l2", lambda config, *_: seen.append(config) or 0.25)
     rec = fastncf.fit(checkerboard(), model="neumf", dim=8, epochs=1, l2=0.001, device="cpu")
     assert [(config.model, config.optimizer) for config in seen] == [("gmf", "sgd")]
     assert rec.config.l2 == 0.001
