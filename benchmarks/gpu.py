@@ -438,7 +438,7 @@ def time_evaluation(split: Split, report: Report) -> None:
     for count in (99, 999):
         negatives = sample_candidates(indptr, indices, split.num_items, users, count, seed_key=1)
         lists = Lists.of(users, positives, negatives, CUDA)
-        for name, config in (("notebook's mlp", NOTEBOOK), ("mf", Config()), ("NVIDIA's neumf", NVIDIA)):
+        for name, config in (("notebook's mlp", NOTEBOOK), ("mf", Config(dim=64)), ("NVIDIA's neumf", NVIDIA)):
             model = make_model(split, config)
             ranks = rank_candidates(model, lists)
             part = Lists(lists.users[:500], lists.positives[:500], lists.negatives[:500])
@@ -454,7 +454,7 @@ def time_evaluation(split: Split, report: Report) -> None:
             )
     some = len(users) // 10
     args = (torch.from_numpy(users[:some]).to(CUDA), torch.from_numpy(positives[:some]).to(CUDA))
-    for name, config in (("notebook's mlp", NOTEBOOK), ("mf", Config())):
+    for name, config in (("notebook's mlp", NOTEBOOK), ("mf", Config(dim=64))):
         model = make_model(split, config)
         seconds = timed(
             lambda model=model: rank_catalogue(model, *args, split.indptr, split.indices, split.num_items),  # type: ignore[misc]
