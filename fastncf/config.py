@@ -112,8 +112,8 @@ class Config:
 
     epochs: int | None = None
     """Passes over the training interactions. Left out: 16 with histories, 12 with hidden layers, 2 for an ``mlp`` that
-    starts from an ``mf``, else 20; with ``budget="fast"`` 6 by ``sgd``, 8 with hidden layers, 1 for such an ``mlp``,
-    else 5."""
+    starts from an ``mf``, else 20, but 32 by ``sgd`` on sparse data; with ``budget="fast"`` 6 by ``sgd``, 12 on sparse
+    data, 8 with hidden layers, 1 for such an ``mlp``, else 5."""
 
     batch_size: int | None = None
     """Samples a step of ``adam``; an interaction and its negatives count as 1 + num_negatives of them. Left out: 8,192,

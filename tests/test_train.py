@@ -347,6 +347,6 @@ def test_what_sgd_trains_first_has_its_l2_chosen_too(monkeypatch):
     assert rec.config.l2 == 0.001
 
 
-def test_a_choice_needs_users_with_two_items(monkeypatch):
+def test_a_choice_needs_users_with_two_items():
     frame = pl.DataFrame({"user": np.repeat(np.arange(30), 2), "item": np.arange(60) % 23, "time": np.arange(60)})
     assert fastncf.fit(frame, epochs=1).config.l2 == SPARSE["all"]["l2"]
