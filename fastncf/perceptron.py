@@ -53,6 +53,7 @@ class Perceptron(Training):
         owned = np.bincount(kernels.owners(len(layout.rows), self.threads)).max()
         self.sizes = kernels.Sizes(
             num_users=split.num_users,
+            num_rows=len(layout.rows),
             num_negatives=num_negatives,
             product=layout.product,
             width=layout.width,
@@ -70,6 +71,7 @@ class Perceptron(Training):
         )
         room = (piece + tile) * (2 + num_negatives)
         self.ids, self.slopes = np.zeros(room, dtype=np.int32), _zeros(room * layout.vector)
+        self.seen = np.zeros(kernels.num_seen(len(layout.rows), self.threads), dtype=np.int32)
         self.gradients = _zeros(kernels.CHUNKS * self.sizes.parameters)
         self.room = kernels.room_of_thread(self.sizes, int(layout.layers.max()))
         self.memory = [_zeros(int(self.room[-1])) for _ in range(self.threads)]
@@ -103,9 +105,10 @@ class Perceptron(Training):
             mirrored=layout.mirrored,
             ids=self.ids,
             slopes=self.slopes,
+            seen=self.seen,
             gradients=self.gradients,
             losses=np.zeros(kernels.CHUNKS),
-            counters=np.zeros(kernels.COUNTERS, dtype=np.int64),
+            counters=np.zeros(kernels.num_counters(self.threads), dtype=np.int64),
             room=self.room,
         )
         before, stride = number * epochs.batches, layout.rows.shape[1]

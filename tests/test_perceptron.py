@@ -9,7 +9,7 @@ import fastncf
 from fastncf import perceptron, train
 from fastncf.adam import Adam, l2_penalty, score_batch
 from fastncf.config import Config
-from fastncf.kernels.late import Table, make_pace, point_to, rate_and_root, settle, stride, tail, write_row
+from fastncf.kernels.late import Table, make_pace, make_step, point_to, read_row, settle, stride, write_row
 from fastncf.kernels.matrix import COLUMNS, MASKED, PLAIN, RECTIFIED, ROWS, multiply
 from fastncf.kernels.rows import drop
 from fastncf.kernels.simd import pointer
@@ -20,10 +20,10 @@ from tests.conftest import checkerboard, plain_split, random_csr
 CPU = torch.device("cpu")
 
 
-def random_case(**settings):
+def random_case(num_items=50, **settings):
     """A random split, and settings with a model of random sizes that are multiples of nothing."""
     random = np.random.default_rng()
-    split = plain_split(*random_csr(random, int(random.integers(20, 60)), 50, 40), 50)
+    split = plain_split(*random_csr(random, int(random.integers(20, 60)), num_items, 40), num_items)
     layers = random.integers(3, 40, size=random.integers(1, 4)).tolist()
     sizes = {"dim": int(random.integers(3, 30)), "layers": layers, "num_negatives": int(random.integers(1, 12))}
     return split, Config(**{"l2": 0.01, "learning_rate": 0.01, "epochs": 3, **sizes, **settings}).with_recipe(
@@ -73,8 +73,10 @@ def test_what_is_no_number_goes_through_a_product():
 @pytest.mark.parametrize("model", ["mlp", "neumf"])
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
 @pytest.mark.parametrize("pieces", [1, 5])
-def test_a_step_has_the_gradients_of_autograd(model, loss, pieces, monkeypatch):
-    split, config = random_case(model=model, loss=loss, epochs=1, batch_size=10**6)
+@pytest.mark.parametrize("num_items", [50, 5_000])
+def test_a_step_has_the_gradients_of_autograd(model, loss, pieces, num_items, monkeypatch):
+    """With few items a batch needs all of them again and again, with many a good part only once."""
+    split, config = random_case(num_items, model=model, loss=loss, epochs=1, batch_size=10**6)
     monkeypatch.setattr(perceptron, "_SAMPLES_A_PIECE", len(split.indices) * (1 + config.num_negatives) // pieces)
     module = built(split, config)
     exact = built(split, config).double()
@@ -124,10 +126,11 @@ def test_the_bits_do_not_depend_on_threads(settings, monkeypatch):
 def _steps(first, last, which, gradients, rows, steps, pace):
     """Steps with the gradients (S, W) of one row of a table each."""
     table, given = Table(pointer(rows), pointer(steps), gradients.shape[1], len(rows) // len(which)), point_to(pace)
-    for step in range(first, last):
-        rate, root = rate_and_root(step, given)
-        gradient = pointer(gradients), (step - 1) * gradients.shape[1]
-        write_row(table, which[step - 1], step, gradient, tail(step - 1, pace), tail(step, pace), rate, root, given)
+    for number in range(first, last):
+        step, row = make_step(number, given), which[number - 1]
+        values, gradient = (table.rows, row * table.stride), (pointer(gradients), (number - 1) * table.width)
+        read_row(values, table, row, number - 1, step.before, given)
+        write_row(table, row, step, values, gradient, given)
 
 
 @pytest.mark.parametrize("fall", [0.0, 1e-6])

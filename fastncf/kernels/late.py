@@ -100,6 +100,13 @@ def tail(step, pace):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
+def _gap(table, row, now):  # type: ignore[no-untyped-def]
+    """How many steps up to ``now`` a row has missed."""
+    written = np.int64(get(table.steps, row * table.stride + 3 * table.width + _STEP))
+    return now - written if written else 0
+
+
+@njit(inline="always")
 def read_row(to, table, row, now, tail_now, pace):  # type: ignore[no-untyped-def]
     """Put a row's values after all steps up to ``now`` at ``to`` (data, at); returns how many steps it had missed.
 
@@ -109,8 +116,8 @@ def read_row(to, table, row, now, tail_now, pace):  # type: ignore[no-untyped-de
     at, width = row * table.stride, table.width
     values, moments = (table.rows, at), (table.rows, at + width)
     behind = at + 3 * width
-    written = np.int64(get(table.steps, behind + _STEP))
-    gap = now - written if written else 0
+    gap = _gap(table, row, now)
+    written = now - gap
     if gap == 0:
         copy_row(to, values, width)
     elif written >= _EXACT:
@@ -128,13 +135,30 @@ def read_row(to, table, row, now, tail_now, pace):  # type: ignore[no-untyped-de
     return gap
 
 
+class Step(NamedTuple):
+    """A step of Adam.
+
+    Attributes:
+        number: counted from 1.
+        before, after: what :func:`tail` is for the step before it, and for itself.
+        rate, root: float32, see :func:`~fastncf.kernels.rows.adam_step`.
+    """
+
+    number: int
+    before: tuple[Any, Any, Any, Any]
+    after: tuple[Any, Any, Any, Any]
+    rate: Any
+    root: Any
+
+
 @njit(inline="always")
-def rate_and_root(step, pace):  # type: ignore[no-untyped-def]
-    """What :func:`~fastncf.kernels.rows.adam_step` needs to know of a step."""
-    rate = pace.rate - pace.fall * (step - 1)
-    if step < _POWERS:
-        return np.float32(rate * get(pace.first, step)), np.float32(get(pace.second, step))
-    return np.float32(rate), np.float32(1)
+def make_step(number, pace):  # type: ignore[no-untyped-def]
+    """The :class:`Step` of a number."""
+    rate, root = np.float32(pace.rate - pace.fall * (number - 1)), np.float32(1)
+    if number < _POWERS:
+        rate = np.float32((pace.rate - pace.fall * (number - 1)) * get(pace.first, number))
+        root = np.float32(get(pace.second, number))
+    return Step(number, tail(number - 1, pace), tail(number, pace), rate, root)
 
 
 @njit(inline="always")
@@ -146,17 +170,16 @@ def _kept(gap, pace):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def write_row(table, row, step, gradient, tail_before, tail_now, rate, root, pace):  # type: ignore[no-untyped-def]
-    """Take a step with a gradient (data, at)."""
+def write_row(table, row, step, values, gradient, pace):  # type: ignore[no-untyped-def]
+    """Take a step with a gradient (data, at), from the values (data, at) that are a row's after the step before."""
     at, width = row * table.stride, table.width
-    gap = read_row((table.rows, at), table, row, step - 1, tail_before, pace)
-    mean, square = _kept(gap, pace)
+    mean, square = _kept(_gap(table, row, step.number - 1), pace)
     keep = np.float32(BETA_1 * mean), np.float32(BETA_2 * square)
-    adam_step((table.rows, at), gradient, width, width, keep, rate, root)
+    adam_step((table.rows, at), values, gradient, width, width, keep, step.rate, step.root)
     behind = at + 3 * width
-    put(table.steps, behind + _STEP, np.int32(step))
+    put(table.steps, behind + _STEP, np.int32(step.number))
     for number in range(4):
-        put(table.rows, behind + _TAIL + number, tail_now[number])
+        put(table.rows, behind + _TAIL + number, step.after[number])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

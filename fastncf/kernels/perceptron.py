@@ -1,10 +1,11 @@
 """Training of a multilayer perceptron over two vectors, batch by batch, by threads that stay for many batches.
 
-A batch is cut into chunks of whole interactions, which threads take as they come free. A chunk goes through in tiles of
-some dozens of samples, forward and backward, in memory that stays in a core's cache: only ids and rows come from
-further away, and they are asked for ahead of their use. Each chunk sums the gradients of the layers by itself; these
-sums are added up in the order of the chunks, and a row's in the order of its samples, by one thread each: the bits do
-not depend on how many threads there are.
+A batch is cut into chunks of whole interactions. Each thread has its share of them, so that it knows what comes next,
+and takes others' when it is through. A chunk goes through in tiles of some dozens of samples, forward and backward, in
+memory that stays in a core's cache: only ids and rows come from further away, and they are asked for ahead of their
+use. Each chunk sums the gradients of the layers by itself; these sums are added up in the order of the chunks, by one
+thread each. A row that a batch needs once is read and written with its tile; the gradients of the others are added up
+in the order of their samples, by one thread each. The bits do not depend on how many threads there are.
 
 What a tile works on is behind pointers, since numba counts the references to an array, for all threads in one place.
 """
@@ -15,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from fastncf.hashing import mix64
-from fastncf.kernels.late import Table, is_marked, mark, point_to, rate_and_root, read_row, slot_of, tail, write_row
+from fastncf.kernels.late import Table, is_marked, make_step, mark, point_to, read_row, slot_of, write_row
 from fastncf.kernels.matrix import COLUMNS, MASKED, PLAIN, RECTIFIED, ROWS, multiply
 from fastncf.kernels.meeting import meet, take_number
 from fastncf.kernels.rows import (
@@ -26,17 +27,20 @@ from fastncf.kernels.rows import (
     add_rows,
     copy_row,
     dot,
+    dot_of_three,
     drop,
     multiply_rows,
+    spread_product,
     spread_slope,
 )
 from fastncf.kernels.simd import LANES, get, moved, pointer, prefetch, prefetch_to_read, put, softplus
 
 CHUNKS = 32
-COUNTERS = 64
-_CLAIMS, _ARRIVALS = 0, 32  # on cache lines of their own
+_ARRIVALS = 0
+_LINE = 16  # numbers, so that what threads write is on cache lines of their own
 _SAMPLES_A_TILE = 40
 _AHEAD = 1 << 17
+_IDS_AHEAD, _SEEN_AHEAD = 16, 6
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _KEEP = np.float32(BETA_1), np.float32(BETA_2)
 
@@ -46,6 +50,7 @@ class Sizes(NamedTuple):
 
     Attributes:
         num_users: rows that are users', which come first.
+        num_rows: R.
         num_negatives: K.
         product: width of the vectors that are multiplied with each other, which come first in a row.
         width: width of the vectors that enter the layers, which come behind.
@@ -62,6 +67,7 @@ class Sizes(NamedTuple):
     """
 
     num_users: int
+    num_rows: int
     num_negatives: int
     product: int
     width: int
@@ -91,11 +97,13 @@ class Arrays(NamedTuple):
         rows, steps: (R * stride,) float32 and, the same memory, int32: see :class:`~fastncf.kernels.late.Table`.
         dense: (3 * n,) float32: values, means and mean squares of the layers' parameters.
         mirrored: (n,) float32: their values, by ``mirror``.
-        ids: (a * (2 + K),) int32, for a piece and a tile more: rows of users, then of items.
-        slopes: (a * (2 + K) * P,) float32: their gradients.
+        ids: (a * (2 + K),) int32, for a piece and a tile more: rows of users, then of items; -1 for one that no other
+            sample of the batch needs.
+        slopes: (a * (2 + K) * P,) float32: the gradients of the others.
+        seen: (:func:`num_seen`,) int32: twice the step in which a row was last needed, and 1 if more than once.
         gradients: (CHUNKS * n,) float32: the layers'.
         losses: (CHUNKS,) float64.
-        counters: (COUNTERS,) int64: 0 at the start.
+        counters: (:func:`num_counters`,) int64: 0 at the start.
         room: of :func:`room_of_thread`.
     """
 
@@ -114,10 +122,27 @@ class Arrays(NamedTuple):
     mirrored: Any
     ids: Any
     slopes: Any
+    seen: Any
     gradients: Any
     losses: Any
     counters: Any
     room: Any
+
+
+class _Course(NamedTuple):
+    """Which interactions a thread trains later.
+
+    Attributes:
+        ahead: how many tiles' interactions before their use rows are asked for; their ids twice as many.
+        end: the thread's share of a piece ends there.
+        after: its share of the next piece starts there.
+        interactions: N.
+    """
+
+    ahead: int
+    end: int
+    after: int
+    interactions: int
 
 
 class _Room(NamedTuple):
@@ -127,7 +152,7 @@ class _Room(NamedTuple):
         users, items: (G, P) and (S, P): the vectors of a tile.
         half: (G, W): the users' part of the first layer; later the gradients of it.
         activations, slopes: (S, W) of layer after layer: what a layer gives, and the gradients of what it got.
-        products: (S, D).
+        gradients: (G + S, P): of the vectors of a tile.
         zeros: as many as any row has.
         own: (sizes.own, P): gradients of the rows that are the thread's.
     """
@@ -137,9 +162,26 @@ class _Room(NamedTuple):
     half: Any
     activations: Any
     slopes: Any
-    products: Any
+    gradients: Any
     zeros: Any
     own: Any
+
+
+def num_counters(threads: int) -> int:
+    """Numbers that threads count with: how many have arrived, and chunks that were taken of each one's share."""
+    return _LINE * (1 + threads)
+
+
+def num_seen(num_rows: int, threads: int) -> int:
+    """Numbers that tell which rows were seen, and where a thread writes for those that are not its own."""
+    return num_rows + _LINE * threads
+
+
+@njit(inline="always")
+def _cut(groups, per_tile):  # type: ignore[no-untyped-def]
+    """Interactions in a chunk of a piece, whole tiles, and how many chunks it has."""
+    per_chunk = ((groups + CHUNKS - 1) // CHUNKS + per_tile - 1) // per_tile * per_tile
+    return per_chunk, (groups + per_chunk - 1) // per_chunk
 
 
 @njit(nogil=True, cache=True)
@@ -158,14 +200,14 @@ def room_of_thread(sizes: Sizes, widest: int) -> np.ndarray:
     groups, vector = groups_a_tile(sizes.num_negatives), sizes.product + sizes.width
     rows = groups * (1 + sizes.num_negatives)
     layers, zeros = rows * sizes.activations, max(widest, vector)
-    parts = groups * vector, rows * vector, groups * widest, layers, layers, rows * sizes.product, zeros
+    parts = groups * vector, rows * vector, groups * widest, layers, layers, (groups + rows) * vector, zeros
     return np.cumsum([0, *parts, sizes.own * vector])
 
 
 @njit(inline="always")
 def owner(row, threads):  # type: ignore[no-untyped-def]
     """The thread that a row belongs to."""
-    mixed = (np.uint64(row) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
+    mixed = (np.uint64(row // _LINE) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
     return np.int64((mixed * np.uint64(threads)) >> np.uint64(32))
 
 
@@ -208,6 +250,7 @@ def train_batches(  # type: ignore[no-untyped-def]
         pointer(arrays.mirrored),
         pointer(arrays.ids),
         pointer(arrays.slopes),
+        pointer(arrays.seen),
         pointer(arrays.gradients),
         pointer(arrays.losses),
         0,
@@ -230,75 +273,122 @@ def train_batches(  # type: ignore[no-untyped-def]
     times, losses = np.zeros((1, len(scores)), dtype=np.float32), np.zeros(LANES, dtype=np.float32)
     share = (sizes.parameters // COLUMNS + threads - 1) // threads * COLUMNS
     part = min(thread * share, sizes.parameters), min((thread + 1) * share, sizes.parameters)
-    ahead = max(1, min(4 * threads, _AHEAD // (4 * stride * (1 + sizes.num_negatives) * per_tile))) * per_tile
-    claims, meetings = np.int64(0), np.int64(0)
+    ahead = max(1, min(4, _AHEAD // (4 * stride * (1 + sizes.num_negatives) * per_tile))) * per_tile
+    numbers = np.zeros(per_tile * (2 + sizes.num_negatives), dtype=np.int64)
+    claims, meetings = np.zeros(threads, dtype=np.int64), np.int64(threads)
+    first = first_batch * sizes.batch
+    _look(thread, threads, first, min(first + sizes.batch, interactions), steps_before + first_batch + 1, sizes, at)
+    meet(counters, _ARRIVALS, meetings)
     for batch in range(first_batch, last_batch):
         start = batch * sizes.batch
         stop = min(start + sizes.batch, interactions)
-        step = steps_before + batch + 1
-        before, now = tail(step - 1, given), tail(step, given)
-        rate, root = rate_and_root(step, given)
+        step = make_step(steps_before + batch + 1, given)
         touched, chunks = np.int64(0), np.int64(0)
         for begin in range(start, stop, sizes.piece):
             groups = min(sizes.piece, stop - begin)
-            per_chunk = ((groups + CHUNKS - 1) // CHUNKS + per_tile - 1) // per_tile * per_tile
-            parts = (groups + per_chunk - 1) // per_chunk
+            per_chunk, parts = _cut(groups, per_tile)
             chunks = max(chunks, parts)
-            while True:
-                chunk = take_number(counters, _CLAIMS) - claims
-                if chunk >= parts:
-                    break
-                if begin == start:
-                    for place in range(chunk * sizes.parameters, (chunk + 1) * sizes.parameters):
-                        put(at.gradients, place, _ZERO)
-                for first in range(chunk * per_chunk, min((chunk + 1) * per_chunk, groups), per_tile):
-                    last = min(first + per_tile, groups)
-                    _look_ahead(begin + first, begin + last, ahead, interactions, sizes, at, table)
-                    _train_tile(
-                        chunk,
-                        first,
-                        last,
-                        begin,
-                        stop - start,
-                        step,
-                        before,
-                        sizes,
-                        at,
-                        table,
-                        given,
-                        room,
-                        scores,
-                        times,
-                        losses,
-                    )
-            claims += parts + threads
+            after = min(begin + sizes.piece, stop)
+            coming = min(sizes.piece, (stop if after < stop else min(stop + sizes.batch, interactions)) - after)
+            if coming > 0:
+                per_later, parts_later = _cut(coming, per_tile)
+                after += parts_later * thread // threads * per_later
+            for turn in range(threads):  # its own chunks, then what others have not yet begun
+                whose = (thread + turn) % threads
+                lowest, end = parts * whose // threads, parts * (whose + 1) // threads
+                end_of_own = begin + min(end * per_chunk, groups)
+                while True:
+                    chunk = lowest + take_number(counters, _LINE * (1 + whose)) - claims[whose]
+                    if chunk >= end:
+                        break
+                    if begin == start:
+                        for place in range(chunk * sizes.parameters, (chunk + 1) * sizes.parameters):
+                            put(at.gradients, place, _ZERO)
+                    for first in range(chunk * per_chunk, min((chunk + 1) * per_chunk, groups), per_tile):
+                        last = min(first + per_tile, groups)
+                        _train_tile(
+                            chunk,
+                            first,
+                            last,
+                            begin,
+                            _Course(ahead, end_of_own, after, interactions),
+                            stop - start,
+                            step,
+                            sizes,
+                            at,
+                            table,
+                            given,
+                            room,
+                            pointer(numbers),
+                            scores,
+                            times,
+                            losses,
+                        )
+                claims[whose] += end - lowest + threads
             meetings += threads
             meet(counters, _ARRIVALS, meetings)
-            touched = _gather(thread, threads, groups, step, touched, sizes, at, table, room, owned)
+            touched = _gather(thread, threads, groups, step.number, touched, sizes, at, table, room, owned)
             if begin + groups == stop:
                 for place in range(touched):
                     if place + 4 < touched:
                         prefetch(at.rows, get(owned, place + 4) * stride, stride)
-                    write_row(
-                        table, get(owned, place), step, (room.own, place * length), before, now, rate, root, given
-                    )
+                    row = get(owned, place)
+                    values = at.rows, row * stride
+                    read_row(values, table, row, step.number - 1, step.before, given)
+                    write_row(table, row, step, values, (room.own, place * length), given)
                 if part[1] > part[0]:
-                    _write_layers(part[0], part[1], chunks, rate, root, sizes, at)
+                    _write_layers(part[0], part[1], chunks, step, sizes, at)
+                if batch + 1 < last_batch:
+                    _look(thread, threads, stop, min(stop + sizes.batch, interactions), step.number + 1, sizes, at)
             meetings += threads
             meet(counters, _ARRIVALS, meetings)
 
 
-@njit(inline="always")
-def _look_ahead(first, last, ahead, interactions, sizes, at, table):  # type: ignore[no-untyped-def]
-    """Ask for the ids of interactions that come later, and for the rows of those whose ids should have come."""
-    num_negatives = sizes.num_negatives
-    for group in range(first + 2 * ahead, min(last + 2 * ahead, interactions)):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _look(thread, threads, start, stop, step, sizes, at):  # type: ignore[no-untyped-def]
+    """Note which of a thread's rows the interactions ``start`` to ``stop`` need, and which of them more than once."""
+    num_negatives, nowhere = sizes.num_negatives, sizes.num_rows + _LINE * thread
+    for group in range(start, stop):
+        if group + _IDS_AHEAD < stop:
+            _ask_for_ids(np.int64(get(at.order, group + _IDS_AHEAD)), num_negatives, at)
+        if group + _SEEN_AHEAD < stop:  # items are fewer, and found in the cache
+            prefetch(at.seen, np.int64(get(at.user, np.int64(get(at.order, group + _SEEN_AHEAD)))), _LINE)
         place = np.int64(get(at.order, group))
-        prefetch_to_read(at.user, place, 16)
-        prefetch_to_read(at.positive, place, 16)
-        prefetch_to_read(at.negatives, place * num_negatives, (num_negatives + 15) // 16 * 16)
-    for group in range(first + ahead, min(last + ahead, interactions)):
-        _ask_for(np.int64(get(at.order, group)), sizes, at, table)
+        _see(np.int64(get(at.user, place)), thread, threads, step, nowhere, at)
+        _see(np.int64(get(at.positive, place)) + sizes.num_users, thread, threads, step, nowhere, at)
+        for k in range(place * num_negatives, (place + 1) * num_negatives):
+            _see(np.int64(get(at.negatives, k)) + sizes.num_users, thread, threads, step, nowhere, at)
+
+
+@njit(inline="always")
+def _see(row, thread, threads, step, nowhere, at):  # type: ignore[no-untyped-def]
+    """Note that a row is needed; ``nowhere`` if it is another thread's, which costs less than a branch."""
+    place = row if owner(row, threads) == thread else nowhere
+    put(at.seen, place, np.int32(2 * step + (get(at.seen, place) >= 2 * step)))
+
+
+@njit(inline="always")
+def _look_ahead(group, course, sizes, at, table):  # type: ignore[no-untyped-def]
+    """Ask for the ids of an interaction that comes later, and for the rows of one whose ids should have come."""
+    later = _later(group, 2 * course.ahead, course)
+    if later < course.interactions:
+        _ask_for_ids(np.int64(get(at.order, later)), sizes.num_negatives, at)
+    later = _later(group, course.ahead, course)
+    if later < course.interactions:
+        _ask_for(np.int64(get(at.order, later)), sizes, at, table)
+
+
+@njit(inline="always")
+def _later(group, by, course):  # type: ignore[no-untyped-def]
+    return group + by if group + by < course.end else course.after + group + by - course.end
+
+
+@njit(inline="always")
+def _ask_for_ids(place, num_negatives, at):  # type: ignore[no-untyped-def]
+    """Ask for the ids of an interaction."""
+    prefetch_to_read(at.user, place, 16)
+    prefetch_to_read(at.positive, place, 16)
+    prefetch_to_read(at.negatives, place * num_negatives, (num_negatives + 15) // 16 * 16)
 
 
 @njit(inline="always")
@@ -318,7 +408,7 @@ def _gather(thread, threads, groups, step, touched, sizes, at, table, room, owne
     for start, stop in ((0, groups), (sizes.piece, sizes.piece + groups * (1 + sizes.num_negatives))):
         for place in range(start, stop):
             row = np.int64(get(at.ids, place))
-            if owner(row, threads) != thread:
+            if row < 0 or owner(row, threads) != thread:
                 continue
             what = at.slopes, place * length
             if is_marked(table, row, step):
@@ -332,33 +422,34 @@ def _gather(thread, threads, groups, step, touched, sizes, at, table, room, owne
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _write_layers(start, stop, chunks, rate, root, sizes, at):  # type: ignore[no-untyped-def]
+def _write_layers(start, stop, chunks, step, sizes, at):  # type: ignore[no-untyped-def]
     """Sum the chunks' gradients of a part of the layers' parameters, and take the step."""
     size, width = sizes.parameters, stop - start
     gradient = at.gradients, start
     add_rows(gradient, (at.gradients, size + start), size, chunks - 1, width)
-    adam_step((at.dense, start), gradient, size, width, _KEEP, rate, root)
+    adam_step((at.dense, start), (at.dense, start), gradient, size, width, _KEEP, step.rate, step.root)
     for place in range(start, stop):
         put(at.mirrored, np.int64(get(at.mirror, place)), get(at.dense, place))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _read_rows(first, last, begin, step, before, sizes, at, table, pace, room):  # type: ignore[no-untyped-def]
+def _read_rows(first, last, begin, course, step, sizes, at, table, pace, room, numbers):  # type: ignore[no-untyped-def]
     """Ids and vectors of a tile's interactions; what is left of its room becomes 0."""
     num_negatives, length = sizes.num_negatives, table.width
-    sample, to = 0, sizes.piece + first * (1 + num_negatives)
+    sample, groups = 0, last - first
     for group in range(first, last):
+        _look_ahead(begin + group, course, sizes, at, table)
         if group + 1 < last:  # it was asked for long ago, but another thread may have it by now
             _ask_for(np.int64(get(at.order, begin + group + 1)), sizes, at, table)
         place = np.int64(get(at.order, begin + group))
-        put(at.ids, group, get(at.user, place))
         row = np.int64(get(at.user, place))
-        read_row((room.users, (group - first) * length), table, row, step - 1, before, pace)
+        put(numbers, group - first, row)
+        read_row((room.users, (group - first) * length), table, row, step.number - 1, step.before, pace)
         for k in range(-1, num_negatives):
             item = get(at.positive, place) if k < 0 else get(at.negatives, place * num_negatives + k)
             row = np.int64(item) + sizes.num_users
-            put(at.ids, to + sample, np.int32(row))
-            read_row((room.items, sample * length), table, row, step - 1, before, pace)
+            put(numbers, groups + sample, row)
+            read_row((room.items, sample * length), table, row, step.number - 1, step.before, pace)
             sample += 1
     count = last - first
     for more in range(count, (count + ROWS - 1) // ROWS * ROWS):
@@ -369,7 +460,7 @@ def _read_rows(first, last, begin, step, before, sizes, at, table, pace, room): 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _train_tile(  # type: ignore[no-untyped-def]
-    chunk, first, last, begin, in_batch, step, before, sizes, at, table, pace, room, scores, times, losses
+    chunk, first, last, begin, course, in_batch, step, sizes, at, table, pace, room, numbers, scores, times, losses
 ):
     """Forward and backward over the interactions ``first`` to ``last`` of a piece that starts at ``begin``.
 
@@ -383,7 +474,7 @@ def _train_tile(  # type: ignore[no-untyped-def]
     gradients = moved(at.gradients, chunk * sizes.parameters)
     start, next_ = np.int64(0), np.int64(1)  # literals would have multiply compiled anew
     zeros = room.zeros, start, start
-    _read_rows(first, last, begin, step, before, sizes, at, table, pace, room)
+    _read_rows(first, last, begin, course, step, sizes, at, table, pace, room, numbers)
 
     # Forward.
     wide, user_weights, user_bias = get(at.layers, 0), get(at.weights, 0), get(at.biases, 0)
@@ -396,7 +487,7 @@ def _train_tile(  # type: ignore[no-untyped-def]
         for s in range(g * per, (g + 1) * per):
             copy_row((acts, s * wide), (room.half, g * wide), wide)
     multiply(rows, wide, inputs, items, of_items, bottom, bottom, RECTIFIED, acts, _ONE)
-    noise = mix64(mix64(sizes.seed + np.uint64(step)) + np.uint64(begin + first))
+    noise = mix64(mix64(sizes.seed + np.uint64(step.number)) + np.uint64(begin + first))
     if sizes.dropout:
         drop((acts, 0), rows * wide, sizes.dropout, noise)
     for layer in range(1, sizes.depth):
@@ -414,9 +505,8 @@ def _train_tile(  # type: ignore[no-untyped-def]
         for s in range(g * per, (g + 1) * per):
             score = get(dense, bias_at) + dot((acts, top_at + s * top), of_top, top)
             if product:
-                own_product = room.products, s * product
-                multiply_rows(own_product, (room.users, g * length), (room.items, s * length), product)
-                score += dot(own_product, of_product, product)
+                user, item = (room.users, g * length), (room.items, s * length)
+                score += dot_of_three(user, item, of_product, product)
             scores[s] = score
     loss = _slope_scores(count, per, sizes.pairwise, in_batch, scores, times, losses)
     put(at.losses, chunk, get(at.losses, chunk) + loss)
@@ -427,8 +517,6 @@ def _train_tile(  # type: ignore[no-untyped-def]
         activation, slope = (acts, top_at + s * top), scores[s]
         spread_slope((slopes, top_at + s * top), slope * gain, of_top, activation, top)
         add_row((gradients, sizes.output + product), activation, slope, top)
-        if product:
-            add_row((gradients, sizes.output), (room.products, s * product), slope, product)
         put(gradients, bias_at, get(gradients, bias_at) + slope)
     for s in range(samples, rows):
         copy_row((slopes, top_at + s * top), (room.zeros, 0), top)
@@ -448,33 +536,47 @@ def _train_tile(  # type: ignore[no-untyped-def]
     multiply(inputs, wide, groups, (room.users, product, next_, length), half, to, to, PLAIN, acts, _ONE)
     to = gradients, item_weights, wide
     multiply(inputs, wide, rows, (room.items, product, next_, length), (slopes, start, wide), to, to, PLAIN, acts, _ONE)
-    user_at, item_at = first * length, (sizes.piece + first * per) * length
-    matrix, to = (at.mirrored, user_weights, inputs), (at.slopes, user_at + product, length)
+    of_rows, of_item = room.gradients, groups * length
+    matrix, to = (at.mirrored, user_weights, inputs), (of_rows, product, length)
     multiply(groups, inputs, wide, (room.half, start, wide, next_), matrix, zeros, to, PLAIN, acts, _ONE)
-    matrix, to = (at.mirrored, item_weights, inputs), (at.slopes, item_at + product, length)
+    matrix, to = (at.mirrored, item_weights, inputs), (of_rows, of_item + product, length)
     multiply(rows, inputs, wide, (slopes, start, wide, next_), matrix, zeros, to, PLAIN, acts, _ONE)
     if product:
-        _spread_product(count, per, product, length, of_product, room, scores, (at.slopes, user_at, item_at))
+        for g in range(count):
+            user, item = (room.users, g * length), (room.items, g * per * length)
+            of_scores = pointer(scores), g * per
+            to = of_rows, g * length, of_item + g * per * length, gradients, sizes.output
+            spread_product(user, item, of_product, of_scores, per, length, product, to)
     if sizes.l2:
         share = 2 * sizes.l2 / in_batch
-        add_row((at.slopes, user_at), (room.users, 0), np.float32(share), count * length)
-        add_row((at.slopes, item_at), (room.items, 0), np.float32(share / per), samples * length)
+        add_row((of_rows, 0), (room.users, 0), np.float32(share), count * length)
+        add_row((of_rows, of_item), (room.items, 0), np.float32(share / per), samples * length)
+    _write_rows(0, count, first, (room.users, 0), (of_rows, 0), step, at, table, pace, numbers)
+    place = sizes.piece + first * per
+    _write_rows(count, samples, place, (room.items, 0), (of_rows, of_item), step, at, table, pace, numbers)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _spread_product(count, per, product, length, weights, room, scores, to):  # type: ignore[no-untyped-def]
-    """Gradients of the vectors that are multiplied with each other."""
-    slopes, user_at, item_at = to
-    for g in range(count):
-        user, of_user = (room.users, g * length), (slopes, user_at + g * length)
-        copy_row(of_user, (room.zeros, 0), product)
-        for s in range(g * per, (g + 1) * per):
-            of_item, part = (slopes, item_at + s * length), (room.products, s * product)
-            multiply_rows(part, weights, user, product)
-            copy_row(of_item, (room.zeros, 0), product)
-            add_row(of_item, part, scores[s], product)
-            multiply_rows(part, weights, (room.items, s * length), product)
-            add_row(of_user, part, scores[s], product)
+def _write_rows(start, count, place, values, gradients, step, at, table, pace, numbers):  # type: ignore[no-untyped-def]
+    """Take the step of the rows that no other sample of the batch needs; keep the gradients of the others.
+
+    Args:
+        start, count: which of the tile's rows.
+        place: of the first in ``at.ids``.
+        values, gradients: (data, at): of the first.
+        step, at, table, pace: see :func:`train_batches`.
+        numbers: rows of the tile.
+    """
+    length = table.width
+    for k in range(count):
+        row = get(numbers, start + k)
+        gradient = gradients[0], gradients[1] + k * length
+        if get(at.seen, row) == 2 * step.number:
+            write_row(table, row, step, (values[0], values[1] + k * length), gradient, pace)
+            put(at.ids, place + k, np.int32(-1))
+        else:
+            copy_row((at.slopes, (place + k) * length), gradient, length)
+            put(at.ids, place + k, np.int32(row))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

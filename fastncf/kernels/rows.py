@@ -77,6 +77,63 @@ def dot(typingctx, a, b, width):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def dot_of_three(typingctx, a, b, c, width):  # type: ignore[no-untyped-def]
+    """Sum of ``a * b * c`` by element; all are rows (data, at)."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (a, a_at), (b, b_at), (c, c_at), width = code.arguments
+        total = code.variable()
+        builder.store(code.all(0.0), total)
+        with code.each_chunk(width) as (at, _):
+            product = builder.fmul(code.load(a, builder.add(a_at, at)), code.load(b, builder.add(b_at, at)))
+            sum_ = code.add(builder.load(total), code.multiply(product, code.load(c, builder.add(c_at, at))))
+            builder.store(sum_, total)
+        return code.total(builder.load(total))
+
+    return types.float32(a, b, c, width), generate
+
+
+@intrinsic
+def spread_product(typingctx, user, items, weights, slopes, count, length, width, to):  # type: ignore[no-untyped-def]
+    """Gradients of ``slopes[k] * (sum of user * items[k] * weights)``, k from 0 to ``count``.
+
+    Args:
+        user, weights: (data, at).
+        items: (data, at): the first of rows that lie ``length`` apart.
+        slopes: (data, at) float32.
+        count, length, width: int64.
+        to: (data, at of the user's, at of the items', as far apart as the items, gradients, at of the weights'): the
+            last is added on to.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments, LANES)
+        (user, user_at), (items, items_at), (weights, weights_at), (slopes, slopes_at), count, length, width, to = (
+            code.arguments
+        )
+        rows, of_user, of_items, gradients, of_weights = to
+        total = code.variable()
+        with code.each_chunk(width) as (at, _):
+            own, weight = code.load(user, builder.add(user_at, at)), code.load(weights, builder.add(weights_at, at))
+            product = builder.fmul(own, weight)
+            first, first_to = builder.add(items_at, at), builder.add(of_items, at)
+            builder.store(code.all(0.0), total)
+            with cgutils.for_range(builder, count) as row:
+                slope = code.spread(code.number(slopes, builder.add(slopes_at, row.index)))
+                moved = builder.mul(row.index, length)
+                item = code.load(items, builder.add(first, moved))
+                code.store(builder.fmul(slope, product), rows, builder.add(first_to, moved))
+                builder.store(code.add(builder.load(total), code.multiply(slope, item)), total)
+            sum_, place = builder.load(total), builder.add(of_weights, at)
+            code.store(builder.fmul(sum_, weight), rows, builder.add(of_user, at))
+            code.store(code.add(code.load(gradients, place), code.multiply(sum_, own)), gradients, place)
+        return context.get_dummy_value()
+
+    return types.void(user, items, weights, slopes, count, length, width, to), generate
+
+
+@intrinsic
 def spread_slope(typingctx, to, slope, weights, mask, width):  # type: ignore[no-untyped-def]
     """``to = slope * weights`` where ``mask`` is above 0, else 0; rows are (data, at), slope float32."""
 
@@ -181,12 +238,12 @@ def late_steps(typingctx, to, values, moments, width, then, now, kept):  # type:
 
 
 @intrinsic
-def adam_step(typingctx, row, gradient, length, width, keep, rate, root):  # type: ignore[no-untyped-def]
+def adam_step(typingctx, row, values, gradient, length, width, keep, rate, root):  # type: ignore[no-untyped-def]
     """One step of Adam (Kingma and Ba 2015), as torch takes it.
 
     Args:
-        row: (data, at): values; mean and mean square follow, each ``length`` further on.
-        gradient: (data, at).
+        row: (data, at): what the values become; mean and mean square follow, each ``length`` further on.
+        values, gradient: (data, at): values before.
         length, width: int64.
         keep: (of the mean, of the mean square) float32: what is left of them since they were last written.
         rate, root: float32: the step is ``rate * mean / (sqrt(square) * root + epsilon)``.
@@ -194,14 +251,15 @@ def adam_step(typingctx, row, gradient, length, width, keep, rate, root):  # typ
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         code = Code(context, builder, signature, arguments, LANES)
-        (row, row_at), gradients, length, width, keep, rate, root = code.arguments
+        (row, row_at), values, gradients, length, width, keep, rate, root = code.arguments
         keep_mean, keep_square = (code.spread(number) for number in keep)
         rate, root = code.spread(rate), code.spread(root)
         with code.each_chunk(width) as (at, _):
             places = [builder.add(row_at, at)]
             for _ in range(2):
                 places.append(builder.add(places[-1], length))
-            value, mean, square = (code.load(row, place) for place in places)
+            value = code.load(values[0], builder.add(values[1], at))
+            mean, square = (code.load(row, place) for place in places[1:])
             gradient = code.load(gradients[0], builder.add(gradients[1], at))
             mean = code.add(code.multiply(mean, keep_mean), code.multiply(gradient, code.all(1 - BETA_1)))
             new = code.multiply(builder.fmul(gradient, gradient), code.all(1 - BETA_2))
@@ -212,7 +270,7 @@ def adam_step(typingctx, row, gradient, length, width, keep, rate, root):  # typ
                 code.store(number, row, place)
         return context.get_dummy_value()
 
-    return types.void(row, gradient, length, width, keep, rate, root), generate
+    return types.void(row, values, gradient, length, width, keep, rate, root), generate
 
 
 @intrinsic
