@@ -144,11 +144,11 @@ def flop(settings: dict[str, Any]) -> float:
 
 
 def moved_bytes(settings: dict[str, Any]) -> float:
-    """Bytes of a sample to and from tables and ids: a row is read before, and read and written after."""
+    """Bytes of a sample to and from tables and ids where a batch needs a row once: it is read, and written."""
     per = 1 + NUM_NEGATIVES
     width = settings["dim"] * (2 if settings["model"] == "neumf" else 1)
     ids = 4 * (3 + NUM_NEGATIVES) / per
-    return (1 + 1 / per) * 3 * 4 * stride(width) + ids
+    return (1 + 1 / per) * 2 * 4 * stride(width) + ids
 
 
 @njit(nogil=True)

@@ -55,7 +55,8 @@ def _fill_cells(parts, bits, cells):  # type: ignore[no-untyped-def]
     """Share the items' parts out to equal cells, each with two items at most."""
     size = np.int64(1) << (32 - bits)
     left = np.zeros(len(cells), dtype=np.int64)
-    left[: len(parts)] = parts
+    for item in range(len(parts)):  # a slice would have text for its error compiled, which takes seconds
+        left[item] = parts[item]
     queue = np.empty(len(cells), dtype=np.int64)  # those with less than a cell from the front, the others from the back
     small, large = 0, len(cells)
     for item in range(len(cells)):

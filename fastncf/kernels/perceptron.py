@@ -40,7 +40,7 @@ _ARRIVALS = 0
 _LINE = 16  # numbers, so that what threads write is on cache lines of their own
 _SAMPLES_A_TILE = 40
 _AHEAD = 1 << 17
-_IDS_AHEAD, _SEEN_AHEAD = 16, 6
+_IDS_AHEAD, _SEEN_AHEAD, _ROWS_AHEAD = 16, 6, 6
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _KEEP = np.float32(BETA_1), np.float32(BETA_2)
 
@@ -370,12 +370,17 @@ def _see(row, thread, threads, step, nowhere, at):  # type: ignore[no-untyped-de
 @njit(inline="always")
 def _look_ahead(group, course, sizes, at, table):  # type: ignore[no-untyped-def]
     """Ask for the ids of an interaction that comes later, and for the rows of one whose ids should have come."""
+    num_negatives, stride = sizes.num_negatives, table.stride
     later = _later(group, 2 * course.ahead, course)
     if later < course.interactions:
-        _ask_for_ids(np.int64(get(at.order, later)), sizes.num_negatives, at)
+        _ask_for_ids(np.int64(get(at.order, later)), num_negatives, at)
     later = _later(group, course.ahead, course)
     if later < course.interactions:
-        _ask_for(np.int64(get(at.order, later)), sizes, at, table)
+        place = np.int64(get(at.order, later))
+        prefetch_to_read(at.rows, np.int64(get(at.user, place)) * stride, stride)
+        prefetch_to_read(at.rows, (np.int64(get(at.positive, place)) + sizes.num_users) * stride, stride)
+        for k in range(place * num_negatives, (place + 1) * num_negatives):
+            prefetch_to_read(at.rows, (np.int64(get(at.negatives, k)) + sizes.num_users) * stride, stride)
 
 
 @njit(inline="always")
@@ -389,16 +394,6 @@ def _ask_for_ids(place, num_negatives, at):  # type: ignore[no-untyped-def]
     prefetch_to_read(at.user, place, 16)
     prefetch_to_read(at.positive, place, 16)
     prefetch_to_read(at.negatives, place * num_negatives, (num_negatives + 15) // 16 * 16)
-
-
-@njit(inline="always")
-def _ask_for(place, sizes, at, table):  # type: ignore[no-untyped-def]
-    """Ask for the rows of an interaction."""
-    num_negatives, stride = sizes.num_negatives, table.stride
-    prefetch_to_read(at.rows, np.int64(get(at.user, place)) * stride, stride)
-    prefetch_to_read(at.rows, (np.int64(get(at.positive, place)) + sizes.num_users) * stride, stride)
-    for k in range(place * num_negatives, (place + 1) * num_negatives):
-        prefetch_to_read(at.rows, (np.int64(get(at.negatives, k)) + sizes.num_users) * stride, stride)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -436,22 +431,20 @@ def _write_layers(start, stop, chunks, step, sizes, at):  # type: ignore[no-unty
 def _read_rows(first, last, begin, course, step, sizes, at, table, pace, room, numbers):  # type: ignore[no-untyped-def]
     """Ids and vectors of a tile's interactions; what is left of its room becomes 0."""
     num_negatives, length = sizes.num_negatives, table.width
-    sample, groups = 0, last - first
-    for group in range(first, last):
-        _look_ahead(begin + group, course, sizes, at, table)
-        if group + 1 < last:  # it was asked for long ago, but another thread may have it by now
-            _ask_for(np.int64(get(at.order, begin + group + 1)), sizes, at, table)
-        place = np.int64(get(at.order, begin + group))
-        row = np.int64(get(at.user, place))
-        put(numbers, group - first, row)
-        read_row((room.users, (group - first) * length), table, row, step.number - 1, step.before, pace)
-        for k in range(-1, num_negatives):
-            item = get(at.positive, place) if k < 0 else get(at.negatives, place * num_negatives + k)
-            row = np.int64(item) + sizes.num_users
-            put(numbers, groups + sample, row)
-            read_row((room.items, sample * length), table, row, step.number - 1, step.before, pace)
-            sample += 1
-    count = last - first
+    count, samples = last - first, (last - first) * (1 + num_negatives)
+    for group in range(count):
+        _look_ahead(begin + first + group, course, sizes, at, table)
+        place, sample = np.int64(get(at.order, begin + first + group)), count + group * (1 + num_negatives)
+        put(numbers, group, np.int64(get(at.user, place)))
+        put(numbers, sample, np.int64(get(at.positive, place)) + sizes.num_users)
+        for k in range(num_negatives):
+            item = np.int64(get(at.negatives, place * num_negatives + k))
+            put(numbers, sample + 1 + k, item + sizes.num_users)
+    for number in range(count + samples):
+        if number + _ROWS_AHEAD < count + samples:  # it was asked for long ago, but another thread may have it by now
+            prefetch_to_read(at.rows, get(numbers, number + _ROWS_AHEAD) * table.stride, table.stride)
+        to = (room.users, number * length) if number < count else (room.items, (number - count) * length)
+        read_row(to, table, get(numbers, number), step.number - 1, step.before, pace)
     for more in range(count, (count + ROWS - 1) // ROWS * ROWS):
         multiply_rows((room.users, more * length), (room.zeros, 0), (room.zeros, 0), length)
         for k in range(more * (1 + num_negatives), (more + 1) * (1 + num_negatives)):
