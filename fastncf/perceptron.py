@@ -69,8 +69,9 @@ class Perceptron(Training):
             dropout=config.dropout,
             seed=np.uint64(key(config.seed, Stream.DROPOUT)),
         )
-        room = (piece + tile) * (2 + num_negatives)
-        self.ids, self.slopes = np.zeros(room, dtype=np.int32), _zeros(room * layout.vector)
+        kept = min(self.epochs.batches, 2) * self.epochs.rows
+        self.needed = np.zeros(kept * (2 + num_negatives), dtype=np.int32)
+        self.slopes = _zeros(piece * (2 + num_negatives) * layout.vector)
         self.seen = np.zeros(kernels.num_seen(len(layout.rows), self.threads), dtype=np.int32)
         self.gradients = _zeros(kernels.CHUNKS * self.sizes.parameters)
         self.room = kernels.room_of_thread(self.sizes, int(layout.layers.max()))
@@ -103,7 +104,7 @@ class Perceptron(Training):
             steps=steps,
             dense=layout.dense.view(-1).numpy(),
             mirrored=layout.mirrored,
-            ids=self.ids,
+            needed=self.needed,
             slopes=self.slopes,
             seen=self.seen,
             gradients=self.gradients,

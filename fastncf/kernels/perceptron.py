@@ -97,9 +97,9 @@ class Arrays(NamedTuple):
         rows, steps: (R * stride,) float32 and, the same memory, int32: see :class:`~fastncf.kernels.late.Table`.
         dense: (3 * n,) float32: values, means and mean squares of the layers' parameters.
         mirrored: (n,) float32: their values, by ``mirror``.
-        ids: (a * (2 + K),) int32, for a piece and a tile more: rows of users, then of items; -1 for one that no other
-            sample of the batch needs.
-        slopes: (a * (2 + K) * P,) float32: the gradients of the others.
+        needed: (min(batches, 2) * batch * (2 + K),) int32: rows that a batch needs and those that the next one does, of
+            interaction after interaction: the user's, the positive's, the negatives'; -1 once the row has its step.
+        slopes: (a * (2 + K) * P,) float32, for a piece: the gradients of those that the batch needs more than once.
         seen: (:func:`num_seen`,) int32: twice the step in which a row was last needed, and 1 if more than once.
         gradients: (CHUNKS * n,) float32: the layers'.
         losses: (CHUNKS,) float64.
@@ -120,7 +120,7 @@ class Arrays(NamedTuple):
     steps: Any
     dense: Any
     mirrored: Any
-    ids: Any
+    needed: Any
     slopes: Any
     seen: Any
     gradients: Any
@@ -130,19 +130,21 @@ class Arrays(NamedTuple):
 
 
 class _Course(NamedTuple):
-    """Which interactions a thread trains later.
+    """What a thread trains later; interactions are counted within their batch.
 
     Attributes:
-        ahead: how many tiles' interactions before their use rows are asked for; their ids twice as many.
+        ahead: how many interactions before their use rows are asked for.
         end: the thread's share of a piece ends there.
-        after: its share of the next piece starts there.
-        interactions: N.
+        after, limit: its share of the next piece starts there, and that one's batch ends there.
+        here, there: where the rows of the batch, and of the next piece's, start among those that are needed.
     """
 
     ahead: int
     end: int
     after: int
-    interactions: int
+    limit: int
+    here: int
+    there: int
 
 
 class _Room(NamedTuple):
@@ -248,7 +250,7 @@ def train_batches(  # type: ignore[no-untyped-def]
         pointer(arrays.steps),
         pointer(arrays.dense),
         pointer(arrays.mirrored),
-        pointer(arrays.ids),
+        pointer(arrays.needed),
         pointer(arrays.slopes),
         pointer(arrays.seen),
         pointer(arrays.gradients),
@@ -274,34 +276,37 @@ def train_batches(  # type: ignore[no-untyped-def]
     share = (sizes.parameters // COLUMNS + threads - 1) // threads * COLUMNS
     part = min(thread * share, sizes.parameters), min((thread + 1) * share, sizes.parameters)
     ahead = max(1, min(4, _AHEAD // (4 * stride * (1 + sizes.num_negatives) * per_tile))) * per_tile
-    numbers = np.zeros(per_tile * (2 + sizes.num_negatives), dtype=np.int64)
-    claims, meetings = np.zeros(threads, dtype=np.int64), np.int64(threads)
-    first = first_batch * sizes.batch
-    _look(thread, threads, first, min(first + sizes.batch, interactions), steps_before + first_batch + 1, sizes, at)
+    per = 2 + sizes.num_negatives
+    claims, meetings = np.zeros(threads, dtype=np.int64), np.int64(2 * threads)
+    _list(thread, threads, first_batch, interactions, sizes, at)
+    meet(counters, _ARRIVALS, np.int64(threads))
+    _look(thread, threads, first_batch, interactions, steps_before + first_batch + 1, sizes, at)
     meet(counters, _ARRIVALS, meetings)
     for batch in range(first_batch, last_batch):
-        start = batch * sizes.batch
-        stop = min(start + sizes.batch, interactions)
+        in_batch, in_next = _size(batch, interactions, sizes), _size(batch + 1, interactions, sizes)
+        here, there = batch % 2 * sizes.batch * per, (batch + 1) % 2 * sizes.batch * per
         step = make_step(steps_before + batch + 1, given)
         touched, chunks = np.int64(0), np.int64(0)
-        for begin in range(start, stop, sizes.piece):
-            groups = min(sizes.piece, stop - begin)
+        if batch + 1 < last_batch:
+            _list(thread, threads, batch + 1, interactions, sizes, at)
+        for begin in range(0, in_batch, sizes.piece):
+            groups = min(sizes.piece, in_batch - begin)
             per_chunk, parts = _cut(groups, per_tile)
             chunks = max(chunks, parts)
-            after = min(begin + sizes.piece, stop)
-            coming = min(sizes.piece, (stop if after < stop else min(stop + sizes.batch, interactions)) - after)
-            if coming > 0:
-                per_later, parts_later = _cut(coming, per_tile)
-                after += parts_later * thread // threads * per_later
+            after, limit, where = begin + sizes.piece, in_batch, here
+            if after >= in_batch:
+                after, limit, where = 0, in_next, there
+            per_later, parts_later = _cut(max(min(sizes.piece, limit - after), 1), per_tile)
+            after += parts_later * thread // threads * per_later
             for turn in range(threads):  # its own chunks, then what others have not yet begun
                 whose = (thread + turn) % threads
                 lowest, end = parts * whose // threads, parts * (whose + 1) // threads
-                end_of_own = begin + min(end * per_chunk, groups)
+                course = _Course(ahead, begin + min(end * per_chunk, groups), after, limit, here, where)
                 while True:
                     chunk = lowest + take_number(counters, _LINE * (1 + whose)) - claims[whose]
                     if chunk >= end:
                         break
-                    if begin == start:
+                    if begin == 0:
                         for place in range(chunk * sizes.parameters, (chunk + 1) * sizes.parameters):
                             put(at.gradients, place, _ZERO)
                     for first in range(chunk * per_chunk, min((chunk + 1) * per_chunk, groups), per_tile):
@@ -311,15 +316,14 @@ def train_batches(  # type: ignore[no-untyped-def]
                             first,
                             last,
                             begin,
-                            _Course(ahead, end_of_own, after, interactions),
-                            stop - start,
+                            course,
+                            in_batch,
                             step,
                             sizes,
                             at,
                             table,
                             given,
                             room,
-                            pointer(numbers),
                             scores,
                             times,
                             losses,
@@ -327,8 +331,10 @@ def train_batches(  # type: ignore[no-untyped-def]
                 claims[whose] += end - lowest + threads
             meetings += threads
             meet(counters, _ARRIVALS, meetings)
-            touched = _gather(thread, threads, groups, step.number, touched, sizes, at, table, room, owned)
-            if begin + groups == stop:
+            touched = _gather(
+                thread, threads, here + begin * per, groups * per, step.number, touched, at, table, room, owned
+            )
+            if begin + groups == in_batch:
                 for place in range(touched):
                     if place + 4 < touched:
                         prefetch(at.rows, get(owned, place + 4) * stride, stride)
@@ -339,80 +345,80 @@ def train_batches(  # type: ignore[no-untyped-def]
                 if part[1] > part[0]:
                     _write_layers(part[0], part[1], chunks, step, sizes, at)
                 if batch + 1 < last_batch:
-                    _look(thread, threads, stop, min(stop + sizes.batch, interactions), step.number + 1, sizes, at)
+                    _look(thread, threads, batch + 1, interactions, step.number + 1, sizes, at)
             meetings += threads
             meet(counters, _ARRIVALS, meetings)
 
 
+@njit(inline="always")
+def _size(batch, interactions, sizes):  # type: ignore[no-untyped-def]
+    """Interactions in a batch."""
+    return max(min(sizes.batch, interactions - batch * sizes.batch), 0)
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def _look(thread, threads, start, stop, step, sizes, at):  # type: ignore[no-untyped-def]
-    """Note which of a thread's rows the interactions ``start`` to ``stop`` need, and which of them more than once."""
-    num_negatives, nowhere = sizes.num_negatives, sizes.num_rows + _LINE * thread
-    for group in range(start, stop):
-        if group + _IDS_AHEAD < stop:
-            _ask_for_ids(np.int64(get(at.order, group + _IDS_AHEAD)), num_negatives, at)
-        if group + _SEEN_AHEAD < stop:  # items are fewer, and found in the cache
-            prefetch(at.seen, np.int64(get(at.user, np.int64(get(at.order, group + _SEEN_AHEAD)))), _LINE)
+def _list(thread, threads, batch, interactions, sizes, at):  # type: ignore[no-untyped-def]
+    """List the rows that a thread's share of a batch needs."""
+    num_negatives, size = sizes.num_negatives, _size(batch, interactions, sizes)
+    first, last = size * thread // threads, size * (thread + 1) // threads
+    to = (batch % 2 * sizes.batch + first) * (2 + num_negatives)
+    for group in range(batch * sizes.batch + first, batch * sizes.batch + last):
+        if group + _IDS_AHEAD < interactions:
+            place = np.int64(get(at.order, group + _IDS_AHEAD))
+            prefetch_to_read(at.user, place, _LINE)
+            prefetch_to_read(at.positive, place, _LINE)
+            prefetch_to_read(at.negatives, place * num_negatives, (num_negatives + _LINE - 1) // _LINE * _LINE)
         place = np.int64(get(at.order, group))
-        _see(np.int64(get(at.user, place)), thread, threads, step, nowhere, at)
-        _see(np.int64(get(at.positive, place)) + sizes.num_users, thread, threads, step, nowhere, at)
-        for k in range(place * num_negatives, (place + 1) * num_negatives):
-            _see(np.int64(get(at.negatives, k)) + sizes.num_users, thread, threads, step, nowhere, at)
-
-
-@njit(inline="always")
-def _see(row, thread, threads, step, nowhere, at):  # type: ignore[no-untyped-def]
-    """Note that a row is needed; ``nowhere`` if it is another thread's, which costs less than a branch."""
-    place = row if owner(row, threads) == thread else nowhere
-    put(at.seen, place, np.int32(2 * step + (get(at.seen, place) >= 2 * step)))
-
-
-@njit(inline="always")
-def _look_ahead(group, course, sizes, at, table):  # type: ignore[no-untyped-def]
-    """Ask for the ids of an interaction that comes later, and for the rows of one whose ids should have come."""
-    num_negatives, stride = sizes.num_negatives, table.stride
-    later = _later(group, 2 * course.ahead, course)
-    if later < course.interactions:
-        _ask_for_ids(np.int64(get(at.order, later)), num_negatives, at)
-    later = _later(group, course.ahead, course)
-    if later < course.interactions:
-        place = np.int64(get(at.order, later))
-        prefetch_to_read(at.rows, np.int64(get(at.user, place)) * stride, stride)
-        prefetch_to_read(at.rows, (np.int64(get(at.positive, place)) + sizes.num_users) * stride, stride)
-        for k in range(place * num_negatives, (place + 1) * num_negatives):
-            prefetch_to_read(at.rows, (np.int64(get(at.negatives, k)) + sizes.num_users) * stride, stride)
-
-
-@njit(inline="always")
-def _later(group, by, course):  # type: ignore[no-untyped-def]
-    return group + by if group + by < course.end else course.after + group + by - course.end
-
-
-@njit(inline="always")
-def _ask_for_ids(place, num_negatives, at):  # type: ignore[no-untyped-def]
-    """Ask for the ids of an interaction."""
-    prefetch_to_read(at.user, place, 16)
-    prefetch_to_read(at.positive, place, 16)
-    prefetch_to_read(at.negatives, place * num_negatives, (num_negatives + 15) // 16 * 16)
+        put(at.needed, to, get(at.user, place))
+        put(at.needed, to + 1, np.int32(get(at.positive, place) + sizes.num_users))
+        for k in range(num_negatives):
+            item = get(at.negatives, place * num_negatives + k)
+            put(at.needed, to + 2 + k, np.int32(item + sizes.num_users))
+        to += 2 + num_negatives
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _gather(thread, threads, groups, step, touched, sizes, at, table, room, owned):  # type: ignore[no-untyped-def]
+def _look(thread, threads, batch, interactions, step, sizes, at):  # type: ignore[no-untyped-def]
+    """Note which of a thread's rows a batch needs, and which of them more than once."""
+    per, nowhere = 2 + sizes.num_negatives, sizes.num_rows + _LINE * thread
+    start = batch % 2 * sizes.batch * per
+    stop = start + _size(batch, interactions, sizes) * per
+    for user in range(start, stop, per):
+        if user + _SEEN_AHEAD * per < stop:  # items are fewer, and found in the cache
+            prefetch(at.seen, np.int64(get(at.needed, user + _SEEN_AHEAD * per)), _LINE)
+        for place in range(user, user + per):
+            row = np.int64(get(at.needed, place))
+            where = row if owner(row, threads) == thread else nowhere  # it costs less than a branch
+            put(at.seen, where, np.int32(2 * step + (get(at.seen, where) >= 2 * step)))
+
+
+@njit(inline="always")
+def _look_ahead(group, course, per, at, table):  # type: ignore[no-untyped-def]
+    """Ask for the rows of an interaction that comes later."""
+    later, start, limit = group + course.ahead, course.here, course.end
+    if later >= course.end:
+        later, start, limit = course.after + later - course.end, course.there, course.limit
+    if later < limit:
+        for place in range(start + later * per, start + (later + 1) * per):
+            prefetch_to_read(at.rows, np.int64(get(at.needed, place)) * table.stride, table.stride)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _gather(thread, threads, start, count, step, touched, at, table, room, owned):  # type: ignore[no-untyped-def]
     """Sum the gradients of the rows that are a thread's own, in the order of the samples; returns how many they are."""
-    length = sizes.product + sizes.width
-    for start, stop in ((0, groups), (sizes.piece, sizes.piece + groups * (1 + sizes.num_negatives))):
-        for place in range(start, stop):
-            row = np.int64(get(at.ids, place))
-            if row < 0 or owner(row, threads) != thread:
-                continue
-            what = at.slopes, place * length
-            if is_marked(table, row, step):
-                add_row((room.own, slot_of(table, row) * length), what, _ONE, length)
-            else:
-                mark(table, row, step, touched)
-                copy_row((room.own, touched * length), what, length)
-                put(owned, touched, row)
-                touched += 1
+    length = table.width
+    for place in range(count):
+        row = np.int64(get(at.needed, start + place))
+        if row < 0 or owner(row, threads) != thread:
+            continue
+        what = at.slopes, place * length
+        if is_marked(table, row, step):
+            add_row((room.own, slot_of(table, row) * length), what, _ONE, length)
+        else:
+            mark(table, row, step, touched)
+            copy_row((room.own, touched * length), what, length)
+            put(owned, touched, row)
+            touched += 1
     return touched
 
 
@@ -428,23 +434,19 @@ def _write_layers(start, stop, chunks, step, sizes, at):  # type: ignore[no-unty
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _read_rows(first, last, begin, course, step, sizes, at, table, pace, room, numbers):  # type: ignore[no-untyped-def]
-    """Ids and vectors of a tile's interactions; what is left of its room becomes 0."""
-    num_negatives, length = sizes.num_negatives, table.width
-    count, samples = last - first, (last - first) * (1 + num_negatives)
+def _read_rows(first, last, course, step, sizes, at, table, pace, room):  # type: ignore[no-untyped-def]
+    """Vectors of a batch's interactions ``first`` to ``last``; what is left of a tile's room becomes 0."""
+    num_negatives, length, count, per = sizes.num_negatives, table.width, last - first, 2 + sizes.num_negatives
+    end = course.here + last * per
     for group in range(count):
-        _look_ahead(begin + first + group, course, sizes, at, table)
-        place, sample = np.int64(get(at.order, begin + first + group)), count + group * (1 + num_negatives)
-        put(numbers, group, np.int64(get(at.user, place)))
-        put(numbers, sample, np.int64(get(at.positive, place)) + sizes.num_users)
-        for k in range(num_negatives):
-            item = np.int64(get(at.negatives, place * num_negatives + k))
-            put(numbers, sample + 1 + k, item + sizes.num_users)
-    for number in range(count + samples):
-        if number + _ROWS_AHEAD < count + samples:  # it was asked for long ago, but another thread may have it by now
-            prefetch_to_read(at.rows, get(numbers, number + _ROWS_AHEAD) * table.stride, table.stride)
-        to = (room.users, number * length) if number < count else (room.items, (number - count) * length)
-        read_row(to, table, get(numbers, number), step.number - 1, step.before, pace)
+        _look_ahead(first + group, course, per, at, table)
+        for k in range(per):
+            place = course.here + (first + group) * per + k
+            if place + _ROWS_AHEAD < end:  # it was asked for long ago, but may have gone by now
+                later = np.int64(get(at.needed, place + _ROWS_AHEAD))
+                prefetch_to_read(at.rows, later * table.stride, table.stride)
+            to = (room.items, (group * (per - 1) + k - 1) * length) if k else (room.users, group * length)
+            read_row(to, table, np.int64(get(at.needed, place)), step.number - 1, step.before, pace)
     for more in range(count, (count + ROWS - 1) // ROWS * ROWS):
         multiply_rows((room.users, more * length), (room.zeros, 0), (room.zeros, 0), length)
         for k in range(more * (1 + num_negatives), (more + 1) * (1 + num_negatives)):
@@ -453,7 +455,7 @@ def _read_rows(first, last, begin, course, step, sizes, at, table, pace, room, n
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _train_tile(  # type: ignore[no-untyped-def]
-    chunk, first, last, begin, course, in_batch, step, sizes, at, table, pace, room, numbers, scores, times, losses
+    chunk, first, last, begin, course, in_batch, step, sizes, at, table, pace, room, scores, times, losses
 ):
     """Forward and backward over the interactions ``first`` to ``last`` of a piece that starts at ``begin``.
 
@@ -467,7 +469,7 @@ def _train_tile(  # type: ignore[no-untyped-def]
     gradients = moved(at.gradients, chunk * sizes.parameters)
     start, next_ = np.int64(0), np.int64(1)  # literals would have multiply compiled anew
     zeros = room.zeros, start, start
-    _read_rows(first, last, begin, course, step, sizes, at, table, pace, room, numbers)
+    _read_rows(begin + first, begin + last, course, step, sizes, at, table, pace, room)
 
     # Forward.
     wide, user_weights, user_bias = get(at.layers, 0), get(at.weights, 0), get(at.biases, 0)
@@ -544,32 +546,34 @@ def _train_tile(  # type: ignore[no-untyped-def]
         share = 2 * sizes.l2 / in_batch
         add_row((of_rows, 0), (room.users, 0), np.float32(share), count * length)
         add_row((of_rows, of_item), (room.items, 0), np.float32(share / per), samples * length)
-    _write_rows(0, count, first, (room.users, 0), (of_rows, 0), step, at, table, pace, numbers)
-    place = sizes.piece + first * per
-    _write_rows(count, samples, place, (room.items, 0), (of_rows, of_item), step, at, table, pace, numbers)
+    start = course.here + (begin + first) * (1 + per)
+    _write_rows(start, first * (1 + per), count, of_item, step, at, table, pace, room, per)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _write_rows(start, count, place, values, gradients, step, at, table, pace, numbers):  # type: ignore[no-untyped-def]
+def _write_rows(start, to, count, of_item, step, at, table, pace, room, samples):  # type: ignore[no-untyped-def]
     """Take the step of the rows that no other sample of the batch needs; keep the gradients of the others.
 
     Args:
-        start, count: which of the tile's rows.
-        place: of the first in ``at.ids``.
-        values, gradients: (data, at): of the first.
-        step, at, table, pace: see :func:`train_batches`.
-        numbers: rows of the tile.
+        start: of the tile's rows among those that are needed.
+        to: of their gradients among those that are kept.
+        count: interactions.
+        of_item: where the items' gradients start in the tile's.
+        step, at, table, pace, room: see :func:`train_batches`.
+        samples: of an interaction.
     """
     length = table.width
-    for k in range(count):
-        row = get(numbers, start + k)
-        gradient = gradients[0], gradients[1] + k * length
-        if get(at.seen, row) == 2 * step.number:
-            write_row(table, row, step, (values[0], values[1] + k * length), gradient, pace)
-            put(at.ids, place + k, np.int32(-1))
-        else:
-            copy_row((at.slopes, (place + k) * length), gradient, length)
-            put(at.ids, place + k, np.int32(row))
+    for group in range(count):
+        for k in range(1 + samples):
+            place = group * (1 + samples) + k
+            row, item = np.int64(get(at.needed, start + place)), (group * samples + k - 1) * length
+            values = (room.items, item) if k else (room.users, group * length)
+            gradient = (room.gradients, of_item + item) if k else (room.gradients, group * length)
+            if get(at.seen, row) == 2 * step.number:
+                write_row(table, row, step, values, gradient, pace)
+                put(at.needed, start + place, np.int32(-1))
+            else:
+                copy_row((at.slopes, (to + place) * length), gradient, length)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
