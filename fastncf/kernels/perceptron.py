@@ -2,10 +2,11 @@
 
 A batch is cut into chunks of whole interactions. Each thread has its share of them, so that it knows what comes next,
 and takes others' when it is through. A chunk goes through in tiles of some dozens of samples, forward and backward, in
-memory that stays in a core's cache: only ids and rows come from further away, and they are asked for ahead of their
-use. Each chunk sums the gradients of the layers by itself; these sums are added up in the order of the chunks, by one
-thread each. A row that a batch needs once is read and written with its tile; the gradients of the others are added up
-in the order of their samples, by one thread each. The bits do not depend on how many threads there are.
+memory that stays in a core's cache: only rows come from further away, and they are asked for ahead of their use. Which
+rows a batch needs is listed while the batch before it is trained. Each chunk sums the gradients of the layers by
+itself; these sums are added up in the order of the chunks, by one thread each. A row that a batch needs once is read
+and written with its tile; the gradients of the others are added up in the order of their samples, by one thread each.
+The bits do not depend on how many threads there are.
 
 What a tile works on is behind pointers, since numba counts the references to an array, for all threads in one place.
 """
@@ -97,8 +98,8 @@ class Arrays(NamedTuple):
         rows, steps: (R * stride,) float32 and, the same memory, int32: see :class:`~fastncf.kernels.late.Table`.
         dense: (3 * n,) float32: values, means and mean squares of the layers' parameters.
         mirrored: (n,) float32: their values, by ``mirror``.
-        needed: (min(batches, 2) * batch * (2 + K),) int32: rows that a batch needs and those that the next one does, of
-            interaction after interaction: the user's, the positive's, the negatives'; -1 once the row has its step.
+        needed: (min(batches, 2) * batch * (2 + K),) int32: the rows that a batch needs, and those of the next one,
+            interaction after interaction: the user's, the positive's, the negatives'; -1 once a row has its step.
         slopes: (a * (2 + K) * P,) float32, for a piece: the gradients of those that the batch needs more than once.
         seen: (:func:`num_seen`,) int32: twice the step in which a row was last needed, and 1 if more than once.
         gradients: (CHUNKS * n,) float32: the layers'.
