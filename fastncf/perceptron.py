@@ -69,7 +69,7 @@ class Perceptron(Training):
             dropout=config.dropout,
             seed=np.uint64(key(config.seed, Stream.DROPOUT)),
         )
-        kept = min(self.epochs.batches, 2) * self.epochs.rows
+        kept = 2 * self.epochs.rows if self.epochs.batches > 1 else len(split.indices)
         self.needed = np.zeros(kept * (2 + num_negatives), dtype=np.int32)
         self.slopes = _zeros(piece * (2 + num_negatives) * layout.vector)
         self.seen = np.zeros(kernels.num_seen(len(layout.rows), self.threads), dtype=np.int32)

@@ -212,8 +212,9 @@ def test_other_modules_are_left_to_torch():
     assert not fits_layers(module, config, CPU)
 
 
-def test_a_batch_may_be_smaller_than_an_interaction():
-    split, config = random_case(model="mlp", batch_size=1, epochs=1)
+@pytest.mark.parametrize("size", [1, 10**13])
+def test_a_batch_may_be_smaller_than_an_interaction_and_larger_than_all(size):
+    split, config = random_case(model="mlp", batch_size=size, epochs=1)
     _, losses = trained(Perceptron, split, config)
     _, expected = trained(Adam, split, config)
     np.testing.assert_allclose(losses, expected, rtol=1e-3)

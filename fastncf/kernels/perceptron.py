@@ -98,7 +98,7 @@ class Arrays(NamedTuple):
         rows, steps: (R * stride,) float32 and, the same memory, int32: see :class:`~fastncf.kernels.late.Table`.
         dense: (3 * n,) float32: values, means and mean squares of the layers' parameters.
         mirrored: (n,) float32: their values, by ``mirror``.
-        needed: (min(batches, 2) * batch * (2 + K),) int32: the rows that a batch needs, and those of the next one,
+        needed: (min(2 * batch, N) * (2 + K),) int32, or more: the rows that a batch needs, and those of the next one,
             interaction after interaction: the user's, the positive's, the negatives'; -1 once a row has its step.
         slopes: (a * (2 + K) * P,) float32, for a piece: the gradients of those that the batch needs more than once.
         seen: (:func:`num_seen`,) int32: twice the step in which a row was last needed, and 1 if more than once.
