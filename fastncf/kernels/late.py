@@ -154,11 +154,10 @@ class Step(NamedTuple):
 @njit(inline="always")
 def make_step(number, pace):  # type: ignore[no-untyped-def]
     """The :class:`Step` of a number."""
-    rate, root = np.float32(pace.rate - pace.fall * (number - 1)), np.float32(1)
+    rate, root = pace.rate - pace.fall * (number - 1), 1.0
     if number < _POWERS:
-        rate = np.float32((pace.rate - pace.fall * (number - 1)) * get(pace.first, number))
-        root = np.float32(get(pace.second, number))
-    return Step(number, tail(number - 1, pace), tail(number, pace), rate, root)
+        rate, root = rate * get(pace.first, number), get(pace.second, number)
+    return Step(number, tail(number - 1, pace), tail(number, pace), np.float32(rate), np.float32(root))
 
 
 @njit(inline="always")
