@@ -21,13 +21,13 @@ import torch
 
 from benchmarks.report import RESULTS, machine, publish, quantity
 from fastncf.config import Config
-from fastncf.evaluate import Lists, metrics, rank_candidates
-from fastncf.factorization import sgd
+from fastncf.factorization import draw_factors, sgd
 from fastncf.hashing import Stream
 from fastncf.histories import order_matters
 from fastncf.interactions import read_interactions, read_with_test
-from fastncf.models import MF, build
-from fastncf.recommender import held_out_lists
+from fastncf.kernels.factors import Factors
+from fastncf.lists import Lists, held_out_lists, ranks_by_factors
+from fastncf.metrics import metrics
 from fastncf.split import Split, by_time, given_test, leave_one_out
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ BUDGETS: dict[str, dict[int, dict[str, float]]] = {
 LABELS = {"ALS": "implicit's ALS", "mf": "fastncf's mf", "vectors": "fastncf's mf without histories"}
 
 
-def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Lists]:
+def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Lists[np.ndarray]]:
     """The split, the order of its interactions where it tells something, and the list of each user's test item."""
     if options.test is not None:
         interactions, test = read_with_test(options.ratings, options.test, options.candidates)
@@ -61,22 +61,21 @@ def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Lists]:
     users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
     positives = split.test_item[users]
     if split.test_candidates is not None:
-        return split, order, Lists.of(users, positives, split.test_candidates, CPU)
-    return split, order, held_out_lists(split, Config(), users, positives, Stream.CANDIDATES, CPU)
+        return split, order, Lists(users, positives, split.test_candidates)
+    return split, order, held_out_lists(split, Config(), users, positives, Stream.CANDIDATES)
 
 
-def train(split: Split, order: np.ndarray | None, name: str, epochs: int, seed: int) -> tuple[MF, float]:
-    """A model, and the seconds that a run of so many epochs took."""
+def train(split: Split, order: np.ndarray | None, name: str, epochs: int, seed: int) -> tuple[Factors, float]:
+    """A factorization, and the seconds that a run of so many epochs took."""
     start = time.perf_counter()
     config = Config(epochs=epochs, seed=seed, **BUDGETS[name][epochs])  # type: ignore[arg-type]
     histories: Literal["all", "recent"] = "all" if order is None else "recent"
     config = config.with_recipe("sgd", histories if name == "mf" else "none")
-    model = build(config, split.num_users, split.num_items, torch.from_numpy(split.item_counts()))
-    assert isinstance(model, MF)
-    train_epoch = sgd(model, split, config, order if name == "mf" else None)
+    trained = draw_factors(config, split.num_users, split.num_items)
+    train_epoch = sgd(trained, split, config, order if name == "mf" else None)
     for number in range(epochs):
         assert np.isfinite(train_epoch(number))
-    return model, time.perf_counter() - start
+    return trained, time.perf_counter() - start
 
 
 def interaction_matrix(split: Split) -> Any:
@@ -87,19 +86,16 @@ def interaction_matrix(split: Split) -> Any:
     return csr_matrix((data, split.indices, split.indptr), shape=(split.num_users, split.num_items))
 
 
-def factors(user: np.ndarray, item: np.ndarray) -> MF:
-    """Vectors (U, D) and (I, D) as a model."""
-    model = MF(len(user), len(item), user.shape[1])
-    with torch.no_grad():
-        model.user_embedding.weight.copy_(torch.from_numpy(user))
-        model.item_embedding.weight.copy_(torch.from_numpy(item))
-    return model
+def factors(user: np.ndarray, item: np.ndarray) -> Factors:
+    """Vectors (U, D) and (I, D) without biases."""
+    vectors = (np.ascontiguousarray(table, dtype=np.float32) for table in (user, item))
+    return Factors(*vectors, *(np.zeros(len(table), dtype=np.float32) for table in (user, item)))
 
 
 def als(
     split: Split, seed: int, budgets: Sequence[int] = ITERATIONS, regularization: float = 10, alpha: float = 5
-) -> Iterator[tuple[int, MF, float]]:
-    """(iterations, the factors as a model, seconds) of a fit each."""
+) -> Iterator[tuple[int, Factors, float]]:
+    """(iterations, the factors, seconds) of a fit each."""
     from implicit.cpu.als import AlternatingLeastSquares
 
     matrix = interaction_matrix(split)
@@ -117,9 +113,9 @@ def compare(split: Split, order: np.ndarray | None, lists: Lists, seeds: int) ->
     """Points of the curves: seconds and metrics of each seed."""
     points: dict[tuple[str, int], dict[str, Any]] = {}
 
-    def note(name: str, budget: int, model: MF, seconds: float) -> None:
+    def note(name: str, budget: int, trained: Factors, seconds: float) -> None:
         point = points.setdefault((name, budget), {"budget": budget, "seconds": [], "hr": [], "ndcg": []})
-        found = metrics(rank_candidates(model, lists), 10)
+        found = metrics(ranks_by_factors(trained, lists), 10)
         for kind, value in (("seconds", seconds), ("hr", found["hr@10"]), ("ndcg", found["ndcg@10"])):
             point[kind].append(value)
 

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 import fastncf
 from benchmarks.factorization import als
 from benchmarks.quality import bpr, ease
 from benchmarks.report import machine, publish
-from fastncf.evaluate import metrics, rank_candidates
 from fastncf.hashing import Stream
 from fastncf.interactions import read_interactions
-from fastncf.recommender import held_out_lists
+from fastncf.lists import held_out_lists
+from fastncf.metrics import metrics
+from fastncf.models import MF
+from fastncf.serve import rank
 from fastncf.split import Split
 
 EASE_AT_MOST = 13_000
@@ -35,7 +36,7 @@ def tuned_als(split: Split, seed: int, regularization: float, alpha: float) -> n
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
-        return next(als(split, seed, [15], regularization, alpha))[1]
+        return MF.of(next(als(split, seed, [15], regularization, alpha))[1])
 
 
 PEERS: dict[str, tuple[Callable[..., nn.Module], list[tuple[float, ...]]]] = {
@@ -51,12 +52,12 @@ def measure(path: Path, seeds: int) -> dict[str, Any]:
     earlier = fastncf.fit(path, model="popularity", validation=True, split=rule)
     users = np.flatnonzero(earlier.split.validation_item >= 0).astype(np.int32)
     positives = earlier.split.validation_item[users]
-    lists = held_out_lists(earlier.split, earlier.config, users, positives, Stream.CANDIDATES, torch.device("cpu"))
+    lists = held_out_lists(earlier.split, earlier.config, users, positives, Stream.CANDIDATES)
     chosen = {}
     for name, (fitted_with, choices) in PEERS.items():
         if name != "EASE" or earlier.split.num_items <= EASE_AT_MOST:
             models = (fitted_with(earlier.split, 0, *one) for one in choices)
-            ndcg = [metrics(rank_candidates(model, lists), 10)["ndcg@10"] for model in models]
+            ndcg = [metrics(rank(model, lists), 10)["ndcg@10"] for model in models]
             chosen[name] = choices[int(np.argmax(ndcg))]
     rows: dict[str, list[dict[str, float]]] = {}
     fitted: dict[str, nn.Module] = {}
@@ -67,7 +68,7 @@ def measure(path: Path, seeds: int) -> dict[str, Any]:
         for name, settings in chosen.items():
             if name != "EASE" or seed == 0 or rule == "random":  # nothing in it is drawn but perhaps the split
                 fitted[name] = PEERS[name][0](ours.split, seed, *settings)
-            rows.setdefault(name, []).append(replace(ours, model=fitted[name]).evaluate().metrics)
+            rows.setdefault(name, []).append(replace(ours, trained=fitted[name]).evaluate().metrics)
     assert all(0 < one["ndcg@10"] <= one["hr@10"] <= 1 for of_model in rows.values() for one in of_model)
     shape = len(ours.split.indices), ours.split.num_users, ours.split.num_items
     recipe = {name: getattr(ours.config, name) for name in ("split", "history", "dim", "epochs", "l2", "negatives")}

@@ -35,16 +35,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastncf
-import fastncf.train
+import fastncf.neural
 from fastncf import epoch as epoch_module
 from fastncf.adam import Adam
 from fastncf.config import Config
 from fastncf.datasets import twin
 from fastncf.device import reproducible
 from fastncf.epoch import Epochs
-from fastncf.evaluate import Lists, rank_candidates, rank_catalogue
+from fastncf.evaluate import on_device, rank_candidates, rank_catalogue
 from fastncf.fused import FusedMLP, can_fuse
 from fastncf.interactions import read_interactions
+from fastncf.lists import Lists
+from fastncf.loop import STAGES
 from fastncf.models import build
 from fastncf.permutation import permutation
 from fastncf.sampler import sample_candidates, sample_negatives
@@ -437,7 +439,7 @@ def time_evaluation(split: Split, report: Report) -> None:
     indptr, indices = split.seen()
     for count in (99, 999):
         negatives = sample_candidates(indptr, indices, split.num_items, users, count, seed_key=1)
-        lists = Lists.of(users, positives, negatives, CUDA)
+        lists = on_device(Lists(users, positives, negatives), CUDA)
         for name, config in (("notebook's mlp", NOTEBOOK), ("mf", Config(dim=64)), ("NVIDIA's neumf", NVIDIA)):
             model = make_model(split, config)
             ranks = rank_candidates(model, lists)
@@ -477,7 +479,7 @@ def whole_run(frame: pl.DataFrame, report: Report) -> None:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             start = time.perf_counter()
-            with patch.object(fastncf.train, "can_fuse", can_fuse if precision is None else lambda *_: False):
+            with patch.object(fastncf.neural, "can_fuse", can_fuse if precision is None else lambda *_: False):
                 fitted = fastncf.fit(path, config=replace(NOTEBOOK, device=CUDA.type, precision=precision))
             seconds = time.perf_counter() - start
             peak = torch.cuda.max_memory_allocated() - before
@@ -503,7 +505,7 @@ def whole_run(frame: pl.DataFrame, report: Report) -> None:
             [sys.executable, "-c", code, str(path), CUDA.type], cwd=root, capture_output=True, text=True, check=True
         )
         whole, *parts = map(float, run.stdout.split())
-        stages = ", ".join(f"{name} {value:.2f}" for name, value in zip(fastncf.train.STAGES, parts, strict=True))
+        stages = ", ".join(f"{name} {value:.2f}" for name, value in zip(STAGES, parts, strict=True))
         report.add(
             "the same in a process of its own, imports and the device's start counted",
             f"{whole:.2f} s ({stages})",

@@ -31,14 +31,15 @@ from benchmarks.report import machine, publish, quantity
 from fastncf.adam import Adam
 from fastncf.config import Config
 from fastncf.datasets import twin
-from fastncf.evaluate import metrics, rank_candidates
 from fastncf.hashing import Stream
 from fastncf.interactions import read_interactions
 from fastncf.kernels.late import stride
 from fastncf.kernels.matrix import PLAIN, multiply
+from fastncf.lists import held_out_lists
+from fastncf.metrics import metrics
 from fastncf.models import MLP, NeuMF, build
 from fastncf.perceptron import Perceptron
-from fastncf.recommender import held_out_lists
+from fastncf.serve import rank
 from fastncf.split import Split, leave_one_out
 from fastncf.threads import num_threads, run_ranges, run_together
 
@@ -221,13 +222,13 @@ def agreement(path: Path) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"kernels": [], "torch": []}
     for seed in range(SEEDS):
         settings = {**notebook(), "seed": seed}
-        lists = held_out_lists(split, Config(**settings), users, split.test_item[users], Stream.CANDIDATES, CPU)
+        lists = held_out_lists(split, Config(**settings), users, split.test_item[users], Stream.CANDIDATES)
         for side, hits in found.items():
             model, started = training(side, split, settings, EPOCHS)
             with started as trained:
                 for number in range(EPOCHS):
                     trained.epoch(number)
-            hits.append(metrics(rank_candidates(model.eval(), lists), 10)["hr@10"])
+            hits.append(metrics(rank(model.eval(), lists), 10)["hr@10"])
     ours, theirs = found.values()
     assert abs(statistics.mean(ours) - statistics.mean(theirs)) < 0.01, f"kernels {ours}, torch {theirs}"
     return found

@@ -88,7 +88,7 @@ def bpr(split: Split, seed: int, learning_rate: float, iterations: int) -> MF:
         factors=63, learning_rate=learning_rate, regularization=0.02, iterations=iterations, random_state=seed
     )
     fitted.fit(interaction_matrix(split), show_progress=False)
-    return factors(fitted.user_factors, fitted.item_factors)
+    return MF.of(factors(fitted.user_factors, fitted.item_factors))
 
 
 def peers(split: Split, seed: int, regularization: float) -> Iterator[tuple[str, torch.nn.Module, float]]:
@@ -96,7 +96,7 @@ def peers(split: Split, seed: int, regularization: float) -> Iterator[tuple[str,
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
-        yield from (("implicit's ALS", model, seconds) for _, model, seconds in als(split, seed, budgets=[15]))
+        yield from (("implicit's ALS", MF.of(found), seconds) for _, found, seconds in als(split, seed, budgets=[15]))
     start = time.perf_counter()
     yield "implicit's BPR", bpr(split, seed, 0.05, 150), time.perf_counter() - start
     start = time.perf_counter()
@@ -129,7 +129,7 @@ def measure(source: dict[str, Any], regularization: float, seeds: int) -> list[d
             seconds = fitted.seconds["choose"] + fitted.seconds["train"]
             note(f"fastncf {name}", fitted.metrics, seconds, len(fitted.users))
         for name, model, seconds in peers(fitted.split, seed, regularization):
-            note(name, replace(fitted, model=model).evaluate().metrics, seconds, len(fitted.users))
+            note(name, replace(fitted, trained=model).evaluate().metrics, seconds, len(fitted.users))
     return list(rows.values())
 
 

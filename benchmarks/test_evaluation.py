@@ -10,8 +10,9 @@ import torch
 from benchmarks import naive
 from benchmarks.conftest import CPU, ML_1M, Shape, twin_of
 from benchmarks.limits import hash_and_write
-from fastncf.evaluate import Lists, rank_candidates, rank_catalogue
+from fastncf.evaluate import on_device, rank_candidates, rank_catalogue
 from fastncf.interactions import read_interactions
+from fastncf.lists import Lists
 from fastncf.models import MF, MLP, score_catalogue, score_lists
 from fastncf.sampler import sample_candidates
 from fastncf.split import Split, leave_one_out
@@ -53,7 +54,7 @@ class TestEvaluation:
             rounds=3,
         )
         owner, positive = np.array(list(drawn), np.int32).T
-        lists = Lists.of(owner, positive, np.array(list(drawn.values()), np.int32), CPU)
+        lists = on_device(Lists(owner, positive, np.array(list(drawn.values()), np.int32)), CPU)
         assert hits == (rank_candidates(model, lists) < 10).int().tolist()
 
     @pytest.mark.parametrize("name", ["mlp", "mf"])
@@ -63,7 +64,7 @@ class TestEvaluation:
 
         def draw_and_rank() -> tuple[np.ndarray, torch.Tensor]:
             negatives = sample_candidates(*split.seen(), split.num_items, users, 99, seed_key=1)
-            return negatives, rank_candidates(ranked, Lists.of(users, split.test_item[users], negatives, CPU))
+            return negatives, rank_candidates(ranked, on_device(Lists(users, split.test_item[users], negatives), CPU))
 
         negatives, ranks = timed(
             draw_and_rank,

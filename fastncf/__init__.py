@@ -12,8 +12,10 @@ from fastncf.config import Config
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
 
 if TYPE_CHECKING:
-    from fastncf.recommender import Recommender, load
-    from fastncf.train import Progress, fit
+    from fastncf.loading import load
+    from fastncf.loop import Progress
+    from fastncf.recommender import Recommender
+    from fastncf.train import fit
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,7 +31,7 @@ __all__ = [
     "load",
 ]
 
-_LAZY = {"fit": "train", "Progress": "train", "Recommender": "recommender", "load": "recommender"}
+_LAZY = {"fit": "train", "Progress": "loop", "Recommender": "recommender", "load": "loading"}
 
 
 def __getattr__(name: str) -> Any:

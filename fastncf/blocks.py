@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import torch
 
 from fastncf.descent import Descent
 from fastncf.hashing import Stream, key
 from fastncf.kernels.factors import Factors, Step, group_by_part, train_users
-from fastncf.models import MF
 from fastncf.sampler import position_keys
 from fastncf.split import Split, balanced, cut
 from fastncf.threads import run_ranges
@@ -37,14 +35,13 @@ class Blocks:
     """Trains a matrix factorization in place, an epoch a call.
 
     Args:
-        model: its parameters are float32 on the CPU.
+        factors: moved in place.
         split: what is trained on, N interactions.
         descent: settings.
     """
 
-    def __init__(self, model: MF, split: Split, descent: Descent) -> None:
-        parameters = model.user_embedding.weight, model.item_embedding.weight, model.user_bias, model.item_bias
-        self.factors = Factors(*(parameter.detach().numpy() for parameter in parameters))
+    def __init__(self, factors: Factors, split: Split, descent: Descent) -> None:
+        self.factors = factors
         self.split = split
         self.descent = descent
         self.counts = split.item_counts()
@@ -111,13 +108,3 @@ class Blocks:
             balanced(self.split.indptr),
         )
         return parts
-
-
-def can_train(model: torch.nn.Module, device: torch.device) -> bool:
-    """Whether :class:`Blocks` knows the model: :class:`MF` itself, nothing frozen, in float32 on a CPU."""
-    parameters = list(model.parameters())
-    return (
-        type(model) is MF
-        and device.type == "cpu"
-        and all(p.dtype == torch.float32 and p.is_contiguous() and p.requires_grad for p in parameters)
-    )

@@ -5,20 +5,18 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fastncf.config import Config
-from fastncf.evaluate import gains, rank_candidates
-from fastncf.factorization import sgd
+from fastncf.factorization import draw_factors, sgd
 from fastncf.hashing import Stream
-from fastncf.models import build
-from fastncf.recommender import held_out_lists
+from fastncf.lists import held_out_lists, ranks_by_factors
+from fastncf.metrics import gains
 from fastncf.split import Split, hold_out_another
+from fastncf.threads import run_ranges
 
 _CHOOSE_AT_LENGTH_UP_TO = 50_000
 _CHOOSE_UP_TO = 2_000_000
-_FACTORS = 2, 4, 8, 16
+_FACTORS = 1, 2, 4, 8, 16
 
 
 def recipes_for(
@@ -83,24 +81,31 @@ def _best_l2(config: Config, split: Split, order: np.ndarray | None) -> float:
     assert config.l2 is not None
     part, order, positives = hold_out_another(split, order, seed=config.seed)
     users = np.flatnonzero(positives >= 0).astype(np.int32)
-    if not len(users):
+    if len(users) < 2:
         return config.l2
-    cpu = torch.device("cpu")
-    lists = held_out_lists(split, config, users, positives[users], Stream.CHOICE_CANDIDATES, cpu)
-    counts = torch.from_numpy(part.item_counts())
+    lists = held_out_lists(split, config, users, positives[users], Stream.CHOICE_CANDIDATES)
 
-    def gain(l2: float) -> Tensor:
+    def gain(l2: float) -> np.ndarray:
         assert config.epochs is not None
-        model = build(config, split.num_users, split.num_items, counts)
-        train_epoch = sgd(model, part, replace(config, l2=l2), order)
+        factors = draw_factors(config, split.num_users, split.num_items)
+        train_epoch = sgd(factors, part, replace(config, l2=l2), order)
         for number in range(config.epochs):
             train_epoch(number)
-        return gains(rank_candidates(model, lists), config.k)
+        return gains(ranks_by_factors(factors, lists), config.k)
 
-    best, of_best = config.l2, gain(config.l2)
-    for factor in _FACTORS:
-        difference = gain(factor * config.l2) - of_best
-        if not difference.mean() > difference.std() / len(users) ** 0.5:
+    candidates = [factor * config.l2 for factor in _FACTORS]
+    found: dict[float, np.ndarray] = {}
+
+    def try_out(first: int, last: int) -> None:
+        found.update((l2, gain(l2)) for l2 in candidates[first:last])
+
+    run_ranges(try_out, np.arange(3))  # two are needed in any case, and with little data each keeps one thread busy
+    best, of_best = config.l2, found[config.l2]
+    for at, l2 in enumerate(candidates[1:], start=1):
+        if l2 not in found:
+            try_out(at, at + 1)
+        difference = found[l2] - of_best
+        if not difference.mean() > difference.std(ddof=1) / len(users) ** 0.5:
             break
-        best, of_best = factor * config.l2, difference + of_best
+        best, of_best = l2, found[l2]
     return best

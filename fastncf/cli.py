@@ -1,5 +1,7 @@
 """The command line: a thin skin over the Python API. Results go to stdout, progress to stderr."""
 
+import atexit
+import gc
 import json
 import sys
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ from fastncf.config import Config
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
 
 if TYPE_CHECKING:
+    from fastncf.loop import Progress
     from fastncf.recommender import Recommender
-    from fastncf.train import Progress
 
 EXIT_CODES = {DataError: 3, DataNotFoundError: 3, DeviceError: 4, ConfigError: 2}
 
@@ -131,7 +133,7 @@ def evaluate(
     device
         Where to score.
     """
-    from fastncf.recommender import load
+    from fastncf.loading import load
 
     results, protocol = load(model, device=device).evaluate(
         k=k, num_candidates=num_candidates, full_ranking=full_ranking
@@ -165,7 +167,7 @@ def recommend(
     include_seen
         Also recommend what the user has touched already.
     """
-    from fastncf.recommender import load
+    from fastncf.loading import load
 
     frame = load(model).recommend(user, k, exclude_seen=not include_seen)
     print("\t".join(frame.columns))
@@ -211,6 +213,9 @@ def generate(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command line and exit: 0 fine, 1 run time, 2 usage, 3 data, 4 device, 130 interrupted."""
+    if arguments is None:  # a process of our own: to look for cycles among all that is imported takes a second of it
+        gc.set_threshold(200_000)
+        atexit.register(gc.freeze)
     tokens = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in tokens
     try:

@@ -4,9 +4,8 @@ The rank of a positive (from 0) is the number of negatives that are *not lower* 
 it, duplicates of the positive do not count, and a positive whose score is not finite is a miss.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,30 +14,14 @@ from torch import Tensor, nn
 from fastncf.device import chunk_bytes, on
 from fastncf.errors import DeviceError
 from fastncf.kernels.ranking import count_not_lower
+from fastncf.lists import Lists, ranks_by_factors
+from fastncf.metrics import MISS
 from fastncf.scoring import scorer
 
-MISS = 1 << 62
-"""The rank of a positive whose score is not finite: beyond every list."""
 
-
-@dataclass(frozen=True)
-class Lists:
-    """The held-out item of T users, and the negatives each is ranked against.
-
-    Attributes:
-        users: (T,) int32.
-        positives: (T,) int32.
-        negatives: (T, C) int32, -1 where a list is shorter.
-    """
-
-    users: Tensor
-    positives: Tensor
-    negatives: Tensor
-
-    @classmethod
-    def of(cls, users: np.ndarray, positives: np.ndarray, negatives: np.ndarray, device: torch.device) -> "Lists":
-        """The lists as tensors on a device."""
-        return cls(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (users, positives, negatives)))
+def on_device(lists: Lists[np.ndarray], device: torch.device) -> Lists[Tensor]:
+    """The lists as tensors on a device."""
+    return Lists(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in lists))
 
 
 def rank_by_counting(positive: Tensor, negatives: Tensor, counted: Tensor) -> Tensor:
@@ -48,11 +31,14 @@ def rank_by_counting(positive: Tensor, negatives: Tensor, counted: Tensor) -> Te
     return torch.where(torch.isfinite(positive), ranks, MISS)
 
 
-def rank_candidates(model: nn.Module, lists: Lists) -> Tensor:
+def rank_candidates(model: nn.Module, lists: Lists[Tensor]) -> Tensor:
     """Rank of each held-out item within its list, (T,) int64 from 0."""
     length = lists.negatives.shape[1]
     with _evaluating(model, lists.users.device):
         scores_of = scorer(model)
+        if scores_of.factors is not None:
+            arrays = Lists(*(tensor.numpy() for tensor in lists))
+            return torch.from_numpy(ranks_by_factors(scores_of.factors, arrays))
 
         def rank(part: slice) -> Tensor:
             positives, negatives = lists.positives[part].unsqueeze(-1), lists.negatives[part]
@@ -117,28 +103,11 @@ def csr_pairs(indptr: Tensor, indices: Tensor, users: Tensor) -> tuple[Tensor, T
     return row, indices[at].long()
 
 
-def metrics(ranks: Tensor, k: int) -> dict[str, float]:
-    """HR@k, NDCG@k (gain 1, discount log2(rank + 2)) and MRR (over the whole list) of ranks (T,) from 0.
-
-    With one relevant item the ideal DCG is 1, so that NDCG is the discount of the hit (He et al. 2017, section 4.1).
-    """
-    return named_metrics(metric_means(ranks, k).tolist(), k)
-
-
 def metric_means(ranks: Tensor, k: int) -> Tensor:
-    """What :func:`metrics` gives, as (3,) float64 on the device of the ranks: nothing waits for them."""
-    sums = torch.stack([(ranks < k).double().sum(), gains(ranks, k).sum(), (1 / (ranks.double() + 1)).sum()])
+    """What :func:`~fastncf.metrics.metrics` gives, as (3,) float64 on the device of the ranks: nothing waits."""
+    gains = (ranks < k) / torch.log2(ranks.double() + 2)
+    sums = torch.stack([(ranks < k).double().sum(), gains.sum(), (1 / (ranks.double() + 1)).sum()])
     return sums / len(ranks)
-
-
-def gains(ranks: Tensor, k: int) -> Tensor:
-    """NDCG@k of each list, (T,) float64."""
-    return (ranks < k).double() / torch.log2(ranks.double() + 2)
-
-
-def named_metrics(means: Sequence[float], k: int) -> dict[str, float]:
-    """Values of :func:`metric_means` under their names."""
-    return dict(zip((f"hr@{k}", f"ndcg@{k}", "mrr"), means, strict=True))
 
 
 def _in_chunks(rank: Callable[[slice], Tensor], total: int, row_bytes: int, device: torch.device) -> Tensor:

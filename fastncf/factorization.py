@@ -1,26 +1,49 @@
-"""Training a matrix factorization interaction by interaction, by the kernel that suits its history."""
+"""A matrix factorization as plain arrays, trained interaction by interaction by the kernel that suits its history.
 
+torch has no part in it: its import alone takes longer than such a fit of a small file.
+"""
+
+import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import nn
 
 from fastncf.blocks import Blocks
 from fastncf.config import Config
 from fastncf.descent import Descent
 from fastncf.hashing import Stream, key
 from fastncf.histories import Histories
-from fastncf.models import GMF, MF
+from fastncf.kernels.factors import Factors
+from fastncf.lists import ranks_by_factors, validation_lists
+from fastncf.loop import Clock, History, train_epochs
+from fastncf.metrics import metrics
 from fastncf.split import Split
 
+_STD = 0.02
 
-def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None = None) -> Callable[[int], float]:
+
+def draw_factors(config: Config, num_users: int, num_items: int) -> Factors:
+    """The factors that training starts from: vectors normally distributed, biases 0.
+
+    Args:
+        config: of an ``mf``, or of a ``gmf``, two of whose dimensions will hold biases; with its recipe, see
+            :meth:`Config.with_recipe`.
+        num_users: U.
+        num_items: I.
+    """
+    assert config.dim is not None
+    dim = config.dim - 2 if config.model == "gmf" else config.dim
+    std = np.float32(_STD if config.init_std is None else config.init_std)
+    random = np.random.Generator(np.random.Philox(key=key(config.seed, Stream.PARAMETERS)))
+    user, item = (std * random.standard_normal((rows, dim), dtype=np.float32) for rows in (num_users, num_items))
+    return Factors(user, item, np.zeros(num_users, dtype=np.float32), np.zeros(num_items, dtype=np.float32))
+
+
+def sgd(factors: Factors, split: Split, config: Config, order: np.ndarray | None = None) -> Callable[[int], float]:
     """Interaction by interaction in the kernel, which samples as it goes.
 
     Args:
-        model: an :class:`~fastncf.models.MF` that :func:`~fastncf.blocks.can_train`, moved in place, or a
-            :class:`~fastncf.models.GMF` of at least 3 dimensions, which becomes what a trained MF is.
+        factors: moved in place.
         split: what is trained on, N interactions.
         config: with its recipe, see :meth:`Config.with_recipe`.
         order: (N,) int32 of :func:`~fastncf.split.by_time` where ``config.history`` is ``recent``, else None.
@@ -28,22 +51,9 @@ def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None
     Returns:
         What trains the epoch of a number, and returns its mean loss a sample (bce) or pair (bpr), times N.
     """
-    if isinstance(model, GMF):
-        sizes = split.num_users, split.num_items, model.user_embedding.embedding_dim - 2
-        generator = torch.Generator().manual_seed(key(config.seed, Stream.PARAMETERS) >> 1)
-        mf = MF(*sizes, generator) if config.init_std is None else MF(*sizes, generator, std=config.init_std)
-        train_mf = sgd(mf, split, config, order)
-
-        def train_gmf(number: int) -> float:
-            loss = train_mf(number)
-            model.take(mf)
-            return loss
-
-        return train_gmf
-    assert isinstance(model, MF)
     descent = Descent.of(config)
     assert config.history != "recent" or order is not None
-    trained = Blocks(model, split, descent) if config.history == "none" else Histories(model, split, descent, order)
+    trained = Blocks(factors, split, descent) if config.history == "none" else Histories(factors, split, descent, order)
     epochs = config.epochs
     assert epochs is not None
 
@@ -53,3 +63,32 @@ def sgd(model: nn.Module, split: Split, config: Config, order: np.ndarray | None
         return trained.epoch(number, rates.tolist()) / descent.terms
 
     return train
+
+
+def train_factors(factors: Factors, split: Split, config: Config, order: np.ndarray | None, clock: Clock) -> History:
+    """All epochs of :func:`sgd`, with validation and early stopping; the ``factors`` are moved in place."""
+    return train_epochs(_Trainee(factors, split, config, order), config, len(split.indices), clock)
+
+
+class _Trainee:
+    """Factors in the loop of epochs."""
+
+    def __init__(self, factors: Factors, split: Split, config: Config, order: np.ndarray | None) -> None:
+        self.factors = factors
+        self.train = sgd(factors, split, config, order)
+        self.validation = validation_lists(split, config)
+        self.k = config.k
+
+    def epoch(self, number: int) -> tuple[float, float, dict[str, float]]:
+        begin = time.perf_counter()
+        total = self.train(number)
+        seconds = time.perf_counter() - begin
+        lists = self.validation
+        return total, seconds, {} if lists is None else metrics(ranks_by_factors(self.factors, lists), self.k)
+
+    def state(self) -> Factors:
+        return Factors(*(table.copy() for table in self.factors))
+
+    def restore(self, state: Factors) -> None:
+        for table, kept in zip(self.factors, state, strict=True):
+            table[:] = kept

@@ -6,7 +6,7 @@ the sum of three: one of its own (Koren et al. 2009), the mean of vectors of the
 chain with a long memory (Rendle et al. 2010, "Factorizing personalized Markov chains"; He and McAuley 2016, Fossil).
 The positive is left out of its own user's vector, and everything later out of the third part.
 
-After an epoch the sum stands in the model's own table of users: to whoever scores, it is a matrix factorization.
+After an epoch the sum stands in the table of users: to whoever scores, it is a matrix factorization.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,8 @@ import numpy as np
 
 from fastncf.descent import Descent
 from fastncf.hashing import Stream, key
-from fastncf.kernels.factors import Step
+from fastncf.kernels.factors import Factors, Step
 from fastncf.kernels.histories import HistoryWeights, Tables, merge, train_histories, user_vectors
-from fastncf.models import MF
 from fastncf.sampler import position_keys
 from fastncf.split import Split, balanced, cut
 from fastncf.threads import even, run_ranges
@@ -78,21 +77,22 @@ class Histories:
     """Trains a matrix factorization in place, an epoch a call.
 
     Args:
-        model: its parameters are float32 on the CPU.
+        factors: moved in place.
         split: what is trained on, N interactions.
         descent: settings.
         order: (N,) int32, places within each user's row of the split, oldest first, or None where no order is known:
             then a history is a set, and all of it counts alike.
     """
 
-    def __init__(self, model: MF, split: Split, descent: Descent, order: np.ndarray | None) -> None:
+    def __init__(self, factors: Factors, split: Split, descent: Descent, order: np.ndarray | None) -> None:
         self.split = split
         self.descent = descent
         self.order = np.empty(0, dtype=np.int32) if order is None else order
         self.shares = _ALL if order is None else _RECENT
-        parameters = model.user_embedding.weight, model.user_bias, model.item_embedding.weight, model.item_bias
-        self.vectors, user_bias, item, item_bias = (parameter.detach().numpy() for parameter in parameters)
-        self.tables = Tables(self.vectors.copy(), user_bias, item, item_bias, np.zeros_like(item))
+        self.vectors = factors.user
+        self.tables = Tables(
+            self.vectors.copy(), factors.user_bias, factors.item, factors.item_bias, np.zeros_like(factors.item)
+        )
         self.weights = descent.weights(split.item_counts())
         self.items = np.arange(split.num_items, dtype=np.int32)
         self.copies, self.rounds = copies_and_rounds(len(split.indices), split.num_items)

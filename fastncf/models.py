@@ -16,6 +16,7 @@ from fastncf.config import Config
 from fastncf.device import triton_works
 from fastncf.errors import ConfigError
 from fastncf.hashing import Stream, key
+from fastncf.kernels.factors import Factors
 
 
 class MF(nn.Module):
@@ -44,6 +45,21 @@ class MF(nn.Module):
         dot = self.user_embedding(users) @ self.item_embedding.weight.T
         return dot + self.user_bias[users].unsqueeze(-1) + self.item_bias
 
+    @classmethod
+    def of(cls, factors: Factors) -> "MF":
+        """The module whose parameters are the tables of a factorization: the same memory."""
+        mf = cls(0, 0, factors.user.shape[1])
+        user, item, user_bias, item_bias = map(torch.from_numpy, factors)
+        mf.user_embedding = Vectors.from_pretrained(user, freeze=False)
+        mf.item_embedding = Vectors.from_pretrained(item, freeze=False)
+        mf.user_bias, mf.item_bias = nn.Parameter(user_bias), nn.Parameter(item_bias)
+        return mf
+
+    def factors(self) -> Factors:
+        """The parameters as arrays, the same memory; they are float32 on the CPU and contiguous."""
+        parameters = self.user_embedding.weight, self.item_embedding.weight, self.user_bias, self.item_bias
+        return Factors(*(parameter.detach().numpy() for parameter in parameters))
+
     def item_vectors(self) -> Tensor:
         """(I, D): what similar items have in common."""
         return self.item_embedding.weight
@@ -70,16 +86,19 @@ class GMF(nn.Module):
         """Scores (B, I) of all items for ``users`` (B,)."""
         return (self.user_embedding(users) * self.output.weight) @ self.item_embedding.weight.T + self.output.bias
 
-    @torch.no_grad()
-    def take(self, mf: MF) -> None:
-        """Become a matrix factorization of two dimensions less: the same scores, its biases in the vectors."""
-        users, items = (torch.ones(layer.num_embeddings, 1) for layer in (mf.user_embedding, mf.item_embedding))
-        user = [mf.user_embedding.weight, mf.user_bias.unsqueeze(-1), users]
-        item = [mf.item_embedding.weight, items, mf.item_bias.unsqueeze(-1)]
-        self.user_embedding.weight.copy_(torch.cat(user, dim=1))
-        self.item_embedding.weight.copy_(torch.cat(item, dim=1))
-        self.output.weight.fill_(1)
-        self.output.bias.zero_()
+    @classmethod
+    def of(cls, factors: Factors) -> "GMF":
+        """A module of two dimensions more that scores as a factorization does: its biases are in the vectors."""
+        user, item, user_bias, item_bias = map(torch.from_numpy, factors)
+        gmf = cls(0, 0, user.shape[1] + 2)
+        users = torch.column_stack([user, user_bias, torch.ones_like(user_bias)])
+        items = torch.column_stack([item, torch.ones_like(item_bias), item_bias])
+        gmf.user_embedding = Vectors.from_pretrained(users, freeze=False)
+        gmf.item_embedding = Vectors.from_pretrained(items, freeze=False)
+        with torch.no_grad():
+            gmf.output.weight.fill_(1)
+            gmf.output.bias.zero_()
+        return gmf
 
     def item_vectors(self) -> Tensor:
         """(I, at most D): without dimensions that are the same for all users or all items, which hold biases."""
@@ -113,16 +132,14 @@ class MLP(nn.Module):
         return self.output(top).squeeze(-1)
 
     @torch.no_grad()
-    def start_from(self, mf: MF, std: float = 1.0) -> None:
+    def start_from(self, factors: Factors, std: float = 1.0) -> None:
         """Take the vectors of a matrix factorization of one dimension less, its biases as the last.
 
         All columns of a table get the same factor, so that their standard deviations are ``std`` in the mean.
         """
-        for table, other, bias in (
-            (self.user_embedding, mf.user_embedding, mf.user_bias),
-            (self.item_embedding, mf.item_embedding, mf.item_bias),
-        ):
-            vectors = torch.cat([other.weight, bias.unsqueeze(-1)], dim=1)
+        user, item, user_bias, item_bias = map(torch.from_numpy, factors)
+        for table, other, bias in ((self.user_embedding, user, user_bias), (self.item_embedding, item, item_bias)):
+            vectors = torch.column_stack([other, bias])
             table.weight.copy_(vectors * (std / vectors.std(0, correction=0).mean().clamp(min=1e-6)))
 
     def item_vectors(self) -> Tensor:

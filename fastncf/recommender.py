@@ -6,27 +6,29 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.numpy import save_file
 
 from fastncf.config import Config
-from fastncf.device import chunk_bytes, find_device, on
-from fastncf.errors import ConfigError, DataError, DataNotFoundError
-from fastncf.evaluate import Lists, csr_pairs, metrics, rank_candidates, rank_catalogue
-from fastncf.hashing import Stream, key
+from fastncf.errors import ConfigError, DataError
+from fastncf.hashing import Stream
 from fastncf.interactions import Vocabulary
-from fastncf.models import build, score_catalogue, score_lists
-from fastncf.sampler import sample_candidates
+from fastncf.kernels.factors import Factors
+from fastncf.lists import Lists, held_out_lists, ranks_by_factors
+from fastncf.metrics import metrics
 from fastncf.split import Split, with_items
 
-_FORMAT = 1
-_DESCRIPTION, _PARAMETERS, _DATA = "fastncf.json", "model.safetensors", "data.safetensors"
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FORMAT = 1
+DESCRIPTION, PARAMETERS, DATA = "fastncf.json", "model.safetensors", "data.safetensors"
+_NAMES = "user_embedding.weight", "item_embedding.weight", "user_bias", "item_bias"
+"""Of the parameters of an MF, in the order of Factors."""
 
 
 _HELD_OUT = {
@@ -48,7 +50,7 @@ class Recommender:
     """A fitted model with its data: made by :func:`fastncf.fit` or :func:`fastncf.load`.
 
     Attributes:
-        model: the ``nn.Module``.
+        trained: the ``nn.Module``, or the factors that a kernel trained; see :attr:`model`.
         config: the settings of the fit.
         users: raw user ids.
         items: raw item ids.
@@ -61,7 +63,7 @@ class Recommender:
         found: what was recognised in the source.
     """
 
-    model: nn.Module
+    trained: "nn.Module | Factors"
     config: Config
     users: Vocabulary
     items: Vocabulary
@@ -74,10 +76,24 @@ class Recommender:
     found: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def device(self) -> torch.device:
+    def model(self) -> "nn.Module":
+        """The module. Where a kernel trained factors, it is made of them, the same memory, when first asked for."""
+        if isinstance(self.trained, Factors):
+            from fastncf.models import MF
+
+            self.trained = MF.of(self.trained).eval()
+        return self.trained
+
+    @model.setter
+    def model(self, model: "nn.Module") -> None:
+        self.trained = model
+
+    @property
+    def device(self) -> "torch.device":
         """Where the model's parameters are."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        return tensors[0].device if tensors else torch.device("cpu")
+        from fastncf.serve import device_of
+
+        return device_of(self.model)
 
     def recommend(self, users: Any, k: int = 10, *, exclude_seen: bool = True) -> pl.DataFrame:
         """The k items that each user scores highest.
@@ -96,28 +112,22 @@ class Recommender:
             DataError: a user is not in the training data.
             ConfigError: k is below 1.
         """
+        from fastncf.serve import best_items
+
         _require_k(k)
         codes = self.users.require(users)
-        indptr, indices = self.split.seen()
-        starts, seen = torch.from_numpy(indptr), torch.from_numpy(indices)
-        num_items = self.split.num_items
-        frames = []
-        at_once = max(1, chunk_bytes(self.device) // (16 * num_items))
-        with torch.inference_mode():
-            self.model.eval()
-            for start in range(0, len(codes), at_once):
-                part = torch.from_numpy(codes[start : start + at_once])
-                scores = score_catalogue(self.model, part.to(self.device), num_items).float().cpu().clone()
-                lowest = torch.finfo(scores.dtype).min  # above what is excluded, so that no seen item takes its place
-                scores.nan_to_num_(nan=lowest, neginf=lowest, posinf=torch.inf)
-                if exclude_seen:
-                    row, item = csr_pairs(starts, seen, part)
-                    scores[row, item] = -torch.inf
-                    left = num_items - (starts[part.long() + 1] - starts[part.long()])
-                else:
-                    left = torch.full((len(part),), num_items)
-                frames.append(self._top(part, scores, left, k))
-        return pl.concat(frames) if frames else self._frame(codes, np.empty((0, 0), np.float32), np.empty(0, np.int64))
+        seen = self.split.seen() if exclude_seen else None
+        count, item, score = best_items(self.model, codes, self.split.num_items, k, seen)
+        kept = np.arange(item.shape[1]) < count[:, None]
+        rank = np.arange(1, item.shape[1] + 1, dtype=np.int32)
+        return pl.DataFrame(
+            {
+                "user": self.users.decode(np.repeat(codes, count)),
+                "item": self.items.decode(item[kept]),
+                "score": score[kept],
+                "rank": np.broadcast_to(rank, kept.shape)[kept],
+            }
+        )
 
     def similar_items(self, items: Any, k: int = 10) -> pl.DataFrame:
         """The k items whose vectors have the largest cosine with an item's, the item itself left out.
@@ -129,24 +139,16 @@ class Recommender:
             DataError: an item is not in the training data.
             ConfigError: k is below 1, or the model has no ``item_vectors()``.
         """
+        from fastncf.serve import nearest_items
+
         _require_k(k)
-        codes = torch.from_numpy(self.items.require(items))
-        item_vectors = getattr(self.model, "item_vectors", None)
-        if item_vectors is None:
-            raise ConfigError(
-                f"{type(self.model).__name__} has no vectors to compare items by; "
-                f"expected a model with item_vectors() -> (I, D), as mf, gmf, mlp and neumf have"
-            )
-        with torch.inference_mode():
-            vectors = nn.functional.normalize(item_vectors().float(), dim=1).cpu()
-            cosine = vectors[codes.long()] @ vectors.T
-            cosine[torch.arange(len(codes)), codes.long()] = -torch.inf
-            score, item = cosine.topk(min(k, len(self.items) - 1), dim=1)
+        codes = self.items.require(items)
+        item, score = nearest_items(self.model, codes, k)
         return pl.DataFrame(
             {
-                "item": self.items.decode(np.repeat(codes.numpy(), item.shape[1])),
-                "similar_item": self.items.decode(item.reshape(-1).numpy()),
-                "score": score.reshape(-1).numpy(),
+                "item": self.items.decode(np.repeat(codes, item.shape[1])),
+                "similar_item": self.items.decode(item.reshape(-1)),
+                "score": score.reshape(-1),
                 "rank": np.tile(np.arange(1, item.shape[1] + 1, dtype=np.int32), len(codes)),
             }
         )
@@ -160,14 +162,13 @@ class Recommender:
         Raises:
             DataError: an id is not in the training data, or the lengths differ.
         """
+        from fastncf.serve import score_pairs
+
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
             raise DataError(f"score: got {len(user)} users and {len(item)} items; accepted: pairs")
-        with torch.inference_mode(), on(self.device):
-            self.model.eval()
-            pairs = torch.from_numpy(user).to(self.device), torch.from_numpy(item).to(self.device).unsqueeze(-1)
-            scores = score_lists(self.model, *pairs).squeeze(-1).float().cpu()
-        return pl.DataFrame({"user": self.users.decode(user), "item": self.items.decode(item), "score": scores.numpy()})
+        scores = score_pairs(self.model, user, item)
+        return pl.DataFrame({"user": self.users.decode(user), "item": self.items.decode(item), "score": scores})
 
     def evaluate(
         self, *, k: int | None = None, num_candidates: int | None = None, full_ranking: bool | None = None
@@ -184,10 +185,10 @@ class Recommender:
         users = np.flatnonzero(self.split.test_item >= 0).astype(np.int32)
         positives = self.split.test_item[users]
         if self.split.test_candidates is not None and num_candidates is None:
-            lists = Lists.of(users, positives, self.split.test_candidates, self.device)
+            lists = Lists(users, positives, self.split.test_candidates)
             against = f"1 + {lists.negatives.shape[1]} given candidates"
         else:
-            lists = held_out_lists(self.split, config, users, positives, Stream.CANDIDATES, self.device)
+            lists = held_out_lists(self.split, config, users, positives, Stream.CANDIDATES)
             how = "distinct" if config.distinct_candidates else "repeatable"
             against = f"1 + {config.num_candidates} {how} uniform candidates that the user never touched"
         short = int((lists.negatives < 0).any(1).sum())
@@ -195,10 +196,18 @@ class Recommender:
         if short:
             protocol += f" ({short} users have fewer)"
         protocol += "; ties count against the held-out item"
-        results = metrics(rank_candidates(self.model, lists), config.k)
+        if isinstance(self.trained, Factors):
+            ranks = ranks_by_factors(self.trained, lists)
+        else:
+            from fastncf.serve import rank
+
+            ranks = rank(self.trained, lists)
+        results = metrics(ranks, config.k)
         if config.full_ranking:
-            indptr, indices = with_items(self.split.indptr, self.split.indices, self.split.validation_item)
-            ranks = rank_catalogue(self.model, lists.users, lists.positives, indptr, indices, self.split.num_items)
+            from fastncf.serve import rank_among_all
+
+            excluded = with_items(self.split.indptr, self.split.indices, self.split.validation_item)
+            ranks = rank_among_all(self.model, lists, *excluded, self.split.num_items)
             results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)
@@ -233,8 +242,13 @@ class Recommender:
                 shutil.rmtree(scratch)
 
     def _write(self, directory: Path) -> None:
-        parameters = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        save_file(parameters, directory / _PARAMETERS)
+        if isinstance(self.trained, Factors):
+            save_file(dict(zip(_NAMES, self.trained, strict=True)), directory / PARAMETERS)
+        else:
+            from safetensors.torch import save_file as save_tensors
+
+            parameters = {name: tensor.cpu().contiguous() for name, tensor in self.trained.state_dict().items()}
+            save_tensors(parameters, directory / PARAMETERS)
         arrays = {
             "indptr": self.split.indptr,
             "indices": self.split.indices,
@@ -243,10 +257,10 @@ class Recommender:
         }
         if self.split.test_candidates is not None:
             arrays["test_candidates"] = self.split.test_candidates
-        save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, directory / _DATA)
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, directory / DATA)
         description = {
-            "format": _FORMAT,
-            "model_class": type(self.model).__name__,
+            "format": FORMAT,
+            "model_class": "MF" if isinstance(self.trained, Factors) else type(self.trained).__name__,
             "config": self.config.to_dict(),
             "metrics": self.metrics,
             "protocol": self.protocol,
@@ -258,33 +272,10 @@ class Recommender:
             "users": {"dtype": str(self.users.ids.dtype), "ids": self.users.ids.to_list()},
             "items": {"dtype": str(self.items.ids.dtype), "ids": self.items.ids.to_list()},
         }
-        with (directory / _DESCRIPTION).open("w", encoding="utf-8") as file:
+        with (directory / DESCRIPTION).open("w", encoding="utf-8") as file:
             json.dump(description, file)
             file.flush()
             os.fsync(file.fileno())
-
-    def _top(self, users: Tensor, scores: Tensor, left: Tensor, k: int) -> pl.DataFrame:
-        k = min(k, scores.shape[1])
-        # Sorted stably, so that equal scores come in the order of the ids; topk promises no order among them.
-        threshold = scores.topk(k, dim=1).values[:, -1:]
-        candidates = torch.where(scores >= threshold, scores, -torch.inf)
-        value, item = candidates.sort(dim=1, descending=True, stable=True)
-        count = left.clamp(max=k).numpy()
-        return self._frame(users.numpy(), value[:, :k].numpy(), count, item[:, :k].numpy())
-
-    def _frame(
-        self, users: np.ndarray, scores: np.ndarray, count: np.ndarray, items: np.ndarray | None = None
-    ) -> pl.DataFrame:
-        kept = np.arange(scores.shape[1]) < count[:, None]
-        item = np.empty(0, np.int64) if items is None else items[kept]
-        return pl.DataFrame(
-            {
-                "user": self.users.decode(np.repeat(users, count)),
-                "item": self.items.decode(item),
-                "score": scores[kept],
-                "rank": (np.broadcast_to(np.arange(1, scores.shape[1] + 1), kept.shape)[kept]).astype(np.int32),
-            }
-        )
 
 
 def require_savable(target: Path) -> None:
@@ -295,7 +286,7 @@ def require_savable(target: Path) -> None:
     """
     try:
         free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
-        if not free and not (target / _DESCRIPTION).exists():
+        if not free and not (target / DESCRIPTION).exists():
             raise DataError(
                 f"{target}: exists and is no fastncf model; accepted: a new or empty folder, or an old model"
             )
@@ -306,105 +297,6 @@ def require_savable(target: Path) -> None:
         ) from None
     if not os.access(target.absolute().parent, os.W_OK):
         raise DataError(f"{target}: its folder cannot be written; accepted: a folder that can be written")
-
-
-def held_out_lists(
-    split: Split,
-    config: Config,
-    users: np.ndarray,
-    positives: np.ndarray,
-    stream: Stream,
-    device: torch.device,
-) -> Lists:
-    """Candidate lists drawn with the seed from what each user touched in neither training, validation nor test."""
-    negatives = sample_candidates(
-        *split.seen(),
-        split.num_items,
-        users,
-        config.num_candidates,
-        seed_key=key(config.seed, stream),
-        distinct=config.distinct_candidates,
-    )
-    return Lists.of(users, positives, negatives, device)
-
-
-def load(directory: str | Path, *, model: nn.Module | None = None, device: str = "cpu") -> Recommender:
-    """Read what :meth:`Recommender.save` wrote.
-
-    Args:
-        directory: the folder.
-        model: an untrained module of the same shape, for a fit whose model was a module of your own.
-        device: where the model goes; ``auto`` is CUDA where there is one.
-
-    Raises:
-        DataNotFoundError: there is no such folder, or no model in it.
-        DataError: a file is damaged, or was written by a newer version.
-        ConfigError: the model was a module of your own and none is given.
-        DeviceError: the device is not available.
-    """
-    folder = Path(directory)
-    if not (folder / _DESCRIPTION).exists():
-        raise DataNotFoundError(f"{folder}: holds no fastncf model (no {_DESCRIPTION})")
-    try:
-        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-        data = {name: tensor.numpy() for name, tensor in load_file(folder / _DATA).items()}
-        parameters = load_file(folder / _PARAMETERS)
-    except (json.JSONDecodeError, SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{folder}: a file is missing or damaged ({error})") from None
-    try:
-        if description["format"] != _FORMAT:
-            raise DataError(f"{folder}: has format {description['format']!r}; this version reads format {_FORMAT}")
-        name, fitted = description["model_class"], _described(description, data)
-    except (KeyError, TypeError, AttributeError, ConfigError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"{folder}: {_DESCRIPTION} is not as expected ({type(error).__name__}: {error}); "
-            f"accepted: a folder as save() wrote it, by this version or an older one"
-        ) from None
-    if model is None:
-        model = build(fitted.config, len(fitted.users), len(fitted.items), torch.zeros(len(fitted.items)))
-        if type(model).__name__ != name:
-            raise ConfigError(f"{folder}: its model is a {name} of your own; pass model= with such a module")
-    try:
-        model.load_state_dict(parameters)
-    except RuntimeError as error:
-        raise DataError(f"{folder}: the parameters do not fit the model ({str(error).splitlines()[0]})") from None
-    return replace(fitted, model=model.to(find_device(device)).eval())
-
-
-def _described(description: dict[str, Any], data: dict[str, np.ndarray]) -> Recommender:
-    """A recommender by what was saved, its model apart."""
-    users, items = (
-        Vocabulary(
-            pl.Series(noun, description[f"{noun}s"]["ids"], dtype=getattr(pl, description[f"{noun}s"]["dtype"])), noun
-        )
-        for noun in ("user", "item")
-    )
-    counts = description["data"]
-    split = Split(
-        num_items=len(items),
-        indptr=data["indptr"],
-        indices=data["indices"],
-        test_item=data["test_item"],
-        validation_item=data["validation_item"],
-        folded=counts["folded"],
-        left_out=counts["left_out"],
-        too_short=counts["too_short"],
-        rule=description["rule"],
-        test_candidates=data.get("test_candidates"),
-    )
-    return Recommender(
-        model=nn.Module(),
-        config=Config.from_dict(description["config"]),
-        users=users,
-        items=items,
-        split=split,
-        metrics=description["metrics"],
-        protocol=description["protocol"],
-        data=counts,
-        seconds=description["seconds"],
-        history=description["history"],
-        found=description["found"],
-    )
 
 
 def _require_k(k: int) -> None:

@@ -4,6 +4,7 @@ A scorer holds views or products of the parameters as they were when it was made
 thrown away. It is called without gradients. What it returns is valid until its next call.
 """
 
+import functools
 import math
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastncf.device import triton_works
+from fastncf.kernels.factors import Factors
 from fastncf.kernels.ranking import dot_lists
 from fastncf.models import GMF, MF, MLP, NeuMF, score_catalogue, score_lists
 
@@ -26,6 +28,10 @@ class Scorer(Protocol):
     list_bytes: int
     catalogue_bytes: int
 
+    @property
+    def factors(self) -> Factors | None:
+        """The matrix factorization that the scores are of, where kernels know it."""
+
     def lists(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores (B, C) of lists of items (B, C) int32 for users (B,) int32."""
 
@@ -38,18 +44,11 @@ def scorer(model: nn.Module) -> Scorer:
     if type(model) not in (MF, GMF, MLP, NeuMF):
         return _Plain(model)
     if isinstance(model, MF):
-        one_user, one_item = torch.ones_like(model.user_bias), torch.ones_like(model.item_bias)
-        return _Dot(
-            torch.column_stack([model.user_embedding.weight, model.user_bias, one_user]),
-            torch.column_stack([model.item_embedding.weight, one_item, model.item_bias]),
-        )
+        return _Dot(model.user_embedding.weight, model.item_embedding.weight, model.user_bias, model.item_bias)
     if isinstance(model, GMF):
         item = model.item_embedding.weight
         user = model.user_embedding.weight * model.output.weight
-        return _Dot(
-            torch.column_stack([user, model.output.bias.expand(len(user))]),
-            torch.column_stack([item, torch.ones_like(item[:, 0])]),
-        )
+        return _Dot(user, item, model.output.bias.expand(len(user)), torch.zeros_like(item[:, 0]))
     if isinstance(model, MLP):
         return _Tower(model.hidden, model.user_embedding, model.item_embedding, model.output.weight, model.output.bias)
     assert isinstance(model, NeuMF)
@@ -73,35 +72,50 @@ class _Buffer:
 
 
 class _Dot:
-    """Scores that are dot products of a user's (U, D) and an item's (I, D) vector."""
+    """Scores that are dot products of a user's (U, D) and an item's (I, D) vector, plus biases (U,) and (I,)."""
 
-    def __init__(self, user: Tensor, item: Tensor) -> None:
-        self.user, self.item = user.detach().contiguous(), item.detach().contiguous()
-        self.by_kernel = user.device.type == "cpu" and user.dtype == torch.float32
+    def __init__(self, user: Tensor, item: Tensor, *biases: Tensor) -> None:
+        self.tables = tuple(tensor.detach().contiguous() for tensor in (user, item, *biases))
+        by_kernel = user.device.type == "cpu" and user.dtype == torch.float32
+        self.factors = Factors(*(table.numpy() for table in self.tables)) if by_kernel and biases else None
+        self.by_kernel = by_kernel
         self.by_tiles = user.dtype == torch.float32 and triton_works(user.device)
-        self.list_bytes = 8 if self.by_kernel or self.by_tiles else 8 * user.shape[1]
-        self.catalogue_bytes = 4 if self.by_kernel else 8  # tensors also hold what comes of the comparison
+        self.list_bytes = 8 if by_kernel or self.by_tiles else 8 * (user.shape[1] + 2)
+        self.catalogue_bytes = 4 if by_kernel else 8  # tensors also hold what comes of the comparison
         self.buffer = _Buffer()
 
+    @functools.cached_property
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """(U, D') and (I, D'): biases, where there are some, are two dimensions more."""
+        user, item, *biases = self.tables
+        if not biases:
+            return user, item
+        of_user, of_item = biases
+        ones = torch.ones_like(of_user), torch.ones_like(of_item)
+        return torch.column_stack([user, of_user, ones[0]]), torch.column_stack([item, ones[1], of_item])
+
     def lists(self, users: Tensor, items: Tensor) -> Tensor:
+        user, item = self.vectors
         if self.by_kernel:
-            out = self.buffer.take(*items.shape, like=self.user)
-            tensors = (users.int(), items.int(), self.user, self.item, out)
-            dot_lists(*(tensor.numpy() for tensor in tensors))
+            out = self.buffer.take(*items.shape, like=user)
+            dot_lists(*(tensor.numpy() for tensor in (users.int(), items.int(), user, item, out)))
             return out
         if self.by_tiles:
             from fastncf.tiles.rows import Dot  # Triton is not there on every machine
 
-            return Dot.apply(self.user, self.item, torch.ones_like(self.user[0]), users, items)
-        return torch.bmm(self.item[items.long()], self.user[users.long()].unsqueeze(-1)).squeeze(-1)
+            return Dot.apply(user, item, torch.ones_like(user[0]), users, items)
+        return torch.bmm(item[items.long()], user[users.long()].unsqueeze(-1)).squeeze(-1)
 
     def catalogue(self, users: Tensor, num_items: int) -> Tensor:
-        out = self.buffer.take(len(users), len(self.item), like=self.user)
-        return torch.mm(self.user.index_select(0, users), self.item.T, out=out)
+        user, item = self.vectors
+        out = self.buffer.take(len(users), len(item), like=user)
+        return torch.mm(user.index_select(0, users), item.T, out=out)
 
 
 class _Tower:
     """ReLU layers over a user's and an item's vector side by side, up to a score: each half of the first layer once."""
+
+    factors = None
 
     def __init__(
         self, hidden: nn.ModuleList, user: nn.Embedding, item: nn.Embedding, weight: Tensor, bias: Tensor
@@ -144,6 +158,8 @@ class _Tower:
 class _Sum:
     """A tower's score and a dot product."""
 
+    factors = None
+
     def __init__(self, tower: _Tower, dot: _Dot) -> None:
         self.tower, self.dot = tower, dot
         self.list_bytes = tower.list_bytes + dot.list_bytes
@@ -159,6 +175,7 @@ class _Sum:
 class _Plain:
     """Any module, called as it is."""
 
+    factors = None
     list_bytes = catalogue_bytes = 1024
 
     def __init__(self, model: nn.Module) -> None:

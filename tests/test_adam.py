@@ -11,7 +11,8 @@ from fastncf.adam import Adam, score_batch
 from fastncf.config import Config
 from fastncf.device import enough_memory, reproducible
 from fastncf.errors import DeviceError
-from fastncf.evaluate import Lists, rank_candidates
+from fastncf.evaluate import rank_candidates
+from fastncf.lists import Lists
 from fastncf.models import build
 from tests.conftest import checkerboard, plain_split, random_csr
 
@@ -64,6 +65,7 @@ def test_scoring_goes_on_in_smaller_chunks(monkeypatch):
     sizes = []
 
     class Small:
+        factors = None
         list_bytes = catalogue_bytes = 1
 
         def lists(self, users, items):

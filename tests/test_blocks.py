@@ -61,7 +61,7 @@ def descent(**changes) -> Descent:
 
 
 def make(model: MF, split: Split, **changes) -> Blocks:
-    return Blocks(model, split, descent(**changes))
+    return Blocks(model.factors(), split, descent(**changes))
 
 
 def steps(trained: Blocks, number: int, first: int, parts: list[np.ndarray]):

@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fastncf import evaluate
-from fastncf.evaluate import MISS, Lists, csr_pairs, metrics, rank_by_counting, rank_candidates, rank_catalogue
+from fastncf.evaluate import csr_pairs, metric_means, on_device, rank_by_counting, rank_candidates, rank_catalogue
+from fastncf.kernels.factors import Factors
+from fastncf.lists import Lists, ranks_by_factors
+from fastncf.metrics import MISS, metrics
+from fastncf.models import MF
 from tests.conftest import random_csr
 
 CPU = torch.device("cpu")
@@ -53,12 +57,12 @@ def test_ties_nan_and_infinity_count_against_the_positive():
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
 def test_a_constant_model_gets_nothing(value):
     users = np.arange(5, dtype=np.int32)
-    lists = Lists.of(users, users, np.tile(np.arange(5, 25, dtype=np.int32), (5, 1)), CPU)
+    lists = on_device(Lists(users, users, np.tile(np.arange(5, 25, dtype=np.int32), (5, 1))), CPU)
     model = Table(torch.full((5, 30), value))
-    assert metrics(rank_candidates(model, lists), 10)["hr@10"] == 0
+    assert metrics(rank_candidates(model, lists).numpy(), 10)["hr@10"] == 0
     indptr = np.zeros(6, np.int64)
     ranks = rank_catalogue(model, lists.users, lists.positives, indptr, np.empty(0, np.int32), 30)
-    assert metrics(ranks, 10)["hr@10"] == 0
+    assert metrics(ranks.numpy(), 10)["hr@10"] == 0
 
 
 @settings(max_examples=50, deadline=None)
@@ -70,10 +74,30 @@ def test_candidate_ranks_equal_plain_counting(seed):
     users = generator.integers(0, 6, 8).astype(np.int32)
     positives = generator.integers(0, 20, 8).astype(np.int32)
     negatives = generator.integers(-1, 20, (8, 7)).astype(np.int32)
-    ranks = rank_candidates(Table(scores), Lists.of(users, positives, negatives, CPU))
+    ranks = rank_candidates(Table(scores), on_device(Lists(users, positives, negatives), CPU))
     for user, positive, row, rank in zip(users, positives, negatives, ranks, strict=True):
         counted = [float(scores[user, item]) for item in row if item not in (-1, positive)]
         assert rank == plain_rank(float(scores[user, positive]), counted)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32))
+def test_ranks_by_factors_equal_plain_counting(seed):
+    """By arrays and by the module of them, with scores that are whole numbers, so that they are exact and tie."""
+    generator = np.random.default_rng(seed)
+    user, item = (generator.integers(-2, 3, (rows, 3)).astype(np.float32) for rows in (6, 20))
+    biases = awkward(generator, 6).numpy(), awkward(generator, 20).numpy()
+    users = generator.integers(0, 6, 8).astype(np.int32)
+    positives = generator.integers(0, 20, 8).astype(np.int32)
+    negatives = generator.integers(-1, 20, (8, 7)).astype(np.int32)
+    lists, factors = Lists(users, positives, negatives), Factors(user, item, *biases)
+    ranks = ranks_by_factors(factors, lists)
+    assert rank_candidates(MF.of(factors), on_device(lists, CPU)).tolist() == ranks.tolist()
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        scores = user @ item.T + biases[0][:, None] + biases[1]
+    for one, positive, row, rank in zip(users, positives, negatives, ranks, strict=True):
+        counted = [float(scores[one, other]) for other in row if other not in (-1, positive)]
+        assert rank == plain_rank(float(scores[one, positive]), counted)
 
 
 @settings(max_examples=50, deadline=None)
@@ -101,7 +125,7 @@ def test_chunks_do_not_change_ranks(monkeypatch):
     generator = np.random.default_rng(2)
     indptr, indices = random_csr(generator, 40, 30, max_degree=8)
     users = np.arange(40, dtype=np.int32)
-    lists = Lists.of(users, users % 30, generator.integers(0, 30, (40, 9)).astype(np.int32), CPU)
+    lists = on_device(Lists(users, users % 30, generator.integers(0, 30, (40, 9)).astype(np.int32)), CPU)
     model = Table(torch.randn(40, 30))
     catalogue = (lists.users, lists.positives, indptr, indices, 30)
     whole = rank_candidates(model, lists), rank_catalogue(model, *catalogue)
@@ -111,16 +135,18 @@ def test_chunks_do_not_change_ranks(monkeypatch):
 
 
 def test_metrics_by_hand():
-    result = metrics(torch.tensor([0, 1, 9, 10, MISS]), 10)
+    ranks = np.array([0, 1, 9, 10, MISS])
+    result = metrics(ranks, 10)
     assert result["hr@10"] == pytest.approx(3 / 5)
     assert result["ndcg@10"] == pytest.approx((1 + 1 / math.log2(3) + 1 / math.log2(11)) / 5)
     assert result["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 10 + 1 / 11) / 5)
-    assert list(metrics(torch.tensor([0]), 3)) == ["hr@3", "ndcg@3", "mrr"]
+    assert list(metrics(np.array([0]), 3)) == ["hr@3", "ndcg@3", "mrr"]
+    assert metric_means(torch.from_numpy(ranks), 10).tolist() == pytest.approx(list(result.values()), rel=1e-12)
 
 
 def test_the_model_is_left_in_its_mode():
     model = Table(torch.zeros(2, 3)).train()
-    rank_candidates(model, Lists.of(*(np.zeros(s, np.int32) for s in ((1,), (1,), (1, 2))), CPU))
+    rank_candidates(model, Lists(*(torch.zeros(s, dtype=torch.int32) for s in ((1,), (1,), (1, 2)))))
     assert model.training
 
 

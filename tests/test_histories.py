@@ -83,7 +83,7 @@ def test_an_epoch_is_autograds(dim, pairwise, ordered, exponent):
     model, exact = random_model(split, dim), random_model(split, dim).double()
     order = random_order(split, seed) if ordered else None
     given = descent(pairwise=pairwise, negatives_exponent=exponent, seed=seed)
-    trained = Histories(model, split, given, order)
+    trained = Histories(model.factors(), split, given, order)
     assert trained.copies == 1
     trained.tables.history[:] = 0.3 * np.random.default_rng(seed).standard_normal(trained.tables.history.shape)
     history = torch.from_numpy(trained.tables.history.astype(np.float64))
@@ -115,7 +115,7 @@ def test_same_bits_for_any_number_of_threads(monkeypatch):
     for threads in ("1", "2", "5"):
         monkeypatch.setenv("FASTNCF_NUM_THREADS", threads)
         model = random_model(split, 20)
-        trained = Histories(model, split, descent(), order)
+        trained = Histories(model.factors(), split, descent(), order)
         assert trained.copies == 2
         losses = [trained.epoch(number, [0.02] * trained.rounds) for number in range(2)]
         found.append((losses, [parameter.detach().clone() for parameter in model.parameters()]))
@@ -130,7 +130,7 @@ def test_two_copies_learn_what_one_does(monkeypatch):
     losses = []
     for visits in (10**6, 1):
         monkeypatch.setattr(histories, "_VISITS_A_ROUND", visits)
-        trained = Histories(random_model(split, 8), split, descent(), order)
+        trained = Histories(random_model(split, 8).factors(), split, descent(), order)
         losses.append([trained.epoch(number, [0.05] * trained.rounds) for number in range(5)][-1])
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 

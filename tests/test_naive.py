@@ -6,8 +6,9 @@ import torch
 
 import fastncf
 from benchmarks import naive
-from fastncf.evaluate import Lists, rank_candidates
+from fastncf.evaluate import on_device, rank_candidates
 from fastncf.interactions import read_interactions
+from fastncf.lists import Lists
 from fastncf.split import leave_one_out
 
 
@@ -29,7 +30,7 @@ def test_both_evaluators_find_the_same_hits(trained):
     _, model, lists = trained
     users, positives = (np.array(column, np.int32) for column in zip(*lists, strict=True))
     negatives = np.array(list(lists.values()), np.int32)
-    ranks = rank_candidates(model, Lists.of(users, positives, negatives, torch.device("cpu")))
+    ranks = rank_candidates(model, on_device(Lists(users, positives, negatives), torch.device("cpu")))
     assert (ranks < 10).int().tolist() == naive.hits(model, lists)
 
 

@@ -6,7 +6,7 @@ import torch
 from numba import njit
 
 import fastncf
-from fastncf import perceptron, train
+from fastncf import neural, perceptron
 from fastncf.adam import Adam, l2_penalty, score_batch
 from fastncf.config import Config
 from fastncf.kernels.late import Table, make_pace, make_step, point_to, read_row, settle, stride, write_row
@@ -193,7 +193,7 @@ def test_dropout_is_used_in_training():
 @pytest.mark.parametrize("model", ["mlp", "neumf"])
 def test_fit_uses_the_kernels_where_they_fit(model, monkeypatch):
     used = []
-    monkeypatch.setattr(train, "Perceptron", lambda *given: used.append(type(given[0])) or Perceptron(*given))
+    monkeypatch.setattr(neural, "Perceptron", lambda *given: used.append(type(given[0])) or Perceptron(*given))
     fitted = fastncf.fit(checkerboard(), model=model, optimizer="adam", dim=8, epochs=30, device="cpu")
     assert [kind.__name__.lower() for kind in used] == [model]
     assert fitted.metrics["hr@10"] > 0.9

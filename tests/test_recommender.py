@@ -6,11 +6,15 @@ import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
+from safetensors.torch import load_file
 from torch import nn
 
 import fastncf
 from fastncf import recommender as recommender_module
+from fastncf import serve
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
+from fastncf.kernels.factors import Factors
+from fastncf.recommender import DATA, PARAMETERS
 from tests.conftest import checkerboard
 
 SMALL = {"dim": 4, "epochs": 2, "batch_size": 256, "num_negatives": 2}
@@ -66,7 +70,7 @@ def test_fewer_rows_where_fewer_items_are_left(rec):
 def test_chunks_of_users_do_not_matter(rec, monkeypatch):
     users = rec.users.ids.to_list()
     whole = rec.recommend(users, k=3)
-    monkeypatch.setattr(recommender_module, "chunk_bytes", lambda device: 1)
+    monkeypatch.setattr(serve, "chunk_bytes", lambda device: 1)
     for same in (users, np.array(users), rec.users.ids):
         assert_frame_equal(rec.recommend(same, k=3), whole, rel_tol=1e-4, abs_tol=1e-5)
 
@@ -216,6 +220,23 @@ def test_a_failed_rename_leaves_the_old_model(tmp_path, rec, monkeypatch):
         rec.save(tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert fastncf.load(tmp_path / "model").metrics == rec.metrics
+
+
+def test_factors_are_the_module_that_is_made_of_them(tmp_path):
+    rec = fastncf.fit(checkerboard(), dim=8, epochs=3)
+    assert isinstance(rec.trained, Factors)
+    found = rec.evaluate(k=3)
+    rec.save(tmp_path / "factors")
+    assert rec.metrics == fastncf.load(tmp_path / "factors").metrics
+    assert rec.model is rec.model
+    assert not rec.model.training
+    assert rec.evaluate(k=3) == found
+    rec.save(tmp_path / "module")
+    for name in (PARAMETERS, DATA):
+        saved = [load_file(tmp_path / folder / name) for folder in ("factors", "module")]
+        assert list(saved[0]) == list(saved[1])
+        assert all(torch.equal(value, saved[1][key]) for key, value in saved[0].items())
+    assert fastncf.load(tmp_path / "factors").evaluate(k=3) == found
 
 
 def test_damage_is_named(tmp_path, rec):

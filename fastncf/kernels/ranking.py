@@ -6,6 +6,7 @@ Only the order of a sum is left to the compiler: NaN and infinity keep their mea
 import numpy as np
 from numba import njit
 
+from fastncf.kernels.factors import Factors
 from fastncf.threads import even, run_ranges
 
 _REORDER = {"reassoc", "contract"}
@@ -24,6 +25,22 @@ def dot_lists(
         out: (B, C) float32, filled.
     """
     run_ranges(lambda a, b: _dot_rows(a, b, users, items, user_vectors, item_vectors, out), even(len(users), 1))
+
+
+def rank_lists(
+    users: np.ndarray, positives: np.ndarray, negatives: np.ndarray, factors: Factors, miss: int, ranks: np.ndarray
+) -> None:
+    """Rank of each user's positive within its list by a matrix factorization; see :mod:`fastncf.evaluate`.
+
+    Args:
+        users: (B,) int32.
+        positives: (B,) int32.
+        negatives: (B, C) int32, -1 where a list is shorter.
+        factors: what scores.
+        miss: the rank of a positive whose score is not finite.
+        ranks: (B,) int64, filled.
+    """
+    run_ranges(lambda a, b: _rank_rows(a, b, users, positives, negatives, factors, miss, ranks), even(len(users), 1))
 
 
 def count_not_lower(
@@ -65,6 +82,21 @@ def _dot_rows(first, last, users, items, user_vectors, item_vectors, out):  # ty
         user = user_vectors[users[row]]
         for at in range(items.shape[1]):
             out[row, at] = _dot(user, item_vectors[items[row, at]])
+
+
+@njit(nogil=True, cache=True)
+def _rank_rows(first, last, users, positives, negatives, factors, miss, ranks):  # type: ignore[no-untyped-def]
+    for row in range(first, last):
+        user, bias, own = factors.user[users[row]], factors.user_bias[users[row]], positives[row]
+        positive = _dot(user, factors.item[own]) + (bias + factors.item_bias[own])
+        if not np.isfinite(positive):
+            ranks[row] = miss
+            continue
+        rank = 0
+        for item in negatives[row]:
+            if item >= 0 and item != own:
+                rank += not _dot(user, factors.item[item]) + (bias + factors.item_bias[item]) < positive
+        ranks[row] = rank
 
 
 @njit(nogil=True, cache=True)
