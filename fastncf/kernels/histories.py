@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from fastncf.kernels.factors import gather, make_samples, slopes
-from fastncf.kernels.simd import LANES, blend, descend, dots, prefetch
+from fastncf.kernels.simd import LANES, blend, descend, dots, get, go_back, go_on, pointer, prefetch, put_together
 from fastncf.sampler import draw_row, make_scratch
 
 _NOTHING = np.float32(0)
@@ -80,13 +80,8 @@ def train_histories(  # type: ignore[no-untyped-def]
     samples = make_samples(longest, num_negatives, len(items))
     scores = np.zeros(samples.times.shape[1], dtype=np.float32)
     losses = np.zeros(LANES, dtype=np.float32)
-    vectors = (
-        np.zeros(width, dtype=np.float32),
-        np.zeros(width, dtype=np.float32),
-        np.zeros(width, dtype=np.float32),
-        np.zeros(width, dtype=np.float32),
-    )
-    moves = np.zeros(longest * width, dtype=np.float32)
+    vectors = np.empty((4, width), dtype=np.float32)
+    moves = np.empty(longest * width, dtype=np.float32)
     loss = 0.0
     for u in users:
         start, stop = indptr[u], indptr[u + 1]
@@ -105,80 +100,82 @@ def train_histories(  # type: ignore[no-untyped-def]
     return loss
 
 
-@njit(inline="always")
+# Called, not inlined: an array that is taken out of a tuple, or handed to what is inlined, is counted, by a locked
+# instruction. So that this is done for a user and not for an interaction, the step stands here, as in factors._visit.
+@njit(nogil=True, cache=True)
 def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losses, vectors, moves):  # type: ignore[no-untyped-def]
     """Step after step through a user's history, then back through it."""
     width = tables.item.shape[1]
-    table = tables.item.reshape(-1)
-    history = tables.history.reshape(-1)
-    users = tables.user.reshape(-1)
-    vector, whole, moved, recent = vectors
+    whole_chunks = width - width % LANES
+    table, item_bias = tables.item.reshape(-1), tables.item_bias
+    items, starts, times, sizes, _ = samples
+    vector, sums = vectors[0], vectors[1:]
+    sums[:] = _NOTHING
+    move, whole, moved, recent = pointer(vectors[0]), pointer(vectors[1]), pointer(vectors[2]), pointer(vectors[3])
+    users, history, kept = pointer(tables.user), pointer(tables.history), pointer(moves)
+    places, ordered = pointer(order), len(order) > 0
     mean = _NOTHING
     if len(row) > 1:
         mean = shares.mean / np.float32(len(row) - 1)
-    for column in range(width):
-        whole[column] = moved[column] = recent[column] = _NOTHING
     for item in row:
         blend(whole, 0, _ONE, history, np.int64(item) * width, _ONE, width)
     user = np.int64(u) * width
     bias = tables.user_bias[u]
     for t in range(len(row)):
-        at = _place(order, t)
+        at = _place(places, ordered, t)
         heard = np.int64(row[at]) * width
+        size = sizes[at]
         if t + 1 < len(row):
-            later = _place(order, t + 1)
-            for k in range(samples.size[later]):
-                prefetch(table, samples.start[later, k], width)
-        blend(vector, 0, _NOTHING, users, user, _ONE, width)
-        blend(vector, 0, _ONE, whole, 0, mean, width)
-        blend(vector, 0, _ONE, history, heard, -mean, width)
-        blend(vector, 0, _ONE, recent, 0, _ONE, width)
-        bias = _step(at, samples, table, width, vector, bias, tables.item_bias, pairwise, step, scores, losses)
-        blend(moves, t * width, _NOTHING, vector, 0, _ONE, width)
-        blend(users, user, step.keep_user, vector, 0, _ONE, width)
-        blend(moved, 0, _ONE, vector, 0, _ONE, width)
-        blend(recent, 0, shares.decay, history, heard, shares.recent, width)
-    tables.user_bias[u] = bias
-    for column in range(width):
-        recent[column] = _NOTHING  # from here on: how the interactions later than t have moved
-    for t in range(len(row) - 1, -1, -1):
-        heard = np.int64(row[_place(order, t)]) * width
-        blend(history, heard, step.keep_user, moved, 0, mean, width)
-        blend(history, heard, _ONE, moves, t * width, -mean, width)
-        blend(history, heard, _ONE, recent, 0, shares.recent, width)
-        blend(recent, 0, shares.decay, moves, t * width, _ONE, width)
-
-
-@njit(inline="always")
-def _place(order, t):  # type: ignore[no-untyped-def]
-    return np.int64(order[np.uint64(t)]) if len(order) else np.int64(t)
-
-
-# The same step stands in factors._visit: called from there it costs that kernel a quarter (benchmarks/LOG.md).
-@njit(inline="always")
-def _step(at, samples, table, width, vector, bias, item_bias, pairwise, step, scores, losses):  # type: ignore[no-untyped-def]
-    """Move the items of an interaction and their biases; ``vector`` becomes what moves the user. Returns its bias."""
-    whole = width - width % LANES
-    size = samples.size[at]
-    dots(table, samples.start, at, size, width, vector, scores)
-    for k in range(size):
-        rest = bias + item_bias[np.uint32(samples.item[at, k])]
-        for column in range(whole, width):
-            rest += vector[column] * table[samples.start[at, k] + column]
-        scores[k] += rest
-    bias -= step.rate * slopes(scores, size, samples.times, at, pairwise, losses)
-    for k in range(size):
-        scores[k] *= step.rate
-        item_bias[np.uint32(samples.item[at, k])] -= scores[k]
-    descend(table, samples.start, at, size, width, vector, scores, samples.times, _NOTHING, step.lose_item)
-    for column in range(whole, width):
-        old = vector[column]
-        vector[column] = _NOTHING
+            later = _place(places, ordered, t + 1)
+            for k in range(sizes[later]):
+                prefetch(table, starts[later, k], width)
+        put_together(move, users, user, whole, recent, history, heard, mean, width)
+        dots(table, starts, at, size, width, vector, scores)
         for k in range(size):
-            place = samples.start[at, k] + column
-            vector[column] -= scores[k] * table[place]
-            table[place] -= step.lose_item * samples.times[at, k] * table[place] + scores[k] * old
-    return bias
+            rest = bias + item_bias[np.uint32(items[at, k])]
+            for column in range(whole_chunks, width):
+                rest += vector[column] * table[starts[at, k] + column]
+            scores[k] += rest
+        bias -= step.rate * slopes(scores, size, times, at, pairwise, losses)
+        for k in range(size):
+            scores[k] *= step.rate
+            item_bias[np.uint32(items[at, k])] -= scores[k]
+        descend(table, starts, at, size, width, vector, scores, times, _NOTHING, step.lose_item)
+        for column in range(whole_chunks, width):
+            old = vector[column]
+            vector[column] = _NOTHING
+            for k in range(size):
+                place = starts[at, k] + column
+                vector[column] -= scores[k] * table[place]
+                table[place] -= step.lose_item * times[at, k] * table[place] + scores[k] * old
+        go_on(
+            move,
+            users,
+            user,
+            step.keep_user,
+            kept,
+            t * width,
+            moved,
+            recent,
+            shares.decay,
+            history,
+            heard,
+            shares.recent,
+            width,
+        )
+    tables.user_bias[u] = bias
+    vectors[3][:] = _NOTHING  # from here on: how the interactions later than t have moved
+    for t in range(len(row) - 1, -1, -1):
+        heard = np.int64(row[_place(places, ordered, t)]) * width
+        go_back(
+            history, heard, step.keep_user, moved, mean, recent, shares.decay, shares.recent, kept, t * width, width
+        )
+
+
+@njit(inline="always")
+def _place(places, ordered, t):  # type: ignore[no-untyped-def]
+    """Where in its row a user's interaction t is: by a pointer to the user's order, if there is one."""
+    return np.int64(get(places, t)) if ordered else np.int64(t)
 
 
 @njit(nogil=True, cache=True)
@@ -190,11 +187,11 @@ def user_vectors(first_user, last_user, indptr, indices, order, tables, shares, 
     whole = np.zeros(width, dtype=np.float32)
     for u in range(first_user, last_user):
         row = indices[indptr[u] : indptr[u + 1]]
-        own = order[indptr[u] : indptr[u + 1]] if len(order) else order
+        places, ordered = pointer(order[indptr[u] : indptr[u + 1]]), len(order) > 0
         for column in range(width):
             recent[column] = whole[column] = _NOTHING
         for t in range(len(row)):
-            heard = np.int64(row[_place(own, t)]) * width
+            heard = np.int64(row[_place(places, ordered, t)]) * width
             blend(whole, 0, _ONE, history, heard, _ONE, width)
             blend(recent, 0, shares.decay, history, heard, shares.recent, width)
         at = np.int64(u) * width

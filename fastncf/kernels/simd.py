@@ -5,6 +5,7 @@ pass for each side that moves. Here the order of the sums is fixed. What remains
 ``LANES`` is left to the caller.
 """
 
+import copy
 import math
 
 from llvmlite import ir
@@ -124,6 +125,16 @@ class Code:
         zero, step = ir.Constant(width.type, 0), ir.Constant(width.type, self.lanes)
         whole = self.builder.and_(width, ir.Constant(width.type, -self.lanes))
         return cgutils.for_range_slice(self.builder, zero, whole, step, inc=True)
+
+    def along(self, width, build):  # type: ignore[no-untyped-def]
+        """What ``build(code, at)`` makes of the numbers from ``at`` on, for a whole row: chunks, then one at a time."""
+        with self.each_chunk(width) as (at, _):
+            build(self, at)
+        one = copy.copy(self)
+        one.lanes, one.vector = 1, ir.VectorType(ir.FloatType(), 1)
+        whole = self.builder.and_(width, ir.Constant(width.type, -self.lanes))
+        with cgutils.for_range_slice(self.builder, whole, width, ir.Constant(width.type, 1), inc=True) as (at, _):
+            build(one, at)
 
 
 @intrinsic
@@ -284,25 +295,91 @@ def prefetch_to_read(typingctx, table, start, width):  # type: ignore[no-untyped
 
 @intrinsic
 def blend(typingctx, to, to_at, keep, what, what_at, share, width):  # type: ignore[no-untyped-def]
-    """``to = keep * to + share * what`` for ``width`` numbers of two arrays, from ``to_at`` and ``what_at`` on.
+    """``to = keep * to + share * what`` for ``width`` numbers from ``to_at`` and ``what_at`` on.
 
-    to and what (n,) float32, contiguous, no overlap but a whole one; places and width int64, factors float32.
+    Here and below tables are arrays or their :func:`pointer`, float32 and without gaps; places and width are int64,
+    factors float32. Rows do not overlap.
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         code = Code(context, builder, signature, arguments)
         to, to_at, keep, what, what_at, share, width = code.arguments
-        keeps, shares = code.spread(keep), code.spread(share)
-        with code.each_chunk(width) as (at, _):
-            place = builder.add(to_at, at)
-            other = code.load(what, builder.add(what_at, at))
-            code.store(code.add(code.multiply(code.load(to, place), keeps), code.multiply(other, shares)), to, place)
-        whole = builder.and_(width, ir.Constant(width.type, -LANES))
-        with cgutils.for_range_slice(builder, whole, width, ir.Constant(width.type, 1), inc=True) as (at, _):
-            place = builder.add(to_at, at)
-            other = code.number(what, builder.add(what_at, at))
-            sum_ = code.add(code.multiply(code.number(to, place), keep), code.multiply(other, share))
-            builder.store(sum_, builder.gep(to, [place]))
+
+        def build(code, at):  # type: ignore[no-untyped-def]
+            place, other = builder.add(to_at, at), code.load(what, builder.add(what_at, at))
+            kept = code.multiply(code.load(to, place), code.spread(keep))
+            code.store(code.add(kept, code.multiply(other, code.spread(share))), to, place)
+
+        code.along(width, build)
         return context.get_dummy_value()
 
     return types.void(to, to_at, keep, what, what_at, share, width), generate
+
+
+@intrinsic
+def put_together(typingctx, out, user, user_at, whole, recent, history, heard, mean, width):  # type: ignore[no-untyped-def]
+    """``out = user + mean * (whole - history) + recent``: ``user`` from ``user_at``, ``history`` from ``heard`` on."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments)
+        out, user, user_at, whole, recent, history, heard, mean, width = code.arguments
+
+        def build(code, at):  # type: ignore[no-untyped-def]
+            others = code.subtract(code.load(whole, at), code.load(history, builder.add(heard, at)))
+            own = code.add(code.load(user, builder.add(user_at, at)), code.load(recent, at))
+            code.store(code.add(own, code.multiply(code.spread(mean), others)), out, at)
+
+        code.along(width, build)
+        return context.get_dummy_value()
+
+    return types.void(out, user, user_at, whole, recent, history, heard, mean, width), generate
+
+
+@intrinsic
+def go_on(typingctx, move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width):  # type: ignore[no-untyped-def]
+    """After a step by ``move``: ``user = keep * user + move``, ``moves = move``, ``moved += move``, and
+    ``recent = decay * recent + share * history``; of the tables from ``user_at``, ``moves_at`` and ``heard`` on.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments)
+        move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width = code.arguments
+
+        def build(code, at):  # type: ignore[no-untyped-def]
+            step, place = code.load(move, at), builder.add(user_at, at)
+            code.store(code.add(code.multiply(code.load(user, place), code.spread(keep)), step), user, place)
+            code.store(step, moves, builder.add(moves_at, at))
+            code.store(code.add(code.load(moved, at), step), moved, at)
+            last = code.multiply(code.load(history, builder.add(heard, at)), code.spread(share))
+            code.store(code.add(code.multiply(code.load(recent, at), code.spread(decay)), last), recent, at)
+
+        code.along(width, build)
+        return context.get_dummy_value()
+
+    parts = (move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width)
+    return types.void(*parts), generate
+
+
+@intrinsic
+def go_back(typingctx, history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width):  # type: ignore[no-untyped-def]
+    """``history = keep * history + mean * (moved - moves) + share * later``, then ``later = decay * later + moves``."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = Code(context, builder, signature, arguments)
+        history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width = code.arguments
+
+        def build(code, at):  # type: ignore[no-untyped-def]
+            place, own, after = (
+                builder.add(heard, at),
+                code.load(moves, builder.add(moves_at, at)),
+                code.load(later, at),
+            )
+            others = code.multiply(code.subtract(code.load(moved, at), own), code.spread(mean))
+            sum_ = code.add(code.multiply(code.load(history, place), code.spread(keep)), others)
+            code.store(code.add(sum_, code.multiply(after, code.spread(share))), history, place)
+            code.store(code.add(code.multiply(after, code.spread(decay)), own), later, at)
+
+        code.along(width, build)
+        return context.get_dummy_value()
+
+    return types.void(history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width), generate
