@@ -152,35 +152,38 @@ def gather(start, stop, places, negatives, items, width, samples):  # type: igno
             samples.start[at, k] = np.int64(samples.item[at, k]) * width
 
 
-@njit(inline="always")
+# Called, not inlined: an array that is taken out of a tuple, or handed to what is inlined, is counted, by a locked
+# instruction. This is done for a user and not for an interaction, so the step stands in here and in histories._visit.
+@njit(nogil=True, cache=True)
 def _visit(  # type: ignore[no-untyped-def]
     count, samples, table, width, vector, bias, item_bias, pairwise, step, scores, losses
 ):
     """Step after step for one user; returns its bias."""
+    items, starts, times, sizes, _ = samples
     whole = width - width % LANES
     for at in range(count):
-        size = samples.size[at]
+        size = sizes[at]
         if at + 1 < count:
-            for k in range(samples.size[at + 1]):
-                prefetch(table, samples.start[at + 1, k], width)
-        dots(table, samples.start, at, size, width, vector, scores)
+            for k in range(sizes[at + 1]):
+                prefetch(table, starts[at + 1, k], width)
+        dots(table, starts, at, size, width, vector, scores)
         for k in range(size):
-            rest = bias + item_bias[np.uint32(samples.item[at, k])]
+            rest = bias + item_bias[np.uint32(items[at, k])]
             for column in range(whole, width):
-                rest += vector[column] * table[samples.start[at, k] + column]
+                rest += vector[column] * table[starts[at, k] + column]
             scores[k] += rest
-        bias -= step.rate * slopes(scores, size, samples.times, at, pairwise, losses)
+        bias -= step.rate * slopes(scores, size, times, at, pairwise, losses)
         for k in range(size):
             scores[k] *= step.rate
-            item_bias[np.uint32(samples.item[at, k])] -= scores[k]
-        descend(table, samples.start, at, size, width, vector, scores, samples.times, step.keep_user, step.lose_item)
+            item_bias[np.uint32(items[at, k])] -= scores[k]
+        descend(table, starts, at, size, width, vector, scores, times, step.keep_user, step.lose_item)
         for column in range(whole, width):
             old = vector[column]
             vector[column] = step.keep_user * old
             for k in range(size):
-                place = samples.start[at, k] + column
+                place = starts[at, k] + column
                 vector[column] -= scores[k] * table[place]
-                table[place] -= step.lose_item * samples.times[at, k] * table[place] + scores[k] * old
+                table[place] -= step.lose_item * times[at, k] * table[place] + scores[k] * old
     return bias
 
 

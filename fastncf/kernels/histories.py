@@ -101,7 +101,7 @@ def train_histories(  # type: ignore[no-untyped-def]
 
 
 # Called, not inlined: an array that is taken out of a tuple, or handed to what is inlined, is counted, by a locked
-# instruction. So that this is done for a user and not for an interaction, the step stands here, as in factors._visit.
+# instruction. This is done for a user and not for an interaction, so the step stands in here and in factors._visit.
 @njit(nogil=True, cache=True)
 def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losses, vectors, moves):  # type: ignore[no-untyped-def]
     """Step after step through a user's history, then back through it."""
