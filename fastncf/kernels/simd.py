@@ -87,6 +87,22 @@ class Code:
             lanes //= 2
         return self.builder.extract_element(vector, ir.Constant(_LANE, 0))
 
+    def four_totals(self, vectors):  # type: ignore[no-untyped-def]
+        """The sums over the lanes of four vectors, as a vector of four: each added up as :meth:`total` does it."""
+        builder = self.builder
+        parts, lanes = vectors, self.lanes
+        while lanes > 4:
+            lanes //= 2
+            low, high = _lanes(*range(lanes)), _lanes(*range(lanes, 2 * lanes))
+            parts = [builder.fadd(*(builder.shuffle_vector(one, one, half) for half in (low, high))) for one in parts]
+        a, b, c, d = parts  # a0 + a2, a1 + a3, b0 + b2, b1 + b3; then both sums of each
+        pairs = []
+        for one, other in ((a, b), (c, d)):
+            low, high = _lanes(0, 1, 4, 5), _lanes(2, 3, 6, 7)
+            pairs.append(builder.fadd(*(builder.shuffle_vector(one, other, half) for half in (low, high))))
+        even, odd = _lanes(0, 2, 4, 6), _lanes(1, 3, 5, 7)
+        return builder.fadd(*(builder.shuffle_vector(*pairs, half) for half in (even, odd)))
+
     def select(self, a, comparison, b, then, otherwise):  # type: ignore[no-untyped-def]
         """By lane: ``then`` where the comparison holds, which it never does for NaN."""
         return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), then, otherwise)
@@ -189,14 +205,29 @@ def dots(typingctx, table, starts, line, count, width, vector, out):  # type: ig
         code = Code(context, builder, signature, arguments)
         table, (starts, length), line, count, width, vector, out = code.arguments
         first = builder.mul(line, length)
-        partial = code.variable()
-        with cgutils.for_range(builder, count) as row:
-            start = code.number(starts, builder.add(first, row.index))
-            builder.store(code.all(0.0), partial)
+
+        def sums(row, many):  # type: ignore[no-untyped-def]
+            """The products of some rows from ``row`` on, added up over the chunks: side by side, as each add waits."""
+            rows = [builder.add(row, ir.Constant(row.type, which)) for which in range(many)]
+            begins = [code.number(starts, builder.add(first, one)) for one in rows]
+            partial = [code.variable() for _ in rows]
+            for one in partial:
+                builder.store(code.all(0.0), one)
             with code.each_chunk(width) as (at, _):
-                product = code.multiply(code.load(vector, at), code.load(table, builder.add(start, at)))
-                builder.store(code.add(builder.load(partial), product), partial)
-            builder.store(code.total(builder.load(partial)), builder.gep(out, [row.index]))
+                own = code.load(vector, at)
+                for begin, one in zip(begins, partial, strict=True):
+                    product = code.multiply(own, code.load(table, builder.add(begin, at)))
+                    builder.store(code.add(builder.load(one), product), one)
+            return [builder.load(one) for one in partial]
+
+        fours = builder.and_(count, ir.Constant(count.type, -4))
+        zero, step = ir.Constant(count.type, 0), ir.Constant(count.type, 4)
+        with cgutils.for_range_slice(builder, zero, fours, step, inc=True) as (row, _):
+            totals = code.four_totals(sums(row, 4))
+            place = builder.bitcast(builder.gep(out, [row]), totals.type.as_pointer())
+            builder.store(totals, place, align=4)
+        with cgutils.for_range_slice(builder, fours, count, ir.Constant(count.type, 1), inc=True) as (row, _):
+            builder.store(code.total(*sums(row, 1)), builder.gep(out, [row]))
         return context.get_dummy_value()
 
     return types.void(table, starts, line, count, width, vector, out), generate
