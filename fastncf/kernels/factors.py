@@ -123,33 +123,33 @@ def make_samples(longest, num_negatives, num_items):  # type: ignore[no-untyped-
     )
 
 
-@njit(inline="always")
+@njit(nogil=True, cache=True)
 def gather(start, stop, places, negatives, items, width, samples):  # type: ignore[no-untyped-def]
     """Fill ``samples`` with a user's interactions and what was drawn for them."""
+    item, begin, times, size, last = samples
     count = len(negatives) // (stop - start)
     for at in range(stop - start):
-        for k in range(samples.times.shape[1]):
-            samples.times[at, k] = np.float32(0)
-        samples.item[at, 0] = items[np.uint32(places[start + at])]
-        samples.times[at, 0] = _ONE
+        for k in range(times.shape[1]):
+            times[at, k] = np.float32(0)
+        item[at, 0] = items[np.uint32(places[start + at])]
+        times[at, 0] = _ONE
         row = start + at
-        size = np.uint64(1)
+        found = np.uint64(1)
         for k in range(at * count, (at + 1) * count):
             place = np.uint32(negatives[k])
-            item = items[place]
-            if samples.last[place] != row:
-                samples.last[place] = row
-                samples.item[at, size] = item
-                samples.times[at, size] = _ONE
-                size += np.uint64(1)
+            if last[place] != row:
+                last[place] = row
+                item[at, found] = items[place]
+                times[at, found] = _ONE
+                found += np.uint64(1)
             else:
                 which = np.uint64(1)
-                while samples.item[at, which] != item:
+                while item[at, which] != items[place]:
                     which += np.uint64(1)
-                samples.times[at, which] += _ONE
-        samples.size[at] = size
-        for k in range(size):
-            samples.start[at, k] = np.int64(samples.item[at, k]) * width
+                times[at, which] += _ONE
+        size[at] = found
+        for k in range(found):
+            begin[at, k] = np.int64(item[at, k]) * width
 
 
 # Called, not inlined: an array that is taken out of a tuple, or handed to what is inlined, is counted, by a locked
