@@ -404,7 +404,7 @@ def make_scratch(num_items, longest):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(inline="always")
+@njit(nogil=True, cache=True)
 def draw_row(  # type: ignore[no-untyped-def]
     begin, indices, start, stop, num_items, keys, mass, cells, cell_bits, scratch, out
 ):
