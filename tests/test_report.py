@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import factorization, files, gpu, perceptron, quality, report
+from benchmarks import factorization, files, gpu, perceptron, processes, quality, report
 
 
 def bench(name: str, median: float, **info: object) -> dict:
@@ -93,10 +93,11 @@ def test_readme_and_picture_show_the_committed_figures(path: Path, tmp_path):
         "benchmarks": report.lines,
         "device": gpu.lines,
         "loops": perceptron.table,
+        "processes": processes.table,
     }
     shown = next(lines for kind, lines in kinds.items() if kind in found)(found)
     assert "\n".join(shown) in report.README.read_text(encoding="utf-8")
-    if found.keys() & {"quality", "files", "device", "loops"}:
+    if found.keys() & {"quality", "files", "device", "loops", "processes"}:
         return
     picture = path.with_suffix(".svg").read_text(encoding="utf-8")
     if "curves" in found:
