@@ -132,9 +132,13 @@ def _plan(config: Config, own: "nn.Module | None") -> tuple[Literal["sgd", "adam
     on_cpu = config.device == "cpu" or (config.device == "auto" and has_kernel and config.optimizer != "adam")
     if has_kernel and config.model == "mf" and on_cpu and config.optimizer in ("sgd", None):
         return "sgd", None
+    from torch import nn
+
     from fastncf.device import find_device
     from fastncf.neural import can_train_factors
 
+    if not isinstance(own, nn.Module | None):
+        raise ConfigError(f"model={own!r}: expected the name of a model or an nn.Module")
     device = find_device("cpu" if on_cpu else config.device)
     name = config.model if own is None else type(own).__name__
     fits = has_kernel and device.type == "cpu" if own is None else can_train_factors(own, device)

@@ -214,6 +214,8 @@ def test_user_mistakes():
         fastncf.fit(data, epoch=3)
     with pytest.raises(ConfigError, match="model='als': expected one of mf"):
         fastncf.fit(data, model="als")
+    with pytest.raises(ConfigError, match="model=7: expected the name of a model or an nn"):
+        fastncf.fit(data, model=7)
     with pytest.raises(ConfigError, match="candidates= needs test="):
         fastncf.fit(data, candidates="x")
     with pytest.raises(ConfigError, match="leave test= out"):
