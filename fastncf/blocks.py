@@ -15,7 +15,7 @@ import numpy as np
 
 from fastncf.descent import Descent
 from fastncf.hashing import Stream, key
-from fastncf.kernels.factors import Factors, Step, group_by_part, train_users
+from fastncf.kernels.factors import Factors, Step, give_back, group_by_part, in_chunks, train_users
 from fastncf.sampler import position_keys
 from fastncf.split import Split, balanced, cut
 from fastncf.threads import run_ranges
@@ -41,7 +41,7 @@ class Blocks:
     """
 
     def __init__(self, factors: Factors, split: Split, descent: Descent) -> None:
-        self.factors = factors
+        self.given, self.factors = factors, in_chunks(factors)
         self.split = split
         self.descent = descent
         self.counts = split.item_counts()
@@ -88,6 +88,7 @@ class Blocks:
 
         for turn, rate in enumerate(rates):
             run_ranges(partial(train, descent.step(rate), first + turn), np.arange(self.side + 1))
+        give_back(self.factors, self.given)
         return float(losses.sum())
 
     def _parts(self, random: np.random.Generator) -> list[np.ndarray]:

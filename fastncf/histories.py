@@ -16,7 +16,7 @@ import numpy as np
 
 from fastncf.descent import Descent
 from fastncf.hashing import Stream, key
-from fastncf.kernels.factors import Factors, Step
+from fastncf.kernels.factors import Factors, Step, give_back, in_chunks
 from fastncf.kernels.histories import HistoryWeights, Tables, merge, train_histories, user_vectors
 from fastncf.sampler import position_keys
 from fastncf.split import Split, balanced, cut
@@ -89,10 +89,9 @@ class Histories:
         self.descent = descent
         self.order = np.empty(0, dtype=np.int32) if order is None else order
         self.shares = _ALL if order is None else _RECENT
-        self.vectors = factors.user
-        self.tables = Tables(
-            self.vectors.copy(), factors.user_bias, factors.item, factors.item_bias, np.zeros_like(factors.item)
-        )
+        self.given, self.factors = factors, in_chunks(factors)
+        user, item, user_bias, item_bias = self.factors
+        self.tables = Tables(user.copy(), user_bias, item, item_bias, np.zeros_like(item))
         self.weights = descent.weights(split.item_counts())
         self.items = np.arange(split.num_items, dtype=np.int32)
         self.copies, self.rounds = copies_and_rounds(len(split.indices), split.num_items)
@@ -144,6 +143,7 @@ class Histories:
                 if self.copies > 1:
                     run_ranges(partial(merge, shared.reshape(-1), copies.reshape(self.copies, -1)), even(shared.size))
         run_ranges(self._fold, balanced(split.indptr))
+        give_back(self.factors, self.given)
         return float(losses.sum())
 
     def _fold(self, first_user: int, last_user: int) -> None:
@@ -155,5 +155,5 @@ class Histories:
             self.order,
             self.tables,
             self.shares,
-            self.vectors,
+            self.factors.user,
         )

@@ -20,6 +20,23 @@ class Factors(NamedTuple):
     item_bias: np.ndarray
 
 
+def in_chunks(factors: Factors) -> Factors:
+    """The factors with columns of 0, which stay 0, up to a multiple of ``LANES``; the same ones where D is that."""
+    columns = -factors.user.shape[1] % LANES
+    if not columns:
+        return factors
+    return factors._replace(
+        **{name: np.pad(getattr(factors, name), ((0, 0), (0, columns))) for name in ("user", "item")}
+    )
+
+
+def give_back(padded: Factors, factors: Factors) -> None:
+    """Copy what :func:`in_chunks` has copied back to where it came from."""
+    if padded is not factors:
+        dim = factors.user.shape[1]
+        factors.user[:], factors.item[:] = padded.user[:, :dim], padded.item[:, :dim]
+
+
 class Step(NamedTuple):
     """How far a step goes, all float32.
 
@@ -48,7 +65,7 @@ def train_users(  # type: ignore[no-untyped-def]
         bounds: (U, parts + 1) int64; ``places[bounds[u, part]:bounds[u, part + 1]]`` are the user's interactions.
         places: (N,) int32, positions in ``items``, ascending for each user and part.
         items: (n,) int32, the items of the part.
-        factors: moved in place.
+        factors: moved in place; their width is a multiple of ``LANES``.
         num_negatives: K.
         pairwise: whether the loss is bpr; otherwise it is bce.
         step: rates.
@@ -160,7 +177,6 @@ def _visit(  # type: ignore[no-untyped-def]
 ):
     """Step after step for one user; returns its bias."""
     items, starts, times, sizes, _ = samples
-    whole = width - width % LANES
     for at in range(count):
         size = sizes[at]
         if at + 1 < count:
@@ -168,22 +184,12 @@ def _visit(  # type: ignore[no-untyped-def]
                 prefetch(table, starts[at + 1, k], width)
         dots(table, starts, at, size, width, vector, scores)
         for k in range(size):
-            rest = bias + item_bias[np.uint32(items[at, k])]
-            for column in range(whole, width):
-                rest += vector[column] * table[starts[at, k] + column]
-            scores[k] += rest
+            scores[k] += bias + item_bias[np.uint32(items[at, k])]
         bias -= step.rate * slopes(scores, size, times, at, pairwise, losses)
         for k in range(size):
             scores[k] *= step.rate
             item_bias[np.uint32(items[at, k])] -= scores[k]
         descend(table, starts, at, size, width, vector, scores, times, step.keep_user, step.lose_item)
-        for column in range(whole, width):
-            old = vector[column]
-            vector[column] = step.keep_user * old
-            for k in range(size):
-                place = starts[at, k] + column
-                vector[column] -= scores[k] * table[place]
-                table[place] -= step.lose_item * times[at, k] * table[place] + scores[k] * old
     return bias
 
 

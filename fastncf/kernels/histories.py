@@ -14,7 +14,7 @@ _ONE = np.float32(1)
 
 
 class Tables(NamedTuple):
-    """What is learned, all float32 and C-contiguous.
+    """What is learned, all float32 and C-contiguous; D is a multiple of ``LANES``.
 
     Attributes:
         user: (U, D), what is left of a user beside the history.
@@ -106,7 +106,6 @@ def train_histories(  # type: ignore[no-untyped-def]
 def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losses, vectors, moves):  # type: ignore[no-untyped-def]
     """Step after step through a user's history, then back through it."""
     width = tables.item.shape[1]
-    whole_chunks = width - width % LANES
     table, item_bias = tables.item.reshape(-1), tables.item_bias
     items, starts, times, sizes, _ = samples
     vector, sums = vectors[0], vectors[1:]
@@ -132,22 +131,12 @@ def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losse
         put_together(move, users, user, whole, recent, history, heard, mean, width)
         dots(table, starts, at, size, width, vector, scores)
         for k in range(size):
-            rest = bias + item_bias[np.uint32(items[at, k])]
-            for column in range(whole_chunks, width):
-                rest += vector[column] * table[starts[at, k] + column]
-            scores[k] += rest
+            scores[k] += bias + item_bias[np.uint32(items[at, k])]
         bias -= step.rate * slopes(scores, size, times, at, pairwise, losses)
         for k in range(size):
             scores[k] *= step.rate
             item_bias[np.uint32(items[at, k])] -= scores[k]
         descend(table, starts, at, size, width, vector, scores, times, _NOTHING, step.lose_item)
-        for column in range(whole_chunks, width):
-            old = vector[column]
-            vector[column] = _NOTHING
-            for k in range(size):
-                place = starts[at, k] + column
-                vector[column] -= scores[k] * table[place]
-                table[place] -= step.lose_item * times[at, k] * table[place] + scores[k] * old
         go_on(
             move,
             users,

@@ -2,10 +2,9 @@
 
 Numba would vectorise such loops only where sums may be reordered, in an order that depends on the CPU, and would make a
 pass for each side that moves. Here the order of the sums is fixed. What remains of a width beyond a multiple of
-``LANES`` is left to the caller.
+``LANES`` is left out.
 """
 
-import copy
 import math
 
 from llvmlite import ir
@@ -141,16 +140,6 @@ class Code:
         zero, step = ir.Constant(width.type, 0), ir.Constant(width.type, self.lanes)
         whole = self.builder.and_(width, ir.Constant(width.type, -self.lanes))
         return cgutils.for_range_slice(self.builder, zero, whole, step, inc=True)
-
-    def along(self, width, build):  # type: ignore[no-untyped-def]
-        """What ``build(code, at)`` makes of the numbers from ``at`` on, for a whole row: chunks, then one at a time."""
-        with self.each_chunk(width) as (at, _):
-            build(self, at)
-        one = copy.copy(self)
-        one.lanes, one.vector = 1, ir.VectorType(ir.FloatType(), 1)
-        whole = self.builder.and_(width, ir.Constant(width.type, -self.lanes))
-        with cgutils.for_range_slice(self.builder, whole, width, ir.Constant(width.type, 1), inc=True) as (at, _):
-            build(one, at)
 
 
 @intrinsic
@@ -336,12 +325,10 @@ def blend(typingctx, to, to_at, keep, what, what_at, share, width):  # type: ign
         code = Code(context, builder, signature, arguments)
         to, to_at, keep, what, what_at, share, width = code.arguments
 
-        def build(code, at):  # type: ignore[no-untyped-def]
+        with code.each_chunk(width) as (at, _):
             place, other = builder.add(to_at, at), code.load(what, builder.add(what_at, at))
             kept = code.multiply(code.load(to, place), code.spread(keep))
             code.store(code.add(kept, code.multiply(other, code.spread(share))), to, place)
-
-        code.along(width, build)
         return context.get_dummy_value()
 
     return types.void(to, to_at, keep, what, what_at, share, width), generate
@@ -355,12 +342,10 @@ def put_together(typingctx, out, user, user_at, whole, recent, history, heard, m
         code = Code(context, builder, signature, arguments)
         out, user, user_at, whole, recent, history, heard, mean, width = code.arguments
 
-        def build(code, at):  # type: ignore[no-untyped-def]
+        with code.each_chunk(width) as (at, _):
             others = code.subtract(code.load(whole, at), code.load(history, builder.add(heard, at)))
             own = code.add(code.load(user, builder.add(user_at, at)), code.load(recent, at))
             code.store(code.add(own, code.multiply(code.spread(mean), others)), out, at)
-
-        code.along(width, build)
         return context.get_dummy_value()
 
     return types.void(out, user, user_at, whole, recent, history, heard, mean, width), generate
@@ -376,15 +361,13 @@ def go_on(typingctx, move, user, user_at, keep, moves, moves_at, moved, recent, 
         code = Code(context, builder, signature, arguments)
         move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width = code.arguments
 
-        def build(code, at):  # type: ignore[no-untyped-def]
+        with code.each_chunk(width) as (at, _):
             step, place = code.load(move, at), builder.add(user_at, at)
             code.store(code.add(code.multiply(code.load(user, place), code.spread(keep)), step), user, place)
             code.store(step, moves, builder.add(moves_at, at))
             code.store(code.add(code.load(moved, at), step), moved, at)
             last = code.multiply(code.load(history, builder.add(heard, at)), code.spread(share))
             code.store(code.add(code.multiply(code.load(recent, at), code.spread(decay)), last), recent, at)
-
-        code.along(width, build)
         return context.get_dummy_value()
 
     parts = (move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width)
@@ -399,7 +382,7 @@ def go_back(typingctx, history, heard, keep, moved, mean, later, decay, share, m
         code = Code(context, builder, signature, arguments)
         history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width = code.arguments
 
-        def build(code, at):  # type: ignore[no-untyped-def]
+        with code.each_chunk(width) as (at, _):
             place, own, after = (
                 builder.add(heard, at),
                 code.load(moves, builder.add(moves_at, at)),
@@ -409,8 +392,6 @@ def go_back(typingctx, history, heard, keep, moved, mean, later, decay, share, m
             sum_ = code.add(code.multiply(code.load(history, place), code.spread(keep)), others)
             code.store(code.add(sum_, code.multiply(after, code.spread(share))), history, place)
             code.store(code.add(code.multiply(after, code.spread(decay)), own), later, at)
-
-        code.along(width, build)
         return context.get_dummy_value()
 
     return types.void(history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width), generate
