@@ -47,16 +47,19 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """A stage of :data:`STAGES`, as long as the block: told when it begins, its seconds kept when it ends."""
         self._tell(name, 0, float("nan"), 0.0, {})
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
 
     def epoch(self, loss: float, samples_per_second: float, scores: dict[str, float]) -> object:
+        """Tell of an epoch that has ended; returns what the callback says, True to end the training."""
         self.done += 1
         return self._tell("epoch", self.done, loss, samples_per_second, scores)
 
     def total(self) -> dict[str, float]:
+        """Seconds by stage, those since the clock was made among them."""
         self.seconds["total"] = time.perf_counter() - self.begin
         return self.seconds
 
