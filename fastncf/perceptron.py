@@ -53,7 +53,6 @@ class Perceptron(Training):
         owned = np.bincount(kernels.owners(len(layout.rows), self.threads)).max()
         self.sizes = kernels.Sizes(
             num_users=split.num_users,
-            num_rows=len(layout.rows),
             num_negatives=num_negatives,
             product=layout.product,
             width=layout.width,
@@ -72,7 +71,7 @@ class Perceptron(Training):
         kept = 2 * self.epochs.rows if self.epochs.batches > 1 else len(split.indices)
         self.needed = np.zeros(kept * (2 + num_negatives), dtype=np.int32)
         self.slopes = _zeros(piece * (2 + num_negatives) * layout.vector)
-        self.seen = np.zeros(kernels.num_seen(len(layout.rows), self.threads), dtype=np.int32)
+        self.seen = np.zeros(len(layout.rows), dtype=np.int32)
         self.gradients = _zeros(kernels.CHUNKS * self.sizes.parameters)
         self.room = kernels.room_of_thread(self.sizes, int(layout.layers.max()))
         self.memory = [_zeros(int(self.room[-1])) for _ in range(self.threads)]

@@ -174,7 +174,8 @@ def test_late_steps_are_those_of_a_dense_adam(fall):
     moved = exact.detach().numpy() - start
     error = rows[:, :width] - exact.detach().numpy()
     touched = np.unique(which)
-    assert (np.abs(error[touched]) <= 1e-4 * np.abs(moved[touched]) + 3e-6).all()
+    rounding = 3e-6 * np.maximum(np.abs(start[touched]), 1)  # some hundred steps, each rounded to the value's float32
+    assert (np.abs(error[touched]) <= 1e-4 * np.abs(moved[touched]) + rounding).all()
     untouched = np.setdiff1d(np.arange(num_rows), touched)
     np.testing.assert_array_equal(rows[untouched, :width], start[untouched])
 

@@ -32,7 +32,7 @@ from fastncf.kernels.rows import (
     drop,
     multiply_rows,
     spread_product,
-    spread_slope,
+    spread_slopes,
 )
 from fastncf.kernels.simd import LANES, get, moved, pointer, prefetch, prefetch_to_read, put, softplus
 
@@ -41,7 +41,8 @@ _ARRIVALS = 0
 _LINE = 16  # numbers, so that what threads write is on cache lines of their own
 _SAMPLES_A_TILE = 40
 _AHEAD = 1 << 17
-_IDS_AHEAD, _SEEN_AHEAD, _ROWS_AHEAD = 16, 6, 6
+_IDS_AHEAD, _SEEN_AHEAD, _ROWS_AHEAD = 16, 16, 6
+_AT_ONCE = 1_024
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _KEEP = np.float32(BETA_1), np.float32(BETA_2)
 
@@ -51,7 +52,6 @@ class Sizes(NamedTuple):
 
     Attributes:
         num_users: rows that are users', which come first.
-        num_rows: R.
         num_negatives: K.
         product: width of the vectors that are multiplied with each other, which come first in a row.
         width: width of the vectors that enter the layers, which come behind.
@@ -68,7 +68,6 @@ class Sizes(NamedTuple):
     """
 
     num_users: int
-    num_rows: int
     num_negatives: int
     product: int
     width: int
@@ -101,7 +100,7 @@ class Arrays(NamedTuple):
         needed: (min(2 * batch, N) * (2 + K),) int32, or more: the rows that a batch needs, and those of the next one,
             interaction after interaction: the user's, the positive's, the negatives'; -1 once a row has its step.
         slopes: (a * (2 + K) * P,) float32, for a piece: the gradients of those that the batch needs more than once.
-        seen: (:func:`num_seen`,) int32: twice the step in which a row was last needed, and 1 if more than once.
+        seen: (R,) int32: twice the step in which a row was last needed, and 1 if more than once.
         gradients: (CHUNKS * n,) float32: the layers'.
         losses: (CHUNKS,) float64.
         counters: (:func:`num_counters`,) int64: 0 at the start.
@@ -154,7 +153,7 @@ class _Room(NamedTuple):
     Attributes:
         users, items: (G, P) and (S, P): the vectors of a tile.
         half: (G, W): the users' part of the first layer; later the gradients of it.
-        activations, slopes: (S, W) of layer after layer: what a layer gives, and the gradients of what it got.
+        activations: (S, W) of layer after layer: what a layer gives; later the gradients of what it got.
         gradients: (G + S, P): of the vectors of a tile.
         zeros: as many as any row has.
         own: (sizes.own, P): gradients of the rows that are the thread's.
@@ -164,7 +163,6 @@ class _Room(NamedTuple):
     items: Any
     half: Any
     activations: Any
-    slopes: Any
     gradients: Any
     zeros: Any
     own: Any
@@ -173,11 +171,6 @@ class _Room(NamedTuple):
 def num_counters(threads: int) -> int:
     """Numbers that threads count with: how many have arrived, and chunks that were taken of each one's share."""
     return _LINE * (1 + threads)
-
-
-def num_seen(num_rows: int, threads: int) -> int:
-    """Numbers that tell which rows were seen, and where a thread writes for those that are not its own."""
-    return num_rows + _LINE * threads
 
 
 @njit(inline="always")
@@ -194,7 +187,7 @@ def groups_a_tile(num_negatives):  # type: ignore[no-untyped-def]
 
 
 def room_of_thread(sizes: Sizes, widest: int) -> np.ndarray:
-    """Where the parts of a :class:`_Room` start in a thread's memory, and where it ends; (9,) int64.
+    """Where the parts of a :class:`_Room` start in a thread's memory, and where it ends; (8,) int64.
 
     Args:
         sizes: what is asked for.
@@ -203,14 +196,14 @@ def room_of_thread(sizes: Sizes, widest: int) -> np.ndarray:
     groups, vector = groups_a_tile(sizes.num_negatives), sizes.product + sizes.width
     rows = groups * (1 + sizes.num_negatives)
     layers, zeros = rows * sizes.activations, max(widest, vector)
-    parts = groups * vector, rows * vector, groups * widest, layers, layers, (groups + rows) * vector, zeros
+    parts = groups * vector, rows * vector, groups * widest, layers, (groups + rows) * vector, zeros
     return np.cumsum([0, *parts, sizes.own * vector])
 
 
 @njit(inline="always")
 def owner(row, threads):  # type: ignore[no-untyped-def]
     """The thread that a row belongs to."""
-    mixed = (np.uint64(row // _LINE) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
+    mixed = (np.uint64(row) // np.uint64(_LINE) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
     return np.int64((mixed * np.uint64(threads)) >> np.uint64(32))
 
 
@@ -269,11 +262,11 @@ def train_batches(  # type: ignore[no-untyped-def]
         moved(first, parts[4]),
         moved(first, parts[5]),
         moved(first, parts[6]),
-        moved(first, parts[7]),
     )
     per_tile = groups_a_tile(sizes.num_negatives)
     scores = np.zeros((per_tile * (1 + sizes.num_negatives) + LANES - 1) // LANES * LANES, dtype=np.float32)
     times, losses = np.zeros((1, len(scores)), dtype=np.float32), np.zeros(LANES, dtype=np.float32)
+    found = np.zeros(_AT_ONCE, dtype=np.int32)
     share = (sizes.parameters // COLUMNS + threads - 1) // threads * COLUMNS
     part = min(thread * share, sizes.parameters), min((thread + 1) * share, sizes.parameters)
     ahead = max(1, min(4, _AHEAD // (4 * stride * (1 + sizes.num_negatives) * per_tile))) * per_tile
@@ -281,7 +274,7 @@ def train_batches(  # type: ignore[no-untyped-def]
     claims, meetings = np.zeros(threads, dtype=np.int64), np.int64(2 * threads)
     _list(thread, threads, first_batch, interactions, sizes, at)
     meet(counters, _ARRIVALS, np.int64(threads))
-    _look(thread, threads, first_batch, interactions, steps_before + first_batch + 1, sizes, at)
+    _look(thread, threads, first_batch, interactions, steps_before + first_batch + 1, sizes, at, found)
     meet(counters, _ARRIVALS, meetings)
     for batch in range(first_batch, last_batch):
         in_batch, in_next = _size(batch, interactions, sizes), _size(batch + 1, interactions, sizes)
@@ -307,9 +300,9 @@ def train_batches(  # type: ignore[no-untyped-def]
                     chunk = lowest + take_number(counters, _LINE * (1 + whose)) - claims[whose]
                     if chunk >= end:
                         break
-                    if begin == 0:
-                        for place in range(chunk * sizes.parameters, (chunk + 1) * sizes.parameters):
-                            put(at.gradients, place, _ZERO)
+                    if begin == 0:  # matrices are written by the first tile, to what is behind them all tiles add
+                        for place in range(get(at.biases, 0), sizes.parameters):
+                            put(at.gradients, chunk * sizes.parameters + place, _ZERO)
                     for first in range(chunk * per_chunk, min((chunk + 1) * per_chunk, groups), per_tile):
                         last = min(first + per_tile, groups)
                         _train_tile(
@@ -319,6 +312,7 @@ def train_batches(  # type: ignore[no-untyped-def]
                             begin,
                             course,
                             in_batch,
+                            begin == 0 and first == chunk * per_chunk,
                             step,
                             sizes,
                             at,
@@ -346,7 +340,7 @@ def train_batches(  # type: ignore[no-untyped-def]
                 if part[1] > part[0]:
                     _write_layers(part[0], part[1], chunks, step, sizes, at)
                 if batch + 1 < last_batch:
-                    _look(thread, threads, batch + 1, interactions, step.number + 1, sizes, at)
+                    _look(thread, threads, batch + 1, interactions, step.number + 1, sizes, at, found)
             meetings += threads
             meet(counters, _ARRIVALS, meetings)
 
@@ -379,18 +373,21 @@ def _list(thread, threads, batch, interactions, sizes, at):  # type: ignore[no-u
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _look(thread, threads, batch, interactions, step, sizes, at):  # type: ignore[no-untyped-def]
+def _look(thread, threads, batch, interactions, step, sizes, at, found):  # type: ignore[no-untyped-def]
     """Note which of a thread's rows a batch needs, and which of them more than once."""
-    per, nowhere = 2 + sizes.num_negatives, sizes.num_rows + _LINE * thread
-    start = batch % 2 * sizes.batch * per
-    stop = start + _size(batch, interactions, sizes) * per
-    for user in range(start, stop, per):
-        if user + _SEEN_AHEAD * per < stop:  # items are fewer, and found in the cache
-            prefetch(at.seen, np.int64(get(at.needed, user + _SEEN_AHEAD * per)), _LINE)
-        for place in range(user, user + per):
-            row = np.int64(get(at.needed, place))
-            where = row if owner(row, threads) == thread else nowhere  # it costs less than a branch
-            put(at.seen, where, np.int32(2 * step + (get(at.seen, where) >= 2 * step)))
+    start = batch % 2 * sizes.batch * (2 + sizes.num_negatives)
+    stop = start + _size(batch, interactions, sizes) * (2 + sizes.num_negatives)
+    for first in range(start, stop, len(found)):
+        count = 0
+        for place in range(first, min(first + len(found), stop)):
+            row = get(at.needed, place)
+            found[count] = row
+            count += owner(row, threads) == thread  # a branch would be foretold wrongly half of the time
+        for which in range(count):
+            if which + _SEEN_AHEAD < count:
+                prefetch(at.seen, np.int64(found[which + _SEEN_AHEAD]), _LINE)
+            row = np.int64(found[which])
+            put(at.seen, row, np.int32(2 * step + (get(at.seen, row) >= 2 * step)))
 
 
 @njit(inline="always")
@@ -447,7 +444,9 @@ def _read_rows(first, last, course, step, sizes, at, table, pace, room):  # type
                 later = np.int64(get(at.needed, place + _ROWS_AHEAD))
                 prefetch_to_read(at.rows, later * table.stride, table.stride)
             to = (room.items, (group * (per - 1) + k - 1) * length) if k else (room.users, group * length)
-            read_row(to, table, np.int64(get(at.needed, place)), step.number - 1, step.before, pace)
+            row = np.int64(get(at.needed, place))
+            prefetch_to_read(at.seen, row, _LINE)  # for when it is written
+            read_row(to, table, row, step.number - 1, step.before, pace)
     for more in range(count, (count + ROWS - 1) // ROWS * ROWS):
         multiply_rows((room.users, more * length), (room.zeros, 0), (room.zeros, 0), length)
         for k in range(more * (1 + num_negatives), (more + 1) * (1 + num_negatives)):
@@ -456,17 +455,18 @@ def _read_rows(first, last, course, step, sizes, at, table, pace, room):  # type
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _train_tile(  # type: ignore[no-untyped-def]
-    chunk, first, last, begin, course, in_batch, step, sizes, at, table, pace, room, scores, times, losses
+    chunk, first, last, begin, course, in_batch, fresh, step, sizes, at, table, pace, room, scores, times, losses
 ):
     """Forward and backward over the interactions ``first`` to ``last`` of a piece that starts at ``begin``.
 
-    A user's half of the first layer is computed once for its 1 + K samples, in both directions.
+    What is ``fresh`` is the first tile of a chunk: nothing is there yet that the matrices' gradients are added to. A
+    user's half of the first layer is computed once for its 1 + K samples, in both directions.
     """
     count, per = last - first, 1 + sizes.num_negatives
     groups = (count + ROWS - 1) // ROWS * ROWS
     samples, rows = count * per, groups * per
     product, inputs, length = sizes.product, sizes.width, table.width
-    dense, acts, slopes = at.dense, room.activations, room.slopes
+    dense, acts = at.dense, room.activations
     gradients = moved(at.gradients, chunk * sizes.parameters)
     start, next_ = np.int64(0), np.int64(1)  # literals would have multiply compiled anew
     zeros = room.zeros, start, start
@@ -509,40 +509,39 @@ def _train_tile(  # type: ignore[no-untyped-def]
 
     # Backward.
     gain = np.float32(1 / (1 - sizes.dropout))
+    of_scores = pointer(scores), start
+    spread_slopes((acts, top_at), of_top, of_scores, rows, top, gain, (gradients, sizes.output + product))
+    total = get(gradients, bias_at)
     for s in range(samples):
-        activation, slope = (acts, top_at + s * top), scores[s]
-        spread_slope((slopes, top_at + s * top), slope * gain, of_top, activation, top)
-        add_row((gradients, sizes.output + product), activation, slope, top)
-        put(gradients, bias_at, get(gradients, bias_at) + slope)
-    for s in range(samples, rows):
-        copy_row((slopes, top_at + s * top), (room.zeros, 0), top)
+        total += scores[s]
+    put(gradients, bias_at, total)
     for layer in range(sizes.depth - 1, 0, -1):
         below, own = get(at.layers, layer - 1), get(at.layers, layer)
         x_at, y_at, matrix_at = rows * get(at.places, layer - 1), rows * get(at.places, layer), get(at.weights, layer)
-        add_rows((gradients, get(at.biases, layer)), (slopes, y_at), own, rows, own)
+        add_rows((gradients, get(at.biases, layer)), (acts, y_at), own, rows, own)
         to = gradients, matrix_at, own
-        multiply(below, own, rows, (acts, x_at, next_, below), (slopes, y_at, own), to, to, PLAIN, acts, _ONE)
-        y, matrix, x = (slopes, y_at, own, next_), (at.mirrored, matrix_at, below), (slopes, x_at, below)
+        before = zeros if fresh else to
+        multiply(below, own, rows, (acts, x_at, next_, below), (acts, y_at, own), before, to, PLAIN, acts, _ONE)
+        y, matrix, x = (acts, y_at, own, next_), (at.mirrored, matrix_at, below), (acts, x_at, below)
         multiply(rows, below, own, y, matrix, zeros, x, MASKED, acts, gain)
     for g in range(groups):
         copy_row((room.half, g * wide), (room.zeros, 0), wide)
-        add_rows((room.half, g * wide), (slopes, g * per * wide), wide, per, wide)
+        add_rows((room.half, g * wide), (acts, g * per * wide), wide, per, wide)
     add_rows((gradients, user_bias), (room.half, 0), wide, groups, wide)
-    to = gradients, user_weights, wide
-    multiply(inputs, wide, groups, (room.users, product, next_, length), half, to, to, PLAIN, acts, _ONE)
-    to = gradients, item_weights, wide
-    multiply(inputs, wide, rows, (room.items, product, next_, length), (slopes, start, wide), to, to, PLAIN, acts, _ONE)
+    to, users = (gradients, user_weights, wide), (room.users, product, next_, length)
+    multiply(inputs, wide, groups, users, half, zeros if fresh else to, to, PLAIN, acts, _ONE)
+    to, items = (gradients, item_weights, wide), (room.items, product, next_, length)
+    multiply(inputs, wide, rows, items, (acts, start, wide), zeros if fresh else to, to, PLAIN, acts, _ONE)
     of_rows, of_item = room.gradients, groups * length
     matrix, to = (at.mirrored, user_weights, inputs), (of_rows, product, length)
     multiply(groups, inputs, wide, (room.half, start, wide, next_), matrix, zeros, to, PLAIN, acts, _ONE)
     matrix, to = (at.mirrored, item_weights, inputs), (of_rows, of_item + product, length)
-    multiply(rows, inputs, wide, (slopes, start, wide, next_), matrix, zeros, to, PLAIN, acts, _ONE)
+    multiply(rows, inputs, wide, (acts, start, wide, next_), matrix, zeros, to, PLAIN, acts, _ONE)
     if product:
         for g in range(count):
             user, item = (room.users, g * length), (room.items, g * per * length)
-            of_scores = pointer(scores), g * per
             to = of_rows, g * length, of_item + g * per * length, gradients, sizes.output
-            spread_product(user, item, of_product, of_scores, per, length, product, to)
+            spread_product(user, item, of_product, (pointer(scores), g * per), per, length, product, to)
     if sizes.l2:
         share = 2 * sizes.l2 / in_batch
         add_row((of_rows, 0), (room.users, 0), np.float32(share), count * length)

@@ -134,20 +134,36 @@ def spread_product(typingctx, user, items, weights, slopes, count, length, width
 
 
 @intrinsic
-def spread_slope(typingctx, to, slope, weights, mask, width):  # type: ignore[no-untyped-def]
-    """``to = slope * weights`` where ``mask`` is above 0, else 0; rows are (data, at), slope float32."""
+def spread_slopes(typingctx, rows, weights, slopes, count, width, gain, to):  # type: ignore[no-untyped-def]
+    """Gradients of ``slopes[s] *`` (dot product of row s and ``weights``), s from 0 to ``count``, in the rows' place.
+
+    Args:
+        rows: (data, at): of what a ReLU gave, ``width`` apart. Then the gradients of what it got, times ``gain``.
+        weights: (data, at).
+        slopes: (data, at) float32.
+        count, width: int64.
+        gain: float32.
+        to: (data, at): the weights' gradients, which are added on to.
+    """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         code = Code(context, builder, signature, arguments, LANES)
-        (to, to_at), slope, (weights, weights_at), (mask, mask_at), width = code.arguments
-        slope, zero = code.spread(slope), code.all(0.0)
+        (rows, rows_at), (weights, weights_at), (slopes, slopes_at), count, width, gain, (to, to_at) = code.arguments
+        total, zero = code.variable(), code.all(0.0)
         with code.each_chunk(width) as (at, _):
-            product = builder.fmul(slope, code.load(weights, builder.add(weights_at, at)))
-            open_ = code.load(mask, builder.add(mask_at, at))
-            code.store(code.select(open_, ">", zero, product, zero), to, builder.add(to_at, at))
+            weight = builder.fmul(code.load(weights, builder.add(weights_at, at)), code.spread(gain))
+            first, to_place = builder.add(rows_at, at), builder.add(to_at, at)
+            builder.store(code.load(to, to_place), total)
+            with cgutils.for_range(builder, count) as row:
+                slope = code.spread(code.number(slopes, builder.add(slopes_at, row.index)))
+                place = builder.add(first, builder.mul(row.index, width))
+                active = code.load(rows, place)
+                builder.store(code.add(builder.load(total), code.multiply(slope, active)), total)
+                code.store(code.select(active, ">", zero, builder.fmul(slope, weight), zero), rows, place)
+            code.store(builder.load(total), to, to_place)
         return context.get_dummy_value()
 
-    return types.void(to, slope, weights, mask, width), generate
+    return types.void(rows, weights, slopes, count, width, gain, to), generate
 
 
 @intrinsic
