@@ -1,7 +1,5 @@
 """The kernels of MLP and NeuMF against autograd in float64, Adam against torch's, and the bits against themselves."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -33,12 +31,9 @@ def random_case(num_items=50, **settings):
     )
 
 
-KINK = 3e-7  # of the mean: how far from 0 the sums of float32 may lie on the other side than those of float64
-
-
-def relu_beside_0(kink, x):
-    """ReLU whose units within ``kink`` means of 0 are all off, or all on where it is negative."""
-    return torch.where(x > kink * x.detach().abs().mean(), x, 0.0)
+def is_near_0(x):
+    """Which of a ReLU's float64 inputs the sums of float32 may have on the other side of 0."""
+    return x.abs() < 3e-7 * x.abs().mean()
 
 
 def built(split, config):
@@ -85,31 +80,38 @@ def test_what_is_no_number_goes_through_a_product():
 @pytest.mark.parametrize("pieces", [1, 5])
 @pytest.mark.parametrize("num_items", [50, 5_000])
 def test_a_step_has_the_gradients_of_autograd(model, loss, pieces, num_items, monkeypatch):
-    """With few items a batch needs all of them again and again, with many a good part only once."""
-    split, config = random_case(num_items, model=model, loss=loss, epochs=1, batch_size=10**6)
-    monkeypatch.setattr(perceptron, "_SAMPLES_A_PIECE", len(split.indices) * (1 + config.num_negatives) // pieces)
-    module = built(split, config)
-    exact = built(split, config).double()
-    exact.load_state_dict(module.state_dict())
-    with Perceptron(module, split, config) as training:
-        total = training.epoch(0)
-        batch = training.epochs.take(training.epochs.order)
+    """With few items a batch needs all of them again and again, with many a good part only once.
+
+    Where a unit is so near to 0 that float32 may put it on the other side, both gradients are right: another case.
+    """
+    near = [True]
+
+    def relu(x):
+        near.append(bool(is_near_0(x).any()))
+        return x.clamp(min=0)
+
+    monkeypatch.setattr(models.F, "relu", relu)
+    while any(near):
+        split, config = random_case(num_items, model=model, loss=loss, epochs=1, batch_size=10**6)
+        monkeypatch.setattr(perceptron, "_SAMPLES_A_PIECE", len(split.indices) * (1 + config.num_negatives) // pieces)
+        module = built(split, config)
+        exact = built(split, config).double()
+        exact.load_state_dict(module.state_dict())
+        with Perceptron(module, split, config) as training:
+            total = training.epoch(0)
+            batch = training.epochs.take(training.epochs.order)
+        near.clear()
+        mean = LOSSES[loss](*score_batch(exact, batch))
     # After the first step Adam's means are a tenth of the gradients: they are put where the parameters are read from.
     layout = training.layout
     layout.rows[:, : layout.vector] = layout.rows[:, layout.vector : 2 * layout.vector] / 0.1
     layout.dense[0] = layout.dense[1] / 0.1
     layout.write()
-    gradients = []
-    for kink in (0, KINK, -KINK):
-        monkeypatch.setattr(models.F, "relu", partial(relu_beside_0, kink))
-        mean = LOSSES[loss](*score_batch(exact, batch))
-        loss_and_penalty = mean + l2_penalty(exact, batch, config.l2)
-        gradients.append(torch.autograd.grad(loss_and_penalty, list(exact.parameters())))
-        if not kink:
-            assert total == pytest.approx(mean.item() * len(split.indices), rel=1e-5)
-    for (name, gradient), expected, off, on in zip(module.named_parameters(), *gradients, strict=True):
-        difference = (gradient.detach() - expected).norm()
-        assert difference <= 1e-4 * expected.norm() + (on - off).norm() + 1e-7, name
+    (mean + l2_penalty(exact, batch, config.l2)).backward()
+    assert total == pytest.approx(mean.item() * len(split.indices), rel=1e-5)
+    for (name, gradient), expected in zip(module.named_parameters(), exact.parameters(), strict=True):
+        difference = (gradient.detach() - expected.grad).norm().item()
+        assert difference <= 1e-4 * expected.grad.norm().item() + 1e-7, name
 
 
 @pytest.mark.parametrize("model", ["mlp", "neumf"])
@@ -159,7 +161,8 @@ def test_late_steps_are_those_of_a_dense_adam(fall):
     gradients = random.normal(size=(steps, width)) * 10 ** random.uniform(-6, 0, size=(steps, 1))
     gradients = gradients.astype(np.float32)
     rows = np.zeros((num_rows, size), dtype=np.float32)
-    rows[:, :width] = start = random.normal(size=(num_rows, width)).astype(np.float32)
+    # larger ones are rounded by more, in torch's float32 as well, than the bound below leaves to all errors together
+    rows[:, :width] = start = random.uniform(-1, 1, size=(num_rows, width)).astype(np.float32)
     flat, pace = rows.reshape(-1), make_pace(rate, fall)
     _steps(1, steps + 1, np.resize(which, num_rows), gradients, flat, flat.view(np.int32), pace)
     settle(0, num_rows, steps, flat, flat.view(np.int32), width, size, pace)
@@ -174,8 +177,7 @@ def test_late_steps_are_those_of_a_dense_adam(fall):
     moved = exact.detach().numpy() - start
     error = rows[:, :width] - exact.detach().numpy()
     touched = np.unique(which)
-    rounding = 3e-6 * np.maximum(np.abs(start[touched]), 1)  # some hundred steps, each rounded to the value's float32
-    assert (np.abs(error[touched]) <= 1e-4 * np.abs(moved[touched]) + rounding).all()
+    assert (np.abs(error[touched]) <= 1e-4 * np.abs(moved[touched]) + 3e-6).all()
     untouched = np.setdiff1d(np.arange(num_rows), touched)
     np.testing.assert_array_equal(rows[untouched, :width], start[untouched])
 
