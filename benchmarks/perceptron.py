@@ -35,7 +35,7 @@ from fastncf.datasets import twin
 from fastncf.hashing import Stream
 from fastncf.interactions import read_interactions
 from fastncf.kernels.late import stride
-from fastncf.kernels.matrix import PLAIN, multiply
+from fastncf.kernels.matrix import BY_ROWS, PLAIN, multiply
 from fastncf.lists import held_out_lists
 from fastncf.metrics import metrics
 from fastncf.models import MLP, NeuMF, build
@@ -158,10 +158,10 @@ def moved_bytes(settings: dict[str, Any]) -> float:
 
 @njit(nogil=True)
 def _multiply_often(times, rows, columns, depth, x, y, z):  # type: ignore[no-untyped-def]
-    start, step = np.int64(0), np.int64(1)
+    start = np.int64(0)
     for _ in range(times):
-        to = z, start, columns
-        multiply(rows, columns, depth, (x, start, depth, step), (y, start, columns), to, to, PLAIN, z, np.float32(1))
+        to, a, b = (z, start, columns), (x, start, depth), (y, start, columns)
+        multiply(rows, columns, depth, a, BY_ROWS, b, to, to, PLAIN, z, np.float32(1))
 
 
 def product_rate(rounds: int = 5) -> float:

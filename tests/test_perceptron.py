@@ -10,7 +10,7 @@ from fastncf import models, neural, perceptron
 from fastncf.adam import Adam, l2_penalty, score_batch
 from fastncf.config import Config
 from fastncf.kernels.late import Table, make_pace, make_step, point_to, read_row, settle, stride, write_row
-from fastncf.kernels.matrix import COLUMNS, MASKED, PLAIN, RECTIFIED, ROWS, multiply
+from fastncf.kernels.matrix import BY_COLUMNS, BY_ROWS, COLUMNS, MASKED, PLAIN, RECTIFIED, ROWS, multiply
 from fastncf.kernels.rows import drop
 from fastncf.kernels.simd import pointer
 from fastncf.models import LOSSES, build
@@ -48,6 +48,16 @@ def trained(cls, split, config):
     return model.state_dict(), losses
 
 
+@njit
+def multiply_by_rows(rows, columns, depth, a, b, start, c, end, mask, gain):
+    multiply(rows, columns, depth, a, BY_ROWS, b, start, c, end, mask, gain)
+
+
+@njit
+def multiply_by_columns(rows, columns, depth, a, b, start, c, end, mask, gain):
+    multiply(rows, columns, depth, a, BY_COLUMNS, b, start, c, end, mask, gain)
+
+
 @pytest.mark.parametrize("columns", range(COLUMNS, 80, COLUMNS))
 def test_a_product_of_matrices_is_one(columns):
     random = np.random.default_rng()
@@ -58,20 +68,20 @@ def test_a_product_of_matrices_is_one(columns):
     )
     plain = start.astype(np.float64) + a.astype(np.float64) @ b
     expected = {PLAIN: plain, RECTIFIED: np.maximum(plain, 0), MASKED: np.where(mask > 0, 0.75 * plain, 0)}
-    ways = {"as it is": (a, depth, 1), "transposed": (np.ascontiguousarray(a.T), 1, rows)}
+    ways = {multiply_by_rows: (a, depth), multiply_by_columns: (np.ascontiguousarray(a.T), rows)}
     for end, product in expected.items():
-        for way, (data, row, step) in ways.items():
+        for way, (data, line) in ways.items():
             c = np.full((rows, columns), np.nan, dtype=np.float32)
-            first = data.reshape(-1), 0, row, step
+            first = data.reshape(-1), 0, line
             rest = (b.reshape(-1), 0, columns), (start.reshape(-1), 0, columns), (c.reshape(-1), 0, columns)
-            multiply(rows, columns, depth, first, *rest, end, mask.reshape(-1), np.float32(0.75))
+            way(rows, columns, depth, first, *rest, end, mask.reshape(-1), np.float32(0.75))
             np.testing.assert_allclose(c, product, rtol=1e-4, atol=1e-4, err_msg=f"{way}, end {end}")
 
 
 def test_what_is_no_number_goes_through_a_product():
     nan, zero = np.full(ROWS * COLUMNS, np.nan, dtype=np.float32), np.zeros(ROWS * COLUMNS, dtype=np.float32)
-    a, b = (zero, 0, COLUMNS, 1), (zero, 0, COLUMNS)
-    multiply(ROWS, COLUMNS, 1, a, b, (nan, 0, COLUMNS), (zero, 0, COLUMNS), RECTIFIED, zero, np.float32(1))
+    a = b = zero, 0, COLUMNS
+    multiply_by_rows(ROWS, COLUMNS, 1, a, b, (nan, 0, COLUMNS), (zero, 0, COLUMNS), RECTIFIED, zero, np.float32(1))
     assert np.isnan(zero).all()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from fastncf.kernels.rows import BETA_1, BETA_2, adam_step, copy_row, late_step, late_steps
-from fastncf.kernels.simd import get, pointer, put
+from fastncf.kernels.simd import get, pointer, prefetch, put
 
 _EXACT = 256
 _POWERS = 16_384
@@ -201,6 +201,12 @@ def settle(first, last, now, rows, steps, width, stride, pace):  # type: ignore[
             steps[behind + _STEP] = now
             for number in range(4):
                 rows[behind + _TAIL + number] = tail_now[number]
+
+
+@njit(inline="always")
+def ask_for_mark(table, row):  # type: ignore[no-untyped-def]
+    """Ask for what :func:`is_marked` reads ahead of its use."""
+    prefetch(table.rows, row * table.stride + 3 * table.width, _LINE)
 
 
 @njit(inline="always")

@@ -17,8 +17,8 @@ import numpy as np
 from numba import njit
 
 from fastncf.hashing import mix64
-from fastncf.kernels.late import Table, is_marked, make_step, mark, point_to, read_row, slot_of, write_row
-from fastncf.kernels.matrix import COLUMNS, MASKED, PLAIN, RECTIFIED, ROWS, multiply
+from fastncf.kernels.late import Table, ask_for_mark, is_marked, make_step, mark, point_to, read_row, slot_of, write_row
+from fastncf.kernels.matrix import BY_COLUMNS, BY_ROWS, COLUMNS, MASKED, PLAIN, RECTIFIED, ROWS, multiply
 from fastncf.kernels.meeting import meet, take_number
 from fastncf.kernels.rows import (
     BETA_1,
@@ -41,7 +41,7 @@ _ARRIVALS = 0
 _LINE = 16  # numbers, so that what threads write is on cache lines of their own
 _SAMPLES_A_TILE = 40
 _AHEAD = 1 << 17
-_IDS_AHEAD, _SEEN_AHEAD, _ROWS_AHEAD = 16, 16, 6
+_IDS_AHEAD, _SEEN_AHEAD, _ROWS_AHEAD, _MARKS_AHEAD, _SUMS_AHEAD = 16, 16, 6, 16, 4
 _AT_ONCE = 1_024
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _KEEP = np.float32(BETA_1), np.float32(BETA_2)
@@ -327,7 +327,7 @@ def train_batches(  # type: ignore[no-untyped-def]
             meetings += threads
             meet(counters, _ARRIVALS, meetings)
             touched = _gather(
-                thread, threads, here + begin * per, groups * per, step.number, touched, at, table, room, owned
+                thread, threads, here + begin * per, groups * per, step.number, touched, at, table, room, owned, found
             )
             if begin + groups == in_batch:
                 for place in range(touched):
@@ -402,21 +402,31 @@ def _look_ahead(group, course, per, at, table):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _gather(thread, threads, start, count, step, touched, at, table, room, owned):  # type: ignore[no-untyped-def]
+def _gather(thread, threads, start, count, step, touched, at, table, room, owned, found):  # type: ignore[no-untyped-def]
     """Sum the gradients of the rows that are a thread's own, in the order of the samples; returns how many they are."""
     length = table.width
-    for place in range(count):
-        row = np.int64(get(at.needed, start + place))
-        if row < 0 or owner(row, threads) != thread:
-            continue
-        what = at.slopes, place * length
-        if is_marked(table, row, step):
-            add_row((room.own, slot_of(table, row) * length), what, _ONE, length)
-        else:
-            mark(table, row, step, touched)
-            copy_row((room.own, touched * length), what, length)
-            put(owned, touched, row)
-            touched += 1
+    for first in range(0, count, len(found)):
+        own = 0
+        for place in range(first, min(first + len(found), count)):
+            row = get(at.needed, start + place)
+            found[own] = place
+            own += (row >= 0) & (owner(row, threads) == thread)  # no branch either
+        for which in range(own):
+            if which + _MARKS_AHEAD < own:
+                ask_for_mark(table, np.int64(get(at.needed, start + found[which + _MARKS_AHEAD])))
+            if which + _SUMS_AHEAD < own:
+                later = np.int64(get(at.needed, start + found[which + _SUMS_AHEAD]))
+                if is_marked(table, later, step):
+                    prefetch(room.own, slot_of(table, later) * length, length)
+            place = np.int64(found[which])
+            row, what = np.int64(get(at.needed, start + place)), (at.slopes, place * length)
+            if is_marked(table, row, step):
+                add_row((room.own, slot_of(table, row) * length), what, _ONE, length)
+            else:
+                mark(table, row, step, touched)
+                copy_row((room.own, touched * length), what, length)
+                put(owned, touched, row)
+                touched += 1
     return touched
 
 
@@ -468,7 +478,7 @@ def _train_tile(  # type: ignore[no-untyped-def]
     product, inputs, length = sizes.product, sizes.width, table.width
     dense, acts = at.dense, room.activations
     gradients = moved(at.gradients, chunk * sizes.parameters)
-    start, next_ = np.int64(0), np.int64(1)  # literals would have multiply compiled anew
+    start = np.int64(0)  # a literal would have multiply compiled anew
     zeros = room.zeros, start, start
     _read_rows(begin + first, begin + last, course, step, sizes, at, table, pace, room)
 
@@ -476,22 +486,22 @@ def _train_tile(  # type: ignore[no-untyped-def]
     wide, user_weights, user_bias = get(at.layers, 0), get(at.weights, 0), get(at.biases, 0)
     item_weights = user_weights + inputs * wide
     half, bottom = (room.half, start, wide), (acts, start, wide)
-    users, items = (room.users, product, length, next_), (room.items, product, length, next_)
+    users, items = (room.users, product, length), (room.items, product, length)
     of_users, of_items = (dense, user_weights, wide), (dense, item_weights, wide)
-    multiply(groups, wide, inputs, users, of_users, (dense, user_bias, start), half, PLAIN, acts, _ONE)
+    multiply(groups, wide, inputs, users, BY_ROWS, of_users, (dense, user_bias, start), half, PLAIN, acts, _ONE)
     for g in range(groups):
         for s in range(g * per, (g + 1) * per):
             copy_row((acts, s * wide), (room.half, g * wide), wide)
-    multiply(rows, wide, inputs, items, of_items, bottom, bottom, RECTIFIED, acts, _ONE)
+    multiply(rows, wide, inputs, items, BY_ROWS, of_items, bottom, bottom, RECTIFIED, acts, _ONE)
     noise = mix64(mix64(sizes.seed + np.uint64(step.number)) + np.uint64(begin + first))
     if sizes.dropout:
         drop((acts, 0), rows * wide, sizes.dropout, noise)
     for layer in range(1, sizes.depth):
         below, own = get(at.layers, layer - 1), get(at.layers, layer)
-        x = acts, rows * get(at.places, layer - 1), below, next_
+        x = acts, rows * get(at.places, layer - 1), below
         y = acts, rows * get(at.places, layer), own
         matrix, bias = (dense, get(at.weights, layer), own), (dense, get(at.biases, layer), start)
-        multiply(rows, own, below, x, matrix, bias, y, RECTIFIED, acts, _ONE)
+        multiply(rows, own, below, x, BY_ROWS, matrix, bias, y, RECTIFIED, acts, _ONE)
         if sizes.dropout:
             drop((acts, y[1]), rows * own, sizes.dropout, mix64(noise + np.uint64(layer)))
     top, top_at = get(at.layers, sizes.depth - 1), rows * get(at.places, sizes.depth - 1)
@@ -521,22 +531,22 @@ def _train_tile(  # type: ignore[no-untyped-def]
         add_rows((gradients, get(at.biases, layer)), (acts, y_at), own, rows, own)
         to = gradients, matrix_at, own
         before = zeros if fresh else to
-        multiply(below, own, rows, (acts, x_at, next_, below), (acts, y_at, own), before, to, PLAIN, acts, _ONE)
-        y, matrix, x = (acts, y_at, own, next_), (at.mirrored, matrix_at, below), (acts, x_at, below)
-        multiply(rows, below, own, y, matrix, zeros, x, MASKED, acts, gain)
+        multiply(below, own, rows, (acts, x_at, below), BY_COLUMNS, (acts, y_at, own), before, to, PLAIN, acts, _ONE)
+        y, matrix, x = (acts, y_at, own), (at.mirrored, matrix_at, below), (acts, x_at, below)
+        multiply(rows, below, own, y, BY_ROWS, matrix, zeros, x, MASKED, acts, gain)
     for g in range(groups):
         copy_row((room.half, g * wide), (room.zeros, 0), wide)
         add_rows((room.half, g * wide), (acts, g * per * wide), wide, per, wide)
     add_rows((gradients, user_bias), (room.half, 0), wide, groups, wide)
-    to, users = (gradients, user_weights, wide), (room.users, product, next_, length)
-    multiply(inputs, wide, groups, users, half, zeros if fresh else to, to, PLAIN, acts, _ONE)
-    to, items = (gradients, item_weights, wide), (room.items, product, next_, length)
-    multiply(inputs, wide, rows, items, (acts, start, wide), zeros if fresh else to, to, PLAIN, acts, _ONE)
+    to, users = (gradients, user_weights, wide), (room.users, product, length)
+    multiply(inputs, wide, groups, users, BY_COLUMNS, half, zeros if fresh else to, to, PLAIN, acts, _ONE)
+    to, items = (gradients, item_weights, wide), (room.items, product, length)
+    multiply(inputs, wide, rows, items, BY_COLUMNS, (acts, start, wide), zeros if fresh else to, to, PLAIN, acts, _ONE)
     of_rows, of_item = room.gradients, groups * length
     matrix, to = (at.mirrored, user_weights, inputs), (of_rows, product, length)
-    multiply(groups, inputs, wide, (room.half, start, wide, next_), matrix, zeros, to, PLAIN, acts, _ONE)
+    multiply(groups, inputs, wide, half, BY_ROWS, matrix, zeros, to, PLAIN, acts, _ONE)
     matrix, to = (at.mirrored, item_weights, inputs), (of_rows, of_item + product, length)
-    multiply(rows, inputs, wide, (acts, start, wide, next_), matrix, zeros, to, PLAIN, acts, _ONE)
+    multiply(rows, inputs, wide, (acts, start, wide), BY_ROWS, matrix, zeros, to, PLAIN, acts, _ONE)
     if product:
         for g in range(count):
             user, item = (room.users, g * length), (room.items, g * per * length)

@@ -13,6 +13,17 @@ BETA_1, BETA_2 = 0.9, 0.999  # torch's defaults, as all of Adam here
 _EPSILON = 1e-8
 
 
+def _blocks(context, builder, signature, arguments, width):  # type: ignore[no-untyped-def]
+    """Loops over a row, as wide as argument ``width`` says: four vectors at a time, whose sums do not wait for each
+    other, then one. Yields the code, and the first lane, of either."""
+    width, wide = arguments[width], 4 * LANES
+    most = builder.and_(width, ir.Constant(width.type, -wide))
+    for lanes, start, stop in ((wide, ir.Constant(width.type, 0), most), (LANES, most, width)):
+        step = ir.Constant(width.type, lanes)
+        with cgutils.for_range_slice(builder, start, stop, step, inc=True) as (at, _):
+            yield Code(context, builder, signature, arguments, lanes), at
+
+
 @intrinsic
 def add_row(typingctx, to, what, share, width):  # type: ignore[no-untyped-def]
     """``to += share * what``; both (data, at), share float32."""
@@ -147,10 +158,11 @@ def spread_slopes(typingctx, rows, weights, slopes, count, width, gain, to):  # 
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        code = Code(context, builder, signature, arguments, LANES)
-        (rows, rows_at), (weights, weights_at), (slopes, slopes_at), count, width, gain, (to, to_at) = code.arguments
-        total, zero = code.variable(), code.all(0.0)
-        with code.each_chunk(width) as (at, _):
+        for code, at in _blocks(context, builder, signature, arguments, 4):
+            (rows, rows_at), (weights, weights_at), (slopes, slopes_at), count, width, gain, (to, to_at) = (
+                code.arguments
+            )
+            total, zero = code.variable(), code.all(0.0)
             weight = builder.fmul(code.load(weights, builder.add(weights_at, at)), code.spread(gain))
             first, to_place = builder.add(rows_at, at), builder.add(to_at, at)
             builder.store(code.load(to, to_place), total)
@@ -171,12 +183,9 @@ def add_rows(typingctx, to, rows, length, count, width):  # type: ignore[no-unty
     """Add ``count`` rows that lie ``length`` apart from (data, at) on to the row ``to`` (data, at)."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        code = Code(context, builder, signature, arguments, LANES)
-        (to, to_at), (rows, rows_at), length, count, width = code.arguments
-        total = code.variable()
-        with code.each_chunk(width) as (at, _):
-            place = builder.add(to_at, at)
-            first = builder.add(rows_at, at)
+        for code, at in _blocks(context, builder, signature, arguments, 4):
+            (to, to_at), (rows, rows_at), length, count, _ = code.arguments
+            total, place, first = code.variable(), builder.add(to_at, at), builder.add(rows_at, at)
             builder.store(code.load(to, place), total)
             with cgutils.for_range(builder, count) as row:
                 number = code.load(rows, builder.add(first, builder.mul(row.index, length)))
