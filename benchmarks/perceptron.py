@@ -35,7 +35,7 @@ from fastncf.datasets import twin
 from fastncf.hashing import Stream
 from fastncf.interactions import read_interactions
 from fastncf.kernels.late import stride
-from fastncf.kernels.matrix import BY_ROWS, PLAIN, multiply
+from fastncf.kernels.matrix import PLAIN, ROW_MAJOR, multiply
 from fastncf.lists import held_out_lists
 from fastncf.metrics import metrics
 from fastncf.models import MLP, NeuMF, build
@@ -161,7 +161,7 @@ def _multiply_often(times, rows, columns, depth, x, y, z):  # type: ignore[no-un
     start = np.int64(0)
     for _ in range(times):
         to, a, b = (z, start, columns), (x, start, depth), (y, start, columns)
-        multiply(rows, columns, depth, a, BY_ROWS, b, to, to, PLAIN, z, np.float32(1))
+        multiply(rows, columns, depth, a, ROW_MAJOR, b, to, to, PLAIN, z, np.float32(1))
 
 
 def product_rate(rounds: int = 5) -> float:

@@ -10,7 +10,7 @@ from fastncf import models, neural, perceptron
 from fastncf.adam import Adam, l2_penalty, score_batch
 from fastncf.config import Config
 from fastncf.kernels.late import Table, make_pace, make_step, point_to, read_row, settle, stride, write_row
-from fastncf.kernels.matrix import BY_COLUMNS, BY_ROWS, COLUMNS, MASKED, PLAIN, RECTIFIED, ROWS, multiply
+from fastncf.kernels.matrix import COLUMN_MAJOR, COLUMNS, MASKED, PLAIN, RECTIFIED, ROW_MAJOR, ROWS, multiply
 from fastncf.kernels.rows import drop
 from fastncf.kernels.simd import pointer
 from fastncf.models import LOSSES, build
@@ -49,13 +49,13 @@ def trained(cls, split, config):
 
 
 @njit
-def multiply_by_rows(rows, columns, depth, a, b, start, c, end, mask, gain):
-    multiply(rows, columns, depth, a, BY_ROWS, b, start, c, end, mask, gain)
+def multiply_row_major(rows, columns, depth, a, b, start, c, end, mask, gain):
+    multiply(rows, columns, depth, a, ROW_MAJOR, b, start, c, end, mask, gain)
 
 
 @njit
-def multiply_by_columns(rows, columns, depth, a, b, start, c, end, mask, gain):
-    multiply(rows, columns, depth, a, BY_COLUMNS, b, start, c, end, mask, gain)
+def multiply_column_major(rows, columns, depth, a, b, start, c, end, mask, gain):
+    multiply(rows, columns, depth, a, COLUMN_MAJOR, b, start, c, end, mask, gain)
 
 
 @pytest.mark.parametrize("columns", range(COLUMNS, 80, COLUMNS))
@@ -68,7 +68,7 @@ def test_a_product_of_matrices_is_one(columns):
     )
     plain = start.astype(np.float64) + a.astype(np.float64) @ b
     expected = {PLAIN: plain, RECTIFIED: np.maximum(plain, 0), MASKED: np.where(mask > 0, 0.75 * plain, 0)}
-    ways = {multiply_by_rows: (a, depth), multiply_by_columns: (np.ascontiguousarray(a.T), rows)}
+    ways = {multiply_row_major: (a, depth), multiply_column_major: (np.ascontiguousarray(a.T), rows)}
     for end, product in expected.items():
         for way, (data, line) in ways.items():
             c = np.full((rows, columns), np.nan, dtype=np.float32)
@@ -81,7 +81,7 @@ def test_a_product_of_matrices_is_one(columns):
 def test_what_is_no_number_goes_through_a_product():
     nan, zero = np.full(ROWS * COLUMNS, np.nan, dtype=np.float32), np.zeros(ROWS * COLUMNS, dtype=np.float32)
     a = b = zero, 0, COLUMNS
-    multiply_by_rows(ROWS, COLUMNS, 1, a, b, (nan, 0, COLUMNS), (zero, 0, COLUMNS), RECTIFIED, zero, np.float32(1))
+    multiply_row_major(ROWS, COLUMNS, 1, a, b, (nan, 0, COLUMNS), (zero, 0, COLUMNS), RECTIFIED, zero, np.float32(1))
     assert np.isnan(zero).all()
 
 

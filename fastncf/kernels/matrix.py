@@ -18,8 +18,8 @@ ROWS = 4
 COLUMNS = 8
 """Numbers of columns are multiples of it."""
 
-BY_ROWS, BY_COLUMNS = range(2)
-"""How the left matrix lies; compiled for either, so that what lies side by side is read from one address."""
+ROW_MAJOR, COLUMN_MAJOR = range(2)
+"""Order of the left matrix; compiled for either, so that what lies side by side is read from one address."""
 
 PLAIN, RECTIFIED, MASKED = range(3)
 """What becomes of an element: itself; 0 where it is below; 0 where the mask is not above 0, else ``gain`` times it."""
@@ -33,11 +33,11 @@ def _tile(rows, columns):  # type: ignore[no-untyped-def]
     vectors = range(columns // lanes)
 
     @intrinsic(prefer_literal=True)
-    def tile(typingctx, depth, a, lies, b, start, c, end, mask, gain):  # type: ignore[no-untyped-def]
+    def tile(typingctx, depth, a, order, b, start, c, end, mask, gain):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             code = Code(context, builder, signature, arguments, lanes)
             depth, (a, a_at, a_line), _, b, start, c, end, mask, gain = code.arguments
-            by_rows = lies.literal_value == BY_ROWS
+            row_major = order.literal_value == ROW_MAJOR
 
             def place(at, length, row, vector=0):  # type: ignore[no-untyped-def]
                 offset = builder.mul(length, ir.Constant(length.type, row))
@@ -49,11 +49,11 @@ def _tile(rows, columns):  # type: ignore[no-untyped-def]
             sums = [(row, vector, code.variable()) for row in range(rows) for vector in vectors]
             for row, vector, total in sums:
                 builder.store(code.load(start[0], place(start[1], start[2], row, vector)), total)
-            firsts = [place(a_at, a_line if by_rows else ir.Constant(a_at.type, 1), row) for row in range(rows)]
+            firsts = [place(a_at, a_line if row_major else ir.Constant(a_at.type, 1), row) for row in range(rows)]
             with cgutils.for_range(builder, depth) as term:
                 line = builder.add(b[1], builder.mul(term.index, b[2]))
                 others = [code.load(b[0], place(line, b[2], 0, vector)) for vector in vectors]
-                step = term.index if by_rows else builder.mul(term.index, a_line)
+                step = term.index if row_major else builder.mul(term.index, a_line)
                 numbers = [code.spread(code.number(a, builder.add(first, step))) for first in firsts]
                 for row, vector, total in sums:
                     builder.store(code.add(builder.load(total), code.multiply(numbers[row], others[vector])), total)
@@ -72,7 +72,7 @@ def _tile(rows, columns):  # type: ignore[no-untyped-def]
                         code.store(number, c[0], place(c[1], c[2], row, vector))
             return context.get_dummy_value()
 
-        return types.void(depth, a, lies, b, start, c, end, mask, gain), generate
+        return types.void(depth, a, order, b, start, c, end, mask, gain), generate
 
     return tile
 
@@ -87,14 +87,14 @@ _tall_narrow, _low_narrow = _tile(8, COLUMNS), _tile(ROWS, COLUMNS)
 
 
 @njit(nogil=True, cache=True)
-def multiply(rows, columns, depth, a, lies, b, start, c, end, mask, gain):  # type: ignore[no-untyped-def]
+def multiply(rows, columns, depth, a, order, b, start, c, end, mask, gain):  # type: ignore[no-untyped-def]
     """``c = start + a @ b``, a ``rows`` x ``columns`` matrix that sums ``depth`` terms.
 
     Args:
         rows, columns: multiples of ``ROWS`` and ``COLUMNS``.
         depth: any number.
-        a: (data, at, line): element (i, j) is ``data[at + i * line + j]`` or, by columns, ``data[at + j * line + i]``.
-        lies: ``BY_ROWS`` or ``BY_COLUMNS``, a literal.
+        a: (data, at, line): element (i, j) is ``data[at + i * line + j]``, column-major ``data[at + j * line + i]``.
+        order: ``ROW_MAJOR`` or ``COLUMN_MAJOR``, a literal.
         b, start, c: (data, at, row): element (i, j) is ``data[at + i * row + j]``; start may be c.
         end: what becomes of an element, see ``PLAIN``.
         mask: data that lie as those of c do; c's own where it is not used.
@@ -109,22 +109,22 @@ def multiply(rows, columns, depth, a, lies, b, start, c, end, mask, gain):  # ty
             left = rows - row
             height = 8 if width == COLUMNS else _TALL
             tall = left >= height and left != height + 2  # 2 could not be cut into low ones
-            own = a[0], a[1] + row * (a[2] if lies == BY_ROWS else 1), a[2]
+            own = a[0], a[1] + row * (a[2] if order == ROW_MAJOR else 1), a[2]
             first = start[0], start[1] + row * start[2] + column, start[2]
             to = c[0], c[1] + row * c[2] + column, c[2]
             if width == COLUMNS:
                 if tall:
-                    _tall_narrow(depth, own, lies, other, first, to, end, mask, gain)
+                    _tall_narrow(depth, own, order, other, first, to, end, mask, gain)
                 else:
-                    _low_narrow(depth, own, lies, other, first, to, end, mask, gain)
+                    _low_narrow(depth, own, order, other, first, to, end, mask, gain)
             elif width == _WIDE:
                 if tall:
-                    _tall_wide(depth, own, lies, other, first, to, end, mask, gain)
+                    _tall_wide(depth, own, order, other, first, to, end, mask, gain)
                 else:
-                    _low_wide(depth, own, lies, other, first, to, end, mask, gain)
+                    _low_wide(depth, own, order, other, first, to, end, mask, gain)
             elif tall:
-                _tall_middle(depth, own, lies, other, first, to, end, mask, gain)
+                _tall_middle(depth, own, order, other, first, to, end, mask, gain)
             else:
-                _low_middle(depth, own, lies, other, first, to, end, mask, gain)
+                _low_middle(depth, own, order, other, first, to, end, mask, gain)
             row += height if tall else ROWS
         column += width

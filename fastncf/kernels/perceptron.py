@@ -18,7 +18,7 @@ from numba import njit
 
 from fastncf.hashing import mix64
 from fastncf.kernels.late import Table, ask_for_mark, is_marked, make_step, mark, point_to, read_row, slot_of, write_row
-from fastncf.kernels.matrix import BY_COLUMNS, BY_ROWS, COLUMNS, MASKED, PLAIN, RECTIFIED, ROWS, multiply
+from fastncf.kernels.matrix import COLUMN_MAJOR, COLUMNS, MASKED, PLAIN, RECTIFIED, ROW_MAJOR, ROWS, multiply
 from fastncf.kernels.meeting import meet, take_number
 from fastncf.kernels.rows import (
     BETA_1,
@@ -372,21 +372,28 @@ def _list(thread, threads, batch, interactions, sizes, at):  # type: ignore[no-u
         to += 2 + num_negatives
 
 
+@njit(inline="always")
+def _find_own(thread, threads, first, last, at, found):  # type: ignore[no-untyped-def]
+    """Put side by side the places of a thread's own rows that still have no step; returns how many they are."""
+    count = 0
+    for place in range(first, last):
+        row = get(at.needed, place)
+        found[count] = place
+        count += (row >= 0) & (owner(row, threads) == thread)  # a branch would be foretold wrongly half of the time
+    return count
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def _look(thread, threads, batch, interactions, step, sizes, at, found):  # type: ignore[no-untyped-def]
     """Note which of a thread's rows a batch needs, and which of them more than once."""
     start = batch % 2 * sizes.batch * (2 + sizes.num_negatives)
     stop = start + _size(batch, interactions, sizes) * (2 + sizes.num_negatives)
     for first in range(start, stop, len(found)):
-        count = 0
-        for place in range(first, min(first + len(found), stop)):
-            row = get(at.needed, place)
-            found[count] = row
-            count += owner(row, threads) == thread  # a branch would be foretold wrongly half of the time
+        count = _find_own(thread, threads, first, min(first + len(found), stop), at, found)
         for which in range(count):
             if which + _SEEN_AHEAD < count:
-                prefetch(at.seen, np.int64(found[which + _SEEN_AHEAD]), _LINE)
-            row = np.int64(found[which])
+                prefetch(at.seen, np.int64(get(at.needed, found[which + _SEEN_AHEAD])), _LINE)
+            row = np.int64(get(at.needed, found[which]))
             put(at.seen, row, np.int32(2 * step + (get(at.seen, row) >= 2 * step)))
 
 
@@ -404,22 +411,18 @@ def _look_ahead(group, course, per, at, table):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True, error_model="numpy")
 def _gather(thread, threads, start, count, step, touched, at, table, room, owned, found):  # type: ignore[no-untyped-def]
     """Sum the gradients of the rows that are a thread's own, in the order of the samples; returns how many they are."""
-    length = table.width
-    for first in range(0, count, len(found)):
-        own = 0
-        for place in range(first, min(first + len(found), count)):
-            row = get(at.needed, start + place)
-            found[own] = place
-            own += (row >= 0) & (owner(row, threads) == thread)  # no branch either
+    length, stop = table.width, start + count
+    for first in range(start, stop, len(found)):
+        own = _find_own(thread, threads, first, min(first + len(found), stop), at, found)
         for which in range(own):
             if which + _MARKS_AHEAD < own:
-                ask_for_mark(table, np.int64(get(at.needed, start + found[which + _MARKS_AHEAD])))
+                ask_for_mark(table, np.int64(get(at.needed, found[which + _MARKS_AHEAD])))
             if which + _SUMS_AHEAD < own:
-                later = np.int64(get(at.needed, start + found[which + _SUMS_AHEAD]))
+                later = np.int64(get(at.needed, found[which + _SUMS_AHEAD]))
                 if is_marked(table, later, step):
                     prefetch(room.own, slot_of(table, later) * length, length)
             place = np.int64(found[which])
-            row, what = np.int64(get(at.needed, start + place)), (at.slopes, place * length)
+            row, what = np.int64(get(at.needed, place)), (at.slopes, (place - start) * length)
             if is_marked(table, row, step):
                 add_row((room.own, slot_of(table, row) * length), what, _ONE, length)
             else:
@@ -488,11 +491,11 @@ def _train_tile(  # type: ignore[no-untyped-def]
     half, bottom = (room.half, start, wide), (acts, start, wide)
     users, items = (room.users, product, length), (room.items, product, length)
     of_users, of_items = (dense, user_weights, wide), (dense, item_weights, wide)
-    multiply(groups, wide, inputs, users, BY_ROWS, of_users, (dense, user_bias, start), half, PLAIN, acts, _ONE)
+    multiply(groups, wide, inputs, users, ROW_MAJOR, of_users, (dense, user_bias, start), half, PLAIN, acts, _ONE)
     for g in range(groups):
         for s in range(g * per, (g + 1) * per):
             copy_row((acts, s * wide), (room.half, g * wide), wide)
-    multiply(rows, wide, inputs, items, BY_ROWS, of_items, bottom, bottom, RECTIFIED, acts, _ONE)
+    multiply(rows, wide, inputs, items, ROW_MAJOR, of_items, bottom, bottom, RECTIFIED, acts, _ONE)
     noise = mix64(mix64(sizes.seed + np.uint64(step.number)) + np.uint64(begin + first))
     if sizes.dropout:
         drop((acts, 0), rows * wide, sizes.dropout, noise)
@@ -501,7 +504,7 @@ def _train_tile(  # type: ignore[no-untyped-def]
         x = acts, rows * get(at.places, layer - 1), below
         y = acts, rows * get(at.places, layer), own
         matrix, bias = (dense, get(at.weights, layer), own), (dense, get(at.biases, layer), start)
-        multiply(rows, own, below, x, BY_ROWS, matrix, bias, y, RECTIFIED, acts, _ONE)
+        multiply(rows, own, below, x, ROW_MAJOR, matrix, bias, y, RECTIFIED, acts, _ONE)
         if sizes.dropout:
             drop((acts, y[1]), rows * own, sizes.dropout, mix64(noise + np.uint64(layer)))
     top, top_at = get(at.layers, sizes.depth - 1), rows * get(at.places, sizes.depth - 1)
@@ -531,22 +534,24 @@ def _train_tile(  # type: ignore[no-untyped-def]
         add_rows((gradients, get(at.biases, layer)), (acts, y_at), own, rows, own)
         to = gradients, matrix_at, own
         before = zeros if fresh else to
-        multiply(below, own, rows, (acts, x_at, below), BY_COLUMNS, (acts, y_at, own), before, to, PLAIN, acts, _ONE)
+        multiply(below, own, rows, (acts, x_at, below), COLUMN_MAJOR, (acts, y_at, own), before, to, PLAIN, acts, _ONE)
         y, matrix, x = (acts, y_at, own), (at.mirrored, matrix_at, below), (acts, x_at, below)
-        multiply(rows, below, own, y, BY_ROWS, matrix, zeros, x, MASKED, acts, gain)
+        multiply(rows, below, own, y, ROW_MAJOR, matrix, zeros, x, MASKED, acts, gain)
     for g in range(groups):
         copy_row((room.half, g * wide), (room.zeros, 0), wide)
         add_rows((room.half, g * wide), (acts, g * per * wide), wide, per, wide)
     add_rows((gradients, user_bias), (room.half, 0), wide, groups, wide)
     to, users = (gradients, user_weights, wide), (room.users, product, length)
-    multiply(inputs, wide, groups, users, BY_COLUMNS, half, zeros if fresh else to, to, PLAIN, acts, _ONE)
+    multiply(inputs, wide, groups, users, COLUMN_MAJOR, half, zeros if fresh else to, to, PLAIN, acts, _ONE)
     to, items = (gradients, item_weights, wide), (room.items, product, length)
-    multiply(inputs, wide, rows, items, BY_COLUMNS, (acts, start, wide), zeros if fresh else to, to, PLAIN, acts, _ONE)
+    multiply(
+        inputs, wide, rows, items, COLUMN_MAJOR, (acts, start, wide), zeros if fresh else to, to, PLAIN, acts, _ONE
+    )
     of_rows, of_item = room.gradients, groups * length
     matrix, to = (at.mirrored, user_weights, inputs), (of_rows, product, length)
-    multiply(groups, inputs, wide, half, BY_ROWS, matrix, zeros, to, PLAIN, acts, _ONE)
+    multiply(groups, inputs, wide, half, ROW_MAJOR, matrix, zeros, to, PLAIN, acts, _ONE)
     matrix, to = (at.mirrored, item_weights, inputs), (of_rows, of_item + product, length)
-    multiply(rows, inputs, wide, (acts, start, wide), BY_ROWS, matrix, zeros, to, PLAIN, acts, _ONE)
+    multiply(rows, inputs, wide, (acts, start, wide), ROW_MAJOR, matrix, zeros, to, PLAIN, acts, _ONE)
     if product:
         for g in range(count):
             user, item = (room.users, g * length), (room.items, g * per * length)
