@@ -41,7 +41,7 @@ def recipes_for(
     if config.model == "mlp":
         first = replace(config, model="mf", dim=own.dim - 1, init_std=None, **left_out)
     else:
-        first = replace(config, model="gmf", dim=own.dim, **left_out)
+        first = replace(config, model="gmf", dim=own.dim, mlp_dim=None, **left_out)
     return [first.with_recipe("sgd", history, interactions_per_item), own]
 
 

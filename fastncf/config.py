@@ -70,6 +70,10 @@ class Config:
     dim: int | None = None
     """Length of an embedding vector. Left out: 64, but 128 for ``mf`` and ``gmf`` by ``sgd`` on sparse data."""
 
+    mlp_dim: int | None = None
+    """Length of the vectors that the layers of a ``neumf`` are given, where those that it multiplies have another.
+    NVIDIA's configuration: dim 64, mlp_dim 128, layers 256-128-64. Left out: ``dim``."""
+
     init_std: float | None = None
     """Standard deviation of the vectors before the training. Left out: 0.02 with ``sgd``, but 0.05 on sparse data;
     0.1 with ``adam``, but 0.02 for ``mf``; 1 for an ``mlp`` that starts from the vectors of an ``mf``."""
@@ -182,9 +186,9 @@ class Config:
             value = getattr(self, field.name)
             if choice is not None and value not in get_args(choice) and (value is not None or choice is field.type):
                 raise ConfigError(f"{field.name}={value!r}: expected one of {', '.join(get_args(choice))}")
-        for name in ("dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
+        for name in ("dim", "mlp_dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
             value = getattr(self, name)
-            left_out = value is None and name in ("dim", "epochs", "batch_size")
+            left_out = value is None and name in ("dim", "mlp_dim", "epochs", "batch_size")
             self._require(name, left_out or (isinstance(value, int) and value >= 1), "a whole number from 1")
         self._require("init_std", self.init_std is None or self.init_std > 0, "a number above 0")
         self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "whole numbers from 1")
@@ -201,6 +205,11 @@ class Config:
         if self.patience is not None:
             self._require("patience", self.patience >= 1, "a whole number from 1")
             self._require("patience", self.validation, "validation=True beside it, since a stop needs validation items")
+        self._require(
+            "mlp_dim",
+            self.mlp_dim is None or self.model == "neumf",
+            "model='neumf' beside it; the vectors of other models have the length dim",
+        )
         if self.model in ("mlp", "neumf"):
             self._require("layers", len(self.layers) >= 1, f"at least one width for model={self.model!r}")
 

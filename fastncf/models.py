@@ -148,7 +148,10 @@ class MLP(nn.Module):
 
 
 class NeuMF(nn.Module):
-    """Neural matrix factorization (He et al. 2017, eq. 12): GMF and MLP with vectors of their own, joined on top."""
+    """Neural matrix factorization (He et al. 2017, eq. 12): GMF and MLP with vectors of their own, joined on top.
+
+    Those of GMF have ``dim`` numbers, those of MLP ``mlp_dim``, or as many.
+    """
 
     def __init__(
         self,
@@ -158,6 +161,7 @@ class NeuMF(nn.Module):
         layers: Sequence[int],
         generator: torch.Generator | None = None,
         *,
+        mlp_dim: int | None = None,
         std: float = 0.1,
         dropout: float = 0.0,
     ) -> None:
@@ -165,9 +169,10 @@ class NeuMF(nn.Module):
         self.dropout = dropout
         self.gmf_user_embedding = _embedding(num_users, dim, generator, std)
         self.gmf_item_embedding = _embedding(num_items, dim, generator, std)
-        self.mlp_user_embedding = _embedding(num_users, dim, generator, std)
-        self.mlp_item_embedding = _embedding(num_items, dim, generator, std)
-        self.hidden = _tower(2 * dim, layers, generator)
+        mlp_dim = mlp_dim or dim
+        self.mlp_user_embedding = _embedding(num_users, mlp_dim, generator, std)
+        self.mlp_item_embedding = _embedding(num_items, mlp_dim, generator, std)
+        self.hidden = _tower(2 * mlp_dim, layers, generator)
         self.output = _linear(dim + layers[-1], 1, generator)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
@@ -194,7 +199,7 @@ class NeuMF(nn.Module):
         self.output.bias.copy_(share * gmf.output.bias.to(mlp.output.bias.device) + (1 - share) * mlp.output.bias)
 
     def item_vectors(self) -> Tensor:
-        """(I, at most 2D): the vectors of both parts side by side, without dimensions that hold biases."""
+        """(I, at most D + E): the vectors of both parts side by side, without dimensions that hold biases."""
         product = _varying(self.gmf_user_embedding.weight, self.gmf_item_embedding.weight)
         return torch.cat([product, self.mlp_item_embedding.weight], dim=1)
 
@@ -236,7 +241,7 @@ def build(config: Config, num_users: int, num_items: int, counts: Tensor) -> nn.
     if config.model == "mlp":
         return MLP(*sizes, config.layers, generator, dropout=config.dropout, **std)
     if config.model == "neumf":
-        return NeuMF(*sizes, config.layers, generator, dropout=config.dropout, **std)
+        return NeuMF(*sizes, config.layers, generator, mlp_dim=config.mlp_dim, dropout=config.dropout, **std)
     return Popularity(counts.double())
 
 

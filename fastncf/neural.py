@@ -106,7 +106,8 @@ def _train_parts(
 ) -> History:
     """An MLP from the vectors of an MF; or both parts of a NeuMF, and what they score in a fixed proportion."""
     by_sgd, config = recipes
-    by_adam = replace(config, model="mlp", optimizer="adam", history="none")
+    dim = config.mlp_dim or config.dim
+    by_adam = replace(config, model="mlp", dim=dim, mlp_dim=None, optimizer="adam", history="none")
     factors = draw_factors(by_sgd, split.num_users, split.num_items)
     history = train_factors(factors, split, by_sgd, order, clock)
     if isinstance(model, MLP):

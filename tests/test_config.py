@@ -19,6 +19,8 @@ def test_immutable_and_back_from_a_dict():
         ({"model": "als"}, "model='als': expected one of mf, gmf"),
         ({"loss": "mse"}, "loss='mse': expected one of bce, bpr"),
         ({"dim": 0}, "dim=0: expected a whole number from 1"),
+        ({"model": "neumf", "mlp_dim": 0}, "mlp_dim=0: expected a whole number from 1"),
+        ({"model": "mlp", "mlp_dim": 8}, "mlp_dim=8: expected model='neumf' beside it"),
         ({"dim": 2.5}, r"dim=2\.5: expected a whole number"),
         ({"k": -1}, "k=-1"),
         ({"learning_rate": 0.0}, "learning_rate"),

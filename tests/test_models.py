@@ -13,7 +13,7 @@ USERS, ITEMS = 7, 11
 
 
 def make(name: str, seed: int = 0) -> nn.Module:
-    config = Config(model=name, dim=5, layers=(6, 4), seed=seed)
+    config = Config(model=name, dim=5, mlp_dim=7 if name == "neumf" else None, layers=(6, 4), seed=seed)
     return build(config, USERS, ITEMS, torch.arange(ITEMS) * 3)
 
 

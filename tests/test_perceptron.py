@@ -26,6 +26,8 @@ def random_case(num_items=50, **settings):
     split = plain_split(*random_csr(random, int(random.integers(20, 60)), num_items, 40), num_items)
     layers = random.integers(3, 40, size=random.integers(1, 4)).tolist()
     sizes = {"dim": int(random.integers(3, 30)), "layers": layers, "num_negatives": int(random.integers(1, 12))}
+    if settings["model"] == "neumf":
+        sizes["mlp_dim"] = int(random.integers(3, 30))
     return split, Config(**{"l2": 0.01, "learning_rate": 0.01, "epochs": 3, **sizes, **settings}).with_recipe(
         "adam", "none"
     )

@@ -14,13 +14,15 @@ from fastncf.scoring import scorer
 @given(
     st.sampled_from(MODELS),
     st.integers(1, 40),
+    st.integers(1, 40),
     st.lists(st.integers(1, 40), min_size=1, max_size=3),
     st.integers(0, 2**32),
 )
 @torch.no_grad()
-def test_scores_equal_the_models_own(name, dim, layers, seed):
+def test_scores_equal_the_models_own(name, dim, mlp_dim, layers, seed):
     num_users, num_items = 23, 37
-    model = build(Config(model=name, dim=dim, layers=tuple(layers)), num_users, num_items, torch.arange(num_items))
+    config = Config(model=name, dim=dim, mlp_dim=mlp_dim if name == "neumf" else None, layers=tuple(layers))
+    model = build(config, num_users, num_items, torch.arange(num_items))
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():  # biases are zero in a new model
         parameter.copy_(torch.randn(parameter.shape, generator=generator))

@@ -270,15 +270,15 @@ def test_gmf_is_trained_as_the_mf_it_can_be(history):
     assert_frame_equal(gmf.similar_items([3, 7]), mf.similar_items([3, 7]), abs_tol=1e-5)
 
 
-def test_neumf_is_its_parts_joined(tmp_path):
-    settings = {"dim": 8, "layers": (16, 8), "num_negatives": 3, "seed": 4}
+@pytest.mark.parametrize("mlp_dim", [None, 12])
+def test_neumf_is_its_parts_joined(mlp_dim, tmp_path):
+    settings = {"layers": (16, 8), "num_negatives": 3, "seed": 4, "validation": True}
     told = []
-    rec = fastncf.fit(
-        checkerboard(), model="neumf", epochs=5, batch_size=256, validation=True, callback=told.append, **settings
-    )
+    neumf = {"model": "neumf", "dim": 8, "mlp_dim": mlp_dim, "epochs": 5, "batch_size": 256}
+    rec = fastncf.fit(checkerboard(), callback=told.append, **neumf, **settings)
     assert rec.config.optimizer == "parts"
-    gmf = fastncf.fit(checkerboard(), model="gmf", validation=True, **settings)
-    alone = {"optimizer": "adam", "epochs": 5, "batch_size": 256, "validation": True}
+    gmf = fastncf.fit(checkerboard(), model="gmf", dim=8, **settings)
+    alone = {"dim": mlp_dim or 8, "optimizer": "adam", "epochs": 5, "batch_size": 256}
     mlp = fastncf.fit(checkerboard(), model="mlp", **alone, learning_rate=0.003, **settings)
     users, items = list(range(40)), list(range(40))
     expected = 0.9 * gmf.score(users, items)["score"] + 0.1 * mlp.score(users, items)["score"]
