@@ -78,8 +78,8 @@ CASES = [
         400_000,
     ),
     Case(
-        "neumf, 64 + 64 each, 256-256-128-64, dropout .5",
-        {"model": "neumf", "dim": 64, "layers": (256, 256, 128, 64), "dropout": 0.5},
+        "NVIDIA's neumf: 64 + 128 each, 256-128-64, dropout .5",
+        {"model": "neumf", "dim": 64, "mlp_dim": 128, "layers": (256, 128, 64), "dropout": 0.5},
         (4_096, 65_536),
         (4_096, 16_384, 65_536),
         60_000,
@@ -142,7 +142,7 @@ def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
 def flop(settings: dict[str, Any]) -> float:
     """Floating point operations of a sample that the kernels do: a product forward, two backward."""
     per, dim, layers = 1 + NUM_NEGATIVES, settings["dim"], settings["layers"]
-    terms = dim * layers[0] * (1 + 1 / per)  # a user's half is computed once
+    terms = settings.get("mlp_dim", dim) * layers[0] * (1 + 1 / per)  # a user's half is computed once
     terms += sum(a * b for a, b in itertools.pairwise(layers)) + layers[-1]
     terms += 2 * dim if settings["model"] == "neumf" else 0
     return 3 * 2 * terms
@@ -151,7 +151,9 @@ def flop(settings: dict[str, Any]) -> float:
 def moved_bytes(settings: dict[str, Any]) -> float:
     """Bytes of a sample to and from tables and ids where a batch needs a row once: it is read, and written."""
     per = 1 + NUM_NEGATIVES
-    width = settings["dim"] * (2 if settings["model"] == "neumf" else 1)
+    width = settings["dim"]
+    if settings["model"] == "neumf":
+        width += settings.get("mlp_dim", width)
     ids = 4 * (3 + NUM_NEGATIVES) / per
     return (1 + 1 / per) * 2 * 4 * stride(width) + ids
 

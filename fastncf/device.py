@@ -46,6 +46,12 @@ def triton_works(device: torch.device) -> bool:
     return True
 
 
+@functools.cache
+def has_tf32(device: torch.device) -> bool:
+    """Whether kernels written in Triton run on a device and it multiplies in TF32: NVIDIA's since Ampere."""
+    return triton_works(device) and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 @contextmanager
 def reproducible(device: torch.device, seed: int, *, deterministic: bool) -> Iterator[None]:
     """torch's own draws (dropout) from a seed, and its state as it was afterwards.

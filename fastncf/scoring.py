@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fastncf.device import triton_works
+from fastncf.device import has_tf32, triton_works
 from fastncf.kernels.factors import Factors
 from fastncf.kernels.ranking import dot_lists
 from fastncf.models import GMF, MF, MLP, NeuMF, score_catalogue, score_lists
@@ -124,26 +124,32 @@ class _Tower:
         of_user, of_item = first.weight.split([user.embedding_dim, item.embedding_dim], dim=1)
         self.user = torch.addmm(first.bias, user.weight, of_user.T)  # (U, H)
         self.item = item.weight @ of_item.T  # (I, H)
-        self.layers = [(layer.weight.T, layer.bias) for layer in rest]
+        self.layers = [(layer.weight.contiguous(), layer.bias) for layer in rest]
         self.output = (weight.view(-1, 1), bias)
-        self.list_bytes = 4 * (self.user.shape[1] + sum(bias.numel() for _, bias in self.layers) + 2)
+        self.by_tiles = bool(rest) and user.weight.dtype == torch.float32 and has_tf32(user.weight.device)
+        written = [len(bias) for _, bias in self.layers]
+        written = written[:-1] if self.by_tiles else [self.user.shape[1], *written]
+        self.list_bytes = 4 * (sum(written) + 4)
         self.catalogue_bytes = self.list_bytes
         self.buffers = [_Buffer() for _ in range(len(self.layers) + 2)]
 
     def lists(self, users: Tensor, items: Tensor) -> Tensor:
-        first = self.buffers[0].take(items.numel(), self.item.shape[1], like=self.item)
-        if triton_works(users.device) and self.item.dtype == torch.float32:
-            from fastncf.tiles.rows import add_rows
+        if self.by_tiles:
+            from fastncf.tiles.scores import score_by_layers  # Triton is not there on every machine
 
-            add_rows(first, self.user, self.item, users, items.contiguous())
-        else:
-            torch.index_select(self.item, 0, items.reshape(-1), out=first)
-            halves = first.view(*items.shape, -1)
-            halves += self.user.index_select(0, users).unsqueeze(1)
-            halves.relu_()
+            output = torch.cat([tensor.view(-1) for tensor in self.output])
+            return score_by_layers(self.user, self.item, users, items.contiguous(), self.layers, output)
+        first = self.buffers[0].take(items.numel(), self.item.shape[1], like=self.item)
+        torch.index_select(self.item, 0, items.reshape(-1), out=first)
+        halves = first.view(*items.shape, -1)
+        halves += self.user.index_select(0, users).unsqueeze(1)
+        halves.relu_()
         return self._climb(first).view(items.shape)
 
     def catalogue(self, users: Tensor, num_items: int) -> Tensor:
+        if self.by_tiles:
+            items = torch.arange(num_items, dtype=torch.int32, device=users.device)
+            return self.lists(users, items.expand(len(users), -1))
         halves = self.buffers[0].take(len(users), *self.item.shape, like=self.item)
         torch.add(self.user.index_select(0, users).unsqueeze(1), self.item, out=halves).relu_()
         return self._climb(halves.view(-1, self.item.shape[1])).view(len(users), num_items)
@@ -151,7 +157,7 @@ class _Tower:
     def _climb(self, x: Tensor) -> Tensor:
         """Scores (n, 1) of the first layer's activations (n, H)."""
         for (weight, bias), buffer in zip(self.layers, self.buffers[1:-1], strict=True):
-            x = torch.addmm(bias, x, weight, out=buffer.take(len(x), len(bias), like=x)).relu_()
+            x = torch.addmm(bias, x, weight.T, out=buffer.take(len(x), len(bias), like=x)).relu_()
         return torch.addmm(self.output[1], x, self.output[0], out=self.buffers[-1].take(len(x), 1, like=x))
 
 

@@ -23,14 +23,14 @@ def test_without_a_device_it_says_so_and_exits_cleanly():
 def test_every_part_runs_with_the_cpu_as_the_device(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu, "CUDA", torch.device("cpu"))
     monkeypatch.setattr(gpu, "NOTEBOOK", replace(gpu.NOTEBOOK, batch_size=4096))
-    monkeypatch.setattr(gpu, "NVIDIA", replace(gpu.NVIDIA, dim=8, layers=(16, 8), batch_size=4096))
+    monkeypatch.setattr(gpu, "NVIDIA", replace(gpu.NVIDIA, dim=8, mlp_dim=12, layers=(16, 8), batch_size=4096))
     monkeypatch.setattr(gpu, "FusedMLP", gpu.Adam)  # the kernel's own tests run it by the interpreter, on less
     for name in ("show_timeline", "check_failures"):  # streams, and memory of a device
         monkeypatch.setattr(gpu, name, lambda *args: None)
     monkeypatch.setattr(gpu, "RESULTS", tmp_path)
     monkeypatch.setattr(gpu, "ceilings", lambda: {"copy_bytes_per_second": 1.0, "bf16_flop_per_second": 1.0})
     monkeypatch.setattr(gpu, "fit_on", lambda device, *args, **kwargs: gpu.fastncf.fit(*args, device="cpu", **kwargs))
-    fakes = {"is_available": True, "get_device_name": "a CPU in its place", "max_memory_allocated": 0}
+    fakes = {"get_device_name": "a CPU in its place", "max_memory_allocated": 0}
     for name, value in fakes.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     for name in ("synchronize", "empty_cache", "reset_peak_memory_stats", "set_sync_debug_mode"):

@@ -1,7 +1,13 @@
 """The Triton kernels against plain torch: on a CUDA device where there is one, else on the CPU by the interpreter."""
 
 import itertools
+import json
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +16,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastncf import epoch as epoch_module
-from fastncf import fused, models
+from fastncf import fused, models, scoring
 from fastncf.adam import Adam, l2_penalty, score_batch
 from fastncf.config import Config
 from fastncf.epoch import Batch, Epochs
 from fastncf.fused import FusedMLP, can_fuse
 from fastncf.hashing import Stream, key
-from fastncf.models import MLP, bce, build, score_lists
+from fastncf.models import MLP, bce, build, score_catalogue, score_lists
 from fastncf.permutation import permutation
 from fastncf.sampler import position_keys, sample_negatives
 from tests.conftest import plain_split, random_csr
@@ -24,6 +30,27 @@ from tests.conftest import plain_split, random_csr
 pytest.importorskip("triton")
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
+    """By the compiler itself, not the interpreter; the shared memory is that of the smallest device since Ampere."""
+    root = Path(__file__).parents[1]
+    source = "".join(path.read_text() for path in (root / "fastncf" / "tiles").glob("*.py"))
+    functions = re.findall(r"@triton\.jit.*\ndef (_\w+)", source)
+    started = {name for name in functions if f"{name}[" in source or f"_launch({name}," in source}
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.compile_tiles", "80", "90"],
+        cwd=root,
+        env=env | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    made = json.loads(run.stdout)
+    for capability in (80, 90):
+        assert {name for at, name, _ in made if at == capability} == started
+    assert max(shared for *_, shared in made) <= 99 << 10
 
 
 def device_csr(indptr: np.ndarray, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -85,7 +112,7 @@ def assert_all_close(ours: list[torch.Tensor], exact: list[torch.Tensor], tolera
 
 @pytest.mark.parametrize("dim", [5, 8, 64])
 def test_rows_and_dots(dim):
-    from fastncf.tiles.rows import Dot, Gather, add_rows
+    from fastncf.tiles.rows import Dot, Gather
 
     users, items = torch.randint(11, (70,), device=DEVICE), torch.randint(13, (70, 5), dtype=torch.int32, device=DEVICE)
     user, item, weight = (torch.randn(*shape, device=DEVICE) for shape in ((11, dim), (13, dim), (dim,)))
@@ -100,9 +127,6 @@ def test_rows_and_dots(dim):
     gathered = Gather.apply(ours[1], items, torch.float32)
     plain = exact[1][items.long()]
     assert_all_close(gradients(gathered, [ours[1]], slope), gradients(plain, [exact[1]], slope.double()))
-    out = torch.full((70, 5, dim), torch.nan, device=DEVICE)
-    add_rows(out, user.detach(), item.detach(), users, items)
-    assert_all_close([out], [F.relu(exact[0][users].unsqueeze(1) + exact[1][items.long()])])
 
 
 def layers_of(*widths: int) -> list[nn.Linear]:
@@ -148,7 +172,8 @@ def test_dropout_zeroes_its_share_and_its_gradient_is_that_of_what_is_left():
 
 @pytest.mark.parametrize("name", ["mf", "gmf", "mlp", "neumf"])
 def test_models_by_kernels(name, monkeypatch):
-    config = Config(model=name, dim=6, layers=(12, 5)).with_recipe("adam", "none")
+    mlp_dim = 9 if name == "neumf" else None
+    config = Config(model=name, dim=6, mlp_dim=mlp_dim, layers=(12, 5)).with_recipe("adam", "none")
     model = build(config, 9, 14, torch.zeros(14)).to(DEVICE)
     users, items = torch.randint(9, (40,), device=DEVICE), torch.randint(14, (40, 3), device=DEVICE)
     parameters = list(model.parameters())
@@ -160,6 +185,25 @@ def test_models_by_kernels(name, monkeypatch):
     exact = score_lists(model.double(), users, items)
     monkeypatch.setattr(models, "triton_works", lambda device: True)
     assert torch.equal(score_lists(model, users, items), exact)  # float64 is not for the kernels
+
+
+@pytest.mark.parametrize("layers", [(16, 8), (40, 24, 5), (70, 150, 33)])
+@pytest.mark.parametrize("name", ["mlp", "neumf"])
+@torch.no_grad()
+def test_scores_by_layers(name, layers, monkeypatch):
+    """Lists and whole catalogues against float64; widths above, below and between those of tiles."""
+    model = build(Config(model=name, dim=6, layers=layers, init_std=1.0), 9, 35, torch.zeros(35)).to(DEVICE)
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+    users, items = torch.randint(9, (11,), dtype=torch.int32), torch.randint(35, (11, 7), dtype=torch.int32)
+    users, items = users.to(DEVICE), items.to(DEVICE)
+    monkeypatch.setattr(scoring, "has_tf32", lambda device: True)
+    fast = scoring.scorer(model)
+    ours = [fast.lists(users, items).clone(), fast.catalogue(users, 35)]
+    exact = model.double()
+    assert_all_close(ours, [score_lists(exact, users, items), score_catalogue(exact, users, 35)])
+    model.float().hidden[1].weight[0, 0] = torch.nan
+    assert scoring.scorer(model).lists(users, items).isnan().all()
 
 
 def flattened(model: MLP, gradient: bool = False) -> torch.Tensor:

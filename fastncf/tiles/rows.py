@@ -65,21 +65,6 @@ class Dot(torch.autograd.Function):
         return of_user, of_item, of_weight.sum(0), None, None
 
 
-def add_rows(out: Tensor, user: Tensor, item: Tensor, users: Tensor, items: Tensor) -> None:
-    """ReLU of the sums of a user's row (U, H) and those of its items (I, H), float32, into ``out`` (B, C, H).
-
-    Args:
-        out: filled.
-        user: table.
-        item: table.
-        users: (B,) int.
-        items: (B, C) int, contiguous.
-    """
-    columns, rows = _tile(user.shape[1])
-    shape = {"GROUP": items.shape[1], "WIDTH": user.shape[1], "COLUMNS": columns, "ROWS": rows}
-    _add_rows[(triton.cdiv(items.numel(), rows),)](out, user, item, users, items, items.numel(), **shape)
-
-
 def _launch(kernel: Any, count: int, width: int, *tensors: Tensor) -> None:
     columns, rows = _tile(width)
     kernel[(triton.cdiv(count, rows),)](*tensors, count, WIDTH=width, COLUMNS=columns, ROWS=rows)
@@ -109,22 +94,6 @@ def _scatter(of_table, gradient, rows, count, WIDTH: tl.constexpr, COLUMNS: tl.c
     row = tl.load(rows + at, mask=at < count, other=0).to(tl.int64)
     value = tl.load(gradient + at[:, None] * WIDTH + column, mask=inside, other=0).to(tl.float32)
     tl.atomic_add(of_table + row[:, None] * WIDTH + column, value, mask=inside, sem="relaxed")
-
-
-@triton.jit
-def _add_rows(  # type: ignore[no-untyped-def]
-    out, user, item, users, items, count, GROUP: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
-):  # fmt: skip
-    at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)[None, :]
-    inside = (at < count)[:, None] & (column < WIDTH)
-    row = tl.load(users + at // GROUP, mask=at < count, other=0).to(tl.int64)
-    value = tl.load(user + row[:, None] * WIDTH + column, mask=inside, other=0)
-    row = tl.load(items + at, mask=at < count, other=0).to(tl.int64)
-    value += tl.load(item + row[:, None] * WIDTH + column, mask=inside, other=0)
-    value = tl.where(value < 0, 0.0, value)  # NaN stays NaN, as in torch
-    tl.store(out + at[:, None] * WIDTH + column, value, mask=inside)
 
 
 @triton.jit

@@ -1,0 +1,73 @@
+"""Compiles every Triton kernel for CUDA devices that need not be there: ``python -m tests.compile_tiles 80 90``.
+
+Where a kernel would be started, it is compiled to machine code for each compute capability and not run. Prints a JSON
+list of [capability, kernel, bytes of shared memory].
+"""
+
+import itertools
+import json
+import sys
+from types import SimpleNamespace
+
+import torch
+import triton
+from torch import nn
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from fastncf.tiles.draws import fill_negatives, fill_order
+from fastncf.tiles.layers import climb
+from fastncf.tiles.perceptron import adam, add_gradients
+from fastncf.tiles.rows import Dot, Gather
+from fastncf.tiles.scores import score_by_layers
+
+DIM, K = 64, 4
+
+
+def ints(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+def start_all() -> None:
+    """Start each kernel in the shapes that its largest model has."""
+    fill_order(ints(100), 10, 10, [1, 2, 3, 4])
+    fill_negatives(ints(8, K), ints(8), ints(3, dtype=torch.int64), ints(8), ints(1, 9, 2), 1000, 8)
+    table = torch.zeros(10, DIM, requires_grad=True)
+    for dtype, dropout in ((torch.float32, 0.0), (torch.bfloat16, 0.5)):
+        Gather.apply(table, ints(8, 5), dtype).sum().backward()
+        user, item = (torch.zeros(8, n, DIM, dtype=dtype, requires_grad=True) for n in (1, 5))
+        climb([nn.Linear(2 * DIM, 256), nn.Linear(256, 128)], user, item, dropout).sum().backward()
+    Dot.apply(table, table, table[0], ints(8), ints(8, 5)).sum().backward()
+    for widths in ((256, 128, 64), (64, 32)):
+        halves = torch.zeros(10, widths[0])
+        layers = [(torch.zeros(b, a), torch.zeros(b)) for a, b in itertools.pairwise(widths)]
+        score_by_layers(halves, halves, ints(8), ints(8, 100), layers, torch.zeros(widths[-1] + 1))
+    flat, step = torch.zeros(10_000), ints(1, dtype=torch.int64)
+    rows = ints(8), ints(8), ints(8), ints(8, K)
+    add_gradients(flat, flat, torch.zeros(1).double(), *rows, step, 0, 8, 8, 10, 10, 8, (64, 32), 0.0)
+    adam(flat, flat, flat, flat, torch.zeros(1, 2), step, 0)
+
+
+def main(capabilities: list[int]) -> None:
+    made = []
+    compile_only = JITFunction.run
+    for capability in capabilities:
+
+        def run(self, *args, warmup, capability=capability, **options):  # type: ignore[no-untyped-def]
+            kernel = compile_only(self, *args, warmup=True, **options)
+            made.append((capability, self.fn.__name__, kernel.metadata.shared))
+
+        JITFunction.run = run
+        triton.runtime.driver.set_active(
+            SimpleNamespace(
+                get_current_device=lambda capability=capability: capability,
+                get_current_stream=lambda device: 0,
+                get_current_target=lambda capability=capability: GPUTarget("cuda", capability, 32),
+            )
+        )
+        start_all()
+    print(json.dumps(made))
+
+
+if __name__ == "__main__":
+    main([int(argument) for argument in sys.argv[1:]])
