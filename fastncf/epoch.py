@@ -121,7 +121,8 @@ class Epochs:
 
     def places(self) -> Iterator[Tensor]:
         """The rows of each batch of the epoch that was loaded: every interaction once, the last partial batch kept."""
-        yield from self.order.split(self.rows)
+        for start in range(0, len(self.order), self.rows):  # split() would make all of them before the first is taken
+            yield self.order[start : start + self.rows]
 
     def sample_seconds(self) -> float:
         """Seconds that drawing has taken; the device must be done with it."""
