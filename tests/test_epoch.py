@@ -55,6 +55,24 @@ def test_batches_are_int32_and_the_last_may_be_partial(csr):
         assert tensor.is_contiguous()
 
 
+def test_a_batch_waits_for_no_later_one(csr):
+    class Order:
+        taken = 0
+
+        def __len__(self) -> int:
+            return 10**6
+
+        def __getitem__(self, places: slice) -> range:
+            self.taken += 1
+            return range(10**6)[places]
+
+    with make(*csr, 50) as epochs:
+        epochs.order = Order()
+        places = epochs.places()
+        assert [*next(places), *next(places)] == list(range(20))
+        assert epochs.order.taken == 2
+
+
 def test_order_is_new_each_epoch_unless_fixed(csr):
     def order(shuffle: bool, number: int) -> torch.Tensor:
         with make(*csr, 50, shuffle=shuffle) as epochs:
