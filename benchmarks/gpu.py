@@ -308,7 +308,8 @@ def flops(model: nn.Module) -> float:
 def lists_flop(model: nn.Module, lists: Lists[Tensor]) -> float:
     """Floating-point operations of products for lists, where each half of the first layer is there already."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    return 2.0 * lists.negatives.numel() * sum(layer.in_features * layer.out_features for layer in layers[1:])
+    pairs = lists.positives.numel() + lists.negatives.numel()
+    return 2.0 * pairs * sum(layer.in_features * layer.out_features for layer in layers[1:])
 
 
 def activation_bytes(config: Config) -> float:

@@ -108,10 +108,6 @@ def epochs_of(split: Split, *, last: int, batch_size: int = BATCH) -> Epochs:
     return Epochs(split, num_negatives=K, batch_size=batch_size, seed=0, device=CPU, shuffle=True, last=last)
 
 
-def notebook(**settings: Any) -> Config:
-    return Config.notebook(shuffle=True, **settings).with_recipe("adam", "none")
-
-
 def drawn_ahead(epochs: Epochs, number: int) -> None:
     """Wait until the thread has drawn an epoch."""
     assert isinstance(epochs._source, _Ahead)
@@ -181,7 +177,7 @@ class TestTraining:
         part = first_users(split, shape.slow)
         model = MLP(part.num_users, part.num_items, 8, (64, 32), torch.Generator().manual_seed(0))
         numbers = iter(range(4))  # a round to warm up before the three
-        with Perceptron(model, part, notebook(epochs=4)) as training:
+        with Perceptron(model, part, Config.notebook(epochs=4, shuffle=True)) as training:
             total = timed(
                 lambda: training.epoch(next(numbers)),
                 pair=self.pair,
@@ -239,7 +235,8 @@ def test_drawing_ahead_costs_training_next_to_nothing(
     monkeypatch.setenv("FASTNCF_NUM_THREADS", "1")
 
     def seconds(last: int) -> float:
-        with Perceptron(model, part, notebook(epochs=last, batch_size=8192)) as training:
+        config = Config.notebook(epochs=last, batch_size=8192, shuffle=True)
+        with Perceptron(model, part, config) as training:
             drawn_ahead(training.epochs, 0)
             start = time.perf_counter()
             training.epoch(0)

@@ -78,7 +78,7 @@ class Perceptron(Training):
         self.own = [np.zeros(self.sizes.own, dtype=np.int64) for _ in range(self.threads)]
 
     def epoch(self, number: int) -> float:
-        """Train one epoch.
+        """Train one epoch; they come in their order, from 0, since rows remember the step that they are at.
 
         Returns:
             The loss of each batch (without the l2 term) times its interactions, summed.

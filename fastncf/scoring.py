@@ -125,7 +125,7 @@ class _Tower:
         self.user = torch.addmm(first.bias, user.weight, of_user.T)  # (U, H)
         self.item = item.weight @ of_item.T  # (I, H)
         self.layers = [(layer.weight.contiguous(), layer.bias) for layer in rest]
-        self.output = (weight.view(-1, 1), bias)
+        self.output = torch.cat([weight.view(-1), bias])
         self.by_tiles = bool(rest) and user.weight.dtype == torch.float32 and has_tf32(user.weight.device)
         written = [len(bias) for _, bias in self.layers]
         written = written[:-1] if self.by_tiles else [self.user.shape[1], *written]
@@ -137,8 +137,7 @@ class _Tower:
         if self.by_tiles:
             from fastncf.tiles.scores import score_by_layers  # Triton is not there on every machine
 
-            output = torch.cat([tensor.view(-1) for tensor in self.output])
-            return score_by_layers(self.user, self.item, users, items.contiguous(), self.layers, output)
+            return score_by_layers(self.user, self.item, users, items.contiguous(), self.layers, self.output)
         first = self.buffers[0].take(items.numel(), self.item.shape[1], like=self.item)
         torch.index_select(self.item, 0, items.reshape(-1), out=first)
         halves = first.view(*items.shape, -1)
@@ -158,7 +157,8 @@ class _Tower:
         """Scores (n, 1) of the first layer's activations (n, H)."""
         for (weight, bias), buffer in zip(self.layers, self.buffers[1:-1], strict=True):
             x = torch.addmm(bias, x, weight.T, out=buffer.take(len(x), len(bias), like=x)).relu_()
-        return torch.addmm(self.output[1], x, self.output[0], out=self.buffers[-1].take(len(x), 1, like=x))
+        last, offset = self.output[:-1].unsqueeze(1), self.output[-1:]
+        return torch.addmm(offset, x, last, out=self.buffers[-1].take(len(x), 1, like=x))
 
 
 class _Sum:

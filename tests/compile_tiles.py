@@ -1,13 +1,18 @@
 """Compiles every Triton kernel for CUDA devices that need not be there: ``python -m tests.compile_tiles 80 90``.
 
 Where a kernel would be started, it is compiled to machine code for each compute capability and not run. Prints a JSON
-list of [capability, kernel, bytes of shared memory].
+list of [capability, kernel, bytes of shared memory, registers a thread, bytes a thread keeps in memory instead].
 """
 
 import itertools
 import json
+import re
+import subprocess
 import sys
+import tempfile
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 import torch
 import triton
@@ -48,26 +53,37 @@ def start_all() -> None:
     adam(flat, flat, flat, flat, torch.zeros(1, 2), step, 0)
 
 
-def main(capabilities: list[int]) -> None:
+def resources(kernel: Any) -> tuple[int, int, int]:
+    """Bytes of shared memory of a compiled kernel, registers of a thread, and bytes of its stack."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found, usage
+    return kernel.metadata.shared, int(found[1]), int(found[2])
+
+
+def compile_all(capability: int) -> list[tuple[int, str, int, int, int]]:
+    """What is printed, for one compute capability."""
     made = []
-    compile_only = JITFunction.run
-    for capability in capabilities:
+    start = JITFunction.run
 
-        def run(self, *args, warmup, capability=capability, **options):  # type: ignore[no-untyped-def]
-            kernel = compile_only(self, *args, warmup=True, **options)
-            made.append((capability, self.fn.__name__, kernel.metadata.shared))
+    def compile_only(self, *args, warmup, **options):  # type: ignore[no-untyped-def]
+        kernel = start(self, *args, warmup=True, **options)
+        made.append((capability, self.fn.__name__, *resources(kernel)))
 
-        JITFunction.run = run
-        triton.runtime.driver.set_active(
-            SimpleNamespace(
-                get_current_device=lambda capability=capability: capability,
-                get_current_stream=lambda device: 0,
-                get_current_target=lambda capability=capability: GPUTarget("cuda", capability, 32),
-            )
-        )
+    device = SimpleNamespace(
+        get_current_device=lambda: capability,
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", capability, 32),
+    )
+    triton.runtime.driver.set_active(device)
+    with patch.object(JITFunction, "run", compile_only):
         start_all()
-    print(json.dumps(made))
+    return made
 
 
 if __name__ == "__main__":
-    main([int(argument) for argument in sys.argv[1:]])
+    print(json.dumps([line for argument in sys.argv[1:] for line in compile_all(int(argument))]))
