@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -51,6 +52,7 @@ from fastncf.models import build
 from fastncf.permutation import permutation
 from fastncf.sampler import sample_candidates, sample_negatives
 from fastncf.split import Split, leave_one_out
+from fastncf.weights import Weights, popularity_weights
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RESULTS = Path(__file__).parent / "results"
@@ -142,27 +144,47 @@ def check_draws(split: Split, report: Report) -> None:
     """Orders and negatives drawn on the device are the CPU's, bit by bit; and how fast each is."""
     for size in (1, 1000, 1_000_003):
         assert torch.equal(permutation(size, 5, CUDA).cpu(), permutation(size, 5, CPU)), f"orders of {size} differ"
-    negatives = torch.from_numpy(sample_negatives(split.indptr, split.indices, split.num_items, 4, seed=3, epoch=1))
-    with epochs_of(split, last=2) as epochs:
-        epochs.load(1)
-        assert torch.equal(epochs.negatives.cpu(), negatives), "negatives differ"
-        drawn = timed(lambda: epochs.load(1))
-    out = np.empty(negatives.shape, dtype=np.int32)
-    cpu = timed(
-        lambda: sample_negatives(split.indptr, split.indices, split.num_items, 4, seed=3, epoch=1, out=out), repeats=3
-    )
     ordered = timed(lambda: permutation(len(split.indices), 5, CUDA))
-    report.add(
-        "order and negatives of an epoch, drawn on the device",
-        f"{drawn * 1e3:.1f} ms ({negatives.numel() / drawn / 1e9:.2f} G negatives/s), its order {ordered * 1e3:.1f} ms",
-        device_draws_seconds=drawn,
-        device_order_seconds=ordered,
+    report.add("order of an epoch, drawn on the device", f"{ordered * 1e3:.1f} ms", device_order_seconds=ordered)
+    out = np.empty((len(split.indices), 4), dtype=np.int32)
+    for prefix, label, weights in (
+        ("", "negatives", None),
+        ("weighted_", "negatives by popularity", popularity_weights(split.item_counts(), 0.75)),
+    ):
+        draw = partial(
+            sample_negatives,
+            *(split.indptr, split.indices, split.num_items, 4),
+            seed=3,
+            epoch=1,
+            out=out,
+            weights=weights,
+        )
+        cpu = timed(draw)
+        with epochs_of(split, last=2, weights=weights) as epochs:
+            epochs.load(1)
+            assert torch.equal(epochs.negatives.cpu(), torch.from_numpy(out)), f"{label} differ"
+            drawn = timed(lambda: epochs.load(1))
+        report.add(
+            f"order and {label} of an epoch, drawn on the device",
+            f"{drawn * 1e3:.1f} ms ({out.size / drawn / 1e9:.2f} G negatives/s)",
+            **{f"device_{prefix}draws_seconds": drawn},
+        )
+        report.add(
+            f"{label} of an epoch, drawn by the CPU", f"{cpu * 1e3:.1f} ms", **{f"cpu_{prefix}draws_seconds": cpu}
+        )
+
+
+def epochs_of(split: Split, last: int, weights: Weights | None = None) -> Epochs:
+    return Epochs(
+        split,
+        num_negatives=4,
+        batch_size=65_536,
+        seed=3,
+        device=CUDA,
+        shuffle=True,
+        last=last,
+        weights=weights,
     )
-    report.add("negatives of an epoch, drawn by the CPU", f"{cpu * 1e3:.1f} ms", cpu_draws_seconds=cpu)
-
-
-def epochs_of(split: Split, last: int) -> Epochs:
-    return Epochs(split, num_negatives=4, batch_size=65_536, seed=3, device=CUDA, shuffle=True, last=last)
 
 
 def show_timeline(split: Split, report: Report) -> None:

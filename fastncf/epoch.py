@@ -71,7 +71,7 @@ class Epochs:
         self.user = torch.repeat_interleave(users, indptr.diff(), output_size=len(split.indices))  # (N,) int32
         draws = Draws(split, num_negatives, seed, device, shuffle, last, weights)
         self._source: _Source
-        if weights is None and triton_works(device):
+        if triton_works(device):
             self._source = _OnDevice(draws, self.user, indptr, self.positive)
         else:
             self._source = _Ahead(draws)
@@ -187,9 +187,12 @@ class _OnDevice:
     """Drawn on CUDA when they are needed, into the same memory each time."""
 
     def __init__(self, draws: Draws, owner: Tensor, indptr: Tensor, indices: Tensor) -> None:
+        from fastncf.tiles.draws import Parts
+
         require_negatives(draws.split.indptr, draws.split.num_items)
         self.draws = draws
         self.csr = owner, indptr, indices
+        self.parts = None if draws.weights is None else Parts.of(draws.weights, indices)
         self.longest = int(np.diff(draws.split.indptr).max())
         self.negatives = torch.empty(draws.shape, dtype=torch.int32, device=draws.device)
         self.order: Tensor | None = None
@@ -202,7 +205,7 @@ class _OnDevice:
         watch = Stopwatch(draws.device)
         keys = position_keys(draws.seed, Stream.NEGATIVES, number, positions=self.negatives.numel()).view(np.int32)
         on_device = torch.from_numpy(keys).to(draws.device)
-        fill_negatives(self.negatives, *self.csr, on_device, draws.split.num_items, self.longest)
+        fill_negatives(self.negatives, *self.csr, on_device, draws.split.num_items, self.longest, self.parts)
         if self.order is None:
             self.order = draws.order(number)
         elif draws.shuffle:

@@ -20,7 +20,7 @@ from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from fastncf.tiles.draws import fill_negatives, fill_order
+from fastncf.tiles.draws import Parts, fill_negatives, fill_order
 from fastncf.tiles.layers import climb
 from fastncf.tiles.perceptron import adam, add_gradients
 from fastncf.tiles.rows import Dot, Gather
@@ -36,7 +36,9 @@ def ints(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 def start_all() -> None:
     """Start each kernel in the shapes that its largest model has."""
     fill_order(ints(100), 10, 10, [1, 2, 3, 4])
-    fill_negatives(ints(8, K), ints(8), ints(3, dtype=torch.int64), ints(8), ints(1, 9, 2), 1000, 8)
+    longs = ints(9, dtype=torch.int64)
+    for parts in (None, Parts(longs, ints(8), 3, longs)):
+        fill_negatives(ints(8, K), ints(8), longs, ints(8), ints(1, 13, 2), 1000, 8, parts)
     table = torch.zeros(10, DIM, requires_grad=True)
     for dtype, dropout in ((torch.float32, 0.0), (torch.bfloat16, 0.5)):
         Gather.apply(table, ints(8, 5), dtype).sum().backward()

@@ -25,6 +25,7 @@ from fastncf.hashing import Stream, key
 from fastncf.models import MLP, bce, build, score_catalogue, score_lists
 from fastncf.permutation import permutation
 from fastncf.sampler import position_keys, sample_negatives
+from fastncf.weights import popularity_weights
 from tests.conftest import plain_split, random_csr
 
 pytest.importorskip("triton")
@@ -70,30 +71,40 @@ def test_order_is_the_cpus(size):
     assert torch.equal(order.cpu(), permutation(size, seed, CPU))
 
 
+@pytest.mark.parametrize("exponent", [None, 0.5, 3.0])
 @pytest.mark.parametrize(("users", "items", "longest"), [(30, 50, None), (20, 7, None), (40, 3000, 100), (3, 1, 0)])
-def test_negatives_are_the_cpus(users, items, longest):
-    """Rows of any length, up to all items but one, which are left to the search behind the attempts."""
-    from fastncf.tiles.draws import fill_negatives
+def test_negatives_are_the_cpus(users, items, longest, exponent):
+    """Rows of any length, up to all items but one, which are left to the search behind the attempts.
+
+    So are the draws of who has touched the one item that is drawn nearly always.
+    """
+    from fastncf.tiles.draws import Parts, fill_negatives
 
     generator = np.random.default_rng()
     indptr, indices = random_csr(generator, users, items, longest)
     seed = int(generator.integers(2**60))
-    expected = sample_negatives(indptr, indices, items, 3, seed=seed, epoch=2)
+    counts = generator.integers(0, 1000, items)
+    counts[indices[-1:]] = 1_000_000
+    weights = None if exponent is None else popularity_weights(counts, exponent)
+    expected = sample_negatives(indptr, indices, items, 3, seed=seed, epoch=2, weights=weights)
     keys = position_keys(seed, Stream.NEGATIVES, 2, positions=expected.size).view(np.int32)
     out = torch.full(expected.shape, -7, dtype=torch.int32, device=DEVICE)
     if out.numel():
         longest = int(np.diff(indptr).max())
-        fill_negatives(out, *device_csr(indptr, indices), torch.from_numpy(keys).to(DEVICE), items, longest)
+        csr = device_csr(indptr, indices)
+        parts = None if weights is None else Parts.of(weights, csr[2])
+        fill_negatives(out, *csr, torch.from_numpy(keys).to(DEVICE), items, longest, parts)
     np.testing.assert_array_equal(out.cpu().numpy(), expected)
 
 
 def test_epochs_drawn_on_the_device_are_the_same_batches(monkeypatch):
     split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
     options = {"num_negatives": 3, "batch_size": 40, "seed": 4, "last": 3}
-    for shuffle in (True, False):
-        with Epochs(split, device=CPU, shuffle=shuffle, **options) as theirs:
+    for shuffle, weights in ((True, None), (False, popularity_weights(split.item_counts(), 1.0))):
+        options |= {"shuffle": shuffle, "weights": weights}
+        with Epochs(split, device=CPU, **options) as theirs:
             monkeypatch.setattr(epoch_module, "triton_works", lambda device: True)
-            with Epochs(split, device=DEVICE, shuffle=shuffle, **options) as ours:
+            with Epochs(split, device=DEVICE, **options) as ours:
                 monkeypatch.undo()
                 for number in range(3):
                     for a, b in zip(ours.epoch(number), theirs.epoch(number), strict=True):

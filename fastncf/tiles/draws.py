@@ -2,11 +2,16 @@
 :mod:`fastncf.sampler` draw on the CPU.
 """
 
+from typing import NamedTuple
+
+import numpy as np
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fastncf.hashing import LOWBIAS_1, LOWBIAS_2
+from fastncf.weights import Weights
 
 _FIRST = tl.constexpr(LOWBIAS_1)
 _SECOND = tl.constexpr(LOWBIAS_2)
@@ -26,10 +31,42 @@ def fill_order(order: Tensor, a: int, b: int, keys: list[int]) -> None:
     _fill_order[(triton.cdiv(len(order), _BLOCK),)](order, len(order), a, b, *signed, BLOCK=_BLOCK)
 
 
+class Parts(NamedTuple):
+    """:class:`~fastncf.weights.Weights` on a device, beside what the users of a CSR have touched.
+
+    Attributes:
+        mass: (I + 1,) int64.
+        cells: (2**bits,) int32 of the same bits.
+        bits: as many as the number of the last item has.
+        touched: (N + 1,) int64, running sum of the parts of the CSR's items, from 0.
+    """
+
+    mass: Tensor
+    cells: Tensor
+    bits: int
+    touched: Tensor
+
+    @classmethod
+    def of(cls, weights: Weights, indices: Tensor) -> "Parts":
+        """Those of a CSR's items (N,) int32, on their device."""
+        mass = torch.from_numpy(weights.mass.view(np.int64)).to(indices.device)
+        touched = torch.zeros(len(indices) + 1, dtype=torch.int64, device=indices.device)
+        torch.cumsum(mass.diff().index_select(0, indices), 0, out=touched[1:])
+        cells = torch.from_numpy(weights.cells.view(np.int32)).to(indices.device)
+        return cls(mass, cells, int(weights.bits), touched)
+
+
 def fill_negatives(
-    out: Tensor, owner: Tensor, indptr: Tensor, indices: Tensor, keys: Tensor, num_items: int, longest: int
+    out: Tensor,
+    owner: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    keys: Tensor,
+    num_items: int,
+    longest: int,
+    parts: Parts | None = None,
 ) -> None:
-    """Fill an epoch's negatives as :func:`fastncf.sampler.sample_negatives` draws them without weights.
+    """Fill an epoch's negatives as :func:`fastncf.sampler.sample_negatives` draws them.
 
     Args:
         out: (N, K) int32.
@@ -39,7 +76,9 @@ def fill_negatives(
         keys: of :func:`fastncf.sampler.position_keys`, as (blocks, ATTEMPTS + 1, 2) int32 of the same bits.
         num_items: I.
         longest: items of the longest row.
+        parts: how often each item is drawn; all alike where it is not given.
     """
+    mass, cells, bits, touched = parts or (indptr, indices, 0, indptr)  # what takes their place is not read
     _fill_negatives[(triton.cdiv(out.numel(), _BLOCK),)](
         out,
         owner,
@@ -50,6 +89,11 @@ def fill_negatives(
         num_items,
         (1 << 32) % num_items,
         longest.bit_length(),
+        mass,
+        cells,
+        bits,
+        touched,
+        WEIGHTED=parts is not None,
         NEGATIVES=out.shape[1],
         ATTEMPTS=keys.shape[1] - 1,
         BLOCK=_BLOCK,
@@ -104,7 +148,25 @@ def _hash(position, first, second):  # type: ignore[no-untyped-def]
     return _finished(_mixed(position ^ first) + second)
 
 
-@triton.jit(do_not_specialize=["positions", "num_items", "threshold", "depth"])
+@triton.jit
+def _scaled(number, size):  # type: ignore[no-untyped-def]
+    """Upper and lower half of the product of a number of 32 bits and a size below 2**32."""
+    size = size.to(tl.uint32)
+    return tl.umulhi(number, size).to(tl.int64), (number * size).to(tl.int64)
+
+
+@triton.jit
+def _look_up(number, cells, bits, mask):  # type: ignore[no-untyped-def]
+    """The item that a number of 32 bits draws."""
+    number = number.to(tl.int64)
+    below = 32 - bits
+    own = number >> below
+    cell = tl.load(cells + own, mask=mask, other=0).to(tl.uint32, bitcast=True).to(tl.int64)
+    other = cell - ((cell >> bits) << bits)
+    return tl.where(number - (own << below) < (cell >> bits), own, other)
+
+
+@triton.jit(do_not_specialize=["positions", "num_items", "threshold", "depth", "bits"])
 def _fill_negatives(  # type: ignore[no-untyped-def]
     out,
     owner,
@@ -115,6 +177,11 @@ def _fill_negatives(  # type: ignore[no-untyped-def]
     num_items,
     threshold,
     depth,
+    mass,
+    cells,
+    bits,
+    touched,
+    WEIGHTED: tl.constexpr,
     NEGATIVES: tl.constexpr,
     ATTEMPTS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -124,18 +191,22 @@ def _fill_negatives(  # type: ignore[no-untyped-def]
     user = tl.load(owner + position // NEGATIVES, mask=inside, other=0)
     start = tl.load(indptr + user, mask=inside, other=0)
     stop = tl.load(indptr + user + 1, mask=inside, other=0)
-    touched = stop - start
     key = keys + (position >> 32) * (2 * (ATTEMPTS + 1))
     drawn = tl.zeros([BLOCK], dtype=tl.int64)
     # A user who has touched most of the catalogue is left to the search at once.
     unsettled = inside
-    trying = inside & (4 * touched <= 3 * num_items)
+    trying = inside & (4 * (stop - start) <= 3 * num_items)
     attempt = 0
     while (attempt < ATTEMPTS) & (tl.max(trying.to(tl.int32), 0) > 0):
         first = tl.load(key + 2 * attempt, mask=trying, other=0).to(tl.uint32, bitcast=True)
         second = tl.load(key + 2 * attempt + 1, mask=trying, other=0).to(tl.uint32, bitcast=True)
-        product = _hash(position.to(tl.uint32), first, second).to(tl.int64) * num_items
-        item = product >> 32
+        number = _hash(position.to(tl.uint32), first, second)
+        settled = trying
+        if WEIGHTED:
+            item = _look_up(number, cells, bits, trying)
+        else:
+            item, rest = _scaled(number, num_items)
+            settled = settled & (rest >= threshold)
         low, high = start, tl.where(trying, stop, start)
         halved = 0
         while halved < depth:
@@ -145,34 +216,59 @@ def _fill_negatives(  # type: ignore[no-untyped-def]
             low = tl.where(searching & below, middle + 1, low)
             high = tl.where(searching & ~below, middle, high)
             halved += 1
-        is_touched = tl.load(indices + low, mask=trying & (low < stop), other=-1) == item
-        settled = trying & ((product & 0xFFFFFFFF) >= threshold) & ~is_touched
+        settled = settled & (tl.load(indices + low, mask=trying & (low < stop), other=-1) != item)
         drawn = tl.where(settled, item, drawn)
         unsettled = unsettled & ~settled
         trying = trying & ~settled
         attempt += 1
     if tl.max(unsettled.to(tl.int32), 0) > 0:
-        free = tl.where(unsettled, num_items - touched, 1)
+        before_row = start  # what is touched before the row: items, or their parts
+        free = num_items - (stop - start)
+        if WEIGHTED:
+            before_row = tl.load(touched + start, mask=unsettled, other=0)
+            free = tl.load(mass + num_items) - (tl.load(touched + stop, mask=unsettled, other=0) - before_row)
+        free = tl.where(unsettled, free, 1)
         first = tl.load(key + 2 * ATTEMPTS, mask=unsettled, other=0).to(tl.uint32, bitcast=True)
         second = tl.load(key + 2 * ATTEMPTS + 1, mask=unsettled, other=0).to(tl.uint32, bitcast=True)
         too_low = 4294967296 % free
-        product = _hash(position.to(tl.uint32), first, second).to(tl.int64) * free
-        again = unsettled & ((product & 0xFFFFFFFF) < too_low)
+        rank, rest = _scaled(_hash(position.to(tl.uint32), first, second), free)
+        again = unsettled & (rest < too_low)
         step = 1
         while tl.max(again.to(tl.int32), 0) > 0:
-            other = _hash(position.to(tl.uint32), first, second ^ step).to(tl.int64) * free
-            product = tl.where(again, other, product)
-            again = again & ((product & 0xFFFFFFFF) < too_low)
+            other, rest = _scaled(_hash(position.to(tl.uint32), first, second ^ step), free)
+            rank = tl.where(again, other, rank)
+            again = again & (rest < too_low)
             step += 1
-        rank = product >> 32
         low, high = start, tl.where(unsettled, stop, start)
         halved = 0
         while halved < depth:
             middle = (low + high) >> 1
             searching = low < high
-            before = tl.load(indices + middle, mask=searching, other=0) - (middle - start) <= rank
+            item = tl.load(indices + middle, mask=searching, other=0)
+            if WEIGHTED:
+                of_all = tl.load(mass + item, mask=searching, other=0)
+                of_row = tl.load(touched + middle, mask=searching, other=0) - before_row
+            else:
+                of_all = item.to(tl.int64)
+                of_row = middle - before_row
+            before = of_all - of_row <= rank
             low = tl.where(searching & before, middle + 1, low)
             high = tl.where(searching & ~before, middle, high)
             halved += 1
-        drawn = tl.where(unsettled, rank + low - start, drawn)
+        if WEIGHTED:
+            place = rank + tl.load(touched + low, mask=unsettled, other=0) - before_row
+            item = tl.load(indices + low - 1, mask=unsettled & (low > start), other=-1).to(tl.int64) + 1
+            end = tl.load(indices + low, mask=unsettled & (low < stop), other=-1).to(tl.int64)
+            end = tl.where(end < 0, num_items, end)
+            halved = 0
+            while halved < bits:
+                middle = (item + end) >> 1
+                searching = unsettled & (item + 1 < end)
+                before = tl.load(mass + middle, mask=searching, other=0) <= place
+                item = tl.where(searching & before, middle, item)
+                end = tl.where(searching & ~before, middle, end)
+                halved += 1
+        else:
+            item = rank + low - start
+        drawn = tl.where(unsettled, item, drawn)
     tl.store(out + position, drawn.to(tl.int32), mask=inside)
