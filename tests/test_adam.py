@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastncf
 from fastncf import adam as adam_module
@@ -11,7 +13,7 @@ from fastncf.adam import Adam, score_batch
 from fastncf.config import Config
 from fastncf.device import enough_memory, reproducible
 from fastncf.errors import DeviceError
-from fastncf.evaluate import rank_candidates
+from fastncf.evaluate import metric_means, rank_candidates
 from fastncf.lists import Lists
 from fastncf.models import build
 from tests.conftest import checkerboard, plain_split, random_csr
@@ -24,6 +26,49 @@ def trained(split, config):
     with Adam(model, split, config, CPU) as adam:
         totals = [float(adam.epoch(number)) for number in range(config.epochs)]
     return model.state_dict(), totals, adam
+
+
+class NothingIsRead(TorchDispatchMode):
+    """An error for what a device would make the host wait for: a value, or a shape that depends on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags), func
+        return func(*args, **(kwargs or {}))
+
+
+class Looks(nn.Module):
+    """A module that looks at a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.item = nn.Embedding(50, 1)
+
+    def forward(self, users, items):
+        scores = self.item(items).squeeze(-1)
+        return scores if float(scores.detach().sum()) > 0 else -scores
+
+
+@pytest.mark.parametrize("name", ["mf", "gmf", "mlp", "neumf"])
+def test_nothing_in_a_step_or_in_ranking_lists_waits_for_a_device(name):
+    split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
+    for loss, l2, precision in (("bce", 0.0, "float32"), ("bpr", 0.1, "bfloat16")):
+        settings = {"model": name, "dim": 4, "layers": (8, 4), "dropout": 0.1, "batch_size": 90, "epochs": 1}
+        config = Config(**settings, loss=loss, l2=l2, precision=precision).with_recipe("adam", "none")
+        model = build(config, 30, 50, torch.zeros(50))
+        users, items = torch.arange(7, dtype=torch.int32), torch.randint(50, (7, 10), dtype=torch.int32)
+        lists = Lists(users, items[:, 0].contiguous(), items[:, 1:])
+        with Adam(model, split, config, CPU) as adam:
+            adam.epochs.load(0)
+            with NothingIsRead():
+                losses = adam._backward(None)
+                means = metric_means(rank_candidates(model, lists), 10)
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        assert losses[0] > 0
+        assert means[0] == 1  # ten items are in every first ten
+    with Adam(Looks(), split, config, CPU) as adam:
+        adam.epochs.load(0)
+        with NothingIsRead(), pytest.raises(AssertionError, match="local_scalar"):
+            adam._backward(None)
 
 
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
