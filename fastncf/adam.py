@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastncf.config import Config
+from fastncf.device import has_bfloat16
 from fastncf.epoch import Batch, Epochs, Training
 from fastncf.errors import DeviceError
 from fastncf.models import LOSSES, score_lists
@@ -44,7 +45,7 @@ class Adam(Training):
         self.passes = config.epochs
         self.epochs = Epochs.of(split, config, device, weights)
         cuda = device.type == "cuda"
-        self.bfloat16 = (config.precision or ("bfloat16" if cuda else "float32")) == "bfloat16"
+        self.bfloat16 = (config.precision or ("bfloat16" if has_bfloat16(device) else "float32")) == "bfloat16"
         self.eager = None if cuda else "no CUDA device"
         self.part = self.epochs.rows
         self.rates = torch.empty(self.epochs.batches, dtype=torch.float64, device=device)  # (S,): those of the epoch

@@ -167,7 +167,8 @@ class Config:
 
     precision: Literal["float32", "bfloat16"] | None = None
     """What matrix products are computed in while ``adam`` trains; parameters, sums and losses are float32 anyway. With
-    ``bfloat16`` the kernels of our own that take TF32 do so. Left out: ``bfloat16`` on CUDA, ``float32`` on a CPU."""
+    ``bfloat16`` the kernels of our own that take TF32 do so. Left out: ``bfloat16`` on CUDA devices that multiply in
+    it themselves (NVIDIA's since Ampere), else ``float32``."""
 
     deterministic: bool = False
     """The same bits on every run on the same CUDA device, at the price of time; on a CPU that is so anyway."""

@@ -52,6 +52,12 @@ def has_tf32(device: torch.device) -> bool:
     return triton_works(device) and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device is CUDA and multiplies in bfloat16 itself: NVIDIA's since Ampere."""
+    with on(device):
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @contextmanager
 def reproducible(device: torch.device, seed: int, *, deterministic: bool) -> Iterator[None]:
     """torch's own draws (dropout) from a seed, and its state as it was afterwards.

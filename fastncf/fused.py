@@ -1,6 +1,7 @@
 """The MLP on CUDA, a step of training in two kernels: what :mod:`fastncf.adam` computes, many times as fast."""
 
 import functools
+import warnings
 from itertools import pairwise
 from types import TracebackType
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastncf.config import Config
-from fastncf.device import triton_works
+from fastncf.device import has_tf32
 from fastncf.epoch import Epochs, Training
 from fastncf.models import MLP
 from fastncf.split import Split
@@ -22,7 +23,7 @@ _BETAS = 0.9, 0.999
 
 def can_fuse(model: nn.Module, config: Config, device: torch.device) -> bool:
     """Whether the kernels can train a model: an MLP of sizes that tiles have, on cross entropy, without dropout."""
-    if type(model) is not MLP or not triton_works(device) or config.deterministic or config.precision == "float32":
+    if type(model) is not MLP or not has_tf32(device) or config.deterministic or config.precision == "float32":
         return False
     if config.loss != "bce" or config.dropout:
         return False
@@ -36,7 +37,7 @@ def can_fuse(model: nn.Module, config: Config, device: torch.device) -> bool:
 
 @functools.cache
 def _fits(device: torch.device, num_negatives: int, inputs: int, first: int, second: int) -> bool:
-    """Whether the tiles fit the shared memory of a device, found out by a launch over no samples."""
+    """Whether the kernels compile for a device and fit its shared memory, found out by a launch over no samples."""
     from fastncf.tiles.perceptron import add_gradients  # Triton is not there on every machine
 
     nothing = torch.zeros((inputs + first + second) ** 2, device=device)
@@ -45,10 +46,15 @@ def _fits(device: torch.device, num_negatives: int, inputs: int, first: int, sec
     of_row = numbers[:, 0], numbers[:, 0], numbers[:, 0], numbers
     try:
         add_gradients(nothing, nothing, losses, *of_row, step, 0, 1, 0, 0, 0, inputs // 2, (first, second), 0.0)
-    except Exception as error:
-        if type(error).__name__ == "OutOfResources":
-            return False
-        raise
+    except Exception as error:  # whatever it is, there is a way without them
+        if type(error).__name__ != "OutOfResources":
+            warnings.warn(
+                f"the kernel of a whole training step does not compile for {device} ({str(error).splitlines()[0]}); "
+                f"it runs operation by operation, which takes longer",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return False
     return True
 
 

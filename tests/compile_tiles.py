@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel for CUDA devices that need not be there: ``python -m tests.compile_tiles 80 90``.
+"""Compiles every Triton kernel for CUDA devices that need not be there: ``python -m tests.compile_tiles 80 90 100``.
 
 Where a kernel would be started, it is compiled to machine code for each compute capability and not run. Prints a JSON
 list of [capability, kernel, bytes of shared memory, registers a thread, bytes a thread keeps in memory instead].
@@ -51,7 +51,8 @@ def start_all() -> None:
         score_by_layers(halves, halves, ints(8), ints(8, 100), layers, torch.zeros(widths[-1] + 1))
     flat, step = torch.zeros(10_000), ints(1, dtype=torch.int64)
     rows = ints(8), ints(8), ints(8), ints(8, K)
-    add_gradients(flat, flat, torch.zeros(1).double(), *rows, step, 0, 8, 8, 10, 10, 8, (64, 32), 0.0)
+    for dim in (8, 64):
+        add_gradients(flat, flat, torch.zeros(1).double(), *rows, step, 0, 8, 8, 10, 10, dim, (64, 32), 0.0)
     adam(flat, flat, flat, flat, torch.zeros(1, 2), step, 0)
 
 

@@ -166,3 +166,12 @@ def test_bfloat16_trains_float32_parameters():
     assert all(tensor.dtype == torch.float32 for tensor in rec.model.state_dict().values())
     assert rec.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.01)
     assert rec.history[-1]["loss"] != plain.history[-1]["loss"]
+
+
+def test_precision_is_what_the_device_multiplies_in_unless_it_is_set(monkeypatch):
+    split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
+    for precision, has, expected in ((None, True, True), (None, False, False), ("bfloat16", False, True)):
+        monkeypatch.setattr(adam_module, "has_bfloat16", lambda device, has=has: has)
+        config = Config(model="gmf", dim=4, precision=precision).with_recipe("adam", "none")
+        with Adam(build(config, 30, 50, torch.zeros(50)), split, config, CPU) as adam:
+            assert adam.bfloat16 is expected

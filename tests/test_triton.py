@@ -34,14 +34,17 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
-    """By the compiler itself, not the interpreter; the shared memory is that of the smallest device since Ampere."""
+    """By the compiler itself, not the interpreter; the shared memory is that of the smallest device since Ampere.
+
+    A whole step is not what trains where it does not fit: on 9.0 and 10.0 it may take what those have.
+    """
     root = Path(__file__).parents[1]
     source = "".join(path.read_text() for path in (root / "fastncf" / "tiles").glob("*.py"))
     functions = re.findall(r"@triton\.jit.*\ndef (_\w+)", source)
     started = {name for name in functions if f"{name}[" in source or f"_launch({name}," in source}
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-m", "tests.compile_tiles", "80", "90"],
+        [sys.executable, "-m", "tests.compile_tiles", "80", "90", "100"],
         cwd=root,
         env=env | {"TRITON_CACHE_DIR": str(tmp_path)},
         capture_output=True,
@@ -49,9 +52,10 @@ def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     made = json.loads(run.stdout)
-    for capability in (80, 90):
+    for capability in (80, 90, 100):
         assert {name for at, name, *_ in made if at == capability} == started
-    assert max(shared for _, _, shared, *_ in made) <= 99 << 10
+    for capability, name, shared, *_ in made:
+        assert shared <= (227 if name == "_add_gradients" and capability >= 90 else 99) << 10, (capability, name)
 
 
 def device_csr(indptr: np.ndarray, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -268,7 +272,7 @@ def test_fused_epochs_are_those_of_autograd(monkeypatch):
 
 
 def test_what_can_be_fused(monkeypatch):
-    monkeypatch.setattr(fused, "triton_works", lambda device: device.type == "cuda")
+    monkeypatch.setattr(fused, "has_tf32", lambda device: device.type == "cuda")
     assert fused._fits(DEVICE, 2, 16, 32, 16)
     sizes = []
     monkeypatch.setattr(fused, "_fits", lambda device, *size: sizes.append(size) or size[2] < 128)
@@ -293,3 +297,12 @@ def test_what_can_be_fused(monkeypatch):
         {"precision": "float32"},
     ):
         assert not fits(**changes), changes
+
+
+def test_what_does_not_compile_is_not_fused_and_said(monkeypatch):
+    def no_compiler(*args):
+        raise RuntimeError("PassManager::run failed\nmore lines")
+
+    monkeypatch.setattr("fastncf.tiles.perceptron.add_gradients", no_compiler)
+    with pytest.warns(RuntimeWarning, match=r"step does not compile for .* \(PassManager::run failed\); it runs"):
+        assert not fused._fits.__wrapped__(DEVICE, 2, 16, 32, 16)

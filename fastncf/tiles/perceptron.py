@@ -74,6 +74,7 @@ def add_gradients(
         FIRST=layers[0],
         SECOND=layers[1],
         BLOCK=BLOCK,
+        num_warps=8 if dim == 64 else 4,  # what a thread holds of wider tiles would not fit its registers by far
     )
 
 
@@ -138,8 +139,8 @@ def _add_gradients(  # type: ignore[no-untyped-def]
     of_bias_1 = tl.zeros([FIRST], dtype=tl.float32)
     of_bias_2 = tl.zeros([SECOND], dtype=tl.float32)
     of_output = tl.zeros([SECOND], dtype=tl.float32)
-    of_bias_3 = 0.0
-    loss = 0.0
+    of_bias_3 = tl.zeros([BLOCK], dtype=tl.float32)
+    loss = tl.zeros([BLOCK], dtype=tl.float32)
     tile = tl.program_id(0)
     while tile * BLOCK < count * GROUP:
         sample = tile * BLOCK + tl.arange(0, BLOCK)
@@ -160,10 +161,10 @@ def _add_gradients(  # type: ignore[no-untyped-def]
         logit = tl.sum(h2 * output[None, :], 1) + bias_3
         signed = tl.where(slot == 0, -logit, logit)
         entropy = tl.maximum(signed, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(signed)))
-        loss += tl.sum(tl.where(inside, entropy, 0.0), 0)
+        loss += tl.where(inside, entropy, 0.0)
         slope = tl.where(inside, (1.0 / (1.0 + tl.exp(-logit)) - (slot == 0).to(tl.float32)) * share, 0.0)
         of_output += tl.sum(h2 * slope[:, None], 0)
-        of_bias_3 += tl.sum(slope, 0)
+        of_bias_3 += slope
         d2 = tl.where(h2 > 0, slope[:, None] * output[None, :], 0.0)
         of_bias_2 += tl.sum(d2, 0)
         of_second += tl.dot(tl.trans(d2), h1)
@@ -177,6 +178,6 @@ def _add_gradients(  # type: ignore[no-untyped-def]
     tl.atomic_add(gradients + bias_1_at, of_bias_1, sem="relaxed")
     tl.atomic_add(gradients + bias_2_at, of_bias_2, sem="relaxed")
     tl.atomic_add(gradients + output_at, of_output, sem="relaxed")
-    tl.atomic_add(gradients + bias_3_at, of_bias_3, sem="relaxed")
+    tl.atomic_add(gradients + bias_3_at, tl.sum(of_bias_3, 0), sem="relaxed")
     mine = losses + tl.program_id(0)
-    tl.store(mine, tl.load(mine) + loss)
+    tl.store(mine, tl.load(mine) + tl.sum(loss, 0))

@@ -52,7 +52,7 @@ def score_by_layers(
             bias,
             output,
             count,
-            GROUP=items.shape[1],
+            items.shape[1],
             DEPTH=depth,
             WIDTH=width,
             ROWS=_ROWS,
@@ -65,18 +65,17 @@ def score_by_layers(
     return scores
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "group"])
 def _layer(  # type: ignore[no-untyped-def]
-    out, below, user, users, items, weight, bias, output, count, GROUP: tl.constexpr, DEPTH: tl.constexpr,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr,
-    LAST: tl.constexpr,
+    out, below, user, users, items, weight, bias, output, count, group, DEPTH: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = at < count
     row, own = at, at
     if FIRST:
         row = tl.load(items + at, mask=there, other=0).to(tl.int64)
-        own = tl.load(users + at // GROUP, mask=there, other=0).to(tl.int64)
+        own = tl.load(users + at // group, mask=there, other=0).to(tl.int64)
     score = tl.zeros([ROWS], dtype=tl.float32) + tl.load(output + WIDTH)
     for first in range(0, WIDTH, COLUMNS):
         column = first + tl.arange(0, COLUMNS)
