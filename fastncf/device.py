@@ -20,15 +20,19 @@ def find_device(name: str) -> torch.device:
     """``auto`` -> what ``FASTNCF_DEVICE`` names, else CUDA where there is one, else the CPU.
 
     Raises:
-        DeviceError: the device that is named is not available.
+        DeviceError: the device that is named is not available, or runs no kernel of torch's.
     """
     if name == "auto":
         name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DeviceError(f"device {name!r} is not available here ({str(error).splitlines()[0]})") from None
+        torch.ones(1, dtype=torch.float64, device=device).item()  # sums of losses are float64
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise DeviceError(
+            f"device {name!r} is not available here ({reason}); "
+            f"accepted: 'cpu', or a CUDA device that this build of torch has kernels for"
+        ) from None
     return device
 
 

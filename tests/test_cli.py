@@ -111,6 +111,7 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["fit", "{ratings}", "--nonsense"], 2, "--nonsense"),
         (["fit"], 2, "ratings"),
         (["fit", "{ratings}", "--device", "cuda:99"], 4, "is not available here"),
+        (["fit", "{ratings}", "--device", "meta"], 4, "; accepted: 'cpu'"),
         (["evaluate", "nowhere"], 3, "holds no fastncf model"),
         (["recommend", "nowhere", "--user", "1"], 3, "holds no fastncf model"),
         (["generate", "x.csv", "--users", "0"], 2, "num_users"),
