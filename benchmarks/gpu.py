@@ -235,6 +235,15 @@ def check_models(frame: pl.DataFrame, report: Report) -> None:
         first, again = (fit_on("cuda", frame, deterministic=True, **settings).model.state_dict() for _ in range(2))
         assert all(torch.equal(first[key], again[key]) for key in first), f"{name}: two deterministic runs differ"
     report.add("deterministic mode", "the same bits twice, for each model")
+    for name in ("mlp", "neumf"):
+        ours, theirs = (fit_on(device, frame, model=name, full_ranking=True) for device in ("cuda", "cpu"))
+        gap = max(abs(ours.metrics[key] - theirs.metrics[key]) for key in ours.metrics)
+        assert gap < 0.02, f"{name} by its defaults: metrics differ by {gap:.4f}"
+        report.add(
+            f"{name} by its defaults: CUDA against the CPU",
+            f"metrics within {gap:.4f}, trained in {ours.seconds['train']:.2f} and {theirs.seconds['train']:.2f} s",
+            **{f"{name}_default_metric_gap": gap},
+        )
 
 
 def fit_on(device: str, frame: pl.DataFrame, **settings: Any) -> fastncf.Recommender:

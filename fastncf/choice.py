@@ -23,7 +23,8 @@ def recipes_for(
     config: Config,
     optimizer: Literal["sgd", "adam", "parts"],
     history: Literal["recent", "all", "none"],
-    interactions_per_item: float = math.inf,
+    interactions: float = math.inf,
+    num_items: int = 1,
 ) -> list[Config]:
     """The settings of a fit, at the end; before them, those of what ``parts`` train by ``sgd``: an MF or a GMF.
 
@@ -31,9 +32,10 @@ def recipes_for(
         config: as it was asked for.
         optimizer: what trains.
         history: what is known of a user.
-        interactions_per_item: N / I, of those that are trained on.
+        interactions: N, those that are trained on.
+        num_items: I.
     """
-    own = config.with_recipe(optimizer, history, interactions_per_item)
+    own = config.with_recipe(optimizer, history, interactions, num_items)
     if optimizer != "parts":
         return [own]
     assert own.dim is not None
@@ -42,7 +44,7 @@ def recipes_for(
         first = replace(config, model="mf", dim=own.dim - 1, init_std=None, **left_out)
     else:
         first = replace(config, model="gmf", dim=own.dim, mlp_dim=None, **left_out)
-    return [first.with_recipe("sgd", history, interactions_per_item), own]
+    return [first.with_recipe("sgd", history, interactions, num_items), own]
 
 
 def chosen_recipes(
@@ -61,14 +63,13 @@ def chosen_recipes(
         split: what is trained on, N interactions.
         order: (N,) int32 of :func:`~fastncf.split.by_time` where ``history`` is ``recent``, else None.
     """
-    per_item = len(split.indices) / split.num_items
-    recipes = recipes_for(config, optimizer, history, per_item)
+    size = len(split.indices)
+    recipes = recipes_for(config, optimizer, history, size, split.num_items)
     first = recipes[0]
     given = config.l2 is not None and optimizer != "parts"
-    size = len(split.indices)
     if first.optimizer != "sgd" or given or config.budget == "fast" or size > _CHOOSE_UP_TO:
         return recipes
-    quick = recipes_for(replace(config, budget="fast"), optimizer, history, per_item)[0]
+    quick = recipes_for(replace(config, budget="fast"), optimizer, history, size, split.num_items)[0]
     l2 = _best_l2(first if size <= _CHOOSE_AT_LENGTH_UP_TO else quick, split, order)
     return [replace(first, l2=l2), *recipes[1:]]
 

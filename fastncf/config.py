@@ -44,7 +44,8 @@ LAYERS: dict[str, Any] = {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "ba
 """The same for what has hidden layers and is trained by ``adam`` alone, and for that part of ``neumf``."""
 
 STARTED: dict[str, Any] = {"epochs": 2, "learning_rate": 0.0005, "l2": 0.001, "batch_size": 1_024}
-"""The same for an ``mlp`` that starts from the vectors of an ``mf``."""
+"""The same for an ``mlp`` that starts from the vectors of an ``mf``, with a million interactions and more. With fewer
+the epochs are more, by the cube root of how many times fewer: layers need steps, and an epoch has less of them."""
 
 FAST: dict[str, dict[str, Any]] = {
     "sgd": {"epochs": 6, "learning_rate": 0.1},
@@ -117,7 +118,8 @@ class Config:
     epochs: int | None = None
     """Passes over the training interactions. Left out: 16 with histories, 12 with hidden layers, 2 for an ``mlp`` that
     starts from an ``mf``, else 20, but 32 by ``sgd`` on sparse data; with ``budget="fast"`` 6 by ``sgd``, 12 on sparse
-    data, 8 with hidden layers, 1 for such an ``mlp``, else 5."""
+    data, 8 with hidden layers, 1 for such an ``mlp``, else 5. Such an ``mlp`` takes more with fewer than a million
+    interactions, by the cube root of how many times fewer: with a hundred thousand 4."""
 
     batch_size: int | None = None
     """Samples a step of ``adam``; an interaction and its negatives count as 1 + num_negatives of them. Left out: 8,192,
@@ -222,22 +224,25 @@ class Config:
         self,
         optimizer: Literal["sgd", "adam", "parts"],
         history: Literal["recent", "all", "none"],
-        interactions_per_item: float = math.inf,
+        interactions: float = math.inf,
+        num_items: int = 1,
     ) -> "Config":
         """The settings for an optimizer, a history and data, with everything filled in that was left out.
 
         Args:
             optimizer: what trains.
             history: what is known of a user.
-            interactions_per_item: N / I, of those that are trained on.
+            interactions: N, those that are trained on.
+            num_items: I.
         """
         if self.model == "mlp" and optimizer == "parts":
-            recipe, fast = STARTED, FAST["started"]
+            times = max(1.0, (1e6 / max(1, interactions)) ** (1 / 3))
+            recipe, fast = (named | {"epochs": round(times * named["epochs"])} for named in (STARTED, FAST["started"]))
         elif self.model in ("mlp", "neumf") and optimizer != "sgd":
             recipe, fast = LAYERS, FAST["layers"]
         else:
             recipe, fast = RECIPES[optimizer, history], FAST[optimizer]
-            if optimizer == "sgd" and interactions_per_item < SPARSE_BELOW:
+            if optimizer == "sgd" and interactions / num_items < SPARSE_BELOW:
                 recipe, fast = recipe | SPARSE[history], FAST["sparse"]
         if self.budget == "fast":
             recipe = recipe | fast

@@ -90,7 +90,7 @@ def fit(
         if own is None:
             recipes = chosen_recipes(config, optimizer, history, split, order)
         else:
-            recipes = recipes_for(config, optimizer, history, len(split.indices) / split.num_items)
+            recipes = recipes_for(config, optimizer, history, len(split.indices), split.num_items)
     clock.epochs, config = _epochs(recipes), recipes[-1]
     with clock.stage("train"):
         trained: Factors | nn.Module
@@ -157,7 +157,7 @@ def _plan(config: Config, own: "nn.Module | None") -> tuple[Literal["sgd", "adam
 def _likely_history(config: Config, optimizer: Literal["sgd", "adam", "parts"]) -> Literal["recent", "all", "none"]:
     """The history by the settings alone; where it is ``recent`` and was not asked for, the data may speak against it.
 
-    The number of epochs does not depend on what they say, so that it is known before they are read.
+    So a number of epochs can be told before they are read; with sparse or few data there are more in the end.
     """
     if optimizer == "adam":
         if config.history not in (None, "none"):

@@ -49,3 +49,13 @@ def test_the_notebook_recipe():
     assert (config.user_fraction, config.shuffle, config.distinct_candidates) == (0.3, False, False)
     assert (config.num_candidates, config.k, config.split) == (99, 10, "latest")
     assert Config.notebook(epochs=1, seed=4) == dataclasses.replace(config, epochs=1, seed=4)
+
+
+@pytest.mark.parametrize("budget", ["best", "fast"])
+def test_an_mlp_that_starts_from_an_mf_takes_more_epochs_over_less(budget):
+    config = Config(model="mlp", budget=budget)
+    at_least = 2 if budget == "best" else 1
+    for interactions, times in ((0, 100), (1_000, 10), (8_000, 5), (125_000, 2), (1_000_000, 1), (20_000_000, 1)):
+        assert config.with_recipe("parts", "all", interactions, 100).epochs == times * at_least
+        assert dataclasses.replace(config, epochs=7).with_recipe("parts", "all", interactions, 100).epochs == 7
+    assert config.with_recipe("parts", "all").epochs == at_least

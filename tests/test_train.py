@@ -30,6 +30,18 @@ def test_each_model_learns_the_checkerboard(model, loss, device):
     assert ((top["item"] - top["user"]) % 2 == 0).mean() > 0.97
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("model", ["mlp", "neumf"])
+def test_what_is_trained_by_parts_learns_the_checkerboard(model, device):
+    settings = {name: value for name, value in SMALL.items() if name not in ("optimizer", "l2")}
+    rec = fastncf.fit(checkerboard(), model=model, device=device, layers=(16, 8), **settings)
+    assert rec.config.optimizer == "parts"
+    assert next(rec.model.parameters()).device.type == device
+    assert rec.metrics["hr@10"] > 0.97
+    top = rec.recommend(list(range(60)), k=2)
+    assert ((top["item"] - top["user"]) % 2 == 0).mean() > 0.97
+
+
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
 def test_sgd_learns_the_checkerboard(loss):
     rec = fastncf.fit(checkerboard(), loss=loss, dim=8, num_negatives=3, epochs=60, learning_rate=0.2)
@@ -297,7 +309,7 @@ def test_neumf_is_its_parts_joined(mlp_dim, tmp_path):
 def test_mlp_starts_from_the_vectors_of_mf(history):
     settings = {"num_negatives": 3, "seed": 4, "history": history}
     mf = fastncf.fit(checkerboard(), model="mf", dim=7, **settings)
-    still = fastncf.fit(checkerboard(), model="mlp", dim=8, learning_rate=1e-12, **settings)
+    still = fastncf.fit(checkerboard(), model="mlp", dim=8, epochs=2, learning_rate=1e-12, **settings)
     assert still.config.optimizer == "parts"
     assert [entry["loss"] for entry in still.history][:-2] == [entry["loss"] for entry in mf.history]
     for side in ("user", "item"):
@@ -308,7 +320,7 @@ def test_mlp_starts_from_the_vectors_of_mf(history):
     rec = fastncf.fit(checkerboard(), model="mlp", dim=8, epochs=5, learning_rate=0.01, init_std=0.5, **settings)
     assert rec.metrics["hr@10"] > 0.9
     fast = fastncf.fit(checkerboard(), model="mlp", dim=8, budget="fast", **settings)
-    assert (len(fast.history), fast.config.learning_rate) == (7, 0.001)
+    assert (len(fast.history), fast.config.epochs, fast.config.learning_rate) == (16, 10, 0.001)
 
 
 def test_parts_and_kernels_are_for_what_has_them():
