@@ -48,9 +48,10 @@ def _fits(device: torch.device, num_negatives: int, inputs: int, first: int, sec
         add_gradients(nothing, nothing, losses, *of_row, step, 0, 1, 0, 0, 0, inputs // 2, (first, second), 0.0)
     except Exception as error:  # whatever it is, there is a way without them
         if type(error).__name__ != "OutOfResources":
+            reason = str(error).partition("\n")[0] or type(error).__name__
             warnings.warn(
-                f"the kernel of a whole training step does not compile for {device} ({str(error).splitlines()[0]}); "
-                f"it runs operation by operation, which takes longer",
+                f"the kernel of a whole training step does not run on {device} ({reason}); "
+                f"steps are trained through torch, which takes longer",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -304,5 +304,5 @@ def test_what_does_not_compile_is_not_fused_and_said(monkeypatch):
         raise RuntimeError("PassManager::run failed\nmore lines")
 
     monkeypatch.setattr("fastncf.tiles.perceptron.add_gradients", no_compiler)
-    with pytest.warns(RuntimeWarning, match=r"step does not compile for .* \(PassManager::run failed\); it runs"):
+    with pytest.warns(RuntimeWarning, match=r"step does not run on .* \(PassManager::run failed\); steps are"):
         assert not fused._fits.__wrapped__(DEVICE, 2, 16, 32, 16)
