@@ -53,7 +53,7 @@ def triton_works(device: torch.device) -> bool:
 @functools.cache
 def has_tf32(device: torch.device) -> bool:
     """Whether kernels written in Triton run on a device and it multiplies in TF32: NVIDIA's since Ampere."""
-    return triton_works(device) and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return triton_works(device) and torch.version.hip is None and has_bfloat16(device)  # they came together
 
 
 def has_bfloat16(device: torch.device) -> bool:

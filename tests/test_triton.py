@@ -36,7 +36,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
     """By the compiler itself, not the interpreter; the shared memory is that of the smallest device since Ampere.
 
-    A whole step is not what trains where it does not fit: on 9.0 and 10.0 it may take what those have.
+    A whole step over vectors of 64, which is not what trains where it does not fit, may take all of a 9.0 or 10.0.
     """
     root = Path(__file__).parents[1]
     source = "".join(path.read_text() for path in (root / "fastncf" / "tiles").glob("*.py"))
@@ -54,8 +54,12 @@ def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
     made = json.loads(run.stdout)
     for capability in (80, 90, 100):
         assert {name for at, name, *_ in made if at == capability} == started
-    for capability, name, shared, *_ in made:
-        assert shared <= (227 if name == "_add_gradients" and capability >= 90 else 99) << 10, (capability, name)
+    for capability, most in ((80, 99), (90, 227), (100, 227)):
+        sizes = sorted(shared for at, _, shared, *_ in made if at == capability)
+        wide = max(shared for at, name, shared, *_ in made if (at, name) == (capability, "_add_gradients"))
+        assert wide <= most << 10
+        sizes.remove(wide)
+        assert sizes[-1] <= 99 << 10
 
 
 def device_csr(indptr: np.ndarray, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
