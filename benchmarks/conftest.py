@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import torch
 
-from fastncf.datasets import twin, write_twin
-from fastncf.interactions import read_interactions
-from fastncf.split import Split, leave_one_out
+from fastncf.data.interactions import read_interactions
+from fastncf.data.split import Split, leave_one_out
+from fastncf.data.synthetic import synthetic_movielens, write_synthetic_movielens
 
 
 class Shape(NamedTuple):
@@ -53,12 +53,16 @@ def shape(request: pytest.FixtureRequest) -> Shape:
 def ratings(shape: Shape, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The twin as a CSV with Unix times."""
     path = tmp_path_factory.mktemp("twin") / "ratings.csv"
-    write_twin(path, shape.users, shape.items, shape.interactions)
+    write_synthetic_movielens(path, shape.users, shape.items, shape.interactions)
     return path
 
 
 def twin_of(shape: Shape) -> pl.DataFrame:
-    return twin(shape.users, shape.items, shape.interactions).select("userId", "movieId", "timestamp").collect()
+    return (
+        synthetic_movielens(shape.users, shape.items, shape.interactions)
+        .select("userId", "movieId", "timestamp")
+        .collect()
+    )
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +80,7 @@ def first_users(split: Split, interactions: int) -> Split:
     users = int(np.searchsorted(split.indptr, interactions))
     indptr = split.indptr[: users + 1]
     test, validation = split.test_item[:users], split.validation_item[:users]
-    return Split(split.num_items, indptr, split.indices[: indptr[-1]], validation, test, 0, 0, 0, rule="latest")
+    return Split(split.num_items, indptr, split.indices[: indptr[-1]], validation, test, 0, 0, 0, holdout="latest")
 
 
 Side = Literal["loop", "fastncf", "limit"]

@@ -21,14 +21,14 @@ import torch
 
 from benchmarks.report import RESULTS, machine, publish, quantity
 from fastncf.config import Config
-from fastncf.factorization import draw_factors, sgd
-from fastncf.hashing import Stream
-from fastncf.histories import order_matters
-from fastncf.interactions import read_interactions, read_with_test
-from fastncf.kernels.factors import Factors
-from fastncf.lists import Lists, held_out_lists, ranks_by_factors
-from fastncf.metrics import metrics
-from fastncf.split import Split, by_time, given_test, leave_one_out
+from fastncf.data.interactions import read_interactions, read_with_test
+from fastncf.data.split import Split, given_test, leave_one_out, time_order
+from fastncf.evaluation.candidates import CandidateLists, held_out_lists, ranks_by_factors
+from fastncf.evaluation.metrics import metrics
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.rng import Stream
+from fastncf.trainers.factorization import draw_factors, sgd
+from fastncf.trainers.history_sgd import order_matters
 
 CPU = torch.device("cpu")
 ITERATIONS = (1, 2, 3, 5, 8, 15)
@@ -46,7 +46,7 @@ BUDGETS: dict[str, dict[int, dict[str, float]]] = {
 LABELS = {"ALS": "implicit's ALS", "mf": "fastncf's mf", "vectors": "fastncf's mf without histories"}
 
 
-def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Lists[np.ndarray]]:
+def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, CandidateLists[np.ndarray]]:
     """The split, the order of its interactions where it tells something, and the list of each user's test item."""
     if options.test is not None:
         interactions, test = read_with_test(options.ratings, options.test, options.candidates)
@@ -54,14 +54,14 @@ def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Lists[n
     else:
         interactions = read_interactions(options.ratings)
         split = leave_one_out(interactions)
-    order: np.ndarray | None = by_time(interactions, split)
+    order: np.ndarray | None = time_order(interactions, split)
     assert order is not None
     if not order_matters(split, order, seed=0):
         order = None
     users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
     positives = split.test_item[users]
     if split.test_candidates is not None:
-        return split, order, Lists(users, positives, split.test_candidates)
+        return split, order, CandidateLists(users, positives, split.test_candidates)
     return split, order, held_out_lists(split, Config(), users, positives, Stream.CANDIDATES)
 
 
@@ -109,7 +109,9 @@ def als(
         yield iterations, factors(fitted.user_factors, fitted.item_factors), seconds
 
 
-def compare(split: Split, order: np.ndarray | None, lists: Lists, seeds: int) -> dict[str, list[dict[str, Any]]]:
+def compare(
+    split: Split, order: np.ndarray | None, lists: CandidateLists, seeds: int
+) -> dict[str, list[dict[str, Any]]]:
     """Points of the curves: seconds and metrics of each seed."""
     points: dict[tuple[str, int], dict[str, Any]] = {}
 

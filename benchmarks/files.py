@@ -20,13 +20,13 @@ import fastncf
 from benchmarks.factorization import als
 from benchmarks.quality import bpr, ease
 from benchmarks.report import machine, publish
-from fastncf.hashing import Stream
-from fastncf.interactions import read_interactions
-from fastncf.lists import held_out_lists
-from fastncf.metrics import metrics
-from fastncf.models import MF
-from fastncf.serve import rank
-from fastncf.split import Split
+from fastncf.data.interactions import read_interactions
+from fastncf.data.split import Split
+from fastncf.evaluation.candidates import held_out_lists
+from fastncf.evaluation.metrics import metrics
+from fastncf.evaluation.topk import rank
+from fastncf.models.mf import MF
+from fastncf.rng import Stream
 
 EASE_AT_MOST = 13_000
 """Items up to which EASE is fitted: it inverts a matrix of so many rows and columns."""

@@ -36,23 +36,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastncf
-import fastncf.neural
-from fastncf import epoch as epoch_module
-from fastncf.adam import Adam
+import fastncf.trainers.neural
 from fastncf.config import Config
-from fastncf.datasets import twin
+from fastncf.data.interactions import read_interactions
+from fastncf.data.split import Split, leave_one_out
+from fastncf.data.synthetic import synthetic_movielens
 from fastncf.device import reproducible
-from fastncf.epoch import Epochs
-from fastncf.evaluate import on_device, rank_candidates, rank_catalogue
-from fastncf.fused import FusedMLP, can_fuse
-from fastncf.interactions import read_interactions
-from fastncf.lists import Lists
-from fastncf.loop import STAGES
+from fastncf.evaluation.candidates import CandidateLists
+from fastncf.evaluation.ranking import on_device, rank_candidates, rank_catalogue
+from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.models import build
-from fastncf.permutation import permutation
-from fastncf.sampler import sample_candidates, sample_negatives
-from fastncf.split import Split, leave_one_out
-from fastncf.weights import Weights, popularity_weights
+from fastncf.sampling import loader as epoch_module
+from fastncf.sampling.distributions import popularity_table
+from fastncf.sampling.loader import EpochLoader
+from fastncf.sampling.negatives import sample_candidates, sample_negatives
+from fastncf.sampling.permutation import permutation
+from fastncf.trainers.autograd import Adam
+from fastncf.trainers.cuda_mlp import CUDAMLPTrainer, can_fuse
+from fastncf.trainers.loop import STAGES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RESULTS = Path(__file__).parent / "results"
@@ -149,7 +150,7 @@ def check_draws(split: Split, report: Report) -> None:
     out = np.empty((len(split.indices), 4), dtype=np.int32)
     for prefix, label, weights in (
         ("", "negatives", None),
-        ("weighted_", "negatives by popularity", popularity_weights(split.item_counts(), 0.75)),
+        ("weighted_", "negatives by popularity", popularity_table(split.item_counts(), 0.75)),
     ):
         draw = partial(
             sample_negatives,
@@ -174,8 +175,8 @@ def check_draws(split: Split, report: Report) -> None:
         )
 
 
-def epochs_of(split: Split, last: int, weights: Weights | None = None) -> Epochs:
-    return Epochs(
+def epochs_of(split: Split, last: int, weights: AliasTable | None = None) -> EpochLoader:
+    return EpochLoader(
         split,
         num_negatives=4,
         batch_size=65_536,
@@ -191,7 +192,7 @@ def show_timeline(split: Split, report: Report) -> None:
     """Without the device's own draws: the CPU draws the next epoch and sends it while this one trains."""
     spans: list[tuple[str, float, float]] = []
     origin = time.perf_counter()
-    draw = epoch_module._Ahead.draw
+    draw = epoch_module.PrefetchSampler.draw
 
     def noted(source: Any, number: int) -> tuple[Tensor, Tensor]:
         start = time.perf_counter()
@@ -204,7 +205,7 @@ def show_timeline(split: Split, report: Report) -> None:
     config = replace(NOTEBOOK, epochs=3)
     with (
         patch.object(epoch_module, "triton_works", lambda device: False),
-        patch.object(epoch_module._Ahead, "draw", noted),
+        patch.object(epoch_module.PrefetchSampler, "draw", noted),
         Adam(make_model(split, config), split, config, CUDA) as adam,
     ):
         for number in range(3):
@@ -269,7 +270,7 @@ def check_fused(split: Split, report: Report) -> None:
     losses = {}
     for name, config in (("autograd", replace(NOTEBOOK, precision="float32")), ("fused", NOTEBOOK)):
         own: Any = make_model(part, config)
-        trainer: Any = FusedMLP if name == "fused" else Adam
+        trainer: Any = CUDAMLPTrainer if name == "fused" else Adam
         with trainer(own, part, config, CUDA) as training:
             losses[name] = [float(training.epoch(number)) / len(part.indices) for number in range(5)]
     gap = max(abs(a / b - 1) for a, b in zip(*losses.values(), strict=True))
@@ -283,7 +284,7 @@ def check_fused(split: Split, report: Report) -> None:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         model: Any = make_model(split, config)
-        with FusedMLP(model, split, config, CUDA) as training:
+        with CUDAMLPTrainer(model, split, config, CUDA) as training:
             for number in range(3):
                 torch.cuda.synchronize()
                 start = time.perf_counter()
@@ -340,7 +341,7 @@ def flops(model: nn.Module) -> float:
     return 6.0 * sum(layer.in_features * layer.out_features for layer in layers)
 
 
-def lists_flop(model: nn.Module, lists: Lists[Tensor]) -> float:
+def lists_flop(model: nn.Module, lists: CandidateLists[Tensor]) -> float:
     """Floating-point operations of products for lists, where each half of the first layer is there already."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     pairs = lists.positives.numel() + lists.negatives.numel()
@@ -353,7 +354,7 @@ def activation_bytes(config: Config) -> float:
 
 
 def time_training(split: Split, report: Report) -> None:
-    """Epochs on the twin, the waits inside them made errors, and the memory they take."""
+    """Epochs on the synthetic data, the waits inside them made errors, and the memory they take."""
     part = first_interactions(split, 2_000_000)
     for label, config, eager in (
         ("notebook's mlp, batch 65,536, float32, operation by operation", replace(NOTEBOOK, precision="float32"), True),
@@ -482,12 +483,12 @@ def time_evaluation(split: Split, report: Report) -> None:
     indptr, indices = split.seen()
     for count in (99, 999):
         negatives = sample_candidates(indptr, indices, split.num_items, users, count, seed_key=1)
-        lists = on_device(Lists(users, positives, negatives), CUDA)
+        lists = on_device(CandidateLists(users, positives, negatives), CUDA)
         for name, config in (("notebook's mlp", NOTEBOOK), ("mf", Config(dim=64)), ("NVIDIA's neumf", NVIDIA)):
             model = make_model(split, config)
             ranks = rank_candidates(model, lists)
-            part = Lists(lists.users[:500], lists.positives[:500], lists.negatives[:500])
-            on_cpu = Lists(part.users.to(CPU), part.positives.to(CPU), part.negatives.to(CPU))
+            part = CandidateLists(lists.users[:500], lists.positives[:500], lists.negatives[:500])
+            on_cpu = CandidateLists(part.users.to(CPU), part.positives.to(CPU), part.negatives.to(CPU))
             same = rank_candidates(model.to(CPU), on_cpu)
             assert ((ranks[:500].cpu() - same).abs() <= 1).float().mean() > 0.98, "ranks differ from the CPU's"
             model.to(CUDA)
@@ -522,7 +523,7 @@ def whole_run(frame: pl.DataFrame, report: Report) -> None:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             start = time.perf_counter()
-            with patch.object(fastncf.neural, "can_fuse", can_fuse if precision is None else lambda *_: False):
+            with patch.object(fastncf.trainers.neural, "can_fuse", can_fuse if precision is None else lambda *_: False):
                 fitted = fastncf.fit(path, config=replace(NOTEBOOK, device=CUDA.type, precision=precision))
             seconds = time.perf_counter() - start
             peak = torch.cuda.max_memory_allocated() - before
@@ -588,8 +589,8 @@ def main() -> None:
     best = ceilings()
     report.add("a copy", f"{best['copy_bytes_per_second'] / 1e12:.2f} TB/s, read and written", **best)
     report.add("a bf16 matrix product", f"{best['bf16_flop_per_second'] / 1e12:.0f} TFLOP/s")
-    small = twin(options.users // 60, options.items // 20, options.interactions // 200).collect()
-    frame = twin(options.users, options.items, options.interactions).collect()
+    small = synthetic_movielens(options.users // 60, options.items // 20, options.interactions // 200).collect()
+    frame = synthetic_movielens(options.users, options.items, options.interactions).collect()
     split = leave_one_out(read_interactions(frame))
     failed = False
     for part in (

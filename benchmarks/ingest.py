@@ -16,14 +16,14 @@ from typing import Any
 
 import polars as pl
 
-from fastncf.interactions import read_interactions
-from fastncf.split import leave_one_out
+from fastncf.data.interactions import read_interactions
+from fastncf.data.split import leave_one_out
 
 
 def fastncf(path: str) -> int:
     """Read, split and build the CSR; returns the rows that are accounted for."""
     split = leave_one_out(read_interactions(path))
-    return split.num_interactions + split.folded
+    return split.num_interactions + split.num_duplicates
 
 
 def polars(path: str) -> int:

@@ -3,8 +3,8 @@
 import numpy as np
 from numba import njit
 
-from fastncf.hashing import LOWBIAS_1, LOWBIAS_2
-from fastncf.threads import even, run_ranges
+from fastncf.rng import LOWBIAS_1, LOWBIAS_2
+from fastncf.threads import even_ranges, run_ranges
 
 
 @njit(nogil=True)
@@ -17,4 +17,4 @@ def _hash_range(start, stop, out):  # type: ignore[no-untyped-def]
 
 def hash_and_write(out: np.ndarray) -> None:
     """The least that any counted sampler does."""
-    run_ranges(lambda a, b: _hash_range(a, b, out), even(len(out)))
+    run_ranges(lambda a, b: _hash_range(a, b, out), even_ranges(len(out)))

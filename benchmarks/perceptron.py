@@ -29,20 +29,22 @@ from torch import nn
 
 from benchmarks import naive
 from benchmarks.report import machine, publish, quantity
-from fastncf.adam import Adam
 from fastncf.config import Config
-from fastncf.datasets import twin
-from fastncf.hashing import Stream
-from fastncf.interactions import read_interactions
-from fastncf.kernels.late import stride
-from fastncf.kernels.matrix import PLAIN, ROW_MAJOR, multiply
-from fastncf.lists import held_out_lists
-from fastncf.metrics import metrics
-from fastncf.models import MLP, NeuMF, build
-from fastncf.perceptron import Perceptron
-from fastncf.serve import rank
-from fastncf.split import Split, leave_one_out
-from fastncf.threads import num_threads, run_ranges, run_together
+from fastncf.data.interactions import read_interactions
+from fastncf.data.split import Split, leave_one_out
+from fastncf.data.synthetic import synthetic_movielens
+from fastncf.evaluation.candidates import held_out_lists
+from fastncf.evaluation.metrics import metrics
+from fastncf.evaluation.topk import rank
+from fastncf.kernels.cpu.gemm import PLAIN, ROW_MAJOR, multiply
+from fastncf.kernels.cpu.lazy_adam import stride
+from fastncf.models import build
+from fastncf.models.mlp import MLP
+from fastncf.models.neumf import NeuMF
+from fastncf.rng import Stream
+from fastncf.threads import num_threads, run_ranges, run_threads
+from fastncf.trainers.autograd import Adam
+from fastncf.trainers.cpu_mlp import CPUMLPTrainer
 
 CPU = torch.device("cpu")
 NUM_NEGATIVES = 4
@@ -95,17 +97,25 @@ def thinned(split: Split, interactions: int) -> Split:
     none = np.full(split.num_users, -1, dtype=np.int32)
     indptr = before[split.indptr].astype(np.int64)
     return Split(
-        split.num_items, indptr, split.indices[keep], none, none, folded=0, left_out=0, too_short=0, rule="given"
+        split.num_items,
+        indptr,
+        split.indices[keep],
+        none,
+        none,
+        num_duplicates=0,
+        num_users_all_seen=0,
+        num_users_too_short=0,
+        holdout="given",
     )
 
 
-def training(side: str, split: Split, settings: dict[str, Any], epochs: int) -> tuple[nn.Module, Perceptron | Adam]:
+def training(side: str, split: Split, settings: dict[str, Any], epochs: int) -> tuple[nn.Module, CPUMLPTrainer | Adam]:
     """A model, and a way to train it, before the first epoch."""
     config = Config(**settings, num_negatives=NUM_NEGATIVES, epochs=epochs, learning_rate=0.001, l2=0.0, device="cpu")
     config = config.with_recipe("adam", "none")
     model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
     assert isinstance(model, MLP | NeuMF)
-    return model, Perceptron(model, split, config) if side == "kernels" else Adam(model, split, config, CPU)
+    return model, CPUMLPTrainer(model, split, config) if side == "kernels" else Adam(model, split, config, CPU)
 
 
 def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
@@ -115,7 +125,7 @@ def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
     rates: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
     losses: dict[tuple[str, int], float] = {}
     with ExitStack() as stack:
-        trained: dict[tuple[str, int], Perceptron | Adam] = {}
+        trained: dict[tuple[str, int], CPUMLPTrainer | Adam] = {}
         for side, size in sides:
             settings = {**case.settings, "batch_size": size}
             trained[side, size] = training(side, data, settings, rounds + 1)[1]
@@ -185,7 +195,7 @@ def product_rate(rounds: int = 5) -> float:
         found.append(2 * 2_048**3 / (time.perf_counter() - start))
         assert product.isfinite().all()
         start = time.perf_counter()
-        run_together(ours, num_threads())
+        run_threads(ours, num_threads())
         found.append(num_threads() * often * 2 * rows * columns * depth / (time.perf_counter() - start))
     return max(found)
 
@@ -339,7 +349,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--write", metavar="NAME")
     options = parser.parse_args()
-    frame = twin(USERS, ITEMS, INTERACTIONS).select("userId", "movieId", "timestamp").collect()
+    frame = synthetic_movielens(USERS, ITEMS, INTERACTIONS).select("userId", "movieId", "timestamp").collect()
     split = leave_one_out(read_interactions(frame))
     found: dict[str, Any] = {**machine(), "rounds": options.rounds, "product_rate": product_rate()}
     found["copy_rate"] = copy_rate()

@@ -21,8 +21,8 @@ import fastncf
 from benchmarks.factorization import als, factors, interaction_matrix
 from benchmarks.report import machine, publish
 from fastncf.config import Config
-from fastncf.models import MF
-from fastncf.split import Split
+from fastncf.data.split import Split
+from fastncf.models.mf import MF
 
 OURS: dict[str, dict[str, Any]] = {
     "`mf`, the default": {},

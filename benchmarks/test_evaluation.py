@@ -10,12 +10,14 @@ import torch
 from benchmarks import naive
 from benchmarks.conftest import CPU, ML_1M, Shape, twin_of
 from benchmarks.limits import hash_and_write
-from fastncf.evaluate import on_device, rank_candidates, rank_catalogue
-from fastncf.interactions import read_interactions
-from fastncf.lists import Lists
-from fastncf.models import MF, MLP, score_catalogue, score_lists
-from fastncf.sampler import sample_candidates
-from fastncf.split import Split, leave_one_out
+from fastncf.data.interactions import read_interactions
+from fastncf.data.split import Split, leave_one_out
+from fastncf.evaluation.candidates import CandidateLists
+from fastncf.evaluation.ranking import on_device, rank_candidates, rank_catalogue
+from fastncf.models.mf import MF
+from fastncf.models.mlp import MLP
+from fastncf.models.scorers import score_catalogue, score_lists
+from fastncf.sampling.negatives import sample_candidates
 
 MF_PAIR = "evaluation of mf with 64 dimensions, 1 + 99 drawn and ranked"
 
@@ -54,7 +56,7 @@ class TestEvaluation:
             rounds=3,
         )
         owner, positive = np.array(list(drawn), np.int32).T
-        lists = on_device(Lists(owner, positive, np.array(list(drawn.values()), np.int32)), CPU)
+        lists = on_device(CandidateLists(owner, positive, np.array(list(drawn.values()), np.int32)), CPU)
         assert hits == (rank_candidates(model, lists) < 10).int().tolist()
 
     @pytest.mark.parametrize("name", ["mlp", "mf"])
@@ -64,7 +66,9 @@ class TestEvaluation:
 
         def draw_and_rank() -> tuple[np.ndarray, torch.Tensor]:
             negatives = sample_candidates(*split.seen(), split.num_items, users, 99, seed_key=1)
-            return negatives, rank_candidates(ranked, on_device(Lists(users, split.test_item[users], negatives), CPU))
+            return negatives, rank_candidates(
+                ranked, on_device(CandidateLists(users, split.test_item[users], negatives), CPU)
+            )
 
         negatives, ranks = timed(
             draw_and_rank,

@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.conftest import Shape
 from benchmarks.ingest import in_a_process
-from fastncf.datasets import Dialect, write_twin
-from fastncf.interactions import read_interactions
-from fastncf.split import Split, leave_one_out
+from fastncf.data.interactions import read_interactions
+from fastncf.data.split import Split, leave_one_out
+from fastncf.data.synthetic import Dialect, write_synthetic_movielens
 
 
 class TestIngest:
@@ -100,7 +100,7 @@ def test_kinds(benchmark: Any, ratings: Path, frame: pl.DataFrame, shape: Shape,
     """Whole processes in turns: from the call to split and CSR, and polars alone reading the same file."""
     path = tmp_path / ("ratings.parquet" if kind == "Parquet" else "ratings.csv")
     if kind in DIALECTS:
-        write_twin(path, shape.users, shape.items, shape.interactions, dialect=DIALECTS[kind])
+        write_synthetic_movielens(path, shape.users, shape.items, shape.interactions, dialect=DIALECTS[kind])
     elif kind in CHANGED:
         CHANGED[kind](frame.with_columns(rating=pl.lit(3.5))).write_csv(path)
     else:
@@ -136,7 +136,7 @@ def test_growth(benchmark: Any, frame: pl.DataFrame, shape: Shape, tmp_path: Pat
                 start = time.perf_counter()
                 split = leave_one_out(read_interactions(path))
                 times.append((time.perf_counter() - start) / size)
-                assert split.num_interactions + split.folded == size
+                assert split.num_interactions + split.num_duplicates == size
             cost[size] = times[1:]
         return cost
 

@@ -18,13 +18,13 @@ from benchmarks import naive
 from benchmarks.conftest import CPU, Shape, first_users
 from benchmarks.limits import hash_and_write
 from fastncf.config import Config
-from fastncf.epoch import Epochs, _Ahead
-from fastncf.models import MLP
-from fastncf.perceptron import Perceptron
-from fastncf.permutation import permutation
-from fastncf.sampler import sample_negatives
-from fastncf.split import Split
-from fastncf.weights import popularity_weights
+from fastncf.data.split import Split
+from fastncf.models.mlp import MLP
+from fastncf.sampling.distributions import popularity_table
+from fastncf.sampling.loader import EpochLoader, PrefetchSampler
+from fastncf.sampling.negatives import sample_negatives
+from fastncf.sampling.permutation import permutation
+from fastncf.trainers.cpu_mlp import CPUMLPTrainer
 
 K = 4
 BATCH = 512
@@ -70,7 +70,7 @@ class TestNegatives:
     @pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "popularity"])
     def test_fastncf(self, timed: Callable[..., Any], split: Split, weighted: bool) -> None:
         out = np.empty((len(split.indices), K), dtype=np.int32)
-        weights = popularity_weights(split.item_counts(), 0.75) if weighted else None
+        weights = popularity_table(split.item_counts(), 0.75) if weighted else None
         epochs = iter(range(1000))
         timed(
             lambda: sample_negatives(
@@ -104,13 +104,13 @@ class TestNegatives:
         assert out.min() >= 0
 
 
-def epochs_of(split: Split, *, last: int, batch_size: int = BATCH) -> Epochs:
-    return Epochs(split, num_negatives=K, batch_size=batch_size, seed=0, device=CPU, shuffle=True, last=last)
+def epochs_of(split: Split, *, last: int, batch_size: int = BATCH) -> EpochLoader:
+    return EpochLoader(split, num_negatives=K, batch_size=batch_size, seed=0, device=CPU, shuffle=True, last=last)
 
 
-def drawn_ahead(epochs: Epochs, number: int) -> None:
+def drawn_ahead(epochs: EpochLoader, number: int) -> None:
     """Wait until the thread has drawn an epoch."""
-    assert isinstance(epochs._source, _Ahead)
+    assert isinstance(epochs._source, PrefetchSampler)
     epochs._source.drawn[number].result()
 
 
@@ -177,7 +177,7 @@ class TestTraining:
         part = first_users(split, shape.slow)
         model = MLP(part.num_users, part.num_items, 8, (64, 32), torch.Generator().manual_seed(0))
         numbers = iter(range(4))  # a round to warm up before the three
-        with Perceptron(model, part, Config.notebook(epochs=4, shuffle=True)) as training:
+        with CPUMLPTrainer(model, part, Config.notebook(epochs=4, shuffle=True)) as training:
             total = timed(
                 lambda: training.epoch(next(numbers)),
                 pair=self.pair,
@@ -194,7 +194,7 @@ class TestHandOver:
     """From "epoch asked for" to "first batch ready": order, gather and hand-over counted."""
 
     def test_drawn_ahead(self, timed: Callable[..., Any], split: Split) -> None:
-        def setup() -> tuple[tuple[Epochs], dict[str, Any]]:
+        def setup() -> tuple[tuple[EpochLoader], dict[str, Any]]:
             epochs = epochs_of(split, last=2).__enter__()
             next(epochs.epoch(0))
             drawn_ahead(epochs, 1)
@@ -236,7 +236,7 @@ def test_drawing_ahead_costs_training_next_to_nothing(
 
     def seconds(last: int) -> float:
         config = Config.notebook(epochs=last, batch_size=8192, shuffle=True)
-        with Perceptron(model, part, config) as training:
+        with CPUMLPTrainer(model, part, config) as training:
             drawn_ahead(training.epochs, 0)
             start = time.perf_counter()
             training.epoch(0)

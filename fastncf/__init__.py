@@ -12,10 +12,10 @@ from fastncf.config import Config
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
 
 if TYPE_CHECKING:
-    from fastncf.loading import load
-    from fastncf.loop import Progress
+    from fastncf.persistence import load
     from fastncf.recommender import Recommender
     from fastncf.train import fit
+    from fastncf.trainers.loop import Progress
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "load",
 ]
 
-_LAZY = {"fit": "train", "Progress": "loop", "Recommender": "recommender", "load": "loading"}
+_LAZY = {"fit": "train", "Progress": "trainers.loop", "Recommender": "recommender", "load": "persistence"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ from fastncf.config import Config
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
 
 if TYPE_CHECKING:
-    from fastncf.loop import Progress
     from fastncf.recommender import Recommender
+    from fastncf.trainers.loop import Progress
 
 EXIT_CODES = {DataError: 3, DataNotFoundError: 3, DeviceError: 4, ConfigError: 2}
 
@@ -76,7 +76,7 @@ def fit(
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
     """
-    from fastncf.kernels.compiling import when_compiling
+    from fastncf.kernels.cpu.compiling import when_compiling
     from fastncf.recommender import require_savable
     from fastncf.train import fit as fit_model
 
@@ -133,7 +133,7 @@ def evaluate(
     device
         Where to score.
     """
-    from fastncf.loading import load
+    from fastncf.persistence import load
 
     results, protocol = load(model, device=device).evaluate(
         k=k, num_candidates=num_candidates, full_ranking=full_ranking
@@ -167,7 +167,7 @@ def recommend(
     include_seen
         Also recommend what the user has touched already.
     """
-    from fastncf.loading import load
+    from fastncf.persistence import load
 
     frame = load(model).recommend(user, k, exclude_seen=not include_seen)
     print("\t".join(frame.columns))
@@ -205,9 +205,9 @@ def generate(
     dialect
         grouplens: CSV with unix times; kaggle: every field quoted, times as dates; parquet.
     """
-    from fastncf.datasets import write_twin
+    from fastncf.data.synthetic import write_synthetic_movielens
 
-    write_twin(path, users, items, interactions, seed=seed, dialect=dialect)
+    write_synthetic_movielens(path, users, items, interactions, seed=seed, dialect=dialect)
     print(path)
 
 
@@ -256,9 +256,9 @@ def _found(recommender: "Recommender") -> list[str]:
         names = "model", "optimizer", "history", "dim", "epochs", "learning_rate", "l2", "num_negatives", "negatives"
         lines.append("recipe: " + "  ".join(f"{name} {getattr(recommender.config, name)}" for name in names))
     notes = {
-        "folded": "repeated (user, item) rows were counted once",
-        "left_out": "users have touched every item and were left out",
-        "too_short": "users with a single interaction are trained on and not tested",
+        "num_duplicates": "repeated (user, item) rows were counted once",
+        "num_users_all_seen": "users have touched every item and were left out",
+        "num_users_too_short": "users with a single interaction are trained on and not tested",
     }
     return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data[name]]
 

@@ -110,7 +110,7 @@ class Config:
     """With ``sgd`` and ``parts``: what a user's vector is made of beside one of its own. ``recent``: vectors of all
     items in the user's training history, the latest ones counting most; ``all``: the same without an order; ``none``:
     nothing. Left out: ``recent`` where the data have times, their order tells something (see
-    :func:`~fastncf.histories.order_matters`) and what is held out is not drawn at random; else ``all``."""
+    :func:`~fastncf.trainers.history_sgd.order_matters`) and what is held out is not drawn at random; else ``all``."""
 
     budget: Literal["best", "fast"] = "best"
     """``fast``: fewer passes, with larger steps. What is set beside it stays as it is set."""
@@ -191,8 +191,8 @@ class Config:
                 raise ConfigError(f"{field.name}={value!r}: expected one of {', '.join(get_args(choice))}")
         for name in ("dim", "mlp_dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
             value = getattr(self, name)
-            left_out = value is None and name in ("dim", "mlp_dim", "epochs", "batch_size")
-            self._require(name, left_out or (isinstance(value, int) and value >= 1), "a whole number from 1")
+            num_users_all_seen = value is None and name in ("dim", "mlp_dim", "epochs", "batch_size")
+            self._require(name, num_users_all_seen or (isinstance(value, int) and value >= 1), "a whole number from 1")
         self._require("init_std", self.init_std is None or self.init_std > 0, "a number above 0")
         self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "whole numbers from 1")
         self._require("learning_rate", self.learning_rate is None or self.learning_rate > 0, "a number above 0")
@@ -246,8 +246,10 @@ class Config:
                 recipe, fast = recipe | SPARSE[history], FAST["sparse"]
         if self.budget == "fast":
             recipe = recipe | fast
-        left_out = {name: value for name, value in (OTHERWISE | recipe).items() if getattr(self, name) is None}
-        return replace(self, optimizer=optimizer, history=history, **left_out)
+        num_users_all_seen = {
+            name: value for name, value in (OTHERWISE | recipe).items() if getattr(self, name) is None
+        }
+        return replace(self, optimizer=optimizer, history=history, **num_users_all_seen)
 
     def learning_rate_at(self, done: np.ndarray) -> np.ndarray:
         """The learning rates (n,) after shares (n,) of all steps, so that a resumed run goes on exactly."""

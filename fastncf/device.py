@@ -42,7 +42,7 @@ def triton_works(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     try:
-        from fastncf.tiles.draws import fill_order
+        from fastncf.kernels.cuda.draws import fill_order
 
         fill_order(torch.empty(1, dtype=torch.int32, device=device), 1, 1, [0, 0, 0, 0])
     except Exception:  # whatever it is, everything has a way without Triton

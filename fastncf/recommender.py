@@ -13,13 +13,14 @@ import polars as pl
 from safetensors.numpy import save_file
 
 from fastncf.config import Config
+from fastncf.data.csr import merge_items
+from fastncf.data.ids import Vocabulary
+from fastncf.data.split import Split
 from fastncf.errors import ConfigError, DataError
-from fastncf.hashing import Stream
-from fastncf.interactions import Vocabulary
-from fastncf.kernels.factors import Factors
-from fastncf.lists import Lists, held_out_lists, ranks_by_factors
-from fastncf.metrics import metrics
-from fastncf.split import Split, with_items
+from fastncf.evaluation.candidates import CandidateLists, held_out_lists, ranks_by_factors
+from fastncf.evaluation.metrics import metrics
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.rng import Stream
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class Recommender:
         split: what was trained on and what was held out.
         metrics: e.g. ``{"hr@10": ..., "ndcg@10": ..., "mrr": ...}``; keys of the full ranking start with ``full/``.
         protocol: in words, what the metrics were measured on.
-        data: counts: users, items, interactions, folded, left_out, too_short.
+        data: counts: users, items, interactions, num_duplicates, num_users_all_seen, num_users_too_short.
         seconds: by stage: read, split, sample, train, evaluate, total; sampling overlaps with training.
         history: one dict an epoch: epoch, loss, seconds and, with validation, its metrics.
         found: what was recognised in the source.
@@ -79,7 +80,7 @@ class Recommender:
     def model(self) -> "nn.Module":
         """The module. Where a kernel trained factors, it is made of them, the same memory, when first asked for."""
         if isinstance(self.trained, Factors):
-            from fastncf.models import MF
+            from fastncf.models.mf import MF
 
             self.trained = MF.of(self.trained).eval()
         return self.trained
@@ -91,7 +92,7 @@ class Recommender:
     @property
     def device(self) -> "torch.device":
         """Where the model's parameters are."""
-        from fastncf.serve import device_of
+        from fastncf.evaluation.topk import device_of
 
         return device_of(self.model)
 
@@ -112,12 +113,12 @@ class Recommender:
             DataError: a user is not in the training data.
             ConfigError: k is below 1.
         """
-        from fastncf.serve import best_items
+        from fastncf.evaluation.topk import top_items
 
         _require_k(k)
         codes = self.users.require(users)
         seen = self.split.seen() if exclude_seen else None
-        count, item, score = best_items(self.model, codes, self.split.num_items, k, seen)
+        count, item, score = top_items(self.model, codes, self.split.num_items, k, seen)
         kept = np.arange(item.shape[1]) < count[:, None]
         rank = np.arange(1, item.shape[1] + 1, dtype=np.int32)
         return pl.DataFrame(
@@ -139,11 +140,11 @@ class Recommender:
             DataError: an item is not in the training data.
             ConfigError: k is below 1, or the model has no ``item_vectors()``.
         """
-        from fastncf.serve import nearest_items
+        from fastncf.evaluation.topk import most_similar_items
 
         _require_k(k)
         codes = self.items.require(items)
-        item, score = nearest_items(self.model, codes, k)
+        item, score = most_similar_items(self.model, codes, k)
         return pl.DataFrame(
             {
                 "item": self.items.decode(np.repeat(codes, item.shape[1])),
@@ -162,7 +163,7 @@ class Recommender:
         Raises:
             DataError: an id is not in the training data, or the lengths differ.
         """
-        from fastncf.serve import score_pairs
+        from fastncf.evaluation.topk import score_pairs
 
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
@@ -185,29 +186,29 @@ class Recommender:
         users = np.flatnonzero(self.split.test_item >= 0).astype(np.int32)
         positives = self.split.test_item[users]
         if self.split.test_candidates is not None and num_candidates is None:
-            lists = Lists(users, positives, self.split.test_candidates)
+            lists = CandidateLists(users, positives, self.split.test_candidates)
             against = f"1 + {lists.negatives.shape[1]} given candidates"
         else:
             lists = held_out_lists(self.split, config, users, positives, Stream.CANDIDATES)
             how = "distinct" if config.distinct_candidates else "repeatable"
             against = f"1 + {config.num_candidates} {how} uniform candidates that the user never touched"
         short = int((lists.negatives < 0).any(1).sum())
-        protocol = f"{_HELD_OUT[self.split.rule]}, {len(users)} users, {against}"
+        protocol = f"{_HELD_OUT[self.split.holdout]}, {len(users)} users, {against}"
         if short:
             protocol += f" ({short} users have fewer)"
         protocol += "; ties count against the held-out item"
         if isinstance(self.trained, Factors):
             ranks = ranks_by_factors(self.trained, lists)
         else:
-            from fastncf.serve import rank
+            from fastncf.evaluation.topk import rank
 
             ranks = rank(self.trained, lists)
         results = metrics(ranks, config.k)
         if config.full_ranking:
-            from fastncf.serve import rank_among_all
+            from fastncf.evaluation.topk import rank_full
 
-            excluded = with_items(self.split.indptr, self.split.indices, self.split.validation_item)
-            ranks = rank_among_all(self.model, lists, *excluded, self.split.num_items)
+            excluded = merge_items(self.split.indptr, self.split.indices, self.split.validation_item)
+            ranks = rank_full(self.model, lists, *excluded, self.split.num_items)
             results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)
@@ -268,7 +269,7 @@ class Recommender:
             "seconds": self.seconds,
             "history": self.history,
             "found": self.found,
-            "rule": self.split.rule,
+            "rule": self.split.holdout,
             "users": {"dtype": str(self.users.ids.dtype), "ids": self.users.ids.to_list()},
             "items": {"dtype": str(self.items.ids.dtype), "ids": self.items.ids.to_list()},
         }

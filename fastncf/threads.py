@@ -28,7 +28,7 @@ def num_threads() -> int:
     return int(value)
 
 
-def even(rows: int, parts_per_thread: int = 4) -> np.ndarray:
+def even_ranges(rows: int, parts_per_thread: int = 4) -> np.ndarray:
     """Bounds of ranges of rows of about the same length: ascending, from 0 to ``rows``."""
     return np.linspace(0, rows, parts_per_thread * num_threads() + 1).astype(np.int64)
 
@@ -43,7 +43,7 @@ def run_ranges(kernel: Callable[[int, int], object], bounds: np.ndarray) -> None
     _run(kernel, ranges, min(num_threads(), len(ranges)))
 
 
-def run_together(kernel: Callable[[int], object], threads: int) -> None:
+def run_threads(kernel: Callable[[int], object], threads: int) -> None:
     """Call a kernel for each number of a thread, all at once: they may wait for each other, so none may fail."""
     _run(kernel, [(thread,) for thread in range(threads)], threads)
 

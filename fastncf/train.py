@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fastncf.choice import chosen_recipes, recipes_for
 from fastncf.config import Config
+from fastncf.data.interactions import Interactions, draw_users, read_interactions, read_with_test
+from fastncf.data.split import Split, given_test, leave_one_out, time_order
 from fastncf.errors import ConfigError
-from fastncf.factorization import draw_factors, train_factors
-from fastncf.hashing import Stream, key
-from fastncf.histories import order_matters
-from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
-from fastncf.kernels.factors import Factors
-from fastncf.loop import Clock, Progress
+from fastncf.kernels.cpu.factors import Factors
 from fastncf.recommender import Recommender
-from fastncf.split import Split, by_time, given_test, leave_one_out
+from fastncf.rng import Stream, key
+from fastncf.trainers.factorization import draw_factors, train_factors
+from fastncf.trainers.history_sgd import order_matters
+from fastncf.trainers.loop import Progress, ProgressReporter
+from fastncf.tuning import chosen_recipes, recipes_for
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def fit(
 
     Args:
         train: a ratings file in any MovieLens dialect, CSV, TSV or Parquet, or a polars or pandas frame;
-            see :func:`fastncf.interactions.read_interactions`. Every row is an interaction; ratings are not read.
+            see :func:`fastncf.data.interactions.read_interactions`. Every row is an interaction; ratings are not read.
         test: held-out interactions, one a user, instead of holding out the latest of ``train``.
         candidates: with ``test``, the file of its negatives in the format of He et al. 2017; otherwise they are drawn.
         user: name of the user column where it is not one of the usual ones.
@@ -66,7 +66,7 @@ def fit(
     if test is not None and config.validation:
         raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
     optimizer, device = _plan(config, own)
-    clock = Clock(callback, _epochs(recipes_for(config, optimizer, _likely_history(config, optimizer))))
+    clock = ProgressReporter(callback, _epochs(recipes_for(config, optimizer, _likely_history(config, optimizer))))
 
     with clock.stage("read"):
         given = None
@@ -98,7 +98,7 @@ def fit(
             trained = draw_factors(config, split.num_users, split.num_items)
             epochs = train_factors(trained, split, config, order, clock)
         else:
-            from fastncf.neural import train_module
+            from fastncf.trainers.neural import train_module
 
             trained, epochs = train_module(own, split, order, recipes, device, clock)
     recommender = Recommender(
@@ -135,7 +135,7 @@ def _plan(config: Config, own: "nn.Module | None") -> tuple[Literal["sgd", "adam
     from torch import nn
 
     from fastncf.device import find_device
-    from fastncf.neural import can_train_factors
+    from fastncf.trainers.neural import can_train_factors
 
     if not isinstance(own, nn.Module | None):
         raise ConfigError(f"model={own!r}: expected the name of a model or an nn.Module")
@@ -180,7 +180,7 @@ def _history(
         if config.history == "recent":
             raise ConfigError(f"history='recent': {interactions.source} has no times; expected 'all' or 'none'")
         return "all", None
-    order = by_time(interactions, split)
+    order = time_order(interactions, split)
     if config.history is None and not order_matters(split, order, config.seed):
         return "all", None
     return "recent", order
@@ -200,7 +200,7 @@ def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
         "users": len(interactions.users),
         "items": len(interactions.items),
         "interactions": split.num_interactions,
-        "folded": split.folded,
-        "left_out": split.left_out,
-        "too_short": split.too_short,
+        "num_duplicates": split.num_duplicates,
+        "num_users_all_seen": split.num_users_all_seen,
+        "num_users_too_short": split.num_users_too_short,
     }

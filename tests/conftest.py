@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fastncf.interactions import Interactions, read_interactions
-from fastncf.split import Split
+from fastncf.data.interactions import Interactions, read_interactions
+from fastncf.data.split import Split
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings, above all on a busy machine
 
@@ -77,4 +77,14 @@ def random_interactions(
 def plain_split(indptr: np.ndarray, indices: np.ndarray, num_items: int) -> Split:
     """A split of a CSR in which nothing is held out."""
     none = np.full(len(indptr) - 1, -1, dtype=np.int32)
-    return Split(num_items, indptr, indices, none, none, folded=0, left_out=0, too_short=0, rule="given")
+    return Split(
+        num_items,
+        indptr,
+        indices,
+        none,
+        none,
+        num_duplicates=0,
+        num_users_all_seen=0,
+        num_users_too_short=0,
+        holdout="given",
+    )

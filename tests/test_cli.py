@@ -49,9 +49,9 @@ def test_json_is_one_object_on_the_last_line(capsys, ratings):
         "users": 60,
         "items": 40,
         "interactions": 1020,
-        "folded": 5,
-        "left_out": 0,
-        "too_short": 0,
+        "num_duplicates": 5,
+        "num_users_all_seen": 0,
+        "num_users_too_short": 0,
     }
     assert set(report["seconds"]) == {"read", "split", "choose", "sample", "train", "evaluate", "total"}
 
@@ -153,7 +153,7 @@ def test_interrupted(capsys, ratings, monkeypatch):
 
 
 def test_generate_writes_what_fit_reads(capsys, tmp_path):
-    path = tmp_path / "twin.csv"
+    path = tmp_path / "ratings.csv"
     size = ["--users", 300, "--items", 200, "--interactions", 9000]
     code, out, _ = run(capsys, "generate", path, *size, "--dialect", "kaggle")
     assert (code, out) == (0, [str(path)])

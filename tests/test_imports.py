@@ -1,4 +1,4 @@
-"""The house has floors: imports run downward only, and each heavy library has its rooms."""
+"""Imports run downward through the folders, and each heavy library is imported in few places only."""
 
 import ast
 import subprocess
@@ -10,81 +10,88 @@ import pytest
 import fastncf
 
 PACKAGE = Path(fastncf.__file__).parent
-FLOORS = [
+LEVELS = [
     {"errors"},
-    {"config", "hashing", "threads", "weights", "metrics"},
-    {"loop"},
-    {"tiles"},
+    {"rng", "threads", "config"},
+    {"kernels.cpu"},
+    {"kernels.cuda"},
     {"device"},
-    {"codes", "sampler", "permutation", "datasets"},
-    {"reading", "kernels"},
-    {"interactions", "models"},
-    {"split", "scoring"},
-    {"descent", "epoch", "lists"},
-    {"adam", "blocks", "fused", "histories", "perceptron", "evaluate"},
-    {"factorization", "serve"},
-    {"choice", "neural", "recommender"},
-    {"loading", "train"},
+    {"data"},
+    {"sampling", "models"},
+    {"evaluation"},
+    {"trainers"},
+    {"tuning"},
+    {"recommender"},
+    {"persistence", "train"},
     {"cli"},
 ]
-ROOMS = {
-    "polars": {"codes", "reading", "interactions", "datasets", "recommender", "loading"},
-    "llvmlite": {"kernels"},
-    "numba": {"kernels", "hashing", "codes", "weights", "permutation", "sampler", "split", "datasets"},
+"""Modules and folders from the lowest to the highest; a file imports from its own folder and from lower levels only."""
+
+LIBRARIES = {
+    "polars": {"data", "recommender", "persistence"},
+    "llvmlite": {"kernels.cpu"},
+    "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
-    "triton": {"tiles"},
-    "safetensors": {"recommender", "loading"},
+    "triton": {"kernels.cuda"},
+    "safetensors": {"recommender", "persistence"},
 }
 
 
+def place(module: str) -> str:
+    """Return the entry of ``LEVELS`` that a module below ``fastncf`` belongs to, such as ``data`` for ``data.split``."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "kernels" and len(parts) > 1 else parts[0]
+
+
 def modules() -> dict[str, list[Path]]:
-    """Every room with its files; a sub-package is one room."""
-    rooms: dict[str, list[Path]] = {}
+    """Return the files of each place."""
+    found: dict[str, list[Path]] = {}
     for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if not room.startswith("__"):
-            rooms.setdefault(room, []).append(path)
-    return rooms
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if not parts[0].startswith("__") and parts != ("kernels", "__init__"):
+            found.setdefault(place(".".join(parts)), []).append(path)
+    return found
 
 
 def imports(path: Path) -> set[str]:
-    """Names of modules that a file imports anywhere, also lazily."""
+    """Return the names of the modules that a file imports anywhere, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names if node.module in ("fastncf", "fastncf.kernels") else {node.module}
     return found
 
 
-def floor(room: str) -> int:
-    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+def level(name: str) -> int:
+    return next(number for number, names in enumerate(LEVELS) if name in names)
 
 
-def test_every_room_has_a_floor():
-    assert set(modules()) == set().union(*FLOORS)
+def test_every_place_has_a_level():
+    assert set(modules()) == set().union(*LEVELS)
 
 
-@pytest.mark.parametrize("room", sorted(set().union(*FLOORS)))
-def test_imports_run_downward(room):
-    for path in modules()[room]:
-        for name in imports(path):
-            parts = name.split(".")
-            if parts[0] == "fastncf" and len(parts) > 1 and parts[1] != room:
-                assert floor(parts[1]) < floor(room), f"{path.name} imports {name}"
+@pytest.mark.parametrize("name", sorted(set().union(*LEVELS)))
+def test_imports_run_downward(name):
+    for path in modules()[name]:
+        for imported in imports(path):
+            package, _, rest = imported.partition(".")
+            if package == "fastncf" and rest and place(rest) != name:
+                assert level(place(rest)) < level(name), f"{path.relative_to(PACKAGE)} imports {imported}"
 
 
-@pytest.mark.parametrize("library", ROOMS)
-def test_heavy_libraries_stay_in_their_rooms(library):
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_heavy_libraries_are_imported_in_few_places(library):
     users = {
-        room
-        for room, paths in modules().items()
+        name
+        for name, paths in modules().items()
         for path in paths
-        if library in {n.split(".")[0] for n in imports(path)}
+        if library in {imported.split(".")[0] for imported in imports(path)}
     }
-    assert users <= ROOMS[library]
+    assert users <= LIBRARIES[library]
 
 
 @pytest.mark.parametrize("code", ["import fastncf", "import fastncf.cli", "import fastncf; fastncf.Config.notebook()"])
@@ -94,8 +101,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
     assert out.stdout.strip() == "[]"
 
 
-def test_a_factorization_is_fitted_saved_and_evaluated_without_torch(tmp_path):
-    """Its import takes longer than the fit of a small file."""
+def test_mf_is_fitted_saved_and_evaluated_without_torch(tmp_path):
+    """Importing torch takes longer than such a fit of a small file."""
     code = f"""
 import sys
 import fastncf, polars

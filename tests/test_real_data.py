@@ -24,9 +24,9 @@ def test_popularity_prints_the_published_figures(paper):
         "users": 6040,
         "items": 3706,
         "interactions": 1_000_209,
-        "folded": 0,
-        "left_out": 0,
-        "too_short": 0,
+        "num_duplicates": 0,
+        "num_users_all_seen": 0,
+        "num_users_too_short": 0,
     }
     assert "given test set, 6040 users, 1 + 99 given candidates" in rec.protocol
 

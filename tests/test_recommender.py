@@ -11,9 +11,9 @@ from torch import nn
 
 import fastncf
 from fastncf import recommender as recommender_module
-from fastncf import serve
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
-from fastncf.kernels.factors import Factors
+from fastncf.evaluation import topk as serve
+from fastncf.kernels.cpu.factors import Factors
 from fastncf.recommender import DATA, PARAMETERS
 from tests.conftest import checkerboard
 

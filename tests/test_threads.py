@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from fastncf.errors import ConfigError
-from fastncf.hashing import key, mix, mix64
+from fastncf.kernels.cpu.hashing import mix64
+from fastncf.rng import key, mix
 from fastncf.threads import num_threads, run_ranges
 
 

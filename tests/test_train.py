@@ -6,12 +6,13 @@ from polars.testing import assert_frame_equal
 from torch import nn
 
 import fastncf
-from fastncf import choice
-from fastncf.adam import l2_penalty, score_batch
+from fastncf import tuning as choice
 from fastncf.config import SPARSE, Config
-from fastncf.epoch import Batch
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
-from fastncf.models import MF, MLP
+from fastncf.models.mf import MF
+from fastncf.models.mlp import MLP
+from fastncf.sampling.loader import Batch
+from fastncf.trainers.autograd import l2_penalty, score_batch
 from tests.conftest import checkerboard
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
@@ -95,13 +96,15 @@ def test_one_step_is_dense_adam_on_the_mean_loss():
     }
     rec = fastncf.fit(data, epochs=2, schedule="linear", seed=3, **settings)
 
-    from fastncf.epoch import Epochs
     from fastncf.models import build
+    from fastncf.sampling.loader import EpochLoader
 
     model = build(rec.config, 12, 10, torch.zeros(10))
     assert isinstance(model, MF)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    epochs = Epochs(rec.split, num_negatives=2, batch_size=60, seed=3, device=torch.device("cpu"), shuffle=True, last=2)
+    epochs = EpochLoader(
+        rec.split, num_negatives=2, batch_size=60, seed=3, device=torch.device("cpu"), shuffle=True, last=2
+    )
     step, steps = 0, 2 * epochs.batches
     with epochs:
         for number in range(2):
@@ -208,9 +211,9 @@ def test_counts_and_seconds():
         "users": 60,
         "items": 40,
         "interactions": 60 * 17,
-        "folded": 7,
-        "left_out": 0,
-        "too_short": 0,
+        "num_duplicates": 7,
+        "num_users_all_seen": 0,
+        "num_users_too_short": 0,
     }
     assert set(rec.seconds) == {"read", "split", "choose", "sample", "train", "evaluate", "total"}
     parts = sum(rec.seconds[stage] for stage in ("read", "split", "choose", "train", "evaluate"))
@@ -313,8 +316,10 @@ def test_mlp_starts_from_the_vectors_of_mf(history):
     assert still.config.optimizer == "parts"
     assert [entry["loss"] for entry in still.history][:-2] == [entry["loss"] for entry in mf.history]
     for side in ("user", "item"):
-        vectors = getattr(still.model, f"{side}_embedding").weight
-        own = torch.cat([getattr(mf.model, f"{side}_embedding").weight, getattr(mf.model, f"{side}_bias")[:, None]], 1)
+        vectors = getattr(still.model, f"{side}make_embedding").weight
+        own = torch.cat(
+            [getattr(mf.model, f"{side}make_embedding").weight, getattr(mf.model, f"{side}_bias")[:, None]], 1
+        )
         assert vectors.std(0, correction=0).mean().item() == pytest.approx(1, rel=1e-5)
         torch.testing.assert_close(vectors / own, (vectors[0, 0] / own[0, 0]).expand_as(own), rtol=1e-3, atol=0)
     rec = fastncf.fit(checkerboard(), model="mlp", dim=8, epochs=5, learning_rate=0.01, init_std=0.5, **settings)

@@ -1,1 +1,1 @@
-"""Faster ways, for a CPU, to do what torch does: arrays in, arrays out, each compared with the plain way by a test."""
+"""Compiled inner loops: arrays in, arrays out."""

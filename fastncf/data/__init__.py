@@ -1,0 +1,1 @@
+"""From a file or a frame to interactions and a split."""

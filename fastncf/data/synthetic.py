@@ -1,0 +1,375 @@
+"""Generated stand-ins ("twins") of the MovieLens data sets.
+
+A generated data set is synthetic: no row is a MovieLens rating. It has the size and the marginal distributions
+of MovieLens-20M as published in F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History
+and Context", ACM TiiS 5(4), 2015, and in the data set's README (users, items, interactions,
+at least 20 ratings a user, 1995-01-09 to 2015-03-31), scaled to whatever size is asked for.
+
+Its latent structure is a mixture of K tastes. User u likes taste k with weight theta_uk, item i
+belongs to taste k with weight g_ik, and u takes items one after another, without replacement,
+with probability proportional to w_i * sum_k theta_uk g_ik. The popularities w are calibrated so
+that the expected item counts follow the target curve. The order in time of a user's items is a
+uniform permutation, so a held-out latest item is as predictable as any other.
+
+Every random number is a hash of (seed, user, counter), so the rows depend neither on the number
+of threads nor on how users are divided into chunks. (Across CPUs or library versions, ``exp`` and
+``log`` may round differently and change a few rows.)
+"""
+
+import os
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from fastncf.errors import ConfigError
+from fastncf.kernels.cpu.synthetic import (
+    expected_counts,
+    fill_alias_table,
+    fill_hashes,
+    fill_normals,
+    hash_counter,
+    sample_users,
+)
+from fastncf.threads import num_threads as allowed_threads
+
+Dialect = Literal["grouplens", "kaggle", "parquet"]
+SCHEMA = pl.Schema({"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64})
+_MIN_DEGREE = 20
+# Saturated lognormals fitted to MovieLens-20M: user degrees have median 68 and maximum 9,254,
+# item counts median 18 and maximum 67,310. A ceiling is a share of the other side's size.
+_USER_SIGMA, _USER_CEILING = 1.418, 0.5158
+_ITEM_CEILING = 0.4913
+# The denser a data set, the flatter its item counts: sigma at the density N / (U * I) of
+# MovieLens-20M and of MovieLens-1M, where the median is 123.
+_DENSITIES, _ITEM_SIGMAS = (0.0054, 0.0447), (3.1075, 1.565)
+_MAX_MOVIE_ID_PER_ITEM = 131_262 / 26_744
+_TASTES = 16
+_ITEM_SHARPNESS = 4.0
+_CALIBRATION_USERS = 1024
+_CALIBRATION_BLOCK = 64
+_CALIBRATION_STEPS = 16
+_CHUNK_INTERACTIONS = 1 << 18
+# Streams of draws below the seed's key, and below each user's key. As Python integers they would
+# be literals, and numba would compile `hash_counter` anew for each.
+_ITEM_RANKS, _ITEM_TASTES, _ITEM_QUALITY, _ANCHORS, _USER_RANKS, _USERS = np.arange(6)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """All that the interactions of any user follow from."""
+
+    users_key: np.uint64
+    offsets: npt.NDArray[np.int64]  # [U + 1], of each user's rows
+    anchor_offsets: npt.NDArray[np.int64]  # [U + 1], of each user's anchors
+    anchors: npt.NDArray[np.int64]  # [I], items that a user holds for certain
+    movie_ids: npt.NDArray[np.int32]  # [I], ascending
+    quality: npt.NDArray[np.float64]  # [I]
+    item_tastes: npt.NDArray[np.float64]  # [I, K], rows sum to 1
+    profiles: npt.NDArray[np.float64]  # [I, K], of each taste, columns sum to 1
+    masses: npt.NDArray[np.float64]  # [K], of each taste's profile before it was normalised
+    thresholds: npt.NDArray[np.uint32]  # [K, I], alias tables of the profiles
+    aliases: npt.NDArray[np.int32]  # [K, I]
+
+    def rows(self, first: int, last: int) -> pl.DataFrame:
+        """Return the interactions of users `first` to `last` - 1 (counted from 0)."""
+        n = int(self.offsets[last] - self.offsets[first])
+        columns = {name: np.empty(n, dtype) for name, dtype in _NUMPY_DTYPES.items()}
+        sample_users(
+            self.users_key,
+            first,
+            last,
+            self.offsets,
+            self.anchor_offsets,
+            self.anchors,
+            self.movie_ids,
+            self.quality,
+            self.item_tastes,
+            self.profiles,
+            self.masses,
+            self.thresholds,
+            self.aliases,
+            *columns.values(),
+        )
+        return pl.DataFrame(columns)
+
+    def chunks(self, chunk_interactions: int, num_threads: int) -> Iterator[pl.DataFrame]:
+        """Yield all rows in order, about `chunk_interactions` at a time.
+
+        At most `num_threads` + 1 chunks exist ahead of the consumer.
+        """
+        marks = np.arange(0, self.offsets[-1], chunk_interactions)
+        bounds = np.unique(np.append(np.searchsorted(self.offsets, marks), self.offsets.size - 1))
+        pending: deque[Future[pl.DataFrame]] = deque()
+        with ThreadPoolExecutor(num_threads) as pool:
+            try:
+                for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+                    pending.append(pool.submit(self.rows, first, last))
+                    if len(pending) > num_threads:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+_NUMPY_DTYPES = {
+    "userId": np.int32,
+    "movieId": np.int32,
+    "rating": np.float32,
+    "timestamp": np.int64,
+}
+
+
+def _saturated_lognormal(size: int, total: int, low: int, sigma: float, ceiling: float) -> npt.NDArray[np.float64]:
+    """Return ascending quantiles [size] that sum to `total`.
+
+    Each is `low` + x / (1 + x / `ceiling`), x lognormal with shape `sigma`.
+    """
+    excess = total - low * size
+    if excess == 0:
+        return np.full(size, float(low))
+    normal = NormalDist()
+    z = sigma * np.array([normal.inv_cdf((j + 0.5) / size) for j in range(size)])
+    lower, upper = -64.0, 64.0
+    for _ in range(64):
+        mu = 0.5 * (lower + upper)
+        x = 1.0 / (np.exp(-mu - z) + 1.0 / ceiling)
+        if x.sum() < excess:
+            lower = mu
+        else:
+            upper = mu
+    return low + x
+
+
+def _key(parent: np.uint64, stream: Any) -> np.uint64:
+    # Compiled code returns a Python int, which would be typed by its size when passed on.
+    return np.uint64(hash_counter(parent, stream))
+
+
+def _permutation(key: np.uint64, size: int) -> npt.NDArray[np.int64]:
+    hashes = np.empty(size, np.uint64)
+    fill_hashes(key, hashes)
+    return np.argsort(hashes, kind="stable")
+
+
+def _normals(key: np.uint64, *shape: int) -> npt.NDArray[np.float64]:
+    normals = np.empty(shape)
+    fill_normals(key, normals.reshape(-1))
+    return normals
+
+
+def _popularity(
+    users_key: np.uint64,
+    offsets: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.float64],
+    item_tastes: npt.NDArray[np.float64],
+    num_threads: int,
+) -> npt.NDArray[np.float64]:
+    """Return weights [I] under which drawn items have the expected counts `targets` [I]."""
+    num_interactions = int(offsets[-1])
+    # Evenly spaced rows pick users in proportion to their degrees, which is where counts arise.
+    rows = (np.arange(_CALIBRATION_USERS) + 0.5) * (num_interactions / _CALIBRATION_USERS)
+    users = np.searchsorted(offsets, rows, side="right") - 1
+    drawn = targets.sum() / num_interactions
+    degrees = np.diff(offsets)[users] * drawn
+    shares = targets.sum() / _CALIBRATION_USERS / degrees
+    by_taste = np.ascontiguousarray(item_tastes.T)
+    popularity = targets / targets.sum()
+    rates = degrees * by_taste.shape[0]
+    blocks = [slice(j, j + _CALIBRATION_BLOCK) for j in range(0, _CALIBRATION_USERS, _CALIBRATION_BLOCK)]
+
+    def counts(block: slice) -> npt.NDArray[np.float64]:
+        return expected_counts(
+            users_key,
+            users[block],
+            degrees[block],
+            shares[block],
+            popularity,
+            by_taste,
+            rates[block],
+        )
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        for _ in range(_CALIBRATION_STEPS):
+            # Added in the order of the blocks, whatever order they finish in.
+            popularity *= targets / np.sum(list(pool.map(counts, blocks)), axis=0)
+    return popularity
+
+
+def _model(num_users: int, num_items: int, num_interactions: int, seed: int, num_threads: int) -> _Model:
+    key = _key(np.uint64(seed), 0)
+    users_key = _key(key, _USERS)
+
+    low = min(_MIN_DEGREE, num_interactions // num_users)
+    ceiling = min(_USER_CEILING * num_items, num_items - 1 - low)
+    curve = _saturated_lognormal(num_users, num_interactions, low, _USER_SIGMA, ceiling)
+    degrees = np.diff(np.rint(np.cumsum(curve)).astype(np.int64), prepend=0)
+    degrees = degrees[_permutation(_key(key, _USER_RANKS), num_users)]
+    offsets = np.concatenate([[0], np.cumsum(degrees)])
+
+    # Each item is given to one user outright, so that it occurs; the rest is drawn.
+    anchor_rows = (2 * np.arange(num_items) + 1) * num_interactions // (2 * num_items)
+    anchor_offsets = np.searchsorted(anchor_rows, offsets)
+
+    density = num_interactions / (num_users * num_items)
+    sigma = float(np.interp(np.log(density), np.log(_DENSITIES), _ITEM_SIGMAS))
+    ceiling = max(_ITEM_CEILING, 2 * density) * num_users
+    targets = _saturated_lognormal(num_items, num_interactions, 1, sigma, ceiling) - 1
+    targets = targets[_permutation(_key(key, _ITEM_RANKS), num_items)]
+    item_tastes = np.exp(_ITEM_SHARPNESS * _normals(_key(key, _ITEM_TASTES), num_items, _TASTES))
+    item_tastes /= item_tastes.sum(axis=1, keepdims=True)
+    popularity = _popularity(users_key, offsets, targets, item_tastes, num_threads)
+
+    profiles = item_tastes * popularity[:, None]
+    masses = profiles.sum(axis=0)
+    profiles /= masses
+    thresholds = np.empty((_TASTES, num_items), np.uint32)
+    aliases = np.empty((_TASTES, num_items), np.int32)
+    for k in range(_TASTES):
+        fill_alias_table(profiles[:, k].copy(), thresholds[k], aliases[k])
+
+    # MovieLens ids are dense at first and sparse later.
+    position = np.arange(num_items) / (num_items - 1)
+    gaps = round(num_items * _MAX_MOVIE_ID_PER_ITEM) - num_items
+    movie_ids = np.arange(1, num_items + 1) + (gaps * position**4).astype(np.int64)
+    return _Model(
+        users_key=users_key,
+        offsets=offsets,
+        anchor_offsets=anchor_offsets,
+        anchors=_permutation(_key(key, _ANCHORS), num_items),
+        movie_ids=movie_ids.astype(np.int32),
+        quality=_normals(_key(key, _ITEM_QUALITY), num_items),
+        item_tastes=item_tastes,
+        profiles=profiles,
+        masses=masses,
+        thresholds=thresholds,
+        aliases=aliases,
+    )
+
+
+def _check_size(num_users: int, num_items: int, num_interactions: int, seed: int) -> None:
+    if num_users < 1 or num_items < 1:
+        raise ConfigError(f"num_users and num_items must be positive, got {num_users} and {num_items}")
+    if num_interactions < max(num_users, 2 * num_items):
+        raise ConfigError(
+            f"num_interactions must be at least 1 per user and 2 per item on average, "
+            f"got {num_interactions} for {num_users} users and {num_items} items"
+        )
+    if 2 * num_interactions > num_users * num_items:
+        raise ConfigError(
+            f"num_interactions must be at most half of num_users * num_items, "
+            f"got {num_interactions} of {num_users * num_items}"
+        )
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must be in [0, 2**64), got {seed}")
+
+
+def synthetic_movielens(
+    num_users: int = 138_493,
+    num_items: int = 26_744,
+    num_interactions: int = 20_000_263,
+    *,
+    seed: int = 0,
+) -> pl.LazyFrame:
+    """Return a generated stand-in of MovieLens-20M, or of a data set of that shape and any size.
+
+    The model is built at once, in O(U + I) time and memory. The rows are generated chunk by chunk
+    whenever the frame is collected or sunk, so a sink needs memory for a few chunks only.
+
+    Args:
+        num_users: U, the number of users.
+        num_items: I, the number of distinct items that occur.
+        num_interactions: N, the number of rows.
+        seed: selects the data set, in [0, 2**64). Equal arguments give equal rows.
+
+    Returns:
+        N rows ordered by (userId, movieId), without repeated pairs, of columns
+
+        - userId, int32: 1 to U; every user has at least min(20, N // U) rows.
+        - movieId, int32: I distinct ids with gaps, from 1 to round(I * 131,262 / 26,744).
+        - rating, float32: 0.5 to 5.0 in steps of 0.5.
+        - timestamp, int64: Unix time in seconds (UTC), from 1995-01-09 to 2015-03-31. Rows of one
+          user may tie.
+
+    Raises:
+        ConfigError: a size is not positive, N is below U or 2 * I or above U * I / 2, or the seed
+            is out of range.
+    """
+    _check_size(num_users, num_items, num_interactions, seed)
+    num_threads = allowed_threads()
+    model = _model(num_users, num_items, num_interactions, seed, num_threads)
+
+    def source(
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        left = num_interactions if n_rows is None else n_rows
+        for frame in model.chunks(batch_size or _CHUNK_INTERACTIONS, num_threads):
+            frame = frame.head(left)
+            left -= frame.height
+            if predicate is not None:
+                frame = frame.filter(predicate)
+            yield frame if with_columns is None else frame.select(with_columns)
+            if left == 0:
+                return
+
+    return register_io_source(source, schema=SCHEMA, is_pure=True)
+
+
+def write_synthetic_movielens(
+    path: str | os.PathLike[str],
+    num_users: int = 138_493,
+    num_items: int = 26_744,
+    num_interactions: int = 20_000_263,
+    *,
+    seed: int = 0,
+    dialect: Dialect = "grouplens",
+) -> None:
+    """Write the rows of `synthetic_movielens` to one file, in memory that does not grow with their number.
+
+    The file appears, or replaces an older one, only when it is complete.
+
+    Args:
+        path: the file to write, in a folder that exists.
+        num_users: U, see `synthetic_movielens`.
+        num_items: I, see `synthetic_movielens`.
+        num_interactions: N, see `synthetic_movielens`.
+        seed: see `synthetic_movielens`.
+        dialect: "grouplens" for the CSV that GroupLens publishes (header
+            ``userId,movieId,rating,timestamp``, Unix seconds, no quotes), "kaggle" for the CSV
+            with every field and the header quoted and times as ``"2005-04-02 23:53:47"`` (UTC),
+            or "parquet" with the dtypes of `synthetic_movielens`.
+
+    Raises:
+        ConfigError: the dialect is unknown, or as for `synthetic_movielens`.
+        OSError: the file cannot be written.
+    """
+    if dialect not in get_args(Dialect):
+        raise ConfigError(f"dialect must be one of {get_args(Dialect)}, got {dialect!r}")
+    rows = synthetic_movielens(num_users, num_items, num_interactions, seed=seed)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        if dialect == "parquet":
+            rows.sink_parquet(partial)
+        elif dialect == "grouplens":
+            rows.sink_csv(partial)
+        else:
+            rows.with_columns(pl.from_epoch("timestamp")).sink_csv(
+                partial, quote_style="always", datetime_format="%Y-%m-%d %H:%M:%S"
+            )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Candidates, scores, ranks and metrics."""

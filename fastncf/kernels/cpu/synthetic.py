@@ -1,0 +1,307 @@
+"""SamplingSpec of the generated data sets of :mod:`fastncf.data.synthetic`."""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from fastncf.kernels.cpu.hashing import mix64
+from fastncf.rng import GOLDEN
+
+_USER_SHARPNESS = 3.0
+_START = int(datetime(1995, 1, 9, tzinfo=UTC).timestamp())
+_END = int(datetime(2015, 3, 31, tzinfo=UTC).timestamp())
+_USER_TASTES, _DRAWS, _CLOCKS, _GAPS, _ORDER, _NOISE = np.arange(6)
+_11, _32 = np.uint64(11), np.uint64(32)
+_LOW_32 = np.uint64(0xFFFFFFFF)
+
+
+@njit(nogil=True, cache=True)
+def hash_counter(key: Any, counter: Any) -> Any:
+    """Return the uint64 that splitmix64 seeded with `key` gives at `counter`."""
+    return mix64(np.uint64(key) + np.uint64(GOLDEN) * np.uint64(counter + 1))
+
+
+@njit(nogil=True, cache=True)
+def _uniform(key: Any, counter: Any) -> float:
+    """Return a float64 uniform on the open interval (0, 1)."""
+    return (np.float64(hash_counter(key, counter) >> _11) + 0.5) * 2.0**-53
+
+
+@njit(nogil=True, cache=True)
+def _normal(key: Any, counter: Any) -> float:
+    """Return a standard normal float64 (Box-Muller)."""
+    radius = math.sqrt(-2.0 * math.log(_uniform(key, 2 * counter)))
+    return radius * math.cos(2.0 * math.pi * _uniform(key, 2 * counter + 1))
+
+
+@njit(nogil=True, cache=True)
+def fill_hashes(key: Any, out: Any) -> None:
+    for j in range(out.size):
+        out[j] = hash_counter(key, j)
+
+
+@njit(nogil=True, cache=True)
+def fill_normals(key: Any, out: Any) -> None:
+    for j in range(out.size):
+        out[j] = _normal(key, j)
+
+
+@njit(nogil=True, cache=True)
+def _fill_tastes(user_key: Any, sharpness: float, out: Any) -> None:
+    """Write theta_u, which sums to 1, to `out` [K]."""
+    key = hash_counter(user_key, _USER_TASTES)
+    total = 0.0
+    for k in range(out.size):
+        out[k] = math.exp(sharpness * _normal(key, k))
+        total += out[k]
+    for k in range(out.size):
+        out[k] /= total
+
+
+@njit(nogil=True, cache=True)
+def expected_counts(
+    users_key: Any,
+    users: Any,
+    degrees: Any,
+    shares: Any,
+    popularity: Any,
+    item_tastes: Any,
+    rates: Any,
+) -> Any:
+    """Return the expected item counts [I] of the sampled `users`, each counted `shares` times.
+
+    Sampling without replacement is a race of exponential clocks: user u holds item i when its
+    clock, of rate p_ui, rings before tau_u, where tau_u makes the expected degree right.
+    `rates` holds the tau_u; each call improves them by one Newton step.
+    """
+    num_tastes, num_items = item_tastes.shape
+    counts = np.zeros(num_items)
+    theta = np.empty(num_tastes)
+    p = np.empty(num_items)
+    for s in range(users.size):
+        _fill_tastes(hash_counter(users_key, users[s]), _USER_SHARPNESS, theta)
+        for i in range(num_items):
+            p[i] = 0.0
+        for k in range(num_tastes):
+            for i in range(num_items):
+                p[i] += theta[k] * item_tastes[k, i]
+        expected = 0.0
+        slope = 0.0
+        for i in range(num_items):
+            p_ui = p[i] * popularity[i]
+            missing = math.exp(-rates[s] * p_ui)
+            counts[i] += shares[s] * (1.0 - missing)
+            expected += 1.0 - missing
+            slope += p_ui * missing
+        rates[s] = max(rates[s] + (degrees[s] - expected) / slope, 0.5 * rates[s])
+    return counts
+
+
+@njit(nogil=True, cache=True)
+def fill_alias_table(probabilities: Any, threshold: Any, alias: Any) -> None:
+    """Write Walker's alias table [I] of `probabilities` [I], thresholds in units of 2**-32."""
+    n = probabilities.size
+    scaled = probabilities * n
+    small = np.empty(n, np.int32)
+    large = np.empty(n, np.int32)
+    num_small = num_large = 0
+    for i in range(n):
+        # Never taken unless rounding leaves the column over, and then the column is full.
+        threshold[i], alias[i] = _LOW_32, i
+        if scaled[i] < 1.0:
+            small[num_small] = i
+            num_small += 1
+        else:
+            large[num_large] = i
+            num_large += 1
+    while num_small and num_large:
+        num_small -= 1
+        i, j = small[num_small], large[num_large - 1]
+        threshold[i], alias[i] = np.uint32(scaled[i] * 2.0**32), j
+        scaled[j] -= 1.0 - scaled[i]
+        if scaled[j] < 1.0:
+            num_large -= 1
+            small[num_small] = j
+            num_small += 1
+
+
+@njit(nogil=True, cache=True)
+def _kth_smallest(values: Any, k: int) -> float:
+    """Return the value that sorting `values` would put at `k`, and reorder them (quickselect)."""
+    # np.partition and np.sort would do, but take seconds to compile.
+    low, high = 0, values.size - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            high = j
+        elif k >= i:
+            low = i
+        else:
+            break
+    return values[k]
+
+
+@njit(nogil=True, cache=True)
+def _sort(values: Any) -> None:
+    """Sort `values` in place (Shell sort)."""
+    gap = 1
+    while gap < values.size // 3:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for j in range(gap, values.size):
+            value = values[j]
+            hole = j
+            while hole >= gap and values[hole - gap] > value:
+                values[hole] = values[hole - gap]
+                hole -= gap
+            values[hole] = value
+        gap //= 3
+
+
+@njit(nogil=True, cache=True)
+def _draw_items(
+    user_key: Any, mixture: Any, profiles: Any, thresholds: Any, aliases: Any, taken: Any, out: Any
+) -> None:
+    """Draw items without replacement, by `profiles` @ `mixture`, until `out` [n] is full.
+
+    Items marked in `taken` [I] are left out. The mixture draws an item in O(1) and rejects
+    repeats; once that has cost half a pass over the items, as it does for the heaviest users, a
+    race of exponential clocks, which has the same distribution, draws what is left.
+    """
+    num_items, num_tastes = profiles.shape
+    cumulative = np.empty(num_tastes)
+    total = 0.0
+    for k in range(num_tastes):
+        total += mixture[k]
+        cumulative[k] = total
+    key = hash_counter(user_key, _DRAWS)
+    count = 0
+    for draw in range(num_items // 2):
+        if count == out.size:
+            return
+        bits = hash_counter(key, draw)
+        x = np.float64(bits >> _32) * 2.0**-32 * total
+        k = 0
+        while k < num_tastes - 1 and x >= cumulative[k]:
+            k += 1
+        column = (bits & _LOW_32) * np.uint64(num_items)
+        item = np.int64(column >> _32)
+        if (column & _LOW_32) >= thresholds[k, item]:
+            item = np.int64(aliases[k, item])
+        if not taken[item]:
+            taken[item] = True
+            out[count] = item
+            count += 1
+    if count == out.size:
+        return
+    key = hash_counter(user_key, _CLOCKS)
+    clocks = np.empty(num_items)
+    for i in range(num_items):
+        clocks[i] = np.inf
+        if not taken[i]:
+            rate = 0.0
+            for k in range(num_tastes):
+                rate += mixture[k] * profiles[i, k]
+            clocks[i] = -math.log(_uniform(key, i)) / rate
+    last = _kth_smallest(clocks.copy(), out.size - count - 1)
+    for i in range(num_items):
+        if clocks[i] <= last and count < out.size:
+            taken[i] = True
+            out[count] = i
+            count += 1
+
+
+@njit(nogil=True, cache=True)
+def _fill_times(user_key: Any, start: int, end: int, out: Any) -> None:
+    """Write sessions of ratings, some within the same second, to `out` [n], in random order."""
+    key = hash_counter(user_key, _GAPS)
+    n = out.size
+    out[0] = 0
+    for j in range(1, n):
+        kind = _uniform(key, 2 * j)
+        gap = -math.log(_uniform(key, 2 * j + 1))
+        seconds = np.int64(0)
+        if kind < 0.01:
+            seconds = np.int64(gap * 20 * 86_400)
+        elif kind > 0.4:
+            seconds = np.int64(1 + gap * 15)
+        out[j] = out[j - 1] + seconds
+    span = out[n - 1]
+    if span > end - start:
+        for j in range(n):
+            out[j] = np.int64(out[j] * ((end - start) / span))
+        span = out[n - 1]
+    first = start + np.int64(_uniform(key, 0) * (end - start - span))
+    key = hash_counter(user_key, _ORDER)
+    for j in range(n - 1, -1, -1):
+        other = np.int64(_uniform(key, j) * (j + 1))
+        out[j], out[other] = out[other], out[j]
+        out[j] += first
+
+
+@njit(nogil=True, cache=True)
+def sample_users(
+    users_key: Any,
+    first: int,
+    last: int,
+    offsets: Any,
+    anchor_offsets: Any,
+    anchors: Any,
+    movie_ids: Any,
+    quality: Any,
+    item_tastes: Any,
+    profiles: Any,
+    masses: Any,
+    thresholds: Any,
+    aliases: Any,
+    user_out: Any,
+    movie_out: Any,
+    rating_out: Any,
+    time_out: Any,
+) -> None:
+    """Write the interactions of users `first` to `last` - 1, by (user, movie id)."""
+    num_items, num_tastes = profiles.shape
+    items = np.empty(num_items, np.int64)
+    taken = np.zeros(num_items, np.bool_)
+    theta = np.empty(num_tastes)
+    mixture = np.empty(num_tastes)
+    for user in range(first, last):
+        user_key = hash_counter(users_key, user)
+        begin = offsets[user] - offsets[first]
+        n = offsets[user + 1] - offsets[user]
+        count = anchor_offsets[user + 1] - anchor_offsets[user]
+        for j in range(count):
+            items[j] = anchors[anchor_offsets[user] + j]
+            taken[items[j]] = True
+        _fill_tastes(user_key, _USER_SHARPNESS, theta)
+        for k in range(num_tastes):
+            mixture[k] = theta[k] * masses[k]
+        _draw_items(user_key, mixture, profiles, thresholds, aliases, taken, items[count:n])
+        _sort(items[:n])
+        _fill_times(user_key, _START, _END, time_out[begin : begin + n])
+        key = hash_counter(user_key, _NOISE)
+        bias = 3.4 + 0.42 * _normal(key, n)
+        for j in range(n):
+            i = items[j]
+            taken[i] = False
+            affinity = 0.0
+            for k in range(num_tastes):
+                affinity += theta[k] * item_tastes[i, k]
+            mean = bias + 0.45 * quality[i] + 0.15 * math.log(num_tastes * affinity)
+            halves = round(2.0 * (mean + 0.8 * _normal(key, j)))
+            user_out[begin + j] = user + 1
+            movie_out[begin + j] = movie_ids[i]
+            rating_out[begin + j] = 0.5 * min(max(halves, 1.0), 10.0)

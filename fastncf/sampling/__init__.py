@@ -1,0 +1,1 @@
+"""Negatives, the order of an epoch, and batches on the device."""

@@ -1,0 +1,47 @@
+"""The GPU script without a GPU: it says so; and its code runs end to end with the CPU in the device's place."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu
+
+SCRIPT = Path(gpu.__file__)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_it_says_so_and_exits_cleanly():
+    run = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=True)
+    assert "no CUDA device" in run.stdout
+
+
+def test_every_part_runs_with_the_cpu_as_the_device(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu, "CUDA", torch.device("cpu"))
+    monkeypatch.setattr(gpu, "NOTEBOOK", replace(gpu.NOTEBOOK, batch_size=4096))
+    monkeypatch.setattr(gpu, "NVIDIA", replace(gpu.NVIDIA, dim=8, mlp_dim=12, layers=(16, 8), batch_size=4096))
+    monkeypatch.setattr(gpu, "CUDAMLPTrainer", gpu.Adam)  # the kernel's own tests run it by the interpreter, on less
+    for name in ("show_timeline", "check_failures"):  # streams, and memory of a device
+        monkeypatch.setattr(gpu, name, lambda *args: None)
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu, "ceilings", lambda: {"copy_bytes_per_second": 1.0, "bf16_flop_per_second": 1.0})
+    monkeypatch.setattr(gpu, "fit_on", lambda device, *args, **kwargs: gpu.fastncf.fit(*args, device="cpu", **kwargs))
+    fakes = {"get_device_name": "a CPU in its place", "max_memory_allocated": 0}
+    for name, value in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats", "set_sync_debug_mode"):
+        monkeypatch.setattr(torch.cuda, name, lambda *args: None)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--users", "900", "--items", "400", "--interactions", "20000"])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert not ended.value.code, capsys.readouterr().err
+    (saved,) = tmp_path.glob("*.json")
+    report = json.loads(saved.read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
+    assert report["mf_float32_metric_gap"] == 0
+    assert report["mlp_bfloat16_samples_per_second"] > 0
+    assert {"whole_process_seconds", "whole_run_bfloat16_seconds", "whole_run_fused_hr@10"} <= set(report)

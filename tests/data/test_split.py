@@ -1,0 +1,278 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastncf
+from fastncf.data.csr import balanced_ranges, group_by_user, merge_items
+from fastncf.data.ids import Vocabulary
+from fastncf.data.interactions import GivenTest, Interactions, read_interactions
+from fastncf.data.split import Split, given_test, hold_out_another, leave_one_out, time_order
+from fastncf.errors import DataError
+from tests.conftest import plain_split, random_csr, random_interactions
+
+
+def reference(interactions: Interactions) -> tuple[dict[int, int], dict[int, int], dict[int, set[int]]]:
+    """Test item, validation item and training items of each user, as the notebook's pandas lines have them."""
+    frame = pd.DataFrame({"user": interactions.user, "item": interactions.item, "time": interactions.time})
+    latest = frame.groupby(["user", "item"])["time"].rank(method="first", ascending=False) == 1
+    frame = frame[latest]
+    frame["rank"] = frame.groupby("user")["time"].rank(method="first", ascending=False)
+    count = frame.groupby("user")["item"].transform("size")
+    test = frame[(frame["rank"] == 1) & (count >= 2)]
+    validation = frame[(frame["rank"] == 2) & (count >= 3)]
+    items = {int(user): set(group.tolist()) for user, group in frame.groupby("user")["item"]}
+    return dict(zip(test.user, test.item, strict=True)), dict(zip(validation.user, validation.item, strict=True)), items
+
+
+def rows(split: Split) -> list[list[int]]:
+    return [split.indices[a:b].tolist() for a, b in zip(split.indptr[:-1], split.indptr[1:], strict=True)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.sampled_from([25, 20_000]), st.sampled_from([9, 40]))
+def test_equals_pandas_with_repeats_and_ties(seed, validation, in_order, items, users):
+    """Users' rows together and not; a catalogue of one word of bits and one of many; rows longer than few and not."""
+    interactions = random_interactions(np.random.default_rng(seed), rows=300, users=users, items=25)
+    if in_order:
+        order = np.argsort(interactions.user, kind="stable")
+        parts = {name: getattr(interactions, name)[order] for name in ("user", "item", "time")}
+        interactions = dataclasses.replace(interactions, **parts)
+    spread = items // 25
+    more = Vocabulary(pl.Series(range(len(interactions.items) * spread)), "item")
+    interactions = dataclasses.replace(interactions, item=interactions.item * np.int32(spread), items=more)
+    split = leave_one_out(interactions, validation=validation)
+    test, second, items = reference(interactions)
+    if not validation:
+        second = {}
+    assert split.num_duplicates == len(interactions.user) - sum(len(row) for row in items.values())
+    for user, row in enumerate(rows(split)):
+        if len(items[user]) == split.num_items:
+            continue
+        held_out = {test.get(user), second.get(user)}
+        assert split.test_item[user] == test.get(user, -1)
+        assert split.validation_item[user] == second.get(user, -1)
+        assert row == sorted(items[user] - held_out)
+
+
+def test_equals_the_notebook_on_real_data_row_by_row(data_dir):
+    path = data_dir / "ml-100k" / "u.data"
+    frame = pd.read_csv(path, sep="\t", names=["user", "item", "rating", "time"])
+    frame["rank_latest"] = frame.groupby(["user"])["time"].rank(method="first", ascending=False)
+    test = frame[frame["rank_latest"] == 1]
+    train = frame[frame["rank_latest"] != 1].sort_values(["user", "item"])
+
+    interactions = read_interactions(path)
+    split = leave_one_out(interactions)
+    users = np.flatnonzero(split.test_item >= 0)
+    ours = dict(zip(interactions.users.decode(users), interactions.items.decode(split.test_item[users]), strict=True))
+    assert ours == dict(zip(test.user, test.item, strict=True))
+    owner = np.repeat(np.arange(split.num_users), np.diff(split.indptr))
+    assert interactions.users.decode(owner).to_list() == train.user.tolist()
+    assert interactions.items.decode(split.indices).to_list() == train.item.tolist()
+
+
+def test_arrays_have_their_types():
+    split = leave_one_out(random_interactions(np.random.default_rng(0)))
+    assert split.indptr.dtype == np.int64
+    assert split.indices.dtype == np.int32
+    assert split.test_item.dtype == np.int32
+
+
+def frame(*pairs: tuple[str, str], **columns: list[int]) -> Interactions:
+    data = pl.DataFrame({"user": [u for u, _ in pairs], "item": [i for _, i in pairs], **columns})
+    return read_interactions(data, needs_time="time" in columns)
+
+
+def test_the_latest_time_of_a_repeated_pair_stays():
+    split = leave_one_out(frame(("a", "x"), ("a", "y"), ("a", "x"), ("b", "z"), time=[1, 2, 3, 1]))
+    assert split.num_duplicates == 1
+    assert split.test_item.tolist() == [0, -1]
+    assert split.num_users_too_short == 1
+    assert rows(split) == [[1], [2]]
+
+
+def test_a_user_who_touched_everything_is_left_out():
+    interactions = frame(
+        ("a", "x"), ("a", "y"), ("b", "x"), ("c", "x"), ("c", "z"), ("a", "z"), time=[1, 2, 3, 1, 2, 3]
+    )
+    split = leave_one_out(interactions)
+    assert split.num_users_all_seen == 1
+    assert rows(split) == [[], [0], [0]]
+    assert split.test_item.tolist() == [-1, -1, 2]
+    assert split.num_interactions == 6
+
+
+def test_no_negative_anywhere_is_an_error():
+    with pytest.raises(DataError, match="every user has touched every item"):
+        leave_one_out(frame(("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), time=[1, 2, 3, 4]))
+
+
+def test_nothing_to_hold_out_is_an_error():
+    with pytest.raises(DataError, match="no user has two different items"):
+        leave_one_out(frame(("a", "x"), ("b", "y"), time=[1, 2]))
+
+
+def test_no_times_need_a_choice():
+    interactions = frame(("a", "x"), ("a", "y"), ("b", "z"), ("b", "x"))
+    with pytest.raises(DataError, match="split='random'"):
+        leave_one_out(interactions)
+    assert (leave_one_out(interactions, random=True).test_item >= 0).all()
+
+
+def test_random_holds_out_any_item_alike():
+    pairs = [(f"u{u}", f"i{i}") for u in range(3000) for i in range(5)] + [("last", "i9")]
+    interactions = frame(*pairs)
+    held_out = leave_one_out(interactions, random=True, seed=1).test_item
+    counts = np.bincount(held_out[held_out >= 0], minlength=6)[:5]
+    assert counts.sum() == 3000
+    assert (abs(counts - 600) < 5 * np.sqrt(600)).all()
+    assert (leave_one_out(interactions, random=True, seed=1).test_item == held_out).all()
+    assert (leave_one_out(interactions, random=True, seed=2).test_item != held_out).any()
+
+
+def test_seen_is_training_and_held_out_items_sorted():
+    interactions = random_interactions(np.random.default_rng(5))
+    split = leave_one_out(interactions, validation=True)
+    indptr, indices = split.seen()
+    _, _, items = reference(interactions)
+    for user in range(split.num_users):
+        if len(items[user]) < split.num_items:
+            assert indices[indptr[user] : indptr[user + 1]].tolist() == sorted(items[user])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32))
+def test_with_items_merges(seed):
+    generator = np.random.default_rng(seed)
+    indptr, indices = random_csr(generator, 9, 12, max_degree=10)
+    free = [sorted(set(range(12)) - set(indices[a:b].tolist())) for a, b in itertools.pairwise(indptr)]
+    extra = [np.array([row[at] if generator.random() < 0.7 else -1 for row in free], np.int32) for at in (0, 1)]
+    merged_ptr, merged = merge_items(indptr, indices, *extra)
+    for u in range(9):
+        expected = set(indices[indptr[u] : indptr[u + 1]].tolist()) | {int(e[u]) for e in extra if e[u] >= 0}
+        assert merged[merged_ptr[u] : merged_ptr[u + 1]].tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "5"])
+def test_same_split_for_any_number_of_threads(monkeypatch, threads):
+    interactions = random_interactions(np.random.default_rng(8), rows=5000, users=300, items=90)
+    base = leave_one_out(interactions, validation=True)
+    monkeypatch.setenv("FASTNCF_NUM_THREADS", threads)
+    split = leave_one_out(interactions, validation=True)
+    for name in ("indptr", "indices", "test_item", "validation_item"):
+        np.testing.assert_array_equal(getattr(split, name), getattr(base, name))
+
+
+def test_grouping_keeps_file_order():
+    user = np.random.default_rng(3).integers(0, 7, 100).astype(np.int32)
+    item, time = np.arange(100, dtype=np.int32), np.arange(100, 200, dtype=np.int64)
+    indptr, grouped, _, latest = group_by_user(user, item, time, 7)
+    np.testing.assert_array_equal(grouped, np.argsort(user, kind="stable"))
+    np.testing.assert_array_equal(np.diff(indptr), np.bincount(user, minlength=7))
+    np.testing.assert_array_equal(latest[:, 0], grouped[indptr[1:] - 1])
+
+
+def test_ranges_that_are_in_order_each_but_not_together_are_grouped(monkeypatch):
+    monkeypatch.setenv("FASTNCF_NUM_THREADS", "2")
+    user, item = np.array([2, 3, 0, 3], dtype=np.int32), np.arange(4, dtype=np.int32)
+    indptr, grouped, _, latest = group_by_user(user, item, np.arange(4), 4)
+    assert indptr.tolist() == [0, 1, 1, 2, 4]
+    assert grouped.tolist() == [2, 0, 1, 3]
+    assert latest.tolist() == [[2, -1], [-1, -1], [0, -1], [3, 1]]
+
+
+def test_rows_in_user_order_are_not_moved():
+    user = np.array([0, 0, 2, 2, 2], dtype=np.int32)
+    item, time = np.array([3, 1, 4, 1, 5], dtype=np.int32), np.array([0, 1, 2, 4, 3])
+    indptr, grouped, _, latest = group_by_user(user, item, time, 4)
+    assert grouped is item
+    assert indptr.tolist() == [0, 2, 2, 5, 5]
+    assert latest.tolist() == [[1, 3], [-1, -1], [1, 5], [-1, -1]]
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_order_by_time_is_that_of_a_sorted_frame(validation):
+    interactions = random_interactions(np.random.default_rng(11), rows=600, users=30, items=25)
+    split = leave_one_out(interactions, validation=validation)
+    order = time_order(interactions, split)
+    rows = pl.DataFrame({"u": interactions.user, "i": interactions.item, "t": interactions.time}).with_row_index("row")
+    rows = rows.sort("t", "row", descending=[False, True])  # the first row among equal times is the latest
+    rows = rows.unique(["u", "i"], keep="last", maintain_order=True)
+    for user in range(split.num_users):
+        items = split.indices[split.indptr[user] : split.indptr[user + 1]]
+        expected = [i for i in rows.filter(pl.col("u") == user)["i"].to_list() if i in set(items.tolist())]
+        assert items[order[split.indptr[user] : split.indptr[user + 1]]].tolist() == expected
+
+
+def test_balanced_covers_every_user_once():
+    indptr, _ = random_csr(np.random.default_rng(0), 50, 200)
+    bounds = balanced_ranges(indptr)
+    assert bounds[0] == 0
+    assert bounds[-1] == 50
+    assert (np.diff(bounds) >= 0).all()
+
+
+def test_given_test_refuses_pairs_that_are_in_training():
+    interactions = frame(("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), time=[1, 2, 3, 4])
+    test = GivenTest(np.array([1], np.int32), np.array([0], np.int32), None, "test.csv")
+    with pytest.raises(DataError, match=r"test\.csv: 1 of its pairs .* user 'b' with item 'x'"):
+        given_test(interactions, test)
+
+
+def test_given_test_leaves_out_a_user_for_whom_no_item_is_left():
+    interactions = frame(("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), ("b", "x"), time=[1, 2, 3, 4, 5])
+    test = GivenTest(np.array([1, 0], np.int32), np.array([1, 2], np.int32), np.array([[0], [1]], np.int32), "test.csv")
+    split = given_test(interactions, test)
+    assert (split.num_users_all_seen, split.num_duplicates) == (1, 1)
+    assert split.test_item.tolist() == [-1, 1, -1]
+    assert split.test_candidates.tolist() == [[0]]
+    assert rows(split) == [[], [0], [2]]
+
+
+def test_given_test_keeps_candidates_with_their_users():
+    interactions = frame(("a", "x"), ("b", "y"), ("c", "z"), ("c", "w"), time=[1, 2, 3, 4])
+    test = GivenTest(np.array([2, 0], np.int32), np.array([1, 2], np.int32), np.array([[0], [3]], np.int32), "t")
+    split = given_test(interactions, test)
+    assert split.test_item.tolist() == [2, -1, 1]
+    assert split.test_candidates.tolist() == [[3], [0]]
+
+
+def test_user_fraction_draws_users_with_the_seed():
+    data = pl.DataFrame({"user": np.arange(200) // 4, "item": np.arange(200) % 23, "time": np.arange(200)})
+    settings = {"model": "popularity", "user_fraction": 0.3}
+    first, again, other = (fastncf.fit(data, seed=seed, **settings) for seed in (0, 0, 1))
+    assert first.data["users"] == 15
+    assert first.users.ids.to_list() == again.users.ids.to_list()
+    assert first.users.ids.to_list() != other.users.ids.to_list()
+    present = set(first.users.ids.to_list())
+    kept = data.filter(pl.col("user").is_in(present))
+    assert first.data["interactions"] == kept.height
+    assert first.items.ids.to_list() == sorted(set(kept["item"].to_list()))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_another_item_held_out(ordered):
+    random = np.random.default_rng()
+    split = plain_split(*random_csr(random, 40, 30, 12), 30)
+    lengths = np.diff(split.indptr)
+    order = np.concatenate([random.permutation(length) for length in lengths]).astype(np.int32)
+    part, left, items = hold_out_another(split, order if ordered else None, seed=3)
+    for user, (before, after) in enumerate(zip(rows(split), rows(part), strict=True)):
+        if len(before) < 2:
+            assert (after, items[user]) == (before, -1)
+            continue
+        assert sorted([*after, items[user]]) == before
+        if ordered:
+            taken = [before[place] for place in order[split.indptr[user] : split.indptr[user + 1]]]
+            assert items[user] == taken[-1]
+            assert [after[place] for place in left[part.indptr[user] : part.indptr[user + 1]]] == taken[:-1]
+    if not ordered:
+        assert left is None
+        np.testing.assert_array_equal(hold_out_another(split, None, seed=3)[2], items)
+        assert not np.array_equal(hold_out_another(split, None, seed=4)[2], items)

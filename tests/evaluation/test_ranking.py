@@ -1,0 +1,164 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fastncf.evaluation import ranking as evaluate
+from fastncf.evaluation.candidates import CandidateLists, ranks_by_factors
+from fastncf.evaluation.metrics import MISS, metrics
+from fastncf.evaluation.ranking import (
+    csr_pairs,
+    metric_means,
+    on_device,
+    rank_by_counting,
+    rank_candidates,
+    rank_catalogue,
+)
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.models.mf import MF
+from tests.conftest import random_csr
+
+CPU = torch.device("cpu")
+
+
+class Table(nn.Module):
+    """Scores looked up in a table (U, I): any ranking can be made."""
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(scores)
+
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        return self.scores[users, items]
+
+
+def plain_rank(positive: float, negatives: list[float]) -> int:
+    if not math.isfinite(positive):
+        return MISS
+    return sum(1 for score in negatives if not score < positive)
+
+
+def awkward(generator: np.random.Generator, *shape: int) -> torch.Tensor:
+    """Scores with many ties, some NaN and some infinite."""
+    scores = generator.integers(-3, 4, shape).astype(np.float32)
+    odd = generator.random(shape)
+    scores[odd < 0.05] = np.nan
+    scores[(odd >= 0.05) & (odd < 0.08)] = np.inf
+    scores[(odd >= 0.08) & (odd < 0.11)] = -np.inf
+    return torch.from_numpy(scores)
+
+
+def test_ties_nan_and_infinity_count_against_the_positive():
+    nan, inf = math.nan, math.inf
+    positive = torch.tensor([1.0, 1.0, 1.0, nan, inf, -inf, 1.0])
+    negatives = torch.tensor([[0, 0], [1, 0], [nan, inf], [0, 0], [0, 0], [0, 0], [-inf, 0.5]])
+    ranks = rank_by_counting(positive, negatives, torch.ones_like(negatives, dtype=torch.bool))
+    assert ranks.tolist() == [0, 1, 2, MISS, MISS, MISS, 0]
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_a_constant_model_gets_nothing(value):
+    users = np.arange(5, dtype=np.int32)
+    lists = on_device(CandidateLists(users, users, np.tile(np.arange(5, 25, dtype=np.int32), (5, 1))), CPU)
+    model = Table(torch.full((5, 30), value))
+    assert metrics(rank_candidates(model, lists).numpy(), 10)["hr@10"] == 0
+    indptr = np.zeros(6, np.int64)
+    ranks = rank_catalogue(model, lists.users, lists.positives, indptr, np.empty(0, np.int32), 30)
+    assert metrics(ranks.numpy(), 10)["hr@10"] == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32))
+def test_candidate_ranks_equal_plain_counting(seed):
+    """Duplicates of the positive and padding do not count."""
+    generator = np.random.default_rng(seed)
+    scores = awkward(generator, 6, 20)
+    users = generator.integers(0, 6, 8).astype(np.int32)
+    positives = generator.integers(0, 20, 8).astype(np.int32)
+    negatives = generator.integers(-1, 20, (8, 7)).astype(np.int32)
+    ranks = rank_candidates(Table(scores), on_device(CandidateLists(users, positives, negatives), CPU))
+    for user, positive, row, rank in zip(users, positives, negatives, ranks, strict=True):
+        counted = [float(scores[user, item]) for item in row if item not in (-1, positive)]
+        assert rank == plain_rank(float(scores[user, positive]), counted)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32))
+def test_ranks_by_factors_equal_plain_counting(seed):
+    """By arrays and by the module of them, with scores that are whole numbers, so that they are exact and tie."""
+    generator = np.random.default_rng(seed)
+    user, item = (generator.integers(-2, 3, (rows, 3)).astype(np.float32) for rows in (6, 20))
+    biases = awkward(generator, 6).numpy(), awkward(generator, 20).numpy()
+    users = generator.integers(0, 6, 8).astype(np.int32)
+    positives = generator.integers(0, 20, 8).astype(np.int32)
+    negatives = generator.integers(-1, 20, (8, 7)).astype(np.int32)
+    lists, factors = CandidateLists(users, positives, negatives), Factors(user, item, *biases)
+    ranks = ranks_by_factors(factors, lists)
+    assert rank_candidates(MF.of(factors), on_device(lists, CPU)).tolist() == ranks.tolist()
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        scores = user @ item.T + biases[0][:, None] + biases[1]
+    for one, positive, row, rank in zip(users, positives, negatives, ranks, strict=True):
+        counted = [float(scores[one, other]) for other in row if other not in (-1, positive)]
+        assert rank == plain_rank(float(scores[one, positive]), counted)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32))
+def test_catalogue_ranks_equal_plain_counting(seed):
+    """By the kernel of the CPU, and by the tensor operations of other devices."""
+    generator = np.random.default_rng(seed)
+    indptr, indices = random_csr(generator, 6, 20)
+    users = np.arange(6, dtype=np.int32)
+    positives = np.array(
+        [generator.choice(sorted(set(range(20)) - set(indices[indptr[u] : indptr[u + 1]].tolist()))) for u in users],
+        dtype=np.int32,
+    )
+    scores = awkward(generator, 6, 20)
+    tensors = torch.from_numpy(users), torch.from_numpy(positives)
+    ranks = rank_catalogue(Table(scores), *tensors, indptr, indices, 20)
+    assert torch.equal(ranks, evaluate._count_by_tensors(scores, *tensors, *map(torch.from_numpy, (indptr, indices))))
+    for user, positive, rank in zip(users, positives, ranks, strict=True):
+        excluded = {*indices[indptr[user] : indptr[user + 1]].tolist(), int(positive)}
+        counted = [float(scores[user, item]) for item in range(20) if item not in excluded]
+        assert rank == plain_rank(float(scores[user, positive]), counted)
+
+
+def test_chunks_do_not_change_ranks(monkeypatch):
+    generator = np.random.default_rng(2)
+    indptr, indices = random_csr(generator, 40, 30, max_degree=8)
+    users = np.arange(40, dtype=np.int32)
+    lists = on_device(CandidateLists(users, users % 30, generator.integers(0, 30, (40, 9)).astype(np.int32)), CPU)
+    model = Table(torch.randn(40, 30))
+    catalogue = (lists.users, lists.positives, indptr, indices, 30)
+    whole = rank_candidates(model, lists), rank_catalogue(model, *catalogue)
+    monkeypatch.setattr(evaluate, "chunk_bytes", lambda device: 7 * 10 * 1024)
+    assert torch.equal(rank_candidates(model, lists), whole[0])
+    assert torch.equal(rank_catalogue(model, *catalogue), whole[1])
+
+
+def test_metrics_by_hand():
+    ranks = np.array([0, 1, 9, 10, MISS])
+    result = metrics(ranks, 10)
+    assert result["hr@10"] == pytest.approx(3 / 5)
+    assert result["ndcg@10"] == pytest.approx((1 + 1 / math.log2(3) + 1 / math.log2(11)) / 5)
+    assert result["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 10 + 1 / 11) / 5)
+    assert list(metrics(np.array([0]), 3)) == ["hr@3", "ndcg@3", "mrr"]
+    assert metric_means(torch.from_numpy(ranks), 10).tolist() == pytest.approx(list(result.values()), rel=1e-12)
+
+
+def test_the_model_is_left_in_its_mode():
+    model = Table(torch.zeros(2, 3)).train()
+    rank_candidates(model, CandidateLists(*(torch.zeros(s, dtype=torch.int32) for s in ((1,), (1,), (1, 2)))))
+    assert model.training
+
+
+def test_csr_pairs_lists_rows_in_the_order_asked():
+    indptr, indices = torch.tensor([0, 2, 2, 5]), torch.tensor([3, 4, 0, 1, 2], dtype=torch.int32)
+    row, item = csr_pairs(indptr, indices, torch.tensor([2, 1, 0], dtype=torch.int32))
+    assert row.tolist() == [0, 0, 0, 2, 2]
+    assert item.tolist() == [0, 1, 2, 3, 4]

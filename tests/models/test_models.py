@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastncf.config import MODELS, Config
+from fastncf.errors import ConfigError
+from fastncf.models import build
+from fastncf.models.gmf import GMF
+from fastncf.models.losses import bce, bpr
+from fastncf.models.mf import MF
+from fastncf.models.mlp import MLP
+from fastncf.models.neumf import NeuMF
+from fastncf.models.popularity import Popularity
+from fastncf.models.scorers import score_catalogue, score_lists
+
+USERS, ITEMS = 7, 11
+
+
+def make(name: str, seed: int = 0) -> nn.Module:
+    config = Config(model=name, dim=5, mlp_dim=7 if name == "neumf" else None, layers=(6, 4), seed=seed)
+    return build(config, USERS, ITEMS, torch.arange(ITEMS) * 3)
+
+
+@torch.no_grad()
+def plain_scores(model: nn.Module, user: int, item: int) -> float:
+    """The formula of a model for one pair, written as the papers have it."""
+
+    def tower(x: torch.Tensor) -> torch.Tensor:
+        for layer in model.hidden:
+            x = F.relu(layer(x))
+        return x
+
+    if isinstance(model, Popularity):
+        return float(model.counts[item])
+    if isinstance(model, NeuMF):
+        product = model.gmf_user_embedding.weight[user] * model.gmf_item_embedding.weight[item]
+        both = torch.cat([model.mlp_user_embedding.weight[user], model.mlp_item_embedding.weight[item]])
+        return float(model.output(torch.cat([product, tower(both)])))
+    p, q = model.user_embedding.weight[user], model.item_embedding.weight[item]
+    if isinstance(model, MLP):
+        return float(model.output(tower(torch.cat([p, q]))))
+    if isinstance(model, GMF):
+        return float(model.output(p * q))
+    return float(p @ q + model.user_bias[user] + model.item_bias[item])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_way_of_scoring_is_the_formula(name):
+    model = make(name)
+    if isinstance(model, MF):
+        nn.init.normal_(model.user_bias)
+        nn.init.normal_(model.item_bias)
+    users, items = torch.arange(USERS, dtype=torch.int32), torch.arange(ITEMS, dtype=torch.int32)
+    expected = torch.tensor([[plain_scores(model, u, i) for i in range(ITEMS)] for u in range(USERS)])
+    lists = score_lists(model, users, items.expand(USERS, -1))
+    pairs = model(users.repeat_interleave(ITEMS), items.repeat(USERS)).view(USERS, ITEMS)
+    for scores in (lists, pairs, score_catalogue(model, users, ITEMS)):
+        assert scores.shape == (USERS, ITEMS)
+        torch.testing.assert_close(scores.float(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_depend_on_the_seed_alone(name):
+    state = torch.random.get_rng_state()
+    first, again = make(name).state_dict(), make(name).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    if name != "popularity":
+        assert any(not torch.equal(first[key], value) for key, value in make(name, seed=1).state_dict().items())
+
+
+def test_linear_layers_start_as_in_torch():
+    layer = make("mlp").hidden[0]
+    assert layer.weight.abs().max() <= 1 / math.sqrt(10)
+    assert layer.weight.abs().max() > 0.9 / math.sqrt(10)
+
+
+class Own(nn.Module):
+    """A user's module: two flat tensors in, one column of scores out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(USERS, 3), nn.Embedding(ITEMS, 3)
+
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        assert users.shape == items.shape == (len(users),)
+        both = torch.cat([self.users(users), self.items(items)], dim=-1)
+        return both.sum(-1, keepdim=True)
+
+
+def test_a_module_of_ones_own_gets_flat_pairs():
+    model = Own()
+    users, items = torch.tensor([2, 5]), torch.tensor([[0, 1, 2], [3, 4, 5]])
+    scores = score_lists(model, users, items)
+    expected = model.users(users).sum(-1, keepdim=True) + model.items(items).sum(-1)
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(
+        score_catalogue(model, users, ITEMS), score_lists(model, users, torch.arange(ITEMS).expand(2, -1))
+    )
+
+
+def test_a_module_with_the_wrong_number_of_scores_is_refused():
+    class Wrong(nn.Module):
+        def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(users), 2)
+
+    with pytest.raises(ConfigError, match="one score for each"):
+        score_lists(Wrong(), torch.tensor([1]), torch.tensor([[0, 1]]))
+
+
+def test_bce_is_the_mean_over_all_samples():
+    positive, negatives = torch.randn(6), torch.randn(6, 4)
+    logits = torch.cat([positive.unsqueeze(-1), negatives], dim=1)
+    labels = torch.zeros_like(logits)
+    labels[:, 0] = 1
+    torch.testing.assert_close(bce(positive, negatives), F.binary_cross_entropy_with_logits(logits, labels))
+
+
+def test_bpr_is_the_mean_over_all_pairs():
+    positive, negatives = torch.randn(6), torch.randn(6, 4)
+    expected = -torch.log(torch.sigmoid(positive[:, None] - negatives)).mean()
+    torch.testing.assert_close(bpr(positive, negatives), expected)
+
+
+@pytest.mark.parametrize("loss", [bce, bpr])
+def test_losses_stay_finite_for_large_scores(loss):
+    assert torch.isfinite(loss(torch.tensor([-500.0]), torch.tensor([[500.0]])))
