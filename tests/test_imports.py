@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"rng", "threads", "config"},
+    {"rng", "stage", "threads", "config"},
     {"kernels.cpu"},
     {"kernels.cuda"},
     {"device"},

@@ -156,7 +156,7 @@ class Adam(Training):
                     positive, negatives = score_batch(self.model, batch)
                 if self.bfloat16:
                     positive, negatives = positive.float(), negatives.float()
-                loss = LOSSES[self.config.loss](positive, negatives)
+                loss = LOSSES[self.config.loss].function(positive, negatives)
                 objective = loss + l2_penalty(self.model, batch, self.config.l2) if self.config.l2 else loss
                 if len(part) < len(rows):
                     objective = objective * (len(part) / len(rows))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from fastncf.data import synthetic as datasets
-from fastncf.kernels.cpu import synthetic as kernels
 from fastncf.data.synthetic import SCHEMA, Dialect, synthetic_movielens, write_synthetic_movielens
+from fastncf.kernels.cpu import synthetic as kernels
 
 SMALL = (300, 200, 9_000)
 

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastncf import models
 from fastncf.config import Config
 from fastncf.models import build
 from fastncf.models import scorers as scoring

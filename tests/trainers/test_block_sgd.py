@@ -130,7 +130,7 @@ def test_each_step_is_autograds(monkeypatch, dim, loss, negatives, exponent):
         visited.append((int(batch.user), int(batch.positive)))
         terms = batch.negatives.numel() + (loss == "bce")
         if terms:
-            value = LOSSES[loss](*score_batch(reference, batch))
+            value = LOSSES[loss].function(*score_batch(reference, batch))
             optimizer.zero_grad()
             (
                 rates[turn] * (terms * value + trained.descent.terms * l2_of_whole(reference, batch, negatives))

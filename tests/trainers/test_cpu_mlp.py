@@ -105,7 +105,7 @@ def test_a_step_has_the_gradients_of_autograd(model, loss, pieces, num_items, mo
         near.append(bool(is_near_0(x).any()))
         return x.clamp(min=0)
 
-    monkeypatch.setattr(models.F, "relu", relu)
+    monkeypatch.setattr(models.layers.F, "relu", relu)
     while any(near):
         split, config = random_case(num_items, model=model, loss=loss, epochs=1, batch_size=10**6)
         monkeypatch.setattr(perceptron, "_SAMPLES_A_PIECE", len(split.indices) * (1 + config.num_negatives) // pieces)
@@ -116,7 +116,7 @@ def test_a_step_has_the_gradients_of_autograd(model, loss, pieces, num_items, mo
             total = training.epoch(0)
             batch = training.epochs.take(training.epochs.order)
         near.clear()
-        mean = LOSSES[loss](*score_batch(exact, batch))
+        mean = LOSSES[loss].function(*score_batch(exact, batch))
     # After the first step Adam's means are a tenth of the gradients: they are put where the parameters are read from.
     layout = training.layout
     layout.rows[:, : layout.vector] = layout.rows[:, layout.vector : 2 * layout.vector] / 0.1

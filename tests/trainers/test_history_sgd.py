@@ -58,7 +58,7 @@ def reference(trained: HistorySGD, model, history: torch.Tensor, number: int, ra
             ]
             vector = model.user_embedding.weight[u] + torch.from_numpy(weights_of(trained.shares, t, len(row))) @ heard
             scores = model.item_embedding.weight[items] @ vector + model.user_bias[u] + model.item_bias[items]
-            loss = LOSSES["bpr" if given.pairwise else "bce"](scores[:1], scores[None, 1:]) * given.terms
+            loss = LOSSES["bpr" if given.pairwise else "bce"].function(scores[:1], scores[None, 1:]) * given.terms
             total += float(loss.detach())
             own = model.user_embedding.weight[u].square().sum() * (1 - step.keep_user) / 2
             drawn = model.item_embedding.weight[items].square().sum() * step.lose_item / 2

@@ -35,8 +35,8 @@ def _tile(rows, columns):
     @intrinsic(prefer_literal=True)
     def tile(typingctx, depth, a, order, b, start, c, end, mask, gain):
         def generate(context, builder, signature, arguments):
-            code = VectorBuilder(context, builder, signature, arguments, lanes)
-            depth, (a, a_at, a_line), _, b, start, c, end, mask, gain = code.arguments
+            vec = VectorBuilder(context, builder, signature, arguments, lanes)
+            depth, (a, a_at, a_line), _, b, start, c, end, mask, gain = vec.arguments
             row_major = order.literal_value == ROW_MAJOR
 
             def place(at, length, row, vector=0):
@@ -46,30 +46,30 @@ def _tile(rows, columns):
             def is_end(number):
                 return builder.icmp_signed("==", end, ir.Constant(end.type, number))
 
-            sums = [(row, vector, code.variable()) for row in range(rows) for vector in vectors]
+            sums = [(row, vector, vec.alloca()) for row in range(rows) for vector in vectors]
             for row, vector, total in sums:
-                builder.store(code.load(start[0], place(start[1], start[2], row, vector)), total)
+                builder.store(vec.load(start[0], place(start[1], start[2], row, vector)), total)
             firsts = [place(a_at, a_line if row_major else ir.Constant(a_at.type, 1), row) for row in range(rows)]
             with cgutils.for_range(builder, depth) as term:
                 line = builder.add(b[1], builder.mul(term.index, b[2]))
-                others = [code.load(b[0], place(line, b[2], 0, vector)) for vector in vectors]
+                others = [vec.load(b[0], place(line, b[2], 0, vector)) for vector in vectors]
                 step = term.index if row_major else builder.mul(term.index, a_line)
-                numbers = [code.spread(code.number(a, builder.add(first, step))) for first in firsts]
+                numbers = [vec.splat(vec.load_scalar(a, builder.add(first, step))) for first in firsts]
                 for row, vector, total in sums:
-                    builder.store(code.add(builder.load(total), code.multiply(numbers[row], others[vector])), total)
-            zero, low = code.all(0.0), code.spread(builder.select(is_end(RECTIFIED), *_constants(0.0, float("-inf"))))
-            gain = code.spread(gain)
+                    builder.store(vec.add(builder.load(total), vec.mul(numbers[row], others[vector])), total)
+            zero, low = vec.constant(0.0), vec.splat(builder.select(is_end(RECTIFIED), *_constants(0.0, float("-inf"))))
+            gain = vec.splat(gain)
             with builder.if_else(is_end(MASKED)) as (masked, otherwise):
                 with masked:
                     for row, vector, total in sums:
                         at = place(c[1], c[2], row, vector)
                         number = builder.fmul(builder.load(total), gain)
-                        code.store(code.select(code.load(mask, at), ">", zero, number, zero), c[0], at)
+                        vec.store(vec.select(vec.load(mask, at), ">", zero, number, zero), c[0], at)
                 with otherwise:
                     for row, vector, total in sums:
                         number = builder.load(total)
-                        number = code.select(number, "<", low, low, number)
-                        code.store(number, c[0], place(c[1], c[2], row, vector))
+                        number = vec.select(number, "<", low, low, number)
+                        vec.store(number, c[0], place(c[1], c[2], row, vector))
             return context.get_dummy_value()
 
         return types.void(depth, a, order, b, start, c, end, mask, gain), generate

@@ -29,13 +29,13 @@ def add_row(typingctx, to, what, share, width):
     """``to += share * what``; both (data, at), share float32."""
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
-        (to, to_at), (what, what_at), share, width = code.arguments
-        share = code.spread(share)
-        with code.each_chunk(width) as (at, _):
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        (to, to_at), (what, what_at), share, width = vec.arguments
+        share = vec.splat(share)
+        with vec.for_each_vector(width) as (at, _):
             place = builder.add(to_at, at)
-            added = code.multiply(share, code.load(what, builder.add(what_at, at)))
-            code.store(code.add(code.load(to, place), added), to, place)
+            added = vec.mul(share, vec.load(what, builder.add(what_at, at)))
+            vec.store(vec.add(vec.load(to, place), added), to, place)
         return context.get_dummy_value()
 
     return types.void(to, what, share, width), generate
@@ -46,10 +46,10 @@ def copy_row(typingctx, to, what, width):
     """``to = what``; both (data, at)."""
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
-        (to, to_at), (what, what_at), width = code.arguments
-        with code.each_chunk(width) as (at, _):
-            code.store(code.load(what, builder.add(what_at, at)), to, builder.add(to_at, at))
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        (to, to_at), (what, what_at), width = vec.arguments
+        with vec.for_each_vector(width) as (at, _):
+            vec.store(vec.load(what, builder.add(what_at, at)), to, builder.add(to_at, at))
         return context.get_dummy_value()
 
     return types.void(to, what, width), generate
@@ -60,11 +60,11 @@ def multiply_rows(typingctx, to, a, b, width):
     """``to = a * b`` by element; all (data, at)."""
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
-        (to, to_at), (a, a_at), (b, b_at), width = code.arguments
-        with code.each_chunk(width) as (at, _):
-            product = builder.fmul(code.load(a, builder.add(a_at, at)), code.load(b, builder.add(b_at, at)))
-            code.store(product, to, builder.add(to_at, at))
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        (to, to_at), (a, a_at), (b, b_at), width = vec.arguments
+        with vec.for_each_vector(width) as (at, _):
+            product = builder.fmul(vec.load(a, builder.add(a_at, at)), vec.load(b, builder.add(b_at, at)))
+            vec.store(product, to, builder.add(to_at, at))
         return context.get_dummy_value()
 
     return types.void(to, a, b, width), generate
@@ -75,14 +75,14 @@ def dot(typingctx, a, b, width):
     """Dot product of two rows (data, at)."""
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
-        (a, a_at), (b, b_at), width = code.arguments
-        total = code.variable()
-        builder.store(code.all(0.0), total)
-        with code.each_chunk(width) as (at, _):
-            product = code.multiply(code.load(a, builder.add(a_at, at)), code.load(b, builder.add(b_at, at)))
-            builder.store(code.add(builder.load(total), product), total)
-        return code.total(builder.load(total))
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        (a, a_at), (b, b_at), width = vec.arguments
+        total = vec.alloca()
+        builder.store(vec.constant(0.0), total)
+        with vec.for_each_vector(width) as (at, _):
+            product = vec.mul(vec.load(a, builder.add(a_at, at)), vec.load(b, builder.add(b_at, at)))
+            builder.store(vec.add(builder.load(total), product), total)
+        return vec.reduce_add(builder.load(total))
 
     return types.float32(a, b, width), generate
 
@@ -92,15 +92,15 @@ def dot_of_three(typingctx, a, b, c, width):
     """Sum of ``a * b * c`` by element; all are rows (data, at)."""
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
-        (a, a_at), (b, b_at), (c, c_at), width = code.arguments
-        total = code.variable()
-        builder.store(code.all(0.0), total)
-        with code.each_chunk(width) as (at, _):
-            product = builder.fmul(code.load(a, builder.add(a_at, at)), code.load(b, builder.add(b_at, at)))
-            sum_ = code.add(builder.load(total), code.multiply(product, code.load(c, builder.add(c_at, at))))
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        (a, a_at), (b, b_at), (c, c_at), width = vec.arguments
+        total = vec.alloca()
+        builder.store(vec.constant(0.0), total)
+        with vec.for_each_vector(width) as (at, _):
+            product = builder.fmul(vec.load(a, builder.add(a_at, at)), vec.load(b, builder.add(b_at, at)))
+            sum_ = vec.add(builder.load(total), vec.mul(product, vec.load(c, builder.add(c_at, at))))
             builder.store(sum_, total)
-        return code.total(builder.load(total))
+        return vec.reduce_add(builder.load(total))
 
     return types.float32(a, b, c, width), generate
 
@@ -119,26 +119,26 @@ def spread_product(typingctx, user, items, weights, slopes, count, length, width
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
         (user, user_at), (items, items_at), (weights, weights_at), (slopes, slopes_at), count, length, width, to = (
-            code.arguments
+            vec.arguments
         )
         rows, of_user, of_items, gradients, of_weights = to
-        total = code.variable()
-        with code.each_chunk(width) as (at, _):
-            own, weight = code.load(user, builder.add(user_at, at)), code.load(weights, builder.add(weights_at, at))
+        total = vec.alloca()
+        with vec.for_each_vector(width) as (at, _):
+            own, weight = vec.load(user, builder.add(user_at, at)), vec.load(weights, builder.add(weights_at, at))
             product = builder.fmul(own, weight)
             first, first_to = builder.add(items_at, at), builder.add(of_items, at)
-            builder.store(code.all(0.0), total)
+            builder.store(vec.constant(0.0), total)
             with cgutils.for_range(builder, count) as row:
-                slope = code.spread(code.number(slopes, builder.add(slopes_at, row.index)))
+                slope = vec.splat(vec.load_scalar(slopes, builder.add(slopes_at, row.index)))
                 moved = builder.mul(row.index, length)
-                item = code.load(items, builder.add(first, moved))
-                code.store(builder.fmul(slope, product), rows, builder.add(first_to, moved))
-                builder.store(code.add(builder.load(total), code.multiply(slope, item)), total)
+                item = vec.load(items, builder.add(first, moved))
+                vec.store(builder.fmul(slope, product), rows, builder.add(first_to, moved))
+                builder.store(vec.add(builder.load(total), vec.mul(slope, item)), total)
             sum_, place = builder.load(total), builder.add(of_weights, at)
-            code.store(builder.fmul(sum_, weight), rows, builder.add(of_user, at))
-            code.store(code.add(code.load(gradients, place), code.multiply(sum_, own)), gradients, place)
+            vec.store(builder.fmul(sum_, weight), rows, builder.add(of_user, at))
+            vec.store(vec.add(vec.load(gradients, place), vec.mul(sum_, own)), gradients, place)
         return context.get_dummy_value()
 
     return types.void(user, items, weights, slopes, count, length, width, to), generate
@@ -158,21 +158,19 @@ def spread_slopes(typingctx, rows, weights, slopes, count, width, gain, to):
     """
 
     def generate(context, builder, signature, arguments):
-        for code, at in _blocks(context, builder, signature, arguments, 4):
-            (rows, rows_at), (weights, weights_at), (slopes, slopes_at), count, width, gain, (to, to_at) = (
-                code.arguments
-            )
-            total, zero = code.variable(), code.all(0.0)
-            weight = builder.fmul(code.load(weights, builder.add(weights_at, at)), code.spread(gain))
+        for vec, at in _blocks(context, builder, signature, arguments, 4):
+            (rows, rows_at), (weights, weights_at), (slopes, slopes_at), count, width, gain, (to, to_at) = vec.arguments
+            total, zero = vec.alloca(), vec.constant(0.0)
+            weight = builder.fmul(vec.load(weights, builder.add(weights_at, at)), vec.splat(gain))
             first, to_place = builder.add(rows_at, at), builder.add(to_at, at)
-            builder.store(code.load(to, to_place), total)
+            builder.store(vec.load(to, to_place), total)
             with cgutils.for_range(builder, count) as row:
-                slope = code.spread(code.number(slopes, builder.add(slopes_at, row.index)))
+                slope = vec.splat(vec.load_scalar(slopes, builder.add(slopes_at, row.index)))
                 place = builder.add(first, builder.mul(row.index, width))
-                active = code.load(rows, place)
-                builder.store(code.add(builder.load(total), code.multiply(slope, active)), total)
-                code.store(code.select(active, ">", zero, builder.fmul(slope, weight), zero), rows, place)
-            code.store(builder.load(total), to, to_place)
+                active = vec.load(rows, place)
+                builder.store(vec.add(builder.load(total), vec.mul(slope, active)), total)
+                vec.store(vec.select(active, ">", zero, builder.fmul(slope, weight), zero), rows, place)
+            vec.store(builder.load(total), to, to_place)
         return context.get_dummy_value()
 
     return types.void(rows, weights, slopes, count, width, gain, to), generate
@@ -183,23 +181,23 @@ def add_rows(typingctx, to, rows, length, count, width):
     """Add ``count`` rows that lie ``length`` apart from (data, at) on to the row ``to`` (data, at)."""
 
     def generate(context, builder, signature, arguments):
-        for code, at in _blocks(context, builder, signature, arguments, 4):
-            (to, to_at), (rows, rows_at), length, count, _ = code.arguments
-            total, place, first = code.variable(), builder.add(to_at, at), builder.add(rows_at, at)
-            builder.store(code.load(to, place), total)
+        for vec, at in _blocks(context, builder, signature, arguments, 4):
+            (to, to_at), (rows, rows_at), length, count, _ = vec.arguments
+            total, place, first = vec.alloca(), builder.add(to_at, at), builder.add(rows_at, at)
+            builder.store(vec.load(to, place), total)
             with cgutils.for_range(builder, count) as row:
-                number = code.load(rows, builder.add(first, builder.mul(row.index, length)))
+                number = vec.load(rows, builder.add(first, builder.mul(row.index, length)))
                 builder.store(builder.fadd(builder.load(total), number), total)
-            code.store(builder.load(total), to, place)
+            vec.store(builder.load(total), to, place)
         return context.get_dummy_value()
 
     return types.void(to, rows, length, count, width), generate
 
 
-def _root(code, vector):
-    name = f"llvm.sqrt.v{code.lanes}f32"
-    kind = ir.FunctionType(code.vector, [code.vector])
-    return code.builder.call(cgutils.get_or_insert_function(code.builder.module, kind, name), [vector])
+def _root(vec, vector):
+    name = f"llvm.sqrt.v{vec.lanes}f32"
+    kind = ir.FunctionType(vec.vector, [vec.vector])
+    return vec.builder.call(cgutils.get_or_insert_function(vec.builder.module, kind, name), [vector])
 
 
 @intrinsic
@@ -211,17 +209,17 @@ def late_step(typingctx, to, values, moments, width, rate, root):
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
-        (to, to_at), (values, values_at), (moments, moments_at), width, rate, root = code.arguments
-        rate, root = code.spread(rate), code.spread(root)
-        with code.each_chunk(width) as (at, _):
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        (to, to_at), (values, values_at), (moments, moments_at), width, rate, root = vec.arguments
+        rate, root = vec.splat(rate), vec.splat(root)
+        with vec.for_each_vector(width) as (at, _):
             place = builder.add(moments_at, at)
-            mean, square_root = code.load(moments, place), _root(code, code.load(moments, builder.add(place, width)))
-            lower = code.add(code.multiply(square_root, root), code.all(_EPSILON))
+            mean, square_root = vec.load(moments, place), _root(vec, vec.load(moments, builder.add(place, width)))
+            lower = vec.add(vec.mul(square_root, root), vec.constant(_EPSILON))
             value = builder.fsub(
-                code.load(values, builder.add(values_at, at)), builder.fdiv(builder.fmul(rate, mean), lower)
+                vec.load(values, builder.add(values_at, at)), builder.fdiv(builder.fmul(rate, mean), lower)
             )
-            code.store(value, to, builder.add(to_at, at))
+            vec.store(value, to, builder.add(to_at, at))
         return context.get_dummy_value()
 
     return types.void(to, values, moments, width, rate, root), generate
@@ -239,24 +237,24 @@ def late_steps(typingctx, to, values, moments, width, then, now, kept):
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
-        (to, to_at), (values, values_at), (moments, moments_at), width, then, now, kept = code.arguments
-        numbers = [code.number(then[0], builder.add(then[1], ir.Constant(then[1].type, n))) for n in range(4)]
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        (to, to_at), (values, values_at), (moments, moments_at), width, then, now, kept = vec.arguments
+        numbers = [vec.load_scalar(then[0], builder.add(then[1], ir.Constant(then[1].type, n))) for n in range(4)]
         numbers += [builder.fneg(builder.fmul(now[0], kept[0])), builder.fmul(now[1], kept[1])]
         numbers += [builder.fneg(builder.fmul(now[2], kept[0])), builder.fmul(now[3], kept[1])]
-        rates, roots = ([code.spread(number) for number in numbers[start::2]] for start in (0, 1))
-        epsilon = code.all(_EPSILON)
-        with code.each_chunk(width) as (at, _):
+        rates, roots = ([vec.splat(number) for number in numbers[start::2]] for start in (0, 1))
+        epsilon = vec.constant(_EPSILON)
+        with vec.for_each_vector(width) as (at, _):
             place = builder.add(moments_at, at)
-            mean, square_root = code.load(moments, place), _root(code, code.load(moments, builder.add(place, width)))
-            lower = [code.add(code.multiply(square_root, root), epsilon) for root in roots]
+            mean, square_root = vec.load(moments, place), _root(vec, vec.load(moments, builder.add(place, width)))
+            lower = [vec.add(vec.mul(square_root, root), epsilon) for root in roots]
             taken = []
             for one in (0, 2):  # one division for two: a / b + c / d = (a d + c b) / (b d)
-                upper = code.add(code.multiply(rates[one], lower[one + 1]), code.multiply(rates[one + 1], lower[one]))
+                upper = vec.add(vec.mul(rates[one], lower[one + 1]), vec.mul(rates[one + 1], lower[one]))
                 taken.append(builder.fdiv(upper, builder.fmul(lower[one], lower[one + 1])))
-            value = code.load(values, builder.add(values_at, at))
-            value = code.subtract(value, code.multiply(mean, builder.fadd(*taken)))
-            code.store(value, to, builder.add(to_at, at))
+            value = vec.load(values, builder.add(values_at, at))
+            value = vec.sub(value, vec.mul(mean, builder.fadd(*taken)))
+            vec.store(value, to, builder.add(to_at, at))
         return context.get_dummy_value()
 
     return types.void(to, values, moments, width, then, now, kept), generate
@@ -275,24 +273,24 @@ def adam_step(typingctx, row, values, gradient, length, width, keep, rate, root)
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
-        (row, row_at), values, gradients, length, width, keep, rate, root = code.arguments
-        keep_mean, keep_square = (code.spread(number) for number in keep)
-        rate, root = code.spread(rate), code.spread(root)
-        with code.each_chunk(width) as (at, _):
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        (row, row_at), values, gradients, length, width, keep, rate, root = vec.arguments
+        keep_mean, keep_square = (vec.splat(number) for number in keep)
+        rate, root = vec.splat(rate), vec.splat(root)
+        with vec.for_each_vector(width) as (at, _):
             places = [builder.add(row_at, at)]
             for _ in range(2):
                 places.append(builder.add(places[-1], length))
-            value = code.load(values[0], builder.add(values[1], at))
-            mean, square = (code.load(row, place) for place in places[1:])
-            gradient = code.load(gradients[0], builder.add(gradients[1], at))
-            mean = code.add(code.multiply(mean, keep_mean), code.multiply(gradient, code.all(1 - BETA_1)))
-            new = code.multiply(builder.fmul(gradient, gradient), code.all(1 - BETA_2))
-            square = code.add(code.multiply(square, keep_square), new)
-            lower = code.add(code.multiply(_root(code, square), root), code.all(_EPSILON))
+            value = vec.load(values[0], builder.add(values[1], at))
+            mean, square = (vec.load(row, place) for place in places[1:])
+            gradient = vec.load(gradients[0], builder.add(gradients[1], at))
+            mean = vec.add(vec.mul(mean, keep_mean), vec.mul(gradient, vec.constant(1 - BETA_1)))
+            new = vec.mul(builder.fmul(gradient, gradient), vec.constant(1 - BETA_2))
+            square = vec.add(vec.mul(square, keep_square), new)
+            lower = vec.add(vec.mul(_root(vec, square), root), vec.constant(_EPSILON))
             value = builder.fsub(value, builder.fdiv(builder.fmul(rate, mean), lower))
             for number, place in zip((value, mean, square), places, strict=True):
-                code.store(number, row, place)
+                vec.store(number, row, place)
         return context.get_dummy_value()
 
     return types.void(row, values, gradient, length, width, keep, rate, root), generate
@@ -307,16 +305,16 @@ def drop(typingctx, numbers, count, share, key):
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments, LANES)
-        (numbers, numbers_at), count, share, key = code.arguments
+        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        (numbers, numbers_at), count, share, key = vec.arguments
         word = ir.IntType(32)
 
         def all_of(number):
-            return ir.Constant(code.integers, [number] * LANES)
+            return ir.Constant(vec.integers, [number] * LANES)
 
         def everywhere(number):
-            first = builder.insert_element(ir.Constant(code.integers, ir.Undefined), number, ir.Constant(word, 0))
-            return builder.shuffle_vector(first, first, ir.Constant(code.integers, [0] * LANES))
+            first = builder.insert_element(ir.Constant(vec.integers, ir.Undefined), number, ir.Constant(word, 0))
+            return builder.shuffle_vector(first, first, ir.Constant(vec.integers, [0] * LANES))
 
         def mixed(x, factor, shift):
             x = builder.mul(x, all_of(factor))
@@ -325,16 +323,16 @@ def drop(typingctx, numbers, count, share, key):
         low, high = (everywhere(builder.trunc(x, word)) for x in (key, builder.lshr(key, ir.Constant(key.type, 32))))
         limit = everywhere(builder.fptoui(builder.fmul(share, ir.Constant(share.type, 2.0**32)), word))
         one = ir.Constant(share.type, 1.0)
-        gain = code.spread(builder.fptrunc(builder.fdiv(one, builder.fsub(one, share)), ir.FloatType()))
-        lanes = ir.Constant(code.integers, list(range(LANES)))
-        with code.each_chunk(count) as (at, _):
+        gain = vec.splat(builder.fptrunc(builder.fdiv(one, builder.fsub(one, share)), ir.FloatType()))
+        lanes = ir.Constant(vec.integers, list(range(LANES)))
+        with vec.for_each_vector(count) as (at, _):
             x = builder.xor(builder.add(everywhere(builder.trunc(at, word)), lanes), low)
             x = mixed(builder.xor(x, builder.lshr(x, all_of(16))), LOWBIAS_1, 15)
             x = mixed(builder.add(x, high), LOWBIAS_2, 16)
             kept = builder.icmp_unsigned(">=", x, limit)
             place = builder.add(numbers_at, at)
-            number = builder.fmul(code.load(numbers, place), gain)
-            code.store(builder.select(kept, number, code.all(0.0)), numbers, place)
+            number = builder.fmul(vec.load(numbers, place), gain)
+            vec.store(builder.select(kept, number, vec.constant(0.0)), numbers, place)
         return context.get_dummy_value()
 
     return types.void(numbers, count, share, key), generate

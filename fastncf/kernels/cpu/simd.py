@@ -55,28 +55,28 @@ class VectorBuilder:
     def store(self, vector, data, at):
         self.builder.store(vector, self._place(data, at), align=4)
 
-    def all(self, number):
+    def constant(self, number):
         """A constant in all lanes."""
         return ir.Constant(self.vector, [number] * self.lanes)
 
-    def number(self, data, at):
+    def load_scalar(self, data, at):
         return self.builder.load(self.builder.gep(data, [at]))
 
-    def spread(self, number):
+    def splat(self, number):
         """A number in all lanes."""
         first = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.Constant(_LANE, 0))
         return self.builder.shuffle_vector(first, first, _lanes(*[0] * self.lanes))
 
-    def multiply(self, a, b):
+    def mul(self, a, b):
         return self.builder.fmul(a, b, flags=_FUSED)
 
     def add(self, a, b):
         return self.builder.fadd(a, b, flags=_FUSED)
 
-    def subtract(self, a, b):
+    def sub(self, a, b):
         return self.builder.fsub(a, b, flags=_FUSED)
 
-    def total(self, vector):
+    def reduce_add(self, vector):
         """The sum over the lanes: halves added to each other."""
         lanes = self.lanes // 2
         while lanes:
@@ -86,8 +86,8 @@ class VectorBuilder:
             lanes //= 2
         return self.builder.extract_element(vector, ir.Constant(_LANE, 0))
 
-    def four_totals(self, vectors):
-        """The sums over the lanes of four vectors, as a vector of four: each added up as :meth:`total` does it."""
+    def reduce_add_four(self, vectors):
+        """The sums over the lanes of four vectors, as a vector of four: each added up as :meth:`reduce_add` does it."""
         builder = self.builder
         parts, lanes = vectors, self.lanes
         while lanes > 4:
@@ -106,36 +106,36 @@ class VectorBuilder:
         """By lane: ``then`` where the comparison holds, which it never does for NaN."""
         return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), then, otherwise)
 
-    def power(self, x):
+    def exp(self, x):
         """exp(x) for x in [-87, 0]: a power of two times the series of exp(f log 2) for a fraction f.
 
         Off by less than (2 + |x|) * 1e-7 of itself, as x log2(e) is rounded to a float32.
         """
-        t = self.multiply(x, self.all(1.4426950408889634))
-        shift = self.all(1.5 * 2**23)  # beyond it float32 holds whole numbers only, so that the sum is rounded to one
+        t = self.mul(x, self.constant(1.4426950408889634))
+        shift = self.constant(1.5 * 2**23)  # float32 holds no fractions from 2**23 on, so the sum is rounded
         whole = self.builder.fsub(self.builder.fadd(t, shift), shift)
         fraction = self.builder.fsub(t, whole)
-        series = self.all(_EXPONENTIAL[0])
+        series = self.constant(_EXPONENTIAL[0])
         for factor in _EXPONENTIAL[1:]:
-            series = self.add(self.multiply(series, fraction), self.all(factor))
+            series = self.add(self.mul(series, fraction), self.constant(factor))
         bias, places = (ir.Constant(self.integers, [number] * self.lanes) for number in (127, 23))
         exponent = self.builder.add(self.builder.fptosi(whole, self.integers), bias)
         scale = self.builder.shl(exponent, places)
         return self.builder.fmul(series, self.builder.bitcast(scale, self.vector))
 
-    def logarithm(self, e):
+    def log1p(self, e):
         """log(1 + e) for e in [0, 1], to 2e-7: twice the series of the inverse tanh of e / (2 + e)."""
-        s = self.builder.fdiv(e, self.builder.fadd(e, self.all(2.0)))
+        s = self.builder.fdiv(e, self.builder.fadd(e, self.constant(2.0)))
         square = self.builder.fmul(s, s)
-        series = self.all(1 / 13)
+        series = self.constant(1 / 13)
         for odd in (11, 9, 7, 5, 3, 1):
-            series = self.add(self.multiply(series, square), self.all(1 / odd))
+            series = self.add(self.mul(series, square), self.constant(1 / odd))
         return self.builder.fmul(self.builder.fadd(s, s), series)
 
-    def variable(self):
+    def alloca(self):
         return cgutils.alloca_once(self.builder, self.vector)
 
-    def each_chunk(self, width):
+    def for_each_vector(self, width):
         """A loop over the first lane of each whole chunk of a row."""
         zero, step = ir.Constant(width.type, 0), ir.Constant(width.type, self.lanes)
         whole = self.builder.and_(width, ir.Constant(width.type, -self.lanes))
@@ -191,32 +191,32 @@ def dots(typingctx, table, starts, line, count, width, vector, out):
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments)
-        table, (starts, length), line, count, width, vector, out = code.arguments
+        vec = VectorBuilder(context, builder, signature, arguments)
+        table, (starts, length), line, count, width, vector, out = vec.arguments
         first = builder.mul(line, length)
 
         def sums(row, many):
             """The products of some rows from ``row`` on, added up over the chunks: side by side, as each add waits."""
             rows = [builder.add(row, ir.Constant(row.type, which)) for which in range(many)]
-            begins = [code.number(starts, builder.add(first, one)) for one in rows]
-            partial = [code.variable() for _ in rows]
+            begins = [vec.load_scalar(starts, builder.add(first, one)) for one in rows]
+            partial = [vec.alloca() for _ in rows]
             for one in partial:
-                builder.store(code.all(0.0), one)
-            with code.each_chunk(width) as (at, _):
-                own = code.load(vector, at)
+                builder.store(vec.constant(0.0), one)
+            with vec.for_each_vector(width) as (at, _):
+                own = vec.load(vector, at)
                 for begin, one in zip(begins, partial, strict=True):
-                    product = code.multiply(own, code.load(table, builder.add(begin, at)))
-                    builder.store(code.add(builder.load(one), product), one)
+                    product = vec.mul(own, vec.load(table, builder.add(begin, at)))
+                    builder.store(vec.add(builder.load(one), product), one)
             return [builder.load(one) for one in partial]
 
         fours = builder.and_(count, ir.Constant(count.type, -4))
         zero, step = ir.Constant(count.type, 0), ir.Constant(count.type, 4)
         with cgutils.for_range_slice(builder, zero, fours, step, inc=True) as (row, _):
-            totals = code.four_totals(sums(row, 4))
+            totals = vec.reduce_add_four(sums(row, 4))
             place = builder.bitcast(builder.gep(out, [row]), totals.type.as_pointer())
             builder.store(totals, place, align=4)
         with cgutils.for_range_slice(builder, fours, count, ir.Constant(count.type, 1), inc=True) as (row, _):
-            builder.store(code.total(*sums(row, 1)), builder.gep(out, [row]))
+            builder.store(vec.reduce_add(*sums(row, 1)), builder.gep(out, [row]))
         return context.get_dummy_value()
 
     return types.void(table, starts, line, count, width, vector, out), generate
@@ -232,23 +232,23 @@ def descend(typingctx, table, starts, line, count, width, vector, steps, times, 
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments)
-        table, (starts, length), line, count, width, vector, steps, (times, times_length), keep, lose = code.arguments
+        vec = VectorBuilder(context, builder, signature, arguments)
+        table, (starts, length), line, count, width, vector, steps, (times, times_length), keep, lose = vec.arguments
         first, first_time = builder.mul(line, length), builder.mul(line, times_length)
-        keep, lose = code.spread(keep), code.spread(builder.fneg(lose))
-        moved = code.variable()
-        with code.each_chunk(width) as (at, _):
-            old = code.load(vector, at)
-            builder.store(code.multiply(old, keep), moved)
+        keep, lose = vec.splat(keep), vec.splat(builder.fneg(lose))
+        moved = vec.alloca()
+        with vec.for_each_vector(width) as (at, _):
+            old = vec.load(vector, at)
+            builder.store(vec.mul(old, keep), moved)
             with cgutils.for_range(builder, count) as row:
-                place = builder.add(code.number(starts, builder.add(first, row.index)), at)
-                own = code.load(table, place)
-                step = code.spread(code.number(steps, row.index))
-                often = code.spread(code.number(times, builder.add(first_time, row.index)))
-                builder.store(code.subtract(builder.load(moved), code.multiply(step, own)), moved)
-                new = code.add(own, code.multiply(builder.fmul(lose, often), own))
-                code.store(code.subtract(new, code.multiply(step, old)), table, place)
-            code.store(builder.load(moved), vector, at)
+                place = builder.add(vec.load_scalar(starts, builder.add(first, row.index)), at)
+                own = vec.load(table, place)
+                step = vec.splat(vec.load_scalar(steps, row.index))
+                often = vec.splat(vec.load_scalar(times, builder.add(first_time, row.index)))
+                builder.store(vec.sub(builder.load(moved), vec.mul(step, own)), moved)
+                new = vec.add(own, vec.mul(builder.fmul(lose, often), own))
+                vec.store(vec.sub(new, vec.mul(step, old)), table, place)
+            vec.store(builder.load(moved), vector, at)
         return context.get_dummy_value()
 
     return types.void(table, starts, line, count, width, vector, steps, times, keep, lose), generate
@@ -262,38 +262,38 @@ def softplus(typingctx, x, times, line, losses):
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments)
-        x, (times, length), line, losses = code.arguments
+        vec = VectorBuilder(context, builder, signature, arguments)
+        x, (times, length), line, losses = vec.arguments
         first = builder.mul(line, length)
-        zero, one, large = code.all(0.0), code.all(1.0), code.all(87.0)
-        slopes, lost = code.variable(), code.variable()
+        zero, one, large = vec.constant(0.0), vec.constant(1.0), vec.constant(87.0)
+        slopes, lost = vec.alloca(), vec.alloca()
         start = ir.Constant(first.type, 0)
         builder.store(zero, slopes)
-        builder.store(code.load(losses, start), lost)
-        with code.each_chunk(length) as (at, _):
-            number, often = code.load(x, at), code.load(times, builder.add(first, at))
-            size = code.select(number, "<", zero, builder.fneg(number), number)
-            e = code.power(builder.fneg(code.select(size, "<", large, size, large)))
-            own = code.add(code.logarithm(e), code.select(number, "<", zero, zero, number))
-            builder.store(code.add(builder.load(lost), code.multiply(own, often)), lost)
-            slope = builder.fdiv(code.select(number, ">=", zero, often, builder.fmul(often, e)), builder.fadd(one, e))
+        builder.store(vec.load(losses, start), lost)
+        with vec.for_each_vector(length) as (at, _):
+            number, often = vec.load(x, at), vec.load(times, builder.add(first, at))
+            size = vec.select(number, "<", zero, builder.fneg(number), number)
+            e = vec.exp(builder.fneg(vec.select(size, "<", large, size, large)))
+            own = vec.add(vec.log1p(e), vec.select(number, "<", zero, zero, number))
+            builder.store(vec.add(builder.load(lost), vec.mul(own, often)), lost)
+            slope = builder.fdiv(vec.select(number, ">=", zero, often, builder.fmul(often, e)), builder.fadd(one, e))
             builder.store(builder.fadd(builder.load(slopes), slope), slopes)
-            code.store(slope, x, at)
-        code.store(builder.load(lost), losses, start)
-        return code.total(builder.load(slopes))
+            vec.store(slope, x, at)
+        vec.store(builder.load(lost), losses, start)
+        return vec.reduce_add(builder.load(slopes))
 
     return types.float32(x, times, line, losses), generate
 
 
 def _prefetch(to_write, table, start, width):
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments)
-        table, start, width = code.arguments
+        vec = VectorBuilder(context, builder, signature, arguments)
+        table, start, width = vec.arguments
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, _LANE, _LANE, _LANE])
         ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         write, near, data = (ir.Constant(_LANE, number) for number in (to_write, 3, 1))
-        with code.each_chunk(width) as (at, _):
+        with vec.for_each_vector(width) as (at, _):
             place = builder.gep(table, [builder.add(start, at)])
             builder.call(ask, [builder.bitcast(place, byte), write, near, data])
         return context.get_dummy_value()
@@ -322,13 +322,13 @@ def blend(typingctx, to, to_at, keep, what, what_at, share, width):
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments)
-        to, to_at, keep, what, what_at, share, width = code.arguments
+        vec = VectorBuilder(context, builder, signature, arguments)
+        to, to_at, keep, what, what_at, share, width = vec.arguments
 
-        with code.each_chunk(width) as (at, _):
-            place, other = builder.add(to_at, at), code.load(what, builder.add(what_at, at))
-            kept = code.multiply(code.load(to, place), code.spread(keep))
-            code.store(code.add(kept, code.multiply(other, code.spread(share))), to, place)
+        with vec.for_each_vector(width) as (at, _):
+            place, other = builder.add(to_at, at), vec.load(what, builder.add(what_at, at))
+            kept = vec.mul(vec.load(to, place), vec.splat(keep))
+            vec.store(vec.add(kept, vec.mul(other, vec.splat(share))), to, place)
         return context.get_dummy_value()
 
     return types.void(to, to_at, keep, what, what_at, share, width), generate
@@ -339,13 +339,13 @@ def put_together(typingctx, out, user, user_at, whole, recent, history, heard, m
     """``out = user + mean * (whole - history) + recent``: ``user`` from ``user_at``, ``history`` from ``heard`` on."""
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments)
-        out, user, user_at, whole, recent, history, heard, mean, width = code.arguments
+        vec = VectorBuilder(context, builder, signature, arguments)
+        out, user, user_at, whole, recent, history, heard, mean, width = vec.arguments
 
-        with code.each_chunk(width) as (at, _):
-            others = code.subtract(code.load(whole, at), code.load(history, builder.add(heard, at)))
-            own = code.add(code.load(user, builder.add(user_at, at)), code.load(recent, at))
-            code.store(code.add(own, code.multiply(code.spread(mean), others)), out, at)
+        with vec.for_each_vector(width) as (at, _):
+            others = vec.sub(vec.load(whole, at), vec.load(history, builder.add(heard, at)))
+            own = vec.add(vec.load(user, builder.add(user_at, at)), vec.load(recent, at))
+            vec.store(vec.add(own, vec.mul(vec.splat(mean), others)), out, at)
         return context.get_dummy_value()
 
     return types.void(out, user, user_at, whole, recent, history, heard, mean, width), generate
@@ -358,16 +358,16 @@ def go_on(typingctx, move, user, user_at, keep, moves, moves_at, moved, recent, 
     """
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments)
-        move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width = code.arguments
+        vec = VectorBuilder(context, builder, signature, arguments)
+        move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width = vec.arguments
 
-        with code.each_chunk(width) as (at, _):
-            step, place = code.load(move, at), builder.add(user_at, at)
-            code.store(code.add(code.multiply(code.load(user, place), code.spread(keep)), step), user, place)
-            code.store(step, moves, builder.add(moves_at, at))
-            code.store(code.add(code.load(moved, at), step), moved, at)
-            last = code.multiply(code.load(history, builder.add(heard, at)), code.spread(share))
-            code.store(code.add(code.multiply(code.load(recent, at), code.spread(decay)), last), recent, at)
+        with vec.for_each_vector(width) as (at, _):
+            step, place = vec.load(move, at), builder.add(user_at, at)
+            vec.store(vec.add(vec.mul(vec.load(user, place), vec.splat(keep)), step), user, place)
+            vec.store(step, moves, builder.add(moves_at, at))
+            vec.store(vec.add(vec.load(moved, at), step), moved, at)
+            last = vec.mul(vec.load(history, builder.add(heard, at)), vec.splat(share))
+            vec.store(vec.add(vec.mul(vec.load(recent, at), vec.splat(decay)), last), recent, at)
         return context.get_dummy_value()
 
     parts = (move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width)
@@ -379,19 +379,19 @@ def go_back(typingctx, history, heard, keep, moved, mean, later, decay, share, m
     """``history = keep * history + mean * (moved - moves) + share * later``, then ``later = decay * later + moves``."""
 
     def generate(context, builder, signature, arguments):
-        code = VectorBuilder(context, builder, signature, arguments)
-        history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width = code.arguments
+        vec = VectorBuilder(context, builder, signature, arguments)
+        history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width = vec.arguments
 
-        with code.each_chunk(width) as (at, _):
+        with vec.for_each_vector(width) as (at, _):
             place, own, after = (
                 builder.add(heard, at),
-                code.load(moves, builder.add(moves_at, at)),
-                code.load(later, at),
+                vec.load(moves, builder.add(moves_at, at)),
+                vec.load(later, at),
             )
-            others = code.multiply(code.subtract(code.load(moved, at), own), code.spread(mean))
-            sum_ = code.add(code.multiply(code.load(history, place), code.spread(keep)), others)
-            code.store(code.add(sum_, code.multiply(after, code.spread(share))), history, place)
-            code.store(code.add(code.multiply(after, code.spread(decay)), own), later, at)
+            others = vec.mul(vec.sub(vec.load(moved, at), own), vec.splat(mean))
+            sum_ = vec.add(vec.mul(vec.load(history, place), vec.splat(keep)), others)
+            vec.store(vec.add(sum_, vec.mul(after, vec.splat(share))), history, place)
+            vec.store(vec.add(vec.mul(after, vec.splat(decay)), own), later, at)
         return context.get_dummy_value()
 
     return types.void(history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width), generate
