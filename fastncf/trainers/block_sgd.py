@@ -16,6 +16,7 @@ import numpy as np
 from fastncf.data.csr import balanced_ranges, split_ranges
 from fastncf.data.split import Split
 from fastncf.kernels.cpu.factors import Factors, Step, group_by_part, pad_to_lanes, train_users, unpad_into
+from fastncf.kernels.cpu.losses import BCE, BPR
 from fastncf.rng import Stream, key
 from fastncf.sampling.negatives import position_keys
 from fastncf.threads import run_ranges
@@ -81,7 +82,7 @@ class BlockSGD:
                 parts[part],
                 self.factors,
                 descent.num_negatives,
-                descent.pairwise,
+                BPR if descent.pairwise else BCE,
                 step,
                 keys,
                 weights[part],

@@ -18,6 +18,7 @@ from fastncf.data.csr import balanced_ranges, split_ranges
 from fastncf.data.split import Split
 from fastncf.kernels.cpu.factors import Factors, Step, pad_to_lanes, unpad_into
 from fastncf.kernels.cpu.histories import HistoryWeights, Tables, merge, train_histories, user_vectors
+from fastncf.kernels.cpu.losses import BCE, BPR
 from fastncf.rng import Stream, key
 from fastncf.sampling.negatives import position_keys
 from fastncf.threads import even_ranges, run_ranges
@@ -132,7 +133,7 @@ class HistorySGD:
                 Tables(self.tables.user, self.tables.user_bias, *(table[copy] for table in self.copied)),
                 self.shares,
                 descent.num_negatives,
-                descent.pairwise,
+                BPR if descent.pairwise else BCE,
                 step,
                 keys,
                 self.weights,

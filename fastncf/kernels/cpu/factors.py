@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from fastncf.kernels.cpu.losses import LossBuffers, add_loss_sums, loss_gradients
 from fastncf.kernels.cpu.negatives import make_sampler_scratch, sample_row
-from fastncf.kernels.cpu.simd import LANES, descend, dots, prefetch, softplus
+from fastncf.kernels.cpu.simd import LANES, descend, dots, offset, pointer, prefetch
 
 _ONE = np.float32(1)
 
@@ -52,9 +53,7 @@ class Step(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def train_users(
-    first_user, last_user, part, bounds, places, items, factors, num_negatives, pairwise, step, keys, weights
-):
+def train_users(first_user, last_user, part, bounds, places, items, factors, num_negatives, loss, step, keys, weights):
     """One step for each interaction of some users with the items of one part of the catalogue.
 
     Its negatives are drawn from the same part, so that nothing outside the part and the users is read or written.
@@ -67,7 +66,7 @@ def train_users(
         items: (n,) int32, the items of the part.
         factors: moved in place; their width is a multiple of ``LANES``.
         num_negatives: K.
-        pairwise: whether the loss is bpr; otherwise it is bce.
+        loss: code of the loss, see :mod:`fastncf.kernels.cpu.losses`.
         step: rates.
         keys: of the draws, see :func:`fastncf.kernels.cpu.negatives.sample_row`.
         weights: of the draws, over ``items``.
@@ -88,7 +87,7 @@ def train_users(
     scores = np.zeros(samples.times.shape[1], dtype=np.float32)
     losses = np.zeros(LANES, dtype=np.float32)
     vector = np.empty(width, dtype=np.float32)
-    loss = 0.0
+    total = 0.0
     for u in range(first_user, last_user):
         start, stop = bounds[u, part], bounds[u, part + 1]
         if start == stop:
@@ -100,14 +99,12 @@ def train_users(
         for at in range(width):
             vector[at] = user_vectors[u, at]
         user_bias[u] = _visit(
-            stop - start, samples, table, width, vector, user_bias[u], item_bias, pairwise, step, scores, losses
+            stop - start, samples, table, width, vector, user_bias[u], item_bias, loss, step, scores, losses
         )
         for at in range(width):
             user_vectors[u, at] = vector[at]
-        for lane in range(LANES):
-            loss += losses[lane]
-            losses[lane] = 0
-    return loss
+        total = add_loss_sums(total, pointer(losses))
+    return total
 
 
 class Samples(NamedTuple):
@@ -172,9 +169,10 @@ def gather(start, stop, places, negatives, items, width, samples):
 # Called, not inlined: an array that is taken out of a tuple, or handed to what is inlined, is counted, by a locked
 # instruction. This is done for a user and not for an interaction, so the step stands in here and in histories._visit.
 @njit(nogil=True, cache=True)
-def _visit(count, samples, table, width, vector, bias, item_bias, pairwise, step, scores, losses):
+def _visit(count, samples, table, width, vector, bias, item_bias, loss, step, scores, losses):
     """Step after step for one user; returns its bias."""
     items, starts, times, sizes, _ = samples
+    lanes = np.int64(len(scores))
     for at in range(count):
         size = sizes[at]
         if at + 1 < count:
@@ -183,28 +181,13 @@ def _visit(count, samples, table, width, vector, bias, item_bias, pairwise, step
         dots(table, starts, at, size, width, vector, scores)
         for k in range(size):
             scores[k] += bias + item_bias[np.uint32(items[at, k])]
-        bias -= step.rate * slopes(scores, size, times, at, pairwise, losses)
+        buffers = LossBuffers(pointer(scores), offset(pointer(times), at * lanes), pointer(losses), lanes)
+        bias -= step.rate * loss_gradients(buffers, size, loss)
         for k in range(size):
             scores[k] *= step.rate
             item_bias[np.uint32(items[at, k])] -= scores[k]
         descend(table, starts, at, size, width, vector, scores, times, step.keep_user, step.lose_item)
     return bias
-
-
-@njit(inline="always")
-def slopes(scores, size, times, at, pairwise, losses):
-    """Replace scores by the slopes of the loss in them, the positive's first; returns their sum."""
-    if pairwise:
-        for k in range(1, size):
-            scores[k] -= scores[0]
-        times[at, 0] = np.float32(0)  # the positive has no loss of its own
-        scores[0] = -softplus(scores, times, at, losses)
-        times[at, 0] = _ONE
-        return np.float32(0)
-    scores[0] = -scores[0]  # -log sigmoid(x) is softplus(-x)
-    total = softplus(scores, times, at, losses)
-    scores[0] = -scores[0]
-    return total + scores[0] + scores[0]
 
 
 @njit(nogil=True, cache=True)

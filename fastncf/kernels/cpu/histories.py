@@ -5,9 +5,22 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from fastncf.kernels.cpu.factors import gather, make_samples, slopes
+from fastncf.kernels.cpu.factors import gather, make_samples
+from fastncf.kernels.cpu.losses import LossBuffers, add_loss_sums, loss_gradients
 from fastncf.kernels.cpu.negatives import make_sampler_scratch, sample_row
-from fastncf.kernels.cpu.simd import LANES, blend, descend, dots, get, go_back, go_on, pointer, prefetch, put_together
+from fastncf.kernels.cpu.simd import (
+    LANES,
+    blend,
+    descend,
+    dots,
+    get,
+    go_back,
+    go_on,
+    offset,
+    pointer,
+    prefetch,
+    put_together,
+)
 
 _NOTHING = np.float32(0)
 _ONE = np.float32(1)
@@ -46,7 +59,7 @@ class HistoryWeights(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def train_histories(users, indptr, indices, order, items, tables, shares, num_negatives, pairwise, step, keys, weights):
+def train_histories(users, indptr, indices, order, items, tables, shares, num_negatives, loss, step, keys, weights):
     """One step for each interaction of some users; then one for the history's vectors of each of them.
 
     The vector of a user before interaction t of n is ``user[u] + mean / (n - 1) * (sum of history[j] over the n - 1
@@ -60,7 +73,7 @@ def train_histories(users, indptr, indices, order, items, tables, shares, num_ne
         tables: moved in place; of the users' rows only theirs.
         shares: weights of the history.
         num_negatives: K.
-        pairwise: whether the loss is bpr; otherwise it is bce.
+        loss: code of the loss, see :mod:`fastncf.kernels.cpu.losses`.
         step: rates; ``keep_user`` is for the history's vectors too.
         keys: of the draws, see :func:`fastncf.kernels.cpu.negatives.sample_row`.
         weights: of the draws, over all items.
@@ -80,7 +93,7 @@ def train_histories(users, indptr, indices, order, items, tables, shares, num_ne
     losses = np.zeros(LANES, dtype=np.float32)
     vectors = np.empty((4, width), dtype=np.float32)
     moves = np.empty(longest * width, dtype=np.float32)
-    loss = 0.0
+    total = 0.0
     for u in users:
         start, stop = indptr[u], indptr[u + 1]
         if start == stop:
@@ -91,24 +104,23 @@ def train_histories(users, indptr, indices, order, items, tables, shares, num_ne
             start * num_negatives, indices, start, stop, len(items), keys, mass, cells, cell_bits, scratch, negatives
         )
         gather(start, stop, indices, negatives, items, width, samples)
-        _visit(u, indices[start:stop], own, samples, tables, shares, pairwise, step, scores, losses, vectors, moves)
-        for lane in range(LANES):
-            loss += losses[lane]
-            losses[lane] = 0
-    return loss
+        _visit(u, indices[start:stop], own, samples, tables, shares, loss, step, scores, losses, vectors, moves)
+        total = add_loss_sums(total, pointer(losses))
+    return total
 
 
 # Called, not inlined: an array that is taken out of a tuple, or handed to what is inlined, is counted, by a locked
 # instruction. This is done for a user and not for an interaction, so the step stands in here and in factors._visit.
 @njit(nogil=True, cache=True)
-def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losses, vectors, moves):
+def _visit(u, row, order, samples, tables, shares, loss, step, scores, losses, vectors, moves):
     """Step after step through a user's history, then back through it."""
     width = tables.item.shape[1]
     table, item_bias = tables.item.reshape(-1), tables.item_bias
     items, starts, times, sizes, _ = samples
     vector, sums = vectors[0], vectors[1:]
     sums[:] = _NOTHING
-    move, whole, moved, recent = pointer(vectors[0]), pointer(vectors[1]), pointer(vectors[2]), pointer(vectors[3])
+    move, whole, change, recent = pointer(vectors[0]), pointer(vectors[1]), pointer(vectors[2]), pointer(vectors[3])
+    lanes = np.int64(len(scores))
     users, history, kept = pointer(tables.user), pointer(tables.history), pointer(moves)
     places, ordered = pointer(order), len(order) > 0
     mean = _NOTHING
@@ -130,7 +142,8 @@ def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losse
         dots(table, starts, at, size, width, vector, scores)
         for k in range(size):
             scores[k] += bias + item_bias[np.uint32(items[at, k])]
-        bias -= step.rate * slopes(scores, size, times, at, pairwise, losses)
+        buffers = LossBuffers(pointer(scores), offset(pointer(times), at * lanes), pointer(losses), lanes)
+        bias -= step.rate * loss_gradients(buffers, size, loss)
         for k in range(size):
             scores[k] *= step.rate
             item_bias[np.uint32(items[at, k])] -= scores[k]
@@ -142,7 +155,7 @@ def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losse
             step.keep_user,
             kept,
             t * width,
-            moved,
+            change,
             recent,
             shares.decay,
             history,
@@ -155,7 +168,7 @@ def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losse
     for t in range(len(row) - 1, -1, -1):
         heard = np.int64(row[_place(places, ordered, t)]) * width
         go_back(
-            history, heard, step.keep_user, moved, mean, recent, shares.decay, shares.recent, kept, t * width, width
+            history, heard, step.keep_user, change, mean, recent, shares.decay, shares.recent, kept, t * width, width
         )
 
 

@@ -153,6 +153,16 @@ def pointer(typingctx, array):
 
 
 @intrinsic
+def offset(typingctx, data, by):
+    """Return a :func:`pointer` to the number that lies ``by`` numbers behind the first."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return data(data, by), generate
+
+
+@intrinsic
 def moved(typingctx, data, by):
     """A :func:`pointer` to ``by`` numbers further on."""
 
