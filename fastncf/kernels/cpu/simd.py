@@ -163,16 +163,6 @@ def offset(typingctx, data, by):
 
 
 @intrinsic
-def moved(typingctx, data, by):
-    """A :func:`pointer` to ``by`` numbers further on."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.gep(arguments[0], [arguments[1]])
-
-    return data(data, by), generate
-
-
-@intrinsic
 def get(typingctx, data, at):
     """A number behind a :func:`pointer`."""
 
@@ -262,37 +252,6 @@ def descend(typingctx, table, starts, line, count, width, vector, steps, times, 
         return context.get_dummy_value()
 
     return types.void(table, starts, line, count, width, vector, steps, times, keep, lose), generate
-
-
-@intrinsic
-def softplus(typingctx, x, times, line, losses):
-    """Add ``times * log(1 + exp(x))`` to ``losses``, make ``x`` ``times * sigmoid(x)``, return the sum of the latter.
-
-    x (P,), times (L, P) of which a line is taken, and losses (LANES,) float32, line int64; P is a multiple of LANES.
-    """
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        x, (times, length), line, losses = vec.arguments
-        first = builder.mul(line, length)
-        zero, one, large = vec.constant(0.0), vec.constant(1.0), vec.constant(87.0)
-        slopes, lost = vec.alloca(), vec.alloca()
-        start = ir.Constant(first.type, 0)
-        builder.store(zero, slopes)
-        builder.store(vec.load(losses, start), lost)
-        with vec.for_each_vector(length) as (at, _):
-            number, often = vec.load(x, at), vec.load(times, builder.add(first, at))
-            size = vec.select(number, "<", zero, builder.fneg(number), number)
-            e = vec.exp(builder.fneg(vec.select(size, "<", large, size, large)))
-            own = vec.add(vec.log1p(e), vec.select(number, "<", zero, zero, number))
-            builder.store(vec.add(builder.load(lost), vec.mul(own, often)), lost)
-            slope = builder.fdiv(vec.select(number, ">=", zero, often, builder.fmul(often, e)), builder.fadd(one, e))
-            builder.store(builder.fadd(builder.load(slopes), slope), slopes)
-            vec.store(slope, x, at)
-        vec.store(builder.load(lost), losses, start)
-        return vec.reduce_add(builder.load(slopes))
-
-    return types.float32(x, times, line, losses), generate
 
 
 def _prefetch(to_write, table, start, width):
