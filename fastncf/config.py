@@ -110,7 +110,7 @@ class Config:
     """With ``sgd`` and ``parts``: what a user's vector is made of beside one of its own. ``recent``: vectors of all
     items in the user's training history, the latest ones counting most; ``all``: the same without an order; ``none``:
     nothing. Left out: ``recent`` where the data have times, their order tells something (see
-    :func:`~fastncf.trainers.history_sgd.order_matters`) and what is held out is not drawn at random; else ``all``."""
+    :func:`~fastncf.data.order.order_matters`) and what is held out is not drawn at random; else ``all``."""
 
     budget: Literal["best", "fast"] = "best"
     """``fast``: fewer passes, with larger steps. What is set beside it stays as it is set."""

@@ -14,7 +14,7 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.recommender import Recommender
 from fastncf.rng import Stream, key
 from fastncf.trainers.factorization import draw_factors, train_factors
-from fastncf.trainers.history_sgd import order_matters
+from fastncf.data.order import order_matters
 from fastncf.trainers.loop import Progress, ProgressReporter
 from fastncf.tuning import chosen_recipes, recipes_for
 

@@ -36,7 +36,7 @@ class MF(nn.Module):
     @classmethod
     def of(cls, factors: Factors) -> "MF":
         """The module whose parameters are the tables of a factorization: the same memory."""
-        mf = cls(0, 0, factors.user.shape[1])
+        mf = cls(0, 0, factors.user_vectors.shape[1])
         user, item, user_bias, item_bias = map(torch.from_numpy, factors)
         mf.user_embedding = Vectors.from_pretrained(user, freeze=False)
         mf.item_embedding = Vectors.from_pretrained(item, freeze=False)

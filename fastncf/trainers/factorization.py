@@ -5,6 +5,7 @@ torch has no part in it: its import alone takes longer than such a fit of a smal
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -13,58 +14,68 @@ from fastncf.data.split import Split
 from fastncf.evaluation.candidates import ranks_by_factors, validation_lists
 from fastncf.evaluation.metrics import metrics
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.rng import Stream, key
+from fastncf.stage import Stage
 from fastncf.trainers.block_sgd import BlockSGD
 from fastncf.trainers.history_sgd import HistorySGD
 from fastncf.trainers.loop import History, ProgressReporter, train_epochs
-from fastncf.trainers.sgd import SGDSettings
+from fastncf.trainers.sgd import init_factors
 
 _STD = 0.02
+_HISTORIES: dict[str, Literal["sequence", "bag", "none"]] = {"recent": "sequence", "all": "bag", "none": "none"}
+
+
+def stage_of(config: Config) -> Stage:
+    """Return the stage of an ``mf`` or ``gmf`` that a config with its recipe describes."""
+    assert config.dim is not None
+    assert config.history is not None
+    assert config.epochs is not None
+    assert config.learning_rate is not None
+    assert config.l2 is not None
+    history = _HISTORIES[config.history]
+    return Stage(
+        model=config.model,
+        trainer=BlockSGD.name if history == "none" else HistorySGD.name,
+        optimizer="sgd",
+        device="cpu",
+        dim=config.dim,
+        mlp_dim=config.mlp_dim or config.dim,
+        layers=config.layers,
+        dropout=config.dropout,
+        init_std=_STD if config.init_std is None else config.init_std,
+        loss=config.loss,
+        num_negatives=config.num_negatives,
+        negatives=config.negatives or "uniform",
+        negatives_exponent=config.negatives_exponent or 0.0,
+        history=history,
+        epochs=config.epochs,
+        batch_size=config.batch_size or 8_192,
+        learning_rate=config.learning_rate,
+        schedule=config.schedule,
+        l2=config.l2,
+        shuffle=config.shuffle,
+        precision="float32",
+        deterministic=config.deterministic,
+        seed=config.seed,
+    )
 
 
 def draw_factors(config: Config, num_users: int, num_items: int) -> Factors:
-    """The factors that training starts from: vectors normally distributed, biases 0.
-
-    Args:
-        config: of an ``mf``, or of a ``gmf``, two of whose dimensions will hold biases; with its recipe, see
-            :meth:`Config.with_recipe`.
-        num_users: U.
-        num_items: I.
-    """
-    assert config.dim is not None
-    dim = config.dim - 2 if config.model == "gmf" else config.dim
-    std = np.float32(_STD if config.init_std is None else config.init_std)
-    random = np.random.Generator(np.random.Philox(key=key(config.seed, Stream.PARAMETERS)))
-    user, item = (std * random.standard_normal((rows, dim), dtype=np.float32) for rows in (num_users, num_items))
-    return Factors(user, item, np.zeros(num_users, dtype=np.float32), np.zeros(num_items, dtype=np.float32))
+    """Return the factors that the training of an ``mf`` or ``gmf`` starts from; see :func:`init_factors`."""
+    return init_factors(stage_of(config), num_users, num_items)
 
 
 def sgd(factors: Factors, split: Split, config: Config, order: np.ndarray | None = None) -> Callable[[int], float]:
-    """Interaction by interaction in the kernel, which samples as it goes.
+    """Return what trains the epoch of a number, and returns its mean loss a sample (bce) or pair (bpr), times N.
 
     Args:
-        factors: moved in place.
+        factors: changed in place.
         split: what is trained on, N interactions.
         config: with its recipe, see :meth:`Config.with_recipe`.
         order: (N,) int32 of :func:`~fastncf.data.split.time_order` where ``config.history`` is ``recent``, else None.
-
-    Returns:
-        What trains the epoch of a number, and returns its mean loss a sample (bce) or pair (bpr), times N.
     """
-    descent = SGDSettings.of(config)
-    assert config.history != "recent" or order is not None
-    trained = (
-        BlockSGD(factors, split, descent) if config.history == "none" else HistorySGD(factors, split, descent, order)
-    )
-    epochs = config.epochs
-    assert epochs is not None
-
-    def train(number: int) -> float:
-        rounds = np.arange(number * trained.rounds, (number + 1) * trained.rounds)
-        rates = config.learning_rate_at(rounds / (epochs * trained.rounds))
-        return trained.epoch(number, rates.tolist()) / descent.terms
-
-    return train
+    stage = stage_of(config)
+    trainer = BlockSGD if stage.history == "none" else HistorySGD
+    return trainer(factors, split, stage, order if stage.history == "sequence" else None).epoch
 
 
 def train_factors(
