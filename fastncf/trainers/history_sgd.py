@@ -23,6 +23,7 @@ from fastncf.kernels.cpu.histories import (
     HistoryWeights,
     combine_updates,
     compose_users,
+    make_history_workspace,
     train_histories,
 )
 from fastncf.rng import Stream, key
@@ -84,6 +85,7 @@ class HistorySGD(Trainer):
             item_bias=self.factors.item_bias,
             history_vectors=np.zeros_like(self.factors.item_vectors),
         )
+        self.lengths = np.diff(split.indptr)
         self.items = np.arange(split.num_items, dtype=np.int32)
         self.weights = self.settings.weights(split.item_counts())
         self.num_copies, self.num_rounds = copies_and_rounds(len(split.indices), split.num_items)
@@ -100,7 +102,7 @@ class HistorySGD(Trainer):
         shuffled = number if settings.shuffle else 0
         random = np.random.Generator(np.random.Philox(key=key(settings.seed, Stream.HISTORIES, shuffled)))
         users = random.permutation(split.num_users).astype(np.int32)
-        ends = np.cumsum(np.diff(split.indptr)[users])
+        ends = np.cumsum(self.lengths[users])
         bounds = split_ranges(np.concatenate([[0], ends]), self.num_copies * self.num_rounds)
         num_draws = len(split.indices) * settings.num_negatives
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
@@ -109,8 +111,11 @@ class HistorySGD(Trainer):
 
         def train(step: SGDStep, turn: int, copy: int, _: int) -> None:
             at = turn * self.num_copies + copy
+            some = users[bounds[at] : bounds[at + 1]]
             tables = HistoryFactors(*self.tables[:2], *(table[copy] for table in self.copies))
-            losses[turn, copy] = train_histories(users[bounds[at] : bounds[at + 1]], self.histories, tables, sampling, step)
+            longest, width = int(self.lengths[some].max(initial=0)), tables.item_vectors.shape[1]
+            workspace = make_history_workspace(longest, split.num_items, settings.num_negatives, width)
+            losses[turn, copy] = train_histories(some, self.histories, tables, sampling, step, workspace)
 
         for turn, rate in enumerate(learning_rates(self.stage, number, self.num_rounds)):
             run_ranges(partial(train, settings.step(rate), turn), np.arange(self.num_copies + 1))

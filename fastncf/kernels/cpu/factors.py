@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.kernels.cpu.losses import LossBuffers, add_loss_sums, loss_gradients
 from fastncf.kernels.cpu.negatives import SamplerScratch, make_sampler_scratch, sample_row
-from fastncf.kernels.cpu.simd import LANES, VectorBuilder, get, offset, pointer, prefetch, put
+from fastncf.kernels.cpu.simd import LANES, VectorBuilder, borrow, get, offset, pointer, prefetch, put
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -142,6 +142,31 @@ class Workspace(NamedTuple):
     loss_sums: np.ndarray
 
 
+def make_workspace(longest: int, num_items: int, num_negatives: int) -> Workspace:
+    """Return a :class:`Workspace`.
+
+    Args:
+        longest: n, as many interactions as a user has at most.
+        num_items: number of items that negatives are drawn from.
+        num_negatives: K.
+    """
+    lanes = -(-(1 + num_negatives) // LANES) * LANES
+    samples = Samples(
+        items=np.empty((longest, 1 + num_negatives), dtype=np.int32),
+        starts=np.empty((longest, 1 + num_negatives), dtype=np.int64),
+        multiplicity=np.empty((longest, lanes), dtype=np.float32),
+        sizes=np.empty(longest, dtype=np.int64),
+        last_row=np.full(num_items, -1, dtype=np.int64),
+    )
+    return Workspace(
+        sampler=make_sampler_scratch(num_items, longest),
+        negatives=np.empty(longest * num_negatives, dtype=np.int32),
+        samples=samples,
+        scores=np.zeros(lanes, dtype=np.float32),
+        loss_sums=np.zeros(LANES, dtype=np.float32),
+    )
+
+
 class ItemTable(NamedTuple):
     """What is learned of items; pointers to float32.
 
@@ -197,7 +222,7 @@ class Interaction(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def train_block(block, factors, sampling, step):
+def train_block(block, factors, sampling, step, workspace):
     """Take a step for each interaction of a block; its negatives are from the same items, drawn anew.
 
     Args:
@@ -206,20 +231,17 @@ def train_block(block, factors, sampling, step):
             of the block, of the items only those of ``sampling``.
         sampling: :class:`NegativeSampling`.
         step: :class:`SGDStep`.
+        workspace: :class:`Workspace` of the thread.
 
     Returns:
         The loss, summed over the samples (``BCE``) or pairs (``BPR``), float64.
     """
-    bounds, part = block.bounds, block.part
-    longest = 0
+    block, factors, sampling, workspace = borrow(block), borrow(factors), borrow(sampling), borrow(workspace)
+    width, total = factors.item_vectors.shape[1], 0.0
     for u in range(block.first_user, block.last_user):
-        longest = max(longest, bounds[u, part + 1] - bounds[u, part])
-    workspace = make_workspace(longest, sampling)
-    total = 0.0
-    for u in range(block.first_user, block.last_user):
-        start, stop = bounds[u, part], bounds[u, part + 1]
+        start, stop = block.bounds[u, block.part], block.bounds[u, block.part + 1]
         if start < stop:
-            draw_samples(start, stop, block.positions, sampling, factors.item_vectors.shape[1], workspace)
+            draw_samples(start, stop, block.positions, sampling, width, workspace)
             _train_user(u, stop - start, factors, step, workspace)
             total = add_loss_sums(total, pointer(workspace.loss_sums))
     return total
@@ -238,27 +260,6 @@ def _train_user(u, count, factors, step, workspace):
             prefetch_interaction(table, interaction_at(samples, row + 1))
         bias = train_interaction(table, interaction_at(samples, row), vector, bias, step)
     factors.user_bias[u] = bias
-
-
-@njit(nogil=True, cache=True)
-def make_workspace(longest, sampling):
-    """Return a :class:`Workspace` for users with at most ``longest`` interactions."""
-    num_items, num_negatives = len(sampling.items), sampling.num_negatives
-    lanes = (num_negatives + LANES) // LANES * LANES
-    samples = Samples(
-        np.empty((longest, 1 + num_negatives), dtype=np.int32),
-        np.empty((longest, 1 + num_negatives), dtype=np.int64),
-        np.empty((longest, lanes), dtype=np.float32),
-        np.empty(longest, dtype=np.int64),
-        np.full(num_items, -1, dtype=np.int64),
-    )
-    return Workspace(
-        make_sampler_scratch(num_items, longest),
-        np.empty(longest * num_negatives, dtype=np.int32),
-        samples,
-        np.zeros(lanes, dtype=np.float32),
-        np.zeros(LANES, dtype=np.float32),
-    )
 
 
 @njit(nogil=True, cache=True)

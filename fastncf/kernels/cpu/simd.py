@@ -183,6 +183,31 @@ def pointer(typingctx, array):
 
 
 @intrinsic
+def borrow(typingctx, value):
+    """Return an array, or a tuple of arrays at any depth, whose references are not counted; the owner has to outlive it.
+
+    What a kernel gets as an argument belongs to its caller, so that a kernel may borrow it for as long as it runs. See
+    :func:`pointer` for what is saved.
+    """
+
+    def borrowed(context, builder, kind, value):
+        if isinstance(kind, types.BaseTuple):
+            values = zip(kind, cgutils.unpack_tuple(builder, value), strict=True)
+            return context.make_tuple(builder, kind, [borrowed(context, builder, *part) for part in values])
+        if not isinstance(kind, types.Array):
+            return value
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+
+    def generate(context, builder, signature, arguments):
+        return borrowed(context, builder, signature.args[0], arguments[0])
+
+    return value(value), generate
+
+
+@intrinsic
 def offset(typingctx, data, by):
     """Return a :func:`pointer` to the number that lies ``by`` numbers behind the first."""
 
