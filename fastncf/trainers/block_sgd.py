@@ -22,7 +22,6 @@ from fastncf.kernels.cpu.factors import (
     NegativeSampling,
     SGDStep,
     group_by_part,
-    make_workspace,
     pad_to_lanes,
     train_block,
     unpad_into,
@@ -93,9 +92,7 @@ class BlockSGD(Trainer):
         def train(step: SGDStep, shift: int, users: int, _: int) -> None:
             part = (users + shift) % self.grid
             block = Block(self.ranges[users], self.ranges[users + 1], part, self.bounds, self.positions)
-            lengths = np.diff(self.bounds[block.first_user : block.last_user, part : part + 2])
-            workspace = make_workspace(int(lengths.max(initial=0)), len(parts[part]), settings.num_negatives)
-            losses[users, part] = train_block(block, self.factors, samplings[part], step, workspace)
+            losses[users, part] = train_block(block, self.factors, samplings[part], step)
 
         for shift, rate in enumerate(learning_rates(self.stage, number, self.grid), start=first):
             run_ranges(partial(train, settings.step(rate), shift), np.arange(self.grid + 1))

@@ -23,9 +23,9 @@ from fastncf.kernels.cpu.histories import (
     HistoryWeights,
     combine_updates,
     compose_users,
-    make_history_workspace,
     train_histories,
 )
+from fastncf.kernels.cpu.simd import aligned_copies, aligned_zeros
 from fastncf.rng import Stream, key
 from fastncf.sampling.negatives import position_keys
 from fastncf.stage import Stage
@@ -79,18 +79,18 @@ class HistorySGD(Trainer):
         self.histories = Histories(split.indptr, split.indices, order, _WEIGHTS[stage.history])
         self.model, self.factors = model, pad_to_lanes(model)
         self.tables = HistoryFactors(
-            user_vectors=self.factors.user_vectors.copy(),
+            user_vectors=aligned_copies(self.factors.user_vectors, 1)[0],
             user_bias=self.factors.user_bias,
             item_vectors=self.factors.item_vectors,
             item_bias=self.factors.item_bias,
-            history_vectors=np.zeros_like(self.factors.item_vectors),
+            history_vectors=aligned_zeros(self.factors.item_vectors.shape),
         )
-        self.lengths = np.diff(split.indptr)
         self.items = np.arange(split.num_items, dtype=np.int32)
         self.weights = self.settings.weights(split.item_counts())
         self.num_copies, self.num_rounds = copies_and_rounds(len(split.indices), split.num_items)
-        shared = self.tables[2:]
-        self.copies = [np.stack([table] * self.num_copies) if self.num_copies > 1 else table[None] for table in shared]
+        self.copies = [
+            aligned_copies(table, self.num_copies) if self.num_copies > 1 else table[None] for table in self.tables[2:]
+        ]
 
     def epoch(self, number: int) -> float:
         """Visit every user once, in an order drawn anew, and each user's interactions from the oldest on.
@@ -102,7 +102,7 @@ class HistorySGD(Trainer):
         shuffled = number if settings.shuffle else 0
         random = np.random.Generator(np.random.Philox(key=key(settings.seed, Stream.HISTORIES, shuffled)))
         users = random.permutation(split.num_users).astype(np.int32)
-        ends = np.cumsum(self.lengths[users])
+        ends = np.cumsum(np.diff(split.indptr)[users])
         bounds = split_ranges(np.concatenate([[0], ends]), self.num_copies * self.num_rounds)
         num_draws = len(split.indices) * settings.num_negatives
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
@@ -113,9 +113,7 @@ class HistorySGD(Trainer):
             at = turn * self.num_copies + copy
             some = users[bounds[at] : bounds[at + 1]]
             tables = HistoryFactors(*self.tables[:2], *(table[copy] for table in self.copies))
-            longest, width = int(self.lengths[some].max(initial=0)), tables.item_vectors.shape[1]
-            workspace = make_history_workspace(longest, split.num_items, settings.num_negatives, width)
-            losses[turn, copy] = train_histories(some, self.histories, tables, sampling, step, workspace)
+            losses[turn, copy] = train_histories(some, self.histories, tables, sampling, step)
 
         for turn, rate in enumerate(learning_rates(self.stage, number, self.num_rounds)):
             run_ranges(partial(train, settings.step(rate), turn), np.arange(self.num_copies + 1))

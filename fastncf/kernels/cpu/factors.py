@@ -17,7 +17,18 @@ from numba.extending import intrinsic
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.kernels.cpu.losses import LossBuffers, add_loss_sums, loss_gradients
 from fastncf.kernels.cpu.negatives import SamplerScratch, make_sampler_scratch, sample_row
-from fastncf.kernels.cpu.simd import LANES, VectorBuilder, borrow, get, offset, pointer, prefetch, put
+from fastncf.kernels.cpu.simd import (
+    CACHE_LINE,
+    LANES,
+    VectorBuilder,
+    aligned_zeros,
+    borrow,
+    get,
+    offset,
+    pointer,
+    prefetch,
+    put,
+)
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -39,21 +50,27 @@ class Factors(NamedTuple):
 
 
 def pad_to_lanes(factors: Factors) -> Factors:
-    """Return factors whose vectors have columns of 0 up to a multiple of ``LANES``; the same ones where D is one.
+    """Return factors whose vectors have columns of 0 up to a multiple of ``LANES`` and begin at a cache line.
 
-    Training leaves the columns at 0. The biases are not copied.
+    Training leaves the columns at 0. What is so already is returned itself, and so are the biases.
     """
-    columns = -factors.user_vectors.shape[1] % LANES
-    if not columns:
-        return factors
-    user_vectors, item_vectors = (np.pad(table, ((0, 0), (0, columns))) for table in factors[:2])
+    user_vectors, item_vectors = (_padded(table) for table in factors[:2])
     return factors._replace(user_vectors=user_vectors, item_vectors=item_vectors)
 
 
+def _padded(table: np.ndarray) -> np.ndarray:
+    rows, dim = table.shape
+    if dim % LANES == 0 and table.ctypes.data % CACHE_LINE == 0:
+        return table
+    padded = aligned_zeros((rows, -(-dim // LANES) * LANES))
+    padded[:, :dim] = table
+    return padded
+
+
 def unpad_into(padded: Factors, factors: Factors) -> None:
-    """Copy the vectors that :func:`pad_to_lanes` has padded back into those that it was given."""
-    if padded is not factors:
-        for source, target in zip(padded[:2], factors[:2], strict=True):
+    """Copy the vectors that :func:`pad_to_lanes` has copied back into those that it was given."""
+    for source, target in zip(padded[:2], factors[:2], strict=True):
+        if source is not target:
             target[:] = source[:, : target.shape[1]]
 
 
@@ -142,31 +159,6 @@ class Workspace(NamedTuple):
     loss_sums: np.ndarray
 
 
-def make_workspace(longest: int, num_items: int, num_negatives: int) -> Workspace:
-    """Return a :class:`Workspace`.
-
-    Args:
-        longest: n, as many interactions as a user has at most.
-        num_items: number of items that negatives are drawn from.
-        num_negatives: K.
-    """
-    lanes = -(-(1 + num_negatives) // LANES) * LANES
-    samples = Samples(
-        items=np.empty((longest, 1 + num_negatives), dtype=np.int32),
-        starts=np.empty((longest, 1 + num_negatives), dtype=np.int64),
-        multiplicity=np.empty((longest, lanes), dtype=np.float32),
-        sizes=np.empty(longest, dtype=np.int64),
-        last_row=np.full(num_items, -1, dtype=np.int64),
-    )
-    return Workspace(
-        sampler=make_sampler_scratch(num_items, longest),
-        negatives=np.empty(longest * num_negatives, dtype=np.int32),
-        samples=samples,
-        scores=np.zeros(lanes, dtype=np.float32),
-        loss_sums=np.zeros(LANES, dtype=np.float32),
-    )
-
-
 class ItemTable(NamedTuple):
     """What is learned of items; pointers to float32.
 
@@ -222,7 +214,7 @@ class Interaction(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def train_block(block, factors, sampling, step, workspace):
+def train_block(block, factors, sampling, step):
     """Take a step for each interaction of a block; its negatives are from the same items, drawn anew.
 
     Args:
@@ -231,17 +223,21 @@ def train_block(block, factors, sampling, step, workspace):
             of the block, of the items only those of ``sampling``.
         sampling: :class:`NegativeSampling`.
         step: :class:`SGDStep`.
-        workspace: :class:`Workspace` of the thread.
 
     Returns:
         The loss, summed over the samples (``BCE``) or pairs (``BPR``), float64.
     """
-    block, factors, sampling, workspace = borrow(block), borrow(factors), borrow(sampling), borrow(workspace)
-    width, total = factors.item_vectors.shape[1], 0.0
+    block, factors, sampling = borrow(block), borrow(factors), borrow(sampling)
+    longest = 0
+    for u in range(block.first_user, block.last_user):
+        longest = max(longest, block.bounds[u, block.part + 1] - block.bounds[u, block.part])
+    owner = make_workspace(longest, len(sampling.items), sampling.num_negatives)
+    total = 0.0
     for u in range(block.first_user, block.last_user):
         start, stop = block.bounds[u, block.part], block.bounds[u, block.part + 1]
         if start < stop:
-            draw_samples(start, stop, block.positions, sampling, width, workspace)
+            workspace = borrow(owner)
+            draw_samples(start, stop, block.positions, sampling, factors.item_vectors.shape[1], workspace)
             _train_user(u, stop - start, factors, step, workspace)
             total = add_loss_sums(total, pointer(workspace.loss_sums))
     return total
@@ -260,6 +256,32 @@ def _train_user(u, count, factors, step, workspace):
             prefetch_interaction(table, interaction_at(samples, row + 1))
         bias = train_interaction(table, interaction_at(samples, row), vector, bias, step)
     factors.user_bias[u] = bias
+
+
+@njit(nogil=True, cache=True)
+def make_workspace(longest, num_items, num_negatives):
+    """Return a :class:`Workspace`.
+
+    Args:
+        longest: n, as many interactions as a user has at most, int64.
+        num_items: number of items that negatives are drawn from, int64.
+        num_negatives: K, int64.
+    """
+    lanes = (num_negatives + LANES) // LANES * LANES
+    samples = Samples(
+        np.empty((longest, 1 + num_negatives), dtype=np.int32),
+        np.empty((longest, 1 + num_negatives), dtype=np.int64),
+        np.empty((longest, lanes), dtype=np.float32),
+        np.empty(longest, dtype=np.int64),
+        np.full(num_items, -1, dtype=np.int64),
+    )
+    return Workspace(
+        make_sampler_scratch(num_items, longest),
+        np.empty(longest * num_negatives, dtype=np.int32),
+        samples,
+        np.zeros(lanes, dtype=np.float32),
+        np.zeros(LANES, dtype=np.float32),
+    )
 
 
 @njit(nogil=True, cache=True)

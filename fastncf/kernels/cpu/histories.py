@@ -12,7 +12,6 @@ from numba.extending import intrinsic
 from fastncf.kernels.cpu.factors import (
     ItemTable,
     SGDStep,
-    Workspace,
     draw_samples,
     interaction_at,
     make_workspace,
@@ -21,9 +20,11 @@ from fastncf.kernels.cpu.factors import (
     train_interaction,
 )
 from fastncf.kernels.cpu.losses import add_loss_sums
-from fastncf.kernels.cpu.simd import VectorBuilder, axpby, borrow, get, offset, pointer
+from fastncf.kernels.cpu.simd import VectorBuilder, axpby, borrow, get, offset, pointer, put
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_NUM_VECTORS = 5
+"""Vectors of a :class:`_UserState` beside the user's own row and the updates."""
 
 
 class HistoryFactors(NamedTuple):
@@ -73,26 +74,6 @@ class Histories(NamedTuple):
     weights: HistoryWeights
 
 
-class HistoryWorkspace(NamedTuple):
-    """Memory of a thread, for users with at most n interactions.
-
-    Attributes:
-        common: see :class:`~fastncf.kernels.cpu.factors.Workspace`.
-        vectors: (5, D) float32, see :class:`_UserState`.
-        updates: (n, D) float32, the change of a user's vector by each interaction.
-    """
-
-    common: Workspace
-    vectors: np.ndarray
-    updates: np.ndarray
-
-
-def make_history_workspace(longest: int, num_items: int, num_negatives: int, width: int) -> HistoryWorkspace:
-    """Return a :class:`HistoryWorkspace`; for the arguments see :func:`~fastncf.kernels.cpu.factors.make_workspace`."""
-    vectors, updates = (np.empty((rows, width), dtype=np.float32) for rows in (5, longest))
-    return HistoryWorkspace(make_workspace(longest, num_items, num_negatives), vectors, updates)
-
-
 class _History(NamedTuple):
     """The history of one user; pointers.
 
@@ -114,7 +95,7 @@ class _History(NamedTuple):
 
 
 class _UserState(NamedTuple):
-    """The vectors of one user while its history is gone through; pointers to (D,) float32.
+    """The vectors of one user while its history is gone through; pointers to float32, (D,) unless said otherwise.
 
     Attributes:
         own: the row of ``HistoryFactors.user_vectors``.
@@ -123,6 +104,7 @@ class _UserState(NamedTuple):
         recent: decayed sum of the vectors of the items so far.
         update_sum: sum of the changes so far.
         later_updates: decayed sum of the changes by later interactions, on the way back.
+        updates: (length, D), the change by each interaction.
         width: D, int64.
     """
 
@@ -132,11 +114,12 @@ class _UserState(NamedTuple):
     recent: Any
     update_sum: Any
     later_updates: Any
+    updates: Any
     width: int
 
 
 @njit(nogil=True, cache=True)
-def train_histories(users, histories, factors, sampling, step, workspace):
+def train_histories(users, histories, factors, sampling, step):
     """Take a step for each interaction of some users, then one for the vectors of each user's history.
 
     The vector of a user before interaction t of n is ``user_vectors[u] + mean / (n - 1) * (sum of history_vectors[j]
@@ -148,35 +131,39 @@ def train_histories(users, histories, factors, sampling, step, workspace):
         factors: :class:`HistoryFactors`, changed in place; of the users only the rows of ``users``.
         sampling: :class:`~fastncf.kernels.cpu.factors.NegativeSampling` over all items.
         step: :class:`~fastncf.kernels.cpu.factors.SGDStep`; its ``user_scale`` also applies to the history vectors.
-        workspace: :class:`HistoryWorkspace` of the thread.
 
     Returns:
         The loss, summed over the samples (``BCE``) or pairs (``BPR``), float64.
     """
-    histories, factors = borrow(histories), borrow(factors)
-    sampling, workspace = borrow(sampling), borrow(workspace)
-    width, total = factors.item_vectors.shape[1], 0.0
+    histories, factors, sampling = borrow(histories), borrow(factors), borrow(sampling)
+    width, longest = factors.item_vectors.shape[1], 0
+    for u in users:
+        longest = max(longest, histories.indptr[u + 1] - histories.indptr[u])
+    owner = make_workspace(longest, len(sampling.items), sampling.num_negatives)
+    vectors = np.empty((_NUM_VECTORS + longest, width), dtype=np.float32)
+    total = 0.0
     for u in users:
         start, stop = histories.indptr[u], histories.indptr[u + 1]
         if start < stop:
-            draw_samples(start, stop, histories.indices, sampling, width, workspace.common)
-            _train_user(np.int64(u), histories, factors, step, workspace)
-            total = add_loss_sums(total, pointer(workspace.common.loss_sums))
+            workspace = borrow(owner)
+            draw_samples(start, stop, histories.indices, sampling, width, workspace)
+            _train_user(np.int64(u), histories, factors, step, pointer(vectors), workspace)
+            total = add_loss_sums(total, pointer(workspace.loss_sums))
     return total
 
 
 @njit(nogil=True, cache=True)
-def _train_user(u, histories, factors, step, workspace):
+def _train_user(u, histories, factors, step, vectors, workspace):
     """Go through the history of user ``u``, a step an interaction, then back, with a step for each of its vectors."""
     history = _history_of(u, histories, factors)
     width, weights = history.width, histories.weights
-    state, updates = _user_state(u, factors, workspace), pointer(workspace.updates)
+    state = _user_state(u, factors, vectors)
     for at in range(history.length):
         item = offset(history.vectors, np.int64(get(history.items, at)) * width)
         axpby(_ONE, item, _ONE, state.history_sum, width)
     mean = weights.mean / np.float32(history.length - 1) if history.length > 1 else _ZERO
     table = ItemTable(pointer(factors.item_vectors), pointer(factors.item_bias), width)
-    samples = sample_pointers(workspace.common)
+    samples = sample_pointers(workspace)
     change_only = SGDStep(step.learning_rate, _ZERO, step.item_decay, step.loss)
     bias = factors.user_bias[u]
     for t in range(history.length):
@@ -185,10 +172,10 @@ def _train_user(u, histories, factors, step, workspace):
         position, item = _position(history, t), offset(history.vectors, _item_offset(history, t))
         compose_user(state, item, mean)
         bias = train_interaction(table, interaction_at(samples, position), state.vector, bias, change_only)
-        history_forward(state, item, offset(updates, t * width), step.user_scale, weights)
+        history_forward(state, item, offset(state.updates, t * width), step.user_scale, weights)
     factors.user_bias[u] = bias
     for t in range(history.length - 1, -1, -1):
-        item, update = offset(history.vectors, _item_offset(history, t)), offset(updates, t * width)
+        item, update = offset(history.vectors, _item_offset(history, t)), offset(state.updates, t * width)
         history_backward(state, item, update, step.user_scale, mean, weights)
 
 
@@ -202,18 +189,19 @@ def _history_of(u, histories, factors):
 
 
 @njit(inline="always")
-def _user_state(u, factors, workspace):
-    """Return the :class:`_UserState` of a user; its sums are 0."""
-    width, vectors = factors.item_vectors.shape[1], workspace.vectors
-    vectors[:] = _ZERO
-    first = pointer(vectors)
+def _user_state(u, factors, vectors):
+    """Return the :class:`_UserState` of a user, in memory for ``_NUM_VECTORS`` vectors and the updates; sums are 0."""
+    width = factors.item_vectors.shape[1]
+    for at in range(_NUM_VECTORS * width):
+        put(vectors, at, _ZERO)
     return _UserState(
         offset(pointer(factors.user_vectors), u * width),
-        first,
-        offset(first, width),
-        offset(first, 2 * width),
-        offset(first, 3 * width),
-        offset(first, 4 * width),
+        vectors,
+        offset(vectors, width),
+        offset(vectors, 2 * width),
+        offset(vectors, 3 * width),
+        offset(vectors, 4 * width),
+        offset(vectors, _NUM_VECTORS * width),
         width,
     )
 

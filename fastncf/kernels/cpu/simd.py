@@ -10,6 +10,7 @@ are padded, see :func:`fastncf.kernels.cpu.factors.pad_to_lanes`.
 
 import math
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -17,6 +18,9 @@ from numba.extending import intrinsic
 
 LANES = 16
 """Numbers in a vector of the SGD kernels: one register of AVX-512, two of AVX2, four of NEON."""
+
+CACHE_LINE = 64
+"""Bytes, as many as ``LANES`` float32 have."""
 
 _INT32 = ir.IntType(32)
 _FUSED = ("contract",)
@@ -27,6 +31,24 @@ _EXP2_SERIES = [math.log(2) ** power / math.factorial(power) for power in range(
 
 def _lane_numbers(*lanes):
     return ir.Constant(ir.VectorType(_INT32, len(lanes)), list(lanes))
+
+
+def aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """Return float32 zeros that begin at a cache line, so that no vector of a row lies across two of them.
+
+    Loading a vector from two lines takes twice as long; NumPy places an array at any multiple of 16 bytes.
+    """
+    count, excess = math.prod(shape), CACHE_LINE // 4
+    memory = np.zeros(count + excess, dtype=np.float32)
+    first = -memory.ctypes.data % CACHE_LINE // 4
+    return memory[first : first + count].reshape(shape)
+
+
+def aligned_copies(table: np.ndarray, count: int) -> np.ndarray:
+    """Return ``count`` copies (count, ...) of float32 in memory of :func:`aligned_zeros`."""
+    copies = aligned_zeros((count, *table.shape))
+    copies[:] = table
+    return copies
 
 
 class VectorBuilder:
@@ -186,8 +208,9 @@ def pointer(typingctx, array):
 def borrow(typingctx, value):
     """Return an array, or a tuple of arrays at any depth, whose references are not counted; the owner has to outlive it.
 
-    What a kernel gets as an argument belongs to its caller, so that a kernel may borrow it for as long as it runs. See
-    :func:`pointer` for what is saved.
+    See :func:`pointer` for what that saves. Arguments belong to a kernel's caller and outlive it. Numba frees an array of
+    the kernel's own behind the last line that names it, so that one borrows it where it is needed, in a loop in each
+    turn.
     """
 
     def borrowed(context, builder, kind, value):
