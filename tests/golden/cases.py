@@ -25,16 +25,17 @@ import fastncf
 
 # Everything that depends on where internals are and what they are called stands from here to ``Case``.
 from fastncf import Config, Recommender
-from fastncf.datasets import twin, write_twin
+from fastncf.data.interactions import Interactions, draw_users, read_interactions, read_with_test
+from fastncf.data.split import Split, given_test, hold_out_another, leave_one_out, time_order
+from fastncf.data.synthetic import synthetic_movielens, write_synthetic_movielens
 from fastncf.errors import ConfigError
-from fastncf.fused import FusedMLP
-from fastncf.hashing import key
-from fastncf.interactions import Interactions, draw_users, read_interactions, read_with_test
-from fastncf.models import MF, build
-from fastncf.permutation import permutation
-from fastncf.sampler import sample_candidates, sample_negatives
-from fastncf.split import Split, by_time, given_test, hold_out_another, leave_one_out
-from fastncf.weights import popularity_weights
+from fastncf.models import build
+from fastncf.models.mf import MF
+from fastncf.rng import key
+from fastncf.sampling.distributions import popularity_table
+from fastncf.sampling.negatives import sample_candidates, sample_negatives
+from fastncf.sampling.permutation import permutation
+from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
 from tests.conftest import plain_split
 from tests.golden import data
 from tests.golden.digests import digest, digest_arrays, digest_frame, digest_module
@@ -73,14 +74,14 @@ def factors_of(rec: Recommender) -> tuple[np.ndarray, ...] | None:
 
 def counts_of(split: Split) -> list[int]:
     """Return numbers of repeated pairs, of users who have seen every item, and of users with nothing to hold out."""
-    return [split.folded, split.left_out, split.too_short]
+    return [split.num_duplicates, split.num_users_all_seen, split.num_users_too_short]
 
 
 def train_by_cuda_kernels(split: Split, config: Config) -> tuple[nn.Module, list[float]]:
     """Return an MLP that the CUDA kernels have trained on CPU tensors, and the loss of each epoch."""
     config = config.with_recipe("adam", "none")
     model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
-    with FusedMLP(model, split, config, torch.device("cpu")) as training:
+    with CUDAMLPTrainer(model, split, config, torch.device("cpu")) as training:
         losses = [float(training.epoch(number)) for number in range(config.epochs)]
     return model, losses
 
@@ -317,11 +318,11 @@ def _draw_orders() -> dict[str, Any]:
 
 def _distinct_weights(num_items: int) -> Any:
     """Return weights of which no two are alike, so that nothing depends on how ties are sorted."""
-    return popularity_weights(1 + np.argsort(data.draws(num_items, 930), kind="stable"), 1.0)
+    return popularity_table(1 + np.argsort(data.draws(num_items, 930), kind="stable"), 1.0)
 
 
 def _tied_weights(num_items: int) -> Any:
-    return popularity_weights(data.draws_below(30, num_items, 931), 0.75)
+    return popularity_table(data.draws_below(30, num_items, 931), 0.75)
 
 
 def _draw_negatives(weights: Callable[[int], Any]) -> dict[str, Any]:
@@ -380,7 +381,7 @@ def _result_of_reading(read: Interactions) -> dict[str, Any]:
 def _split(source: Callable[[], pl.DataFrame]) -> dict[str, Any]:
     read = read_interactions(source())
     latest = leave_one_out(read, validation=True)
-    order = by_time(read, latest)
+    order = time_order(read, latest)
     rest, rest_order, items = hold_out_another(latest, order, seed=0)
     return {
         "read": _result_of_reading(read),
@@ -423,7 +424,7 @@ def _split_by_numpy_draws() -> dict[str, Any]:
 
 def _generate() -> dict[str, Any]:
     return {
-        f"{shape}, seed {seed}": digest_frame(twin(*shape, seed=seed).collect())
+        f"{shape}, seed {seed}": digest_frame(synthetic_movielens(*shape, seed=seed).collect())
         for shape in ((100, 60, 1_500), (300, 40, 3_000), (50, 700, 1_400))
         for seed in (0, 2**40 + 1)
     }
@@ -434,7 +435,7 @@ def _generate_files() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for dialect in ("grouplens", "kaggle"):
             path = Path(folder) / dialect
-            write_twin(path, 100, 60, 1_500, seed=3, dialect=dialect)
+            write_synthetic_movielens(path, 100, 60, 1_500, seed=3, dialect=dialect)
             result[dialect] = digest([path.read_bytes()])
     return result
 
