@@ -5,7 +5,7 @@ What :mod:`fastncf.trainers.factorization` trains needs none of this, and no tor
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 
 from fastncf.config import Config
 from fastncf.data.split import Split
-from fastncf.device import Stopwatch, enough_memory, on, reproducible
+from fastncf.device import Stopwatch, deterministic, device_guard, has_bfloat16, translate_out_of_memory
 from fastncf.evaluation.candidates import validation_lists
 from fastncf.evaluation.metrics import named_metrics
 from fastncf.evaluation.ranking import metric_means, on_device, rank_candidates
@@ -25,11 +25,11 @@ from fastncf.models.mf import MF
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
 from fastncf.models.popularity import Popularity
-from fastncf.rng import Stream, key
 from fastncf.sampling.distributions import popularity_table
-from fastncf.trainers.autograd import Adam
+from fastncf.stage import Stage
+from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer, fits_layers
-from fastncf.trainers.cuda_mlp import CUDAMLPTrainer, can_fuse
+from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
 from fastncf.trainers.factorization import draw_factors, train_factors
 from fastncf.trainers.loop import History, ProgressReporter, train_epochs
 
@@ -58,8 +58,7 @@ def train_module(
         DeviceError: the memory of the device runs out.
     """
     config = recipes[-1]
-    seed = key(config.seed, Stream.DROPOUT) >> 1
-    with on(device), enough_memory(device), reproducible(device, seed, deterministic=config.deterministic):
+    with device_guard(device), translate_out_of_memory(device), deterministic(config.deterministic):
         if config.optimizer == "sgd" and own is None:
             factors = draw_factors(config, split.num_users, split.num_items)
             history = train_factors(factors, split, config, order, clock)
@@ -90,18 +89,31 @@ def can_train_factors(model: nn.Module, device: torch.device) -> bool:
 def _train_by_adam(
     model: nn.Module, split: Split, config: Config, device: torch.device, clock: ProgressReporter
 ) -> History:
-    weights = _negative_weights(split, config)
-    training: Adam | CUDAMLPTrainer | CPUMLPTrainer
-    if can_fuse(model, config, device):
-        training = CUDAMLPTrainer(cast(MLP, model), split, config, device, weights)
+    stage = stage_of(config, device)
+    training: AutogradTrainer | CUDAMLPTrainer | CPUMLPTrainer
+    if CUDAMLPTrainer.why_not(stage, model) is None:
+        training = CUDAMLPTrainer(cast(MLP, model), split, stage)
     elif fits_layers(model, config, device):
-        training = CPUMLPTrainer(cast(MLP | NeuMF, model), split, config, weights)
+        training = CPUMLPTrainer(cast(MLP | NeuMF, model), split, config, _negative_weights(split, config))
     else:
-        training = Adam(model, split, config, device, weights)
+        training = AutogradTrainer(model, split, stage)
     with training:
         history = train_epochs(_Trainee(model, training, split, config, device), config, len(split.indices), clock)
-        clock.seconds["sample"] = training.epochs.sample_seconds()
+        clock.seconds["sample"] = (
+            training.epochs.sample_seconds() if isinstance(training, CPUMLPTrainer) else training.sampling_seconds()
+        )
     return history
+
+
+def stage_of(config: Config, device: torch.device) -> Stage:
+    """Return the stage of a config with its recipe, for trainers of batches."""
+    names = {field.name for field in fields(Stage)} & {field.name for field in fields(Config)}
+    values = {name: getattr(config, name) for name in names}
+    values |= {"trainer": "", "optimizer": "adam", "history": "none", "device": str(device)}
+    values["mlp_dim"] = config.mlp_dim or config.dim
+    values["init_std"] = config.init_std or 0.1
+    values["precision"] = config.precision or ("bfloat16" if has_bfloat16(device) else "float32")
+    return Stage(**values)
 
 
 def _train_parts(
@@ -141,7 +153,7 @@ class _Trainee:
     def __init__(
         self,
         model: nn.Module,
-        training: Adam | CUDAMLPTrainer | CPUMLPTrainer,
+        training: AutogradTrainer | CUDAMLPTrainer | CPUMLPTrainer,
         split: Split,
         config: Config,
         device: torch.device,
