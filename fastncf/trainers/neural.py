@@ -28,6 +28,7 @@ from fastncf.models.popularity import Popularity
 from fastncf.sampling.distributions import popularity_table
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import AutogradTrainer
+from fastncf.trainers.base import Trainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer, fits_layers
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
 from fastncf.trainers.factorization import draw_factors, train_factors
@@ -100,7 +101,7 @@ def _train_by_adam(
     with training:
         history = train_epochs(_Trainee(model, training, split, config, device), config, len(split.indices), clock)
         clock.seconds["sample"] = (
-            training.epochs.sample_seconds() if isinstance(training, CPUMLPTrainer) else training.sampling_seconds()
+            training.sampling_seconds() if isinstance(training, Trainer) else training.epochs.sample_seconds()
         )
     return history
 
