@@ -36,12 +36,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastncf
-import fastncf.trainers.neural
 from fastncf.config import Config
 from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split, leave_one_out
 from fastncf.data.synthetic import synthetic_movielens
-from fastncf.device import reproducible
+from fastncf.device import deterministic
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import on_device, rank_candidates, rank_catalogue
 from fastncf.kernels.cpu.alias import AliasTable
@@ -51,9 +50,10 @@ from fastncf.sampling.distributions import popularity_table
 from fastncf.sampling.loader import EpochLoader
 from fastncf.sampling.negatives import sample_candidates, sample_negatives
 from fastncf.sampling.permutation import permutation
-from fastncf.trainers.autograd import Adam
-from fastncf.trainers.cuda_mlp import CUDAMLPTrainer, can_fuse
+from fastncf.trainers.autograd import AutogradTrainer
+from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
 from fastncf.trainers.loop import STAGES
+from fastncf.trainers.neural import stage_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RESULTS = Path(__file__).parent / "results"
@@ -206,7 +206,7 @@ def show_timeline(split: Split, report: Report) -> None:
     with (
         patch.object(epoch_module, "triton_works", lambda device: False),
         patch.object(epoch_module.PrefetchSampler, "draw", noted),
-        Adam(make_model(split, config), split, config, CUDA) as adam,
+        AutogradTrainer(make_model(split, config), split, stage_of(config, CUDA)) as adam,
     ):
         for number in range(3):
             start = time.perf_counter()
@@ -270,8 +270,8 @@ def check_fused(split: Split, report: Report) -> None:
     losses = {}
     for name, config in (("autograd", replace(NOTEBOOK, precision="float32")), ("fused", NOTEBOOK)):
         own: Any = make_model(part, config)
-        trainer: Any = CUDAMLPTrainer if name == "fused" else Adam
-        with trainer(own, part, config, CUDA) as training:
+        trainer: Any = CUDAMLPTrainer if name == "fused" else AutogradTrainer
+        with trainer(own, part, stage_of(config, CUDA)) as training:
             losses[name] = [float(training.epoch(number)) / len(part.indices) for number in range(5)]
     gap = max(abs(a / b - 1) for a, b in zip(*losses.values(), strict=True))
     assert gap < 2e-3, f"losses differ by {gap:.1e}: {losses}"
@@ -284,7 +284,7 @@ def check_fused(split: Split, report: Report) -> None:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         model: Any = make_model(split, config)
-        with CUDAMLPTrainer(model, split, config, CUDA) as training:
+        with CUDAMLPTrainer(model, split, stage_of(config, CUDA)) as training:
             for number in range(3):
                 torch.cuda.synchronize()
                 start = time.perf_counter()
@@ -316,13 +316,13 @@ def check_failures(frame: pl.DataFrame, split: Split, report: Report) -> None:
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (1 << 30)) / total)
     try:
-        with Adam(make_model(part, config), part, config, CUDA) as adam:
+        with AutogradTrainer(make_model(part, config), part, stage_of(config, CUDA)) as adam:
             assert np.isfinite(float(adam.epoch(0)))
-            assert adam.part < adam.epochs.rows, "1 GB was enough for what was to be too much"
+            assert adam.microbatch_size < adam.loader.rows, "1 GB was enough for what was to be too much"
             report.add(
                 "NVIDIA's configuration in 1 GB",
-                f"a batch in parts of {adam.part:,} of {adam.epochs.rows:,} interactions",
-                divided_rows=adam.part,
+                f"a batch in parts of {adam.microbatch_size:,} of {adam.loader.rows:,} interactions",
+                divided_rows=adam.microbatch_size,
             )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -389,9 +389,10 @@ def run_epochs(split: Split, config: Config, *, eager: bool) -> tuple[float, int
     before = torch.cuda.memory_allocated()
     config = replace(config, epochs=2)
     model = make_model(split, config)
-    with reproducible(CUDA, 0, deterministic=config.deterministic), Adam(model, split, config, CUDA) as adam:
+    stage = stage_of(config, CUDA)
+    with deterministic(config.deterministic), AutogradTrainer(model, split, stage) as adam:
         if eager:
-            adam.eager = "asked for"
+            adam.no_graph_reason = "asked for"
         assert np.isfinite(float(adam.epoch(0)))
         torch.cuda.synchronize()
         start = time.perf_counter()
@@ -401,8 +402,9 @@ def run_epochs(split: Split, config: Config, *, eager: bool) -> tuple[float, int
         assert np.isfinite(float(loss)), "the loss is not finite"
         adam.step.zero_()
         with no_waiting():
-            for rows in list(adam.epochs.places())[:10]:
-                adam._replay() if adam.eager is None and len(rows) == adam.epochs.rows else adam._train(rows)
+            for rows in list(adam.loader.places())[:10]:
+                is_full = adam.no_graph_reason is None and len(rows) == adam.loader.rows
+                adam._run_full_batch() if is_full else adam._run_step(rows)
     return seconds, torch.cuda.max_memory_allocated() - before, model
 
 
@@ -523,7 +525,8 @@ def whole_run(frame: pl.DataFrame, report: Report) -> None:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             start = time.perf_counter()
-            with patch.object(fastncf.trainers.neural, "can_fuse", can_fuse if precision is None else lambda *_: False):
+            fused, unfused = CUDAMLPTrainer.why_not, lambda *_: "the other trainer is timed"
+            with patch.object(CUDAMLPTrainer, "why_not", fused if precision is None else unfused):
                 fitted = fastncf.fit(path, config=replace(NOTEBOOK, device=CUDA.type, precision=precision))
             seconds = time.perf_counter() - start
             peak = torch.cuda.max_memory_allocated() - before

@@ -43,8 +43,9 @@ from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
 from fastncf.rng import Stream
 from fastncf.threads import num_threads, run_ranges, run_threads
-from fastncf.trainers.autograd import Adam
+from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
+from fastncf.trainers.neural import stage_of
 
 CPU = torch.device("cpu")
 NUM_NEGATIVES = 4
@@ -109,13 +110,17 @@ def thinned(split: Split, interactions: int) -> Split:
     )
 
 
-def training(side: str, split: Split, settings: dict[str, Any], epochs: int) -> tuple[nn.Module, CPUMLPTrainer | Adam]:
+def training(
+    side: str, split: Split, settings: dict[str, Any], epochs: int
+) -> tuple[nn.Module, CPUMLPTrainer | AutogradTrainer]:
     """A model, and a way to train it, before the first epoch."""
     config = Config(**settings, num_negatives=NUM_NEGATIVES, epochs=epochs, learning_rate=0.001, l2=0.0, device="cpu")
     config = config.with_recipe("adam", "none")
     model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
     assert isinstance(model, MLP | NeuMF)
-    return model, CPUMLPTrainer(model, split, config) if side == "kernels" else Adam(model, split, config, CPU)
+    if side == "kernels":
+        return model, CPUMLPTrainer(model, split, config)
+    return model, AutogradTrainer(model, split, stage_of(config, CPU))
 
 
 def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
@@ -125,7 +130,7 @@ def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
     rates: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
     losses: dict[tuple[str, int], float] = {}
     with ExitStack() as stack:
-        trained: dict[tuple[str, int], CPUMLPTrainer | Adam] = {}
+        trained: dict[tuple[str, int], CPUMLPTrainer | AutogradTrainer] = {}
         for side, size in sides:
             settings = {**case.settings, "batch_size": size}
             trained[side, size] = training(side, data, settings, rounds + 1)[1]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastncf.device import chunk_bytes, on
+from fastncf.device import chunk_bytes, device_guard
 from fastncf.errors import DeviceError
 from fastncf.evaluation.candidates import CandidateLists, ranks_by_factors
 from fastncf.evaluation.metrics import MISS
@@ -136,7 +136,7 @@ def _evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), on(device):
+        with torch.inference_mode(), device_guard(device):
             yield
     finally:
         model.train(was_training)

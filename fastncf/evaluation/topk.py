@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastncf.device import chunk_bytes, enough_memory, on
+from fastncf.device import chunk_bytes, device_guard, translate_out_of_memory
 from fastncf.errors import ConfigError
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import csr_pairs, on_device, rank_candidates, rank_catalogue
@@ -20,7 +20,7 @@ def device_of(model: nn.Module) -> torch.device:
 def rank(model: nn.Module, lists: CandidateLists[np.ndarray]) -> np.ndarray:
     """Rank of each held-out item within its list, (T,) int64 from 0."""
     device = device_of(model)
-    with enough_memory(device):
+    with translate_out_of_memory(device):
         return rank_candidates(model, on_device(lists, device)).cpu().numpy()
 
 
@@ -36,7 +36,7 @@ def rank_full(
         num_items: I.
     """
     device = device_of(model)
-    with enough_memory(device):
+    with translate_out_of_memory(device):
         users, positives, _ = on_device(lists, device)
         return rank_catalogue(model, users, positives, indptr, indices, num_items).cpu().numpy()
 
@@ -121,6 +121,6 @@ def score_pairs(model: nn.Module, users: np.ndarray, items: np.ndarray) -> np.nd
     """Scores (n,) float32 of users (n,) int32 with items (n,) int32."""
     device = device_of(model)
     model.eval()
-    with on(device):
+    with device_guard(device):
         pairs = torch.from_numpy(users).to(device), torch.from_numpy(items).to(device).unsqueeze(-1)
         return score_lists(model, *pairs).squeeze(-1).float().cpu().numpy()

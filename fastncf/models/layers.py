@@ -99,10 +99,10 @@ def apply_hidden_layers(hidden: nn.ModuleList, user: Tensor, item: Tensor, dropo
     """ReLU layers over (user, item) side by side; the first is applied to each half, then the halves are added."""
     layers = [layer for layer in hidden if isinstance(layer, nn.Linear)]
     if user.dim() == 3 and user.shape[:2] == (len(item), 1) and use_triton(layers[0].weight):
-        from fastncf.kernels.cuda.layers import climb  # Triton is not there on every machine
+        from fastncf.kernels.cuda.layers import fused_hidden_layers  # Triton is not there on every machine
 
         dtype = compute_dtype(user)
-        return climb(layers, user.to(dtype), item.to(dtype), dropout)
+        return fused_hidden_layers(layers, user.to(dtype), item.to(dtype), dropout)
     of_user, of_item = layers[0].weight.split([user.shape[-1], item.shape[-1]], dim=1)
     x = F.dropout(F.relu(F.linear(user, of_user, layers[0].bias) + F.linear(item, of_item)), dropout)
     for layer in layers[1:]:

@@ -142,7 +142,9 @@ class _Tower:
         if self.by_tiles:
             from fastncf.kernels.cuda.scores import score_by_layers  # Triton is not there on every machine
 
-            return score_by_layers(self.user, self.item, users, items.contiguous(), self.layers, self.output)
+            scores = torch.empty(items.shape, device=self.user.device)
+            score_by_layers(scores, self.user, self.item, users, items.contiguous(), self.layers, self.output)
+            return scores
         first = self.buffers[0].take(items.numel(), self.item.shape[1], like=self.item)
         torch.index_select(self.item, 0, items.reshape(-1), out=first)
         halves = first.view(*items.shape, -1)

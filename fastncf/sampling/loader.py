@@ -187,13 +187,13 @@ class DeviceSampler:
     """Drawn on CUDA when they are needed, into the same memory each time."""
 
     def __init__(self, draws: SamplingSpec, owner: Tensor, indptr: Tensor, indices: Tensor) -> None:
-        from fastncf.kernels.cuda.draws import Parts
+        from fastncf.kernels.cuda.draws import DeviceAliasTable, DeviceCSR
 
         require_unseen_items(draws.split.indptr, draws.split.num_items)
         self.draws = draws
-        self.csr = owner, indptr, indices
-        self.parts = None if draws.weights is None else Parts.of(draws.weights, indices)
-        self.longest = int(np.diff(draws.split.indptr).max())
+        longest = int(np.diff(draws.split.indptr).max())
+        self.csr = DeviceCSR(owner, indptr, indices, draws.split.num_items, longest)
+        self.table = None if draws.weights is None else DeviceAliasTable.from_table(draws.weights, indices)
         self.negatives = torch.empty(draws.shape, dtype=torch.int32, device=draws.device)
         self.order: Tensor | None = None
         self.watches: list[Stopwatch] = []
@@ -205,7 +205,7 @@ class DeviceSampler:
         watch = Stopwatch(draws.device)
         keys = position_keys(draws.seed, Stream.NEGATIVES, number, positions=self.negatives.numel()).view(np.int32)
         on_device = torch.from_numpy(keys).to(draws.device)
-        fill_negatives(self.negatives, *self.csr, on_device, draws.split.num_items, self.longest, self.parts)
+        fill_negatives(self.negatives, self.csr, on_device, self.table)
         if self.order is None:
             self.order = draws.order(number)
         elif draws.shuffle:

@@ -24,7 +24,8 @@ def test_every_part_runs_with_the_cpu_as_the_device(monkeypatch, tmp_path, capsy
     monkeypatch.setattr(gpu, "CUDA", torch.device("cpu"))
     monkeypatch.setattr(gpu, "NOTEBOOK", replace(gpu.NOTEBOOK, batch_size=4096))
     monkeypatch.setattr(gpu, "NVIDIA", replace(gpu.NVIDIA, dim=8, mlp_dim=12, layers=(16, 8), batch_size=4096))
-    monkeypatch.setattr(gpu, "CUDAMLPTrainer", gpu.Adam)  # the kernel's own tests run it by the interpreter, on less
+    # The kernel's own tests run it by the interpreter, on less data.
+    monkeypatch.setattr(gpu, "CUDAMLPTrainer", gpu.AutogradTrainer)
     for name in ("show_timeline", "check_failures"):  # streams, and memory of a device
         monkeypatch.setattr(gpu, name, lambda *args: None)
     monkeypatch.setattr(gpu, "RESULTS", tmp_path)
