@@ -63,11 +63,11 @@ def _prepared_device(stage: Stage) -> Iterator[None]:
         return
     import torch
 
-    from fastncf.device import deterministic, enough_memory, on
+    from fastncf.device import deterministic, device_guard, translate_out_of_memory
 
     device = torch.device(stage.device)
     with ExitStack() as contexts:
-        for context in (on(device), enough_memory(device), deterministic(stage.deterministic)):
+        for context in (device_guard(device), translate_out_of_memory(device), deterministic(stage.deterministic)):
             contexts.enter_context(context)
         yield
 
