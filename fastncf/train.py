@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fastncf.config import Config
-from fastncf.data.interactions import Interactions, draw_users, read_interactions, read_with_test
+from fastncf.data.given_files import read_with_test
+from fastncf.data.interactions import Interactions, draw_users, read_interactions
 from fastncf.data.split import Split, given_test, leave_one_out, time_order
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.factors import Factors
@@ -109,7 +110,7 @@ def fit(
         split=split,
         data=_counts(interactions, split),
         history=epochs,
-        found=interactions.found,
+        found=interactions.source_info,
     )
     with clock.stage("evaluate"):
         recommender.metrics, recommender.protocol = recommender.evaluate()
