@@ -21,7 +21,8 @@ import torch
 
 from benchmarks.report import RESULTS, machine, publish, quantity
 from fastncf.config import Config
-from fastncf.data.interactions import read_interactions, read_with_test
+from fastncf.data.given_files import read_with_test
+from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split, given_test, leave_one_out, time_order
 from fastncf.evaluation.candidates import CandidateLists, held_out_lists, ranks_by_factors
 from fastncf.evaluation.metrics import metrics

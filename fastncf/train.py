@@ -8,7 +8,8 @@ import numpy as np
 
 from fastncf.config import Config
 from fastncf.data.facts import DataFacts, find_facts
-from fastncf.data.interactions import Interactions, draw_users, read_interactions, read_with_test
+from fastncf.data.given_files import read_with_test
+from fastncf.data.interactions import Interactions, draw_users, read_interactions
 from fastncf.data.split import Split, given_test, leave_one_out
 from fastncf.errors import ConfigError
 from fastncf.plan import Plan, likely_facts, make_plan
@@ -77,7 +78,7 @@ def fit(
         split=data.split,
         data=_counts(data.interactions, data.split),
         training_log=log,
-        found=data.interactions.found,
+        found=data.interactions.source_info,
     )
     with reporter.stage("evaluate"):
         recommender.metrics, recommender.protocol = recommender.evaluate()
