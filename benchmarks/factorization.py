@@ -23,7 +23,7 @@ from benchmarks.report import RESULTS, machine, publish, quantity
 from fastncf.config import Config
 from fastncf.data.interactions import read_interactions, read_with_test
 from fastncf.data.split import Split, given_test, leave_one_out, time_order
-from fastncf.evaluation.candidates import CandidateLists, held_out_lists, ranks_by_factors
+from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists, ranks_by_factors
 from fastncf.evaluation.metrics import metrics
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream
@@ -62,7 +62,11 @@ def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Candida
     positives = split.test_item[users]
     if split.test_candidates is not None:
         return split, order, CandidateLists(users, positives, split.test_candidates)
-    return split, order, held_out_lists(split, Config(), users, positives, Stream.CANDIDATES)
+    return (
+        split,
+        order,
+        held_out_lists(split, CandidateSpec(99, distinct=True, seed=0), users, positives, Stream.CANDIDATES),
+    )
 
 
 def train(split: Split, order: np.ndarray | None, name: str, epochs: int, seed: int) -> tuple[Factors, float]:

@@ -54,6 +54,7 @@ from fastncf.sampling.permutation import permutation
 from fastncf.trainers.autograd import Adam
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer, can_fuse
 from fastncf.trainers.loop import STAGES
+from fastncf.trainers.neural import stage_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RESULTS = Path(__file__).parent / "results"
@@ -125,7 +126,7 @@ def no_waiting() -> Iterator[None]:
 
 def make_model(split: Split, config: Config) -> nn.Module:
     counts = torch.from_numpy(split.item_counts())
-    return build(config, split.num_users, split.num_items, counts).to(CUDA)
+    return build(stage_of(config), split.num_users, split.num_items, counts).to(CUDA)
 
 
 def first_interactions(split: Split, count: int) -> Split:

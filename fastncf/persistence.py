@@ -19,6 +19,7 @@ from fastncf.device import find_device
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
 from fastncf.models import build
 from fastncf.recommender import DATA, DESCRIPTION, FORMAT, PARAMETERS, Recommender
+from fastncf.trainers.neural import stage_of
 
 
 def load(directory: str | Path, *, model: nn.Module | None = None, device: str = "cpu") -> Recommender:
@@ -54,7 +55,7 @@ def load(directory: str | Path, *, model: nn.Module | None = None, device: str =
             f"accepted: a folder as save() wrote it, by this version or an older one"
         ) from None
     if model is None:
-        model = build(fitted.config, len(fitted.users), len(fitted.items), torch.zeros(len(fitted.items)))
+        model = build(stage_of(fitted.config), len(fitted.users), len(fitted.items), torch.zeros(len(fitted.items)))
         if type(model).__name__ != name:
             raise ConfigError(f"{folder}: its model is a {name} of your own; pass model= with such a module")
     try:

@@ -17,7 +17,7 @@ from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError, DataError
-from fastncf.evaluation.candidates import CandidateLists, held_out_lists, ranks_by_factors
+from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists, ranks_by_factors
 from fastncf.evaluation.metrics import metrics
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream
@@ -82,7 +82,7 @@ class Recommender:
         if isinstance(self.trained, Factors):
             from fastncf.models.mf import MF
 
-            self.trained = MF.of(self.trained).eval()
+            self.trained = MF.from_factors(self.trained).eval()
         return self.trained
 
     @model.setter
@@ -92,7 +92,7 @@ class Recommender:
     @property
     def device(self) -> "torch.device":
         """Where the model's parameters are."""
-        from fastncf.evaluation.topk import device_of
+        from fastncf.evaluation.scoring import device_of
 
         return device_of(self.model)
 
@@ -140,11 +140,11 @@ class Recommender:
             DataError: an item is not in the training data.
             ConfigError: k is below 1, or the model has no ``item_vectors()``.
         """
-        from fastncf.evaluation.topk import most_similar_items
+        from fastncf.evaluation.topk import similar_items
 
         _require_k(k)
         codes = self.items.require(items)
-        item, score = most_similar_items(self.model, codes, k)
+        item, score = similar_items(self.model, codes, k)
         return pl.DataFrame(
             {
                 "item": self.items.decode(np.repeat(codes, item.shape[1])),
@@ -163,7 +163,7 @@ class Recommender:
         Raises:
             DataError: an id is not in the training data, or the lengths differ.
         """
-        from fastncf.evaluation.topk import score_pairs
+        from fastncf.evaluation.scoring import score_pairs
 
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
@@ -189,7 +189,8 @@ class Recommender:
             lists = CandidateLists(users, positives, self.split.test_candidates)
             against = f"1 + {lists.negatives.shape[1]} given candidates"
         else:
-            lists = held_out_lists(self.split, config, users, positives, Stream.CANDIDATES)
+            spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed)
+            lists = held_out_lists(self.split, spec, users, positives, Stream.CANDIDATES)
             how = "distinct" if config.distinct_candidates else "repeatable"
             against = f"1 + {config.num_candidates} {how} uniform candidates that the user never touched"
         short = int((lists.negatives < 0).any(1).sum())
@@ -200,15 +201,15 @@ class Recommender:
         if isinstance(self.trained, Factors):
             ranks = ranks_by_factors(self.trained, lists)
         else:
-            from fastncf.evaluation.topk import rank
+            from fastncf.evaluation.ranking import candidate_ranks
 
-            ranks = rank(self.trained, lists)
+            ranks = candidate_ranks(self.trained, lists)
         results = metrics(ranks, config.k)
         if config.full_ranking:
-            from fastncf.evaluation.topk import rank_full
+            from fastncf.evaluation.ranking import catalogue_ranks
 
             excluded = merge_items(self.split.indptr, self.split.indices, self.split.validation_item)
-            ranks = rank_full(self.model, lists, *excluded, self.split.num_items)
+            ranks = catalogue_ranks(self.model, lists, *excluded, self.split.num_items)
             results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)

@@ -8,8 +8,8 @@ import numpy as np
 
 from fastncf.config import Config
 from fastncf.data.split import Split, hold_out_another
-from fastncf.evaluation.candidates import held_out_lists, ranks_by_factors
-from fastncf.evaluation.metrics import gains
+from fastncf.evaluation.candidates import CandidateSpec, held_out_lists, ranks_by_factors
+from fastncf.evaluation.metrics import values_of_lists
 from fastncf.rng import Stream
 from fastncf.threads import run_ranges
 from fastncf.trainers.factorization import draw_factors, sgd
@@ -84,7 +84,8 @@ def _best_l2(config: Config, split: Split, order: np.ndarray | None) -> float:
     users = np.flatnonzero(positives >= 0).astype(np.int32)
     if len(users) < 2:
         return config.l2
-    lists = held_out_lists(split, config, users, positives[users], Stream.CHOICE_CANDIDATES)
+    spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed)
+    lists = held_out_lists(split, spec, users, positives[users], Stream.CHOICE_CANDIDATES)
 
     def gain(l2: float) -> np.ndarray:
         assert config.epochs is not None
@@ -92,7 +93,7 @@ def _best_l2(config: Config, split: Split, order: np.ndarray | None) -> float:
         train_epoch = sgd(factors, part, replace(config, l2=l2), order)
         for number in range(config.epochs):
             train_epoch(number)
-        return gains(ranks_by_factors(factors, lists), config.k)
+        return values_of_lists("ndcg", ranks_by_factors(factors, lists), config.k)
 
     candidates = [factor * config.l2 for factor in _FACTORS]
     found: dict[float, np.ndarray] = {}

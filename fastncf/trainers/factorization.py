@@ -10,7 +10,7 @@ import numpy as np
 
 from fastncf.config import Config
 from fastncf.data.split import Split
-from fastncf.evaluation.candidates import ranks_by_factors, validation_lists
+from fastncf.evaluation.candidates import CandidateSpec, ranks_by_factors, validation_lists
 from fastncf.evaluation.metrics import metrics
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream, key
@@ -80,7 +80,8 @@ class _Trainee:
     def __init__(self, factors: Factors, split: Split, config: Config, order: np.ndarray | None) -> None:
         self.factors = factors
         self.train = sgd(factors, split, config, order)
-        self.validation = validation_lists(split, config)
+        spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed)
+        self.validation = validation_lists(split, spec) if config.validation else None
         self.k = config.k
 
     def epoch(self, number: int) -> tuple[float, float, dict[str, float]]:

@@ -15,9 +15,9 @@ from torch import nn
 from fastncf.config import Config
 from fastncf.data.split import Split
 from fastncf.device import Stopwatch, enough_memory, on, reproducible
-from fastncf.evaluation.candidates import validation_lists
-from fastncf.evaluation.metrics import named_metrics
-from fastncf.evaluation.ranking import metric_means, on_device, rank_candidates
+from fastncf.evaluation.candidates import CandidateSpec, validation_lists
+from fastncf.evaluation.metrics import label_means, metric_means
+from fastncf.evaluation.ranking import on_device, rank_candidates
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.models import build
 from fastncf.models.gmf import GMF
@@ -27,6 +27,7 @@ from fastncf.models.neumf import NeuMF
 from fastncf.models.popularity import Popularity
 from fastncf.rng import Stream, key
 from fastncf.sampling.distributions import popularity_table
+from fastncf.stage import Stage
 from fastncf.trainers.autograd import Adam
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer, fits_layers
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer, can_fuse
@@ -63,9 +64,9 @@ def train_module(
         if config.optimizer == "sgd" and own is None:
             factors = draw_factors(config, split.num_users, split.num_items)
             history = train_factors(factors, split, config, order, clock)
-            return (GMF if config.model == "gmf" else MF).of(factors).eval(), history
+            return (GMF if config.model == "gmf" else MF).from_factors(factors).eval(), history
         counts = torch.from_numpy(split.item_counts())
-        module = own if own is not None else build(config, split.num_users, split.num_items, counts)
+        module = own if own is not None else build(stage_of(config), split.num_users, split.num_items, counts)
         module.to(device)
         history = []
         if config.optimizer == "parts":
@@ -75,6 +76,37 @@ def train_module(
         elif not isinstance(module, Popularity):
             history = _train_by_adam(module, split, config, device, clock)
         return module.eval(), history
+
+
+def stage_of(config: Config) -> Stage:
+    """Return the stage that a config with its recipe describes; until plans are made of stages."""
+    assert config.dim is not None
+    std = {"mf": 0.02}.get(config.model, 0.1)
+    return Stage(
+        model=config.model,
+        trainer="",
+        optimizer="sgd" if config.optimizer == "sgd" else "adam",
+        device=config.device,
+        dim=config.dim,
+        mlp_dim=config.mlp_dim or config.dim,
+        layers=config.layers,
+        dropout=config.dropout,
+        init_std=std if config.init_std is None else config.init_std,
+        loss=config.loss,
+        num_negatives=config.num_negatives,
+        negatives=config.negatives or "uniform",
+        negatives_exponent=config.negatives_exponent or 0.0,
+        history={"recent": "sequence", "all": "bag"}.get(config.history or "", "none"),  # type: ignore[arg-type]
+        epochs=config.epochs or 0,
+        batch_size=config.batch_size or 0,
+        learning_rate=config.learning_rate or 0.0,
+        schedule=config.schedule,
+        l2=config.l2 or 0.0,
+        shuffle=config.shuffle,
+        precision=config.precision or "float32",
+        deterministic=config.deterministic,
+        seed=config.seed,
+    )
 
 
 def can_train_factors(model: nn.Module, device: torch.device) -> bool:
@@ -122,9 +154,9 @@ def _train_parts(
         model.start_from(factors, config.init_std or 1.0)
         return history + _train_by_adam(model, split, by_adam, device, clock)
     counts = torch.from_numpy(split.item_counts())
-    mlp = cast(MLP, build(by_adam, split.num_users, split.num_items, counts).to(device))
+    mlp = cast(MLP, build(stage_of(by_adam), split.num_users, split.num_items, counts).to(device))
     history += _train_by_adam(mlp, split, by_adam, device, clock)
-    model.join(GMF.of(factors), mlp, _GMF_SHARE)
+    model.join(GMF.from_factors(factors), mlp, _GMF_SHARE)
     return history
 
 
@@ -149,8 +181,10 @@ class _Trainee:
         self.model = model
         self.training = training
         self.device = device
-        lists = validation_lists(split, config)
-        self.validation = None if lists is None else on_device(lists, device)
+        self.validation = None
+        if config.validation:
+            spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed)
+            self.validation = on_device(validation_lists(split, spec), device)
         self.k = config.k
 
     def epoch(self, number: int) -> tuple[float, float, dict[str, float]]:
@@ -162,7 +196,7 @@ class _Trainee:
         if self.validation is not None:
             results.append(metric_means(rank_candidates(self.model, self.validation), self.k))
         loss, *means = torch.cat(results).tolist()
-        return loss, watch.seconds(), named_metrics(means, self.k) if means else {}
+        return loss, watch.seconds(), label_means(means, self.k) if means else {}
 
     def state(self) -> dict[str, Any]:
         return copy.deepcopy(self.model.state_dict())

@@ -20,7 +20,7 @@ from fastncf.models import build
 from fastncf.models import scorers as scoring
 from fastncf.models.losses import bce
 from fastncf.models.mlp import MLP
-from fastncf.models.scorers import score_catalogue, score_lists
+from fastncf.models.scorers import ModuleScorer, score_lists
 from fastncf.rng import Stream, key
 from fastncf.sampling import loader as epoch_module
 from fastncf.sampling.distributions import popularity_table
@@ -30,6 +30,7 @@ from fastncf.sampling.permutation import permutation
 from fastncf.trainers import cuda_mlp as fused
 from fastncf.trainers.autograd import Adam, l2_penalty, score_batch
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer, can_fuse
+from fastncf.trainers.neural import stage_of
 from tests.conftest import plain_split, random_csr
 
 pytest.importorskip("triton")
@@ -197,7 +198,7 @@ def test_dropout_zeroes_its_share_and_its_gradient_is_that_of_what_is_left():
 def test_models_by_kernels(name, monkeypatch):
     mlp_dim = 9 if name == "neumf" else None
     config = Config(model=name, dim=6, mlp_dim=mlp_dim, layers=(12, 5)).with_recipe("adam", "none")
-    model = build(config, 9, 14, torch.zeros(14)).to(DEVICE)
+    model = build(stage_of(config), 9, 14, torch.zeros(14)).to(DEVICE)
     users, items = torch.randint(9, (40,), device=DEVICE), torch.randint(14, (40, 3), device=DEVICE)
     parameters = list(model.parameters())
     slope = torch.randn(40, 3, device=DEVICE)
@@ -215,18 +216,22 @@ def test_models_by_kernels(name, monkeypatch):
 @torch.no_grad()
 def test_scores_by_layers(name, layers, monkeypatch):
     """Lists and whole catalogues against float64; widths above, below and between those of tiles."""
-    model = build(Config(model=name, dim=6, layers=layers, init_std=1.0), 9, 35, torch.zeros(35)).to(DEVICE)
+    config = Config(model=name, dim=6, layers=layers, init_std=1.0)
+    model = build(stage_of(config), 9, 35, torch.zeros(35)).to(DEVICE)
     for parameter in model.parameters():
         parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
     users, items = torch.randint(9, (11,), dtype=torch.int32), torch.randint(35, (11, 7), dtype=torch.int32)
     users, items = users.to(DEVICE), items.to(DEVICE)
     monkeypatch.setattr(scoring, "has_tf32", lambda device: True)
-    fast = scoring.scorer(model)
-    ours = [fast.lists(users, items).clone(), fast.catalogue(users, 35)]
+    fast, tabulated = scoring.make_scorer(model), scoring.make_scorer(model)
+    tabulated.precompute()
+    ours = [(one.lists(users, items).clone(), one.catalogue(users, 35)) for one in (fast, tabulated)]
     exact = model.double()
-    assert_all_close(ours, [score_lists(exact, users, items), score_catalogue(exact, users, 35)])
+    for lists, catalogue in ours:
+        assert_all_close([lists], [score_lists(exact, users, items)])
+        assert_all_close([catalogue], [ModuleScorer(exact).catalogue(users, 35)])
     model.float().hidden[1].weight[0, 0] = torch.nan
-    assert scoring.scorer(model).lists(users, items).isnan().all()
+    assert scoring.make_scorer(model).lists(users, items).isnan().all()
 
 
 def flattened(model: MLP, gradient: bool = False) -> torch.Tensor:
@@ -268,7 +273,7 @@ def test_fused_epochs_are_those_of_autograd(monkeypatch):
     monkeypatch.setattr(fused, "_STEPS", 2)
     states, totals = [], []
     for trainer in (CUDAMLPTrainer, Adam):
-        model = build(config, 20, 30, torch.zeros(30)).to(DEVICE)
+        model = build(stage_of(config), 20, 30, torch.zeros(30)).to(DEVICE)
         with trainer(model, split, config, DEVICE) as training:
             totals.append([float(training.epoch(number)) for number in range(2)])
         states.append(model.state_dict())
@@ -288,7 +293,7 @@ def test_what_can_be_fused(monkeypatch):
 
     def fits(device: torch.device = cuda, **settings: object) -> bool:
         config = Config(**({"model": "mlp", "dim": 8, "layers": (64, 32)} | settings)).with_recipe("adam", "none")
-        return can_fuse(build(config, 3, 4, torch.zeros(4)), config, device)
+        return can_fuse(build(stage_of(config), 3, 4, torch.zeros(4)), config, device)
 
     assert fits()
     assert sizes == [(8, 16, 64, 32)]

@@ -10,19 +10,20 @@ import fastncf
 from fastncf.config import Config
 from fastncf.device import enough_memory, reproducible
 from fastncf.errors import DeviceError
-from fastncf.evaluation import ranking as evaluate
 from fastncf.evaluation.candidates import CandidateLists
-from fastncf.evaluation.ranking import metric_means, rank_candidates
+from fastncf.evaluation.metrics import metric_means
+from fastncf.evaluation.ranking import rank_candidates
 from fastncf.models import build
 from fastncf.trainers import autograd as adam_module
 from fastncf.trainers.autograd import Adam, score_batch
+from fastncf.trainers.neural import stage_of
 from tests.conftest import checkerboard, plain_split, random_csr
 
 CPU = torch.device("cpu")
 
 
 def trained(split, config):
-    model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
+    model = build(stage_of(config), split.num_users, split.num_items, torch.zeros(split.num_items))
     with Adam(model, split, config, CPU) as adam:
         totals = [float(adam.epoch(number)) for number in range(config.epochs)]
     return model.state_dict(), totals, adam
@@ -54,7 +55,7 @@ def test_nothing_in_a_step_or_in_ranking_lists_waits_for_a_device(name):
     for loss, l2, precision in (("bce", 0.0, "float32"), ("bpr", 0.1, "bfloat16")):
         settings = {"model": name, "dim": 4, "layers": (8, 4), "dropout": 0.1, "batch_size": 90, "epochs": 1}
         config = Config(**settings, loss=loss, l2=l2, precision=precision).with_recipe("adam", "none")
-        model = build(config, 30, 50, torch.zeros(50))
+        model = build(stage_of(config), 30, 50, torch.zeros(50))
         users, items = torch.arange(7, dtype=torch.int32), torch.randint(50, (7, 10), dtype=torch.int32)
         lists = CandidateLists(users, items[:, 0].contiguous(), items[:, 1:])
         with Adam(model, split, config, CPU) as adam:
@@ -103,35 +104,6 @@ def test_no_memory_at_all_is_said(monkeypatch):
         fastncf.fit(checkerboard(), optimizer="adam", epochs=1)
 
 
-def test_scoring_goes_on_in_smaller_chunks(monkeypatch):
-    model = build(Config(model="gmf", dim=4), 30, 50, torch.zeros(50))
-    lists = CandidateLists(torch.arange(30).int(), torch.randint(50, (30,)).int(), torch.randint(50, (30, 9)).int())
-    expected = rank_candidates(model, lists)
-    sizes = []
-
-    class Small:
-        factors = None
-        list_bytes = catalogue_bytes = 1
-
-        def lists(self, users, items):
-            sizes.append(len(users))
-            if len(users) > 8:
-                raise torch.OutOfMemoryError("no room")
-            return model(users.unsqueeze(-1), items)
-
-    monkeypatch.setattr(evaluate, "scorer", lambda model: Small())
-    assert torch.equal(rank_candidates(model, lists), expected)
-    assert sum(size for size in sizes if size <= 8) == 30
-
-    class Nothing(Small):
-        def lists(self, users, items):
-            raise torch.OutOfMemoryError("no room")
-
-    monkeypatch.setattr(evaluate, "scorer", lambda model: Nothing())
-    with pytest.raises(DeviceError, match="cpu has no memory left to score one user's items"):
-        rank_candidates(model, lists)
-
-
 def test_memory_that_runs_out_elsewhere_is_said():
     with (
         pytest.raises(DeviceError, match=r"cpu ran out of memory \(Tried to allocate 20 MiB\); accepted: smaller"),
@@ -173,5 +145,5 @@ def test_precision_is_what_the_device_multiplies_in_unless_it_is_set(monkeypatch
     for precision, has, expected in ((None, True, True), (None, False, False), ("bfloat16", False, True)):
         monkeypatch.setattr(adam_module, "has_bfloat16", lambda device, has=has: has)
         config = Config(model="gmf", dim=4, precision=precision).with_recipe("adam", "none")
-        with Adam(build(config, 30, 50, torch.zeros(50)), split, config, CPU) as adam:
+        with Adam(build(stage_of(config), 30, 50, torch.zeros(50)), split, config, CPU) as adam:
             assert adam.bfloat16 is expected
