@@ -23,8 +23,9 @@ from benchmarks.report import RESULTS, machine, publish, quantity
 from fastncf.config import Config
 from fastncf.data.interactions import read_interactions, read_with_test
 from fastncf.data.split import Split, given_test, leave_one_out, time_order
-from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists, ranks_by_factors
+from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
+from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream
 from fastncf.trainers.factorization import draw_factors, sgd

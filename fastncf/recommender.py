@@ -17,8 +17,9 @@ from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError, DataError
-from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists, ranks_by_factors
+from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
+from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream
 

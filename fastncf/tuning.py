@@ -8,8 +8,9 @@ import numpy as np
 
 from fastncf.config import Config
 from fastncf.data.split import Split, hold_out_another
-from fastncf.evaluation.candidates import CandidateSpec, held_out_lists, ranks_by_factors
-from fastncf.evaluation.metrics import values_of_lists
+from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
+from fastncf.evaluation.metrics import METRICS
+from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.rng import Stream
 from fastncf.threads import run_ranges
 from fastncf.trainers.factorization import draw_factors, sgd
@@ -93,7 +94,7 @@ def _best_l2(config: Config, split: Split, order: np.ndarray | None) -> float:
         train_epoch = sgd(factors, part, replace(config, l2=l2), order)
         for number in range(config.epochs):
             train_epoch(number)
-        return values_of_lists("ndcg", ranks_by_factors(factors, lists), config.k)
+        return METRICS["ndcg"](ranks_by_factors(factors, lists), config.k)
 
     candidates = [factor * config.l2 for factor in _FACTORS]
     found: dict[float, np.ndarray] = {}

@@ -7,9 +7,6 @@ import numpy as np
 
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError
-from fastncf.evaluation.metrics import MISS
-from fastncf.kernels.cpu.factors import Factors
-from fastncf.kernels.cpu.ranking import rank_lists
 from fastncf.rng import Stream, key
 from fastncf.sampling.negatives import sample_candidates
 
@@ -82,13 +79,3 @@ def validation_lists(split: Split, spec: CandidateSpec) -> CandidateLists[np.nda
     if not len(users):
         raise ConfigError("validation=True: no user has three different items; expected some, or validation=False")
     return held_out_lists(split, spec, users, split.validation_item[users], Stream.VALIDATION_CANDIDATES)
-
-
-def ranks_by_factors(factors: Factors, lists: CandidateLists[np.ndarray]) -> np.ndarray:
-    """Return the rank of each held-out item within its list by a matrix factorization, (T,) int64 from 0.
-
-    :func:`fastncf.evaluation.ranking.rank_candidates` finds the same ranks for an ``MF`` of these factors.
-    """
-    ranks = np.empty(len(lists.users), dtype=np.int64)
-    rank_lists(*lists, factors, MISS, ranks)
-    return ranks

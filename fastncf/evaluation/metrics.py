@@ -20,14 +20,20 @@ MISS = 1 << 62
 class Metric:
     """A metric of one list, averaged over all lists.
 
+    ``metric(ranks, k)`` returns the values (T,) of lists by their ranks (T,) int64 from 0, a NumPy array or a torch
+    tensor on any device.
+
     Attributes:
-        function: maps ranks (T,) float64, whole numbers from 0, and k to the values of the lists, (T,) bool or
-            float64. The ranks are a NumPy array or a torch tensor on any device, and so are the values.
+        function: maps the ranks as float64 and k to the values, bool or float64, in the same library.
         has_cutoff: whether the metric depends on k, so that its label is ``name@k``.
     """
 
     function: Callable[[Any, int], Any]
     has_cutoff: bool
+
+    def __call__(self, ranks: Any, k: int) -> Any:
+        is_array = isinstance(ranks, np.ndarray)
+        return self.function(ranks.astype(np.float64) if is_array else ranks.double(), k)  # torch would take float32
 
 
 def hit_rate(ranks: Any, k: int) -> Any:
@@ -63,12 +69,7 @@ def metrics(ranks: np.ndarray, k: int) -> dict[str, float]:
         ranks: (T,) int64 from 0.
         k: length of the ranking that metrics with a cutoff look at.
     """
-    return label_means([values_of_lists(name, ranks, k).mean() for name in METRICS], k)
-
-
-def values_of_lists(name: str, ranks: np.ndarray, k: int) -> np.ndarray:
-    """Return the values (T,) of one metric for ranks (T,) int64 from 0."""
-    return METRICS[name].function(ranks.astype(np.float64), k)
+    return named_metrics([metric(ranks, k).mean() for metric in METRICS.values()], k)
 
 
 def metric_means(ranks: "Tensor", k: int) -> "Tensor":
@@ -80,12 +81,10 @@ def metric_means(ranks: "Tensor", k: int) -> "Tensor":
     """
     import torch
 
-    exact = ranks.double()
-    sums = [metric.function(exact, k).double().sum() for metric in METRICS.values()]
-    return torch.stack(sums) / len(ranks)
+    return torch.stack([metric(ranks, k).double().sum() for metric in METRICS.values()]) / len(ranks)
 
 
-def label_means(means: Sequence[float], k: int) -> dict[str, float]:
+def named_metrics(means: Sequence[float], k: int) -> dict[str, float]:
     """Return means, in the order of :data:`METRICS`, by labels such as ``hr@10`` and ``mrr``."""
     labels = (f"{name}@{k}" if metric.has_cutoff else name for name, metric in METRICS.items())
     return dict(zip(labels, map(float, means), strict=True))

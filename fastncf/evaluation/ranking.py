@@ -2,39 +2,56 @@
 
 The rank of a positive (from 0) is the number of negatives that are *not lower* than it: ties and NaN count against
 it, duplicates of the positive do not count, and a positive whose score is not finite is a miss.
+
+torch is imported when a module is ranked: factors that a kernel has trained are ranked by arrays alone.
 """
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
-from fastncf.evaluation.candidates import CandidateLists, ranks_by_factors
-from fastncf.evaluation.metrics import MISS
-from fastncf.evaluation.scoring import ChunkedScorer, device_of, evaluating
-from fastncf.kernels.cpu.ranking import count_not_lower
-from fastncf.models.scorers import make_scorer
+import numpy as np
+
+from fastncf.evaluation.candidates import CandidateLists
+from fastncf.evaluation.metrics import METRICS, MISS, metric_means
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.ranking import count_not_lower, rank_lists
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 _BYTES_PER_CANDIDATE = 16  # its id in a list with the positive, and comparisons
-_BYTES_PER_ITEM = 4  # comparisons of a catalogue's scores by tensor operations
+_BYTES_PER_ITEM = 12  # comparisons of a catalogue's scores by tensor operations, which count in int64
 _BYTES_PER_SEEN_ITEM = 64  # its row, item and comparison by tensor operations
 
 
-def candidate_ranks(model: nn.Module, lists: CandidateLists[np.ndarray]) -> np.ndarray:
-    """Return the rank of each held-out item within its list, (T,) int64 from 0.
+def ranks_by_factors(factors: Factors, lists: CandidateLists[np.ndarray]) -> np.ndarray:
+    """Return the rank of each held-out item within its list by a matrix factorization, (T,) int64 from 0.
+
+    :func:`candidate_ranks` finds the same ranks for an ``MF`` of these factors.
+    """
+    ranks = np.empty(len(lists.users), dtype=np.int64)
+    rank_lists(*lists, factors, MISS, ranks)
+    return ranks
+
+
+def candidate_ranks(model: "nn.Module", lists: CandidateLists[np.ndarray]) -> np.ndarray:
+    """Return the rank of each held-out item within its list by a module on any device, (T,) int64 from 0.
 
     Raises:
         DeviceError: the memory of the model's device runs out.
     """
+    from fastncf.evaluation.scoring import device_of
+
     return rank_candidates(model, on_device(lists, device_of(model))).cpu().numpy()
 
 
 def catalogue_ranks(
-    model: nn.Module, lists: CandidateLists[np.ndarray], indptr: np.ndarray, indices: np.ndarray, num_items: int
+    model: "nn.Module", lists: CandidateLists[np.ndarray], indptr: np.ndarray, indices: np.ndarray, num_items: int
 ) -> np.ndarray:
     """Return the rank of each held-out item among all items that its user has not seen before, (T,) int64 from 0.
 
     Args:
-        model: scores (user ids, item ids).
+        model: scores (user ids, item ids), on any device.
         lists: of which users and positives are read.
         indptr: (U + 1,) int64 of the items that are left out, which do not hold the positives.
         indices: (N,) int32.
@@ -43,17 +60,43 @@ def catalogue_ranks(
     Raises:
         DeviceError: the memory of the model's device runs out.
     """
+    import torch
+
+    from fastncf.evaluation.scoring import device_of
+
     device = device_of(model)
     users, positives = (torch.from_numpy(ids).to(device) for ids in (lists.users, lists.positives))
     return rank_catalogue(model, users, positives, indptr, indices, num_items).cpu().numpy()
 
 
-def on_device(lists: CandidateLists[np.ndarray], device: torch.device) -> CandidateLists[Tensor]:
+def validation_means(model: "Factors | nn.Module", lists: CandidateLists[Any], k: int) -> Any:
+    """Return the mean of each metric over lists, in the order of :data:`~fastncf.evaluation.metrics.METRICS`.
+
+    Args:
+        model: factors, or a module on any device.
+        lists: NumPy arrays; for a module also tensors on its device, which are not copied then.
+        k: length of the ranking that metrics with a cutoff look at.
+
+    Returns:
+        A list of M floats for factors. For a module a tensor (M,) float64 on its device, for which nothing has waited.
+    """
+    if isinstance(model, Factors):
+        ranks = ranks_by_factors(model, lists)
+        return [float(metric(ranks, k).mean()) for metric in METRICS.values()]
+    from fastncf.evaluation.scoring import device_of
+
+    on_model_device = on_device(lists, device_of(model)) if isinstance(lists.users, np.ndarray) else lists
+    return metric_means(rank_candidates(model, on_model_device), k)
+
+
+def on_device(lists: CandidateLists[np.ndarray], device: "torch.device") -> "CandidateLists[Tensor]":
     """Return lists as tensors on a device."""
+    import torch
+
     return CandidateLists(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in lists))
 
 
-def rank_by_counting(positive: Tensor, negatives: Tensor, is_counted: Tensor) -> Tensor:
+def rank_by_counting(positive: "Tensor", negatives: "Tensor", is_counted: "Tensor") -> "Tensor":
     """Return ranks (B,) int64 from 0 of positives among negatives by their scores.
 
     Args:
@@ -62,15 +105,20 @@ def rank_by_counting(positive: Tensor, negatives: Tensor, is_counted: Tensor) ->
         is_counted: (B, C) bool; other negatives are left out.
     """
     not_lower = ~(negatives < positive.unsqueeze(-1)) & is_counted
-    return torch.where(torch.isfinite(positive), not_lower.sum(-1), MISS)
+    return not_lower.sum(-1).masked_fill_(~positive.isfinite(), MISS)
 
 
-def rank_candidates(model: nn.Module, lists: CandidateLists[Tensor]) -> Tensor:
+def rank_candidates(model: "nn.Module", lists: "CandidateLists[Tensor]") -> "Tensor":
     """Return the rank of each held-out item within its list, (T,) int64 from 0, on the device of the lists.
 
     Raises:
         DeviceError: the memory of the device runs out.
     """
+    import torch
+
+    from fastncf.evaluation.scoring import ChunkedScorer, evaluating
+    from fastncf.models.scorers import make_scorer
+
     num_users, length = lists.negatives.shape
     device = lists.users.device
     with evaluating(model, device):
@@ -93,8 +141,8 @@ def rank_candidates(model: nn.Module, lists: CandidateLists[Tensor]) -> Tensor:
 
 
 def rank_catalogue(
-    model: nn.Module, users: Tensor, positives: Tensor, indptr: np.ndarray, indices: np.ndarray, num_items: int
-) -> Tensor:
+    model: "nn.Module", users: "Tensor", positives: "Tensor", indptr: np.ndarray, indices: np.ndarray, num_items: int
+) -> "Tensor":
     """Return the rank of each held-out item among all items that its user has not seen before, (T,) int64 from 0.
 
     Args:
@@ -108,6 +156,11 @@ def rank_catalogue(
     Raises:
         DeviceError: the memory of the device of ``users`` runs out.
     """
+    import torch
+
+    from fastncf.evaluation.scoring import ChunkedScorer, evaluating
+    from fastncf.models.scorers import make_scorer
+
     device = users.device
     with evaluating(model, device):
         chunked = ChunkedScorer(make_scorer(model), device, len(users) * num_items)
@@ -117,7 +170,8 @@ def rank_catalogue(
         def rank(part: slice) -> None:
             scores = chunked.catalogue(users[part], num_items)
             if device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
-                ranks[part] = _count_by_kernel(scores, users[part], positives[part], indptr, indices)
+                arrays = scores.numpy(), users[part].numpy(), positives[part].numpy()
+                count_not_lower(*arrays, indptr, indices, MISS, ranks[part].numpy())
             else:
                 ranks[part] = _count_by_tensors(scores, users[part], positives[part], *seen)
 
@@ -129,30 +183,26 @@ def rank_catalogue(
         return ranks
 
 
-def _count_by_kernel(
-    scores: Tensor, users: Tensor, positives: Tensor, indptr: np.ndarray, indices: np.ndarray
-) -> Tensor:
-    ranks = torch.empty(len(users), dtype=torch.int64)
-    count_not_lower(scores.numpy(), users.numpy(), positives.numpy(), indptr, indices, miss=MISS, ranks=ranks.numpy())
-    return ranks
-
-
-def _count_by_tensors(scores: Tensor, users: Tensor, positives: Tensor, indptr: Tensor, indices: Tensor) -> Tensor:
+def _count_by_tensors(
+    scores: "Tensor", users: "Tensor", positives: "Tensor", indptr: "Tensor", indices: "Tensor"
+) -> "Tensor":
+    """Return what the kernel ``count_not_lower`` computes, by operations of torch on any device."""
     positive = scores.gather(1, positives.long().unsqueeze(-1)).squeeze(-1)
     not_lower = ~(scores < positive.unsqueeze(-1))
     row, item = csr_pairs(indptr, indices, users)
-    num_excluded = torch.zeros(len(users), dtype=torch.int64, device=scores.device)
-    num_excluded.index_add_(0, row, not_lower[row, item].long())
+    num_excluded = row.new_zeros(len(users)).index_add_(0, row, not_lower[row, item].long())
     ranks = not_lower.sum(-1) - num_excluded - 1  # - 1: the positive is not lower than itself
-    return torch.where(torch.isfinite(positive), ranks, MISS)
+    return ranks.masked_fill_(~positive.isfinite(), MISS)
 
 
-def csr_pairs(indptr: Tensor, indices: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+def csr_pairs(indptr: "Tensor", indices: "Tensor", users: "Tensor") -> tuple["Tensor", "Tensor"]:
     """Return every entry in the CSR rows of some users (B,).
 
     Returns:
         Position in ``users`` (P,) int64 and item (P,) int64.
     """
+    import torch
+
     users = users.long()
     begin, count = indptr[users], indptr[users + 1] - indptr[users]
     row = torch.repeat_interleave(torch.arange(len(users), device=users.device), count)

@@ -8,7 +8,7 @@ from fastncf.errors import ConfigError
 from fastncf.evaluation.scoring import ChunkedScorer, MemoryBudget, device_of, evaluating
 from fastncf.models.scorers import make_scorer
 
-_BYTES_PER_ITEM = 16  # a copy of the score in float32, comparisons, and ties counted in int32
+_BYTES_PER_ITEM = 16  # a copy of the score in float32, comparisons, and counts in int32
 _BYTES_PER_RESULT = 48  # an item and its score among the best k, also before they are in order
 
 
@@ -120,7 +120,8 @@ def _best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return scores[:, :0], torch.empty((len(scores), 0), dtype=torch.int64)
     lowest = scores.topk(k, dim=1).values[:, -1:]
     is_above, is_tied = scores > lowest, scores == lowest
-    num_tied = k - is_above.sum(1, keepdim=True)  # of those that tie for the last places, the first ones are taken
+    # of the scores that tie for the last places the first ones are taken; torch.int32 takes half the memory
+    num_tied = k - is_above.sum(1, keepdim=True, dtype=torch.int32)
     is_best = is_above | (is_tied & (is_tied.cumsum(1, dtype=torch.int32) <= num_tied))
     columns = is_best.nonzero()[:, 1].view(len(scores), k)
     best, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)

@@ -18,7 +18,7 @@ logits. The file ``fastncf/models/NAME.py`` holds the model that is called NAME,
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastncf.errors import ConfigError
 from fastncf.rng import Stream, key
@@ -87,8 +87,8 @@ def register(name: str) -> Callable[[Registered], Registered]:
     return add
 
 
-def get(name: str) -> type[ModelClass]:
-    """Return the class of a model by its name.
+def get(name: str) -> Any:
+    """Return the class of a model by its name, a :class:`ModelClass` with class methods of its own.
 
     Raises:
         ConfigError: there is no model of that name.

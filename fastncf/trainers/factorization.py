@@ -10,8 +10,9 @@ import numpy as np
 
 from fastncf.config import Config
 from fastncf.data.split import Split
-from fastncf.evaluation.candidates import CandidateSpec, ranks_by_factors, validation_lists
+from fastncf.evaluation.candidates import CandidateSpec, validation_lists
 from fastncf.evaluation.metrics import metrics
+from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream, key
 from fastncf.trainers.block_sgd import BlockSGD

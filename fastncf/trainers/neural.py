@@ -16,7 +16,7 @@ from fastncf.config import Config
 from fastncf.data.split import Split
 from fastncf.device import Stopwatch, enough_memory, on, reproducible
 from fastncf.evaluation.candidates import CandidateSpec, validation_lists
-from fastncf.evaluation.metrics import label_means, metric_means
+from fastncf.evaluation.metrics import metric_means, named_metrics
 from fastncf.evaluation.ranking import on_device, rank_candidates
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.models import build
@@ -196,7 +196,7 @@ class _Trainee:
         if self.validation is not None:
             results.append(metric_means(rank_candidates(self.model, self.validation), self.k))
         loss, *means = torch.cat(results).tolist()
-        return loss, watch.seconds(), label_means(means, self.k) if means else {}
+        return loss, watch.seconds(), named_metrics(means, self.k) if means else {}
 
     def state(self) -> dict[str, Any]:
         return copy.deepcopy(self.model.state_dict())
