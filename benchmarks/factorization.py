@@ -24,8 +24,9 @@ from fastncf.config import Config
 from fastncf.data.given_files import read_with_test
 from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split, given_test, leave_one_out, time_order
-from fastncf.evaluation.candidates import CandidateLists, held_out_lists, ranks_by_factors
+from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
+from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream
 from fastncf.trainers.factorization import draw_factors, sgd
@@ -63,7 +64,11 @@ def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Candida
     positives = split.test_item[users]
     if split.test_candidates is not None:
         return split, order, CandidateLists(users, positives, split.test_candidates)
-    return split, order, held_out_lists(split, Config(), users, positives, Stream.CANDIDATES)
+    return (
+        split,
+        order,
+        held_out_lists(split, CandidateSpec(99, distinct=True, seed=0), users, positives, Stream.CANDIDATES),
+    )
 
 
 def train(split: Split, order: np.ndarray | None, name: str, epochs: int, seed: int) -> tuple[Factors, float]:

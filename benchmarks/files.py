@@ -22,9 +22,9 @@ from benchmarks.quality import bpr, ease
 from benchmarks.report import machine, publish
 from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split
-from fastncf.evaluation.candidates import held_out_lists
+from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
-from fastncf.evaluation.topk import rank
+from fastncf.evaluation.ranking import candidate_ranks
 from fastncf.models.mf import MF
 from fastncf.rng import Stream
 
@@ -36,7 +36,7 @@ def tuned_als(split: Split, seed: int, regularization: float, alpha: float) -> n
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
-        return MF.of(next(als(split, seed, [15], regularization, alpha))[1])
+        return MF.from_factors(next(als(split, seed, [15], regularization, alpha))[1])
 
 
 PEERS: dict[str, tuple[Callable[..., nn.Module], list[tuple[float, ...]]]] = {
@@ -52,12 +52,13 @@ def measure(path: Path, seeds: int) -> dict[str, Any]:
     earlier = fastncf.fit(path, model="popularity", validation=True, split=rule)
     users = np.flatnonzero(earlier.split.validation_item >= 0).astype(np.int32)
     positives = earlier.split.validation_item[users]
-    lists = held_out_lists(earlier.split, earlier.config, users, positives, Stream.CANDIDATES)
+    spec = CandidateSpec(num_candidates=99, distinct=True, seed=earlier.config.seed)
+    lists = held_out_lists(earlier.split, spec, users, positives, Stream.CANDIDATES)
     chosen = {}
     for name, (fitted_with, choices) in PEERS.items():
         if name != "EASE" or earlier.split.num_items <= EASE_AT_MOST:
             models = (fitted_with(earlier.split, 0, *one) for one in choices)
-            ndcg = [metrics(rank(model, lists), 10)["ndcg@10"] for model in models]
+            ndcg = [metrics(candidate_ranks(model, lists), 10)["ndcg@10"] for model in models]
             chosen[name] = choices[int(np.argmax(ndcg))]
     rows: dict[str, list[dict[str, float]]] = {}
     fitted: dict[str, nn.Module] = {}

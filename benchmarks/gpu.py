@@ -125,7 +125,7 @@ def no_waiting() -> Iterator[None]:
 
 def make_model(split: Split, config: Config) -> nn.Module:
     counts = torch.from_numpy(split.item_counts())
-    return build(config, split.num_users, split.num_items, counts).to(CUDA)
+    return build(stage_of(config), split.num_users, split.num_items, counts).to(CUDA)
 
 
 def first_interactions(split: Split, count: int) -> Split:

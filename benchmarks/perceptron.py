@@ -33,9 +33,9 @@ from fastncf.config import Config
 from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split, leave_one_out
 from fastncf.data.synthetic import synthetic_movielens
-from fastncf.evaluation.candidates import held_out_lists
+from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
-from fastncf.evaluation.topk import rank
+from fastncf.evaluation.ranking import candidate_ranks
 from fastncf.kernels.cpu.gemm import PLAIN, ROW_MAJOR, multiply
 from fastncf.kernels.cpu.lazy_adam import stride
 from fastncf.models import build
@@ -116,7 +116,7 @@ def training(
     """A model, and a way to train it, before the first epoch."""
     config = Config(**settings, num_negatives=NUM_NEGATIVES, epochs=epochs, learning_rate=0.001, l2=0.0, device="cpu")
     config = config.with_recipe("adam", "none")
-    model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
+    model = build(stage_of(config), split.num_users, split.num_items, torch.zeros(split.num_items))
     assert isinstance(model, MLP | NeuMF)
     if side == "kernels":
         return model, CPUMLPTrainer(model, split, config)
@@ -243,13 +243,14 @@ def agreement(path: Path) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"kernels": [], "torch": []}
     for seed in range(SEEDS):
         settings = {**notebook(), "seed": seed}
-        lists = held_out_lists(split, Config(**settings), users, split.test_item[users], Stream.CANDIDATES)
+        spec = CandidateSpec(num_candidates=99, distinct=True, seed=seed)
+        lists = held_out_lists(split, spec, users, split.test_item[users], Stream.CANDIDATES)
         for side, hits in found.items():
             model, started = training(side, split, settings, EPOCHS)
             with started as trained:
                 for number in range(EPOCHS):
                     trained.epoch(number)
-            hits.append(metrics(rank(model.eval(), lists), 10)["hr@10"])
+            hits.append(metrics(candidate_ranks(model.eval(), lists), 10)["hr@10"])
     ours, theirs = found.values()
     assert abs(statistics.mean(ours) - statistics.mean(theirs)) < 0.01, f"kernels {ours}, torch {theirs}"
     return found

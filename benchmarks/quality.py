@@ -88,7 +88,7 @@ def bpr(split: Split, seed: int, learning_rate: float, iterations: int) -> MF:
         factors=63, learning_rate=learning_rate, regularization=0.02, iterations=iterations, random_state=seed
     )
     fitted.fit(interaction_matrix(split), show_progress=False)
-    return MF.of(factors(fitted.user_factors, fitted.item_factors))
+    return MF.from_factors(factors(fitted.user_factors, fitted.item_factors))
 
 
 def peers(split: Split, seed: int, regularization: float) -> Iterator[tuple[str, torch.nn.Module, float]]:
@@ -96,7 +96,9 @@ def peers(split: Split, seed: int, regularization: float) -> Iterator[tuple[str,
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
-        yield from (("implicit's ALS", MF.of(found), seconds) for _, found, seconds in als(split, seed, budgets=[15]))
+        yield from (
+            ("implicit's ALS", MF.from_factors(found), seconds) for _, found, seconds in als(split, seed, budgets=[15])
+        )
     start = time.perf_counter()
     yield "implicit's BPR", bpr(split, seed, 0.05, 150), time.perf_counter() - start
     start = time.perf_counter()

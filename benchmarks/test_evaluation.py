@@ -16,7 +16,7 @@ from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import on_device, rank_candidates, rank_catalogue
 from fastncf.models.mf import MF
 from fastncf.models.mlp import MLP
-from fastncf.models.scorers import score_catalogue, score_lists
+from fastncf.models.scorers import ModuleScorer, score_lists
 from fastncf.sampling.negatives import sample_candidates
 
 MF_PAIR = "evaluation of mf with 64 dimensions, 1 + 99 drawn and ranked"
@@ -200,7 +200,7 @@ class TestFullRanking:
         )
         part = np.random.default_rng(0).integers(0, len(users), 200)
         with torch.inference_mode():
-            scores = score_catalogue(model, torch.from_numpy(users[part]), split.num_items)
+            scores = ModuleScorer(model).catalogue(torch.from_numpy(users[part]), split.num_items)
         near = 0
         for row, score in zip(part, scores, strict=True):
             touched = split.indices[split.indptr[users[row]] : split.indptr[users[row] + 1]]

@@ -97,7 +97,7 @@ class Recommender:
     @property
     def device(self) -> "torch.device":
         """Where the model's parameters are."""
-        from fastncf.evaluation.topk import device_of
+        from fastncf.evaluation.scoring import device_of
 
         return device_of(self.model)
 
@@ -145,11 +145,11 @@ class Recommender:
             DataError: an item is not in the training data.
             ConfigError: k is below 1, or the model has no ``item_vectors()``.
         """
-        from fastncf.evaluation.topk import most_similar_items
+        from fastncf.evaluation.topk import similar_items
 
         _require_k(k)
         codes = self.items.require(items)
-        item, score = most_similar_items(self.model, codes, k)
+        item, score = similar_items(self.model, codes, k)
         return pl.DataFrame(
             {
                 "item": self.items.decode(np.repeat(codes, item.shape[1])),
@@ -168,7 +168,7 @@ class Recommender:
         Raises:
             DataError: an id is not in the training data, or the lengths differ.
         """
-        from fastncf.evaluation.topk import score_pairs
+        from fastncf.evaluation.scoring import score_pairs
 
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
@@ -196,15 +196,15 @@ class Recommender:
         if isinstance(self.trained, Factors):
             ranks = ranks_by_factors(self.trained, lists)
         else:
-            from fastncf.evaluation.topk import rank
+            from fastncf.evaluation.ranking import candidate_ranks
 
-            ranks = rank(self.trained, lists)
+            ranks = candidate_ranks(self.trained, lists)
         results = metrics(ranks, config.k)
         if config.full_ranking:
-            from fastncf.evaluation.topk import rank_full
+            from fastncf.evaluation.ranking import catalogue_ranks
 
             excluded = merge_items(self.split.indptr, self.split.indices, self.split.validation_item)
-            ranks = rank_full(self.model, lists, *excluded, self.split.num_items)
+            ranks = catalogue_ranks(self.model, lists, *excluded, self.split.num_items)
             results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)

@@ -12,7 +12,7 @@ from torch import nn
 import fastncf
 from fastncf import recommender as recommender_module
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
-from fastncf.evaluation import topk as serve
+from fastncf.evaluation import scoring
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.recommender import DATA, PARAMETERS
 from tests.conftest import checkerboard
@@ -70,7 +70,7 @@ def test_fewer_rows_where_fewer_items_are_left(rec):
 def test_chunks_of_users_do_not_matter(rec, monkeypatch):
     users = rec.users.ids.to_list()
     whole = rec.recommend(users, k=3)
-    monkeypatch.setattr(serve, "chunk_bytes", lambda device: 1)
+    monkeypatch.setattr(scoring, "chunk_bytes", lambda device: 1)
     for same in (users, np.array(users), rec.users.ids):
         assert_frame_equal(rec.recommend(same, k=3), whole, rel_tol=1e-4, abs_tol=1e-5)
 

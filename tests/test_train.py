@@ -98,8 +98,9 @@ def test_one_step_is_dense_adam_on_the_mean_loss():
 
     from fastncf.models import build
     from fastncf.sampling.loader import EpochLoader
+    from fastncf.trainers.neural import stage_of
 
-    model = build(rec.config, 12, 10, torch.zeros(10))
+    model = build(stage_of(rec.config), 12, 10, torch.zeros(10))
     assert isinstance(model, MF)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     epochs = EpochLoader(

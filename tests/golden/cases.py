@@ -36,6 +36,7 @@ from fastncf.sampling.distributions import popularity_table
 from fastncf.sampling.negatives import sample_candidates, sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
+from fastncf.trainers.neural import stage_of
 from tests.conftest import plain_split
 from tests.golden import data
 from tests.golden.digests import digest, digest_arrays, digest_frame, digest_module
@@ -80,7 +81,7 @@ def counts_of(split: Split) -> list[int]:
 def train_by_cuda_kernels(split: Split, config: Config) -> tuple[nn.Module, list[float]]:
     """Return an MLP that the CUDA kernels have trained on CPU tensors, and the loss of each epoch."""
     config = config.with_recipe("adam", "none")
-    model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
+    model = build(stage_of(config), split.num_users, split.num_items, torch.zeros(split.num_items))
     with CUDAMLPTrainer(model, split, config, torch.device("cpu")) as training:
         losses = [float(training.epoch(number)) for number in range(config.epochs)]
     return model, losses

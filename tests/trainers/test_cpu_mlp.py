@@ -18,6 +18,7 @@ from fastncf.trainers import cpu_mlp as perceptron
 from fastncf.trainers import neural
 from fastncf.trainers.autograd import AutogradTrainer, l2_penalty, score_batch
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer, fits_layers
+from fastncf.trainers.neural import stage_of
 from tests.conftest import checkerboard, plain_split, random_csr
 
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def is_near_0(x):
 
 
 def built(split, config):
-    return build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
+    return build(stage_of(config), split.num_users, split.num_items, torch.zeros(split.num_items))
 
 
 def trained(cls, split, config):
