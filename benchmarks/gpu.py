@@ -46,8 +46,8 @@ from fastncf.evaluation.ranking import on_device, rank_candidates, rank_catalogu
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.models import build
 from fastncf.sampling import loader as epoch_module
-from fastncf.sampling.distributions import popularity_table
-from fastncf.sampling.loader import EpochLoader
+from fastncf.sampling.distributions import alias_table
+from fastncf.sampling.loader import EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import sample_candidates, sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.trainers.autograd import AutogradTrainer
@@ -150,7 +150,7 @@ def check_draws(split: Split, report: Report) -> None:
     out = np.empty((len(split.indices), 4), dtype=np.int32)
     for prefix, label, weights in (
         ("", "negatives", None),
-        ("weighted_", "negatives by popularity", popularity_table(split.item_counts(), 0.75)),
+        ("weighted_", "negatives by popularity", alias_table("popularity", split.item_counts(), 0.75)),
     ):
         draw = partial(
             sample_negatives,
@@ -158,7 +158,7 @@ def check_draws(split: Split, report: Report) -> None:
             seed=3,
             epoch=1,
             out=out,
-            weights=weights,
+            alias_table=weights,
         )
         cpu = timed(draw)
         with epochs_of(split, last=2, weights=weights) as epochs:
@@ -176,16 +176,7 @@ def check_draws(split: Split, report: Report) -> None:
 
 
 def epochs_of(split: Split, last: int, weights: AliasTable | None = None) -> EpochLoader:
-    return EpochLoader(
-        split,
-        num_negatives=4,
-        batch_size=65_536,
-        seed=3,
-        device=CUDA,
-        shuffle=True,
-        last=last,
-        weights=weights,
-    )
+    return EpochLoader(SamplingSpec(split, 4, 3, CUDA, True, last, weights), batch_size=65_536)
 
 
 def show_timeline(split: Split, report: Report) -> None:
@@ -318,10 +309,12 @@ def check_failures(frame: pl.DataFrame, split: Split, report: Report) -> None:
     try:
         with AutogradTrainer(make_model(part, config), part, stage_of(config, CUDA)) as adam:
             assert np.isfinite(float(adam.epoch(0)))
-            assert adam.microbatch_size < adam.loader.rows, "1 GB was enough for what was to be too much"
+            assert adam.microbatch_size < adam.loader.interactions_per_batch, (
+                "1 GB was enough for what was to be too much"
+            )
             report.add(
                 "NVIDIA's configuration in 1 GB",
-                f"a batch in parts of {adam.microbatch_size:,} of {adam.loader.rows:,} interactions",
+                f"a batch in parts of {adam.microbatch_size:,} of {adam.loader.interactions_per_batch:,} interactions",
                 divided_rows=adam.microbatch_size,
             )
     finally:
@@ -402,8 +395,8 @@ def run_epochs(split: Split, config: Config, *, eager: bool) -> tuple[float, int
         assert np.isfinite(float(loss)), "the loss is not finite"
         adam.step.zero_()
         with no_waiting():
-            for rows in list(adam.loader.places())[:10]:
-                is_full = adam.no_graph_reason is None and len(rows) == adam.loader.rows
+            for rows in list(adam.loader.batch_indices())[:10]:
+                is_full = adam.no_graph_reason is None and len(rows) == adam.loader.interactions_per_batch
                 adam._run_full_batch() if is_full else adam._run_step(rows)
     return seconds, torch.cuda.max_memory_allocated() - before, model
 
@@ -418,7 +411,7 @@ def time_nvidia(split: Split, folder: Path, report: Report) -> None:
     size = 1_048_576
     with epochs_of(split, last=1) as epochs:
         epochs.load(0)
-        batch = epochs.take(epochs.order[: size // 5])
+        batch = epochs.gather(epochs.order[: size // 5])
     users = batch.user.repeat_interleave(5).long()
     items = torch.cat([batch.positive.unsqueeze(1), batch.negatives], 1).reshape(-1).long()
     labels = torch.tensor([1.0, 0, 0, 0, 0], device=CUDA).repeat(len(batch.user)).unsqueeze(1)

@@ -20,8 +20,8 @@ from benchmarks.limits import hash_and_write
 from fastncf.config import Config
 from fastncf.data.split import Split
 from fastncf.models.mlp import MLP
-from fastncf.sampling.distributions import popularity_table
-from fastncf.sampling.loader import EpochLoader, PrefetchSampler
+from fastncf.sampling.distributions import alias_table
+from fastncf.sampling.loader import EpochLoader, PrefetchSampler, SamplingSpec
 from fastncf.sampling.negatives import sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
@@ -70,7 +70,7 @@ class TestNegatives:
     @pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "popularity"])
     def test_fastncf(self, timed: Callable[..., Any], split: Split, weighted: bool) -> None:
         out = np.empty((len(split.indices), K), dtype=np.int32)
-        weights = popularity_table(split.item_counts(), 0.75) if weighted else None
+        weights = alias_table("popularity", split.item_counts(), 0.75) if weighted else None
         epochs = iter(range(1000))
         timed(
             lambda: sample_negatives(
@@ -81,7 +81,7 @@ class TestNegatives:
                 seed=0,
                 epoch=next(epochs),
                 out=out,
-                weights=weights,
+                alias_table=weights,
             ),
             pair="negatives by popularity" if weighted else self.pair,
             side="fastncf",
@@ -105,13 +105,13 @@ class TestNegatives:
 
 
 def epochs_of(split: Split, *, last: int, batch_size: int = BATCH) -> EpochLoader:
-    return EpochLoader(split, num_negatives=K, batch_size=batch_size, seed=0, device=CPU, shuffle=True, last=last)
+    return EpochLoader(SamplingSpec(split, K, seed=0, device=CPU, shuffle=True, num_epochs=last), batch_size)
 
 
 def drawn_ahead(epochs: EpochLoader, number: int) -> None:
     """Wait until the thread has drawn an epoch."""
-    assert isinstance(epochs._source, PrefetchSampler)
-    epochs._source.drawn[number].result()
+    assert isinstance(epochs._sampler, PrefetchSampler)
+    epochs._sampler.prefetch(number).result()
 
 
 class TestBatches:

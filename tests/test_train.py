@@ -97,15 +97,13 @@ def test_one_step_is_dense_adam_on_the_mean_loss():
     rec = fastncf.fit(data, epochs=2, schedule="linear", seed=3, **settings)
 
     from fastncf.models import build
-    from fastncf.sampling.loader import EpochLoader
-    from fastncf.trainers.neural import stage_of
+    from fastncf.sampling.loader import EpochLoader, SamplingSpec
 
-    model = build(stage_of(rec.config), 12, 10, torch.zeros(10))
+    model = build(rec.plan.final, 12, 10, np.zeros(10))
     assert isinstance(model, MF)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    epochs = EpochLoader(
-        rec.split, num_negatives=2, batch_size=60, seed=3, device=torch.device("cpu"), shuffle=True, last=2
-    )
+    spec = SamplingSpec(rec.split, num_negatives=2, seed=3, device=torch.device("cpu"), shuffle=True, num_epochs=2)
+    epochs = EpochLoader(spec, batch_size=60)
     step, steps = 0, 2 * epochs.batches
     with epochs:
         for number in range(2):

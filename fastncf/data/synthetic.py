@@ -31,11 +31,11 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from fastncf.errors import ConfigError
+from fastncf.kernels.cpu.alias import fill_alias_table
 from fastncf.kernels.cpu.synthetic import (
     RatingColumns,
     SyntheticModel,
     expected_counts,
-    fill_alias_table,
     fill_hashes,
     fill_normals,
     hash_counter,

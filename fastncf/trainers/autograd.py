@@ -18,7 +18,6 @@ from fastncf.errors import DeviceError
 from fastncf.models.losses import LOSSES
 from fastncf.models.scorers import score_lists
 from fastncf.rng import Stream, key
-from fastncf.sampling.distributions import popularity_table
 from fastncf.sampling.loader import Batch, EpochLoader
 from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
@@ -56,11 +55,11 @@ class AutogradTrainer(Trainer):
 
     def __init__(self, model: nn.Module, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
         self.model, self.stage, self.device = model, stage, torch.device(stage.device)
-        self.loader = make_loader(split, stage)
+        self.loader = EpochLoader.from_stage(split, stage)
         cuda = self.device.type == "cuda"
         self.bfloat16 = stage.precision == "bfloat16"
         self.no_graph_reason = None if cuda else "no CUDA device"
-        self.microbatch_size = self.loader.rows
+        self.microbatch_size = self.loader.interactions_per_batch
         self.learning_rates = torch.empty(self.loader.batches, dtype=torch.float64, device=self.device)  # of the epoch
         self.learning_rate = torch.zeros((), device=self.device)  # float32, read by the graph
         self.step = torch.zeros(1, dtype=torch.int64, device=self.device)  # steps of the epoch that are done
@@ -89,8 +88,8 @@ class AutogradTrainer(Trainer):
             self.learning_rates.copy_(torch.from_numpy(self.stage.learning_rate_at(progress)))
             self.step.zero_()
             self.total_loss.zero_()
-            for rows in self.loader.places():
-                if self.no_graph_reason is None and len(rows) == self.loader.rows:
+            for rows in self.loader.batch_indices():
+                if self.no_graph_reason is None and len(rows) == self.loader.interactions_per_batch:
                     self._run_full_batch()
                 else:
                     self._run_step(rows)
@@ -114,10 +113,10 @@ class AutogradTrainer(Trainer):
         self._set_microbatch_size(int(state["microbatch_size"]))
 
     def sampling_seconds(self) -> float:
-        return self.loader.sample_seconds()
+        return self.loader.sampling_seconds()
 
     def close(self) -> None:
-        self.loader.__exit__(None, None, None)
+        self.loader.close()
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Return Adam's state of a parameter, which torch makes in the first step, and which starts from zeros."""
@@ -205,11 +204,12 @@ class AutogradTrainer(Trainer):
         self._adam.zero_grad(set_to_none=True)
         try:
             if rows is None:
-                places = torch.arange(self.loader.rows, device=self.device) + self.step * self.loader.rows
+                size = self.loader.interactions_per_batch
+                places = torch.arange(size, device=self.device) + self.step * size
                 rows = self.loader.order.index_select(0, places)
             losses = []
             for part in rows.split(self.microbatch_size):
-                batch = self.loader.take(part)
+                batch = self.loader.gather(part)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
                     positive, negatives = score_batch(self.model, batch)
                 if self.bfloat16:
@@ -223,23 +223,6 @@ class AutogradTrainer(Trainer):
         except torch.OutOfMemoryError:
             return None
         return losses
-
-
-def make_loader(split: Split, stage: Stage) -> EpochLoader:
-    """Return the epochs of a stage on its device."""
-    weights = None
-    if stage.negatives == "popularity":
-        weights = popularity_table(split.item_counts(), stage.negatives_exponent)
-    return EpochLoader(
-        split,
-        num_negatives=stage.num_negatives,
-        batch_size=stage.batch_size,
-        seed=stage.seed,
-        device=torch.device(stage.device),
-        shuffle=stage.shuffle,
-        last=stage.epochs,
-        weights=weights,
-    )
 
 
 def copy_state(target: Mapping[str, Tensor], source: Mapping[str, Any]) -> None:

@@ -15,8 +15,9 @@ from fastncf.data.split import Split
 from fastncf.device import device_guard, has_tf32
 from fastncf.models.losses import LOSSES
 from fastncf.models.mlp import MLP
+from fastncf.sampling.loader import EpochLoader
 from fastncf.stage import Stage
-from fastncf.trainers.autograd import copy_state, make_loader
+from fastncf.trainers.autograd import copy_state
 from fastncf.trainers.base import State, Trainer
 
 _STEPS_PER_GRAPH = 64
@@ -48,7 +49,7 @@ class CUDAMLPTrainer(Trainer):
         from fastncf.kernels.cuda.mlp import BLOCK_SIZE, MLPShape, StepTensors  # not every machine has Triton
 
         self.model, self.stage, self.device = model, stage, torch.device(stage.device)
-        self.loader = make_loader(split, stage)
+        self.loader = EpochLoader.from_stage(split, stage)
         layers = [layer for layer in (*model.hidden, model.output) if isinstance(layer, nn.Linear)]
         self._own_parameters = [model.user_embedding.weight, model.item_embedding.weight]  # in the kernels' order
         self._own_parameters += [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
@@ -59,7 +60,7 @@ class CUDAMLPTrainer(Trainer):
         users, items = model.user_embedding, model.item_embedding
         widths = layers[0].out_features, layers[1].out_features
         self._shape = MLPShape(users.num_embeddings, items.num_embeddings, users.embedding_dim, *widths)
-        num_tiles = -(-self.loader.rows * (1 + stage.num_negatives) // BLOCK_SIZE)
+        num_tiles = -(-self.loader.interactions_per_batch * (1 + stage.num_negatives) // BLOCK_SIZE)
         self._tensors = StepTensors(
             parameters=parameters,
             gradients=torch.zeros_like(parameters),
@@ -95,12 +96,12 @@ class CUDAMLPTrainer(Trainer):
         self._tensors.step.zero_()
         self._tensors.losses.zero_()
         interactions = len(self.loader.order)
-        full_batches = interactions // self.loader.rows
+        full_batches = interactions // self.loader.interactions_per_batch
         for _ in range(full_batches // _STEPS_PER_GRAPH):
             self._replay()
         for offset in range(full_batches % _STEPS_PER_GRAPH):
-            self._run_step(offset, self.loader.rows)
-        if rest := interactions % self.loader.rows:
+            self._run_step(offset, self.loader.interactions_per_batch)
+        if rest := interactions % self.loader.interactions_per_batch:
             self._run_step(full_batches % _STEPS_PER_GRAPH, rest)
         return self._tensors.losses.sum() / (1 + self.stage.num_negatives)
 
@@ -116,11 +117,11 @@ class CUDAMLPTrainer(Trainer):
         self._tensors.gradients.zero_()
 
     def sampling_seconds(self) -> float:
-        return self.loader.sample_seconds()
+        return self.loader.sampling_seconds()
 
     def close(self) -> None:
         """Give the module parameters of their own again, and end the thread that samples."""
-        self.loader.__exit__(None, None, None)
+        self.loader.close()
         for parameter in self._own_parameters:
             parameter.data = parameter.data.clone()
 
@@ -139,14 +140,16 @@ class CUDAMLPTrainer(Trainer):
 
     def _run_steps(self) -> None:
         for offset in range(_STEPS_PER_GRAPH):
-            self._run_step(offset, self.loader.rows)
+            self._run_step(offset, self.loader.interactions_per_batch)
         self._tensors.step.add_(_STEPS_PER_GRAPH)
 
     def _run_step(self, offset: int, num_interactions: int) -> None:
         """Take a step over the batch that is ``offset`` behind the next one."""
         from fastncf.kernels.cuda.mlp import adam_step, add_gradients
 
-        add_gradients(self._tensors, self._shape, offset, self.loader.rows, num_interactions, self.stage.l2)
+        add_gradients(
+            self._tensors, self._shape, offset, self.loader.interactions_per_batch, num_interactions, self.stage.l2
+        )
         adam_step(self._tensors, offset)
 
     def _max_programs(self) -> int:

@@ -8,7 +8,7 @@ from fastncf.config import Config
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.kernels.cpu.factors import Step
 from fastncf.kernels.cpu.negatives import UNIFORM
-from fastncf.sampling.distributions import popularity_table
+from fastncf.sampling.distributions import alias_table
 
 
 @dataclass(frozen=True)
@@ -56,4 +56,5 @@ class SGDSettings:
 
     def weights(self, counts: np.ndarray) -> AliasTable:
         """Of the draws of some items, with their interactions (n,)."""
-        return UNIFORM if self.negatives_exponent is None else popularity_table(counts, self.negatives_exponent)
+        name = "uniform" if self.negatives_exponent is None else "popularity"
+        return alias_table(name, counts, self.negatives_exponent or 0.0) or UNIFORM

@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 from fastncf.data import synthetic
 from fastncf.data.synthetic import SCHEMA, Dialect, synthetic_movielens, write_synthetic_movielens
 from fastncf.kernels.cpu import synthetic as kernels
+from fastncf.kernels.cpu.alias import fill_alias_table
 
 SMALL = (300, 200, 9_000)
 
@@ -101,7 +102,7 @@ def test_clocks_continue_the_draws() -> None:
     profile = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
     thresholds = np.empty((1, num_items), np.uint32)
     aliases = np.empty((1, num_items), np.int32)
-    kernels.fill_alias_table(profile, thresholds[0], aliases[0])
+    fill_alias_table(profile, thresholds[0], aliases[0])
     first, second = profile[:, None], profile[None, :]
     pairs = first * second / (1 - first)
     np.fill_diagonal(pairs, 0.0)

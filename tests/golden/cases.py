@@ -32,7 +32,7 @@ from fastncf.errors import ConfigError
 from fastncf.models import build
 from fastncf.models.mf import MF
 from fastncf.rng import key
-from fastncf.sampling.distributions import popularity_table
+from fastncf.sampling.distributions import alias_table
 from fastncf.sampling.negatives import sample_candidates, sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
@@ -319,11 +319,11 @@ def _draw_orders() -> dict[str, Any]:
 
 def _distinct_weights(num_items: int) -> Any:
     """Return weights of which no two are alike, so that nothing depends on how ties are sorted."""
-    return popularity_table(1 + np.argsort(data.draws(num_items, 930), kind="stable"), 1.0)
+    return alias_table("popularity", 1 + np.argsort(data.draws(num_items, 930), kind="stable"), 1.0)
 
 
 def _tied_weights(num_items: int) -> Any:
-    return popularity_table(data.draws_below(30, num_items, 931), 0.75)
+    return alias_table("popularity", data.draws_below(30, num_items, 931), 0.75)
 
 
 def _draw_negatives(weights: Callable[[int], Any]) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def _draw_negatives(weights: Callable[[int], Any]) -> dict[str, Any]:
     for stream, (users, items, num_negatives) in enumerate([(40, 50, 4), (25, 7, 1), (3, 5_000, 9), (5, 2, 3)]):
         csr = data.random_csr(users, items, 910 + 2 * stream)
         for seed, epoch in ((0, 0), (0, 1), (2**60, 3)):
-            drawn = sample_negatives(*csr, items, num_negatives, seed=seed, epoch=epoch, weights=weights(items))
+            drawn = sample_negatives(*csr, items, num_negatives, seed=seed, epoch=epoch, alias_table=weights(items))
             result[f"{users} x {items} x {num_negatives}, seed {seed}, epoch {epoch}"] = digest_arrays(drawn)
     return result
 

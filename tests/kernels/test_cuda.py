@@ -23,8 +23,8 @@ from fastncf.models.mlp import MLP
 from fastncf.models.scorers import score_catalogue, score_lists
 from fastncf.rng import Stream, key
 from fastncf.sampling import loader as epoch_module
-from fastncf.sampling.distributions import popularity_table
-from fastncf.sampling.loader import Batch, EpochLoader
+from fastncf.sampling.distributions import alias_table
+from fastncf.sampling.loader import Batch, EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import position_keys, sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.trainers import cuda_mlp
@@ -99,8 +99,8 @@ def test_negatives_are_the_cpus(users, items, longest, exponent):
     seed = int(generator.integers(2**60))
     counts = generator.integers(0, 1000, items)
     counts[indices[-1:]] = 1_000_000
-    weights = None if exponent is None else popularity_table(counts, exponent)
-    expected = sample_negatives(indptr, indices, items, 3, seed=seed, epoch=2, weights=weights)
+    weights = None if exponent is None else alias_table("popularity", counts, exponent)
+    expected = sample_negatives(indptr, indices, items, 3, seed=seed, epoch=2, alias_table=weights)
     keys = position_keys(seed, Stream.NEGATIVES, 2, positions=expected.size).view(np.int32)
     out = torch.full(expected.shape, -7, dtype=torch.int32, device=DEVICE)
     if out.numel():
@@ -113,17 +113,16 @@ def test_negatives_are_the_cpus(users, items, longest, exponent):
 
 def test_epochs_drawn_on_the_device_are_the_same_batches(monkeypatch):
     split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
-    options = {"num_negatives": 3, "batch_size": 40, "seed": 4, "last": 3}
-    for shuffle, weights in ((True, None), (False, popularity_table(split.item_counts(), 1.0))):
-        options |= {"shuffle": shuffle, "weights": weights}
-        with EpochLoader(split, device=CPU, **options) as theirs:
+    for shuffle, weights in ((True, None), (False, alias_table("popularity", split.item_counts(), 1.0))):
+        spec = SamplingSpec(split, 3, 4, CPU, shuffle, num_epochs=3, alias_table=weights)
+        with EpochLoader(spec, batch_size=40) as theirs:
             monkeypatch.setattr(epoch_module, "triton_works", lambda device: True)
-            with EpochLoader(split, device=DEVICE, **options) as ours:
+            with EpochLoader(spec._replace(device=DEVICE), batch_size=40) as ours:
                 monkeypatch.undo()
                 for number in range(3):
                     for a, b in zip(ours.epoch(number), theirs.epoch(number), strict=True):
                         assert all(torch.equal(x.cpu(), y) for x, y in zip(a, b, strict=True))
-                assert ours.sample_seconds() > 0
+                assert ours.sampling_seconds() > 0
 
 
 def gradients(out: torch.Tensor, inputs: list[torch.Tensor], slope: torch.Tensor) -> list[torch.Tensor]:

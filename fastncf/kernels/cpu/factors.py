@@ -81,7 +81,6 @@ def train_users(
     longest = 0
     for u in range(first_user, last_user):
         longest = max(longest, bounds[u, part + 1] - bounds[u, part])
-    mass, cells, cell_bits = weights
     scratch = make_sampler_scratch(len(items), longest)
     drawn = np.empty(longest * num_negatives, dtype=np.int32)
     samples = make_samples(longest, num_negatives, len(items))
@@ -95,7 +94,7 @@ def train_users(
             continue
         count = num_negatives if stop - start < len(items) else 0  # of a part that is touched throughout none is drawn
         negatives = drawn[: (stop - start) * count]
-        sample_row(start * count, places, start, stop, len(items), keys, mass, cells, cell_bits, scratch, negatives)
+        sample_row(start * count, places[start:stop], keys, weights, scratch, negatives)
         gather(start, stop, places, negatives, items, width, samples)
         for at in range(width):
             vector[at] = user_vectors[u, at]

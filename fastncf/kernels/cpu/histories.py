@@ -72,7 +72,6 @@ def train_histories(users, indptr, indices, order, items, tables, shares, num_ne
     longest = 0
     for u in users:
         longest = max(longest, indptr[u + 1] - indptr[u])
-    mass, cells, cell_bits = weights
     scratch = make_sampler_scratch(len(items), longest)
     drawn = np.empty(longest * num_negatives, dtype=np.int32)
     samples = make_samples(longest, num_negatives, len(items))
@@ -87,9 +86,7 @@ def train_histories(users, indptr, indices, order, items, tables, shares, num_ne
             continue
         own = order[start:stop] if len(order) else order
         negatives = drawn[: (stop - start) * num_negatives]
-        sample_row(
-            start * num_negatives, indices, start, stop, len(items), keys, mass, cells, cell_bits, scratch, negatives
-        )
+        sample_row(start * num_negatives, indices[start:stop], keys, weights, scratch, negatives)
         gather(start, stop, indices, negatives, items, width, samples)
         _visit(u, indices[start:stop], own, samples, tables, shares, pairwise, step, scores, losses, vectors, moves)
         for lane in range(LANES):

@@ -153,34 +153,6 @@ def expected_counts(
 
 
 @njit(nogil=True, cache=True)
-def fill_alias_table(probabilities: Any, threshold: Any, alias: Any) -> None:
-    """Write Walker's alias table [I] of `probabilities` [I], thresholds in units of 2**-32."""
-    n = probabilities.size
-    scaled = probabilities * n
-    small = np.empty(n, np.int32)
-    large = np.empty(n, np.int32)
-    num_small = num_large = 0
-    for i in range(n):
-        # Never taken unless rounding leaves the column over, and then the column is full.
-        threshold[i], alias[i] = _LOW_32, i
-        if scaled[i] < 1.0:
-            small[num_small] = i
-            num_small += 1
-        else:
-            large[num_large] = i
-            num_large += 1
-    while num_small and num_large:
-        num_small -= 1
-        i, j = small[num_small], large[num_large - 1]
-        threshold[i], alias[i] = np.uint32(scaled[i] * 2.0**32), j
-        scaled[j] -= 1.0 - scaled[i]
-        if scaled[j] < 1.0:
-            num_large -= 1
-            small[num_small] = j
-            num_small += 1
-
-
-@njit(nogil=True, cache=True)
 def _kth_smallest(values: Any, k: int) -> float:
     """Return the value that sorting `values` would put at `k`, and reorder them (quickselect)."""
     # np.partition and np.sort take seconds to compile
