@@ -43,6 +43,7 @@ class AutogradTrainer(Trainer):
 
     @classmethod
     def why_not(cls, stage: Stage, module: nn.Module | None) -> str | None:
+        """Return why a stage cannot be trained: by another optimizer, by histories, or without trainable parameters."""
         if stage.optimizer != cls.optimizer:
             return f"takes steps by {cls.optimizer}, not by {stage.optimizer}"
         if stage.history != "none":
@@ -54,6 +55,7 @@ class AutogradTrainer(Trainer):
         return None if trainable else f"{stage.model} has no parameters that can be trained"
 
     def __init__(self, model: nn.Module, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
+        """Prepare the training of a module that is on ``stage.device``; ``order`` is not used."""
         self.model, self.stage, self.device = model, stage, torch.device(stage.device)
         self.loader = EpochLoader.from_stage(split, stage)
         cuda = self.device.type == "cuda"
@@ -109,13 +111,20 @@ class AutogradTrainer(Trainer):
         return state | {f"buffers.{name}": buffer for name, buffer in self.model.named_buffers()}
 
     def load_state_dict(self, state: State) -> None:
+        """Continue from a state of :meth:`state_dict`, whose values may also be arrays.
+
+        Raises:
+            ValueError: a name is missing or superfluous, or a tensor has another shape.
+        """
         copy_state(self.state_dict(), state)
         self._set_microbatch_size(int(state["microbatch_size"]))
 
     def sampling_seconds(self) -> float:
+        """Return the seconds that drawing orders and negatives took; the device must be done with it."""
         return self.loader.sampling_seconds()
 
     def close(self) -> None:
+        """End the thread that draws epochs ahead."""
         self.loader.close()
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:

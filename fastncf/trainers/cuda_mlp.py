@@ -39,6 +39,7 @@ class CUDAMLPTrainer(Trainer):
 
     @classmethod
     def why_not(cls, stage: Stage, module: nn.Module | None) -> str | None:
+        """Return which setting, model, size or device the kernels cannot train; sizes of a module are its own."""
         return (
             _unsupported_setting(stage)
             or (_unsupported_model(stage) if module is None else _unsupported_module(module))
@@ -46,6 +47,7 @@ class CUDAMLPTrainer(Trainer):
         )
 
     def __init__(self, model: MLP, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
+        """Move the parameters of a module on ``stage.device`` into one vector; ``order`` is not used."""
         from fastncf.kernels.cuda.mlp import BLOCK_SIZE, MLPShape, StepTensors  # not every machine has Triton
 
         self.model, self.stage, self.device = model, stage, torch.device(stage.device)
@@ -86,6 +88,7 @@ class CUDAMLPTrainer(Trainer):
             return self._train(number)
 
     def _train(self, number: int) -> Tensor:
+        """Train the epoch of a number on the current device."""
         self.loader.load(number)
         self._tensors = self._tensors._replace(order=self.loader.order, negatives=self.loader.negatives)
         steps = number * self.loader.batches + np.arange(self.loader.batches)
@@ -113,10 +116,16 @@ class CUDAMLPTrainer(Trainer):
         return {name: getattr(self._tensors, name) for name in ("parameters", "exp_avg", "exp_avg_sq")}
 
     def load_state_dict(self, state: State) -> None:
+        """Continue from a state of :meth:`state_dict`, whose values may also be arrays.
+
+        Raises:
+            ValueError: a name is missing or superfluous, or a tensor has another shape.
+        """
         copy_state(self.state_dict(), state)
         self._tensors.gradients.zero_()
 
     def sampling_seconds(self) -> float:
+        """Return the seconds that drawing orders and negatives took; the device must be done with it."""
         return self.loader.sampling_seconds()
 
     def close(self) -> None:
@@ -139,6 +148,7 @@ class CUDAMLPTrainer(Trainer):
         self._graph = graph
 
     def _run_steps(self) -> None:
+        """Take the steps of a graph over the next full batches."""
         for offset in range(_STEPS_PER_GRAPH):
             self._run_step(offset, self.loader.interactions_per_batch)
         self._tensors.step.add_(_STEPS_PER_GRAPH)
@@ -160,6 +170,7 @@ class CUDAMLPTrainer(Trainer):
 
 
 def _unsupported_setting(stage: Stage) -> str | None:
+    """Return which setting the kernels do not have, for any model."""
     if stage.optimizer != "adam":
         return f"takes steps by adam, not by {stage.optimizer}"
     if stage.history != "none":
@@ -174,12 +185,14 @@ def _unsupported_setting(stage: Stage) -> str | None:
 
 
 def _unsupported_model(stage: Stage) -> str | None:
+    """Return why the kernels do not train a registered model."""
     if stage.model != "mlp":
         return f"the kernel is for model='mlp' and not for {stage.model!r}"
     return f"dropout={stage.dropout} was asked for, and the kernel has none" if stage.dropout else None
 
 
 def _unsupported_module(module: nn.Module) -> str | None:
+    """Return why the kernels do not train a module of the user's own."""
     if type(module) is not MLP:
         return f"the kernel is for modules of the class MLP itself and not for {type(module).__name__}"
     if module.dropout:

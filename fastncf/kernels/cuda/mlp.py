@@ -17,7 +17,7 @@ BLOCK_SIZE = 64
 """Samples in a tile."""
 
 INT32_LIMIT = 2**31
-"""Number of parameters from which on their positions are computed in 64 bits."""
+"""Smallest number of parameters whose positions are computed in 64 bits."""
 
 _ADAM_BLOCK_SIZE = 1024
 
@@ -51,12 +51,13 @@ class StepTensors(NamedTuple):
         exp_avg_sq: (P,) float32, Adam's running mean of the squared gradients.
         step_sizes: (S, 2) float32: for each step the learning rate divided by the first bias correction, and the square
             root of the second.
-        losses: (programs,) float64, sums of the losses of samples; as many programs share the work of a step.
+        losses: (programs,) float64, sum of the losses of the samples of each program; its length is the number of
+            programs that share the work of a step.
         order: (N,) int32 or int64, the order of the interactions.
         users: (N,) int32, the user of each interaction.
         positives: (N,) int32, the item of each interaction.
         negatives: (N, K) int32, sampled negatives of each interaction.
-        step: (1,) int64, number of steps that the epoch has behind it.
+        step: (1,) int64, number of steps of the epoch that are done.
     """
 
     parameters: Tensor
@@ -215,7 +216,9 @@ def _add_gradients_kernel(
     GROUP_SIZE: tl.constexpr, DIM: tl.constexpr, WIDTH_1: tl.constexpr, WIDTH_2: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, INDEX_64: tl.constexpr,
 ):  # fmt: skip
-    """Add the gradients of every so-manieth tile of ``BLOCK_SIZE`` samples; tensors as in :class:`StepTensors`.
+    """Add the gradients of a batch, which is divided into tiles of ``BLOCK_SIZE`` samples.
+
+    Program p of n takes tiles p, p + n, p + 2 n and so on. Tensors are those of :class:`StepTensors`.
 
     Args:
         loss_scale: factor of a sample's cross entropy.
