@@ -25,7 +25,8 @@ import fastncf
 
 # Everything that depends on where internals are and what they are called stands from here to ``Case``.
 from fastncf import Config, Recommender
-from fastncf.data.interactions import Interactions, draw_users, read_interactions, read_with_test
+from fastncf.data.given_files import read_with_test
+from fastncf.data.interactions import Interactions, draw_users, read_interactions
 from fastncf.data.split import Split, given_test, hold_out_another, leave_one_out, time_order
 from fastncf.data.synthetic import synthetic_movielens, write_synthetic_movielens
 from fastncf.errors import ConfigError
