@@ -121,14 +121,14 @@ class Recommender:
         from fastncf.evaluation.topk import top_items
 
         _require_k(k)
-        codes = self.users.require(users)
+        indices = self.users.require(users)
         seen = self.split.seen() if exclude_seen else None
-        count, item, score = top_items(self.model, codes, self.split.num_items, k, seen)
+        count, item, score = top_items(self.model, indices, self.split.num_items, k, seen)
         kept = np.arange(item.shape[1]) < count[:, None]
         rank = np.arange(1, item.shape[1] + 1, dtype=np.int32)
         return pl.DataFrame(
             {
-                "user": self.users.decode(np.repeat(codes, count)),
+                "user": self.users.decode(np.repeat(indices, count)),
                 "item": self.items.decode(item[kept]),
                 "score": score[kept],
                 "rank": np.broadcast_to(rank, kept.shape)[kept],
@@ -148,14 +148,14 @@ class Recommender:
         from fastncf.evaluation.topk import similar_items
 
         _require_k(k)
-        codes = self.items.require(items)
-        item, score = similar_items(self.model, codes, k)
+        indices = self.items.require(items)
+        item, score = similar_items(self.model, indices, k)
         return pl.DataFrame(
             {
-                "item": self.items.decode(np.repeat(codes, item.shape[1])),
+                "item": self.items.decode(np.repeat(indices, item.shape[1])),
                 "similar_item": self.items.decode(item.reshape(-1)),
                 "score": score.reshape(-1),
-                "rank": np.tile(np.arange(1, item.shape[1] + 1, dtype=np.int32), len(codes)),
+                "rank": np.tile(np.arange(1, item.shape[1] + 1, dtype=np.int32), len(indices)),
             }
         )
 
