@@ -30,7 +30,7 @@ from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream
 from fastncf.trainers.factorization import draw_factors, sgd
-from fastncf.trainers.history_sgd import order_matters
+from fastncf.data.order import order_matters
 
 CPU = torch.device("cpu")
 ITERATIONS = (1, 2, 3, 5, 8, 15)

@@ -66,7 +66,7 @@ class MF(nn.Module):
     @classmethod
     def from_factors(cls, factors: Factors) -> Self:
         """Return a model whose parameters are the arrays of a factorization, in the same memory."""
-        model = cls(0, 0, factors.user.shape[1])
+        model = cls(0, 0, factors.user_vectors.shape[1])
         user, item, user_bias, item_bias = map(torch.from_numpy, factors)
         model.user_embedding = Embedding.from_pretrained(user, freeze=False)
         model.item_embedding = Embedding.from_pretrained(item, freeze=False)

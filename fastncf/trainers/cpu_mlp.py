@@ -12,6 +12,8 @@ from fastncf.kernels.cpu import mlp as kernels
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.kernels.cpu.gemm import COLUMNS
 from fastncf.kernels.cpu.lazy_adam import make_schedule, settle, stride
+from fastncf.kernels.cpu.losses import require_code
+from fastncf.models.losses import LOSSES
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
 from fastncf.rng import Stream, key
@@ -64,7 +66,8 @@ class CPUMLPTrainer(Training):
             batch=self.epochs.rows,
             piece=piece,
             own=int(min(owned, self.epochs.rows * (2 + num_negatives))),
-            pairwise=config.loss == "bpr",
+            loss=require_code(LOSSES[config.loss].cpu_kernel),
+            num_terms=LOSSES[config.loss].num_terms(num_negatives),
             l2=config.l2,
             dropout=config.dropout,
             seed=np.uint64(key(config.seed, Stream.DROPOUT)),
@@ -129,8 +132,7 @@ class CPUMLPTrainer(Training):
             lambda a, b: settle(a, b, now, rows, steps, layout.vector, stride, self.pace), even_ranges(len(layout.rows))
         )
         layout.write()
-        terms = self.config.num_negatives if self.sizes.pairwise else 1 + self.config.num_negatives
-        return float(arrays.losses.sum()) / terms
+        return float(arrays.losses.sum()) / self.sizes.num_terms
 
 
 class _Layout:

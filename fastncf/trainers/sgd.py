@@ -1,60 +1,153 @@
-"""What the ways to train by stochastic gradient descent have in common: settings, and what a step does with them."""
+"""What the trainers by stochastic gradient descent share: settings, starting parameters, and what they can train."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastncf.config import Config
 from fastncf.kernels.cpu.alias import AliasTable
-from fastncf.kernels.cpu.factors import Step
+from fastncf.kernels.cpu.factors import Factors, SGDStep
+from fastncf.kernels.cpu.losses import require_code
 from fastncf.kernels.cpu.negatives import UNIFORM
+from fastncf.models.losses import LOSSES
+from fastncf.rng import Stream, key
 from fastncf.sampling.distributions import alias_table
+from fastncf.stage import Stage
+from fastncf.trainers.base import State
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MODELS = ("mf", "gmf")
 
 
 @dataclass(frozen=True)
 class SGDSettings:
-    """Settings of a descent, interaction by interaction.
+    """Settings of stochastic gradient descent that takes a step for each interaction.
 
     Attributes:
         num_negatives: K.
         seed: determines negatives and order.
-        pairwise: whether the loss is bpr; otherwise it is bce.
-        l2: weight of the mean squared norm of the vectors that an interaction's samples touch.
-        shuffle: a new order each epoch; otherwise that of epoch 0 serves all.
-        negatives_exponent: draw negatives by this power of their interactions; all alike where it is None.
+        loss: code of the loss, see :mod:`fastncf.kernels.cpu.losses`.
+        num_terms: terms of the loss of an interaction: its 1 + K samples, or its K pairs.
+        l2: weight of the mean squared norm of the vectors of an interaction's samples, in the mean over its terms.
+        shuffle: draw the order anew each epoch; otherwise the order of epoch 0 serves all.
+        negatives: name of the distribution of the negatives.
+        negatives_exponent: see :class:`~fastncf.stage.Stage`.
     """
 
     num_negatives: int
     seed: int
-    pairwise: bool
+    loss: int
+    num_terms: int
     l2: float
     shuffle: bool
-    negatives_exponent: float | None
+    negatives: str
+    negatives_exponent: float
 
     @classmethod
-    def of(cls, config: Config) -> "SGDSettings":
-        """The settings of a config with its recipe, see :meth:`Config.with_recipe`."""
-        assert config.l2 is not None
+    def from_stage(cls, stage: Stage) -> "SGDSettings":
+        """Return the settings of a stage.
+
+        Raises:
+            ValueError: the CPU kernels do not compute the loss.
+        """
+        loss = LOSSES[stage.loss]
         return cls(
-            num_negatives=config.num_negatives,
-            seed=config.seed,
-            pairwise=config.loss == "bpr",
-            l2=config.l2,
-            shuffle=config.shuffle,
-            negatives_exponent=config.negatives_exponent if config.negatives == "popularity" else None,
+            num_negatives=stage.num_negatives,
+            seed=stage.seed,
+            loss=require_code(loss.cpu_kernel),
+            num_terms=loss.num_terms(stage.num_negatives),
+            l2=stage.l2,
+            shuffle=stage.shuffle,
+            negatives=stage.negatives,
+            negatives_exponent=stage.negatives_exponent,
         )
 
-    @property
-    def terms(self) -> int:
-        """Losses of an interaction: of its samples (bce) or pairs (bpr)."""
-        return self.num_negatives if self.pairwise else 1 + self.num_negatives
+    def step(self, learning_rate: float) -> SGDStep:
+        """Return the step for a learning rate, which multiplies the gradient of the sum of the terms, not of the mean.
 
-    def step(self, rate: float) -> Step:
-        """What a step does at a learning rate: ``rate`` times the sum of its samples' gradients, not their mean."""
-        shrink = 2 * rate * self.l2 * self.terms
-        return Step(*(np.float32(x) for x in (rate, 1 - shrink, shrink / (1 + self.num_negatives))))
+        The norms are those of the user's vector and of the mean of 1 + K items' vectors.
+        """
+        decay = 2 * learning_rate * self.l2 * self.num_terms
+        user_scale, item_decay = np.float32(1 - decay), np.float32(decay / (1 + self.num_negatives))
+        return SGDStep(np.float32(learning_rate), user_scale, item_decay, self.loss)
 
     def weights(self, counts: np.ndarray) -> AliasTable:
-        """Of the draws of some items, with their interactions (n,)."""
-        name = "uniform" if self.negatives_exponent is None else "popularity"
-        return alias_table(name, counts, self.negatives_exponent or 0.0) or UNIFORM
+        """Return how often each of some items is drawn, from their numbers of interactions (n,)."""
+        return alias_table(self.negatives, counts, self.negatives_exponent) or UNIFORM
+
+
+def learning_rates(stage: Stage, epoch: int, num_rounds: int) -> list[float]:
+    """Return the learning rate of each round of an epoch that is cut into rounds."""
+    rounds = np.arange(epoch * num_rounds, (epoch + 1) * num_rounds)
+    rates: list[float] = stage.learning_rate_at(rounds / (stage.epochs * num_rounds)).tolist()
+    return rates
+
+
+def init_factors(stage: Stage, num_users: int, num_items: int) -> Factors:
+    """Return the factors that training starts from: vectors normally distributed, biases 0.
+
+    Args:
+        stage: of an ``mf``, or of a ``gmf``, which keeps two of its D dimensions for the biases.
+        num_users: U.
+        num_items: I.
+    """
+    dim = stage.dim - 2 if stage.model == "gmf" else stage.dim
+    std = np.float32(stage.init_std)
+    random = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
+    user, item = (std * random.standard_normal((rows, dim), dtype=np.float32) for rows in (num_users, num_items))
+    return Factors(user, item, np.zeros(num_users, dtype=np.float32), np.zeros(num_items, dtype=np.float32))
+
+
+def why_not_sgd(stage: Stage, module: "nn.Module | None") -> str | None:
+    """Return why no trainer by SGD can train a stage, whatever its history; None if one can.
+
+    See :meth:`fastncf.trainers.base.Trainer.why_not`.
+    """
+    if stage.optimizer != "sgd":
+        return f"optimizer={stage.optimizer!r} was asked for"
+    if stage.device != "cpu":
+        return f"it trains on a CPU, not on {stage.device}"
+    if LOSSES[stage.loss].cpu_kernel is None:
+        return f"the CPU kernels do not compute loss={stage.loss!r}"
+    if module is not None:
+        return _why_not_module(module)
+    if stage.model not in _MODELS:
+        return f"it trains {' and '.join(_MODELS)}, not {stage.model}"
+    if stage.model == "gmf" and stage.dim < 3:
+        return f"a gmf with dim={stage.dim} has no room for the biases; expected at least 3"
+    return None
+
+
+def _why_not_module(module: "nn.Module") -> str | None:
+    import torch
+
+    from fastncf.models.mf import MF
+
+    if type(module) is not MF:
+        return f"it trains modules of the class MF, not {type(module).__name__}"
+    for name, parameter in module.named_parameters():
+        if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+            return f"{name} is {parameter.dtype} on {parameter.device}; expected torch.float32 on cpu"
+        if not parameter.is_contiguous():
+            return f"{name} is not contiguous"
+        if not parameter.requires_grad:
+            return f"{name} is frozen"
+    return None
+
+
+def load_arrays(arrays: Mapping[str, np.ndarray], state: State) -> None:
+    """Copy the arrays of a state into those of the same names.
+
+    Raises:
+        ValueError: a name is missing or superfluous, or an array has another shape; then nothing is copied.
+    """
+    if set(state) != set(arrays):
+        raise ValueError(f"state: found {', '.join(sorted(state))}; expected {', '.join(sorted(arrays))}")
+    for name, array in arrays.items():
+        if state[name].shape != array.shape:
+            raise ValueError(f"state: {name} has the shape {tuple(state[name].shape)}; expected {array.shape}")
+    for name, array in arrays.items():
+        array[:] = state[name]

@@ -4,14 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from numba import njit
 
 import fastncf
 from fastncf.config import FAST, RECIPES, SPARSE, SPARSE_BELOW, Config
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.negatives import ATTEMPTS, is_dense
-from fastncf.kernels.cpu.simd import LANES, softplus
 from fastncf.models.losses import LOSSES
 from fastncf.models.mf import MF
 from fastncf.rng import Stream
@@ -211,29 +209,6 @@ def test_a_number_that_is_not_one_shows_in_the_loss():
     with torch.no_grad():
         model.item_embedding.weight[3] = float("nan")
     assert np.isnan(make(model, split).epoch(0, [0.1]))
-
-
-@njit
-def call_softplus(x, times, losses):
-    return softplus(x, times, 1, losses)
-
-
-def test_softplus_and_its_slope():
-    special = [np.inf, -np.inf, 0.0, -0.0, 1e-30, -200.0]
-    x = np.concatenate([np.linspace(-110, 110, 3 * LANES - 6), special]).astype(np.float32)
-    times = np.random.default_rng(0).integers(0, 3, (2, len(x))).astype(np.float32)
-    times[1, -6] = 1
-    slopes, exact = x.copy(), x.astype(np.float64)
-    total = call_softplus(slopes, times, np.zeros(LANES, np.float32))
-    np.testing.assert_allclose(slopes, times[1] / (1 + np.exp(-exact)), rtol=1e-5, atol=1e-37)
-    assert total == pytest.approx(slopes.sum(), rel=1e-6)
-    for number, often in zip(x, times[1], strict=True):
-        losses = np.zeros(LANES, np.float32)
-        line = np.zeros((2, LANES), np.float32)
-        line[1, 5] = often
-        call_softplus(np.full(LANES, number), line, losses)
-        if np.isfinite(number):
-            assert losses.sum() == pytest.approx(often * np.logaddexp(0, float(number)), rel=1e-5, abs=1e-37)
 
 
 def test_which_optimizer_is_taken():

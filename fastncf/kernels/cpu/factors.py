@@ -1,226 +1,481 @@
-"""Stochastic gradient descent on a matrix factorization, one interaction after the other, user by user."""
+"""Stochastic gradient descent on a matrix factorization, interaction by interaction, user by user.
 
-from typing import NamedTuple
+:func:`train_block` is the kernel of :class:`fastncf.trainers.block_sgd.BlockSGD`. Its parts, from drawing the samples
+of a user's interactions to the step of one interaction, also serve :mod:`fastncf.kernels.cpu.histories`. The structures
+that are made once for a call hold arrays; those that are made for an interaction hold pointers, see
+:func:`fastncf.kernels.cpu.simd.pointer`.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from fastncf.kernels.cpu.negatives import make_sampler_scratch, sample_row
-from fastncf.kernels.cpu.simd import LANES, descend, dots, prefetch, softplus
+from fastncf.kernels.cpu.alias import AliasTable
+from fastncf.kernels.cpu.losses import LossBuffers, add_loss_sums, loss_gradients
+from fastncf.kernels.cpu.negatives import SamplerScratch, make_sampler_scratch, sample_row
+from fastncf.kernels.cpu.simd import LANES, VectorBuilder, borrow, get, offset, pointer, prefetch, put
 
-_ONE = np.float32(1)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 class Factors(NamedTuple):
-    """A model's own parameters: vectors (U, D) and (I, D), biases (U,) and (I,), all float32 and C-contiguous."""
+    """The parameters of a matrix factorization, all float32 and C-contiguous.
 
-    user: np.ndarray
-    item: np.ndarray
+    Attributes:
+        user_vectors: (U, D).
+        item_vectors: (I, D).
+        user_bias: (U,).
+        item_bias: (I,).
+    """
+
+    user_vectors: np.ndarray
+    item_vectors: np.ndarray
     user_bias: np.ndarray
     item_bias: np.ndarray
 
 
 def pad_to_lanes(factors: Factors) -> Factors:
-    """The factors with columns of 0, which stay 0, up to a multiple of ``LANES``; the same ones where D is that."""
-    columns = -factors.user.shape[1] % LANES
+    """Return factors whose vectors have columns of 0 up to a multiple of ``LANES``; the same ones where D is one.
+
+    Training leaves the columns at 0. The biases are not copied.
+    """
+    columns = -factors.user_vectors.shape[1] % LANES
     if not columns:
         return factors
-    return factors._replace(
-        **{name: np.pad(getattr(factors, name), ((0, 0), (0, columns))) for name in ("user", "item")}
-    )
+    user_vectors, item_vectors = (np.pad(table, ((0, 0), (0, columns))) for table in factors[:2])
+    return factors._replace(user_vectors=user_vectors, item_vectors=item_vectors)
 
 
 def unpad_into(padded: Factors, factors: Factors) -> None:
-    """Copy what :func:`pad_to_lanes` has copied back to where it came from."""
+    """Copy the vectors that :func:`pad_to_lanes` has padded back into those that it was given."""
     if padded is not factors:
-        dim = factors.user.shape[1]
-        factors.user[:], factors.item[:] = padded.user[:, :dim], padded.item[:, :dim]
+        for source, target in zip(padded[:2], factors[:2], strict=True):
+            target[:] = source[:, : target.shape[1]]
 
 
-class Step(NamedTuple):
-    """How far a step goes, all float32.
+class SGDStep(NamedTuple):
+    """What a step does.
 
     Attributes:
-        rate: what a sample's gradient is multiplied by.
-        keep_user: what is left of the user's vector.
-        lose_item: what is taken of an item's vector each time it was drawn.
+        learning_rate: the gradient of an interaction's loss is multiplied by it, float32.
+        user_scale: a step multiplies the user's vector by it: 1 less the weight decay, float32.
+        item_decay: share of an item's vector that a step subtracts for each time that the item was drawn, float32.
+        loss: code of the loss, see :mod:`fastncf.kernels.cpu.losses`, int64.
     """
 
-    rate: np.float32
-    keep_user: np.float32
-    lose_item: np.float32
+    learning_rate: np.float32
+    user_scale: np.float32
+    item_decay: np.float32
+    loss: int
 
 
-@njit(nogil=True, cache=True)
-def train_users(
-    first_user, last_user, part, bounds, places, items, factors, num_negatives, pairwise, step, keys, weights
-):
-    """One step for each interaction of some users with the items of one part of the catalogue.
+class NegativeSampling(NamedTuple):
+    """How the negatives of an epoch are drawn.
 
-    Its negatives are drawn from the same part, so that nothing outside the part and the users is read or written.
-
-    Args:
-        first_user, last_user: range of users.
-        part: number of the part.
-        bounds: (U, parts + 1) int64; ``places[bounds[u, part]:bounds[u, part + 1]]`` are the user's interactions.
-        places: (N,) int32, positions in ``items``, ascending for each user and part.
-        items: (n,) int32, the items of the part.
-        factors: moved in place; their width is a multiple of ``LANES``.
-        num_negatives: K.
-        pairwise: whether the loss is bpr; otherwise it is bce.
-        step: rates.
-        keys: of the draws, see :func:`fastncf.kernels.cpu.negatives.sample_row`.
-        weights: of the draws, over ``items``.
-
-    Returns:
-        The loss of each sample, or of each pair, summed.
+    Attributes:
+        items: (n,) int32, the items that positives and negatives are from.
+        num_negatives: K, int64.
+        keys: see :func:`fastncf.kernels.cpu.negatives.sample_row`.
+        weights: how often each of ``items`` is drawn.
     """
-    user_vectors, item_vectors, user_bias, item_bias = factors
-    width = user_vectors.shape[1]
-    table = item_vectors.reshape(-1)
-    longest = 0
-    for u in range(first_user, last_user):
-        longest = max(longest, bounds[u, part + 1] - bounds[u, part])
-    scratch = make_sampler_scratch(len(items), longest)
-    drawn = np.empty(longest * num_negatives, dtype=np.int32)
-    samples = make_samples(longest, num_negatives, len(items))
-    scores = np.zeros(samples.times.shape[1], dtype=np.float32)
-    losses = np.zeros(LANES, dtype=np.float32)
-    vector = np.empty(width, dtype=np.float32)
-    loss = 0.0
-    for u in range(first_user, last_user):
-        start, stop = bounds[u, part], bounds[u, part + 1]
-        if start == stop:
-            continue
-        count = num_negatives if stop - start < len(items) else 0  # of a part that is touched throughout none is drawn
-        negatives = drawn[: (stop - start) * count]
-        sample_row(start * count, places[start:stop], keys, weights, scratch, negatives)
-        gather(start, stop, places, negatives, items, width, samples)
-        for at in range(width):
-            vector[at] = user_vectors[u, at]
-        user_bias[u] = _visit(
-            stop - start, samples, table, width, vector, user_bias[u], item_bias, pairwise, step, scores, losses
-        )
-        for at in range(width):
-            user_vectors[u, at] = vector[at]
-        for lane in range(LANES):
-            loss += losses[lane]
-            losses[lane] = 0
-    return loss
+
+    items: np.ndarray
+    num_negatives: int
+    keys: np.ndarray
+    weights: AliasTable
+
+
+class Block(NamedTuple):
+    """The interactions of a range of users with one part of the items.
+
+    Attributes:
+        first_user, last_user: range of users, int64.
+        part: number of the part among G, int64.
+        bounds: (U, G + 1) int64; the interactions of user u are rows ``bounds[u, part]`` to ``bounds[u, part + 1]``.
+        positions: (N,) int32, by row: position of the item among the items of its part, ascending for each user.
+    """
+
+    first_user: int
+    last_user: int
+    part: int
+    bounds: np.ndarray
+    positions: np.ndarray
 
 
 class Samples(NamedTuple):
-    """Items of a user's interactions, each once, the positive first.
+    """Distinct samples of each of a user's interactions, the positive first.
 
     Attributes:
-        item: (rows, 1 + K) int32.
-        start: (rows, 1 + K) int64, where their vectors start in the table.
-        times: (rows, P) float32, how often each was drawn, then zeros; P is 1 + K rounded up to whole lanes.
-        size: (rows,) int64, how many they are.
-        last: (n,) int64, the last row of the data that each item of the part was met in.
+        items: (n, 1 + K) int32.
+        starts: (n, 1 + K) int64, where their vectors start in the table of items.
+        multiplicity: (n, P) float32, how often each was drawn, then zeros; P is 1 + K rounded up to whole vectors.
+        sizes: (n,) int64, how many they are.
+        last_row: (m,) int64, for each of the m items that are drawn from the last row of the data that has it, or -1.
     """
 
-    item: np.ndarray
-    start: np.ndarray
-    times: np.ndarray
-    size: np.ndarray
-    last: np.ndarray
+    items: np.ndarray
+    starts: np.ndarray
+    multiplicity: np.ndarray
+    sizes: np.ndarray
+    last_row: np.ndarray
 
 
-@njit(nogil=True, cache=True)
-def make_samples(longest, num_negatives, num_items):
-    """Room for a user's interactions, at most ``longest`` of them."""
-    return Samples(
-        np.empty((longest, 1 + num_negatives), dtype=np.int32),
-        np.empty((longest, 1 + num_negatives), dtype=np.int64),
-        np.empty((longest, (num_negatives + LANES) // LANES * LANES), dtype=np.float32),
-        np.empty(longest, dtype=np.int64),
-        np.full(num_items, -1, dtype=np.int64),
+class Workspace(NamedTuple):
+    """Memory of a thread, for users with at most n interactions.
+
+    Attributes:
+        sampler: of :func:`fastncf.kernels.cpu.negatives.sample_row`.
+        negatives: (n * K,) int32, as they are drawn.
+        samples: of the user.
+        scores: (P,) float32, of an interaction; later the gradient of its loss.
+        loss_sums: (LANES,) float32, see :class:`fastncf.kernels.cpu.losses.LossBuffers`.
+    """
+
+    sampler: SamplerScratch
+    negatives: np.ndarray
+    samples: Samples
+    scores: np.ndarray
+    loss_sums: np.ndarray
+
+
+def make_workspace(longest: int, num_items: int, num_negatives: int) -> Workspace:
+    """Return a :class:`Workspace`.
+
+    Args:
+        longest: n, as many interactions as a user has at most.
+        num_items: number of items that negatives are drawn from.
+        num_negatives: K.
+    """
+    lanes = -(-(1 + num_negatives) // LANES) * LANES
+    samples = Samples(
+        items=np.empty((longest, 1 + num_negatives), dtype=np.int32),
+        starts=np.empty((longest, 1 + num_negatives), dtype=np.int64),
+        multiplicity=np.empty((longest, lanes), dtype=np.float32),
+        sizes=np.empty(longest, dtype=np.int64),
+        last_row=np.full(num_items, -1, dtype=np.int64),
+    )
+    return Workspace(
+        sampler=make_sampler_scratch(num_items, longest),
+        negatives=np.empty(longest * num_negatives, dtype=np.int32),
+        samples=samples,
+        scores=np.zeros(lanes, dtype=np.float32),
+        loss_sums=np.zeros(LANES, dtype=np.float32),
     )
 
 
+class ItemTable(NamedTuple):
+    """What is learned of items; pointers to float32.
+
+    Attributes:
+        vectors: (I * D,).
+        bias: (I,).
+        width: D, a multiple of ``LANES``, int64.
+    """
+
+    vectors: Any
+    bias: Any
+    width: int
+
+
+class SamplePointers(NamedTuple):
+    """Pointers to the samples of a user's interactions, see :class:`Samples`, and to where losses are computed.
+
+    Attributes:
+        items: (n, 1 + K) int32.
+        starts: (n, 1 + K) int64.
+        multiplicity: (n, P) float32.
+        sizes: (n,) int64.
+        scores: (P,) float32.
+        loss_sums: (LANES,) float32.
+        stride: 1 + K, int64.
+        lanes: P, int64.
+    """
+
+    items: Any
+    starts: Any
+    multiplicity: Any
+    sizes: Any
+    scores: Any
+    loss_sums: Any
+    stride: int
+    lanes: int
+
+
+class Interaction(NamedTuple):
+    """The distinct samples of one interaction, the positive first; pointers.
+
+    Attributes:
+        items: (size,) int32.
+        starts: (size,) int64, where their vectors start in the table of items.
+        size: number of samples, int64.
+        buffers: their multiplicity, and where their scores and gradients are computed.
+    """
+
+    items: Any
+    starts: Any
+    size: int
+    buffers: LossBuffers
+
+
 @njit(nogil=True, cache=True)
-def gather(start, stop, places, negatives, items, width, samples):
-    """Fill ``samples`` with a user's interactions and what was drawn for them."""
-    item, begin, times, size, last = samples
-    count = len(negatives) // (stop - start)
+def train_block(block, factors, sampling, step, workspace):
+    """Take a step for each interaction of a block; its negatives are from the same items, drawn anew.
+
+    Args:
+        block: :class:`Block`.
+        factors: :class:`Factors` of a width that is a multiple of ``LANES``, changed in place: of the users only those
+            of the block, of the items only those of ``sampling``.
+        sampling: :class:`NegativeSampling`.
+        step: :class:`SGDStep`.
+        workspace: :class:`Workspace` of the thread.
+
+    Returns:
+        The loss, summed over the samples (``BCE``) or pairs (``BPR``), float64.
+    """
+    block, factors, sampling, workspace = borrow(block), borrow(factors), borrow(sampling), borrow(workspace)
+    width, total = factors.item_vectors.shape[1], 0.0
+    for u in range(block.first_user, block.last_user):
+        start, stop = block.bounds[u, block.part], block.bounds[u, block.part + 1]
+        if start < stop:
+            draw_samples(start, stop, block.positions, sampling, width, workspace)
+            _train_user(u, stop - start, factors, step, workspace)
+            total = add_loss_sums(total, pointer(workspace.loss_sums))
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _train_user(u, count, factors, step, workspace):
+    """Take a step for each of the ``count`` interactions of user ``u`` that the workspace has samples of."""
+    width = factors.item_vectors.shape[1]
+    table = ItemTable(pointer(factors.item_vectors), pointer(factors.item_bias), width)
+    samples = sample_pointers(workspace)
+    vector = offset(pointer(factors.user_vectors), u * width)
+    bias = factors.user_bias[u]
+    for row in range(count):
+        if row + 1 < count:
+            prefetch_interaction(table, interaction_at(samples, row + 1))
+        bias = train_interaction(table, interaction_at(samples, row), vector, bias, step)
+    factors.user_bias[u] = bias
+
+
+@njit(nogil=True, cache=True)
+def draw_samples(start, stop, positions, sampling, width, workspace):
+    """Draw the negatives of a user's interactions, and put the samples of each into the workspace.
+
+    Args:
+        start, stop: rows of the user's interactions, int64.
+        positions: (N,) int32, by row: position of the item in ``sampling.items``, ascending for each user.
+        sampling: :class:`NegativeSampling`; a user with all of its items gets no negatives.
+        width: D, int64.
+        workspace: :class:`Workspace`.
+    """
+    num_items = len(sampling.items)
+    num_negatives = sampling.num_negatives if stop - start < num_items else 0
+    negatives = workspace.negatives[: (stop - start) * num_negatives]
+    seen = positions[start:stop]
+    sample_row(start * num_negatives, seen, sampling.keys, sampling.weights, workspace.sampler, negatives)
+    _merge_repeats(start, stop, positions, negatives, sampling.items, width, workspace.samples)
+
+
+@njit(nogil=True, cache=True)
+def _merge_repeats(start, stop, positions, negatives, items, width, samples):
+    """Fill ``samples`` with a user's positives and with what was drawn for them, each item once."""
+    found, starts, multiplicity, sizes, last_row = samples
+    num_negatives = len(negatives) // (stop - start)
     for at in range(stop - start):
-        for k in range(times.shape[1]):
-            times[at, k] = np.float32(0)
-        item[at, 0] = items[np.uint32(places[start + at])]
-        times[at, 0] = _ONE
+        for k in range(multiplicity.shape[1]):
+            multiplicity[at, k] = _ZERO
+        found[at, 0] = items[np.uint32(positions[start + at])]
+        multiplicity[at, 0] = _ONE
         row = start + at
-        found = np.uint64(1)
-        for k in range(at * count, (at + 1) * count):
-            place = np.uint32(negatives[k])
-            if last[place] != row:
-                last[place] = row
-                item[at, found] = items[place]
-                times[at, found] = _ONE
-                found += np.uint64(1)
+        size = np.uint64(1)  # unsigned: Numba would otherwise look for negative indices at every access
+        for k in range(at * num_negatives, (at + 1) * num_negatives):
+            position = np.uint32(negatives[k])
+            if last_row[position] != row:
+                last_row[position] = row
+                found[at, size] = items[position]
+                multiplicity[at, size] = _ONE
+                size += np.uint64(1)
             else:
                 which = np.uint64(1)
-                while item[at, which] != items[place]:
+                while found[at, which] != items[position]:
                     which += np.uint64(1)
-                times[at, which] += _ONE
-        size[at] = found
-        for k in range(found):
-            begin[at, k] = np.int64(item[at, k]) * width
-
-
-# Called, not inlined: an array that is taken out of a tuple, or handed to what is inlined, is counted, by a locked
-# instruction. This is done for a user and not for an interaction, so the step stands in here and in histories._visit.
-@njit(nogil=True, cache=True)
-def _visit(count, samples, table, width, vector, bias, item_bias, pairwise, step, scores, losses):
-    """Step after step for one user; returns its bias."""
-    items, starts, times, sizes, _ = samples
-    for at in range(count):
-        size = sizes[at]
-        if at + 1 < count:
-            for k in range(sizes[at + 1]):
-                prefetch(table, starts[at + 1, k], width)
-        dots(table, starts, at, size, width, vector, scores)
+                multiplicity[at, which] += _ONE
+        sizes[at] = size
         for k in range(size):
-            scores[k] += bias + item_bias[np.uint32(items[at, k])]
-        bias -= step.rate * slopes(scores, size, times, at, pairwise, losses)
-        for k in range(size):
-            scores[k] *= step.rate
-            item_bias[np.uint32(items[at, k])] -= scores[k]
-        descend(table, starts, at, size, width, vector, scores, times, step.keep_user, step.lose_item)
-    return bias
+            starts[at, k] = np.int64(found[at, k]) * width
 
 
 @njit(inline="always")
-def slopes(scores, size, times, at, pairwise, losses):
-    """Replace scores by the slopes of the loss in them, the positive's first; returns their sum."""
-    if pairwise:
-        for k in range(1, size):
-            scores[k] -= scores[0]
-        times[at, 0] = np.float32(0)  # the positive has no loss of its own
-        scores[0] = -softplus(scores, times, at, losses)
-        times[at, 0] = _ONE
-        return np.float32(0)
-    scores[0] = -scores[0]  # -log sigmoid(x) is softplus(-x)
-    total = softplus(scores, times, at, losses)
-    scores[0] = -scores[0]
-    return total + scores[0] + scores[0]
+def sample_pointers(workspace):
+    """Return the :class:`SamplePointers` of a workspace, which has to outlive them."""
+    samples = workspace.samples
+    return SamplePointers(
+        pointer(samples.items),
+        pointer(samples.starts),
+        pointer(samples.multiplicity),
+        pointer(samples.sizes),
+        pointer(workspace.scores),
+        pointer(workspace.loss_sums),
+        samples.items.shape[1],
+        len(workspace.scores),
+    )
+
+
+@njit(inline="always")
+def interaction_at(samples, row):
+    """Return the :class:`Interaction` in a row of :class:`SamplePointers`."""
+    multiplicity = offset(samples.multiplicity, row * samples.lanes)
+    return Interaction(
+        offset(samples.items, row * samples.stride),
+        offset(samples.starts, row * samples.stride),
+        get(samples.sizes, row),
+        LossBuffers(samples.scores, multiplicity, samples.loss_sums, samples.lanes),
+    )
+
+
+@njit(inline="always")
+def prefetch_interaction(table, interaction):
+    """Load the vectors of an interaction's items into the cache."""
+    for k in range(interaction.size):
+        prefetch(table.vectors, get(interaction.starts, k), table.width)
+
+
+@njit(inline="always")
+def train_interaction(table, interaction, vector, bias, step):
+    """Take the step of one interaction.
+
+    Args:
+        table: :class:`ItemTable`, changed in place.
+        interaction: :class:`Interaction`.
+        vector: pointer to the user's vector, changed in place.
+        bias: the user's bias.
+        step: :class:`SGDStep`.
+
+    Returns:
+        The user's new bias, float32.
+    """
+    scores = interaction.buffers.scores
+    batched_dot(table, interaction, vector, scores)
+    for k in range(interaction.size):
+        put(scores, k, get(scores, k) + (bias + get(table.bias, get(interaction.items, k))))
+    bias -= step.learning_rate * loss_gradients(interaction.buffers, interaction.size, step.loss)
+    for k in range(interaction.size):
+        change = get(scores, k) * step.learning_rate
+        put(scores, k, change)
+        item = get(interaction.items, k)
+        put(table.bias, item, get(table.bias, item) - change)
+    sgd_step(table, interaction, vector, step)
+    return bias
+
+
+@intrinsic
+def batched_dot(typingctx, table, interaction, vector, out):
+    """Write the dot product of ``vector`` with the vector of sample k to ``out[k]``; pointers to float32."""
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        table, interaction, vector, out = vec.arguments
+        count = interaction.size
+
+        def sums(first, many):
+            """Return the vectors whose lanes sum to the products of ``many`` rows, side by side as each add waits."""
+            rows = [builder.add(first, ir.Constant(first.type, which)) for which in range(many)]
+            starts = [vec.load_scalar(interaction.starts, row) for row in rows]
+            partial = [vec.alloca() for _ in rows]
+            for one in partial:
+                builder.store(vec.constant(0.0), one)
+            with vec.for_each_vector(table.width) as (at, _):
+                own = vec.load(vector, at)
+                for start, one in zip(starts, partial, strict=True):
+                    product = vec.mul(own, vec.load(table.vectors, builder.add(start, at)))
+                    builder.store(vec.add(builder.load(one), product), one)
+            return [builder.load(one) for one in partial]
+
+        fours = builder.and_(count, ir.Constant(count.type, -4))
+        zero, step = ir.Constant(count.type, 0), ir.Constant(count.type, 4)
+        with cgutils.for_range_slice(builder, zero, fours, step, inc=True) as (row, _):
+            totals = vec.reduce_add_four(sums(row, 4))
+            address = builder.bitcast(builder.gep(out, [row]), totals.type.as_pointer())
+            builder.store(totals, address, align=4)
+        with cgutils.for_range_slice(builder, fours, count, ir.Constant(count.type, 1), inc=True) as (row, _):
+            builder.store(vec.reduce_add(*sums(row, 1)), builder.gep(out, [row]))
+        return context.get_dummy_value()
+
+    return types.void(table, interaction, vector, out), generate
+
+
+@intrinsic
+def sgd_step(typingctx, table, interaction, vector, step):
+    """Take a step along the gradient of the scores ``dot(vector, row k)`` with respect to both sides.
+
+    With ``g = interaction.buffers.scores``, the derivatives of the loss times the learning rate, and both sides as they were
+    before: ``row k -= item_decay * multiplicity[k] * row k + g[k] * vector`` and ``vector = user_scale * vector -
+    sum of g[k] * row k``. The rows are distinct.
+    """
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        table, interaction, vector, step = vec.arguments
+        buffers = interaction.buffers
+        scale, decay = vec.splat(step.user_scale), vec.splat(builder.fneg(step.item_decay))
+        changed = vec.alloca()
+        with vec.for_each_vector(table.width) as (at, _):
+            old = vec.load(vector, at)
+            builder.store(vec.mul(old, scale), changed)
+            with cgutils.for_range(builder, interaction.size) as sample:
+                start = builder.add(vec.load_scalar(interaction.starts, sample.index), at)
+                row = vec.load(table.vectors, start)
+                change = vec.splat(vec.load_scalar(buffers.scores, sample.index))
+                often = vec.splat(vec.load_scalar(buffers.multiplicity, sample.index))
+                builder.store(vec.sub(builder.load(changed), vec.mul(change, row)), changed)
+                new = vec.add(row, vec.mul(builder.fmul(decay, often), row))
+                vec.store(vec.sub(new, vec.mul(change, old)), table.vectors, start)
+            vec.store(builder.load(changed), vector, at)
+        return context.get_dummy_value()
+
+    return types.void(table, interaction, vector, step), generate
+
+
+class ItemParts(NamedTuple):
+    """The parts that the items are dealt to.
+
+    Attributes:
+        part: (I,) uint8, the part of each item.
+        position: (I,) int32, its position among the items of the part.
+    """
+
+    part: np.ndarray
+    position: np.ndarray
 
 
 @njit(nogil=True, cache=True)
-def group_by_part(first_user, last_user, indptr, indices, part_of, place_of, places, bounds):
-    """Put each user's interactions in the order of their items' parts; see :func:`train_users` for what comes out."""
-    parts = bounds.shape[1] - 1
-    ends = np.empty(parts + 1, dtype=np.int64)
+def group_by_part(first_user, last_user, indptr, indices, parts, positions, bounds):
+    """Put the interactions of a range of users in the order of their items' parts.
+
+    Args:
+        first_user, last_user: range of users, int64.
+        indptr, indices: training CSR: (U + 1,) int64 and (N,) int32.
+        parts: :class:`ItemParts`.
+        positions, bounds: written, see :class:`Block`.
+    """
+    num_parts = bounds.shape[1] - 1
+    part_of, position_of = parts
+    ends = np.empty(num_parts + 1, dtype=np.int64)
     for u in range(first_user, last_user):
         ends[:] = 0
         for row in range(indptr[u], indptr[u + 1]):
             ends[part_of[indices[row]] + 1] += 1
         ends[0] = indptr[u]
-        for part in range(parts):
+        for part in range(num_parts):
             ends[part + 1] += ends[part]
-        for part in range(parts + 1):  # one array into another compiles a message for unequal shapes, as in split.py
+        for part in range(num_parts + 1):  # assigning a slice would compile a message for unequal shapes
             bounds[u, part] = ends[part]
         for row in range(indptr[u], indptr[u + 1]):
             part = part_of[indices[row]]
-            places[ends[part]] = place_of[indices[row]]
+            positions[ends[part]] = position_of[indices[row]]
             ends[part] += 1

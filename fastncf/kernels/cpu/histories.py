@@ -1,43 +1,56 @@
-"""Stochastic gradient descent on a matrix factorization whose users are known by their histories as well."""
+"""Stochastic gradient descent on a matrix factorization whose user vectors include the users' histories.
 
-from typing import NamedTuple
+:func:`train_histories` and :func:`compose_users` are the kernels of :class:`fastncf.trainers.history_sgd.HistorySGD`.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
-from fastncf.kernels.cpu.factors import gather, make_samples, slopes
-from fastncf.kernels.cpu.negatives import make_sampler_scratch, sample_row
-from fastncf.kernels.cpu.simd import LANES, blend, descend, dots, get, go_back, go_on, pointer, prefetch, put_together
+from fastncf.kernels.cpu.factors import (
+    ItemTable,
+    SGDStep,
+    Workspace,
+    draw_samples,
+    interaction_at,
+    make_workspace,
+    prefetch_interaction,
+    sample_pointers,
+    train_interaction,
+)
+from fastncf.kernels.cpu.losses import add_loss_sums
+from fastncf.kernels.cpu.simd import VectorBuilder, axpby, borrow, get, offset, pointer
 
-_NOTHING = np.float32(0)
-_ONE = np.float32(1)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-class Tables(NamedTuple):
-    """What is learned, all float32 and C-contiguous; D is a multiple of ``LANES``.
+class HistoryFactors(NamedTuple):
+    """The parameters, all float32 and C-contiguous; D is a multiple of ``LANES``.
 
     Attributes:
-        user: (U, D), what is left of a user beside the history.
+        user_vectors: (U, D), each user's own vector, without the history.
         user_bias: (U,).
-        item: (I, D).
+        item_vectors: (I, D).
         item_bias: (I,).
-        history: (I, D), what an item in the history adds to a user.
+        history_vectors: (I, D), what an item in the history adds to a user's vector.
     """
 
-    user: np.ndarray
+    user_vectors: np.ndarray
     user_bias: np.ndarray
-    item: np.ndarray
+    item_vectors: np.ndarray
     item_bias: np.ndarray
-    history: np.ndarray
+    history_vectors: np.ndarray
 
 
 class HistoryWeights(NamedTuple):
-    """How much an item in a user's history weighs, all float32.
+    """Weights of the items in a user's history, all float32.
 
     Attributes:
-        mean: shared by all of them.
-        recent: the one before the positive.
-        decay: each one before that, relative to the one after it.
+        mean: weight of the mean over all items.
+        recent: weight of the latest item, beside that.
+        decay: weight of each item before that one, relative to the item after it.
     """
 
     mean: np.float32
@@ -45,154 +58,295 @@ class HistoryWeights(NamedTuple):
     decay: np.float32
 
 
-@njit(nogil=True, cache=True)
-def train_histories(users, indptr, indices, order, items, tables, shares, num_negatives, pairwise, step, keys, weights):
-    """One step for each interaction of some users; then one for the history's vectors of each of them.
+class Histories(NamedTuple):
+    """The histories of all users.
 
-    The vector of a user before interaction t of n is ``user[u] + mean / (n - 1) * (sum of history[j] over the n - 1
-    others) + recent * (sum of decay**(t - 1 - s) * history[j] over those at s < t)``.
+    Attributes:
+        indptr, indices: training CSR: (U + 1,) int64 and (N,) int32.
+        order: (N,) int32, positions within each user's row, oldest first; empty where ``weights.recent`` is 0.
+        weights: of the items.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    order: np.ndarray
+    weights: HistoryWeights
+
+
+class HistoryWorkspace(NamedTuple):
+    """Memory of a thread, for users with at most n interactions.
+
+    Attributes:
+        common: see :class:`~fastncf.kernels.cpu.factors.Workspace`.
+        vectors: (5, D) float32, see :class:`_UserState`.
+        updates: (n, D) float32, the change of a user's vector by each interaction.
+    """
+
+    common: Workspace
+    vectors: np.ndarray
+    updates: np.ndarray
+
+
+def make_history_workspace(longest: int, num_items: int, num_negatives: int, width: int) -> HistoryWorkspace:
+    """Return a :class:`HistoryWorkspace`; for the arguments see :func:`~fastncf.kernels.cpu.factors.make_workspace`."""
+    vectors, updates = (np.empty((rows, width), dtype=np.float32) for rows in (5, longest))
+    return HistoryWorkspace(make_workspace(longest, num_items, num_negatives), vectors, updates)
+
+
+class _History(NamedTuple):
+    """The history of one user; pointers.
+
+    Attributes:
+        items: (length,) int32.
+        order: (length,) int32, if ``is_ordered``.
+        is_ordered: whether there is an order; otherwise the items are taken as they lie.
+        length: number of items, int64.
+        vectors: (I * D,) float32, see :class:`HistoryFactors`.
+        width: D, int64.
+    """
+
+    items: Any
+    order: Any
+    is_ordered: bool
+    length: int
+    vectors: Any
+    width: int
+
+
+class _UserState(NamedTuple):
+    """The vectors of one user while its history is gone through; pointers to (D,) float32.
+
+    Attributes:
+        own: the row of ``HistoryFactors.user_vectors``.
+        vector: own vector and history, as an interaction sees them; after its step the change of that vector.
+        history_sum: sum of the vectors of all items in the history.
+        recent: decayed sum of the vectors of the items so far.
+        update_sum: sum of the changes so far.
+        later_updates: decayed sum of the changes by later interactions, on the way back.
+        width: D, int64.
+    """
+
+    own: Any
+    vector: Any
+    history_sum: Any
+    recent: Any
+    update_sum: Any
+    later_updates: Any
+    width: int
+
+
+@njit(nogil=True, cache=True)
+def train_histories(users, histories, factors, sampling, step, workspace):
+    """Take a step for each interaction of some users, then one for the vectors of each user's history.
+
+    The vector of a user before interaction t of n is ``user_vectors[u] + mean / (n - 1) * (sum of history_vectors[j]
+    over the n - 1 other items) + recent * (sum of decay**(t - 1 - s) * history_vectors[j] over the items at s < t)``.
 
     Args:
         users: (n,) int32, in the order of their visits.
-        indptr, indices: training CSR.
-        order: (N,) int32, places within each user's row, oldest first; empty where ``recent`` is 0.
-        items: (I,) int32, 0 to I - 1.
-        tables: moved in place; of the users' rows only theirs.
-        shares: weights of the history.
-        num_negatives: K.
-        pairwise: whether the loss is bpr; otherwise it is bce.
-        step: rates; ``keep_user`` is for the history's vectors too.
-        keys: of the draws, see :func:`fastncf.kernels.cpu.negatives.sample_row`.
-        weights: of the draws, over all items.
+        histories: :class:`Histories`.
+        factors: :class:`HistoryFactors`, changed in place; of the users only the rows of ``users``.
+        sampling: :class:`~fastncf.kernels.cpu.factors.NegativeSampling` over all items.
+        step: :class:`~fastncf.kernels.cpu.factors.SGDStep`; its ``user_scale`` also applies to the history vectors.
+        workspace: :class:`HistoryWorkspace` of the thread.
 
     Returns:
-        The loss of each sample, or of each pair, summed.
+        The loss, summed over the samples (``BCE``) or pairs (``BPR``), float64.
     """
-    width = tables.item.shape[1]
-    longest = 0
+    histories, factors = borrow(histories), borrow(factors)
+    sampling, workspace = borrow(sampling), borrow(workspace)
+    width, total = factors.item_vectors.shape[1], 0.0
     for u in users:
-        longest = max(longest, indptr[u + 1] - indptr[u])
-    scratch = make_sampler_scratch(len(items), longest)
-    drawn = np.empty(longest * num_negatives, dtype=np.int32)
-    samples = make_samples(longest, num_negatives, len(items))
-    scores = np.zeros(samples.times.shape[1], dtype=np.float32)
-    losses = np.zeros(LANES, dtype=np.float32)
-    vectors = np.empty((4, width), dtype=np.float32)
-    moves = np.empty(longest * width, dtype=np.float32)
-    loss = 0.0
-    for u in users:
-        start, stop = indptr[u], indptr[u + 1]
-        if start == stop:
-            continue
-        own = order[start:stop] if len(order) else order
-        negatives = drawn[: (stop - start) * num_negatives]
-        sample_row(start * num_negatives, indices[start:stop], keys, weights, scratch, negatives)
-        gather(start, stop, indices, negatives, items, width, samples)
-        _visit(u, indices[start:stop], own, samples, tables, shares, pairwise, step, scores, losses, vectors, moves)
-        for lane in range(LANES):
-            loss += losses[lane]
-            losses[lane] = 0
-    return loss
+        start, stop = histories.indptr[u], histories.indptr[u + 1]
+        if start < stop:
+            draw_samples(start, stop, histories.indices, sampling, width, workspace.common)
+            _train_user(np.int64(u), histories, factors, step, workspace)
+            total = add_loss_sums(total, pointer(workspace.common.loss_sums))
+    return total
 
 
-# Called, not inlined: an array that is taken out of a tuple, or handed to what is inlined, is counted, by a locked
-# instruction. This is done for a user and not for an interaction, so the step stands in here and in factors._visit.
 @njit(nogil=True, cache=True)
-def _visit(u, row, order, samples, tables, shares, pairwise, step, scores, losses, vectors, moves):
-    """Step after step through a user's history, then back through it."""
-    width = tables.item.shape[1]
-    table, item_bias = tables.item.reshape(-1), tables.item_bias
-    items, starts, times, sizes, _ = samples
-    vector, sums = vectors[0], vectors[1:]
-    sums[:] = _NOTHING
-    move, whole, moved, recent = pointer(vectors[0]), pointer(vectors[1]), pointer(vectors[2]), pointer(vectors[3])
-    users, history, kept = pointer(tables.user), pointer(tables.history), pointer(moves)
-    places, ordered = pointer(order), len(order) > 0
-    mean = _NOTHING
-    if len(row) > 1:
-        mean = shares.mean / np.float32(len(row) - 1)
-    for item in row:
-        blend(whole, 0, _ONE, history, np.int64(item) * width, _ONE, width)
-    user = np.int64(u) * width
-    bias = tables.user_bias[u]
-    for t in range(len(row)):
-        at = _place(places, ordered, t)
-        heard = np.int64(row[at]) * width
-        size = sizes[at]
-        if t + 1 < len(row):
-            later = _place(places, ordered, t + 1)
-            for k in range(sizes[later]):
-                prefetch(table, starts[later, k], width)
-        put_together(move, users, user, whole, recent, history, heard, mean, width)
-        dots(table, starts, at, size, width, vector, scores)
-        for k in range(size):
-            scores[k] += bias + item_bias[np.uint32(items[at, k])]
-        bias -= step.rate * slopes(scores, size, times, at, pairwise, losses)
-        for k in range(size):
-            scores[k] *= step.rate
-            item_bias[np.uint32(items[at, k])] -= scores[k]
-        descend(table, starts, at, size, width, vector, scores, times, _NOTHING, step.lose_item)
-        go_on(
-            move,
-            users,
-            user,
-            step.keep_user,
-            kept,
-            t * width,
-            moved,
-            recent,
-            shares.decay,
-            history,
-            heard,
-            shares.recent,
-            width,
-        )
-    tables.user_bias[u] = bias
-    vectors[3][:] = _NOTHING  # from here on: how the interactions later than t have moved
-    for t in range(len(row) - 1, -1, -1):
-        heard = np.int64(row[_place(places, ordered, t)]) * width
-        go_back(
-            history, heard, step.keep_user, moved, mean, recent, shares.decay, shares.recent, kept, t * width, width
-        )
+def _train_user(u, histories, factors, step, workspace):
+    """Go through the history of user ``u``, a step an interaction, then back, with a step for each of its vectors."""
+    history = _history_of(u, histories, factors)
+    width, weights = history.width, histories.weights
+    state, updates = _user_state(u, factors, workspace), pointer(workspace.updates)
+    for at in range(history.length):
+        item = offset(history.vectors, np.int64(get(history.items, at)) * width)
+        axpby(_ONE, item, _ONE, state.history_sum, width)
+    mean = weights.mean / np.float32(history.length - 1) if history.length > 1 else _ZERO
+    table = ItemTable(pointer(factors.item_vectors), pointer(factors.item_bias), width)
+    samples = sample_pointers(workspace.common)
+    change_only = SGDStep(step.learning_rate, _ZERO, step.item_decay, step.loss)
+    bias = factors.user_bias[u]
+    for t in range(history.length):
+        if t + 1 < history.length:
+            prefetch_interaction(table, interaction_at(samples, _position(history, t + 1)))
+        position, item = _position(history, t), offset(history.vectors, _item_offset(history, t))
+        compose_user(state, item, mean)
+        bias = train_interaction(table, interaction_at(samples, position), state.vector, bias, change_only)
+        history_forward(state, item, offset(updates, t * width), step.user_scale, weights)
+    factors.user_bias[u] = bias
+    for t in range(history.length - 1, -1, -1):
+        item, update = offset(history.vectors, _item_offset(history, t)), offset(updates, t * width)
+        history_backward(state, item, update, step.user_scale, mean, weights)
 
 
 @njit(inline="always")
-def _place(places, ordered, t):
-    """Where in its row a user's interaction t is: by a pointer to the user's order, if there is one."""
-    return np.int64(get(places, t)) if ordered else np.int64(t)
+def _history_of(u, histories, factors):
+    """Return the :class:`_History` of a user."""
+    start, stop = histories.indptr[u], histories.indptr[u + 1]
+    items, order = offset(pointer(histories.indices), start), offset(pointer(histories.order), start)
+    width = factors.history_vectors.shape[1]
+    return _History(items, order, len(histories.order) > 0, stop - start, pointer(factors.history_vectors), width)
+
+
+@njit(inline="always")
+def _user_state(u, factors, workspace):
+    """Return the :class:`_UserState` of a user; its sums are 0."""
+    width, vectors = factors.item_vectors.shape[1], workspace.vectors
+    vectors[:] = _ZERO
+    first = pointer(vectors)
+    return _UserState(
+        offset(pointer(factors.user_vectors), u * width),
+        first,
+        offset(first, width),
+        offset(first, 2 * width),
+        offset(first, 3 * width),
+        offset(first, 4 * width),
+        width,
+    )
+
+
+@njit(inline="always")
+def _position(history, t):
+    """Return the position in the user's row of interaction t, counted from the oldest."""
+    return np.int64(get(history.order, t)) if history.is_ordered else np.int64(t)
+
+
+@njit(inline="always")
+def _item_offset(history, t):
+    """Return where the vector of interaction t's item begins in ``history.vectors``."""
+    return np.int64(get(history.items, _position(history, t))) * history.width
+
+
+@intrinsic
+def compose_user(typingctx, state, item, mean):
+    """Compute a user's vector without an item: ``vector = own + mean * (history_sum - item) + recent``.
+
+    Args:
+        state: :class:`_UserState`.
+        item: pointer to the item's vector (D,) float32.
+        mean: weight of each of the other items, float32.
+    """
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        state, item, mean = vec.arguments
+        with vec.for_each_vector(state.width) as (at, _):
+            others = vec.sub(vec.load(state.history_sum, at), vec.load(item, at))
+            own = vec.add(vec.load(state.own, at), vec.load(state.recent, at))
+            vec.store(vec.add(own, vec.mul(vec.splat(mean), others)), state.vector, at)
+        return context.get_dummy_value()
+
+    return types.void(state, item, mean), generate
+
+
+@intrinsic
+def history_forward(typingctx, state, item, update, user_scale, weights):
+    """Go on to the next interaction after a step that has changed the user's vector by ``change = state.vector``.
+
+    ``own = user_scale * own + change``, ``update = change``, ``update_sum += change`` and
+    ``recent = decay * recent + weights.recent * item``.
+
+    Args:
+        state: :class:`_UserState`.
+        item: pointer to the vector (D,) float32 of the interaction's item.
+        update: pointer to (D,) float32, written.
+        user_scale: float32.
+        weights: :class:`HistoryWeights`.
+    """
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        state, item, update, user_scale, weights = vec.arguments
+        with vec.for_each_vector(state.width) as (at, _):
+            change = vec.load(state.vector, at)
+            vec.store(vec.add(vec.mul(vec.load(state.own, at), vec.splat(user_scale)), change), state.own, at)
+            vec.store(change, update, at)
+            vec.store(vec.add(vec.load(state.update_sum, at), change), state.update_sum, at)
+            latest = vec.mul(vec.load(item, at), vec.splat(weights.recent))
+            kept = vec.mul(vec.load(state.recent, at), vec.splat(weights.decay))
+            vec.store(vec.add(kept, latest), state.recent, at)
+        return context.get_dummy_value()
+
+    return types.void(state, item, update, user_scale, weights), generate
+
+
+@intrinsic
+def history_backward(typingctx, state, item, update, user_scale, mean, weights):
+    """Take the step of the vector of an interaction's item, and go back to the interaction before.
+
+    All other interactions' updates reach the vector by the mean, later ones also by the recent part:
+    ``item = user_scale * item + mean * (update_sum - update) + weights.recent * later_updates``, then
+    ``later_updates = decay * later_updates + update``. Arguments are those of :func:`history_forward`.
+    """
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        state, item, update, user_scale, mean, weights = vec.arguments
+        with vec.for_each_vector(state.width) as (at, _):
+            own, later = vec.load(update, at), vec.load(state.later_updates, at)
+            others = vec.mul(vec.sub(vec.load(state.update_sum, at), own), vec.splat(mean))
+            changed = vec.add(vec.mul(vec.load(item, at), vec.splat(user_scale)), others)
+            vec.store(vec.add(changed, vec.mul(later, vec.splat(weights.recent))), item, at)
+            vec.store(vec.add(vec.mul(later, vec.splat(weights.decay)), own), state.later_updates, at)
+        return context.get_dummy_value()
+
+    return types.void(state, item, update, user_scale, mean, weights), generate
 
 
 @njit(nogil=True, cache=True)
-def user_vectors(first_user, last_user, indptr, indices, order, tables, shares, out):
-    """The vectors of users after their whole history into ``out`` (U, D) float32."""
-    width = tables.user.shape[1]
-    users, history, known = tables.user.reshape(-1), tables.history.reshape(-1), out.reshape(-1)
-    recent = np.zeros(width, dtype=np.float32)
-    whole = np.zeros(width, dtype=np.float32)
+def compose_users(first_user, last_user, histories, factors, out):
+    """Write the vectors of a range of users after their whole history.
+
+    Args:
+        first_user, last_user: range of users, int64.
+        histories: :class:`Histories`.
+        factors: :class:`HistoryFactors`.
+        out: (U, D) float32, rows ``first_user`` to ``last_user`` are written.
+    """
+    width, weights = factors.user_vectors.shape[1], histories.weights
+    recent, history_sum = np.zeros(width, dtype=np.float32), np.zeros(width, dtype=np.float32)
     for u in range(first_user, last_user):
-        row = indices[indptr[u] : indptr[u + 1]]
-        places, ordered = pointer(order[indptr[u] : indptr[u + 1]]), len(order) > 0
-        for column in range(width):
-            recent[column] = whole[column] = _NOTHING
-        for t in range(len(row)):
-            heard = np.int64(row[_place(places, ordered, t)]) * width
-            blend(whole, 0, _ONE, history, heard, _ONE, width)
-            blend(recent, 0, shares.decay, history, heard, shares.recent, width)
-        at = np.int64(u) * width
-        blend(known, at, _NOTHING, users, at, _ONE, width)
-        blend(known, at, _ONE, whole, 0, shares.mean / np.float32(max(len(row), 1)), width)
-        blend(known, at, _ONE, recent, 0, _ONE, width)
+        history = _history_of(u, histories, factors)
+        recent[:] = _ZERO
+        history_sum[:] = _ZERO
+        for t in range(history.length):
+            item = offset(history.vectors, _item_offset(history, t))
+            axpby(_ONE, item, _ONE, pointer(history_sum), width)
+            axpby(weights.recent, item, weights.decay, pointer(recent), width)
+        own, vector = offset(pointer(factors.user_vectors), u * width), offset(pointer(out), u * width)
+        axpby(_ONE, own, _ZERO, vector, width)
+        axpby(weights.mean / np.float32(max(history.length, 1)), pointer(history_sum), _ONE, vector, width)
+        axpby(_ONE, pointer(recent), _ONE, vector, width)
 
 
 @njit(nogil=True, cache=True)
-def merge(shared, copies, first, last):
-    """Add what each copy has changed to a range of ``shared`` (n,), in the order of ``copies`` (W, n), and copy it."""
+def combine_updates(shared, copies, first, last):
+    """Add what each copy has changed to the numbers ``first`` to ``last`` of ``shared``, and copy the results back.
+
+    Args:
+        shared: (n,) float32, as all copies were before.
+        copies: (C, n) float32.
+        first, last: range of numbers, int64.
+    """
     for at in range(first, last):
         old = shared[at]
         new = old
-        for which in range(len(copies)):
-            new += copies[which, at] - old
+        for copy in range(len(copies)):
+            new += copies[copy, at] - old
         shared[at] = new
-    for which in range(len(copies)):
+    for copy in range(len(copies)):
         for at in range(first, last):
-            copies[which, at] = shared[at]
+            copies[copy, at] = shared[at]

@@ -30,6 +30,7 @@ from fastncf.kernels.cpu.lazy_adam import (
     slot_of,
     write_row,
 )
+from fastncf.kernels.cpu.losses import LossBuffers, batch_loss_gradients
 from fastncf.kernels.cpu.rows import (
     BETA_1,
     BETA_2,
@@ -44,7 +45,7 @@ from fastncf.kernels.cpu.rows import (
     spread_product,
     spread_slopes,
 )
-from fastncf.kernels.cpu.simd import LANES, get, moved, pointer, prefetch, prefetch_to_read, put, softplus
+from fastncf.kernels.cpu.simd import LANES, get, offset, pointer, prefetch, prefetch_to_read, put
 
 CHUNKS = 32
 _ARRIVALS = 0
@@ -72,7 +73,8 @@ class Sizes(NamedTuple):
         batch: interactions in a batch.
         piece: interactions whose gradients are kept at a time, a multiple of those of a tile.
         own: rows that a thread may have to keep gradients of.
-        pairwise: whether the loss is bpr; otherwise it is bce.
+        loss: code of the loss, see :mod:`fastncf.kernels.cpu.losses`.
+        num_terms: terms of the loss of an interaction.
         l2, dropout: see :class:`~fastncf.config.Config`.
         seed: of the dropout.
     """
@@ -88,7 +90,8 @@ class Sizes(NamedTuple):
     batch: int
     piece: int
     own: int
-    pairwise: bool
+    loss: int
+    num_terms: int
     l2: float
     dropout: float
     seed: np.uint64
@@ -263,17 +266,17 @@ def train_batches(thread, threads, first_batch, last_batch, steps_before, stride
     table, given, owned = Table(at.rows, at.steps, length, stride), point_to(pace), pointer(own)
     parts, first = arrays.room, pointer(memory)
     room = _Room(
-        moved(first, parts[0]),
-        moved(first, parts[1]),
-        moved(first, parts[2]),
-        moved(first, parts[3]),
-        moved(first, parts[4]),
-        moved(first, parts[5]),
-        moved(first, parts[6]),
+        offset(first, parts[0]),
+        offset(first, parts[1]),
+        offset(first, parts[2]),
+        offset(first, parts[3]),
+        offset(first, parts[4]),
+        offset(first, parts[5]),
+        offset(first, parts[6]),
     )
     per_tile = groups_a_tile(sizes.num_negatives)
     scores = np.zeros((per_tile * (1 + sizes.num_negatives) + LANES - 1) // LANES * LANES, dtype=np.float32)
-    times, losses = np.zeros((1, len(scores)), dtype=np.float32), np.zeros(LANES, dtype=np.float32)
+    times, losses = np.zeros(len(scores), dtype=np.float32), np.zeros(LANES, dtype=np.float32)
     found = np.zeros(_AT_ONCE, dtype=np.int32)
     share = (sizes.parameters // COLUMNS + threads - 1) // threads * COLUMNS
     part = min(thread * share, sizes.parameters), min((thread + 1) * share, sizes.parameters)
@@ -488,7 +491,7 @@ def _train_tile(
     samples, rows = count * per, groups * per
     product, inputs, length = sizes.product, sizes.width, table.width
     dense, acts = at.dense, room.activations
-    gradients = moved(at.gradients, chunk * sizes.parameters)
+    gradients = offset(at.gradients, chunk * sizes.parameters)
     start = np.int64(0)  # a literal would have multiply compiled anew
     zeros = room.zeros, start, start
     _read_rows(begin + first, begin + last, course, step, sizes, at, table, pace, room)
@@ -525,7 +528,9 @@ def _train_tile(
                 user, item = (room.users, g * length), (room.items, s * length)
                 score += dot_of_three(user, item, of_product, product)
             scores[s] = score
-    loss = _slope_scores(count, per, sizes.pairwise, in_batch, scores, times, losses)
+    buffers = LossBuffers(pointer(scores), pointer(times), pointer(losses), np.int64(len(scores)))
+    scale = np.float32(1 / (in_batch * sizes.num_terms))
+    loss = batch_loss_gradients(buffers, count, per, scale, sizes.loss)
     put(at.losses, chunk, get(at.losses, chunk) + loss)
 
     # Backward.
@@ -597,35 +602,3 @@ def _write_rows(start, to, count, of_item, step, at, table, pace, room, samples)
                 put(at.needed, start + place, np.int32(-1))
             else:
                 copy_row((at.slopes, (to + place) * length), gradient, length)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _slope_scores(count, per, pairwise, in_batch, scores, times, losses):
-    """Scores become the slopes of the batch's mean loss in them; returns the loss, summed."""
-    samples = count * per
-    for s in range(len(scores)):
-        times[0, s] = _ONE if s < samples else _ZERO
-        if s >= samples:
-            scores[s] = _ZERO
-    for first in range(0, samples, per):
-        if pairwise:
-            times[0, first] = _ZERO  # the positive has no loss of its own
-            for s in range(first + 1, first + per):
-                scores[s] -= scores[first]
-        else:
-            scores[first] = -scores[first]  # -log sigmoid(x) is softplus(-x)
-    softplus(scores, times, 0, losses)
-    share = np.float32(1 / (in_batch * (per - 1 if pairwise else per)))
-    for first in range(0, samples, per):
-        if pairwise:
-            scores[first] = _ZERO
-            for s in range(first + 1, first + per):
-                scores[first] += scores[s]
-        scores[first] = -scores[first]
-        for s in range(first, first + per):
-            scores[s] *= share
-    loss = 0.0
-    for lane in range(LANES):
-        loss += losses[lane]
-        losses[lane] = _ZERO
-    return loss

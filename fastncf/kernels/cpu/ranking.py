@@ -90,15 +90,15 @@ def _dot_rows(first, last, users, items, user_vectors, item_vectors, out):
 @njit(nogil=True, cache=True)
 def _rank_rows(first, last, users, positives, negatives, factors, miss, ranks):
     for row in range(first, last):
-        user, bias, own = factors.user[users[row]], factors.user_bias[users[row]], positives[row]
-        positive = _dot(user, factors.item[own]) + (bias + factors.item_bias[own])
+        user, bias, own = factors.user_vectors[users[row]], factors.user_bias[users[row]], positives[row]
+        positive = _dot(user, factors.item_vectors[own]) + (bias + factors.item_bias[own])
         if not np.isfinite(positive):
             ranks[row] = miss
             continue
         rank = 0
         for item in negatives[row]:
             if item >= 0 and item != own:
-                rank += not _dot(user, factors.item[item]) + (bias + factors.item_bias[item]) < positive
+                rank += not _dot(user, factors.item_vectors[item]) + (bias + factors.item_bias[item]) < positive
         ranks[row] = rank
 
 

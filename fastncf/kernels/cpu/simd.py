@@ -1,8 +1,11 @@
-"""Rows of a table against one vector, 16 float32 at a time, written for LLVM.
+"""Vectors of float32 in LLVM's intermediate language, and pointers to the numbers of arrays.
 
-Numba would vectorise such loops only where sums may be reordered, in an order that depends on the CPU, and would make a
-pass for each side that moves. Here the order of the sums is fixed. What remains of a width beyond a multiple of
-``LANES`` is left out.
+Numba vectorises a sum only where it may reorder the terms, in an order that depends on the CPU, and it makes one pass
+over memory for each array that is written. The operations on rows here fix the order of every sum and make one pass.
+They are intrinsics: Numba functions whose ``generate`` writes the instructions by a :class:`VectorBuilder`.
+
+Rows are given by :func:`pointer`; what remains of a width beyond a multiple of ``LANES`` is left out, so that widths
+are padded, see :func:`fastncf.kernels.cpu.factors.pad_to_lanes`.
 """
 
 import math
@@ -13,24 +16,36 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16
-_LANE = ir.IntType(32)
+"""Numbers in a vector of the SGD kernels: one register of AVX-512, two of AVX2, four of NEON."""
+
+_INT32 = ir.IntType(32)
 _FUSED = ("contract",)
-_EXPONENTIAL = [math.log(2) ** power / math.factorial(power) for power in range(6, -1, -1)]
+"""Flags of operations that LLVM may fuse to a multiply-add; it may not reorder them."""
+
+_EXP2_SERIES = [math.log(2) ** power / math.factorial(power) for power in range(6, -1, -1)]
 
 
-def _lanes(*places):
-    return ir.Constant(ir.VectorType(_LANE, len(places)), list(places))
+def _lane_numbers(*lanes):
+    return ir.Constant(ir.VectorType(_INT32, len(lanes)), list(lanes))
 
 
 class VectorBuilder:
-    """What the intrinsics have in common: a builder, and the arguments: of an array its data, of one in lines also how
-    long they are, of a tuple a list. Vectors are of ``lanes`` float32."""
+    """Writes operations on vectors of ``lanes`` float32 into the body of an intrinsic.
+
+    Attributes:
+        builder: llvmlite's builder at the place where the intrinsic is called.
+        lanes: numbers in a vector.
+        vector, integers: LLVM types of vectors of float32 and of int32.
+        arguments: the intrinsic's arguments: the data pointer of an array of one dimension; (data pointer, length of a
+            row) of one with two dimensions; a list of its elements for a tuple, or a named tuple for a named one;
+            anything else as it is.
+    """
 
     def __init__(self, context, builder, signature, arguments, lanes=LANES):
         self.builder = builder
         self.lanes = lanes
         self.vector = ir.VectorType(ir.FloatType(), lanes)
-        self.integers = ir.VectorType(_LANE, lanes)
+        self.integers = ir.VectorType(_INT32, lanes)
         self.arguments = [
             self._unpacked(context, kind, value) for kind, value in zip(signature.args, arguments, strict=True)
         ]
@@ -38,7 +53,8 @@ class VectorBuilder:
     def _unpacked(self, context, kind, value):
         if isinstance(kind, types.BaseTuple):
             values = cgutils.unpack_tuple(self.builder, value)
-            return [self._unpacked(context, *part) for part in zip(kind, values, strict=True)]
+            unpacked = [self._unpacked(context, *part) for part in zip(kind, values, strict=True)]
+            return kind.instance_class(*unpacked) if isinstance(kind, types.BaseNamedTuple) else unpacked
         if not isinstance(kind, types.Array):
             return value
         array = context.make_array(kind)(context, self.builder, value)
@@ -46,85 +62,94 @@ class VectorBuilder:
             return array.data
         return array.data, cgutils.unpack_tuple(self.builder, array.shape)[1]
 
-    def _place(self, data, at):
+    def _address(self, data, at):
         return self.builder.bitcast(self.builder.gep(data, [at]), self.vector.as_pointer())
 
     def load(self, data, at):
-        return self.builder.load(self._place(data, at), align=4)
+        """Return the vector that begins ``at`` numbers behind a pointer."""
+        return self.builder.load(self._address(data, at), align=4)
 
     def store(self, vector, data, at):
-        self.builder.store(vector, self._place(data, at), align=4)
+        """Write a vector to where :meth:`load` would read it."""
+        self.builder.store(vector, self._address(data, at), align=4)
 
     def constant(self, number):
-        """A constant in all lanes."""
+        """Return a vector of a constant in all lanes."""
         return ir.Constant(self.vector, [number] * self.lanes)
 
     def load_scalar(self, data, at):
+        """Return the number that lies ``at`` numbers behind a pointer."""
         return self.builder.load(self.builder.gep(data, [at]))
 
     def splat(self, number):
-        """A number in all lanes."""
-        first = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.Constant(_LANE, 0))
-        return self.builder.shuffle_vector(first, first, _lanes(*[0] * self.lanes))
+        """Return a vector of a computed number in all lanes."""
+        first = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.Constant(_INT32, 0))
+        return self.builder.shuffle_vector(first, first, _lane_numbers(*[0] * self.lanes))
 
     def mul(self, a, b):
+        """Return a * b, which may be fused with a sum."""
         return self.builder.fmul(a, b, flags=_FUSED)
 
     def add(self, a, b):
+        """Return a + b, which may be fused with a product."""
         return self.builder.fadd(a, b, flags=_FUSED)
 
     def sub(self, a, b):
+        """Return a - b, which may be fused with a product."""
         return self.builder.fsub(a, b, flags=_FUSED)
 
     def reduce_add(self, vector):
-        """The sum over the lanes: halves added to each other."""
+        """Return the sum over the lanes: the upper half is added to the lower one until one number is left."""
         lanes = self.lanes // 2
         while lanes:
-            low = self.builder.shuffle_vector(vector, vector, _lanes(*range(lanes)))
-            high = self.builder.shuffle_vector(vector, vector, _lanes(*range(lanes, 2 * lanes)))
+            low = self.builder.shuffle_vector(vector, vector, _lane_numbers(*range(lanes)))
+            high = self.builder.shuffle_vector(vector, vector, _lane_numbers(*range(lanes, 2 * lanes)))
             vector = self.builder.fadd(low, high)
             lanes //= 2
-        return self.builder.extract_element(vector, ir.Constant(_LANE, 0))
+        return self.builder.extract_element(vector, ir.Constant(_INT32, 0))
 
     def reduce_add_four(self, vectors):
-        """The sums over the lanes of four vectors, as a vector of four: each added up as :meth:`reduce_add` does it."""
+        """Return the sums over the lanes of four vectors, as a vector of four; each has the bits of :meth:`reduce_add`.
+
+        Four sums at once take fewer instructions than one after the other.
+        """
         builder = self.builder
         parts, lanes = vectors, self.lanes
         while lanes > 4:
             lanes //= 2
-            low, high = _lanes(*range(lanes)), _lanes(*range(lanes, 2 * lanes))
+            low, high = _lane_numbers(*range(lanes)), _lane_numbers(*range(lanes, 2 * lanes))
             parts = [builder.fadd(*(builder.shuffle_vector(one, one, half) for half in (low, high))) for one in parts]
         a, b, c, d = parts  # a0 + a2, a1 + a3, b0 + b2, b1 + b3; then both sums of each
         pairs = []
         for one, other in ((a, b), (c, d)):
-            low, high = _lanes(0, 1, 4, 5), _lanes(2, 3, 6, 7)
+            low, high = _lane_numbers(0, 1, 4, 5), _lane_numbers(2, 3, 6, 7)
             pairs.append(builder.fadd(*(builder.shuffle_vector(one, other, half) for half in (low, high))))
-        even, odd = _lanes(0, 2, 4, 6), _lanes(1, 3, 5, 7)
+        even, odd = _lane_numbers(0, 2, 4, 6), _lane_numbers(1, 3, 5, 7)
         return builder.fadd(*(builder.shuffle_vector(*pairs, half) for half in (even, odd)))
 
     def select(self, a, comparison, b, then, otherwise):
-        """By lane: ``then`` where the comparison holds, which it never does for NaN."""
+        """Return, by lane, ``then`` where the comparison of a and b holds, which it never does for NaN."""
         return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), then, otherwise)
 
     def exp(self, x):
-        """exp(x) for x in [-87, 0]: a power of two times the series of exp(f log 2) for a fraction f.
+        """Return exp(x) for x in [-87, 0]: a power of two times the Taylor series of 2 ** f for a fraction f.
 
-        Off by less than (2 + |x|) * 1e-7 of itself, as x log2(e) is rounded to a float32.
+        The relative error is below (2 + |x|) * 1e-7, as x log2(e) is rounded to float32.
         """
         t = self.mul(x, self.constant(1.4426950408889634))
-        shift = self.constant(1.5 * 2**23)  # float32 holds no fractions from 2**23 on, so the sum is rounded
+        shift = self.constant(1.5 * 2**23)  # float32 holds no fractions from 2**23 on, so that the sum is rounded
         whole = self.builder.fsub(self.builder.fadd(t, shift), shift)
         fraction = self.builder.fsub(t, whole)
-        series = self.constant(_EXPONENTIAL[0])
-        for factor in _EXPONENTIAL[1:]:
-            series = self.add(self.mul(series, fraction), self.constant(factor))
-        bias, places = (ir.Constant(self.integers, [number] * self.lanes) for number in (127, 23))
+        series = self.constant(_EXP2_SERIES[0])
+        for coefficient in _EXP2_SERIES[1:]:
+            series = self.add(self.mul(series, fraction), self.constant(coefficient))
+        bias, mantissa_bits = (ir.Constant(self.integers, [number] * self.lanes) for number in (127, 23))
         exponent = self.builder.add(self.builder.fptosi(whole, self.integers), bias)
-        scale = self.builder.shl(exponent, places)
+        scale = self.builder.shl(exponent, mantissa_bits)
         return self.builder.fmul(series, self.builder.bitcast(scale, self.vector))
 
     def log1p(self, e):
-        """log(1 + e) for e in [0, 1], to 2e-7: twice the series of the inverse tanh of e / (2 + e)."""
+        """Return log(1 + e) for e in [0, 1], with an error below 2e-7: twice the series of artanh(e / (2 + e))."""
         s = self.builder.fdiv(e, self.builder.fadd(e, self.constant(2.0)))
         square = self.builder.fmul(s, s)
         series = self.constant(1 / 13)
@@ -133,10 +158,11 @@ class VectorBuilder:
         return self.builder.fmul(self.builder.fadd(s, s), series)
 
     def alloca(self):
+        """Return memory for one vector on the stack, which LLVM turns into a register."""
         return cgutils.alloca_once(self.builder, self.vector)
 
     def for_each_vector(self, width):
-        """A loop over the first lane of each whole chunk of a row."""
+        """Return a loop, as a context manager, over the first lanes of the whole vectors in ``width`` numbers."""
         zero, step = ir.Constant(width.type, 0), ir.Constant(width.type, self.lanes)
         whole = self.builder.and_(width, ir.Constant(width.type, -self.lanes))
         return cgutils.for_range_slice(self.builder, zero, whole, step, inc=True)
@@ -144,7 +170,11 @@ class VectorBuilder:
 
 @intrinsic
 def pointer(typingctx, array):
-    """Where the data of an array are: for tuples, since an array in one is counted, by all threads in one place."""
+    """Return a pointer to the first number of an array, which has to outlive the pointer.
+
+    Numba counts the references to an array that is taken out of a tuple or handed on, by an instruction that locks the
+    count for all threads. Pointers are not counted.
+    """
 
     def generate(context, builder, signature, arguments):
         return context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -153,8 +183,33 @@ def pointer(typingctx, array):
 
 
 @intrinsic
-def moved(typingctx, data, by):
-    """A :func:`pointer` to ``by`` numbers further on."""
+def borrow(typingctx, value):
+    """Return an array, or a tuple of arrays at any depth, whose references are not counted; the owner has to outlive it.
+
+    What a kernel gets as an argument belongs to its caller, so that a kernel may borrow it for as long as it runs. See
+    :func:`pointer` for what is saved.
+    """
+
+    def borrowed(context, builder, kind, value):
+        if isinstance(kind, types.BaseTuple):
+            values = zip(kind, cgutils.unpack_tuple(builder, value), strict=True)
+            return context.make_tuple(builder, kind, [borrowed(context, builder, *part) for part in values])
+        if not isinstance(kind, types.Array):
+            return value
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+
+    def generate(context, builder, signature, arguments):
+        return borrowed(context, builder, signature.args[0], arguments[0])
+
+    return value(value), generate
+
+
+@intrinsic
+def offset(typingctx, data, by):
+    """Return a :func:`pointer` to the number that lies ``by`` numbers behind the first."""
 
     def generate(context, builder, signature, arguments):
         return builder.gep(arguments[0], [arguments[1]])
@@ -164,7 +219,7 @@ def moved(typingctx, data, by):
 
 @intrinsic
 def get(typingctx, data, at):
-    """A number behind a :func:`pointer`."""
+    """Return the number that lies ``at`` numbers behind the first of a :func:`pointer`."""
 
     def generate(context, builder, signature, arguments):
         return builder.load(builder.gep(arguments[0], [arguments[1]]))
@@ -174,7 +229,7 @@ def get(typingctx, data, at):
 
 @intrinsic
 def put(typingctx, data, at, number):
-    """Write a number, which has the right type, behind a :func:`pointer`."""
+    """Write a number, which has the pointer's type, to where :func:`get` would read it."""
 
     def generate(context, builder, signature, arguments):
         builder.store(arguments[2], builder.gep(arguments[0], [arguments[1]]))
@@ -183,119 +238,17 @@ def put(typingctx, data, at, number):
     return types.void(data, at, data.dtype), generate
 
 
-@intrinsic
-def dots(typingctx, table, starts, line, count, width, vector, out):
-    """``out[k]``: dot product of ``vector`` with the row of ``table`` that begins at ``starts[line, k]``.
-
-    table (R * width,), vector (width,) and out (count,) float32, starts (L, S) int64; line, count and width int64.
-    """
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        table, (starts, length), line, count, width, vector, out = vec.arguments
-        first = builder.mul(line, length)
-
-        def sums(row, many):
-            """The products of some rows from ``row`` on, added up over the chunks: side by side, as each add waits."""
-            rows = [builder.add(row, ir.Constant(row.type, which)) for which in range(many)]
-            begins = [vec.load_scalar(starts, builder.add(first, one)) for one in rows]
-            partial = [vec.alloca() for _ in rows]
-            for one in partial:
-                builder.store(vec.constant(0.0), one)
-            with vec.for_each_vector(width) as (at, _):
-                own = vec.load(vector, at)
-                for begin, one in zip(begins, partial, strict=True):
-                    product = vec.mul(own, vec.load(table, builder.add(begin, at)))
-                    builder.store(vec.add(builder.load(one), product), one)
-            return [builder.load(one) for one in partial]
-
-        fours = builder.and_(count, ir.Constant(count.type, -4))
-        zero, step = ir.Constant(count.type, 0), ir.Constant(count.type, 4)
-        with cgutils.for_range_slice(builder, zero, fours, step, inc=True) as (row, _):
-            totals = vec.reduce_add_four(sums(row, 4))
-            place = builder.bitcast(builder.gep(out, [row]), totals.type.as_pointer())
-            builder.store(totals, place, align=4)
-        with cgutils.for_range_slice(builder, fours, count, ir.Constant(count.type, 1), inc=True) as (row, _):
-            builder.store(vec.reduce_add(*sums(row, 1)), builder.gep(out, [row]))
-        return context.get_dummy_value()
-
-    return types.void(table, starts, line, count, width, vector, out), generate
-
-
-@intrinsic
-def descend(typingctx, table, starts, line, count, width, vector, steps, times, keep, lose):
-    """One step down the gradient of ``steps[k] *`` (dot product of row k and ``vector``), summed over k.
-
-    Both sides move from where they were: ``row -= lose * times[line, k] * row + steps[k] * vector``, and ``vector =
-    keep * vector`` minus the sum of ``steps[k] * row``. The rows differ. Arrays as for :func:`dots`, steps (count,) and
-    times (L, P) float32, both factors float32.
-    """
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        table, (starts, length), line, count, width, vector, steps, (times, times_length), keep, lose = vec.arguments
-        first, first_time = builder.mul(line, length), builder.mul(line, times_length)
-        keep, lose = vec.splat(keep), vec.splat(builder.fneg(lose))
-        moved = vec.alloca()
-        with vec.for_each_vector(width) as (at, _):
-            old = vec.load(vector, at)
-            builder.store(vec.mul(old, keep), moved)
-            with cgutils.for_range(builder, count) as row:
-                place = builder.add(vec.load_scalar(starts, builder.add(first, row.index)), at)
-                own = vec.load(table, place)
-                step = vec.splat(vec.load_scalar(steps, row.index))
-                often = vec.splat(vec.load_scalar(times, builder.add(first_time, row.index)))
-                builder.store(vec.sub(builder.load(moved), vec.mul(step, own)), moved)
-                new = vec.add(own, vec.mul(builder.fmul(lose, often), own))
-                vec.store(vec.sub(new, vec.mul(step, old)), table, place)
-            vec.store(builder.load(moved), vector, at)
-        return context.get_dummy_value()
-
-    return types.void(table, starts, line, count, width, vector, steps, times, keep, lose), generate
-
-
-@intrinsic
-def softplus(typingctx, x, times, line, losses):
-    """Add ``times * log(1 + exp(x))`` to ``losses``, make ``x`` ``times * sigmoid(x)``, return the sum of the latter.
-
-    x (P,), times (L, P) of which a line is taken, and losses (LANES,) float32, line int64; P is a multiple of LANES.
-    """
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        x, (times, length), line, losses = vec.arguments
-        first = builder.mul(line, length)
-        zero, one, large = vec.constant(0.0), vec.constant(1.0), vec.constant(87.0)
-        slopes, lost = vec.alloca(), vec.alloca()
-        start = ir.Constant(first.type, 0)
-        builder.store(zero, slopes)
-        builder.store(vec.load(losses, start), lost)
-        with vec.for_each_vector(length) as (at, _):
-            number, often = vec.load(x, at), vec.load(times, builder.add(first, at))
-            size = vec.select(number, "<", zero, builder.fneg(number), number)
-            e = vec.exp(builder.fneg(vec.select(size, "<", large, size, large)))
-            own = vec.add(vec.log1p(e), vec.select(number, "<", zero, zero, number))
-            builder.store(vec.add(builder.load(lost), vec.mul(own, often)), lost)
-            slope = builder.fdiv(vec.select(number, ">=", zero, often, builder.fmul(often, e)), builder.fadd(one, e))
-            builder.store(builder.fadd(builder.load(slopes), slope), slopes)
-            vec.store(slope, x, at)
-        vec.store(builder.load(lost), losses, start)
-        return vec.reduce_add(builder.load(slopes))
-
-    return types.float32(x, times, line, losses), generate
-
-
 def _prefetch(to_write, table, start, width):
     def generate(context, builder, signature, arguments):
         vec = VectorBuilder(context, builder, signature, arguments)
         table, start, width = vec.arguments
         byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, _LANE, _LANE, _LANE])
-        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        write, near, data = (ir.Constant(_LANE, number) for number in (to_write, 3, 1))
+        kind = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        write, near, data = (ir.Constant(_INT32, number) for number in (to_write, 3, 1))
         with vec.for_each_vector(width) as (at, _):
-            place = builder.gep(table, [builder.add(start, at)])
-            builder.call(ask, [builder.bitcast(place, byte), write, near, data])
+            address = builder.gep(table, [builder.add(start, at)])
+            builder.call(function, [builder.bitcast(address, byte), write, near, data])
         return context.get_dummy_value()
 
     return types.void(table, start, width), generate
@@ -303,95 +256,26 @@ def _prefetch(to_write, table, start, width):
 
 @intrinsic
 def prefetch(typingctx, table, start, width):
-    """Ask for a row of ``table`` ahead of its use, to write in it."""
+    """Load ``width`` numbers of an array or pointer, from ``start`` on, into the cache, to be written."""
     return _prefetch(1, table, start, width)
 
 
 @intrinsic
 def prefetch_to_read(typingctx, table, start, width):
-    """Ask for a row of ``table`` ahead of its use, which other cores may read too."""
+    """Load numbers into the cache as :func:`prefetch` does; other cores may keep copies of them."""
     return _prefetch(0, table, start, width)
 
 
 @intrinsic
-def blend(typingctx, to, to_at, keep, what, what_at, share, width):
-    """``to = keep * to + share * what`` for ``width`` numbers from ``to_at`` and ``what_at`` on.
-
-    Here and below tables are arrays or their :func:`pointer`, float32 and without gaps; places and width are int64,
-    factors float32. Rows do not overlap.
-    """
+def axpby(typingctx, a, x, b, y, width):
+    """Replace y by ``a * x + b * y``; x and y are pointers to ``width`` float32, a and b float32."""
 
     def generate(context, builder, signature, arguments):
         vec = VectorBuilder(context, builder, signature, arguments)
-        to, to_at, keep, what, what_at, share, width = vec.arguments
-
+        a, x, b, y, width = vec.arguments
         with vec.for_each_vector(width) as (at, _):
-            place, other = builder.add(to_at, at), vec.load(what, builder.add(what_at, at))
-            kept = vec.mul(vec.load(to, place), vec.splat(keep))
-            vec.store(vec.add(kept, vec.mul(other, vec.splat(share))), to, place)
+            other, kept = vec.load(x, at), vec.mul(vec.load(y, at), vec.splat(b))
+            vec.store(vec.add(kept, vec.mul(other, vec.splat(a))), y, at)
         return context.get_dummy_value()
 
-    return types.void(to, to_at, keep, what, what_at, share, width), generate
-
-
-@intrinsic
-def put_together(typingctx, out, user, user_at, whole, recent, history, heard, mean, width):
-    """``out = user + mean * (whole - history) + recent``: ``user`` from ``user_at``, ``history`` from ``heard`` on."""
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        out, user, user_at, whole, recent, history, heard, mean, width = vec.arguments
-
-        with vec.for_each_vector(width) as (at, _):
-            others = vec.sub(vec.load(whole, at), vec.load(history, builder.add(heard, at)))
-            own = vec.add(vec.load(user, builder.add(user_at, at)), vec.load(recent, at))
-            vec.store(vec.add(own, vec.mul(vec.splat(mean), others)), out, at)
-        return context.get_dummy_value()
-
-    return types.void(out, user, user_at, whole, recent, history, heard, mean, width), generate
-
-
-@intrinsic
-def go_on(typingctx, move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width):
-    """After a step by ``move``: ``user = keep * user + move``, ``moves = move``, ``moved += move``, and
-    ``recent = decay * recent + share * history``; of the tables from ``user_at``, ``moves_at`` and ``heard`` on.
-    """
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width = vec.arguments
-
-        with vec.for_each_vector(width) as (at, _):
-            step, place = vec.load(move, at), builder.add(user_at, at)
-            vec.store(vec.add(vec.mul(vec.load(user, place), vec.splat(keep)), step), user, place)
-            vec.store(step, moves, builder.add(moves_at, at))
-            vec.store(vec.add(vec.load(moved, at), step), moved, at)
-            last = vec.mul(vec.load(history, builder.add(heard, at)), vec.splat(share))
-            vec.store(vec.add(vec.mul(vec.load(recent, at), vec.splat(decay)), last), recent, at)
-        return context.get_dummy_value()
-
-    parts = (move, user, user_at, keep, moves, moves_at, moved, recent, decay, history, heard, share, width)
-    return types.void(*parts), generate
-
-
-@intrinsic
-def go_back(typingctx, history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width):
-    """``history = keep * history + mean * (moved - moves) + share * later``, then ``later = decay * later + moves``."""
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width = vec.arguments
-
-        with vec.for_each_vector(width) as (at, _):
-            place, own, after = (
-                builder.add(heard, at),
-                vec.load(moves, builder.add(moves_at, at)),
-                vec.load(later, at),
-            )
-            others = vec.mul(vec.sub(vec.load(moved, at), own), vec.splat(mean))
-            sum_ = vec.add(vec.mul(vec.load(history, place), vec.splat(keep)), others)
-            vec.store(vec.add(sum_, vec.mul(after, vec.splat(share))), history, place)
-            vec.store(vec.add(vec.mul(after, vec.splat(decay)), own), later, at)
-        return context.get_dummy_value()
-
-    return types.void(history, heard, keep, moved, mean, later, decay, share, moves, moves_at, width), generate
+    return types.void(a, x, b, y, width), generate
