@@ -9,7 +9,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,48 +25,37 @@ import fastncf
 
 # Everything that depends on where internals are and what they are called stands from here to ``Case``.
 from fastncf import Config, Recommender
+from fastncf.data.facts import DataFacts
 from fastncf.data.given_files import read_with_test
 from fastncf.data.interactions import Interactions, draw_users, read_interactions
 from fastncf.data.split import Split, given_test, hold_out_another, leave_one_out, time_order
 from fastncf.data.synthetic import synthetic_movielens, write_synthetic_movielens
-from fastncf.errors import ConfigError
 from fastncf.models import build
 from fastncf.models.mf import MF
+from fastncf.plan import make_plan
 from fastncf.rng import key
 from fastncf.sampling.distributions import alias_table
 from fastncf.sampling.negatives import sample_candidates, sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
-from fastncf.trainers.neural import stage_of
 from tests.conftest import plain_split
 from tests.golden import data
 from tests.golden.digests import digest, digest_arrays, digest_frame, digest_module
 from tests.golden.fingerprint import Needs
 
 
-def _known(field: str, new: str, old: str) -> str:
-    """Return the new name of a setting's value where this version knows it, else the old one."""
-    try:
-        Config(**{field: new})
-    except ConfigError:
-        return old
-    return new
-
-
-SEQUENCE = _known("history", "sequence", "recent")
-BAG = _known("history", "bag", "all")
-PRETRAIN = _known("optimizer", "pretrain", "parts")
-_NAMES_IN_FILE = {"recent": "sequence", "all": "bag", "parts": "pretrain"}
+SEQUENCE, BAG, PRETRAIN = "sequence", "bag", "pretrain"
 
 
 def settings_of(rec: Recommender) -> dict[str, Any]:
-    """Return the settings of the last stage of a fit, those that were left out filled in."""
-    settings = rec.config
-    used = ["optimizer", "history", "negatives", "epochs", "learning_rate", "l2"]
-    used += ["negatives_exponent"] if settings.negatives == "popularity" else []
-    used += ["batch_size"] if settings.optimizer != "sgd" else []
-    values = {name: getattr(settings, name) for name in used}
-    return {name: _NAMES_IN_FILE.get(value, value) for name, value in values.items()}
+    """Return settings of a fit: those of the layers where there are some, the history of what was trained first."""
+    stages = [stage for stage in rec.plan.stages if stage.epochs]
+    last = stages[-1]
+    used = ["negatives", "epochs", "learning_rate", "l2"]
+    used += ["negatives_exponent"] if last.negatives == "popularity" else []
+    used += ["batch_size"] if last.optimizer != "sgd" else []
+    optimizer = "pretrain" if len(stages) > 1 else last.optimizer
+    return {"optimizer": optimizer, "history": stages[0].history} | {name: getattr(last, name) for name in used}
 
 
 def factors_of(rec: Recommender) -> tuple[np.ndarray, ...] | None:
@@ -81,10 +70,19 @@ def counts_of(split: Split) -> list[int]:
 
 def train_by_cuda_kernels(split: Split, config: Config) -> tuple[nn.Module, list[float]]:
     """Return an MLP that the CUDA kernels have trained on CPU tensors, and the loss of each epoch."""
-    config = config.with_recipe("adam", "none")
-    model = build(stage_of(config), split.num_users, split.num_items, torch.zeros(split.num_items))
-    with CUDAMLPTrainer(model, split, config, torch.device("cpu")) as training:
-        losses = [float(training.epoch(number)) for number in range(config.epochs)]
+    facts = DataFacts(
+        num_users=split.num_users,
+        num_items=split.num_items,
+        num_interactions=len(split.indices),
+        num_rows=len(split.indices),
+        has_order=False,
+        order_reason="",
+        holdout="latest",
+    )
+    stage = make_plan(replace(config, device="cpu", optimizer="adam"), facts).final
+    model = build(stage, split.num_users, split.num_items, np.zeros(split.num_items))
+    with CUDAMLPTrainer(model, split, stage) as training:
+        losses = [float(training.epoch(number)) for number in range(stage.epochs)]
     return model, losses
 
 
@@ -125,10 +123,10 @@ def result_of(rec: Recommender) -> dict[str, Any]:
     factors = factors_of(rec)
     result: dict[str, Any] = {} if factors is None else {"factors": digest_arrays(*factors)}
     result["parameters"] = digest_module(rec.model)
-    names = [name for name in (rec.history[0] if rec.history else ()) if name not in ("epoch", "seconds")]
-    result["epochs"] = {name: [epoch[name] for epoch in rec.history] for name in names}
+    names = [name for name in (rec.training_log[0] if rec.training_log else ()) if name not in ("epoch", "seconds")]
+    result["epochs"] = {name: [epoch[name] for epoch in rec.training_log] for name in names}
     result["metrics"] = dict(rec.metrics)
-    if rec.history:
+    if rec.training_log:
         result["settings"] = settings_of(rec)
     return result | {"shape": [len(rec.users), len(rec.items), len(rec.split.indices)]}
 
