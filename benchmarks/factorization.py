@@ -18,19 +18,19 @@ from typing import Any, Literal
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from fastncf.trainers.factorization import draw_factors, sgd
 
 from benchmarks.report import RESULTS, machine, publish, quantity
 from fastncf.config import Config
 from fastncf.data.given_files import read_with_test
 from fastncf.data.interactions import read_interactions
+from fastncf.data.order import order_matters
 from fastncf.data.split import Split, given_test, leave_one_out, time_order
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
 from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream
-from fastncf.trainers.factorization import draw_factors, sgd
-from fastncf.data.order import order_matters
 
 CPU = torch.device("cpu")
 ITERATIONS = (1, 2, 3, 5, 8, 15)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastncf.trainers.neural import stage_of
 from numba import njit
 from torch import nn
 
@@ -45,7 +46,6 @@ from fastncf.rng import Stream
 from fastncf.threads import num_threads, run_ranges, run_threads
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
-from fastncf.trainers.neural import stage_of
 
 CPU = torch.device("cpu")
 NUM_NEGATIVES = 4

@@ -7,6 +7,7 @@ from itertools import pairwise
 from fastncf.stage import Stage
 from fastncf.threads import num_threads
 
+_SGD_TRAINERS = "history_sgd", "block_sgd"
 _PYTHON_BYTES = 150 << 20
 _TORCH_BYTES = 300 << 20
 _READING_BYTES_PER_ROW = 40
@@ -58,7 +59,7 @@ def estimate(
     memory, seconds = [num_rows * _READING_BYTES_PER_ROW], _START_SECONDS + num_rows / _READING_ROWS_PER_SECOND
     uses_torch = False
     for stage in stages:
-        is_sgd = stage.optimizer == "sgd"
+        is_sgd = stage.trainer in _SGD_TRAINERS
         uses_torch |= not is_sgd
         rows = num_users + num_items
         numbers = rows * stage.dim * 3 if is_sgd else rows * (stage.dim + stage.mlp_dim) * 3
@@ -75,7 +76,7 @@ def estimate(
 
 def _seconds_per_sample(stage: Stage) -> float:
     """Return the seconds that training one sample takes: a positive or a negative."""
-    if stage.optimizer == "sgd":
+    if stage.trainer in _SGD_TRAINERS:
         return stage.dim / (_SGD_NUMBERS_PER_SECOND * min(2, num_threads()))
     widths = [2 * stage.mlp_dim, *stage.layers, 1]
     flops = 6 * sum(a * b for a, b in pairwise(widths)) + 40 * stage.dim

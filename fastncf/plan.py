@@ -1,10 +1,10 @@
 """What a fit will do, and why: settings and facts of the data and the machine become a frozen plan.
 
 Every default, every recipe, and the choice of the optimizer, the trainer and the device are in this file and nowhere
-else; ``docs/defaults.md`` is made from it by :mod:`fastncf.plan_text`.
+else; ``docs/defaults.md`` is made from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -227,9 +227,7 @@ class Plan:
 
     def __str__(self) -> str:
         """Describe the plan in lines for people: each choice with its reason."""
-        from fastncf.plan_text import describe
-
-        return describe(self)
+        return "\n".join(_describe(self))
 
 
 def likely_facts(config: Config) -> DataFacts:
@@ -347,7 +345,7 @@ def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> 
     joined = replace(
         layers[0].stage, model=config.model, trainer="untrained", epochs=0, start="joined", dim=dim, mlp_dim=width
     )
-    reason = {"trainer": f"the model is the weighted sum of the {pretraining.first} and the mlp before"}
+    reason = {"epochs": f"the model is the weighted sum of the {pretraining.first} and the mlp before"}
     return [*planned, *layers, _Planned(joined, reason, {})]
 
 
@@ -522,3 +520,55 @@ def _l2_trials(
     if size <= L2_FULL_SEARCH_UP_TO:
         return stages[:1]
     return make_plan(replace(config, budget="fast"), data).stages[:1]
+
+
+_SHOWN = (
+    "optimizer",
+    "dim",
+    "mlp_dim",
+    "layers",
+    "dropout",
+    "init_std",
+    "loss",
+    "num_negatives",
+    "negatives",
+    "negatives_exponent",
+    "history",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "schedule",
+    "l2",
+    "precision",
+    "device",
+    "trainer",
+)
+_OF_LAYERS = {"mlp_dim", "layers", "dropout"}
+
+
+def _describe(plan: Plan) -> Iterator[str]:
+    """Yield the lines of :meth:`Plan.__str__`."""
+    data = plan.data
+    yield (
+        f"data: {data.num_interactions:,} training interactions of {data.num_users:,} users with {data.num_items:,} "
+        f"items ({data.num_interactions / data.num_items:.1f} per item{', sparse' if is_sparse(data) else ''})"
+    )
+    for number, (stage, reasons) in enumerate(zip(plan.stages, plan.reasons, strict=True), start=1):
+        yield f"stage {number} of {len(plan.stages)}: {stage.model} by {stage.optimizer}, trainer {stage.trainer}"
+        if not stage.epochs:
+            yield f"  {reasons['epochs']}"
+            continue
+        for name in _SHOWN:
+            if name in _OF_LAYERS and stage.model not in PRETRAINING:
+                continue
+            if name == "negatives_exponent" and stage.negatives == "uniform":
+                continue
+            yield f"  {name:<19}{getattr(stage, name)!s:<14}{reasons.get(name, 'as asked for, or as always')}"
+        for trainer, why in plan.passed_over[number - 1].items():
+            yield f"  not by {trainer}: {why}"
+    evaluation = plan.evaluation
+    yield (
+        f"evaluation: HR@{evaluation.k}, NDCG@{evaluation.k} and MRR of held-out items ({data.holdout}) among "
+        f"1 + {evaluation.num_candidates} candidates{' and the whole catalogue' if evaluation.full_ranking else ''}"
+    )
+    yield f"expect: {plan.cost}"

@@ -117,13 +117,17 @@ def test_factors_and_the_models_that_are_made_of_them_score_alike():
     generator = torch.Generator().manual_seed(3)
     shapes = (USERS, 4), (ITEMS, 4), (USERS,), (ITEMS,)
     factors = Factors(*(torch.randn(shape, generator=generator).numpy() for shape in shapes))
-    expected = torch.from_numpy(factors.user_vectors @ factors.item_vectors.T + factors.user_bias[:, None] + factors.item_bias)
+    expected = torch.from_numpy(
+        factors.user_vectors @ factors.item_vectors.T + factors.user_bias[:, None] + factors.item_bias
+    )
     users, items = torch.arange(USERS), torch.arange(ITEMS).expand(USERS, -1)
     for cls in (MF, GMF):
         torch.testing.assert_close(score_lists(cls.from_factors(factors), users, items), expected)
     mf = MF.from_factors(factors)
     assert all(a.ctypes.data == b.ctypes.data for a, b in zip(mf.factors(), factors, strict=True))  # the same memory
-    assert torch.equal(GMF.from_factors(factors).item_vectors(), torch.from_numpy(factors.item_vectors))  # without biases
+    assert torch.equal(
+        GMF.from_factors(factors).item_vectors(), torch.from_numpy(factors.item_vectors)
+    )  # without biases
 
 
 @torch.no_grad()

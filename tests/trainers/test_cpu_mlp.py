@@ -16,9 +16,8 @@ from fastncf.models import build
 from fastncf.models.losses import LOSSES
 from fastncf.trainers import cpu_mlp as perceptron
 from fastncf.trainers import neural
-from fastncf.trainers.autograd import AutogradTrainer, l2_penalty, score_batch
+from fastncf.trainers.autograd import Adam, l2_penalty, score_batch
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer, fits_layers
-from fastncf.trainers.neural import stage_of
 from tests.conftest import checkerboard, plain_split, random_csr
 
 CPU = torch.device("cpu")
@@ -43,14 +42,13 @@ def is_near_0(x):
 
 
 def built(split, config):
-    return build(stage_of(config), split.num_users, split.num_items, torch.zeros(split.num_items))
+    return build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
 
 
 def trained(cls, split, config):
     """What a way to train makes of the same parameters: them, and the losses."""
     model = built(split, config)
-    settings = neural.stage_of(config, CPU) if cls is AutogradTrainer else config
-    with cls(model, split, settings) as training:
+    with cls(model, split, config, CPU) if cls is Adam else cls(model, split, config) as training:
         losses = [float(training.epoch(number)) for number in range(config.epochs)]
     return model.state_dict(), losses
 
@@ -136,7 +134,7 @@ def test_a_step_has_the_gradients_of_autograd(model, loss, pieces, num_items, mo
 def test_epochs_are_those_of_torch(model, schedule):
     split, config = random_case(model=model, schedule=schedule, batch_size=97)
     parameters, losses = trained(CPUMLPTrainer, split, config)
-    expected, expected_losses = trained(AutogradTrainer, split, config)
+    expected, expected_losses = trained(Adam, split, config)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-3)
     for name, tensor in expected.items():
         torch.testing.assert_close(parameters[name], tensor, rtol=0, atol=0.002, msg=name)
@@ -251,5 +249,5 @@ def test_other_modules_are_left_to_torch():
 def test_a_batch_may_be_smaller_than_an_interaction_and_larger_than_all(size):
     split, config = random_case(model="mlp", batch_size=size, epochs=1)
     _, losses = trained(CPUMLPTrainer, split, config)
-    _, expected = trained(AutogradTrainer, split, config)
+    _, expected = trained(Adam, split, config)
     np.testing.assert_allclose(losses, expected, rtol=1e-3)

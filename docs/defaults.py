@@ -1,6 +1,4 @@
-"""Plans and defaults as text: ``python -m fastncf.plan_text`` prints the page of defaults, ``docs/defaults.md``."""
-
-from collections.abc import Iterator
+"""The page of defaults, made from :mod:`fastncf.plan`: ``python docs/defaults.py > docs/defaults.md``."""
 
 from fastncf.plan import (
     ADAM,
@@ -20,64 +18,7 @@ from fastncf.plan import (
     SGD,
     SGD_SPARSE,
     SPARSE_BELOW,
-    Plan,
-    is_sparse,
 )
-
-_SHOWN = (
-    "optimizer",
-    "dim",
-    "mlp_dim",
-    "layers",
-    "dropout",
-    "init_std",
-    "loss",
-    "num_negatives",
-    "negatives",
-    "negatives_exponent",
-    "history",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "schedule",
-    "l2",
-    "precision",
-    "device",
-    "trainer",
-)
-_OF_LAYERS = {"mlp_dim", "layers", "dropout"}
-
-
-def describe(plan: Plan) -> str:
-    """Return a plan in lines for people: each choice with its reason."""
-    return "\n".join(_lines(plan))
-
-
-def _lines(plan: Plan) -> Iterator[str]:
-    data = plan.data
-    yield (
-        f"data: {data.num_interactions:,} training interactions of {data.num_users:,} users with {data.num_items:,} "
-        f"items ({data.num_interactions / data.num_items:.1f} per item{', sparse' if is_sparse(data) else ''})"
-    )
-    for number, (stage, reasons) in enumerate(zip(plan.stages, plan.reasons, strict=True), start=1):
-        yield f"stage {number} of {len(plan.stages)}: {stage.model} by {stage.optimizer}, trainer {stage.trainer}"
-        if stage.epochs == 0:
-            yield from (f"  {reason}" for reason in reasons.values())
-            continue
-        for name in _SHOWN:
-            if name in _OF_LAYERS and stage.model not in PRETRAINING:
-                continue
-            if name == "negatives_exponent" and stage.negatives == "uniform":
-                continue
-            yield f"  {name:<19}{getattr(stage, name)!s:<14}{reasons.get(name, 'as asked for, or as always')}"
-        for trainer, why in plan.passed_over[number - 1].items():
-            yield f"  not by {trainer}: {why}"
-    evaluation = plan.evaluation
-    yield (
-        f"evaluation: HR@{evaluation.k}, NDCG@{evaluation.k} and MRR of held-out items ({data.holdout}) among "
-        f"1 + {evaluation.num_candidates} candidates{' and the whole catalogue' if evaluation.full_ranking else ''}"
-    )
-    yield f"expect: {plan.cost}"
 
 
 def defaults_as_markdown() -> str:
@@ -101,7 +42,7 @@ def defaults_as_markdown() -> str:
         "# Defaults",
         "",
         "Settings that are left out are chosen by `fastncf/plan.py`, from which this page is made:",
-        "`python -m fastncf.plan_text`. `fastncf plan FILE` prints what is chosen for a file, and why. Each row of the",
+        "`python docs/defaults.py`. `fastncf plan FILE` prints what is chosen for a file, and why. Each row of the",
         "table holds what differs from the rows above it that apply as well.",
         "",
         f"| default | {' | '.join(f'`{name}`' for name in names)} |",
