@@ -317,9 +317,9 @@ def test_mlp_starts_from_the_vectors_of_mf(history):
     assert still.config.optimizer == "parts"
     assert [entry["loss"] for entry in still.history][:-2] == [entry["loss"] for entry in mf.history]
     for side in ("user", "item"):
-        vectors = getattr(still.model, f"{side}make_embedding").weight
+        vectors = getattr(still.model, f"{side}_embedding").weight
         own = torch.cat(
-            [getattr(mf.model, f"{side}make_embedding").weight, getattr(mf.model, f"{side}_bias")[:, None]], 1
+            [getattr(mf.model, f"{side}_embedding").weight, getattr(mf.model, f"{side}_bias")[:, None]], 1
         )
         assert vectors.std(0, correction=0).mean().item() == pytest.approx(1, rel=1e-5)
         torch.testing.assert_close(vectors / own, (vectors[0, 0] / own[0, 0]).expand_as(own), rtol=1e-3, atol=0)
