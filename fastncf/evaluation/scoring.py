@@ -156,7 +156,8 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
         with torch.inference_mode(), device_guard(device), translate_out_of_memory(device):
             yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def score_pairs(model: nn.Module, user_ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:

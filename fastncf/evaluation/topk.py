@@ -8,8 +8,8 @@ from fastncf.errors import ConfigError
 from fastncf.evaluation.scoring import ChunkedScorer, MemoryBudget, device_of, evaluating
 from fastncf.models.scorers import make_scorer
 
-_BYTES_PER_ITEM = 16  # a copy of the score in float32, comparisons, and counts in int32
-_BYTES_PER_RESULT = 48  # an item and its score among the best k, also before they are in order
+_BYTES_PER_ITEM = 20  # two copies of the score in float32, comparisons, and counts in int32
+_BYTES_PER_RESULT = 64  # an item and its score among the best k, also before they are in order
 
 
 def top_items(
@@ -118,11 +118,26 @@ def _best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if not k:
         return scores[:, :0], torch.empty((len(scores), 0), dtype=torch.int64)
-    lowest = scores.topk(k, dim=1).values[:, -1:]
-    is_above, is_tied = scores > lowest, scores == lowest
-    # of the scores that tie for the last places the first ones are taken; torch.int32 takes half the memory
-    num_tied = k - is_above.sum(1, keepdim=True, dtype=torch.int32)
-    is_best = is_above | (is_tied & (is_tied.cumsum(1, dtype=torch.int32) <= num_tied))
-    columns = is_best.nonzero()[:, 1].view(len(scores), k)
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    columns = columns[:, :k]
+    if k < scores.shape[1]:
+        rows = (values[:, k - 1] == values[:, k]).nonzero().squeeze(1)  # the last place is open to several columns
+        if len(rows):
+            columns[rows] = _first_columns(scores[rows], values[rows, k - 1 : k], k)
+    columns = columns.sort(dim=1).values
     best, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
     return best, columns.gather(1, order)
+
+
+def _first_columns(scores: Tensor, lowest: Tensor, k: int) -> Tensor:
+    """Return the columns (B, k), in order, of the scores above ``lowest`` and of the first ones that equal it.
+
+    Args:
+        scores: (B, I).
+        lowest: (B, 1), the k-th highest score of each row.
+        k: at most I.
+    """
+    is_above, is_tied = scores > lowest, scores == lowest
+    num_tied = k - is_above.sum(1, keepdim=True, dtype=torch.int32)  # int64 would take twice the memory
+    is_best = is_above | (is_tied & (is_tied.cumsum(1, dtype=torch.int32) <= num_tied))
+    return is_best.nonzero()[:, 1].view(len(scores), k)
