@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastncf
-from fastncf.config import Config
 from fastncf.device import deterministic, seeded, translate_out_of_memory
 from fastncf.errors import DeviceError
 from fastncf.evaluation import ranking as evaluate
@@ -18,7 +17,7 @@ from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import metric_means, rank_candidates
 from fastncf.models import build
 from fastncf.rng import Stream, key
-from fastncf.trainers import autograd, neural
+from fastncf.trainers import autograd
 from fastncf.trainers.autograd import AutogradTrainer, score_batch
 from tests.conftest import checkerboard, plain_split, random_csr
 from tests.stages import make_stage
@@ -260,7 +259,7 @@ def test_no_memory_at_all_is_said(monkeypatch):
 
 
 def test_scoring_goes_on_in_smaller_chunks(monkeypatch):
-    model = build(Config(model="gmf", dim=4), 30, 50, torch.zeros(50))
+    model = build(make_stage(model="gmf"), 30, 50, torch.zeros(50))
     lists = CandidateLists(torch.arange(30).int(), torch.randint(50, (30,)).int(), torch.randint(50, (30, 9)).int())
     expected = rank_candidates(model, lists)
     sizes = []
@@ -333,13 +332,3 @@ def test_bfloat16_trains_float32_parameters():
     assert all(tensor.dtype == torch.float32 for tensor in rec.model.state_dict().values())
     assert rec.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.01)
     assert rec.history[-1]["loss"] != plain.history[-1]["loss"]
-
-
-def test_precision_is_what_the_device_multiplies_in_unless_it_is_set(monkeypatch):
-    split = random_split()
-    for precision, has, expected in ((None, True, True), (None, False, False), ("bfloat16", False, True)):
-        monkeypatch.setattr(neural, "has_bfloat16", lambda device, has=has: has)
-        config = Config(model="gmf", dim=4, precision=precision).with_recipe("adam", "none")
-        stage = neural.stage_of(config, CPU)
-        with AutogradTrainer(built(split, stage), split, stage) as trainer:
-            assert trainer.bfloat16 is expected
