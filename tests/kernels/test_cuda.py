@@ -89,7 +89,7 @@ def test_order_is_the_cpus(size):
 def test_negatives_are_the_cpus(users, items, longest, exponent):
     """Rows of any length, up to all items but one, which are left to the search behind the attempts.
 
-    So are the draws of who has touched the one item that is drawn nearly always.
+    So are the draws of a user who has seen the one item that is drawn nearly always.
     """
     from fastncf.kernels.cuda.draws import DeviceAliasTable, DeviceCSR, fill_negatives
 
