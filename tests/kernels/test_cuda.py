@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastncf.models import build
-from fastncf.models import scorers as scoring
+from fastncf.models import build, scorers
 from fastncf.models.losses import bce
 from fastncf.models.mlp import MLP
-from fastncf.models.scorers import score_catalogue, score_lists
+from fastncf.models.scorers import make_scorer, score_lists
 from fastncf.rng import Stream, key
 from fastncf.sampling import loader as epoch_module
 from fastncf.sampling.distributions import alias_table
@@ -90,7 +89,7 @@ def test_order_is_the_cpus(size):
 def test_negatives_are_the_cpus(users, items, longest, exponent):
     """Rows of any length, up to all items but one, which are left to the search behind the attempts.
 
-    So are the draws of who has touched the one item that is drawn nearly always.
+    So are the draws of a user who has seen the one item that is drawn nearly always.
     """
     from fastncf.kernels.cuda.draws import DeviceAliasTable, DeviceCSR, fill_negatives
 
@@ -213,19 +212,22 @@ def test_models_by_kernels(name, monkeypatch):
 @pytest.mark.parametrize("name", ["mlp", "neumf"])
 @torch.no_grad()
 def test_scores_by_layers(name, layers, monkeypatch):
-    """Lists and whole catalogues against float64; widths above, below and between those of tiles."""
+    """Lists and whole catalogues against float64, with tables and without; widths above, below and between tiles'."""
     model = build(make_stage(model=name, dim=6, layers=layers, init_std=1.0), 9, 35, torch.zeros(35)).to(DEVICE)
     for parameter in model.parameters():
         parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
     users, items = torch.randint(9, (11,), dtype=torch.int32), torch.randint(35, (11, 7), dtype=torch.int32)
     users, items = users.to(DEVICE), items.to(DEVICE)
-    monkeypatch.setattr(scoring, "has_tf32", lambda device: True)
-    fast = scoring.scorer(model)
-    ours = [fast.lists(users, items).clone(), fast.catalogue(users, 35)]
-    exact = model.double()
-    assert_all_close(ours, [score_lists(exact, users, items), score_catalogue(exact, users, 35)])
+    all_items = torch.arange(35, dtype=torch.int32, device=DEVICE).expand(11, -1)
+    monkeypatch.setattr(scorers, "has_tf32", lambda device: True)
+    plain, tabulated = make_scorer(model), make_scorer(model)
+    tabulated.precompute()
+    ours = [[scorer.lists(users, items).clone(), scorer.catalogue(users, 35)] for scorer in (plain, tabulated)]
+    exact = [score_lists(model.double(), users, listed) for listed in (items, all_items)]
+    for scores in ours:
+        assert_all_close(scores, exact)
     model.float().hidden[1].weight[0, 0] = torch.nan
-    assert scoring.scorer(model).lists(users, items).isnan().all()
+    assert make_scorer(model).lists(users, items).isnan().all()
 
 
 def flattened(model: MLP, gradient: bool = False) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Adam through autograd, and errors about memory; what needs a device beside this is in benchmarks/gpu.py."""
+"""Adam through autograd; more of what needs a device is in benchmarks/gpu.py."""
 
 import copy
 import re
@@ -9,18 +9,15 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastncf
-from fastncf.config import Config
-from fastncf.device import deterministic, seeded, translate_out_of_memory
+from fastncf.device import deterministic
 from fastncf.errors import DeviceError
-from fastncf.evaluation import ranking as evaluate
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import metric_means, rank_candidates
 from fastncf.models import build
 from fastncf.rng import Stream, key
-from fastncf.trainers import autograd, neural
+from fastncf.trainers import autograd
 from fastncf.trainers.autograd import AutogradTrainer, score_batch
-from tests.conftest import checkerboard, plain_split, random_csr
+from tests.conftest import plain_split, random_csr
 from tests.stages import make_stage
 
 CPU = torch.device("cpu")
@@ -256,90 +253,23 @@ def test_no_memory_at_all_is_said(monkeypatch):
 
     monkeypatch.setattr(autograd, "score_batch", no_memory)
     with pytest.raises(DeviceError, match=r"no memory left for a step of MF over 1 interactions; expected: smaller"):
-        fastncf.fit(checkerboard(), optimizer="adam", epochs=1)
-
-
-def test_scoring_goes_on_in_smaller_chunks(monkeypatch):
-    model = build(Config(model="gmf", dim=4), 30, 50, torch.zeros(50))
-    lists = CandidateLists(torch.arange(30).int(), torch.randint(50, (30,)).int(), torch.randint(50, (30, 9)).int())
-    expected = rank_candidates(model, lists)
-    sizes = []
-
-    class Small:
-        factors = None
-        list_bytes = catalogue_bytes = 1
-
-        def lists(self, users, items):
-            sizes.append(len(users))
-            if len(users) > 8:
-                raise torch.OutOfMemoryError("no room")
-            return model(users.unsqueeze(-1), items)
-
-    monkeypatch.setattr(evaluate, "scorer", lambda model: Small())
-    assert torch.equal(rank_candidates(model, lists), expected)
-    assert sum(size for size in sizes if size <= 8) == 30
-
-    class Nothing(Small):
-        def lists(self, users, items):
-            raise torch.OutOfMemoryError("no room")
-
-    monkeypatch.setattr(evaluate, "scorer", lambda model: Nothing())
-    with pytest.raises(DeviceError, match="cpu has no memory left to score one user's items"):
-        rank_candidates(model, lists)
-
-
-@pytest.mark.parametrize(
-    ("message", "reason"),
-    [
-        ("CUDA out of memory. Tried to allocate 20 MiB. GPU 0 has a total capacity of", "Tried to allocate 20 MiB"),
-        ("no room", "no room"),
-    ],
-)
-def test_memory_that_runs_out_elsewhere_is_said(message, reason):
-    expected = re.escape(f"cpu ran out of memory ({reason}); expected: smaller")
-    with pytest.raises(DeviceError, match=expected), translate_out_of_memory(CPU):
-        raise torch.OutOfMemoryError(message)
-
-
-def test_random_state_is_the_seeds_inside_and_untouched_outside():
-    state = torch.random.get_rng_state()
-    with seeded(CPU, 5):
-        first = torch.rand(3)
-    with seeded(CPU, 5):
-        assert torch.equal(torch.rand(3), first)
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
-def test_deterministic_operations_are_asked_for_inside_alone():
-    with deterministic(False):
-        assert not torch.are_deterministic_algorithms_enabled()
-    with deterministic(True):
-        assert torch.are_deterministic_algorithms_enabled()
-    assert not torch.are_deterministic_algorithms_enabled()
+        trained(random_split(), make_stage())
 
 
 def test_dropout_follows_the_seed_and_changes_the_training():
-    settings = {"model": "mlp", "dim": 4, "layers": (8, 4), "epochs": 2, "batch_size": 64}
-    first, again, without = (
-        fastncf.fit(checkerboard(), dropout=dropout, **settings).history[-1]["loss"] for dropout in (0.5, 0.5, 0.0)
+    split, runs = random_split(), ((0.5, 0), (0.5, 0), (0.5, 1), (0.0, 0))
+    first, again, other, without = (
+        trained(split, make_stage(model="mlp", epochs=2, dropout=dropout, seed=seed))[1] for dropout, seed in runs
     )
     assert first == again
-    assert first != without
+    assert len({*first, *other, *without}) == 6
 
 
 def test_bfloat16_trains_float32_parameters():
-    settings = {"model": "gmf", "optimizer": "adam", "dim": 8, "epochs": 3, "batch_size": 256}
-    rec, plain = (fastncf.fit(checkerboard(), precision=name, **settings) for name in ("bfloat16", "float32"))
-    assert all(tensor.dtype == torch.float32 for tensor in rec.model.state_dict().values())
-    assert rec.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.01)
-    assert rec.history[-1]["loss"] != plain.history[-1]["loss"]
-
-
-def test_precision_is_what_the_device_multiplies_in_unless_it_is_set(monkeypatch):
     split = random_split()
-    for precision, has, expected in ((None, True, True), (None, False, False), ("bfloat16", False, True)):
-        monkeypatch.setattr(neural, "has_bfloat16", lambda device, has=has: has)
-        config = Config(model="gmf", dim=4, precision=precision).with_recipe("adam", "none")
-        stage = neural.stage_of(config, CPU)
-        with AutogradTrainer(built(split, stage), split, stage) as trainer:
-            assert trainer.bfloat16 is expected
+    (state, totals, _), (_, plain, _) = (
+        trained(split, make_stage(model="gmf", dim=8, precision=precision)) for precision in ("bfloat16", "float32")
+    )
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    np.testing.assert_allclose(totals, plain, rtol=0.01)
+    assert totals != plain
