@@ -51,15 +51,14 @@ from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import on_device, rank_candidates, rank_catalogue
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.sampling import loader as epoch_module
-from fastncf.sampling.distributions import popularity_table
-from fastncf.sampling.loader import EpochLoader
+from fastncf.sampling.distributions import alias_table
+from fastncf.sampling.loader import EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import sample_candidates, sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
 from fastncf.trainers.loop import STAGES
-from fastncf.trainers.neural import stage_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RESULTS = Path(__file__).parent / "results"
@@ -169,20 +168,21 @@ def check_draws(split: Split, report: Report) -> None:
     ordered = timed(lambda: permutation(len(split.indices), 5, CUDA))
     report.add("order of an epoch, drawn on the device", f"{ordered * 1e3:.1f} ms", device_order_seconds=ordered)
     out = np.empty((len(split.indices), 4), dtype=np.int32)
-    for prefix, label, weights in (
-        ("", "negatives", None),
-        ("weighted_", "negatives by popularity", popularity_table(split.item_counts(), 0.75)),
+    for prefix, label, distribution in (
+        ("", "negatives", "uniform"),
+        ("weighted_", "negatives by popularity", "popularity"),
     ):
+        table = alias_table(distribution, split.item_counts(), 0.75)
         draw = partial(
             sample_negatives,
             *(split.indptr, split.indices, split.num_items, 4),
             seed=3,
             epoch=1,
             out=out,
-            weights=weights,
+            alias_table=table,
         )
         cpu = timed(draw)
-        with loader_of(split, num_epochs=2, weights=weights) as loader:
+        with loader_of(split, num_epochs=2, table=table) as loader:
             loader.load(1)
             assert torch.equal(loader.negatives.cpu(), torch.from_numpy(out)), f"{label} differ"
             drawn = timed(lambda: loader.load(1))
@@ -196,18 +196,10 @@ def check_draws(split: Split, report: Report) -> None:
         )
 
 
-def loader_of(split: Split, num_epochs: int, weights: AliasTable | None = None) -> EpochLoader:
+def loader_of(split: Split, num_epochs: int, table: AliasTable | None = None) -> EpochLoader:
     """Return a loader of shuffled epochs on the device."""
-    return EpochLoader(
-        split,
-        num_negatives=4,
-        batch_size=65_536,
-        seed=3,
-        device=CUDA,
-        shuffle=True,
-        num_epochs=num_epochs,
-        weights=weights,
-    )
+    spec = SamplingSpec(split, 4, seed=3, device=CUDA, shuffle=True, num_epochs=num_epochs, alias_table=table)
+    return EpochLoader(spec, batch_size=65_536)
 
 
 def show_timeline(split: Split, report: Report) -> None:
@@ -456,9 +448,9 @@ def time_nvidia(split: Split, folder: Path, report: Report) -> None:
     with loader_of(split, num_epochs=1) as loader:
         loader.load(0)
         batch = loader.gather(loader.order[: size // 5])
-    users = batch.user_ids.repeat_interleave(5).long()
-    items = torch.cat([batch.positives.unsqueeze(1), batch.negatives], 1).reshape(-1).long()
-    labels = torch.tensor([1.0, 0, 0, 0, 0], device=CUDA).repeat(len(batch.user_ids)).unsqueeze(1)
+    users = batch.user.repeat_interleave(5).long()
+    items = torch.cat([batch.positive.unsqueeze(1), batch.negatives], 1).reshape(-1).long()
+    labels = torch.tensor([1.0, 0, 0, 0, 0], device=CUDA).repeat(len(batch.user)).unsqueeze(1)
     for amp in (False, True):
         model = module.NeuMF(split.num_users, split.num_items, 64, [256, 256, 128, 64], dropout=0.5).to(CUDA)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.0045, betas=(0.25, 0.5), fused=True)

@@ -23,7 +23,8 @@ from fastncf.data.order import order_matters
 from benchmarks.report import RESULTS, machine, publish, quantity
 from benchmarks.stages import stage_of
 from fastncf.config import Config
-from fastncf.data.interactions import read_interactions, read_with_test
+from fastncf.data.given_files import read_with_test
+from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split, given_test, leave_one_out, time_order
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics

@@ -38,7 +38,7 @@ from fastncf.data.split import Split, leave_one_out
 from fastncf.data.synthetic import synthetic_movielens
 from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
-from fastncf.evaluation.topk import rank
+from fastncf.evaluation.ranking import candidate_ranks
 from fastncf.kernels.cpu.gemm import NONE, Matrix, gemm
 from fastncf.kernels.cpu.lazy_adam import stride_of
 from fastncf.kernels.cpu.simd import pointer
@@ -48,7 +48,6 @@ from fastncf.rng import Stream
 from fastncf.threads import num_threads, run_ranges, run_threads
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
-from fastncf.trainers.neural import stage_of
 
 NUM_NEGATIVES = 4
 USERS, ITEMS, INTERACTIONS = 138_493, 26_744, 20_000_263
@@ -266,7 +265,7 @@ def agreement(path: Path) -> dict[str, list[float]]:
             with started as trained:
                 for number in range(EPOCHS):
                     trained.epoch(number)
-            hits.append(metrics(rank(model.eval(), lists), 10)["hr@10"])
+            hits.append(metrics(candidate_ranks(model.eval(), lists), 10)["hr@10"])
     ours, theirs = found.values()
     assert abs(statistics.mean(ours) - statistics.mean(theirs)) < 0.01, f"kernels {ours}, torch {theirs}"
     return found

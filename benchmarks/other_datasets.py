@@ -25,7 +25,7 @@ from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split
 from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
-from fastncf.evaluation.topk import rank
+from fastncf.evaluation.ranking import candidate_ranks
 from fastncf.models.mf import MF
 from fastncf.rng import Stream
 
@@ -59,7 +59,7 @@ def measure(path: Path, seeds: int) -> dict[str, Any]:
     for name, (fitted_with, choices) in PEERS.items():
         if name != "EASE" or earlier.split.num_items <= EASE_AT_MOST:
             models = (fitted_with(earlier.split, 0, *one) for one in choices)
-            ndcg = [metrics(rank(model, lists), 10)["ndcg@10"] for model in models]
+            ndcg = [metrics(candidate_ranks(model, lists), 10)["ndcg@10"] for model in models]
             chosen[name] = choices[int(np.argmax(ndcg))]
     rows: dict[str, list[dict[str, float]]] = {}
     fitted: dict[str, nn.Module] = {}

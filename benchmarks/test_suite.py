@@ -22,8 +22,8 @@ from benchmarks.stages import stage_of
 from fastncf.config import Config
 from fastncf.data.split import Split
 from fastncf.models.mlp import MLP
-from fastncf.sampling.distributions import popularity_table
-from fastncf.sampling.loader import EpochLoader, PrefetchSampler
+from fastncf.sampling.distributions import alias_table
+from fastncf.sampling.loader import EpochLoader, PrefetchSampler, SamplingSpec
 from fastncf.sampling.negatives import sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
@@ -76,7 +76,7 @@ class TestNegatives:
     @pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "popularity"])
     def test_fastncf(self, timed: Callable[..., Any], split: Split, weighted: bool) -> None:
         out = np.empty((len(split.indices), K), dtype=np.int32)
-        weights = popularity_table(split.item_counts(), 0.75) if weighted else None
+        table = alias_table("popularity", split.item_counts(), 0.75) if weighted else None
         epochs = iter(range(1000))
         timed(
             lambda: sample_negatives(
@@ -87,7 +87,7 @@ class TestNegatives:
                 seed=0,
                 epoch=next(epochs),
                 out=out,
-                weights=weights,
+                alias_table=table,
             ),
             pair="negatives by popularity" if weighted else self.pair,
             side="fastncf",
@@ -112,9 +112,7 @@ class TestNegatives:
 
 def loader_of(split: Split, *, num_epochs: int, batch_size: int = BATCH) -> EpochLoader:
     """Return a loader of shuffled epochs on the CPU."""
-    return EpochLoader(
-        split, num_negatives=K, batch_size=batch_size, seed=0, device=CPU, shuffle=True, num_epochs=num_epochs
-    )
+    return EpochLoader(SamplingSpec(split, K, seed=0, device=CPU, shuffle=True, num_epochs=num_epochs), batch_size)
 
 
 def notebook(**changes: Any) -> Config:
@@ -124,8 +122,8 @@ def notebook(**changes: Any) -> Config:
 
 def wait_for(loader: EpochLoader, number: int) -> None:
     """Wait until the thread has drawn an epoch."""
-    assert isinstance(loader._source, PrefetchSampler)
-    loader._source.drawn[number].result()
+    assert isinstance(loader._sampler, PrefetchSampler)
+    loader._sampler.prefetch(number).result()
 
 
 class TestBatches:
@@ -155,7 +153,7 @@ class TestBatches:
 
         def visit() -> int:
             with loader_of(part, num_epochs=1) as loader:
-                return sum(batch.negatives.numel() + len(batch.user_ids) for batch in loader.epoch(0))
+                return sum(batch.negatives.numel() + len(batch.user) for batch in loader.epoch(0))
 
         units = (1 + K) * len(part.indices)
         what = "drawn, shuffled and gathered"
@@ -224,7 +222,7 @@ class TestHandOver:
             setup=setup,
             teardown=lambda loader: loader.__exit__(None, None, None),
         )
-        assert len(batch.user_ids) == BATCH // (1 + K)
+        assert len(batch.user) == BATCH // (1 + K)
 
     def test_cold(self, timed: Callable[..., Any], split: Split) -> None:
         batch = timed(
@@ -237,7 +235,7 @@ class TestHandOver:
             setup=lambda: ((loader_of(split, num_epochs=2),), {}),
             teardown=lambda loader: loader.__exit__(None, None, None),
         )
-        assert len(batch.user_ids) == BATCH // (1 + K)
+        assert len(batch.user) == BATCH // (1 + K)
 
 
 def test_drawing_ahead_costs_training_next_to_nothing(
