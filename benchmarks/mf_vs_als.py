@@ -18,13 +18,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from fastncf.data.order import order_matters
 
 from benchmarks.report import RESULTS, machine, publish, quantity
 from benchmarks.stages import stage_of
 from fastncf.config import Config
 from fastncf.data.given_files import read_with_test
 from fastncf.data.interactions import read_interactions
+from fastncf.data.order import order_matters
 from fastncf.data.split import Split, given_test, leave_one_out, time_order
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics

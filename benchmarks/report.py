@@ -81,7 +81,7 @@ def lines(found: Summary) -> Iterable[str]:
         + "."
     )
     yield ""
-    yield "| what | usual loop | fastncf | ratio | share of a ceiling measured in the same run |"
+    yield "| what | usual loop | fastncf | ratio | beside a ceiling measured in the same run |"
     yield "|---|---|---|---|---|"
     for pair, sides in pairs(found).items():
         if "loop" not in sides:
@@ -107,7 +107,7 @@ def _share(sides: dict[str, Summary]) -> str:
     if "ceiling" not in sides:
         return ""
     ceiling = sides["ceiling"]
-    return f"{sides['fastncf']['rate'] / ceiling['rate']:.0%} of {ceiling['what']}"
+    return f"{sides['fastncf']['rate'] / ceiling['rate']:.0%} of the rate of {ceiling['what']}"
 
 
 def _bullets(bench: Summary) -> Iterable[str]:

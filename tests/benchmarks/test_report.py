@@ -62,9 +62,9 @@ def raw() -> dict:
 def test_table_has_rates_ratio_share_and_the_rest(raw):
     text = "\n".join(report.lines(report.summary(raw)))
     assert "2026-05-04 at the shape tiny: Abacus, 2 cores, Linux, python 3.11.7" in text
-    assert "| counting | 50 beans/s: one by one | 5 k beans/s | **100 x** | 25% of looking |" in text
+    assert "| counting | 50 beans/s: one by one | 5 k beans/s | **100 x** | 25% of the rate of looking |" in text
     assert "- first bean: 4 ms: from the jar" in text
-    assert "- cooking: 2 s (1.5 k beans/s): in a pot; 50% of boiling" in text
+    assert "- cooking: 2 s (1.5 k beans/s): in a pot; 50% of the rate of boiling" in text
     assert "- shelling: 2 s, 1.50 times as long as peeling alone; peak memory 1.50 GB, peeling 2.00 GB" in text
     assert "- humming meanwhile: 102.0% of the time (quartiles 101.0%, 103.0%)" in text
     assert "- growing: 3.00 ns at 1 M, 4.00 ns at 20 M" in text
