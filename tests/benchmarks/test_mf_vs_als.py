@@ -34,8 +34,10 @@ def test_a_run_trains_factors_that_differ_by_seed(loaded, name):
 
 def test_a_comparison_has_a_point_for_each_budget(loaded, monkeypatch):
     pytest.importorskip("implicit")
+    limits = pytest.importorskip("threadpoolctl").threadpool_limits
     monkeypatch.setattr(mf_vs_als, "BUDGETS", {"mf": {2: {}}, "vectors": {4: {}}})
-    curves = mf_vs_als.compare(*loaded, seeds=1)
+    with limits(1, user_api="blas"):
+        curves = mf_vs_als.compare(*loaded, seeds=1)
     assert {name: [point["budget"] for point in points] for name, points in curves.items()} == {
         "ALS": list(mf_vs_als.ITERATIONS),
         "mf": [2],
