@@ -1,4 +1,4 @@
-"""The least that a stage has to do: what its figures are measured against."""
+"""The least work that a step needs: ceilings that the rates of fastncf are compared with."""
 
 import numpy as np
 from numba import njit
@@ -8,7 +8,8 @@ from fastncf.threads import even_ranges, run_ranges
 
 
 @njit(nogil=True)
-def _hash_range(start, stop, out):  # type: ignore[no-untyped-def]
+def _hash_range(start: int, stop: int, out: np.ndarray) -> None:
+    """Write the hash of each position of a range to ``out`` (n,) int32."""
     for position in range(start, stop):
         x = np.uint32(position) ^ np.uint32(0x9E3779B9)
         x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(LOWBIAS_1))
@@ -16,5 +17,5 @@ def _hash_range(start, stop, out):  # type: ignore[no-untyped-def]
 
 
 def hash_and_write(out: np.ndarray) -> None:
-    """The least that any counted sampler does."""
-    run_ranges(lambda a, b: _hash_range(a, b, out), even_ranges(len(out)))
+    """Fill ``out`` (n,) int32 by hashes on all threads, the least that any counter-based sampler does."""
+    run_ranges(lambda start, stop: _hash_range(start, stop, out), even_ranges(len(out)))

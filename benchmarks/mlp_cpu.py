@@ -1,13 +1,14 @@
-"""``mlp`` and ``neumf`` on a CPU, by the kernels, by torch eager, and by the notebook's loops.
+"""Compare the training of ``mlp`` and ``neumf`` on a CPU by the kernels, by eager torch, and by the notebook's loops.
 
-    python -m benchmarks.perceptron u.data --ratings ratings.csv --write layers-cpu
+    fastncf generate ratings.csv
+    python -m benchmarks.mlp_cpu u.data --ratings ratings.csv --write
 
-All sides have the tables of MovieLens-20M (its twin), take the same batches, and are run in turns. The kernels train at
-the notebook's batch of 512 samples and at larger ones; torch eager at several, of which the best counts. The first
-epoch of each, in which kernels are compiled and memory is fetched, is not timed. The notebook's loops run on
-``u.data``, MovieLens-100K, as the kernels do beside them; what the kernels and torch learn there is compared. With
-``--ratings``, the twin as a file, the whole of ``fastncf fit --notebook`` on all its users is timed in a process of its
-own, and the loops on a share of its users.
+The kernels and torch train on the generated MovieLens-20M, with tables of its size, on the same batches and in turns.
+The kernels train with the notebook's batches of 512 samples and with larger ones, eager torch with several sizes, of
+which the best counts. The first epoch of each is not timed: it compiles kernels and touches memory for the first time.
+The notebook's loops and the kernels train on ``u.data``, the file of MovieLens-100K, where the quality of the kernels
+and of torch is compared as well. With ``--ratings``, the generated data as a file, ``fastncf fit --notebook`` on all
+users is timed in a process of its own, and the loops on a share of the users.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from torch import nn
 
 from benchmarks import naive
 from benchmarks.report import machine, publish, quantity
+from benchmarks.stages import stage_of
+from fastncf import models
 from fastncf.config import Config
 from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split, leave_one_out
@@ -37,9 +40,9 @@ from fastncf.data.synthetic import synthetic_movielens
 from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
 from fastncf.evaluation.ranking import candidate_ranks
-from fastncf.kernels.cpu.gemm import PLAIN, ROW_MAJOR, multiply
-from fastncf.kernels.cpu.lazy_adam import stride
-from fastncf.models import build
+from fastncf.kernels.cpu.gemm import NONE, Matrix, gemm
+from fastncf.kernels.cpu.lazy_adam import stride_of
+from fastncf.kernels.cpu.simd import pointer
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
 from fastncf.rng import Stream
@@ -47,7 +50,6 @@ from fastncf.threads import num_threads, run_ranges, run_threads
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
 
-CPU = torch.device("cpu")
 NUM_NEGATIVES = 4
 USERS, ITEMS, INTERACTIONS = 138_493, 26_744, 20_000_263
 SHARE_OF_LOOPS = 0.002
@@ -56,7 +58,15 @@ SEEDS, EPOCHS = 5, 5
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the batch sizes at which each side trains it, and interactions in an epoch."""
+    """A model and how it is trained.
+
+    Attributes:
+        name: in words.
+        settings: of the model.
+        kernels: batch sizes of the kernels, in samples.
+        torch: batch sizes of eager torch, in samples.
+        interactions: interactions in an epoch.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -91,7 +101,7 @@ CASES = [
 
 
 def thinned(split: Split, interactions: int) -> Split:
-    """About so many of a split's interactions, evenly, with tables of the same size."""
+    """Return a split of the same users and items with about ``interactions`` of the interactions, taken evenly."""
     keep = np.zeros(len(split.indices), dtype=bool)
     keep[:: len(split.indices) // interactions] = True
     before = np.concatenate([[0], np.cumsum(keep)])
@@ -110,21 +120,27 @@ def thinned(split: Split, interactions: int) -> Split:
     )
 
 
-def training(
+def make_trainer(
     side: str, split: Split, settings: dict[str, Any], epochs: int
 ) -> tuple[nn.Module, CPUMLPTrainer | AutogradTrainer]:
-    """A model, and a way to train it, before the first epoch."""
-    config = Config(**settings, num_negatives=NUM_NEGATIVES, epochs=epochs, learning_rate=0.001, l2=0.0, device="cpu")
-    config = config.with_recipe("adam", "none")
-    model = build(stage_of(config), split.num_users, split.num_items, torch.zeros(split.num_items))
+    """Return a model and its trainer before the first epoch; ``side`` is ``kernels`` or ``torch``."""
+    config = Config(
+        optimizer="adam",
+        num_negatives=NUM_NEGATIVES,
+        epochs=epochs,
+        learning_rate=0.001,
+        l2=0.0,
+        device="cpu",
+        **settings,
+    )
+    stage = stage_of(config, split)
+    model = models.build(stage, split.num_users, split.num_items, split.item_counts())
     assert isinstance(model, MLP | NeuMF)
-    if side == "kernels":
-        return model, CPUMLPTrainer(model, split, config)
-    return model, AutogradTrainer(model, split, stage_of(config, CPU))
+    return model, CPUMLPTrainer(model, split, stage) if side == "kernels" else AutogradTrainer(model, split, stage)
 
 
 def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
-    """Samples a second of each side and batch size, and the GFLOP/s and bytes of ours."""
+    """Return samples per second of each side and batch size, and operations and bytes per sample of the kernels."""
     data = thinned(split, case.interactions)
     sides = [("kernels", size) for size in case.kernels] + [("torch", size) for size in case.torch]
     rates: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
@@ -133,7 +149,7 @@ def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
         trained: dict[tuple[str, int], CPUMLPTrainer | AutogradTrainer] = {}
         for side, size in sides:
             settings = {**case.settings, "batch_size": size}
-            trained[side, size] = training(side, data, settings, rounds + 1)[1]
+            trained[side, size] = make_trainer(side, data, settings, rounds + 1)[1]
             stack.enter_context(trained[side, size])
             losses[side, size] = float(trained[side, size].epoch(0)) / len(data.indices)
         for number in range(1, rounds + 1):
@@ -155,42 +171,42 @@ def compare(case: Case, split: Split, rounds: int) -> dict[str, Any]:
 
 
 def flop(settings: dict[str, Any]) -> float:
-    """Floating point operations of a sample that the kernels do: a product forward, two backward."""
-    per, dim, layers = 1 + NUM_NEGATIVES, settings["dim"], settings["layers"]
-    terms = settings.get("mlp_dim", dim) * layers[0] * (1 + 1 / per)  # a user's half is computed once
+    """Return the floating-point operations of the kernels per sample: one product forward, two backward."""
+    samples, dim, layers = 1 + NUM_NEGATIVES, settings["dim"], settings["layers"]
+    terms = settings.get("mlp_dim", dim) * layers[0] * (1 + 1 / samples)  # the user's half once per interaction
     terms += sum(a * b for a, b in itertools.pairwise(layers)) + layers[-1]
     terms += 2 * dim if settings["model"] == "neumf" else 0
     return 3 * 2 * terms
 
 
 def moved_bytes(settings: dict[str, Any]) -> float:
-    """Bytes of a sample to and from tables and ids where a batch needs a row once: it is read, and written."""
-    per = 1 + NUM_NEGATIVES
+    """Return the bytes per sample that are read and written in tables and ids where a batch needs each row once."""
+    samples = 1 + NUM_NEGATIVES
     width = settings["dim"]
     if settings["model"] == "neumf":
         width += settings.get("mlp_dim", width)
-    ids = 4 * (3 + NUM_NEGATIVES) / per
-    return (1 + 1 / per) * 2 * 4 * stride(width) + ids
+    ids = 4 * (3 + NUM_NEGATIVES) / samples
+    return (1 + 1 / samples) * 2 * 4 * stride_of(width) + ids
 
 
 @njit(nogil=True)
-def _multiply_often(times, rows, columns, depth, x, y, z):  # type: ignore[no-untyped-def]
-    start = np.int64(0)
+def _multiply_often(times: int, shape: tuple[int, int, int], x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
+    """Add ``x @ y`` to ``z`` so many times, with the shape (m, n, k) of :func:`fastncf.kernels.cpu.gemm.gemm`."""
+    _, n, k = shape
+    c = Matrix(pointer(z), n)
     for _ in range(times):
-        to, a, b = (z, start, columns), (x, start, depth), (y, start, columns)
-        multiply(rows, columns, depth, a, ROW_MAJOR, b, to, to, PLAIN, z, np.float32(1))
+        gemm(shape, Matrix(pointer(x), k), Matrix(pointer(y), n), c, c, NONE, np.float32(1))
 
 
 def product_rate(rounds: int = 5) -> float:
-    """FLOP a second of the fastest products on all cores: torch's of 2,048 x 2,048, or ours in the first cache."""
+    """Return the FLOP/s of the fastest products on all cores, by torch of 2,048 x 2,048 or by the kernel in a cache."""
     a, b = torch.rand(2_048, 2_048), torch.rand(2_048, 2_048)
-    rows, columns, depth, often = 40, 64, 32, 20_000
+    (m, n, k), often = (40, 64, 32), 20_000
 
     def ours(_: int, times: int = often) -> None:
-        sizes = rows * depth, depth * columns, rows * columns
-        x, y, z = (np.ones(size, dtype=np.float32) for size in sizes)
-        _multiply_often(times, rows, columns, depth, x, y, z)
-        assert (z == 1 + times * depth).all()
+        x, y, z = (np.ones(size, dtype=np.float32) for size in (m * k, k * n, m * n))
+        _multiply_often(times, (m, n, k), x, y, z)
+        assert (z == 1 + times * k).all()
 
     ours(0, 1)
     found = []
@@ -201,12 +217,12 @@ def product_rate(rounds: int = 5) -> float:
         assert product.isfinite().all()
         start = time.perf_counter()
         run_threads(ours, num_threads())
-        found.append(num_threads() * often * 2 * rows * columns * depth / (time.perf_counter() - start))
+        found.append(num_threads() * often * 2 * m * n * k / (time.perf_counter() - start))
     return max(found)
 
 
 def copy_rate(rounds: int = 5) -> float:
-    """Bytes a second, read and written, of a copy by all cores."""
+    """Return the bytes per second, read and written, of a copy by all cores."""
     source, to = np.ones(2**26, dtype=np.float32), np.zeros(2**26, dtype=np.float32)
     bounds = np.linspace(0, len(source), num_threads() + 1).astype(np.int64)
     found = []
@@ -219,11 +235,11 @@ def copy_rate(rounds: int = 5) -> float:
 
 
 def loops(path: Path, rounds: int) -> dict[str, list[float]]:
-    """Samples a second of an epoch, drawn and trained: the notebook's loops and the kernels, on MovieLens-100K."""
+    """Return samples per second of drawing and training an epoch of MovieLens-100K by the loops and by the kernels."""
     frame = naive.read(path)
     split = leave_one_out(read_interactions(path))
     found: dict[str, list[float]] = {"loops": [], "kernels": []}
-    with training("kernels", split, notebook(), rounds + 1)[1] as trained:
+    with make_trainer("kernels", split, notebook(), rounds + 1)[1] as trained:
         assert np.isfinite(float(trained.epoch(0)))
         for number in range(1, rounds + 1):
             start = time.perf_counter()
@@ -237,16 +253,16 @@ def loops(path: Path, rounds: int) -> dict[str, list[float]]:
 
 
 def agreement(path: Path) -> dict[str, list[float]]:
-    """HR@10 of the notebook's recipe on MovieLens-100K by both sides, from the same parameters and samples."""
+    """Return HR@10 of the notebook's recipe on MovieLens-100K by both sides, from the same parameters and samples."""
     split = leave_one_out(read_interactions(path))
     users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
     found: dict[str, list[float]] = {"kernels": [], "torch": []}
     for seed in range(SEEDS):
         settings = {**notebook(), "seed": seed}
-        spec = CandidateSpec(num_candidates=99, distinct=True, seed=seed)
+        spec = CandidateSpec(99, distinct=True, seed=seed)
         lists = held_out_lists(split, spec, users, split.test_item[users], Stream.CANDIDATES)
         for side, hits in found.items():
-            model, started = training(side, split, settings, EPOCHS)
+            model, started = make_trainer(side, split, settings, EPOCHS)
             with started as trained:
                 for number in range(EPOCHS):
                     trained.epoch(number)
@@ -257,6 +273,7 @@ def agreement(path: Path) -> dict[str, list[float]]:
 
 
 def notebook() -> dict[str, Any]:
+    """Return the settings of the notebook's model and batches."""
     config = Config.notebook()
     return {name: getattr(config, name) for name in ("model", "dim", "layers", "init_std", "batch_size", "shuffle")}
 
@@ -272,7 +289,7 @@ finally:
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """Seconds and the peak of memory of the notebook's recipe on all users, in a process of its own."""
+    """Return the seconds and the peak memory of the notebook's recipe on all users, in a process of its own."""
     command = [sys.executable, "-c", _WHOLE, "fit", str(path), "--notebook", "--user-fraction", "1", "--device", "cpu"]
     start = time.perf_counter()
     said, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("VmHWM:")
@@ -282,7 +299,7 @@ def whole(path: Path) -> dict[str, Any]:
 
 
 def whole_by_loops(path: Path) -> dict[str, Any]:
-    """Seconds of the notebook's stages on a share of the users: of one epoch, and of the lists of its test items."""
+    """Return the seconds of one epoch of the notebook on a share of the users, and of ranking their lists."""
     random = np.random.RandomState(0)
     data = naive.Ratings(naive.read(path), SHARE_OF_LOOPS, random)
     model, seconds = naive.train(data, 1, random)
@@ -293,18 +310,18 @@ def whole_by_loops(path: Path) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """The README's lines."""
+    """Yield the lines of ``RESULTS.md``."""
     peak, copied = found["product_rate"], found["copy_rate"]
     yield (
         f"One run on {found['date']}: {found['machine']}, torch {found['versions']['torch']}, numba "
-        f"{found['versions']['numba']}; medians of {found['rounds']} rounds in turns, the best in brackets, all with "
-        f"the tables of MovieLens-20M, K = {NUM_NEGATIVES}. Measured beside: products {quantity(peak)}FLOP/s, a copy "
-        f"{quantity(copied)}B/s."
+        f"{found['versions']['numba']}; medians of {found['rounds']} rounds in turns, the best round in brackets, all "
+        f"with tables of the size of MovieLens-20M, K = {NUM_NEGATIVES}. Measured in the same run: matrix products "
+        f"{quantity(peak)}FLOP/s, a copy in memory {quantity(copied)}B/s."
     )
     yield ""
     yield (
-        "| model | fastncf: batch, samples/s | torch eager at its best batch | ratio | arithmetic, of the products' "
-        "| tables and ids, of the copy's |"
+        "| model | fastncf: batch, samples/s | eager torch at its best batch | ratio | arithmetic, share of the "
+        "products' rate | tables and ids, share of the copy's rate |"
     )
     yield "|---|---|---|---|---|---|"
     for case in found["cases"]:
@@ -320,10 +337,15 @@ def table(found: dict[str, Any]) -> Iterator[str]:
                 f"{quantity(done)}FLOP/s, {done / peak:.0%} | {quantity(bytes_)}B/s, {bytes_ / copied:.0%} |"
             )
     yield ""
+    yield from _whole_lines(found)
+
+
+def _whole_lines(found: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines on epochs and processes of the notebook's recipe."""
     ours, theirs = (statistics.median(found["loops"][side]) for side in ("kernels", "loops"))
     yield (
-        f"- An epoch of the notebook on MovieLens-100K, drawn and trained: {quantity(ours)} samples/s, the literal "
-        f"loops {quantity(theirs)}: **{ours / theirs:,.0f} x**."
+        f"- Drawing and training an epoch of the notebook on MovieLens-100K: {quantity(ours)} samples/s, by the "
+        f"notebook's loops {quantity(theirs)}: **{ours / theirs:,.0f} x**."
     )
     hits = [found["agreement"][side] for side in ("kernels", "torch")]
     means = [f"{statistics.mean(rates):.4f}"[1:] for rates in hits]
@@ -338,22 +360,23 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         positives = INTERACTIONS - USERS
         total = EPOCHS * epoch * positives / part["positives"] + evaluation * USERS / part["users"]
         yield (
-            "- The twin of MovieLens-20M from the CSV to the metrics, the notebook's recipe on all users, "
+            "- The generated MovieLens-20M from the CSV to the metrics, the notebook's recipe on all users, "
             f"{EPOCHS} epochs of {quantity(positives * (1 + NUM_NEGATIVES))} samples: **{seconds:.0f} s** for the "
-            f"whole process, {found['whole']['peak'] / 1e9:.2f} GB at its peak. The literal loops took {epoch:.1f} s "
-            f"for an epoch on {part['positives']:,} interactions of {part['users']:,} users and {evaluation:.1f} s for "
-            "their lists: "
-            f"{EPOCHS} x {epoch:.1f} s x {positives:,} / {part['positives']:,} + {evaluation:.1f} s x {USERS:,} / "
-            f"{part['users']:,} = {total / 3600:.1f} hours, {total / seconds:,.0f} times as long."
+            f"whole process, peak memory {found['whole']['peak'] / 1e9:.2f} GB. The notebook's loops took "
+            f"{epoch:.1f} s for an epoch on {part['positives']:,} interactions of {part['users']:,} users and "
+            f"{evaluation:.1f} s for their lists, which gives {EPOCHS} x {epoch:.1f} s x {positives:,} / "
+            f"{part['positives']:,} + {evaluation:.1f} s x {USERS:,} / {part['users']:,} = {total / 3600:.1f} hours, "
+            f"{total / seconds:,.0f} times as long."
         )
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("small", type=Path, help="u.data of MovieLens-100K")
-    parser.add_argument("--ratings", type=Path, help="what `fastncf generate` writes")
+    parser.add_argument("--ratings", type=Path, help="a file that `fastncf generate` writes")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--write", metavar="NAME")
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     frame = synthetic_movielens(USERS, ITEMS, INTERACTIONS).select("userId", "movieId", "timestamp").collect()
     split = leave_one_out(read_interactions(frame))
@@ -368,7 +391,7 @@ def main() -> None:
         found["whole"] = whole(options.ratings)
     print("\n".join(table(found)))
     if options.write:
-        publish(options.write, found, table(found))
+        publish("mlp_cpu", found, table(found))
 
 
 if __name__ == "__main__":

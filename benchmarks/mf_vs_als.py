@@ -1,11 +1,12 @@
-"""``mf`` beside implicit's ALS on the same cores, data, and lists: ``python -m benchmarks.factorization RATINGS``.
+"""Compare ``mf`` with implicit's ALS on the same cores, data and lists: ``python -m benchmarks.mf_vs_als RATINGS``.
 
-With ``--test`` and ``--candidates`` on a given test set, otherwise on each user's latest item. ALS has its best setting
-on MovieLens-1M (64 factors, alpha 5, regularisation 10, 15 iterations). The time is that of training, with the data in
-memory; each point of ``mf`` is a whole run of so many epochs, since its learning rate falls to 0, and ALS is looked at
-after so many iterations. ``mf`` is trained twice: as by default, with histories, in their order where that tells
-something, and with vectors alone, which like ALS know of no order. All are run in turns. Needs
-``pip install 'fastncf[compare]'``. ``--write NAME`` writes ``results/NAME.json`` and ``results/NAME.svg``.
+The test items are those of ``--test`` and ``--candidates`` where they are given, otherwise each user's latest item. ALS
+has its best setting on MovieLens-1M (64 factors, alpha 5, regularisation 10, 15 iterations). The seconds are those of
+the training, with the data in memory. Each point of a curve is a run of its own with that many epochs or iterations,
+since the learning rate of ``mf`` falls to 0 over a run. ``mf`` is trained in two ways: by its default, on histories, in
+their order where it tells something; and without histories, which like ALS uses no order. All are run in turns. Needs
+``pip install 'fastncf[compare]'``. ``--write NAME`` writes ``results/NAME.json``, ``results/NAME.svg`` and the table of
+``RESULTS.md``.
 """
 
 import argparse
@@ -13,14 +14,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
-from fastncf.trainers.factorization import draw_factors, sgd
 
 from benchmarks.report import RESULTS, machine, publish, quantity
+from benchmarks.stages import stage_of
 from fastncf.config import Config
 from fastncf.data.given_files import read_with_test
 from fastncf.data.interactions import read_interactions
@@ -31,8 +31,9 @@ from fastncf.evaluation.metrics import metrics
 from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.rng import Stream
+from fastncf.trainers import get
+from fastncf.trainers.sgd import init_factors
 
-CPU = torch.device("cpu")
 ITERATIONS = (1, 2, 3, 5, 8, 15)
 BUDGETS: dict[str, dict[int, dict[str, float]]] = {
     "mf": {2: {"learning_rate": 0.15}, 4: {"learning_rate": 0.1}, 6: {"learning_rate": 0.1}, 16: {}},
@@ -44,12 +45,12 @@ BUDGETS: dict[str, dict[int, dict[str, float]]] = {
         32: {"l2": 0.003},
     },
 }
-"""Epochs of a run, and what it sets beside them, chosen on validation items."""
+"""For each number of epochs, the settings that go with it, chosen on validation items."""
 LABELS = {"ALS": "implicit's ALS", "mf": "fastncf's mf", "vectors": "fastncf's mf without histories"}
 
 
 def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, CandidateLists[np.ndarray]]:
-    """The split, the order of its interactions where it tells something, and the list of each user's test item."""
+    """Return the split, the order of its interactions where it tells something, and each user's candidate list."""
     if options.test is not None:
         interactions, test = read_with_test(options.ratings, options.test, options.candidates)
         split = given_test(interactions, test)
@@ -64,28 +65,33 @@ def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Candida
     positives = split.test_item[users]
     if split.test_candidates is not None:
         return split, order, CandidateLists(users, positives, split.test_candidates)
-    return (
-        split,
-        order,
-        held_out_lists(split, CandidateSpec(99, distinct=True, seed=0), users, positives, Stream.CANDIDATES),
-    )
+    spec = CandidateSpec(99, distinct=True, seed=0)
+    return split, order, held_out_lists(split, spec, users, positives, Stream.CANDIDATES)
 
 
 def train(split: Split, order: np.ndarray | None, name: str, epochs: int, seed: int) -> tuple[Factors, float]:
-    """A factorization, and the seconds that a run of so many epochs took."""
+    """Return the factors after a run of ``epochs``, and the seconds that it took."""
+    history: Any = "none" if name == "vectors" else "bag" if order is None else "sequence"
+    config = Config(
+        optimizer="sgd",
+        history=history,
+        epochs=epochs,
+        seed=seed,
+        device="cpu",
+        **BUDGETS[name][epochs],  # type: ignore[arg-type]
+    )
+    stage = stage_of(config, split, has_order=order is not None)
+    trainer_class = get(stage.trainer)
     start = time.perf_counter()
-    config = Config(epochs=epochs, seed=seed, **BUDGETS[name][epochs])  # type: ignore[arg-type]
-    histories: Literal["all", "recent"] = "all" if order is None else "recent"
-    config = config.with_recipe("sgd", histories if name == "mf" else "none")
-    trained = draw_factors(config, split.num_users, split.num_items)
-    train_epoch = sgd(trained, split, config, order if name == "mf" else None)
-    for number in range(epochs):
-        assert np.isfinite(train_epoch(number))
+    trained = init_factors(stage, split.num_users, split.num_items)
+    with trainer_class(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
+        for number in range(epochs):
+            assert np.isfinite(trainer.epoch(number))
     return trained, time.perf_counter() - start
 
 
 def interaction_matrix(split: Split) -> Any:
-    """The training interactions as SciPy's CSR matrix (U, I) of float32 ones, which implicit takes."""
+    """Return the training interactions as SciPy's CSR matrix (U, I) of float32 ones, which implicit takes."""
     from scipy.sparse import csr_matrix
 
     data = np.ones(len(split.indices), dtype=np.float32)
@@ -93,7 +99,7 @@ def interaction_matrix(split: Split) -> Any:
 
 
 def factors(user: np.ndarray, item: np.ndarray) -> Factors:
-    """Vectors (U, D) and (I, D) without biases."""
+    """Return factors of user vectors (U, D) and item vectors (I, D), their biases 0."""
     vectors = (np.ascontiguousarray(table, dtype=np.float32) for table in (user, item))
     return Factors(*vectors, *(np.zeros(len(table), dtype=np.float32) for table in (user, item)))
 
@@ -101,7 +107,7 @@ def factors(user: np.ndarray, item: np.ndarray) -> Factors:
 def als(
     split: Split, seed: int, budgets: Sequence[int] = ITERATIONS, regularization: float = 10, alpha: float = 5
 ) -> Iterator[tuple[int, Factors, float]]:
-    """(iterations, the factors, seconds) of a fit each."""
+    """Yield (iterations, factors, seconds of the fit) for each of ``budgets``, a fit of its own."""
     from implicit.cpu.als import AlternatingLeastSquares
 
     matrix = interaction_matrix(split)
@@ -118,7 +124,7 @@ def als(
 def compare(
     split: Split, order: np.ndarray | None, lists: CandidateLists, seeds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Points of the curves: seconds and metrics of each seed."""
+    """Return the points of each curve, each with seconds and metrics of every seed."""
     points: dict[tuple[str, int], dict[str, Any]] = {}
 
     def note(name: str, budget: int, trained: Factors, seconds: float) -> None:
@@ -137,7 +143,7 @@ def compare(
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """The README's lines."""
+    """Yield the lines of ``RESULTS.md``."""
     yield (
         f"One run on {found['date']}: {found['machine']}, implicit {found['versions']['implicit']}; means of "
         f"{counted(found['seeds'], 'seed')}, median seconds of training."
@@ -157,11 +163,12 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 
 
 def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """HR@10 over seconds of training."""
+    """Draw HR@10 over seconds of training."""
     plt.rcParams.update({"svg.hashsalt": "fastncf", "svg.fonttype": "none"})
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, points in found["curves"].items():
@@ -177,6 +184,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ratings")
     parser.add_argument("--test")

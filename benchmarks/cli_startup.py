@@ -1,8 +1,9 @@
-"""Whole processes of the command line, the first and later ones: ``python -m benchmarks.processes u.data``.
+"""Time whole processes of the command line, the first and later ones: ``python -m benchmarks.cli_startup u.data``.
 
-Each command starts with an empty cache of kernels: its first process compiles them, the others, in turns with those of
-the other commands, read them. Beside them stands what it takes to import torch and nothing else, which a fit of ``mf``
-on a CPU does not do. ``--write`` writes ``results/processes.json`` and the README's table.
+The cache of compiled kernels is empty when a command runs for the first time. Its first process compiles the kernels;
+its later processes, in turns with those of the other commands, load them. ``import torch`` is timed beside them for
+comparison: a fit of ``mf`` on a CPU does not import torch. ``--write`` writes ``results/cli_startup.json`` and the
+table of ``RESULTS.md``.
 """
 
 import argparse
@@ -29,7 +30,7 @@ IMPORTS = {"`import torch`": "import torch", "`import fastncf`": "import fastncf
 
 
 def seconds_of(arguments: list[str], cache: Path) -> float:
-    """Seconds of a process, which ends well."""
+    """Return the wall time of a process with a folder for compiled kernels; the process must succeed."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -45,7 +46,7 @@ def seconds_of(arguments: list[str], cache: Path) -> float:
 
 
 def measure(path: Path, rounds: int) -> list[dict[str, Any]]:
-    """Seconds of the first process of each command and of the later ones."""
+    """Return, for each command, the seconds of its first process and of ``rounds`` later ones."""
     commands = {name: ["-m", "fastncf", "fit", str(path), "--json", *flags] for name, flags in FITS.items()}
     commands |= {name: ["-c", code] for name, code in IMPORTS.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -60,14 +61,14 @@ def measure(path: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """The README's lines."""
+    """Yield the lines of ``RESULTS.md``."""
     versions = found["versions"]
     yield (
         f"One run on {found['date']}: {found['machine']}, Python {versions['python']}, torch {versions['torch']}, "
-        f"numba {versions['numba']}; of {len(found['processes'][0]['later'])} later processes median and range."
+        f"numba {versions['numba']}; median and range of {len(found['processes'][0]['later'])} later processes."
     )
     yield ""
-    yield "| process | first | later |"
+    yield "| process | first process | later processes |"
     yield "|---|---|---|"
     for row in found["processes"]:
         first = "" if row["first"] is None else f"{row['first']:.1f} s"
@@ -76,6 +77,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ratings", type=Path, help="u.data of MovieLens-100K")
     parser.add_argument("--rounds", type=int, default=7)
@@ -84,7 +86,7 @@ def main() -> None:
     found = {**machine(), "processes": measure(options.ratings, options.rounds)}
     print("\n".join(table(found)))
     if options.write:
-        publish("processes", found, table(found))
+        publish("cli_startup", found, table(found))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The default recipe on any files, beside ALS, BPR, EASE and popularity: ``python -m benchmarks.files A.csv B.csv``.
+"""Rank items of any files by the default and by peers: ``python -m benchmarks.other_datasets A.csv B.csv``.
 
-Of each user's interactions the latest is the test item, or any where a file has no times, among 99 that were drawn. The
-peers get what ours does without: each is fitted with several settings, the best of which on second items that are held
-out is then fitted again, with a seed, and looked at once on the test items. Needs ``pip install 'fastncf[compare]'``.
-``--write`` writes ``results/files.json`` and the README's table.
+The peers are implicit's ALS and BPR, EASE and popularity. The test item of a user is the latest one, or a random one
+where a file has no times; it is ranked against 99 drawn items. fastncf is fitted with nothing set. Of each peer several
+settings are fitted, and compared on second items that are held out for this purpose; the best setting is then fitted
+again for each seed, and ranked once on the test items. Needs ``pip install 'fastncf[compare]'``. ``--write`` writes
+``results/other_datasets.json`` and the table of ``RESULTS.md``.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import numpy as np
 from torch import nn
 
 import fastncf
-from benchmarks.factorization import als
+from benchmarks.mf_vs_als import als
 from benchmarks.quality import bpr, ease
 from benchmarks.report import machine, publish
 from fastncf.data.interactions import read_interactions
@@ -29,10 +30,11 @@ from fastncf.models.mf import MF
 from fastncf.rng import Stream
 
 EASE_AT_MOST = 13_000
-"""Items up to which EASE is fitted: it inverts a matrix of so many rows and columns."""
+"""Number of items up to which EASE is fitted: it inverts a matrix (I, I)."""
 
 
 def tuned_als(split: Split, seed: int, regularization: float, alpha: float) -> nn.Module:
+    """Return implicit's ALS after 15 iterations."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
@@ -47,13 +49,12 @@ PEERS: dict[str, tuple[Callable[..., nn.Module], list[tuple[float, ...]]]] = {
 
 
 def measure(path: Path, seeds: int) -> dict[str, Any]:
-    """HR@10 and NDCG@10 of each model and seed, and the settings that were chosen for the peers."""
-    rule: Any = "latest" if read_interactions(path, needs_time=False).time is not None else "random"
-    earlier = fastncf.fit(path, model="popularity", validation=True, split=rule)
+    """Return HR@10 and NDCG@10 of each model and seed, and the settings that were chosen for the peers."""
+    holdout: Any = "latest" if read_interactions(path, needs_time=False).time is not None else "random"
+    earlier = fastncf.fit(path, model="popularity", validation=True, split=holdout)
     users = np.flatnonzero(earlier.split.validation_item >= 0).astype(np.int32)
     positives = earlier.split.validation_item[users]
-    spec = CandidateSpec(num_candidates=99, distinct=True, seed=earlier.config.seed)
-    lists = held_out_lists(earlier.split, spec, users, positives, Stream.CANDIDATES)
+    lists = held_out_lists(earlier.split, CandidateSpec(99, distinct=True, seed=0), users, positives, Stream.CANDIDATES)
     chosen = {}
     for name, (fitted_with, choices) in PEERS.items():
         if name != "EASE" or earlier.split.num_items <= EASE_AT_MOST:
@@ -63,21 +64,24 @@ def measure(path: Path, seeds: int) -> dict[str, Any]:
     rows: dict[str, list[dict[str, float]]] = {}
     fitted: dict[str, nn.Module] = {}
     for seed in range(seeds):
-        ours = fastncf.fit(path, seed=seed, split=rule)
+        ours = fastncf.fit(path, seed=seed, split=holdout)
         rows.setdefault("fastncf's default", []).append(ours.metrics)
-        rows.setdefault("popularity", []).append(fastncf.fit(path, seed=seed, split=rule, model="popularity").metrics)
+        rows.setdefault("popularity", []).append(
+            fastncf.fit(path, seed=seed, split=holdout, model="popularity").metrics
+        )
         for name, settings in chosen.items():
-            if name != "EASE" or seed == 0 or rule == "random":  # nothing in it is drawn but perhaps the split
+            if name != "EASE" or seed == 0 or holdout == "random":  # it draws nothing, only the split may differ
                 fitted[name] = PEERS[name][0](ours.split, seed, *settings)
             rows.setdefault(name, []).append(replace(ours, trained=fitted[name]).evaluate().metrics)
     assert all(0 < one["ndcg@10"] <= one["hr@10"] <= 1 for of_model in rows.values() for one in of_model)
     shape = len(ours.split.indices), ours.split.num_users, ours.split.num_items
-    recipe = {name: getattr(ours.config, name) for name in ("split", "history", "dim", "epochs", "l2", "negatives")}
-    return {"shape": shape, "recipe": recipe, "chosen": chosen, "rows": rows}
+    names = ("history", "dim", "epochs", "l2", "negatives")
+    settings = {"split": holdout, **{name: getattr(ours.plan.final, name) for name in names}}
+    return {"shape": shape, "settings": settings, "chosen": chosen, "rows": rows}
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """The README's lines: a file each, a model a column."""
+    """Yield the lines of ``RESULTS.md``: one row per file, one column per model."""
     names = max((list(one["rows"]) for one in found["files"].values()), key=len)
     yield f"One run on {found['date']}, means over {found['seeds']} seeds; HR@10, NDCG@10."
     yield ""
@@ -97,10 +101,11 @@ def table(found: dict[str, Any]) -> Iterator[str]:
             text = ", ".join(f"{mean:.4f}"[1:] for mean in means[name])
             cells.append(f"**{text}**" if means[name] == best else text)
         shape = ", ".join(f"{number:,}" for number in one["shape"])
-        yield f"| {file} | {shape} | {one['recipe']['history']} | {' | '.join(cells)} |"
+        yield f"| {file} | {shape} | {one['settings']['history']} | {' | '.join(cells)} |"
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
@@ -111,7 +116,7 @@ def main() -> None:
         found["files"][path.stem] = measure(path, options.seeds)
         print("\n".join(table(found)), flush=True)
         if options.write:
-            publish("files", found, table(found))
+            publish("other_datasets", found, table(found))
 
 
 if __name__ == "__main__":
