@@ -36,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import polars as pl
 import torch
-from fastncf.trainers.neural import stage_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

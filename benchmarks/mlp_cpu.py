@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastncf.trainers.neural import stage_of
 from numba import njit
 from torch import nn
 
