@@ -2,6 +2,7 @@
 #   make demo   sets up, generates a MovieLens-shaped data set, fits, evaluates and recommends
 #   make test   sets up and runs the tests
 #   make lint   sets up and runs the linters
+#   make docs   sets up and builds the documentation into build/site; a broken link or anchor fails
 #   make bench  sets up, runs the benchmark suite at MovieLens-20M's shape and writes its table and picture
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DEMO := --users 6040 --items 3706 --interactions 1000000
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: .venv/installed
 	@mkdir -p demo
@@ -25,12 +26,20 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed-docs
+	rm -rf build/pages
+	mkdir -p build/pages/docs build/pages/benchmarks
+	cp *.md LICENSE CITATION.cff build/pages
+	cp docs/*.md build/pages/docs
+	cp -R benchmarks/*.md benchmarks/results build/pages/benchmarks
+	$(BIN)/zensical build --strict --clean
+
 bench: .venv/installed-dev
 	$(BIN)/python -m pytest benchmarks --shape ml-20m --benchmark-json .venv/benchmarks.json
 	$(BIN)/python -m benchmarks.report .venv/benchmarks.json
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .cache build demo
 
 .venv/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fastncf needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -43,4 +52,8 @@ clean:
 
 .venv/installed-dev: .venv/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
+	touch .venv/installed $@
+
+.venv/installed-docs: .venv/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[docs]'
 	touch .venv/installed $@

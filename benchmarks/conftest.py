@@ -1,4 +1,4 @@
-"""The suite's data, and how one side of a pair is timed."""
+"""Data of the benchmark suite, and a fixture that times one side of a pair."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,16 @@ from fastncf.data.synthetic import synthetic_movielens, write_synthetic_movielen
 
 
 class Shape(NamedTuple):
-    """Sizes of the generated data, the interactions that slow sides are timed on, and the steps of growth curves."""
+    """Sizes of the generated data.
+
+    Attributes:
+        users: U.
+        items: I.
+        interactions: number of ratings.
+        slow: interactions that slow sides are timed on.
+        growth: interactions at the points of the growth curve of sampling.
+        growth_of_ingest: rows at the points of the growth curve of reading.
+    """
 
     users: int
     items: int
@@ -39,6 +48,7 @@ CPU = torch.device("cpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--shape``."""
     parser.addoption(
         "--shape", choices=sorted(SHAPES), default="small", help="size of the data: MovieLens-1M (small) or -20M"
     )
@@ -46,18 +56,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def shape(request: pytest.FixtureRequest) -> Shape:
+    """Return the sizes that ``--shape`` names."""
     return SHAPES[request.config.getoption("--shape")]
 
 
 @pytest.fixture(scope="session")
 def ratings(shape: Shape, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The twin as a CSV with Unix times."""
-    path = tmp_path_factory.mktemp("twin") / "ratings.csv"
+    """Write the generated data as a CSV with Unix times."""
+    path = tmp_path_factory.mktemp("generated") / "ratings.csv"
     write_synthetic_movielens(path, shape.users, shape.items, shape.interactions)
     return path
 
 
-def twin_of(shape: Shape) -> pl.DataFrame:
+def generated(shape: Shape) -> pl.DataFrame:
+    """Return the generated data of a shape: userId, movieId, timestamp."""
     return (
         synthetic_movielens(shape.users, shape.items, shape.interactions)
         .select("userId", "movieId", "timestamp")
@@ -67,36 +79,39 @@ def twin_of(shape: Shape) -> pl.DataFrame:
 
 @pytest.fixture(scope="session")
 def frame(shape: Shape) -> pl.DataFrame:
-    return twin_of(shape)
+    """Return the generated data."""
+    return generated(shape)
 
 
 @pytest.fixture(scope="session")
 def split(frame: pl.DataFrame) -> Split:
+    """Return the split of the generated data."""
     return leave_one_out(read_interactions(frame))
 
 
 def first_users(split: Split, interactions: int) -> Split:
-    """The training data of the first users, at least so many interactions in all."""
+    """Return the training data of the first users, who have at least ``interactions`` in all."""
     users = int(np.searchsorted(split.indptr, interactions))
     indptr = split.indptr[: users + 1]
     test, validation = split.test_item[:users], split.validation_item[:users]
     return Split(split.num_items, indptr, split.indices[: indptr[-1]], validation, test, 0, 0, 0, holdout="latest")
 
 
-Side = Literal["loop", "fastncf", "limit"]
+Side = Literal["loop", "fastncf", "ceiling"]
 
 
 @pytest.fixture(autouse=True)
 def name_the_shape(request: pytest.FixtureRequest, benchmark: Any) -> None:
+    """Store the shape with each benchmark."""
     benchmark.extra_info["shape"] = request.config.getoption("--shape")
 
 
 @pytest.fixture
 def timed(benchmark: Any) -> Callable[..., Any]:
-    """Time one side of a pair; its work is done ``rounds`` times and the last result returned, to be checked.
+    """Return a function that times one side of a pair and returns its last result, which the caller checks.
 
-    What is said beside it goes into the JSON: the ``pair``, the ``side``, and how many ``units`` of what a round is.
-    ``hooks`` are pytest-benchmark's ``setup`` and ``teardown`` of a round.
+    It runs the work ``rounds`` times. ``pair``, ``side``, ``what``, and the number of ``units`` in a round are stored
+    in the JSON. ``hooks`` are pytest-benchmark's ``setup`` and ``teardown`` of a round.
     """
 
     def run(

@@ -1,10 +1,14 @@
-"""Everything that only a CUDA device can show: same results as on the CPU, no waiting inside an epoch, memory, times.
+"""Check and time on a CUDA device: results as on the CPU, no waiting inside an epoch, memory, speed.
 
     python benchmarks/gpu.py [--nvidia PATH]
 
-Needs the package and a CUDA device, no network; ends in under 8 minutes with one table and one line of JSON, which also
-go to benchmarks/results/. PATH is a checkout of NVIDIA's PyTorch/Recommendation/NCF, whose model then trains in the
-same run. Without a device it says so and ends with exit code 0.
+Needs the package and a CUDA device, and no network. It ends within 8 minutes with a table and one line of JSON, which
+are also written to ``benchmarks/results/``. PATH is a checkout of NVIDIA's PyTorch/Recommendation/NCF, whose model is
+then trained in the same run. Without a device the script says so and ends with exit code 0.
+
+    python benchmarks/gpu.py --write benchmarks/results/gpu-DATE.json
+
+measures nothing, and writes the table of ``RESULTS.md`` from the JSON of a run.
 """
 
 import argparse
@@ -20,7 +24,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,23 +40,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastncf
-import fastncf.trainers.neural
+from benchmarks.stages import stage_of
+from fastncf import models
 from fastncf.config import Config
 from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split, leave_one_out
 from fastncf.data.synthetic import synthetic_movielens
-from fastncf.device import reproducible
+from fastncf.device import deterministic
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import on_device, rank_candidates, rank_catalogue
 from fastncf.kernels.cpu.alias import AliasTable
-from fastncf.models import build
 from fastncf.sampling import loader as epoch_module
-from fastncf.sampling.distributions import popularity_table
-from fastncf.sampling.loader import EpochLoader
+from fastncf.sampling.distributions import alias_table
+from fastncf.sampling.loader import EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import sample_candidates, sample_negatives
 from fastncf.sampling.permutation import permutation
-from fastncf.trainers.autograd import Adam
-from fastncf.trainers.cuda_mlp import CUDAMLPTrainer, can_fuse
+from fastncf.stage import Stage
+from fastncf.trainers.autograd import AutogradTrainer
+from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
 from fastncf.trainers.loop import STAGES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -60,6 +65,8 @@ RESULTS = Path(__file__).parent / "results"
 NOTEBOOK = Config.notebook(batch_size=65_536, learning_rate=0.005, shuffle=True, user_fraction=1.0)
 NVIDIA = Config(
     model="neumf",
+    optimizer="adam",
+    history="none",
     dim=64,
     mlp_dim=128,
     layers=(256, 128, 64),
@@ -69,28 +76,36 @@ NVIDIA = Config(
     learning_rate=0.0045,
     schedule="constant",
     l2=0.0,
-).with_recipe("adam", "none")
+)
+MF = Config(optimizer="adam", dim=64)
 
 
 @dataclass
 class Report:
-    """What is printed as a table and saved as JSON."""
+    """Results that are printed as a table and saved as JSON.
+
+    Attributes:
+        values: numbers by name.
+        rows: label and text of each line of the table.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     rows: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, label: str, text: str, **values: Any) -> None:
+        """Print a line, and keep it with its values."""
         print(f"{label}: {text}", flush=True)
         self.rows.append((label, text))
         self.values |= values
 
     def table(self) -> str:
+        """Return all lines in two columns."""
         width = max(len(label) for label, _ in self.rows)
         return "\n".join(f"{label:<{width}}  {text}" for label, text in self.rows)
 
 
 def timed(work: Callable[[], object], repeats: int = 3) -> float:
-    """Median seconds of some work, the device's own included, after one run to warm up."""
+    """Return the median seconds of some work, including the work of the device, after one run to warm up."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -103,7 +118,7 @@ def timed(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def ceilings() -> dict[str, float]:
-    """What the device can do at best: bytes/s of a copy, FLOP/s of a bf16 matrix product."""
+    """Measure the most that the device can do: bytes/s of a copy, FLOP/s of a bf16 matrix product."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device=CUDA)
     target = torch.empty_like(source)
     a = torch.randn(8192, 8192, device=CUDA, dtype=torch.bfloat16)
@@ -115,7 +130,7 @@ def ceilings() -> dict[str, float]:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """An error for whatever makes the host wait for the device."""
+    """Raise an error where the host waits for the device."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -123,13 +138,18 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def make_model(split: Split, config: Config) -> nn.Module:
-    counts = torch.from_numpy(split.item_counts())
-    return build(config, split.num_users, split.num_items, counts).to(CUDA)
+def on_cuda(config: Config, split: Split) -> Stage:
+    """Return the settings by which ``config`` is trained on the device."""
+    return stage_of(replace(config, device=str(CUDA)), split)
+
+
+def make_model(split: Split, stage: Stage) -> nn.Module:
+    """Return an untrained model on the device."""
+    return models.build(stage, split.num_users, split.num_items, split.item_counts()).to(CUDA)
 
 
 def first_interactions(split: Split, count: int) -> Split:
-    """The users from the front that have about so many interactions."""
+    """Return the data of the first users, who have about ``count`` interactions."""
     users = int(np.searchsorted(split.indptr, min(count, split.indptr[-1])))
     indptr = split.indptr[: users + 1]
     return replace(
@@ -142,29 +162,30 @@ def first_interactions(split: Split, count: int) -> Split:
 
 
 def check_draws(split: Split, report: Report) -> None:
-    """Orders and negatives drawn on the device are the CPU's, bit by bit; and how fast each is."""
+    """Check that the device draws the same orders and negatives as the CPU, and time both."""
     for size in (1, 1000, 1_000_003):
         assert torch.equal(permutation(size, 5, CUDA).cpu(), permutation(size, 5, CPU)), f"orders of {size} differ"
     ordered = timed(lambda: permutation(len(split.indices), 5, CUDA))
     report.add("order of an epoch, drawn on the device", f"{ordered * 1e3:.1f} ms", device_order_seconds=ordered)
     out = np.empty((len(split.indices), 4), dtype=np.int32)
-    for prefix, label, weights in (
-        ("", "negatives", None),
-        ("weighted_", "negatives by popularity", popularity_table(split.item_counts(), 0.75)),
+    for prefix, label, distribution in (
+        ("", "negatives", "uniform"),
+        ("weighted_", "negatives by popularity", "popularity"),
     ):
+        table = alias_table(distribution, split.item_counts(), 0.75)
         draw = partial(
             sample_negatives,
             *(split.indptr, split.indices, split.num_items, 4),
             seed=3,
             epoch=1,
             out=out,
-            weights=weights,
+            alias_table=table,
         )
         cpu = timed(draw)
-        with epochs_of(split, last=2, weights=weights) as epochs:
-            epochs.load(1)
-            assert torch.equal(epochs.negatives.cpu(), torch.from_numpy(out)), f"{label} differ"
-            drawn = timed(lambda: epochs.load(1))
+        with loader_of(split, num_epochs=2, table=table) as loader:
+            loader.load(1)
+            assert torch.equal(loader.negatives.cpu(), torch.from_numpy(out)), f"{label} differ"
+            drawn = timed(lambda: loader.load(1))
         report.add(
             f"order and {label} of an epoch, drawn on the device",
             f"{drawn * 1e3:.1f} ms ({out.size / drawn / 1e9:.2f} G negatives/s)",
@@ -175,21 +196,14 @@ def check_draws(split: Split, report: Report) -> None:
         )
 
 
-def epochs_of(split: Split, last: int, weights: AliasTable | None = None) -> EpochLoader:
-    return EpochLoader(
-        split,
-        num_negatives=4,
-        batch_size=65_536,
-        seed=3,
-        device=CUDA,
-        shuffle=True,
-        last=last,
-        weights=weights,
-    )
+def loader_of(split: Split, num_epochs: int, table: AliasTable | None = None) -> EpochLoader:
+    """Return a loader of shuffled epochs on the device."""
+    spec = SamplingSpec(split, 4, seed=3, device=CUDA, shuffle=True, num_epochs=num_epochs, alias_table=table)
+    return EpochLoader(spec, batch_size=65_536)
 
 
 def show_timeline(split: Split, report: Report) -> None:
-    """Without the device's own draws: the CPU draws the next epoch and sends it while this one trains."""
+    """Show when the CPU draws and sends the next epoch while this one trains, without draws on the device."""
     spans: list[tuple[str, float, float]] = []
     origin = time.perf_counter()
     draw = epoch_module.PrefetchSampler.draw
@@ -202,28 +216,30 @@ def show_timeline(split: Split, report: Report) -> None:
         spans.append((f"draw and send {number}", start - origin, time.perf_counter() - origin))
         return drawn
 
-    config = replace(NOTEBOOK, epochs=3)
+    stage = on_cuda(replace(NOTEBOOK, epochs=3), split)
     with (
         patch.object(epoch_module, "triton_works", lambda device: False),
         patch.object(epoch_module.PrefetchSampler, "draw", noted),
-        Adam(make_model(split, config), split, config, CUDA) as adam,
+        AutogradTrainer(make_model(split, stage), split, stage) as trainer,
     ):
         for number in range(3):
             start = time.perf_counter()
-            assert np.isfinite(float(adam.epoch(number)))
+            assert np.isfinite(float(trainer.epoch(number)))
             spans.append((f"train {number}", start - origin, time.perf_counter() - origin))
     text = "; ".join(f"{name} {start:.2f}-{stop:.2f} s" for name, start, stop in sorted(spans, key=lambda s: s[1]))
     report.add("timeline, drawn by the CPU", text, timeline=spans)
 
 
 def check_models(frame: pl.DataFrame, report: Report) -> None:
-    """CPU and CUDA agree, for each model; bfloat16 costs nothing that shows; the deterministic mode is one."""
+    """Check that CPU and CUDA agree for each model and precision, and that the deterministic mode repeats bits."""
     for name in ("mf", "gmf", "mlp", "neumf"):
         settings: dict[str, Any] = {"model": name, "optimizer": "adam", "epochs": 3, "full_ranking": True}
         theirs = fit_on("cpu", frame, precision="float32", **settings)
         for precision, tolerance in (("float32", 2e-3), ("bfloat16", 2e-2)):
             ours = fit_on("cuda", frame, precision=precision, **settings)
-            losses = [abs(a["loss"] / b["loss"] - 1) for a, b in zip(ours.history, theirs.history, strict=True)]
+            losses = [
+                abs(a["loss"] / b["loss"] - 1) for a, b in zip(ours.training_log, theirs.training_log, strict=True)
+            ]
             gap = max(abs(ours.metrics[key] - theirs.metrics[key]) for key in ours.metrics)
             assert max(losses) < tolerance, f"{name}: losses differ by {max(losses):.1e}"
             assert gap < 0.02, f"{name}: metrics differ by {gap:.4f}"
@@ -248,31 +264,34 @@ def check_models(frame: pl.DataFrame, report: Report) -> None:
 
 
 def fit_on(device: str, frame: pl.DataFrame, **settings: Any) -> fastncf.Recommender:
-    """A fit on a device."""
+    """Return a fit on a device."""
     return fastncf.fit(frame, device=device, **settings)
 
 
 class Waits(nn.Module):
-    """A module whose step cannot be captured: it looks at a value."""
+    """A module whose step cannot be captured as a graph, since it reads a value back."""
 
     def __init__(self, users: int, items: int) -> None:
         super().__init__()
         self.user, self.item, self.drop = nn.Embedding(users, 8), nn.Embedding(items, 8), nn.Dropout(0.1)
 
-    def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        product = self.drop(self.user(users) * self.item(items))
+    def forward(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        """Return the scores of pairs."""
+        product = self.drop(self.user(user_ids) * self.item(item_ids))
         return product.sum(-1) * (2 if float(product.detach().sum()) > 0 else 1)
 
 
 def check_fused(split: Split, report: Report) -> None:
-    """The fused step trains what torch's autograd trains, and how fast."""
+    """Check that the fused step trains as torch's autograd does, and time it."""
     part = first_interactions(split, 2_000_000)
     losses = {}
-    for name, config in (("autograd", replace(NOTEBOOK, precision="float32")), ("fused", NOTEBOOK)):
-        own: Any = make_model(part, config)
-        trainer: Any = CUDAMLPTrainer if name == "fused" else Adam
-        with trainer(own, part, config, CUDA) as training:
-            losses[name] = [float(training.epoch(number)) / len(part.indices) for number in range(5)]
+    trainers: list[tuple[type[AutogradTrainer] | type[CUDAMLPTrainer], Config]]
+    trainers = [(AutogradTrainer, replace(NOTEBOOK, precision="float32")), (CUDAMLPTrainer, NOTEBOOK)]
+    for trainer_class, config in trainers:
+        stage = on_cuda(config, part)
+        own: Any = make_model(part, stage)
+        with trainer_class(own, part, stage) as trainer:
+            losses[trainer_class] = [float(trainer.epoch(number)) / len(part.indices) for number in range(5)]
     gap = max(abs(a / b - 1) for a, b in zip(*losses.values(), strict=True))
     assert gap < 2e-3, f"losses differ by {gap:.1e}: {losses}"
     report.add("mlp fused against autograd, five epochs", f"loss within {gap:.1e}", fused_loss_gap=gap)
@@ -283,19 +302,20 @@ def check_fused(split: Split, report: Report) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        model: Any = make_model(split, config)
-        with CUDAMLPTrainer(model, split, config, CUDA) as training:
+        stage = on_cuda(config, split)
+        model: Any = make_model(split, stage)
+        with CUDAMLPTrainer(model, split, stage) as trainer:
             for number in range(3):
                 torch.cuda.synchronize()
                 start = time.perf_counter()
-                total = training.epoch(number)
+                total = trainer.epoch(number)
                 torch.cuda.synchronize()
                 seconds = time.perf_counter() - start
                 assert np.isfinite(float(total))
         rate = 5 * len(split.indices) / seconds
         size = sum(parameter.numel() for parameter in model.parameters())
         dim = model.user_embedding.embedding_dim
-        moved = rate * (32 * size / config.batch_size + 3 * 4 * 2 * dim)  # Adam's pass; rows and their gradients
+        moved = rate * (32 * size / stage.batch_size + 3 * 4 * 2 * dim)  # Adam's pass; rows and their gradients
         peak = torch.cuda.max_memory_allocated() - before
         report.add(
             f"{label}, batch 65,536, fused",
@@ -303,26 +323,28 @@ def check_fused(split: Split, report: Report) -> None:
             f"of parameters and rows, peak {peak / 1e9:.2f} GB",
             **{f"{name}_samples_per_second": rate, f"{name}_peak_bytes": peak},
         )
-        del model, training
+        del model, trainer
 
 
 def check_failures(frame: pl.DataFrame, split: Split, report: Report) -> None:
-    """Memory that is too small is divided, not overrun, and what cannot be captured runs step by step.
+    """Check that a batch too large for the memory is divided, and that a step that cannot be captured still runs.
 
-    In this order: after a capture that failed torch gives no cached memory back.
+    The order matters: after a failed capture torch gives no cached memory back.
     """
-    part, config = first_interactions(split, 2_000_000), replace(NVIDIA, epochs=1)
+    part = first_interactions(split, 2_000_000)
+    stage = on_cuda(replace(NVIDIA, epochs=1), part)
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (1 << 30)) / total)
     try:
-        with Adam(make_model(part, config), part, config, CUDA) as adam:
-            assert np.isfinite(float(adam.epoch(0)))
-            assert adam.part < adam.epochs.rows, "1 GB was enough for what was to be too much"
+        with AutogradTrainer(make_model(part, stage), part, stage) as trainer:
+            assert np.isfinite(float(trainer.epoch(0)))
+            size, whole = trainer.microbatch_size, trainer.loader.interactions_per_batch
+            assert size < whole, "a batch fits 1 GB, and was meant not to"
             report.add(
                 "NVIDIA's configuration in 1 GB",
-                f"a batch in parts of {adam.part:,} of {adam.epochs.rows:,} interactions",
-                divided_rows=adam.part,
+                f"microbatches of {size:,} of {whole:,} interactions",
+                microbatch_size=size,
             )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -331,30 +353,33 @@ def check_failures(frame: pl.DataFrame, split: Split, report: Report) -> None:
         warnings.simplefilter("always")
         fit_on("cuda", frame, model=Waits(users, items), optimizer="adam", epochs=2)
     reasons = [str(one.message) for one in caught if "cannot be captured" in str(one.message)]
-    assert reasons, "a step that looks at a value was captured"
+    assert reasons, "a step that reads a value back was captured"
     report.add("a step that cannot be captured", reasons[0])
 
 
 def flops(model: nn.Module) -> float:
-    """Floating-point operations of a sample's matrix products, forward and backward, no half of a layer shared."""
+    """Return the floating-point operations per sample of all matrix products, forward and backward, nothing shared."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     return 6.0 * sum(layer.in_features * layer.out_features for layer in layers)
 
 
 def lists_flop(model: nn.Module, lists: CandidateLists[Tensor]) -> float:
-    """Floating-point operations of products for lists, where each half of the first layer is there already."""
+    """Return the floating-point operations of scoring lists when both halves of the first layer are known."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     pairs = lists.positives.numel() + lists.negatives.numel()
     return 2.0 * pairs * sum(layer.in_features * layer.out_features for layer in layers[1:])
 
 
-def activation_bytes(config: Config) -> float:
-    """Bytes of a sample's activations that move: eleven times each, as products and one pass each way must."""
-    return 11 * sum(config.layers) * (4 if config.precision == "float32" else 2)
+def activation_bytes(stage: Stage) -> float:
+    """Return the bytes per sample of activations that are read or written.
+
+    Each is moved eleven times, the least that the matrix products and one pass each way need.
+    """
+    return 11 * sum(stage.layers) * (4 if stage.precision == "float32" else 2)
 
 
 def time_training(split: Split, report: Report) -> None:
-    """Epochs on the synthetic data, the waits inside them made errors, and the memory they take."""
+    """Time epochs on the generated data and measure their memory; waiting inside them is an error."""
     part = first_interactions(split, 2_000_000)
     for label, config, eager in (
         ("notebook's mlp, batch 65,536, float32, operation by operation", replace(NOTEBOOK, precision="float32"), True),
@@ -365,58 +390,64 @@ def time_training(split: Split, report: Report) -> None:
         ("NVIDIA's neumf, batch 1,048,576, bfloat16", NVIDIA, False),
     ):
         trained_on = part if eager else split
-        seconds, peak, model = run_epochs(trained_on, config, eager=eager)
+        stage = replace(on_cuda(replace(config, epochs=2), trained_on), trainer="autograd")
+        seconds, peak, model = run_epochs(trained_on, stage, eager=eager)
         samples = len(trained_on.indices) * (1 + config.num_negatives)
         rate = samples / seconds
         share = rate * flops(model) / report.values["bf16_flop_per_second"]
         key = "_".join(
-            [config.model, config.precision or "bfloat16"]
-            + ["eager"] * eager
-            + ["deterministic"] * config.deterministic
+            [stage.model, config.precision or "bfloat16"] + ["eager"] * eager + ["deterministic"] * config.deterministic
         )
         report.add(
             label,
             f"{rate / 1e6:.1f} M samples/s, {rate * flops(model) / 1e12:.1f} TFLOP/s ({share:.1%} of the product's), "
-            f"at least {rate * activation_bytes(config) / 1e12:.2f} TB/s of activations, peak {peak / 1e9:.2f} GB",
+            f"at least {rate * activation_bytes(stage) / 1e12:.2f} TB/s of activations, peak {peak / 1e9:.2f} GB",
             **{f"{key}_samples_per_second": rate, f"{key}_peak_bytes": peak},
         )
 
 
-def run_epochs(split: Split, config: Config, *, eager: bool) -> tuple[float, int, nn.Module]:
-    """Seconds of an epoch after another that warms up, in which any wait is an error; and the peak of memory."""
+def run_epochs(split: Split, stage: Stage, *, eager: bool) -> tuple[float, int, nn.Module]:
+    """Train two epochs by autograd, and ten more batches in which waiting for the device is an error.
+
+    Returns:
+        Seconds of the second epoch, peak memory in bytes, and the model.
+    """
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    config = replace(config, epochs=2)
-    model = make_model(split, config)
-    with reproducible(CUDA, 0, deterministic=config.deterministic), Adam(model, split, config, CUDA) as adam:
+    model = make_model(split, stage)
+    with deterministic(stage.deterministic), AutogradTrainer(model, split, stage) as trainer:
         if eager:
-            adam.eager = "asked for"
-        assert np.isfinite(float(adam.epoch(0)))
+            trainer.no_graph_reason = "asked for"
+        assert np.isfinite(float(trainer.epoch(0)))
         torch.cuda.synchronize()
         start = time.perf_counter()
-        loss = adam.epoch(1)
+        loss = trainer.epoch(1)
         torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         assert np.isfinite(float(loss)), "the loss is not finite"
-        adam.step.zero_()
+        trainer.step.zero_()
         with no_waiting():
-            for rows in list(adam.epochs.places())[:10]:
-                adam._replay() if adam.eager is None and len(rows) == adam.epochs.rows else adam._train(rows)
+            for rows in list(trainer.loader.batch_indices())[:10]:
+                is_full = len(rows) == trainer.loader.interactions_per_batch
+                if is_full and trainer.no_graph_reason is None:
+                    trainer._run_full_batch()
+                else:
+                    trainer._run_step(rows)
     return seconds, torch.cuda.max_memory_allocated() - before, model
 
 
 def time_nvidia(split: Split, folder: Path, report: Report) -> None:
-    """NVIDIA's own model in its own training loop, with torch's fused Adam in the place of apex's."""
+    """Time NVIDIA's model in NVIDIA's training loop, with torch's fused Adam instead of apex's."""
     spec = importlib.util.spec_from_file_location("neumf", folder / "neumf.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     size = 1_048_576
-    with epochs_of(split, last=1) as epochs:
-        epochs.load(0)
-        batch = epochs.take(epochs.order[: size // 5])
+    with loader_of(split, num_epochs=1) as loader:
+        loader.load(0)
+        batch = loader.gather(loader.order[: size // 5])
     users = batch.user.repeat_interleave(5).long()
     items = torch.cat([batch.positive.unsqueeze(1), batch.negatives], 1).reshape(-1).long()
     labels = torch.tensor([1.0, 0, 0, 0, 0], device=CUDA).repeat(len(batch.user)).unsqueeze(1)
@@ -452,8 +483,8 @@ def time_nvidia(split: Split, folder: Path, report: Report) -> None:
 
 
 def time_loader(split: Split, report: Report) -> None:
-    """A DataLoader that feeds the same model, on a part of an epoch."""
-    model = make_model(split, NOTEBOOK)
+    """Time a DataLoader that feeds the same model, on a part of an epoch."""
+    model = make_model(split, on_cuda(NOTEBOOK, split))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     count = 100_000
     rows_of = torch.arange(count)
@@ -477,15 +508,15 @@ def time_loader(split: Split, report: Report) -> None:
 
 
 def time_evaluation(split: Split, report: Report) -> None:
-    """Candidate lists of all users, 1+99 and 1+999, and the full ranking of a tenth of them."""
+    """Time candidate lists of all users, 1+99 and 1+999, and the full ranking of a tenth of them."""
     users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
     positives = split.test_item[users]
     indptr, indices = split.seen()
     for count in (99, 999):
         negatives = sample_candidates(indptr, indices, split.num_items, users, count, seed_key=1)
         lists = on_device(CandidateLists(users, positives, negatives), CUDA)
-        for name, config in (("notebook's mlp", NOTEBOOK), ("mf", Config(dim=64)), ("NVIDIA's neumf", NVIDIA)):
-            model = make_model(split, config)
+        for name, config in (("notebook's mlp", NOTEBOOK), ("mf", MF), ("NVIDIA's neumf", NVIDIA)):
+            model = make_model(split, on_cuda(config, split))
             ranks = rank_candidates(model, lists)
             part = CandidateLists(lists.users[:500], lists.positives[:500], lists.negatives[:500])
             on_cpu = CandidateLists(part.users.to(CPU), part.positives.to(CPU), part.negatives.to(CPU))
@@ -500,8 +531,8 @@ def time_evaluation(split: Split, report: Report) -> None:
             )
     some = len(users) // 10
     args = (torch.from_numpy(users[:some]).to(CUDA), torch.from_numpy(positives[:some]).to(CUDA))
-    for name, config in (("notebook's mlp", NOTEBOOK), ("mf", Config(dim=64))):
-        model = make_model(split, config)
+    for name, config in (("notebook's mlp", NOTEBOOK), ("mf", MF)):
+        model = make_model(split, on_cuda(config, split))
         seconds = timed(
             lambda model=model: rank_catalogue(model, *args, split.indptr, split.indices, split.num_items),  # type: ignore[misc]
             repeats=1,
@@ -514,7 +545,10 @@ def time_evaluation(split: Split, report: Report) -> None:
 
 
 def whole_run(frame: pl.DataFrame, report: Report) -> None:
-    """From a CSV file to metrics: the notebook's mlp, five epochs; fused the second of two runs, all compiled."""
+    """Time the notebook's mlp from a CSV file to metrics, five epochs.
+
+    Of the two fused runs the second counts, which compiles nothing.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ratings.csv"
         frame.write_csv(path)
@@ -523,12 +557,13 @@ def whole_run(frame: pl.DataFrame, report: Report) -> None:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             start = time.perf_counter()
-            with patch.object(fastncf.trainers.neural, "can_fuse", can_fuse if precision is None else lambda *_: False):
+            through_torch = patch.object(CUDAMLPTrainer, "why_not", lambda stage, module: "not in this run")
+            with nullcontext() if precision is None else through_torch:
                 fitted = fastncf.fit(path, config=replace(NOTEBOOK, device=CUDA.type, precision=precision))
             seconds = time.perf_counter() - start
             peak = torch.cuda.max_memory_allocated() - before
             stages = ", ".join(f"{name} {value:.2f}" for name, value in fitted.seconds.items())
-            losses = ", ".join(f"{entry['loss']:.4f}" for entry in fitted.history)
+            losses = ", ".join(f"{entry['loss']:.4f}" for entry in fitted.training_log)
             report.add(
                 f"CSV to metrics, notebook's mlp, 5 epochs, {precision or 'fused'}",
                 f"{seconds:.2f} s ({stages}), HR@10 {fitted.metrics['hr@10']:.4f}, NDCG@10 "
@@ -551,24 +586,30 @@ def whole_run(frame: pl.DataFrame, report: Report) -> None:
         whole, *parts = map(float, run.stdout.split())
         stages = ", ".join(f"{name} {value:.2f}" for name, value in zip(STAGES, parts, strict=True))
         report.add(
-            "the same in a process of its own, imports and the device's start counted",
+            "the same in a process of its own, with imports and the start of the device",
             f"{whole:.2f} s ({stages})",
             whole_process_seconds=whole,
         )
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=138_493, help="size of the twin")
+    parser.add_argument("--users", type=int, default=138_493, help="size of the generated data")
     parser.add_argument("--items", type=int, default=26_744)
     parser.add_argument("--interactions", type=int, default=20_000_263)
     parser.add_argument("--nvidia", type=Path, help="folder of NVIDIA's PyTorch/Recommendation/NCF")
-    parser.add_argument("--readme", type=Path, help="write the README's table by this run's JSON, and nothing else")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="JSON",
+        help="write the table of RESULTS.md from the JSON of a run, and nothing else",
+    )
     options = parser.parse_args()
-    if options.readme:
-        from benchmarks.report import README, write_between  # what it imports is not needed for a measurement
+    if options.write:
+        from benchmarks.report import PAGE, write_between  # a measurement does without what it imports
 
-        write_between(README, "gpu", "\n".join(lines(json.loads(options.readme.read_text(encoding="utf-8")))))
+        write_between(PAGE, "gpu", "\n".join(lines(json.loads(options.write.read_text(encoding="utf-8")))))
         return
     if CUDA.type == "cuda" and not torch.cuda.is_available():
         print("benchmarks/gpu.py: no CUDA device here, so nothing was checked or measured")
@@ -607,7 +648,7 @@ def main() -> None:
     ):
         try:
             part()
-        except Exception:  # the others are worth a run of their own
+        except Exception:  # the other parts still run
             traceback.print_exc()
             failed = True
     header = f"{report.values['device']}, torch {torch.__version__}, CUDA {torch.version.cuda}"
@@ -622,7 +663,7 @@ def main() -> None:
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
-    """The README's lines by what a run has saved."""
+    """Yield the lines of ``RESULTS.md`` from the JSON of a run."""
 
     def figure(value: float) -> str:
         return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
@@ -675,7 +716,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def version(package: str) -> str:
-    """A package's version, or that there is none."""
+    """Return the version of a package, or ``none`` if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""One side of an ingest in a process of its own: ``python -m benchmarks.ingest {fastncf,polars} FILE``.
+"""Read a file in a process of its own: ``python -m benchmarks.ingest {fastncf,polars} FILE``.
 
-Prints the seconds from the call to the result, what is compiled or loaded for it counted, the process's peak memory
-in bytes, and the rows.
+Prints as JSON the seconds from the call to the result (including kernels that are compiled or loaded for it), the peak
+memory of the process in bytes, and the number of rows.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from fastncf.data.split import leave_one_out
 
 
 def fastncf(path: str) -> int:
-    """Read, split and build the CSR; returns the rows that are accounted for."""
+    """Read, split and build the CSR; return the number of rows that are accounted for."""
     split = leave_one_out(read_interactions(path))
     return split.num_interactions + split.num_duplicates
 
 
 def polars(path: str) -> int:
-    """Read all columns, and nothing else."""
+    """Read all columns and do nothing else; return the number of rows."""
     return len(pl.read_parquet(path) if path.endswith(".parquet") else pl.read_csv(path))
 
 
@@ -35,7 +35,7 @@ SIDES = {"fastncf": fastncf, "polars": polars}
 
 
 def in_a_process(side: str, path: Path) -> dict[str, Any]:
-    """What a fresh process prints."""
+    """Run a side in a fresh process and return what it prints."""
     command = [sys.executable, "-m", "benchmarks.ingest", side, str(path)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     measured: dict[str, Any] = json.loads(found.stdout)
@@ -43,7 +43,10 @@ def in_a_process(side: str, path: Path) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at most. Linux's ``ru_maxrss`` would count its parent's, too, before ``exec``."""
+    """Return the peak memory of this process in bytes.
+
+    On Linux ``ru_maxrss`` would also count the memory of the parent before ``exec``.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii"))[0])
@@ -52,6 +55,7 @@ def peak_memory() -> int:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=sorted(SIDES))
     parser.add_argument("file")

@@ -1,7 +1,8 @@
-"""The NCF notebook's own loops, kept literal and slow: what fastncf is compared with, in results and in time.
+"""The loops of the NCF notebook, kept literal and slow, to compare the results and the time of fastncf with.
 
-Negatives one at a time with ``choice`` and a set of pairs, a ``Dataset`` behind a ``DataLoader`` of 512 rows, the model
-called user by user in the evaluation. Only the framework around the training loop (Lightning) is left out.
+Negatives are drawn one at a time with ``choice`` and a set of pairs, a ``DataLoader`` makes batches of 512 rows of a
+``Dataset``, and the evaluation calls the model user by user. Only the framework around the training loop (Lightning) is
+left out.
 
     python -m benchmarks.naive u.data --seeds 3
 """
@@ -22,7 +23,7 @@ Triple = tuple[int, int, int]
 
 
 class Ratings:
-    """The notebook's frames: ``ratings``, ``train`` and ``test``, with raw ids."""
+    """The data frames of the notebook, ``ratings``, ``train`` and ``test``, with raw ids."""
 
     def __init__(self, ratings: pd.DataFrame, fraction: float, random: np.random.RandomState) -> None:
         users = ratings["userId"].unique()
@@ -39,7 +40,7 @@ class Ratings:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """``u.data``, or a CSV with the columns userId, movieId, rating, timestamp."""
+    """Read ``u.data``, or a CSV with the columns userId, movieId, rating and timestamp."""
     columns = ["userId", "movieId", "rating", "timestamp"]
     if path.suffix == ".csv":
         return pd.read_csv(path, parse_dates=["timestamp"])[columns]
@@ -49,7 +50,7 @@ def read(path: Path) -> pd.DataFrame:
 def sample(
     train: pd.DataFrame, all_items: np.ndarray, num_negatives: int, random: np.random.RandomState
 ) -> list[Triple]:
-    """(user, item, label) of an epoch: each positive, then its negatives."""
+    """Return the (user, item, label) of an epoch: each positive, then its negatives."""
     triples = []
     pairs = set(zip(train["userId"], train["movieId"], strict=True))
     for user, item in pairs:
@@ -63,7 +64,7 @@ def sample(
 
 
 class Rows(Dataset):
-    """One row at a time."""
+    """A data set that returns one row at a time."""
 
     def __init__(self, triples: list[Triple]) -> None:
         self.users, self.items, self.labels = (torch.tensor(column) for column in zip(*triples, strict=True))
@@ -76,7 +77,7 @@ class Rows(Dataset):
 
 
 class NCF(nn.Module):
-    """Embeddings of 8, layers of 64 and 32, a sigmoid."""
+    """The notebook's model: embeddings of 8 dimensions, layers of 64 and 32, a sigmoid."""
 
     def __init__(self, num_users: int, num_items: int) -> None:
         super().__init__()
@@ -87,6 +88,7 @@ class NCF(nn.Module):
         self.output = nn.Linear(32, 1)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the probabilities (n, 1) of pairs."""
         vector = torch.cat([self.user_embedding(users), self.item_embedding(items)], dim=-1)
         vector = nn.ReLU()(self.fc1(vector))
         vector = nn.ReLU()(self.fc2(vector))
@@ -94,7 +96,7 @@ class NCF(nn.Module):
 
 
 def train(data: Ratings, epochs: int, random: np.random.RandomState) -> tuple[NCF, dict[str, float]]:
-    """The trained model, and the seconds spent on sampling and on training."""
+    """Return the trained model, and the seconds of sampling and of training."""
     model = NCF(data.num_users, data.num_items)
     optimizer = torch.optim.Adam(model.parameters())
     seconds = {"sample": 0.0, "train": 0.0}
@@ -109,7 +111,7 @@ def train(data: Ratings, epochs: int, random: np.random.RandomState) -> tuple[NC
 
 
 def pass_over(model: NCF, optimizer: torch.optim.Optimizer, rows: Rows) -> float:
-    """One epoch of 512 rows a step; the loss of the last step."""
+    """Train one epoch with 512 rows per step; return the loss of the last step."""
     for users, items, labels in DataLoader(rows, batch_size=512):
         loss = nn.BCELoss()(model(users, items), labels.view(-1, 1).float())
         optimizer.zero_grad()
@@ -119,27 +121,27 @@ def pass_over(model: NCF, optimizer: torch.optim.Optimizer, rows: Rows) -> float
 
 
 def candidates(data: Ratings, random: np.random.RandomState) -> dict[tuple[int, int], list[int]]:
-    """99 items that a test user never touched, drawn with replacement, for each (user, test item)."""
-    touched = data.ratings.groupby("userId")["movieId"].apply(list).to_dict()
-    return draw(set(zip(data.test["userId"], data.test["movieId"], strict=True)), touched, data.all_items, random)
+    """Draw, for each (user, test item), 99 items with replacement that the user has not seen."""
+    seen = data.ratings.groupby("userId")["movieId"].apply(list).to_dict()
+    return draw(set(zip(data.test["userId"], data.test["movieId"], strict=True)), seen, data.all_items, random)
 
 
 def draw(
     pairs: Iterable[tuple[int, int]],
-    touched: dict[int, list[int]],
+    seen: dict[int, list[int]],
     all_items: np.ndarray,
     random: np.random.RandomState,
 ) -> dict[tuple[int, int], list[int]]:
-    """The lists of some (user, test item)."""
+    """Draw the lists of some pairs (user, test item)."""
     lists = {}
     for user, item in pairs:
-        untouched = set(all_items) - set(touched[user])
-        lists[user, item] = list(random.choice(list(untouched), 99))
+        unseen = set(all_items) - set(seen[user])
+        lists[user, item] = list(random.choice(list(unseen), 99))
     return lists
 
 
 def hits(model: nn.Module, lists: dict[tuple[int, int], list[int]]) -> list[int]:
-    """Whether each test item is among its list's best 10, the model called user by user."""
+    """Return for each test item whether it is among the best 10 of its list; the model is called user by user."""
     found = []
     for (user, item), negatives in lists.items():
         items = [*negatives, item]
@@ -150,7 +152,7 @@ def hits(model: nn.Module, lists: dict[tuple[int, int], list[int]]) -> list[int]
 
 
 def run(ratings: pd.DataFrame, *, fraction: float, epochs: int, seed: int) -> tuple[float, dict[str, float]]:
-    """HR@10 of the whole notebook, and its seconds by stage."""
+    """Return HR@10 of the whole notebook, and its seconds by stage."""
     random = np.random.RandomState(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -162,7 +164,10 @@ def run(ratings: pd.DataFrame, *, fraction: float, epochs: int, seed: int) -> tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The notebook's loops beside fastncf's notebook recipe.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description="Run the notebook's loops and fastncf's notebook recipe on the same data."
+    )
     parser.add_argument("ratings", type=Path, help="u.data, or a CSV as MovieLens-20M has it")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the users")
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,9 +1,9 @@
-"""Ranking quality beside what others print: ``python -m benchmarks.quality MOVIELENS``.
+"""Measure ranking quality beside published figures: ``python -m benchmarks.quality MOVIELENS``.
 
-MOVIELENS is a folder that holds ``ml-1m-ncf`` (the three files of He et al. 2017) and ``ml-100k/u.data``. Every model
-is fitted with its defaults, once for each seed, and looked at once on the test items, ALS and EASE beside it on the
-same lists. Most of the time goes to ``neumf`` and BPR. Needs
-``pip install 'fastncf[compare]'``. ``--write`` writes ``results/quality.json`` and the README's table.
+MOVIELENS is a folder with ``ml-1m-ncf`` (the three files of He et al. 2017) and ``ml-100k/u.data``. Every model is
+fitted with its defaults, once for each seed, and ranked once on the test items. ALS, BPR and EASE are ranked on the
+same lists. ``neumf`` and BPR take most of the time. Needs ``pip install 'fastncf[compare]'``. ``--write`` writes
+``results/quality.json`` and the table of ``RESULTS.md``.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import fastncf
-from benchmarks.factorization import als, factors, interaction_matrix
+from benchmarks.mf_vs_als import als, factors, interaction_matrix
 from benchmarks.report import machine, publish
 from fastncf.config import Config
 from fastncf.data.split import Split
@@ -27,7 +27,7 @@ from fastncf.models.mf import MF
 OURS: dict[str, dict[str, Any]] = {
     "`mf`, the default": {},
     '`mf`, `budget="fast"`': {"budget": "fast"},
-    '`mf`, `history="all"`': {"history": "all"},
+    '`mf`, `history="bag"`': {"history": "bag"},
     '`mf`, `history="none"`': {"history": "none"},
     "`gmf`": {"model": "gmf"},
     '`gmf`, `history="none"`': {"model": "gmf", "history": "none"},
@@ -38,7 +38,8 @@ OURS: dict[str, dict[str, Any]] = {
     "the notebook's recipe, all users": {"config": Config.notebook(user_fraction=1.0, distinct_candidates=True)},
 }
 REGULARIZATION = (1000, 300)
-"""EASE's lambda for each protocol: its best on MovieLens-1M, and of 20, 100, 300 on ML-100K's validation items."""
+"""EASE's lambda for each protocol: the best on MovieLens-1M, and the best of 20, 100 and 300 on the validation items of
+MovieLens-100K."""
 DACREMA = "Ferrari Dacrema et al. 2021"
 OTHERS: dict[str, list[tuple[str, float, float, str]]] = {
     "MovieLens-1M, He et al.'s test items and 99 negatives": [
@@ -55,11 +56,11 @@ OTHERS: dict[str, list[tuple[str, float, float, str]]] = {
         ("NeuMF of RecBole 1.2.1 after 5 epochs", 0.625, 0.352, "measured elsewhere in November 2026"),
     ],
 }
-"""By protocol, what is printed elsewhere: system, HR@10, NDCG@10, source."""
+"""Published figures of each protocol: system, HR@10, NDCG@10, source."""
 
 
 class Scores(torch.nn.Module):
-    """A model that is a table (U, I) of scores."""
+    """A model that looks scores up in a table (U, I)."""
 
     table: torch.Tensor
 
@@ -67,12 +68,13 @@ class Scores(torch.nn.Module):
         super().__init__()
         self.register_buffer("table", torch.from_numpy(table))
 
-    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        return self.table[users.long(), items.long()]
+    def forward(self, user_ids: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
+        """Return the scores of pairs."""
+        return self.table[user_ids.long(), item_ids.long()]
 
 
 def ease(split: Split, regularization: float) -> Scores:
-    """Steck 2019, "Embarrassingly shallow autoencoders for sparse data", eq. 8."""
+    """Return the scores of EASE (Steck 2019, "Embarrassingly shallow autoencoders for sparse data", eq. 8)."""
     seen = interaction_matrix(split)
     inverse = np.linalg.inv((seen.T @ seen).toarray() + regularization * np.eye(split.num_items, dtype=np.float32))
     weights = (inverse / -np.diag(inverse)).astype(np.float32)
@@ -81,22 +83,24 @@ def ease(split: Split, regularization: float) -> Scores:
 
 
 def bpr(split: Split, seed: int, learning_rate: float, iterations: int) -> MF:
-    """implicit's."""
+    """Return implicit's BPR with 63 factors and a bias."""
     from implicit.cpu.bpr import BayesianPersonalizedRanking
 
     fitted = BayesianPersonalizedRanking(
         factors=63, learning_rate=learning_rate, regularization=0.02, iterations=iterations, random_state=seed
     )
     fitted.fit(interaction_matrix(split), show_progress=False)
-    return MF.of(factors(fitted.user_factors, fitted.item_factors))
+    return MF.from_factors(factors(fitted.user_factors, fitted.item_factors))
 
 
 def peers(split: Split, seed: int, regularization: float) -> Iterator[tuple[str, torch.nn.Module, float]]:
-    """(name, model, seconds of training); ALS and BPR have their best settings on MovieLens-1M's validation items."""
+    """Yield (name, model, seconds of training); ALS and BPR have the settings that are best on MovieLens-1M."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
-        yield from (("implicit's ALS", MF.of(found), seconds) for _, found, seconds in als(split, seed, budgets=[15]))
+        yield from (
+            ("implicit's ALS", MF.from_factors(found), seconds) for _, found, seconds in als(split, seed, budgets=[15])
+        )
     start = time.perf_counter()
     yield "implicit's BPR", bpr(split, seed, 0.05, 150), time.perf_counter() - start
     start = time.perf_counter()
@@ -104,16 +108,16 @@ def peers(split: Split, seed: int, regularization: float) -> Iterator[tuple[str,
 
 
 def sources(folder: Path) -> list[dict[str, Any]]:
-    """What is fitted for each of the protocols of ``OTHERS``."""
+    """Return the data to fit for each protocol of ``OTHERS``, as arguments of :func:`fastncf.fit`."""
     paper = folder / "ml-1m-ncf"
     given = {"test": paper / "ml-1m.test.rating", "candidates": paper / "ml-1m.test.negative"}
     return [{"train": paper / "ml-1m.train.rating", **given}, {"train": folder / "ml-100k" / "u.data"}]
 
 
 def measure(source: dict[str, Any], regularization: float, seeds: int) -> list[dict[str, Any]]:
-    """HR@10, NDCG@10 and seconds of training, the choice of l2 among them, of each model and seed.
+    """Return HR@10, NDCG@10 and seconds of training of each model and seed; the seconds include the choice of l2.
 
-    The peers are ranked on our lists.
+    The peers are ranked on the lists of fastncf.
     """
     rows: dict[str, dict[str, Any]] = {}
 
@@ -126,7 +130,7 @@ def measure(source: dict[str, Any], regularization: float, seeds: int) -> list[d
     for seed in range(seeds):
         for name, settings in OURS.items():
             fitted = fastncf.fit(**source, seed=seed, **settings)
-            seconds = fitted.seconds["choose"] + fitted.seconds["train"]
+            seconds = fitted.seconds["tune"] + fitted.seconds["train"]
             note(f"fastncf {name}", fitted.metrics, seconds, len(fitted.users))
         for name, model, seconds in peers(fitted.split, seed, regularization):
             note(name, replace(fitted, trained=model).evaluate().metrics, seconds, len(fitted.users))
@@ -134,7 +138,7 @@ def measure(source: dict[str, Any], regularization: float, seeds: int) -> list[d
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """The README's lines: within a protocol the best first."""
+    """Yield the lines of ``RESULTS.md``: the systems of a protocol, the best first."""
     yield f"One run on {found['date']}: {found['machine']}; HR@10 ± its standard error over users, NDCG@10."
     yield ""
     yield "| protocol | system | HR@10 | NDCG@10 | source |"
@@ -154,6 +158,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("movielens", type=Path)
     parser.add_argument("--seeds", type=int, default=5)

@@ -1,10 +1,10 @@
-"""The suite's JSON as a short one, a table in the README and a picture.
+"""Write the results of the benchmark suite as JSON, as a table of ``RESULTS.md``, and as a picture.
 
     pytest benchmarks --shape ml-20m --benchmark-json raw.json
     python -m benchmarks.report raw.json
 
-writes ``results/ml-20m.json`` (medians, machine, versions, date), ``results/ml-20m.svg`` (speed-ups, log scale) and the
-lines between the markers of the README.
+writes ``results/ml-20m.json`` (medians, machine, versions, date), ``results/ml-20m.svg`` (speed-ups on a logarithmic
+scale) and the lines between the markers ``suite ml-20m`` of ``RESULTS.md``.
 """
 
 import argparse
@@ -24,14 +24,14 @@ import numpy as np
 from fastncf.threads import num_threads
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parent / "RESULTS.md"
 PACKAGES = ("numba", "numpy", "pandas", "polars", "torch")
 
 Summary = dict[str, Any]
 
 
 def summary(raw: Summary) -> Summary:
-    """What is kept of pytest-benchmark's JSON: no raw times, no names of machines."""
+    """Return the part of pytest-benchmark's JSON that is kept: no single timings and no name of the machine."""
     machine = raw["machine_info"]
     return {
         "date": raw["datetime"][:10],
@@ -52,7 +52,7 @@ def summary(raw: Summary) -> Summary:
 
 
 def machine(*packages: str) -> Summary:
-    """Date, CPU and versions of this run."""
+    """Return the date, the CPU and the versions of this run, those of ``packages`` among them."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{cpuinfo.get_cpu_info()['brand_raw']}, {num_threads()} cores, {platform.system()}",
@@ -64,7 +64,7 @@ def machine(*packages: str) -> Summary:
 
 
 def pairs(found: Summary) -> dict[str, dict[str, Summary]]:
-    """The benchmarks of each pair by side, with the rate of each: units a second at the median."""
+    """Return the benchmarks of each pair by side, each with its ``rate``: units per second at the median."""
     table: dict[str, dict[str, Summary]] = {}
     for bench in found["benchmarks"]:
         if "side" in bench:
@@ -74,51 +74,62 @@ def pairs(found: Summary) -> dict[str, dict[str, Summary]]:
 
 
 def lines(found: Summary) -> Iterable[str]:
-    """The README's lines."""
+    """Yield the lines of ``RESULTS.md``: a table of the pairs that have a usual loop, and a list of the rest."""
     yield (
         f"Medians of one run on {found['date']} at the shape {found['shape']}: {found['machine']}, "
         + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         + "."
     )
     yield ""
-    yield "| what | the usual loop | fastncf | ratio | limit measured beside it |"
+    yield "| what | usual loop | fastncf | ratio | beside a ceiling measured in the same run |"
     yield "|---|---|---|---|---|"
     for pair, sides in pairs(found).items():
         if "loop" not in sides:
             continue
         ours, theirs = sides["fastncf"], sides["loop"]
-        limit = sides.get("limit")
-        share = f"{ours['rate'] / limit['rate']:.0%} of: {limit['what']}" if limit else ""
         yield (
             f"| {pair} | {quantity(theirs['rate'])} {theirs['unit']}/s: {theirs['what']} "
-            f"| {quantity(ours['rate'])} {ours['unit']}/s | **{times(ours['rate'] / theirs['rate'])}** | {share} |"
+            f"| {quantity(ours['rate'])} {ours['unit']}/s | **{times(ours['rate'] / theirs['rate'])}** "
+            f"| {_share(sides)} |"
         )
     yield ""
     for pair, sides in pairs(found).items():
         if "loop" not in sides:
-            ours, limit = sides["fastncf"], sides.get("limit")
-            share = f"; {ours['rate'] / limit['rate']:.0%} of {limit['what']}" if limit else ""
+            ours, share = sides["fastncf"], _share(sides)
             rate = f" ({quantity(ours['rate'])} {ours['unit']}/s)" if ours["units"] > 1 else ""
-            yield f"- {pair}: {duration(ours['median'])}{rate}: {ours['what']}{share}"
+            yield f"- {pair}: {duration(ours['median'])}{rate}: {ours['what']}" + (f"; {share}" if share else "")
     for bench in found["benchmarks"]:
-        if "of_limit" in bench:
-            yield (
-                f"- {bench['pair']}: {duration(np.median(bench['seconds']))}, {np.median(bench['of_limit']):.2f} times "
-                f"what {bench['limit']} takes; {bench['peak'] / 1e9:.2f} GB at its peak, {bench['limit']} "
-                f"{bench['limit_peak'] / 1e9:.2f}"
-            )
-        if "ratios" in bench:
-            low, middle, high = np.quantile(bench["ratios"], [0.25, 0.5, 0.75])
-            yield f"- {bench['pair']}: {middle:.1%} of the time (quartiles {low:.1%}, {high:.1%})"
-        if "growth" in bench:
-            costs = ", ".join(
-                f"{np.median(costs) * 1e9:.2f} ns at {quantity(int(size))}" for size, costs in bench["growth"].items()
-            )
-            yield f"- {bench['pair']}: {costs}"
+        yield from _bullets(bench)
+
+
+def _share(sides: dict[str, Summary]) -> str:
+    """Return which share of a ceiling's rate fastncf reaches, and what the ceiling is; empty where there is none."""
+    if "ceiling" not in sides:
+        return ""
+    ceiling = sides["ceiling"]
+    return f"{sides['fastncf']['rate'] / ceiling['rate']:.0%} of the rate of {ceiling['what']}"
+
+
+def _bullets(bench: Summary) -> Iterable[str]:
+    """Yield the line of a benchmark that is no pair."""
+    if "of_ceiling" in bench:
+        yield (
+            f"- {bench['pair']}: {duration(np.median(bench['seconds']))}, {np.median(bench['of_ceiling']):.2f} times "
+            f"as long as {bench['ceiling']} alone; peak memory {bench['peak'] / 1e9:.2f} GB, {bench['ceiling']} "
+            f"{bench['ceiling_peak'] / 1e9:.2f} GB"
+        )
+    if "ratios" in bench:
+        low, middle, high = np.quantile(bench["ratios"], [0.25, 0.5, 0.75])
+        yield f"- {bench['pair']}: {middle:.1%} of the time (quartiles {low:.1%}, {high:.1%})"
+    if "growth" in bench:
+        costs = ", ".join(
+            f"{np.median(costs) * 1e9:.2f} ns at {quantity(int(size))}" for size, costs in bench["growth"].items()
+        )
+        yield f"- {bench['pair']}: {costs}"
 
 
 def quantity(number: float) -> str:
-    """Three digits and a prefix: 1234567 -> 1.23 M."""
+    """Return a number with three digits and a prefix: 1234567 -> 1.23 M."""
     for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= factor:
             return f"{number / factor:.3g}{prefix}"
@@ -126,16 +137,17 @@ def quantity(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Three digits: 1.234 -> 1.23 s, 0.01234 -> 12.3 ms."""
+    """Return seconds with three digits: 1.234 -> 1.23 s, 0.01234 -> 12.3 ms."""
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
 def times(ratio: float) -> str:
+    """Return a speed-up with two digits or more: 1.234 -> 1.2 x, 1234 -> 1,234 x."""
     return f"{ratio:,.0f} x" if ratio >= 20 else f"{ratio:.1f} x"
 
 
 def draw(found: Summary, path: Path) -> None:
-    """Speed-ups as bars on a logarithmic scale."""
+    """Draw the speed-ups as bars on a logarithmic scale."""
     ratios = {
         pair: sides["fastncf"]["rate"] / sides["loop"]["rate"]
         for pair, sides in pairs(found).items()
@@ -155,7 +167,11 @@ def draw(found: Summary, path: Path) -> None:
 
 
 def write_between(path: Path, name: str, text: str) -> None:
-    """Replace what stands between ``<!-- name -->`` and ``<!-- /name -->``."""
+    """Replace the lines between ``<!-- name -->`` and ``<!-- /name -->``.
+
+    Raises:
+        SystemExit: the file does not have exactly one such pair of markers.
+    """
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     old = path.read_text(encoding="utf-8")
     new, found = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{text}\n{end}", old, flags=re.DOTALL)
@@ -165,20 +181,21 @@ def write_between(path: Path, name: str, text: str) -> None:
 
 
 def publish(name: str, found: Summary, shown: Iterable[str]) -> None:
-    """Write ``results/NAME.json``, and what is shown of it into the README."""
+    """Write results to ``results/NAME.json``, and their lines between the markers NAME of ``RESULTS.md``."""
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    write_between(README, name, "\n".join(shown))
+    write_between(PAGE, name, "\n".join(shown))
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("raw", type=Path, help="what pytest-benchmark wrote")
+    parser.add_argument("raw", type=Path, help="JSON that pytest-benchmark wrote")
     options = parser.parse_args()
     found = summary(json.loads(options.raw.read_text(encoding="utf-8")))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{found['shape']}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(found, RESULTS / f"{found['shape']}.svg")
-    write_between(README, f"suite {found['shape']}", "\n".join(lines(found)))
+    write_between(PAGE, f"suite {found['shape']}", "\n".join(lines(found)))
     print("\n".join(lines(found)))
 
 

@@ -1,4 +1,4 @@
-"""Evaluation beside the notebook's loop and beside what its arithmetic and its reads alone take."""
+"""Compare the evaluation with the notebook's loop, and with its arithmetic and its reads alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from benchmarks import naive
-from benchmarks.conftest import CPU, ML_1M, Shape, twin_of
-from benchmarks.limits import hash_and_write
+from benchmarks.ceilings import hash_and_write
+from benchmarks.conftest import CPU, ML_1M, Shape, generated
 from fastncf.data.interactions import read_interactions
 from fastncf.data.split import Split, leave_one_out
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import on_device, rank_candidates, rank_catalogue
 from fastncf.models.mf import MF
 from fastncf.models.mlp import MLP
-from fastncf.models.scorers import score_catalogue, score_lists
+from fastncf.models.scorers import ModuleScorer, score_lists
 from fastncf.sampling.negatives import sample_candidates
 
 MF_PAIR = "evaluation of mf with 64 dimensions, 1 + 99 drawn and ranked"
 
 
 def untrained(name: str, split: Split) -> MF | MLP:
-    """The notebook's mlp, or mf of 64 dimensions."""
+    """Return the notebook's mlp, or mf of 64 dimensions, with drawn parameters."""
     generator = torch.Generator().manual_seed(0)
     if name == "mlp":
         return MLP(split.num_users, split.num_items, 8, (64, 32), generator).eval()
@@ -31,7 +31,7 @@ def untrained(name: str, split: Split) -> MF | MLP:
 
 
 class TestEvaluation:
-    """HR@10 of one list of 1 + 99 for each user, drawn and ranked: user by user, and all at once."""
+    """Draw and rank one list of 1 + 99 for each user: user by user, and all at once."""
 
     pair = "evaluation, 1 + 99 drawn and ranked for each user"
 
@@ -39,11 +39,11 @@ class TestEvaluation:
         model = untrained("mlp", split)
         users, items, random = range(shape.slow // 50), np.arange(split.num_items), np.random.RandomState(0)
         indptr, indices = split.seen()
-        touched = {user: indices[indptr[user] : indptr[user + 1]].tolist() for user in users}
+        seen_items = {user: indices[indptr[user] : indptr[user + 1]].tolist() for user in users}
         pairs = list(zip(users, split.test_item.tolist(), strict=False))
 
         def draw_and_rank() -> tuple[dict[tuple[int, int], list[int]], list[int]]:
-            drawn = naive.draw(pairs, touched, items, random)
+            drawn = naive.draw(pairs, seen_items, items, random)
             return drawn, naive.hits(model, drawn)
 
         drawn, hits = timed(
@@ -87,7 +87,7 @@ class TestEvaluation:
 
 @pytest.mark.parametrize("length", [99, 999])
 class TestCandidates:
-    """Distinct untouched items for every user."""
+    """Draw distinct items that a user has not seen, for every user."""
 
     def test_fastncf(self, timed: Callable[..., Any], split: Split, length: int) -> None:
         users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
@@ -96,23 +96,23 @@ class TestCandidates:
             lambda: sample_candidates(*seen, split.num_items, users, length, seed_key=1),
             pair=f"candidates, {length} distinct for each user",
             side="fastncf",
-            what="exact, by a bitset of what the user has touched or drawn",
+            what="exact, with a bitset of the items that are seen or drawn",
             units=len(users) * length,
             unit="candidates",
             rounds=3,
         )
         indptr, indices = seen
         for row in np.random.default_rng(0).integers(0, len(users), 500):
-            touched = indices[indptr[users[row]] : indptr[users[row] + 1]]
-            assert len(np.union1d(touched, drawn[row])) == len(touched) + length
+            seen_items = indices[indptr[users[row]] : indptr[users[row] + 1]]
+            assert len(np.union1d(seen_items, drawn[row])) == len(seen_items) + length
 
-    def test_limit(self, timed: Callable[..., Any], split: Split, length: int) -> None:
+    def test_ceiling(self, timed: Callable[..., Any], split: Split, length: int) -> None:
         out = np.full(np.count_nonzero(split.test_item >= 0) * length, -1, dtype=np.int32)
         timed(
             lambda: hash_and_write(out),
             pair=f"candidates, {length} distinct for each user",
-            side="limit",
-            what="hash each position and write, no test",
+            side="ceiling",
+            what="hashing each position and writing it, without any test",
             units=out.size,
             unit="candidates",
             rounds=3,
@@ -120,8 +120,8 @@ class TestCandidates:
         assert out.min() >= 0
 
 
-class TestListLimits:
-    """What the evaluation of drawn lists cannot go below."""
+class TestListCeilings:
+    """Do the least work that the evaluation of drawn lists needs."""
 
     def test_second_layer(self, timed: Callable[..., Any], split: Split) -> None:
         users = int(np.count_nonzero(split.test_item >= 0))
@@ -137,8 +137,8 @@ class TestListLimits:
         product = timed(
             multiply,
             pair=TestEvaluation.pair,
-            side="limit",
-            what="the second layer's matrix products alone, nothing drawn",
+            side="ceiling",
+            what="the matrix products of the second layer alone",
             units=users,
             unit="users",
             rounds=3,
@@ -153,8 +153,8 @@ class TestListLimits:
         total = timed(
             lambda: torch.nn.functional.embedding_bag(items, table, mode="sum"),
             pair=MF_PAIR,
-            side="limit",
-            what="embedding_bag adding up each list's item rows, nothing drawn",
+            side="ceiling",
+            what="embedding_bag alone, which adds up the item rows of each list",
             units=len(items),
             unit="users",
             rounds=3,
@@ -167,24 +167,24 @@ FULL = [("ml-1m", "mf"), ("ml-1m", "mlp"), ("large", "mf")]
 
 @pytest.fixture(scope="module")
 def splits(split: Split, shape: Shape) -> dict[str, Split]:
-    """The suite's split where it is the large one, and always one of MovieLens-1M's shape."""
+    """Return a split at the shape of MovieLens-1M, and the split of the suite where it is larger."""
     if shape == ML_1M:
         return {"ml-1m": split}
-    return {"large": split, "ml-1m": leave_one_out(read_interactions(twin_of(ML_1M)))}
+    return {"large": split, "ml-1m": leave_one_out(read_interactions(generated(ML_1M)))}
 
 
 @pytest.mark.parametrize(("size", "name"), FULL, ids=["-".join(pair) for pair in FULL])
 class TestFullRanking:
-    """The rank of each user's test item among all items that it has not touched."""
+    """Rank each user's test item among all items that the user has not seen."""
 
-    def chosen(self, splits: dict[str, Split], size: str) -> tuple[Split, str]:
+    def split_of(self, splits: dict[str, Split], size: str) -> tuple[Split, str]:
         if size not in splits:
-            pytest.skip("the large shape is not asked for")
+            pytest.skip("needs --shape ml-20m")
         split = splits[size]
         return split, f"{split.num_users:,} users x {split.num_items:,} items"
 
     def test_fastncf(self, timed: Callable[..., Any], splits: dict[str, Split], size: str, name: str) -> None:
-        split, shape = self.chosen(splits, size)
+        split, shape = self.split_of(splits, size)
         model = untrained(name, split)
         users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
         excluded = split.indptr, split.indices
@@ -193,26 +193,26 @@ class TestFullRanking:
             lambda: rank_catalogue(model, *arguments, *excluded, split.num_items),
             pair=f"full ranking by {name}, {shape}",
             side="fastncf",
-            what="training items left out of the count by the CSR",
+            what="training items are left out of the count",
             units=len(users) * split.num_items,
             unit="scores",
             rounds=3,
         )
         part = np.random.default_rng(0).integers(0, len(users), 200)
         with torch.inference_mode():
-            scores = score_catalogue(model, torch.from_numpy(users[part]), split.num_items)
+            scores = ModuleScorer(model).catalogue(torch.from_numpy(users[part]), split.num_items)
         near = 0
         for row, score in zip(part, scores, strict=True):
-            touched = split.indices[split.indptr[users[row]] : split.indptr[users[row] + 1]]
+            seen_items = split.indices[split.indptr[users[row]] : split.indptr[users[row] + 1]]
             positive = split.test_item[users[row]]
             not_lower = (score >= score[positive]).numpy()
-            not_lower[touched] = False
+            not_lower[seen_items] = False
             near += abs(int(not_lower.sum()) - 1 - int(ranks[row])) > 1  # sums in another order may swap near ties
         assert near < 5
 
-    def test_limit(self, timed: Callable[..., Any], splits: dict[str, Split], size: str, name: str) -> None:
-        """As many products as the model has: 64 a score for mf, those of the second layer for the notebook's mlp."""
-        split, shape = self.chosen(splits, size)
+    def test_ceiling(self, timed: Callable[..., Any], splits: dict[str, Split], size: str, name: str) -> None:
+        """Multiply as often as the model: 64 times per score for mf, the second layer for the notebook's mlp."""
+        split, shape = self.split_of(splits, size)
         users = int((split.test_item >= 0).sum())
         if name == "mf":
             rows, columns, inner = 150, split.num_items, 64
@@ -230,7 +230,7 @@ class TestFullRanking:
         product = timed(
             multiply,
             pair=f"full ranking by {name}, {shape}",
-            side="limit",
+            side="ceiling",
             what="the matrix products alone",
             units=users * split.num_items,
             unit="scores",

@@ -1,4 +1,4 @@
-"""Reading beside pandas, and beside polars alone reading the same file."""
+"""Compare reading with pandas, and with polars alone reading the same file."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from fastncf.data.synthetic import Dialect, write_synthetic_movielens
 
 
 class TestIngest:
-    """From a CSV to contiguous ids, the latest interaction of each user held out, and a sorted CSR of the rest."""
+    """Turn a CSV into contiguous ids, hold out each user's latest interaction, and sort the rest into a CSR."""
 
     pair = "ratings.csv to split and CSR"
 
@@ -60,11 +60,11 @@ class TestIngest:
         for name in ("indptr", "indices", "test_item"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(split, name))
 
-    def test_limit(self, timed: Callable[..., Any], ratings: Any, shape: Shape) -> None:
+    def test_ceiling(self, timed: Callable[..., Any], ratings: Any, shape: Shape) -> None:
         table = timed(
             lambda: pl.read_csv(ratings),
             pair=self.pair,
-            side="limit",
+            side="ceiling",
             what="polars.read_csv alone",
             units=shape.interactions,
             unit="rows",
@@ -74,16 +74,17 @@ class TestIngest:
 
 
 def shuffled(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows in random order."""
     return frame.sample(fraction=1, shuffle=True, seed=0)
 
 
 def sparse(frame: pl.DataFrame) -> pl.DataFrame:
-    """Ids of up to 13 digits, far apart."""
+    """Return the rows with ids of up to 18 digits, far apart."""
     return frame.with_columns(pl.col("userId").cast(pl.Int64) * 7_919_012_347, pl.col("movieId") * 15_485_863_000_477)
 
 
 def textual(frame: pl.DataFrame) -> pl.DataFrame:
-    """Ids as a shop writes them, in no order."""
+    """Return the rows with ids as a shop writes them, in no order."""
     user, item = (pl.col(name).cast(pl.Int64) * 48_271 % (2**31 - 1) for name in ("userId", "movieId"))
     return frame.with_columns(
         userId=pl.format("AX{}Q", user.cast(pl.String).str.zfill(10)),
@@ -97,7 +98,7 @@ DIALECTS: dict[str, Dialect] = {"Kaggle's dialect": "kaggle", "Parquet": "parque
 
 @pytest.mark.parametrize("kind", ["GroupLens' dialect", *DIALECTS, *CHANGED])
 def test_kinds(benchmark: Any, ratings: Path, frame: pl.DataFrame, shape: Shape, tmp_path: Path, kind: str) -> None:
-    """Whole processes in turns: from the call to split and CSR, and polars alone reading the same file."""
+    """Run processes in turns: fastncf from the file to split and CSR, and polars alone reading the same file."""
     path = tmp_path / ("ratings.parquet" if kind == "Parquet" else "ratings.csv")
     if kind in DIALECTS:
         write_synthetic_movielens(path, shape.users, shape.items, shape.interactions, dialect=DIALECTS[kind])
@@ -111,18 +112,18 @@ def test_kinds(benchmark: Any, ratings: Path, frame: pl.DataFrame, shape: Shape,
 
     rounds = benchmark.pedantic(in_turns, rounds=1)
     benchmark.extra_info.update(
-        pair=f"ingest of {kind}, a process each",
+        pair=f"ingest of {kind}, in a process of its own",
         seconds=[turn["fastncf"]["seconds"] for turn in rounds],
-        of_limit=[turn["fastncf"]["seconds"] / turn["polars"]["seconds"] for turn in rounds],
-        limit="polars.read_parquet" if kind == "Parquet" else "polars.read_csv",
+        of_ceiling=[turn["fastncf"]["seconds"] / turn["polars"]["seconds"] for turn in rounds],
+        ceiling="polars.read_parquet" if kind == "Parquet" else "polars.read_csv",
         peak=max(turn["fastncf"]["peak"] for turn in rounds),
-        limit_peak=max(turn["polars"]["peak"] for turn in rounds),
+        ceiling_peak=max(turn["polars"]["peak"] for turn in rounds),
     )
     assert all(turn[side]["rows"] == shape.interactions for turn in rounds for side in turn)
 
 
 def test_growth(benchmark: Any, frame: pl.DataFrame, shape: Shape, tmp_path: Path) -> None:
-    """Seconds a row from the file on: whole users of the twin, again and again as other users."""
+    """Measure the seconds per row of reading copies of the generated data, each with users of its own."""
 
     def grow() -> dict[int, list[float]]:
         cost = {}
@@ -141,4 +142,4 @@ def test_growth(benchmark: Any, frame: pl.DataFrame, shape: Shape, tmp_path: Pat
         return cost
 
     cost = benchmark.pedantic(grow, rounds=1)
-    benchmark.extra_info.update(pair="ingest of GroupLens' columns, a row", growth=cost)
+    benchmark.extra_info.update(pair="ingest of GroupLens' columns, per row", growth=cost)

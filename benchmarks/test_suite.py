@@ -1,7 +1,8 @@
-"""fastncf beside what it replaces, in one run: ``pytest benchmarks``, and ``--shape ml-20m`` for the large data.
+"""Compare fastncf with the usual loops in one run: ``pytest benchmarks``, with ``--shape ml-20m`` on the large data.
 
-Each side checks its own output. A slow side works on the first users alone, since more of them would not make it
-faster; rates are compared. ``python -m benchmarks.report`` turns the JSON into the README's table and picture.
+Each side checks its own output. A slow side works on the first users only, since its rate does not depend on their
+number; rates are compared. ``python -m benchmarks.report`` makes the table of ``RESULTS.md`` and the picture from the
+JSON.
 """
 
 import time
@@ -15,13 +16,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks import naive
+from benchmarks.ceilings import hash_and_write
 from benchmarks.conftest import CPU, Shape, first_users
-from benchmarks.limits import hash_and_write
+from benchmarks.stages import stage_of
 from fastncf.config import Config
 from fastncf.data.split import Split
 from fastncf.models.mlp import MLP
-from fastncf.sampling.distributions import popularity_table
-from fastncf.sampling.loader import EpochLoader, PrefetchSampler
+from fastncf.sampling.distributions import alias_table
+from fastncf.sampling.loader import EpochLoader, PrefetchSampler, SamplingSpec
 from fastncf.sampling.negatives import sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
@@ -31,17 +33,19 @@ BATCH = 512
 
 
 def owners(split: Split) -> np.ndarray:
+    """Return the user of each training interaction, (N,) int64."""
     return np.repeat(np.arange(split.num_users), np.diff(split.indptr))
 
 
 def training_frame(split: Split) -> pd.DataFrame:
+    """Return the training interactions as the notebook has them."""
     return pd.DataFrame({"userId": owners(split), "movieId": split.indices})
 
 
 def check_negatives(split: Split, negatives: np.ndarray) -> None:
-    """Negatives of a million rows are items that their own users have not touched, and both ends of all are drawn."""
+    """Check that the negatives of a million rows are unseen by their users, and that the first and last item occur."""
     owner = owners(split)
-    positives = owner * split.num_items + split.indices  # ascending, as the CSR is
+    positives = owner * split.num_items + split.indices  # sorted, since the CSR is
     rows = np.random.default_rng(0).integers(0, len(owner), 1_000_000)
     drawn = owner[rows, None] * split.num_items + negatives[rows]
     at = np.searchsorted(positives, drawn)
@@ -51,6 +55,8 @@ def check_negatives(split: Split, negatives: np.ndarray) -> None:
 
 
 class TestNegatives:
+    """Draw the negatives of an epoch."""
+
     pair = "negatives of an epoch, 4 each"
 
     def test_loop(self, timed: Callable[..., Any], split: Split, shape: Shape) -> None:
@@ -70,7 +76,7 @@ class TestNegatives:
     @pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "popularity"])
     def test_fastncf(self, timed: Callable[..., Any], split: Split, weighted: bool) -> None:
         out = np.empty((len(split.indices), K), dtype=np.int32)
-        weights = popularity_table(split.item_counts(), 0.75) if weighted else None
+        table = alias_table("popularity", split.item_counts(), 0.75) if weighted else None
         epochs = iter(range(1000))
         timed(
             lambda: sample_negatives(
@@ -81,7 +87,7 @@ class TestNegatives:
                 seed=0,
                 epoch=next(epochs),
                 out=out,
-                weights=weights,
+                alias_table=table,
             ),
             pair="negatives by popularity" if weighted else self.pair,
             side="fastncf",
@@ -91,31 +97,37 @@ class TestNegatives:
         )
         check_negatives(split, out)
 
-    def test_limit(self, timed: Callable[..., Any], split: Split) -> None:
+    def test_ceiling(self, timed: Callable[..., Any], split: Split) -> None:
         out = np.full(len(split.indices) * K, -1, dtype=np.int32)
         timed(
             lambda: hash_and_write(out),
             pair=self.pair,
-            side="limit",
-            what="hash each position and write, no test",
+            side="ceiling",
+            what="hashing each position and writing it, without any test",
             units=out.size,
             unit="negatives",
         )
         assert out.min() >= 0
 
 
-def epochs_of(split: Split, *, last: int, batch_size: int = BATCH) -> EpochLoader:
-    return EpochLoader(split, num_negatives=K, batch_size=batch_size, seed=0, device=CPU, shuffle=True, last=last)
+def loader_of(split: Split, *, num_epochs: int, batch_size: int = BATCH) -> EpochLoader:
+    """Return a loader of shuffled epochs on the CPU."""
+    return EpochLoader(SamplingSpec(split, K, seed=0, device=CPU, shuffle=True, num_epochs=num_epochs), batch_size)
 
 
-def drawn_ahead(epochs: EpochLoader, number: int) -> None:
+def notebook(**changes: Any) -> Config:
+    """Return the notebook's recipe on a CPU, shuffled."""
+    return Config.notebook(shuffle=True, device="cpu", **changes)
+
+
+def wait_for(loader: EpochLoader, number: int) -> None:
     """Wait until the thread has drawn an epoch."""
-    assert isinstance(epochs._source, PrefetchSampler)
-    epochs._source.drawn[number].result()
+    assert isinstance(loader._sampler, PrefetchSampler)
+    loader._sampler.prefetch(number).result()
 
 
 class TestBatches:
-    """An epoch's batches without a model: a DataLoader over drawn rows, and what fastncf yields, draws included."""
+    """Make the batches of an epoch without a model: by a DataLoader over drawn rows, and by fastncf with its draws."""
 
     pair = "batches of an epoch"
 
@@ -140,17 +152,17 @@ class TestBatches:
         part = first_users(split, 10 * shape.slow)
 
         def visit() -> int:
-            with epochs_of(part, last=1) as epochs:
-                return sum(batch.negatives.numel() + len(batch.user) for batch in epochs.epoch(0))
+            with loader_of(part, num_epochs=1) as loader:
+                return sum(batch.negatives.numel() + len(batch.user) for batch in loader.epoch(0))
 
         units = (1 + K) * len(part.indices)
-        what = "drawn, put in order and gathered"
+        what = "drawn, shuffled and gathered"
         seen = timed(visit, pair=self.pair, side="fastncf", what=what, units=units, unit="samples")
         assert seen == units
 
 
 class TestTraining:
-    """One epoch of the notebook's model at its own batch size of 512, draws not counted on either side."""
+    """Train one epoch of the notebook's model at its batch size of 512; only fastncf's time includes the draws."""
 
     pair = "training an epoch of the notebook's model, batch 512"
 
@@ -177,12 +189,12 @@ class TestTraining:
         part = first_users(split, shape.slow)
         model = MLP(part.num_users, part.num_items, 8, (64, 32), torch.Generator().manual_seed(0))
         numbers = iter(range(4))  # a round to warm up before the three
-        with CPUMLPTrainer(model, part, Config.notebook(epochs=4, shuffle=True)) as training:
+        with CPUMLPTrainer(model, part, stage_of(notebook(epochs=4), part)) as trainer:
             total = timed(
-                lambda: training.epoch(next(numbers)),
+                lambda: trainer.epoch(next(numbers)),
                 pair=self.pair,
                 side="fastncf",
-                what="the kernels of layers, their draws counted",
+                what="CPU kernels, with the draws",
                 units=(1 + K) * len(part.indices),
                 unit="samples",
                 rounds=3,
@@ -191,37 +203,37 @@ class TestTraining:
 
 
 class TestHandOver:
-    """From "epoch asked for" to "first batch ready": order, gather and hand-over counted."""
+    """Measure the time from the request of an epoch to its first batch."""
 
     def test_drawn_ahead(self, timed: Callable[..., Any], split: Split) -> None:
         def setup() -> tuple[tuple[EpochLoader], dict[str, Any]]:
-            epochs = epochs_of(split, last=2).__enter__()
-            next(epochs.epoch(0))
-            drawn_ahead(epochs, 1)
-            return (epochs,), {}
+            loader = loader_of(split, num_epochs=2).__enter__()
+            next(loader.epoch(0))
+            wait_for(loader, 1)
+            return (loader,), {}
 
         batch = timed(
-            lambda epochs: next(epochs.epoch(1)),
+            lambda loader: next(loader.epoch(1)),
             pair="first batch of an epoch",
             side="fastncf",
-            what="drawn while the epoch before it trained",
+            what="drawn while the epoch before it trains",
             units=1,
             unit="epochs",
             setup=setup,
-            teardown=lambda epochs: epochs.__exit__(None, None, None),
+            teardown=lambda loader: loader.__exit__(None, None, None),
         )
         assert len(batch.user) == BATCH // (1 + K)
 
     def test_cold(self, timed: Callable[..., Any], split: Split) -> None:
         batch = timed(
-            lambda epochs: next(epochs.__enter__().epoch(0)),
+            lambda loader: next(loader.__enter__().epoch(0)),
             pair="first batch of the first epoch",
             side="fastncf",
-            what="all its negatives and its order counted",
+            what="with all its negatives and its order",
             units=1,
             unit="epochs",
-            setup=lambda: ((epochs_of(split, last=2),), {}),
-            teardown=lambda epochs: epochs.__exit__(None, None, None),
+            setup=lambda: ((loader_of(split, num_epochs=2),), {}),
+            teardown=lambda loader: loader.__exit__(None, None, None),
         )
         assert len(batch.user) == BATCH // (1 + K)
 
@@ -229,29 +241,31 @@ class TestHandOver:
 def test_drawing_ahead_costs_training_next_to_nothing(
     benchmark: Any, split: Split, shape: Shape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One thread trains while one draws; the same epoch with and without another behind it, in turns."""
+    """Train an epoch by one thread, in turns with and without another thread that draws the next epoch."""
     part = first_users(split, min(50_000, shape.slow))
     model = MLP(part.num_users, part.num_items, 8, (64, 32), torch.Generator().manual_seed(0))
     monkeypatch.setenv("FASTNCF_NUM_THREADS", "1")
 
-    def seconds(last: int) -> float:
-        config = Config.notebook(epochs=last, batch_size=8192, shuffle=True)
-        with CPUMLPTrainer(model, part, config) as training:
-            drawn_ahead(training.epochs, 0)
+    def seconds(num_epochs: int) -> float:
+        stage = stage_of(notebook(epochs=num_epochs, batch_size=8192), part)
+        with CPUMLPTrainer(model, part, stage) as trainer:
+            wait_for(trainer.loader, 0)
             start = time.perf_counter()
-            training.epoch(0)
+            trainer.epoch(0)
             return time.perf_counter() - start
 
     def in_turns() -> list[float]:
-        return [seconds(last=2) / seconds(last=1) for _ in range(15)]
+        return [seconds(num_epochs=2) / seconds(num_epochs=1) for _ in range(15)]
 
     ratios = benchmark.pedantic(in_turns, rounds=1)
-    benchmark.extra_info.update(pair="training while the next epoch is drawn, of training alone", ratios=ratios)
+    benchmark.extra_info.update(
+        pair="training while the next epoch is drawn, relative to training alone", ratios=ratios
+    )
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_growth(benchmark: Any, split: Split, shape: Shape) -> None:
-    """Seconds an interaction of sampling and ordering an epoch: whole users of the twin, again and again."""
+    """Measure the seconds per interaction of sampling and ordering an epoch of copies of the generated data."""
     degrees = np.diff(split.indptr)
 
     def grow() -> dict[int, list[float]]:
@@ -273,4 +287,4 @@ def test_growth(benchmark: Any, split: Split, shape: Shape) -> None:
         return cost
 
     cost = benchmark.pedantic(grow, rounds=1)
-    benchmark.extra_info.update(pair="sampling and ordering an epoch, an interaction", growth=cost)
+    benchmark.extra_info.update(pair="sampling and ordering an epoch, per interaction", growth=cost)

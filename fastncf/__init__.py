@@ -1,4 +1,4 @@
-"""fastncf: from a ratings file to a neural collaborative filtering model, fast and exact.
+"""fastncf: from a file of interactions to a collaborative filtering model, fast and exact.
 
 >>> import fastncf
 >>> rec = fastncf.fit("ratings.csv")        # doctest: +SKIP
@@ -12,9 +12,9 @@ from fastncf.config import Config
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
 
 if TYPE_CHECKING:
-    from fastncf.persistence import load
-    from fastncf.recommender import Recommender
-    from fastncf.train import fit
+    from fastncf.plan import Plan
+    from fastncf.recommender import Recommender, load
+    from fastncf.train import fit, plan_fit
     from fastncf.trainers.loop import Progress
 
 __version__ = "0.1.0"
@@ -25,17 +25,26 @@ __all__ = [
     "DataNotFoundError",
     "DeviceError",
     "FastNCFError",
+    "Plan",
     "Progress",
     "Recommender",
     "fit",
     "load",
+    "plan_fit",
 ]
 
-_LAZY = {"fit": "train", "Progress": "trainers.loop", "Recommender": "recommender", "load": "persistence"}
+_LAZY = {
+    "Plan": "plan",
+    "Progress": "trainers.loop",
+    "Recommender": "recommender",
+    "fit": "train",
+    "load": "recommender",
+    "plan_fit": "train",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Heavy libraries are imported with the first name that needs them."""
+    """Import heavy libraries with the first name that needs them."""
     if name in _LAZY:
         return getattr(import_module(f"fastncf.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'fastncf' has no attribute {name!r}")

@@ -4,7 +4,7 @@ import atexit
 import gc
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -44,6 +44,7 @@ class Columns:
     """Name of the time column."""
 
 
+Notebook = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object as the last line of stdout.")]
 Debug = Annotated[bool, Parameter(name="--debug", negative="", help="Show the traceback of an error.")]
 
@@ -55,49 +56,48 @@ def fit(
     test: Path | None = None,
     candidates: Path | None = None,
     out: Path | None = None,
-    notebook: Annotated[bool, Parameter(negative="")] = False,
+    notebook: Notebook = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
     columns: Columns | None = None,
     config: Annotated[Config | None, Parameter(name="*")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fit a model to a ratings file, hold out one item a user, and print how well it is ranked.
+    """Fit a model to a ratings file, hold out one item per user, and print how well it is ranked.
 
     Parameters
     ----------
     ratings
         CSV or TSV text (any MovieLens dialect; plain, gzip or zip) or Parquet.
     test
-        Held-out interactions, one a user, instead of each user's latest.
+        Held-out interactions, one per user, instead of each user's latest.
     candidates
         With --test: its negatives in the format of He et al. 2017.
     out
         Folder to save the model in.
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
+    dry_run
+        Print the plan, and train nothing.
     """
+    if dry_run:
+        plan(ratings, test=test, candidates=candidates, columns=columns, config=config, json=json)
+        return
     from fastncf.kernels.cpu.compiling import when_compiling
-    from fastncf.recommender import require_savable
+    from fastncf.persistence import require_savable
     from fastncf.train import fit as fit_model
 
     if out is not None:
         require_savable(out)  # before the fit, which would be lost otherwise
-    columns = columns or Columns()
     with _Bar(quiet=not sys.stderr.isatty()) as bar, when_compiling(bar.say_compiling):
         recommender = fit_model(
-            ratings,
-            test=test,
-            candidates=candidates,
-            user=columns.user,
-            item=columns.item,
-            time=columns.time,
-            config=config,
-            callback=bar,
+            ratings, test=test, candidates=candidates, config=config, callback=bar, **asdict(columns or Columns())
         )
     if out is not None:
         recommender.save(out)
     for line in _found(recommender):
         print(line, file=sys.stderr)
+    print(recommender.plan, file=sys.stderr)
     print(_table(recommender.metrics))
     print(f"protocol: {recommender.protocol}")
     print("seconds:  " + "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items()))
@@ -105,6 +105,39 @@ def fit(
         print(f"saved to {out}")
     if json:
         _print_json(_report(recommender))
+
+
+@app.command
+def plan(
+    ratings: Path,
+    *,
+    test: Path | None = None,
+    candidates: Path | None = None,
+    notebook: Notebook = False,
+    columns: Columns | None = None,
+    config: Annotated[Config | None, Parameter(name="*")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read a ratings file and print what ``fit`` would do with it, and why, without training anything.
+
+    Parameters
+    ----------
+    ratings
+        CSV or TSV text (any MovieLens dialect; plain, gzip or zip) or Parquet.
+    test
+        Held-out interactions, one per user, instead of each user's latest.
+    candidates
+        With --test: its negatives in the format of He et al. 2017.
+    notebook
+        Start from the recipe of the NCF notebook instead of the defaults.
+    """
+    from fastncf.train import plan_fit
+
+    planned = plan_fit(ratings, test=test, candidates=candidates, config=config, **asdict(columns or Columns()))
+    print(planned)
+    if json:
+        _print_json(planned.to_dict())
 
 
 @app.command
@@ -133,7 +166,7 @@ def evaluate(
     device
         Where to score.
     """
-    from fastncf.persistence import load
+    from fastncf.recommender import load
 
     results, protocol = load(model, device=device).evaluate(
         k=k, num_candidates=num_candidates, full_ranking=full_ranking
@@ -163,11 +196,11 @@ def recommend(
     user
         Raw user id; give it once for each user.
     k
-        Items a user.
+        Items per user.
     include_seen
-        Also recommend what the user has touched already.
+        Also recommend items that the user has already seen.
     """
-    from fastncf.persistence import load
+    from fastncf.recommender import load
 
     frame = load(model).recommend(user, k, exclude_seen=not include_seen)
     print("\t".join(frame.columns))
@@ -188,7 +221,7 @@ def generate(
     dialect: Literal["grouplens", "kaggle", "parquet"] = "grouplens",
     debug: Debug = False,
 ) -> None:
-    """Write a generated data set with the shape of MovieLens (of MovieLens-20M, with nothing else said).
+    """Write a generated data set with the shape of MovieLens, by default of MovieLens-20M.
 
     Parameters
     ----------
@@ -213,7 +246,7 @@ def generate(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command line and exit: 0 fine, 1 run time, 2 usage, 3 data, 4 device, 130 interrupted."""
-    if arguments is None:  # a process of our own: to look for cycles among all that is imported takes a second of it
+    if arguments is None:  # in a process of its own, the collection of cyclic garbage among imports would take a second
         gc.set_threshold(200_000)
         atexit.register(gc.freeze)
     tokens = sys.argv[1:] if arguments is None else arguments
@@ -246,18 +279,16 @@ def _notebook_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCol
 
 
 def _found(recommender: "Recommender") -> list[str]:
+    """Return lines on what was recognised in the file, and on rows and users that were not used as they are."""
     found, data = recommender.found, recommender.data
     columns = ", ".join(f"{role} = {name}" for role, name in found["columns"].items())
     lines = [
         f"{found['source']}: {found['format']}; {columns}; {found['rows']:,} rows",
         f"{data['interactions']:,} interactions of {data['users']:,} users with {data['items']:,} items",
     ]
-    if recommender.history:
-        names = "model", "optimizer", "history", "dim", "epochs", "learning_rate", "l2", "num_negatives", "negatives"
-        lines.append("recipe: " + "  ".join(f"{name} {getattr(recommender.config, name)}" for name in names))
     notes = {
         "num_duplicates": "repeated (user, item) rows were counted once",
-        "num_users_all_seen": "users have touched every item and were left out",
+        "num_users_all_seen": "users have seen every item and were left out",
         "num_users_too_short": "users with a single interaction are trained on and not tested",
     }
     return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data[name]]
@@ -275,9 +306,10 @@ def _report(recommender: "Recommender") -> dict[str, Any]:
         "metrics": recommender.metrics,
         "protocol": recommender.protocol,
         "config": recommender.config.to_dict(),
+        "plan": recommender.plan.to_dict(),
         "data": recommender.data,
         "seconds": recommender.seconds,
-        "history": recommender.history,
+        "training_log": recommender.training_log,
     }
 
 
@@ -297,11 +329,11 @@ class _Bar:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[status]}"),
             console=Console(stderr=True),
             disable=quiet,
         )
-        self.task = self.progress.add_task("read", total=None, news="")
+        self.task = self.progress.add_task("read", total=None, status="")
 
     def __enter__(self) -> "_Bar":
         self.progress.start()
@@ -311,12 +343,12 @@ class _Bar:
         self.progress.stop()
 
     def say_compiling(self) -> None:
-        self.progress.console.print("compiling kernels for this machine: some seconds, and only the first time")
+        self.progress.console.print("compiling kernels for this machine: this takes some seconds, the first time only")
 
-    def __call__(self, news: "Progress") -> None:
-        if news.stage != "epoch":
-            self.progress.update(self.task, description=news.stage, total=news.epochs)
+    def __call__(self, progress: "Progress") -> None:
+        if progress.stage != "epoch":
+            self.progress.update(self.task, description=progress.stage, total=progress.epochs)
             return
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in news.metrics.items())
-        line = f"loss {news.loss:.4f}  {news.samples_per_second / 1e6:.2f} M samples/s  {scores}"
-        self.progress.update(self.task, completed=news.epoch, news=line)
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+        line = f"loss {progress.loss:.4f}  {progress.samples_per_second / 1e6:.2f} M samples/s  {scores}"
+        self.progress.update(self.task, completed=progress.epoch, status=line)

@@ -1,4 +1,4 @@
-"""Which device is used, and how much of its memory a chunk of work may take."""
+"""Devices of torch: which one is used, what it can do, its random state, its memory and its time."""
 
 import functools
 import os
@@ -12,15 +12,24 @@ import torch
 from fastncf.errors import DeviceError
 
 VARIABLE = "FASTNCF_DEVICE"
-_CPU_CHUNK = 16 << 20
-_CUDA_CHUNK = 512 << 20
+"""Environment variable that names the device of ``device="auto"``."""
+
+SMALLER_MODEL = "expected: smaller dim or layers, a device with more free memory, or device='cpu'"
+"""End of the message of an error about memory."""
+
+_CPU_CHUNK_BYTES = 16 << 20
+_CUDA_CHUNK_BYTES = 512 << 20
 
 
 def find_device(name: str) -> torch.device:
-    """``auto`` -> what ``FASTNCF_DEVICE`` names, else CUDA where there is one, else the CPU.
+    """Return the device of a name, after a first operation on it.
+
+    Args:
+        name: a device of torch, such as ``cpu`` or ``cuda:1``; ``auto`` stands for the one that the environment
+            variable ``FASTNCF_DEVICE`` names, otherwise for CUDA where torch finds it, otherwise for the CPU.
 
     Raises:
-        DeviceError: the device that is named is not available, or runs no kernel of torch's.
+        DeviceError: the device is not available, has no kernels in this build of torch, or has no float64.
     """
     if name == "auto":
         name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -31,91 +40,94 @@ def find_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise DeviceError(
             f"device {name!r} is not available here ({reason}); "
-            f"accepted: 'cpu', or a CUDA device that this build of torch has kernels for"
+            f"expected: 'cpu', or a CUDA device that this build of torch has kernels for"
         ) from None
     return device
 
 
 @functools.cache
 def triton_works(device: torch.device) -> bool:
-    """Whether kernels written in Triton run on a device: it is CUDA, Triton is installed, and it finds a C compiler."""
+    """Return whether kernels written in Triton run on a device: CUDA, with Triton and a C compiler installed."""
     if device.type != "cuda":
         return False
     try:
         from fastncf.kernels.cuda.draws import fill_order
 
-        fill_order(torch.empty(1, dtype=torch.int32, device=device), 1, 1, [0, 0, 0, 0])
-    except Exception:  # whatever it is, everything has a way without Triton
+        with device_guard(device):
+            fill_order(torch.empty(1, dtype=torch.int32, device=device), 1, 1, [0, 0, 0, 0])
+    except Exception:  # whatever the reason is, all that Triton computes has another implementation
         return False
     return True
 
 
 @functools.cache
 def has_tf32(device: torch.device) -> bool:
-    """Whether kernels written in Triton run on a device and it multiplies in TF32: NVIDIA's since Ampere."""
-    return triton_works(device) and torch.version.hip is None and has_bfloat16(device)  # they came together
+    """Return whether Triton's kernels run on a device and multiply in TF32: NVIDIA's from Ampere on."""
+    return triton_works(device) and torch.version.hip is None and has_bfloat16(device)  # Ampere brought both
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device is CUDA and multiplies in bfloat16 itself: NVIDIA's since Ampere."""
-    with on(device):
+    """Return whether a device is CUDA and multiplies in bfloat16 without emulation: NVIDIA's from Ampere on."""
+    with device_guard(device):
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @contextmanager
-def reproducible(device: torch.device, seed: int, *, deterministic: bool) -> Iterator[None]:
-    """torch's own draws (dropout) from a seed, and its state as it was afterwards.
+def device_guard(device: torch.device) -> Iterator[None]:
+    """Make a CUDA device the current one, on which kernels start and graphs are captured; do nothing for a CPU."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed torch's random generators of the CPU and of a device, and restore their states at the end.
+
+    A CUDA graph that was captured with a generator of the device draws from the new seed in its next replay.
 
     Args:
-        device: the one that is used, beside the CPU.
+        device: the device, in addition to the CPU.
         seed: non-negative.
-        deterministic: only operations that give the same bits every time.
     """
-    # use_deterministic_algorithms would import torch's compiler to tell it as well: a second for nothing here
-    before = torch.get_deterministic_debug_mode()
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
         for one in cuda:
             index = torch.cuda.current_device() if one.index is None else one.index
             torch.cuda.default_generators[index].manual_seed(seed)
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it before products on CUDA
-            torch.set_deterministic_debug_mode("error")
-        try:
-            yield
-        finally:
-            torch.set_deterministic_debug_mode(before)
-
-
-@contextmanager
-def on(device: torch.device) -> Iterator[None]:
-    """A device as the current one, on which kernels start and graphs are captured; of no effect for a CPU."""
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         yield
 
 
 @contextmanager
-def enough_memory(device: torch.device) -> Iterator[None]:
-    """A :class:`DeviceError` where the memory of a device runs out.
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Make torch raise an error for operations whose bits differ between two runs; do nothing unless ``enabled``."""
+    # use_deterministic_algorithms() would also import torch's compiler, which takes a second
+    before = torch.get_deterministic_debug_mode()
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch requires it of products on CUDA
+        torch.set_deterministic_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+
+
+@contextmanager
+def translate_out_of_memory(device: torch.device) -> Iterator[None]:
+    """Raise torch's error about exhausted memory as an error of this package.
 
     Raises:
-        DeviceError: says what did not fit.
+        DeviceError: says what did not fit into the memory of the device.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"{device} ran out of memory ({str(error).split('. ')[1]}); "
-            f"accepted: smaller dim or layers, a device with more free memory, or device='cpu'"
-        ) from None
+        reason = str(error).split(". ")[:2][-1]  # CUDA's first sentence only says that it is out of memory
+        raise DeviceError(f"{device} ran out of memory ({reason}); {SMALLER_MODEL}") from None
 
 
 class Stopwatch:
-    """Seconds of work on a device from when it is made to :meth:`stop`; neither waits for the work.
-
-    :meth:`seconds` is for later, when the host has waited for the device for another reason.
-    """
+    """Measures the work that a device does between the constructor and :meth:`stop`; neither waits for the work."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
@@ -123,22 +135,27 @@ class Stopwatch:
         self._end = self._begin
 
     def stop(self) -> None:
+        """End the measurement behind the work that the device has been given so far."""
         self._end = self._now()
 
     def seconds(self) -> float:
+        """Return the seconds of the work; the host must have waited for it, as it does when it reads a result."""
         if isinstance(self._begin, float):
             return self._end - self._begin
         return self._begin.elapsed_time(self._end) / 1e3
 
     def _now(self) -> Any:
-        """A time, or an event of the stream."""
+        """Return seconds, or an event of the CUDA stream."""
         if self._stream is None:
             return time.perf_counter()
         return self._stream.record_event(torch.cuda.Event(enable_timing=True))
 
 
 def chunk_bytes(device: torch.device) -> int:
-    """Bytes that one chunk of scoring may take: at most half of what is free on CUDA, near its caches on a CPU."""
+    """Return how many bytes a chunk of scoring may take, the one memory budget of evaluation and recommendation.
+
+    16 MiB on a CPU, which is near the size of its caches. On CUDA 512 MiB, but at most half of the memory that is free.
+    """
     if device.type == "cuda":
-        return min(torch.cuda.mem_get_info(device)[0] // 2, _CUDA_CHUNK)
-    return _CPU_CHUNK
+        return min(torch.cuda.mem_get_info(device)[0] // 2, _CUDA_CHUNK_BYTES)
+    return _CPU_CHUNK_BYTES

@@ -1,16 +1,32 @@
-"""The errors that fastncf raises for what a user can mend."""
+"""The exceptions of fastncf, raised for mistakes that a user can correct."""
+
+MAX_MESSAGE_LENGTH = 500
+"""Number of characters beyond which a message is shortened."""
 
 
 class FastNCFError(Exception):
-    """Base of every error that fastncf raises on purpose."""
+    """Base class of all exceptions that fastncf raises on purpose.
+
+    Args:
+        message: one sentence that names the source of the mistake first and what was expected last. Of one that is
+            longer than :data:`MAX_MESSAGE_LENGTH`, because it quotes a long path or many columns, the middle is left
+            out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > MAX_MESSAGE_LENGTH:
+            gap = " ... "
+            half = (MAX_MESSAGE_LENGTH - len(gap)) // 2
+            message = message[:half] + gap + message[-half:]
+        super().__init__(message)
 
 
 class DataError(FastNCFError, ValueError):
-    """The interactions cannot be used as they are; the message says where and what would be accepted."""
+    """The input data cannot be used; the message names the source, column, row or line, and what is expected."""
 
 
 class DataNotFoundError(FastNCFError, FileNotFoundError):
-    """A file that was named does not exist."""
+    """A file or folder that was named does not exist."""
 
 
 class ConfigError(FastNCFError, ValueError):
@@ -18,4 +34,4 @@ class ConfigError(FastNCFError, ValueError):
 
 
 class DeviceError(FastNCFError, RuntimeError):
-    """The device that was asked for is not available, or its memory does not suffice."""
+    """The requested device is not available, or has too little memory."""

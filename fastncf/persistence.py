@@ -1,100 +1,119 @@
-"""Reading what :meth:`fastncf.recommender.Recommender.save` wrote."""
+"""The disk: folders that hold a saved model, written beside their place and renamed into it, and read back.
+
+A folder holds three files: a description in JSON, the arrays of the data, and the parameters of the model, the latter
+two in the safetensors format. What they mean is known to :mod:`fastncf.recommender`; ``docs/formats.md`` lists it.
+"""
 
 import json
-from dataclasses import replace
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.numpy import load_file, save_file
 
-from fastncf.config import Config
-from fastncf.data.ids import Vocabulary
-from fastncf.data.split import Split
-from fastncf.device import find_device
-from fastncf.errors import ConfigError, DataError, DataNotFoundError
-from fastncf.models import build
-from fastncf.recommender import DATA, DESCRIPTION, FORMAT, PARAMETERS, Recommender
+from fastncf.errors import DataError, DataNotFoundError
+
+DESCRIPTION, PARAMETERS, DATA = "fastncf.json", "model.safetensors", "data.safetensors"
 
 
-def load(directory: str | Path, *, model: nn.Module | None = None, device: str = "cpu") -> Recommender:
-    """Read what :meth:`Recommender.save` wrote.
+class Saved(NamedTuple):
+    """The contents of a folder.
 
-    Args:
-        directory: the folder.
-        model: an untrained module of the same shape, for a fit whose model was a module of your own.
-        device: where the model goes; ``auto`` is CUDA where there is one.
+    Attributes:
+        description: plain values, as JSON holds them.
+        data: arrays by name.
+        parameters: NumPy arrays or tensors by name when it is written, tensors when it is read.
+    """
+
+    description: dict[str, Any]
+    data: Mapping[str, np.ndarray]
+    parameters: Mapping[str, Any]
+
+
+def write_folder(directory: str | Path, saved: Saved) -> None:
+    """Write a folder; a write that fails leaves an older model in its place untouched.
+
+    Raises:
+        DataError: the directory exists and holds something other than a fastncf model, or cannot be made.
+    """
+    target = Path(directory)
+    require_savable(target)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
+    try:
+        _write_files(scratch, saved)
+        scratch.chmod(0o755)
+        if target.exists():
+            old = scratch.with_name(scratch.name + "-old")
+            target.rename(old)
+            try:
+                scratch.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+            shutil.rmtree(old)
+        else:
+            scratch.rename(target)
+    finally:
+        if scratch.exists():
+            shutil.rmtree(scratch)
+
+
+def read_folder(directory: str | Path) -> Saved:
+    """Read what :func:`write_folder` wrote.
 
     Raises:
         DataNotFoundError: there is no such folder, or no model in it.
-        DataError: a file is damaged, or was written by a newer version.
-        ConfigError: the model was a module of your own and none is given.
-        DeviceError: the device is not available.
+        DataError: a file is missing or damaged.
     """
+    from safetensors.torch import load_file as load_tensors
+
     folder = Path(directory)
     if not (folder / DESCRIPTION).exists():
         raise DataNotFoundError(f"{folder}: holds no fastncf model (no {DESCRIPTION})")
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        data = {name: tensor.numpy() for name, tensor in load_file(folder / DATA).items()}
-        parameters = load_file(folder / PARAMETERS)
+        return Saved(description, load_file(folder / DATA), load_tensors(folder / PARAMETERS))
     except (json.JSONDecodeError, SafetensorError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{folder}: a file is missing or damaged ({error})") from None
-    try:
-        if description["format"] != FORMAT:
-            raise DataError(f"{folder}: has format {description['format']!r}; this version reads format {FORMAT}")
-        name, fitted = description["model_class"], _described(description, data)
-    except (KeyError, TypeError, AttributeError, ConfigError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"{folder}: {DESCRIPTION} is not as expected ({type(error).__name__}: {error}); "
-            f"accepted: a folder as save() wrote it, by this version or an older one"
-        ) from None
-    if model is None:
-        model = build(fitted.config, len(fitted.users), len(fitted.items), torch.zeros(len(fitted.items)))
-        if type(model).__name__ != name:
-            raise ConfigError(f"{folder}: its model is a {name} of your own; pass model= with such a module")
-    try:
-        model.load_state_dict(parameters)
-    except RuntimeError as error:
-        raise DataError(f"{folder}: the parameters do not fit the model ({str(error).splitlines()[0]})") from None
-    return replace(fitted, trained=model.to(find_device(device)).eval())
 
 
-def _described(description: dict[str, Any], data: dict[str, np.ndarray]) -> Recommender:
-    """A recommender by what was saved, its model apart."""
-    users, items = (
-        Vocabulary(
-            pl.Series(noun, description[f"{noun}s"]["ids"], dtype=getattr(pl, description[f"{noun}s"]["dtype"])), noun
+def require_savable(target: Path) -> None:
+    """Make the parent of a folder that a model is to be saved in, and check that nothing else would be replaced.
+
+    Raises:
+        DataError: the folder holds something other than a fastncf model, or cannot be made.
+    """
+    try:
+        is_free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+        if not is_free and not (target / DESCRIPTION).exists():
+            raise DataError(
+                f"{target}: exists and holds no fastncf model; expected a new or empty folder, or an existing model to "
+                f"replace"
+            )
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be made ({error.strerror}); expected a folder that can be written") from None
+    if not os.access(target.absolute().parent, os.W_OK):
+        raise DataError(f"{target}: its parent folder cannot be written; expected a folder that can be written")
+
+
+def _write_files(folder: Path, saved: Saved) -> None:
+    """Write the three files; tensors are written without a copy to NumPy, which has no bfloat16."""
+    if all(isinstance(array, np.ndarray) for array in saved.parameters.values()):
+        save_file(dict(saved.parameters), folder / PARAMETERS)
+    else:
+        from safetensors.torch import save_file as save_tensors
+
+        save_tensors(
+            {name: tensor.cpu().contiguous() for name, tensor in saved.parameters.items()}, folder / PARAMETERS
         )
-        for noun in ("user", "item")
-    )
-    counts = description["data"]
-    split = Split(
-        num_items=len(items),
-        indptr=data["indptr"],
-        indices=data["indices"],
-        test_item=data["test_item"],
-        validation_item=data["validation_item"],
-        num_duplicates=counts["num_duplicates"],
-        num_users_all_seen=counts["num_users_all_seen"],
-        num_users_too_short=counts["num_users_too_short"],
-        holdout=description["rule"],
-        test_candidates=data.get("test_candidates"),
-    )
-    return Recommender(
-        trained=nn.Module(),
-        config=Config.from_dict(description["config"]),
-        users=users,
-        items=items,
-        split=split,
-        metrics=description["metrics"],
-        protocol=description["protocol"],
-        data=counts,
-        seconds=description["seconds"],
-        history=description["history"],
-        found=description["found"],
-    )
+    save_file({name: np.ascontiguousarray(array) for name, array in saved.data.items()}, folder / DATA)
+    with (folder / DESCRIPTION).open("w", encoding="utf-8") as file:
+        json.dump(saved.description, file)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,36 +1,34 @@
-"""The fitted artefact: raw ids in and out, polars frames, one directory on disk."""
+"""The fitted artefact: the user's own ids in and out, polars frames, one directory on disk."""
 
-import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from safetensors.numpy import save_file
 
 from fastncf.config import Config
 from fastncf.data.csr import merge_items
+from fastncf.data.facts import DataFacts
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError, DataError
-from fastncf.evaluation.candidates import CandidateLists, held_out_lists, ranks_by_factors
+from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
+from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.persistence import DESCRIPTION, Saved, read_folder, write_folder
+from fastncf.plan import Plan, make_plan
 from fastncf.rng import Stream
+from fastncf.trainers.loop import TrainingLog
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FORMAT = 1
-DESCRIPTION, PARAMETERS, DATA = "fastncf.json", "model.safetensors", "data.safetensors"
-_NAMES = "user_embedding.weight", "item_embedding.weight", "user_bias", "item_bias"
-"""Of the parameters of an MF, in the order of Factors."""
-
+FORMAT = 2
+_FACTOR_NAMES = "user_embedding.weight", "item_embedding.weight", "user_bias", "item_bias"
+"""Names of the parameters of an MF, in the order of Factors."""
 
 _HELD_OUT = {
     "latest": "leave-one-out, each user's latest interaction held out",
@@ -52,20 +50,22 @@ class Recommender:
 
     Attributes:
         trained: the ``nn.Module``, or the factors that a kernel trained; see :attr:`model`.
-        config: the settings of the fit.
-        users: raw user ids.
-        items: raw item ids.
+        config: settings as they were asked for.
+        plan: what was done, and why.
+        users: the user's own user ids.
+        items: the user's own item ids.
         split: what was trained on and what was held out.
         metrics: e.g. ``{"hr@10": ..., "ndcg@10": ..., "mrr": ...}``; keys of the full ranking start with ``full/``.
         protocol: in words, what the metrics were measured on.
         data: counts: users, items, interactions, num_duplicates, num_users_all_seen, num_users_too_short.
-        seconds: by stage: read, split, sample, train, evaluate, total; sampling overlaps with training.
-        history: one dict an epoch: epoch, loss, seconds and, with validation, its metrics.
+        seconds: by stage: read, split, tune, sample, train, evaluate, total; sampling may overlap with training.
+        training_log: one dict per epoch: epoch, loss, seconds and, with validation, its metrics.
         found: what was recognised in the source.
     """
 
     trained: "nn.Module | Factors"
     config: Config
+    plan: Plan
     users: Vocabulary
     items: Vocabulary
     split: Split
@@ -73,16 +73,21 @@ class Recommender:
     protocol: str = ""
     data: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
+    training_log: TrainingLog = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def history(self) -> TrainingLog:
+        """Former name of :attr:`training_log`."""
+        return self.training_log
+
+    @property
     def model(self) -> "nn.Module":
-        """The module. Where a kernel trained factors, it is made of them, the same memory, when first asked for."""
+        """The module. Where a kernel trained factors, it is made of them, in the same memory, when first asked for."""
         if isinstance(self.trained, Factors):
             from fastncf.models.mf import MF
 
-            self.trained = MF.of(self.trained).eval()
+            self.trained = MF.from_factors(self.trained).eval()
         return self.trained
 
     @model.setter
@@ -92,7 +97,7 @@ class Recommender:
     @property
     def device(self) -> "torch.device":
         """Where the model's parameters are."""
-        from fastncf.evaluation.topk import device_of
+        from fastncf.evaluation.scoring import device_of
 
         return device_of(self.model)
 
@@ -102,7 +107,7 @@ class Recommender:
         Args:
             users: one raw user id or many.
             k: items a user.
-            exclude_seen: leave out whatever the user has touched (held-out items included). A user with fewer than
+            exclude_seen: leave out the items that the user has seen, held-out ones included. A user with fewer than
                 k other items gets as many rows as there are.
 
         Returns:
@@ -116,14 +121,14 @@ class Recommender:
         from fastncf.evaluation.topk import top_items
 
         _require_k(k)
-        codes = self.users.require(users)
+        indices = self.users.require(users)
         seen = self.split.seen() if exclude_seen else None
-        count, item, score = top_items(self.model, codes, self.split.num_items, k, seen)
+        count, item, score = top_items(self.model, indices, self.split.num_items, k, seen)
         kept = np.arange(item.shape[1]) < count[:, None]
         rank = np.arange(1, item.shape[1] + 1, dtype=np.int32)
         return pl.DataFrame(
             {
-                "user": self.users.decode(np.repeat(codes, count)),
+                "user": self.users.decode(np.repeat(indices, count)),
                 "item": self.items.decode(item[kept]),
                 "score": score[kept],
                 "rank": np.broadcast_to(rank, kept.shape)[kept],
@@ -140,17 +145,17 @@ class Recommender:
             DataError: an item is not in the training data.
             ConfigError: k is below 1, or the model has no ``item_vectors()``.
         """
-        from fastncf.evaluation.topk import most_similar_items
+        from fastncf.evaluation.topk import similar_items
 
         _require_k(k)
-        codes = self.items.require(items)
-        item, score = most_similar_items(self.model, codes, k)
+        indices = self.items.require(items)
+        item, score = similar_items(self.model, indices, k)
         return pl.DataFrame(
             {
-                "item": self.items.decode(np.repeat(codes, item.shape[1])),
+                "item": self.items.decode(np.repeat(indices, item.shape[1])),
                 "similar_item": self.items.decode(item.reshape(-1)),
                 "score": score.reshape(-1),
-                "rank": np.tile(np.arange(1, item.shape[1] + 1, dtype=np.int32), len(codes)),
+                "rank": np.tile(np.arange(1, item.shape[1] + 1, dtype=np.int32), len(indices)),
             }
         )
 
@@ -163,11 +168,11 @@ class Recommender:
         Raises:
             DataError: an id is not in the training data, or the lengths differ.
         """
-        from fastncf.evaluation.topk import score_pairs
+        from fastncf.evaluation.scoring import score_pairs
 
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
-            raise DataError(f"score: got {len(user)} users and {len(item)} items; accepted: pairs")
+            raise DataError(f"score: users and items must have equal length, got {len(user)} and {len(item)}")
         scores = score_pairs(self.model, user, item)
         return pl.DataFrame({"user": self.users.decode(user), "item": self.items.decode(item), "score": scores})
 
@@ -183,123 +188,197 @@ class Recommender:
         """
         changes: dict[str, Any] = {"k": k, "num_candidates": num_candidates, "full_ranking": full_ranking}
         config = replace(self.config, **{name: value for name, value in changes.items() if value is not None})
-        users = np.flatnonzero(self.split.test_item >= 0).astype(np.int32)
-        positives = self.split.test_item[users]
-        if self.split.test_candidates is not None and num_candidates is None:
-            lists = CandidateLists(users, positives, self.split.test_candidates)
-            against = f"1 + {lists.negatives.shape[1]} given candidates"
-        else:
-            lists = held_out_lists(self.split, config, users, positives, Stream.CANDIDATES)
-            how = "distinct" if config.distinct_candidates else "repeatable"
-            against = f"1 + {config.num_candidates} {how} uniform candidates that the user never touched"
-        short = int((lists.negatives < 0).any(1).sum())
-        protocol = f"{_HELD_OUT[self.split.holdout]}, {len(users)} users, {against}"
-        if short:
-            protocol += f" ({short} users have fewer)"
+        lists, against = self._test_lists(config, is_redrawn=num_candidates is not None)
+        protocol = f"{_HELD_OUT[self.split.holdout]}, {len(lists.users)} users, {against}"
+        if num_short := int((lists.negatives < 0).any(1).sum()):
+            protocol += f" ({num_short} users have fewer)"
         protocol += "; ties count against the held-out item"
         if isinstance(self.trained, Factors):
             ranks = ranks_by_factors(self.trained, lists)
         else:
-            from fastncf.evaluation.topk import rank
+            from fastncf.evaluation.ranking import candidate_ranks
 
-            ranks = rank(self.trained, lists)
+            ranks = candidate_ranks(self.trained, lists)
         results = metrics(ranks, config.k)
         if config.full_ranking:
-            from fastncf.evaluation.topk import rank_full
+            from fastncf.evaluation.ranking import catalogue_ranks
 
             excluded = merge_items(self.split.indptr, self.split.indices, self.split.validation_item)
-            ranks = rank_full(self.model, lists, *excluded, self.split.num_items)
+            ranks = catalogue_ranks(self.model, lists, *excluded, self.split.num_items)
             results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)
 
-    def save(self, directory: str | Path) -> None:
-        """Write the model, its data and its ids to a directory: safetensors and JSON.
+    def _test_lists(self, config: Config, *, is_redrawn: bool) -> tuple[CandidateLists[np.ndarray], str]:
+        """Return the test items with their candidates, and in words what the candidates are."""
+        users = np.flatnonzero(self.split.test_item >= 0).astype(np.int32)
+        positives = self.split.test_item[users]
+        if self.split.test_candidates is not None and not is_redrawn:
+            lists = CandidateLists(users, positives, self.split.test_candidates)
+            return lists, f"1 + {lists.negatives.shape[1]} given candidates"
+        spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed)
+        how = "without" if config.distinct_candidates else "with"
+        return (
+            held_out_lists(self.split, spec, users, positives, Stream.CANDIDATES),
+            f"1 + {config.num_candidates} candidates drawn uniformly {how} replacement from the items that the user "
+            f"has not seen",
+        )
 
-        It is written beside and renamed into place: a write that fails leaves the old model.
+    def save(self, directory: str | Path) -> None:
+        """Write the model, its plan, its data and its ids to a directory: safetensors and JSON.
+
+        It is written beside its place and renamed into it: a write that fails leaves the old model.
 
         Raises:
             DataError: the directory exists and holds something other than a fastncf model, or cannot be made.
         """
-        target = Path(directory)
-        require_savable(target)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
-        try:
-            self._write(scratch)
-            scratch.chmod(0o755)
-            if target.exists():
-                old = scratch.with_name(scratch.name + "-old")
-                target.rename(old)
-                try:
-                    scratch.rename(target)
-                except OSError:
-                    old.rename(target)
-                    raise
-                shutil.rmtree(old)
-            else:
-                scratch.rename(target)
-        finally:
-            if scratch.exists():
-                shutil.rmtree(scratch)
-
-    def _write(self, directory: Path) -> None:
-        if isinstance(self.trained, Factors):
-            save_file(dict(zip(_NAMES, self.trained, strict=True)), directory / PARAMETERS)
-        else:
-            from safetensors.torch import save_file as save_tensors
-
-            parameters = {name: tensor.cpu().contiguous() for name, tensor in self.trained.state_dict().items()}
-            save_tensors(parameters, directory / PARAMETERS)
-        arrays = {
-            "indptr": self.split.indptr,
-            "indices": self.split.indices,
-            "test_item": self.split.test_item,
-            "validation_item": self.split.validation_item,
-        }
+        is_factors = isinstance(self.trained, Factors)
+        parameters = dict(zip(_FACTOR_NAMES, self.trained, strict=True)) if is_factors else self.trained.state_dict()
+        data = {name: getattr(self.split, name) for name in ("indptr", "indices", "test_item", "validation_item")}
         if self.split.test_candidates is not None:
-            arrays["test_candidates"] = self.split.test_candidates
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, directory / DATA)
+            data["test_candidates"] = self.split.test_candidates
         description = {
             "format": FORMAT,
-            "model_class": "MF" if isinstance(self.trained, Factors) else type(self.trained).__name__,
+            "model_class": "MF" if is_factors else type(self.trained).__name__,
             "config": self.config.to_dict(),
+            "plan": self.plan.to_dict(),
             "metrics": self.metrics,
             "protocol": self.protocol,
             "data": self.data,
             "seconds": self.seconds,
-            "history": self.history,
+            "training_log": self.training_log,
             "found": self.found,
-            "rule": self.split.holdout,
+            "holdout": self.split.holdout,
             "users": {"dtype": str(self.users.ids.dtype), "ids": self.users.ids.to_list()},
             "items": {"dtype": str(self.items.ids.dtype), "ids": self.items.ids.to_list()},
         }
-        with (directory / DESCRIPTION).open("w", encoding="utf-8") as file:
-            json.dump(description, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_folder(directory, Saved(description, data, parameters))
 
 
-def require_savable(target: Path) -> None:
-    """Make the parent of a directory that a model is to be saved in, and check that nothing else would be replaced.
+def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str = "cpu") -> Recommender:
+    """Read what :meth:`Recommender.save` wrote, in this version or an older one.
+
+    Args:
+        directory: the folder.
+        model: an untrained module of the same shape, for a fit whose model was a module of the user's own.
+        device: where the model goes; ``auto`` is CUDA where it is available.
 
     Raises:
-        DataError: the directory holds something other than a fastncf model, or cannot be made.
+        DataNotFoundError: there is no such folder, or no model in it.
+        DataError: a file is damaged, or was written by a newer version.
+        ConfigError: the model was a module of the user's own and none is given.
+        DeviceError: the device is not available.
     """
+    from fastncf.device import find_device
+
+    folder = Path(directory)
+    saved = read_folder(folder)
     try:
-        free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
-        if not free and not (target / DESCRIPTION).exists():
+        version = saved.description["format"]
+        if version not in (1, FORMAT):
             raise DataError(
-                f"{target}: exists and is no fastncf model; accepted: a new or empty folder, or an old model"
+                f"{folder}: has format {version!r}; expected format 1 or {FORMAT}, which this version reads"
             )
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        description = _with_current_names(saved.description) if version == 1 else saved.description
+        class_name, fields = description["model_class"], _described(description, saved.data, model)
+    except (KeyError, TypeError, AttributeError, ConfigError, pl.exceptions.PolarsError) as error:
         raise DataError(
-            f"{target}: cannot be made ({error.strerror}); accepted: a folder that can be written"
+            f"{folder}: {DESCRIPTION} is not as expected ({type(error).__name__}: {error!s:.300}); "
+            f"expected a folder as save() wrote it, in this version or an older one"
         ) from None
-    if not os.access(target.absolute().parent, os.W_OK):
-        raise DataError(f"{target}: its folder cannot be written; accepted: a folder that can be written")
+    if model is None:
+        model = _empty_model(fields, class_name, folder)
+    try:
+        model.load_state_dict(saved.parameters)
+    except RuntimeError as error:
+        raise DataError(f"{folder}: the parameters do not fit the model ({str(error).splitlines()[0]:.300})") from None
+    return Recommender(trained=model.to(find_device(device)).eval(), **fields)
+
+
+def _empty_model(fields: dict[str, Any], class_name: str, folder: Path) -> "nn.Module":
+    """Return a module for the parameters of a registered model."""
+    from fastncf import models
+
+    stage = fields["plan"].final
+    if stage.model not in models.names() or models.get(stage.model).__name__ != class_name:
+        raise ConfigError(
+            f"{folder}: its model is a {class_name} of the user's own; expected model= with such a module"
+        )
+    num_items = len(fields["items"])
+    return models.build(stage, len(fields["users"]), num_items, np.zeros(num_items, dtype=np.int64))
+
+
+def _described(description: dict[str, Any], data: Any, model: "nn.Module | None") -> dict[str, Any]:
+    """Return the attributes of the recommender that was saved, without its model."""
+    users, items = (
+        Vocabulary(
+            pl.Series(noun, description[f"{noun}s"]["ids"], dtype=getattr(pl, description[f"{noun}s"]["dtype"])), noun
+        )
+        for noun in ("user", "item")
+    )
+    counts = description["data"]
+    split = Split(
+        num_items=len(items),
+        indptr=data["indptr"],
+        indices=data["indices"],
+        test_item=data["test_item"],
+        validation_item=data["validation_item"],
+        num_duplicates=counts["num_duplicates"],
+        num_users_all_seen=counts["num_users_all_seen"],
+        num_users_too_short=counts["num_users_too_short"],
+        holdout=description["holdout"],
+        test_candidates=data.get("test_candidates"),
+    )
+    config = Config.from_dict(description["config"])
+    is_planned = "plan" in description
+    return {
+        "config": config,
+        "plan": Plan.from_dict(description["plan"]) if is_planned else _former_plan(config, split, description, model),
+        "users": users,
+        "items": items,
+        "split": split,
+        "metrics": description["metrics"],
+        "protocol": description["protocol"],
+        "data": counts,
+        "seconds": description["seconds"],
+        "training_log": description["training_log"],
+        "found": description["found"],
+    }
+
+
+_FORMER_NAMES = {
+    "folded": "num_duplicates",
+    "left_out": "num_users_all_seen",
+    "too_short": "num_users_too_short",
+    "rule": "holdout",
+    "history": "training_log",
+}
+"""Names in a description of format 1, and what they are called now."""
+
+
+def _with_current_names(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a description of format 1 with the names of today."""
+
+    def renamed(values: dict[str, Any]) -> dict[str, Any]:
+        return {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
+
+    return {**renamed(description), "data": renamed(description["data"])}
+
+
+def _former_plan(config: Config, split: Split, description: dict[str, Any], model: "nn.Module | None") -> Plan:
+    """Return the plan of a fit whose settings were saved with everything filled in, and no plan."""
+    facts = DataFacts(
+        num_users=split.num_users,
+        num_items=split.num_items,
+        num_interactions=len(split.indices),
+        num_rows=int(description["found"].get("rows", split.num_interactions)),
+        has_order=config.history == "sequence",
+        order_reason="as in the fit",
+        holdout=split.holdout,
+    )
+    return make_plan(replace(config, device="cpu", precision="float32"), facts, model)
 
 
 def _require_k(k: int) -> None:
     if k < 1:
-        raise ConfigError(f"k={k}: expected a whole number from 1")
+        raise ConfigError(f"k={k}: expected an integer of at least 1")

@@ -18,6 +18,9 @@ class Stage:
         trainer: name of the trainer, see :data:`fastncf.trainers.TRAINERS`.
         optimizer: ``sgd`` takes a step for each interaction, ``adam`` for each batch.
         device: torch device, such as ``cpu`` or ``cuda:0``.
+        start: where the parameters come from before the first epoch: drawn at ``random``, taken over from the
+            embeddings of the stage before (``pretrained``), or put together from the models of the two stages before
+            (``joined``).
         dim: D, length of an embedding vector.
         mlp_dim: length of the vectors that enter the hidden layers of ``neumf``; D for other models.
         layers: widths of the hidden layers of ``mlp`` and ``neumf``.
@@ -63,6 +66,7 @@ class Stage:
     precision: Literal["float32", "bfloat16"]
     deterministic: bool
     seed: int
+    start: Literal["random", "pretrained", "joined"] = "random"
 
     def learning_rate_at(self, progress: np.ndarray) -> np.ndarray:
         """Return the learning rates (n,) after shares ``progress`` (n,) of all steps, from 0 to 1."""

@@ -1,25 +1,25 @@
-"""``fit()``: the one place that knows every stage, from a ratings file to a fitted recommender."""
+"""``fit()``: every stage on one screen, from a ratings file to a fitted recommender."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastncf.config import Config
-from fastncf.data.interactions import Interactions, draw_users, read_interactions, read_with_test
-from fastncf.data.split import Split, given_test, leave_one_out, time_order
+from fastncf.data.facts import DataFacts, find_facts
+from fastncf.data.given_files import read_with_test
+from fastncf.data.interactions import Interactions, draw_users, read_interactions
+from fastncf.data.split import Split, given_test, leave_one_out
 from fastncf.errors import ConfigError
-from fastncf.kernels.cpu.factors import Factors
+from fastncf.plan import Plan, likely_facts, make_plan
 from fastncf.recommender import Recommender
 from fastncf.rng import Stream, key
-from fastncf.trainers.factorization import draw_factors, train_factors
-from fastncf.data.order import order_matters
 from fastncf.trainers.loop import Progress, ProgressReporter
-from fastncf.tuning import chosen_recipes, recipes_for
+from fastncf.trainers.stages import train_stages, validation_of
+from fastncf.tuning import tune
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -36,16 +36,16 @@ def fit(
     callback: Callable[[Progress], object] | None = None,
     **settings: Any,
 ) -> Recommender:
-    """Read interactions, hold out one a user, train, evaluate, and return the fitted recommender.
+    """Read interactions, hold out one per user, train, evaluate, and return the fitted recommender.
 
     Args:
         train: a ratings file in any MovieLens dialect, CSV, TSV or Parquet, or a polars or pandas frame;
             see :func:`fastncf.data.interactions.read_interactions`. Every row is an interaction; ratings are not read.
-        test: held-out interactions, one a user, instead of holding out the latest of ``train``.
+        test: held-out interactions, one per user, instead of holding out the latest of ``train``.
         candidates: with ``test``, the file of its negatives in the format of He et al. 2017; otherwise they are drawn.
         user: name of the user column where it is not one of the usual ones.
-        item: the same for the item column.
-        time: the same for the time column.
+        item: name of the item column where it is not one of the usual ones.
+        time: name of the time column where it is not one of the usual ones.
         model: name of a model, or any ``nn.Module`` that maps user and item tensors (n,) int32 to logits (n,).
         config: settings; the defaults where it is not given.
         callback: called with a :class:`Progress` at each stage and after each epoch; returning True after an epoch
@@ -54,145 +54,125 @@ def fit(
 
     Raises:
         DataNotFoundError, DataError: the input cannot be used; the message says where and why.
-        ConfigError: a setting is out of range or unknown.
-        DeviceError: the device is not there.
+        ConfigError: a setting is out of range or unknown, or no trainer takes the model with these settings.
+        DeviceError: the device is not available, or its memory does not suffice.
     """
-    own = None if model is None or isinstance(model, str) else model
-    if isinstance(model, str):
-        settings["model"] = model
-    config = _configured(config, settings)
-    if candidates is not None and test is None:
-        raise ConfigError("candidates= needs test= beside it: they are the negatives of its rows")
-    if test is not None and config.validation:
-        raise ConfigError("validation=True holds items out of a file without a given test set; leave test= out")
-    optimizer, device = _plan(config, own)
-    clock = ProgressReporter(callback, _epochs(recipes_for(config, optimizer, _likely_history(config, optimizer))))
-
-    with clock.stage("read"):
-        given = None
-        if test is None:
-            interactions = read_interactions(
-                train, user=user, item=item, time=time, needs_time=config.split == "latest"
-            )
-        else:
-            interactions, given = read_with_test(train, test, candidates, user=user, item=item, time=time)
-    with clock.stage("split"):
-        if given is None:
-            if config.user_fraction < 1:
-                interactions = draw_users(interactions, config.user_fraction, key(config.seed, Stream.USERS))
-            split = leave_one_out(
-                interactions, validation=config.validation, random=config.split == "random", seed=config.seed
-            )
-        else:
-            split = given_test(interactions, given)
-        history, order = _history(config, optimizer, interactions, split)
-    with clock.stage("choose"):
-        if own is None:
-            recipes = chosen_recipes(config, optimizer, history, split, order)
-        else:
-            recipes = recipes_for(config, optimizer, history, len(split.indices), split.num_items)
-    clock.epochs, config = _epochs(recipes), recipes[-1]
-    with clock.stage("train"):
-        trained: Factors | nn.Module
-        if device is None:
-            trained = draw_factors(config, split.num_users, split.num_items)
-            epochs = train_factors(trained, split, config, order, clock)
-        else:
-            from fastncf.trainers.neural import train_module
-
-            trained, epochs = train_module(own, split, order, recipes, device, clock)
+    config, module = _configured(config, model, settings)
+    _check_inputs(config, test, candidates)
+    likely = make_plan(config, likely_facts(config), module)  # refuses settings before the data are read
+    reporter = ProgressReporter(callback, likely.num_epochs)
+    data = _Prepared.read(train, test, candidates, {"user": user, "item": item, "time": time}, config, likely, reporter)
+    plan = make_plan(config, data.facts, module)
+    with reporter.stage("tune"):
+        plan = tune(plan, data.split, data.order)
+    reporter.num_epochs = plan.num_epochs
+    with reporter.stage("train"):
+        validation = validation_of(data.split, plan.evaluation)
+        trained, log = train_stages(plan.stages, module, data.split, data.order, validation, reporter)
     recommender = Recommender(
         trained=trained,
         config=config,
-        users=interactions.users,
-        items=interactions.items,
-        split=split,
-        data=_counts(interactions, split),
-        history=epochs,
-        found=interactions.found,
+        plan=plan,
+        users=data.interactions.users,
+        items=data.interactions.items,
+        split=data.split,
+        data=_counts(data.interactions, data.split),
+        training_log=log,
+        found=data.interactions.source_info,
     )
-    with clock.stage("evaluate"):
+    with reporter.stage("evaluate"):
         recommender.metrics, recommender.protocol = recommender.evaluate()
-    recommender.seconds = clock.total()
+    recommender.seconds = reporter.total()
     return recommender
 
 
-def _epochs(recipes: Sequence[Config]) -> int:
-    """Of all that is trained."""
-    return sum(recipe.epochs or 0 for recipe in recipes)
+def plan_fit(
+    train: Any,
+    *,
+    test: Any | None = None,
+    candidates: Any | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    model: "str | nn.Module | None" = None,
+    config: Config | None = None,
+    **settings: Any,
+) -> Plan:
+    """Read and split interactions as :func:`fit` does, and return the plan of the fit without training anything.
 
-
-def _plan(config: Config, own: "nn.Module | None") -> tuple[Literal["sgd", "adam", "parts"], "torch.device | None"]:
-    """What trains: the optimizer that was asked for, or the one that suits; and where, None for what needs no torch.
-
-    Left to us, ``mf`` and ``gmf`` go to the CPU, where their best recipe is.
+    The arguments and errors are those of :func:`fit`. ``print(plan)`` tells each choice with its reason, and the memory
+    and time to expect. An l2 that is searched for on held-out items is not known yet.
     """
-    is_small_gmf = config.model == "gmf" and config.dim is not None and config.dim <= 2  # no room for biases
-    has_kernel = own is None and config.model in ("mf", "gmf") and not is_small_gmf
-    on_cpu = config.device == "cpu" or (config.device == "auto" and has_kernel and config.optimizer != "adam")
-    if has_kernel and config.model == "mf" and on_cpu and config.optimizer in ("sgd", None):
-        return "sgd", None
-    from torch import nn
-
-    from fastncf.device import find_device
-    from fastncf.trainers.neural import can_train_factors
-
-    if not isinstance(own, nn.Module | None):
-        raise ConfigError(f"model={own!r}: expected the name of a model or an nn.Module")
-    device = find_device("cpu" if on_cpu else config.device)
-    name = config.model if own is None else type(own).__name__
-    fits = has_kernel and device.type == "cpu" if own is None else can_train_factors(own, device)
-    if config.optimizer == "sgd" and not fits:
-        raise ConfigError(
-            f"optimizer='sgd' trains mf and gmf in float32 on a CPU, not {name} on {device}; expected 'adam'"
-        )
-    has_parts = own is None and config.model in ("mlp", "neumf") and (config.dim is None or config.dim > 2)
-    if config.optimizer == "parts" and not has_parts:
-        raise ConfigError(
-            f"optimizer='parts' trains mlp and neumf with dim from 3, not {name}; expected 'adam' or 'sgd'"
-        )
-    return config.optimizer or ("parts" if has_parts else "sgd" if fits else "adam"), device
+    config, module = _configured(config, model, settings)
+    _check_inputs(config, test, candidates)
+    likely = make_plan(config, likely_facts(config), module)
+    columns = {"user": user, "item": item, "time": time}
+    data = _Prepared.read(train, test, candidates, columns, config, likely, ProgressReporter(None, 0))
+    return make_plan(config, data.facts, module)
 
 
-def _likely_history(config: Config, optimizer: Literal["sgd", "adam", "parts"]) -> Literal["recent", "all", "none"]:
-    """The history by the settings alone; where it is ``recent`` and was not asked for, the data may speak against it.
+@dataclass(frozen=True)
+class _Prepared:
+    """Data that are ready for training, with the facts of them that a plan follows from."""
 
-    So a number of epochs can be told before they are read; with sparse or few data there are more in the end.
-    """
-    if optimizer == "adam":
-        if config.history not in (None, "none"):
-            raise ConfigError(
-                f"history={config.history!r}: needs optimizer='sgd', so mf or gmf on a CPU, or the parts of mlp and "
-                f"neumf; expected 'none'"
+    interactions: Interactions
+    split: Split
+    facts: DataFacts
+    order: np.ndarray | None
+
+    @classmethod
+    def read(
+        cls,
+        train: Any,
+        test: Any,
+        candidates: Any,
+        columns: dict[str, str | None],
+        config: Config,
+        likely: Plan,
+        reporter: ProgressReporter,
+    ) -> "_Prepared":
+        """Read, drop users that are not kept, and hold out items."""
+        given = None
+        with reporter.stage("read"):
+            if test is None:
+                interactions = read_interactions(train, **columns, needs_time=config.split == "latest")
+            else:
+                interactions, given = read_with_test(train, test, candidates, **columns)
+        with reporter.stage("split"):
+            if given is None:
+                if config.user_fraction < 1:
+                    interactions = draw_users(interactions, config.user_fraction, key(config.seed, Stream.USERS))
+                is_random = config.split == "random"
+                split = leave_one_out(interactions, validation=config.validation, random=is_random, seed=config.seed)
+            else:
+                split = given_test(interactions, given)
+            facts, order = find_facts(
+                interactions, split, needs_order=likely.uses_order, history=config.history, seed=config.seed
             )
-        return "none"
-    return config.history or ("all" if config.split == "random" else "recent")
+        return cls(interactions, split, facts, order)
 
 
-def _history(
-    config: Config, optimizer: Literal["sgd", "adam", "parts"], interactions: Interactions, split: Split
-) -> tuple[Literal["recent", "all", "none"], np.ndarray | None]:
-    """The history that was asked for, or the one that suits the data and what is held out of them; and its order."""
-    likely = _likely_history(config, optimizer)
-    if likely != "recent":
-        return likely, None
-    if interactions.time is None:
-        if config.history == "recent":
-            raise ConfigError(f"history='recent': {interactions.source} has no times; expected 'all' or 'none'")
-        return "all", None
-    order = time_order(interactions, split)
-    if config.history is None and not order_matters(split, order, config.seed):
-        return "all", None
-    return "recent", order
-
-
-def _configured(config: Config | None, settings: dict[str, Any]) -> Config:
+def _configured(
+    config: Config | None, model: "str | nn.Module | None", settings: dict[str, Any]
+) -> tuple[Config, "nn.Module | None"]:
+    """Return the settings, and the module of the user's own where ``model`` is one."""
+    if isinstance(model, str):
+        settings = {**settings, "model": model}
     try:
-        return replace(config or Config(), **settings)
+        config = replace(config or Config(), **settings)
     except TypeError:
         known = Config.__dataclass_fields__
         unknown = ", ".join(name for name in settings if name not in known)
         raise ConfigError(f"unknown setting: {unknown}; expected one of {', '.join(known)}") from None
+    return config, None if model is None or isinstance(model, str) else model
+
+
+def _check_inputs(config: Config, test: Any, candidates: Any) -> None:
+    """Refuse inputs that exclude each other before anything is read."""
+    if candidates is not None and test is None:
+        raise ConfigError("candidates: expected test= beside it, whose rows they are the negatives of")
+    if test is not None and config.validation:
+        raise ConfigError("validation=True: holds items out of a file without a given test set; expected no test=")
 
 
 def _counts(interactions: Interactions, split: Split) -> dict[str, int]:

@@ -1,112 +1,68 @@
-"""The settings of all that a fit trains: recipes for the data, and what is chosen by held-out items."""
+"""The l2 of sgd, chosen by items that are held out of the training for the choice."""
 
-import math
 from dataclasses import replace
-from typing import Any, Literal
 
 import numpy as np
 
-from fastncf.config import Config
 from fastncf.data.split import Split, hold_out_another
-from fastncf.evaluation.candidates import held_out_lists, ranks_by_factors
-from fastncf.evaluation.metrics import gains
+from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
+from fastncf.evaluation.metrics import METRICS
+from fastncf.evaluation.ranking import ranks_by_factors
+from fastncf.plan import L2_FACTORS, Plan
 from fastncf.rng import Stream
+from fastncf.stage import Stage
 from fastncf.threads import run_ranges
-from fastncf.trainers.factorization import draw_factors, sgd
-
-_CHOOSE_AT_LENGTH_UP_TO = 50_000
-_CHOOSE_UP_TO = 2_000_000
-_FACTORS = 1, 2, 4, 8, 16
+from fastncf.trainers import get
+from fastncf.trainers.sgd import init_factors
 
 
-def recipes_for(
-    config: Config,
-    optimizer: Literal["sgd", "adam", "parts"],
-    history: Literal["recent", "all", "none"],
-    interactions: float = math.inf,
-    num_items: int = 1,
-) -> list[Config]:
-    """The settings of a fit, at the end; before them, those of what ``parts`` train by ``sgd``: an MF or a GMF.
+def tune(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
+    """Return the plan with the l2 of its first stage chosen; the plan itself where it has no trials.
+
+    The l2 is the trial's or a multiple of it, whichever ranks items best that are held out for the choice. Larger ones
+    are tried for as long as the mean NDCG grows by more than one standard error of the difference.
 
     Args:
-        config: as it was asked for.
-        optimizer: what trains.
-        history: what is known of a user.
-        interactions: N, those that are trained on.
-        num_items: I.
+        plan: says by which settings the l2 is searched for.
+        split: training interactions, N.
+        order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
     """
-    own = config.with_recipe(optimizer, history, interactions, num_items)
-    if optimizer != "parts":
-        return [own]
-    assert own.dim is not None
-    num_users_all_seen: dict[str, Any] = dict.fromkeys(("epochs", "learning_rate", "l2", "batch_size"))
-    if config.model == "mlp":
-        first = replace(config, model="mf", dim=own.dim - 1, init_std=None, **num_users_all_seen)
-    else:
-        first = replace(config, model="gmf", dim=own.dim, mlp_dim=None, **num_users_all_seen)
-    return [first.with_recipe("sgd", history, interactions, num_items), own]
-
-
-def chosen_recipes(
-    config: Config,
-    optimizer: Literal["sgd", "adam", "parts"],
-    history: Literal["recent", "all", "none"],
-    split: Split,
-    order: np.ndarray | None,
-) -> list[Config]:
-    """The :func:`recipes_for` a model of the package; where ``sgd`` trains it and its l2 was left out, that is chosen.
-
-    Args:
-        config: as it was asked for.
-        optimizer: what trains.
-        history: what is known of a user.
-        split: what is trained on, N interactions.
-        order: (N,) int32 of :func:`~fastncf.data.split.time_order` where ``history`` is ``recent``, else None.
-    """
-    size = len(split.indices)
-    recipes = recipes_for(config, optimizer, history, size, split.num_items)
-    first = recipes[0]
-    given = config.l2 is not None and optimizer != "parts"
-    if first.optimizer != "sgd" or given or config.budget == "fast" or size > _CHOOSE_UP_TO:
-        return recipes
-    quick = recipes_for(replace(config, budget="fast"), optimizer, history, size, split.num_items)[0]
-    l2 = _best_l2(first if size <= _CHOOSE_AT_LENGTH_UP_TO else quick, split, order)
-    return [replace(first, l2=l2), *recipes[1:]]
-
-
-def _best_l2(config: Config, split: Split, order: np.ndarray | None) -> float:
-    """A recipe's l2 or a multiple of it, whichever ranks items best that are held out for the choice.
-
-    More is tried for as long as it is better by more than one standard error of the difference.
-    """
-    assert config.l2 is not None
-    part, order, positives = hold_out_another(split, order, seed=config.seed)
+    if not plan.l2_trials:
+        return plan
+    trial = plan.l2_trials[0]
+    training, order, positives = hold_out_another(split, order, seed=trial.seed)
     users = np.flatnonzero(positives >= 0).astype(np.int32)
     if len(users) < 2:
-        return config.l2
-    lists = held_out_lists(split, config, users, positives[users], Stream.CHOICE_CANDIDATES)
-
-    def gain(l2: float) -> np.ndarray:
-        assert config.epochs is not None
-        factors = draw_factors(config, split.num_users, split.num_items)
-        train_epoch = sgd(factors, part, replace(config, l2=l2), order)
-        for number in range(config.epochs):
-            train_epoch(number)
-        return gains(ranks_by_factors(factors, lists), config.k)
-
-    candidates = [factor * config.l2 for factor in _FACTORS]
-    found: dict[float, np.ndarray] = {}
+        return plan.with_l2(trial.l2, "the default; too few users have two items to choose it by")
+    evaluation = plan.evaluation
+    spec = CandidateSpec(evaluation.num_candidates, evaluation.distinct_candidates, evaluation.seed)
+    lists = held_out_lists(split, spec, users, positives[users], Stream.CHOICE_CANDIDATES)
+    candidates = [factor * trial.l2 for factor in L2_FACTORS]
+    ndcgs: dict[float, np.ndarray] = {}
 
     def try_out(first: int, last: int) -> None:
-        found.update((l2, gain(l2)) for l2 in candidates[first:last])
+        for l2 in candidates[first:last]:
+            factors = _train(replace(trial, l2=l2), training, order)
+            ndcgs[l2] = METRICS["ndcg"](ranks_by_factors(factors, lists), evaluation.k)
 
     run_ranges(try_out, np.arange(3))  # two are needed in any case, and with little data each keeps one thread busy
-    best, of_best = config.l2, found[config.l2]
-    for at, l2 in enumerate(candidates[1:], start=1):
-        if l2 not in found:
-            try_out(at, at + 1)
-        difference = found[l2] - of_best
+    best = trial.l2
+    for index, l2 in enumerate(candidates[1:], start=1):
+        if l2 not in ndcgs:
+            try_out(index, index + 1)
+        difference = ndcgs[l2] - ndcgs[best]
         if not difference.mean() > difference.std(ddof=1) / len(users) ** 0.5:
             break
-        best, of_best = l2, found[l2]
-    return best
+        best = l2
+    tried = ", ".join(f"{l2:g}" for l2 in candidates if l2 in ndcgs)
+    return plan.with_l2(
+        best, f"chosen among {tried} by the NDCG@{evaluation.k} of {len(users):,} items held out for it"
+    )
+
+
+def _train(stage: Stage, split: Split, order: np.ndarray | None):
+    factors = init_factors(stage, split.num_users, split.num_items)
+    with get(stage.trainer)(factors, split, stage, order) as trainer:
+        for number in range(stage.epochs):
+            trainer.epoch(number)
+    return factors

@@ -12,29 +12,29 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"rng", "stage", "threads", "config"},
-    {"kernels.cpu"},
+    {"rng", "stage", "threads"},
+    {"kernels.cpu", "cost"},
     {"kernels.cuda"},
     {"device"},
     {"data"},
     {"sampling", "models"},
-    {"evaluation"},
+    {"config", "evaluation"},
     {"trainers"},
-    {"tuning"},
-    {"recommender"},
-    {"persistence", "train"},
+    {"plan", "persistence"},
+    {"recommender", "tuning"},
+    {"train"},
     {"cli"},
 ]
 """Modules and folders from the lowest to the highest; a file imports from its own folder and from lower levels only."""
 
 LIBRARIES = {
-    "polars": {"data", "recommender", "persistence"},
+    "polars": {"data", "recommender"},
     "llvmlite": {"kernels.cpu"},
     "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
     "triton": {"kernels.cuda"},
-    "safetensors": {"recommender", "persistence"},
+    "safetensors": {"persistence"},
 }
 
 

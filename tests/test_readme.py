@@ -1,19 +1,59 @@
-"""The README's Python lines run as they stand, beside a ratings.csv."""
+"""Check the length of the README, its figures against the measured ones, and the links of all pages."""
 
 import re
+import tomllib
 from pathlib import Path
 
-from fastncf.data.synthetic import write_synthetic_movielens
+import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+import fastncf
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
 
 
-def test_python_lines_run(tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert blocks
-    write_synthetic_movielens(tmp_path / "ratings.csv", 300, 200, 9000)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert (tmp_path / "model").is_dir()
+def table(text: str, header: str) -> list[list[str]]:
+    """Return the cells of the first table whose header line starts with ``header``."""
+    lines = iter(text.splitlines())
+    next(line for line in lines if line.startswith(header))
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_numbers_of_the_readme_are_the_measured_ones():
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    measured = {}
+    for _, system, hit_ratio, ndcg, source in table(results, "| protocol | system |"):
+        seconds = re.search(r"[\d.]+ s(?= of training)", source)
+        found = *(re.search(r"0\.\d{4}", cell)[0] for cell in (hit_ratio, ndcg)), seconds[0] if seconds else ""
+        measured.setdefault(system, found)  # the first protocol, which is MovieLens-1M
+    rows = table(README.read_text(encoding="utf-8"), "| system |")
+    assert len(rows) >= 6
+    for system, *figures in rows:
+        assert tuple(figures) == measured[system.partition(" (")[0]], system
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path = target.partition("#")[0]
+        if not re.match(r"\w+:", target) and path:
+            assert (page.parent / path).exists(), f"{page.name} links to {target}"
+
+
+def test_the_citation_has_the_version_and_the_licence():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"\nversion: {fastncf.__version__}\n" in citation
+    assert f"\nlicense: {project['license']}\n" in citation

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import fastncf
-from fastncf import recommender as recommender_module
+from fastncf import persistence
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
-from fastncf.evaluation import topk as serve
+from fastncf.evaluation import scoring
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.recommender import DATA, PARAMETERS
+from fastncf.persistence import DATA, PARAMETERS
 from tests.conftest import checkerboard
 
 SMALL = {"dim": 4, "epochs": 2, "batch_size": 256, "num_negatives": 2}
@@ -70,7 +70,7 @@ def test_fewer_rows_where_fewer_items_are_left(rec):
 def test_chunks_of_users_do_not_matter(rec, monkeypatch):
     users = rec.users.ids.to_list()
     whole = rec.recommend(users, k=3)
-    monkeypatch.setattr(serve, "chunk_bytes", lambda device: 1)
+    monkeypatch.setattr(scoring, "chunk_bytes", lambda device: 1)
     for same in (users, np.array(users), rec.users.ids):
         assert_frame_equal(rec.recommend(same, k=3), whole, rel_tol=1e-4, abs_tol=1e-5)
 
@@ -139,7 +139,7 @@ def test_unknown_ids_and_wrong_calls_are_named(rec):
         rec.recommend([user, stranger])
     with pytest.raises(DataError, match=r"item .* is not in the training data"):
         rec.similar_items(stranger)
-    with pytest.raises(DataError, match="2 users and 1 items"):
+    with pytest.raises(DataError, match="users and items must have equal length, got 2 and 1"):
         rec.score([user, user], [item])
     for call in (lambda: rec.recommend(user, k=0), lambda: rec.similar_items(item, k=0), lambda: rec.evaluate(k=0)):
         with pytest.raises(ConfigError, match="k=0"):
@@ -170,7 +170,7 @@ def test_round_trip(tmp_path, model, text):
     users = rec.users.ids.to_list()
     assert again.recommend(users, k=5).equals(rec.recommend(users, k=5))
     assert again.evaluate() == (rec.metrics, rec.protocol)
-    for name in ("config", "metrics", "protocol", "data", "seconds", "history", "found"):
+    for name in ("config", "metrics", "protocol", "data", "seconds", "training_log", "found", "plan"):
         assert getattr(again, name) == getattr(rec, name)
     assert sorted(path.suffix for path in (tmp_path / "deep" / "model").iterdir()) == [
         ".json",
@@ -186,9 +186,9 @@ def test_save_replaces_a_model_and_nothing_else(tmp_path, rec):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("x")
-    with pytest.raises(DataError, match="is no fastncf model"):
+    with pytest.raises(DataError, match="holds no fastncf model"):
         rec.save(tmp_path / "precious")
-    with pytest.raises(DataError, match="is no fastncf model"):
+    with pytest.raises(DataError, match="holds no fastncf model"):
         rec.save(tmp_path / "precious" / "thesis.tex")
     assert (tmp_path / "precious" / "thesis.tex").read_text() == "x"
 
@@ -199,7 +199,7 @@ def test_a_failed_save_leaves_the_old_model(tmp_path, rec, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(recommender_module, "save_file", fail)
+    monkeypatch.setattr(persistence, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         rec.save(tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -263,7 +263,7 @@ def test_damage_is_named(tmp_path, rec):
 def test_evaluate_with_another_protocol(rec):
     other = rec.evaluate(k=5, num_candidates=3, full_ranking=True)
     assert set(other.metrics) == {"hr@5", "ndcg@5", "mrr", "full/hr@5", "full/ndcg@5", "full/mrr"}
-    assert "1 + 3 distinct" in other.protocol
+    assert "1 + 3 candidates drawn uniformly without" in other.protocol
     assert rec.evaluate().metrics == rec.metrics
 
 
@@ -271,7 +271,7 @@ def test_evaluate_with_another_protocol(rec):
     "damage",
     [
         lambda description: description.pop("users"),
-        lambda description: description.pop("rule"),
+        lambda description: description.pop("holdout"),
         lambda description: description["config"].update(from_the_future=1),
         lambda description: description["config"].update(dim=0),
         lambda description: description["items"].update(dtype="Nothing"),
@@ -285,5 +285,5 @@ def test_a_description_that_is_not_as_expected_is_said(tmp_path, damage):
     description = json.loads(path.read_text())
     damage(description)
     path.write_text(json.dumps(description))
-    with pytest.raises(DataError, match=r"model: fastncf.json is not as expected .*; accepted: a folder as save\(\)"):
+    with pytest.raises(DataError, match=r"model: fastncf.json is not as expected .*; expected a folder as save\(\)"):
         fastncf.load(tmp_path / "model")

@@ -7,7 +7,7 @@ import pytest
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.hashing import mix64
 from fastncf.rng import key, mix
-from fastncf.threads import num_threads, run_ranges
+from fastncf.threads import even_ranges, num_threads, run_ranges, run_threads
 
 
 def test_ranges_cover_everything_once(monkeypatch):
@@ -22,10 +22,30 @@ def test_ranges_cover_everything_once(monkeypatch):
         assert (seen == 1).all()
 
 
+@pytest.mark.parametrize("rows", [0, 1, 5, 1000])
+def test_even_ranges_are_of_about_the_same_length(monkeypatch, rows):
+    monkeypatch.setenv("FASTNCF_NUM_THREADS", "3")
+    bounds = even_ranges(rows, 2)
+    assert (bounds[0], bounds[-1], len(bounds)) == (0, rows, 7)
+    assert set(np.diff(bounds).tolist()) <= {rows // 6, rows // 6 + 1}
+
+
 def test_ranges_run_at_the_same_time(monkeypatch):
     monkeypatch.setenv("FASTNCF_NUM_THREADS", "2")
     meet = threading.Barrier(2)
     run_ranges(lambda start, stop: meet.wait(timeout=30), np.array([0, 1, 2]))
+
+
+def test_threads_run_at_the_same_time_whatever_their_number(monkeypatch):
+    monkeypatch.setenv("FASTNCF_NUM_THREADS", "1")
+    barrier, called = threading.Barrier(3), []
+
+    def kernel(thread: int) -> None:
+        barrier.wait(timeout=30)
+        called.append(thread)
+
+    run_threads(kernel, 3)
+    assert sorted(called) == [0, 1, 2]
 
 
 def test_an_error_is_raised(monkeypatch):

@@ -6,14 +6,16 @@ from polars.testing import assert_frame_equal
 from torch import nn
 
 import fastncf
-from fastncf import tuning as choice
-from fastncf.config import SPARSE, Config
+from fastncf import plan as planning
+from fastncf import tuning
+from fastncf.config import Config
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
 from fastncf.models.mf import MF
 from fastncf.models.mlp import MLP
 from fastncf.sampling.loader import Batch
 from fastncf.trainers.autograd import l2_penalty, score_batch
 from tests.conftest import checkerboard
+from tests.stages import make_stage
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 SMALL = {"dim": 8, "epochs": 15, "batch_size": 256, "num_negatives": 3, "learning_rate": 0.02, "l2": 0.01}
@@ -26,17 +28,17 @@ SMALL["optimizer"] = "adam"
 def test_each_model_learns_the_checkerboard(model, loss, device):
     rec = fastncf.fit(checkerboard(), model=model, loss=loss, device=device, layers=(16, 8), **SMALL)
     assert rec.metrics["hr@10"] > 0.97
-    assert rec.history[-1]["loss"] < 0.7 * rec.history[0]["loss"]
+    assert rec.training_log[-1]["loss"] < 0.7 * rec.training_log[0]["loss"]
     top = rec.recommend(list(range(60)), k=2)  # a user misses three liked items: one is held out, two are left
     assert ((top["item"] - top["user"]) % 2 == 0).mean() > 0.97
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("model", ["mlp", "neumf"])
-def test_what_is_trained_by_parts_learns_the_checkerboard(model, device):
+def test_pretrained_models_learn_the_checkerboard(model, device):
     settings = {name: value for name, value in SMALL.items() if name not in ("optimizer", "l2")}
     rec = fastncf.fit(checkerboard(), model=model, device=device, layers=(16, 8), **settings)
-    assert rec.config.optimizer == "parts"
+    assert len(rec.plan.stages) > 1
     assert next(rec.model.parameters()).device.type == device
     assert rec.metrics["hr@10"] > 0.97
     top = rec.recommend(list(range(60)), k=2)
@@ -46,11 +48,11 @@ def test_what_is_trained_by_parts_learns_the_checkerboard(model, device):
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
 def test_sgd_learns_the_checkerboard(loss):
     rec = fastncf.fit(checkerboard(), loss=loss, dim=8, num_negatives=3, epochs=60, learning_rate=0.2)
-    assert rec.config.optimizer == "sgd"
+    assert rec.plan.final.optimizer == "sgd"
     assert rec.metrics["hr@10"] > 0.97
-    assert rec.history[-1]["loss"] < 0.7 * rec.history[0]["loss"]
+    assert rec.training_log[-1]["loss"] < 0.7 * rec.training_log[0]["loss"]
     again = fastncf.fit(checkerboard(), loss=loss, dim=8, num_negatives=3, epochs=60, learning_rate=0.2)
-    assert rec.history[-1]["loss"] == again.history[-1]["loss"]
+    assert rec.training_log[-1]["loss"] == again.training_log[-1]["loss"]
 
 
 class Own(nn.Module):
@@ -70,7 +72,7 @@ def test_a_module_of_ones_own_learns_the_checkerboard(device, tmp_path):
     rec = fastncf.fit(checkerboard(), model=own, device=device, **(SMALL | {"epochs": 40}))
     assert rec.metrics["hr@10"] > 0.97
     rec.save(tmp_path / "model")
-    with pytest.raises(ConfigError, match="pass model="):
+    with pytest.raises(ConfigError, match="expected model="):
         fastncf.load(tmp_path / "model")
     again = fastncf.load(tmp_path / "model", model=Own(60, 40))
     assert_frame_equal(again.recommend(3), rec.recommend(3))  # a GPU's scores differ by rounding
@@ -78,7 +80,7 @@ def test_a_module_of_ones_own_learns_the_checkerboard(device, tmp_path):
 
 def test_popularity_is_the_floor():
     rec = fastncf.fit(checkerboard(), model="popularity")
-    assert rec.history == []
+    assert rec.training_log == []
     assert rec.metrics["hr@10"] < 0.6
 
 
@@ -97,14 +99,13 @@ def test_one_step_is_dense_adam_on_the_mean_loss():
     rec = fastncf.fit(data, epochs=2, schedule="linear", seed=3, **settings)
 
     from fastncf.models import build
-    from fastncf.sampling.loader import EpochLoader
+    from fastncf.sampling.loader import EpochLoader, SamplingSpec
 
-    model = build(rec.config, 12, 10, torch.zeros(10))
+    model = build(rec.plan.final, 12, 10, np.zeros(10))
     assert isinstance(model, MF)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    epochs = EpochLoader(
-        rec.split, num_negatives=2, batch_size=60, seed=3, device=torch.device("cpu"), shuffle=True, last=2
-    )
+    spec = SamplingSpec(rec.split, num_negatives=2, seed=3, device=torch.device("cpu"), shuffle=True, num_epochs=2)
+    epochs = EpochLoader(spec, batch_size=60)
     step, steps = 0, 2 * epochs.batches
     with epochs:
         for number in range(2):
@@ -163,12 +164,13 @@ def test_global_random_state_and_threads_are_left_alone():
 
 def test_schedule():
     for schedule, expected in (("linear", [1, 0.75]), ("constant", [1, 1])):
-        assert Config(learning_rate=1.0, schedule=schedule).learning_rate_at(np.array([0, 0.25])).tolist() == expected
+        stage = make_stage(learning_rate=1.0, schedule=schedule)
+        assert stage.learning_rate_at(np.array([0, 0.25])).tolist() == expected
 
 
 def test_validation_reports_and_never_touches_test_items():
     rec = fastncf.fit(checkerboard(), validation=True, **(SMALL | {"epochs": 4}))
-    assert all({"loss", "hr@10", "ndcg@10", "mrr"} <= set(entry) for entry in rec.history)
+    assert all({"loss", "hr@10", "ndcg@10", "mrr"} <= set(entry) for entry in rec.training_log)
     held_out = rec.split.validation_item
     assert (held_out >= 0).all()
     assert (held_out != rec.split.test_item).all()
@@ -180,7 +182,7 @@ def test_patience_stops_and_keeps_the_best_epoch():
     told = []
     settings = SMALL | {"epochs": 60, "learning_rate": 0.1, "schedule": "constant"}
     rec = fastncf.fit(checkerboard(), validation=True, patience=2, callback=told.append, **settings)
-    scores = [entry["ndcg@10"] for entry in rec.history]
+    scores = [entry["ndcg@10"] for entry in rec.training_log]
     assert len(scores) < 60
     best = int(np.argmax(scores))
     assert len(scores) == best + 3
@@ -191,15 +193,15 @@ def test_patience_stops_and_keeps_the_best_epoch():
         return news.stage == "epoch" and news.epoch == best + 1
 
     same = fastncf.fit(checkerboard(), validation=True, callback=stop_at_best, **settings)
-    assert len(same.history) == best + 1
+    assert len(same.training_log) == best + 1
     state = rec.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in same.model.state_dict().items())
 
 
-def test_callback_hears_of_every_stage_in_order():
+def test_callback_is_called_for_every_stage_in_order():
     told = []
     fastncf.fit(checkerboard(), callback=told.append, **(SMALL | {"epochs": 2}))
-    assert [news.stage for news in told] == ["read", "split", "choose", "train", "epoch", "epoch", "evaluate"]
+    assert [news.stage for news in told] == ["read", "split", "tune", "train", "epoch", "epoch", "evaluate"]
     assert [news.epoch for news in told[4:6]] == [1, 2]
     assert told[4].samples_per_second > 0
 
@@ -215,11 +217,11 @@ def test_counts_and_seconds():
         "num_users_all_seen": 0,
         "num_users_too_short": 0,
     }
-    assert set(rec.seconds) == {"read", "split", "choose", "sample", "train", "evaluate", "total"}
-    parts = sum(rec.seconds[stage] for stage in ("read", "split", "choose", "train", "evaluate"))
+    assert set(rec.seconds) == {"read", "split", "tune", "sample", "train", "evaluate", "total"}
+    parts = sum(rec.seconds[stage] for stage in ("read", "split", "tune", "train", "evaluate"))
     assert parts <= rec.seconds["total"]
     assert "leave-one-out" in rec.protocol
-    assert "1 + 99 distinct" in rec.protocol
+    assert "1 + 99 candidates drawn uniformly without replacement" in rec.protocol
     assert "(60 users have fewer)" in rec.protocol
 
 
@@ -227,13 +229,13 @@ def test_user_mistakes():
     data = checkerboard()
     with pytest.raises(ConfigError, match="unknown setting: epoch; expected one of"):
         fastncf.fit(data, epoch=3)
-    with pytest.raises(ConfigError, match="model='als': expected one of mf"):
+    with pytest.raises(ConfigError, match="model='als': expected one of gmf, mf"):
         fastncf.fit(data, model="als")
     with pytest.raises(ConfigError, match="model=7: expected the name of a model or an nn"):
         fastncf.fit(data, model=7)
-    with pytest.raises(ConfigError, match="candidates= needs test="):
+    with pytest.raises(ConfigError, match="candidates: expected test= beside it"):
         fastncf.fit(data, candidates="x")
-    with pytest.raises(ConfigError, match="leave test= out"):
+    with pytest.raises(ConfigError, match="validation=True: .*expected no test="):
         fastncf.fit(data, test=data, validation=True)
     with pytest.raises(DeviceError, match="not available"):
         fastncf.fit(data, device="cuda:77")
@@ -271,14 +273,14 @@ def test_every_parameter_of_an_mlp_is_trained():
     assert all(not torch.allclose(value, before[name], atol=1e-6) for name, value in rec.model.state_dict().items())
 
 
-@pytest.mark.parametrize("history", ["recent", "all", "none"])
+@pytest.mark.parametrize("history", ["sequence", "bag", "none"])
 def test_gmf_is_trained_as_the_mf_it_can_be(history):
     """Two of its dimensions hold the biases; the scores are the same."""
     settings = {"epochs": 3, "num_negatives": 3, "history": history}
     mf = fastncf.fit(checkerboard(), model="mf", dim=6, **settings)
     gmf = fastncf.fit(checkerboard(), model="gmf", dim=8, **settings)
-    assert gmf.config.optimizer == "sgd"
-    assert [entry["loss"] for entry in gmf.history] == [entry["loss"] for entry in mf.history]
+    assert gmf.plan.final.optimizer == "sgd"
+    assert [entry["loss"] for entry in gmf.training_log] == [entry["loss"] for entry in mf.training_log]
     users, items = list(range(40)), list(range(40))
     np.testing.assert_allclose(gmf.score(users, items)["score"], mf.score(users, items)["score"], rtol=1e-4, atol=1e-5)
     assert gmf.model.item_vectors().shape == (40, 6)
@@ -291,7 +293,7 @@ def test_neumf_is_its_parts_joined(mlp_dim, tmp_path):
     told = []
     neumf = {"model": "neumf", "dim": 8, "mlp_dim": mlp_dim, "epochs": 5, "batch_size": 256}
     rec = fastncf.fit(checkerboard(), callback=told.append, **neumf, **settings)
-    assert rec.config.optimizer == "parts"
+    assert len(rec.plan.stages) > 1
     gmf = fastncf.fit(checkerboard(), model="gmf", dim=8, **settings)
     alone = {"dim": mlp_dim or 8, "optimizer": "adam", "epochs": 5, "batch_size": 256}
     mlp = fastncf.fit(checkerboard(), model="mlp", **alone, learning_rate=0.003, **settings)
@@ -299,43 +301,43 @@ def test_neumf_is_its_parts_joined(mlp_dim, tmp_path):
     expected = 0.9 * gmf.score(users, items)["score"] + 0.1 * mlp.score(users, items)["score"]
     np.testing.assert_allclose(rec.score(users, items)["score"], expected, rtol=1e-4, atol=1e-5)
     drop = ("epoch", "seconds")
-    losses = [{k: v for k, v in entry.items() if k not in drop} for entry in rec.history]
-    assert losses == [{k: v for k, v in entry.items() if k not in drop} for entry in gmf.history + mlp.history]
-    assert [entry["epoch"] for entry in rec.history] == list(range(1, len(rec.history) + 1))
-    assert {news.epochs for news in told} == {len(rec.history)}
+    losses = [{k: v for k, v in entry.items() if k not in drop} for entry in rec.training_log]
+    assert losses == [
+        {k: v for k, v in entry.items() if k not in drop} for entry in gmf.training_log + mlp.training_log
+    ]
+    assert [entry["epoch"] for entry in rec.training_log] == list(range(1, len(rec.training_log) + 1))
+    assert {news.epochs for news in told} == {len(rec.training_log)}
     rec.save(tmp_path / "model")
     again = fastncf.fit(checkerboard(), config=fastncf.load(tmp_path / "model").config)
     assert again.metrics == rec.metrics
 
 
-@pytest.mark.parametrize("history", ["recent", "none"])
+@pytest.mark.parametrize("history", ["sequence", "none"])
 def test_mlp_starts_from_the_vectors_of_mf(history):
     settings = {"num_negatives": 3, "seed": 4, "history": history}
     mf = fastncf.fit(checkerboard(), model="mf", dim=7, **settings)
     still = fastncf.fit(checkerboard(), model="mlp", dim=8, epochs=2, learning_rate=1e-12, **settings)
-    assert still.config.optimizer == "parts"
-    assert [entry["loss"] for entry in still.history][:-2] == [entry["loss"] for entry in mf.history]
+    assert len(still.plan.stages) == 2
+    assert [entry["loss"] for entry in still.training_log][:-2] == [entry["loss"] for entry in mf.training_log]
     for side in ("user", "item"):
-        vectors = getattr(still.model, f"{side}make_embedding").weight
-        own = torch.cat(
-            [getattr(mf.model, f"{side}make_embedding").weight, getattr(mf.model, f"{side}_bias")[:, None]], 1
-        )
+        vectors = getattr(still.model, f"{side}_embedding").weight
+        own = torch.cat([getattr(mf.model, f"{side}_embedding").weight, getattr(mf.model, f"{side}_bias")[:, None]], 1)
         assert vectors.std(0, correction=0).mean().item() == pytest.approx(1, rel=1e-5)
         torch.testing.assert_close(vectors / own, (vectors[0, 0] / own[0, 0]).expand_as(own), rtol=1e-3, atol=0)
     rec = fastncf.fit(checkerboard(), model="mlp", dim=8, epochs=5, learning_rate=0.01, init_std=0.5, **settings)
     assert rec.metrics["hr@10"] > 0.9
     fast = fastncf.fit(checkerboard(), model="mlp", dim=8, budget="fast", **settings)
-    assert (len(fast.history), fast.config.epochs, fast.config.learning_rate) == (16, 10, 0.001)
+    assert (len(fast.training_log), fast.plan.final.epochs, fast.plan.final.learning_rate) == (16, 10, 0.001)
 
 
-def test_parts_and_kernels_are_for_what_has_them():
+def test_optimizers_refuse_models_that_they_do_not_train():
     for settings in ({"model": "mlp", "dim": 2}, {"model": "neumf", "dim": 2}, {"model": Own(60, 40)}):
-        with pytest.raises(ConfigError, match="optimizer='parts' trains mlp and neumf with dim from 3"):
-            fastncf.fit(checkerboard(), optimizer="parts", **settings)
-    with pytest.raises(ConfigError, match="optimizer='sgd' trains mf and gmf in float32 on a CPU, not gmf"):
+        with pytest.raises(ConfigError, match="optimizer='pretrain': it (needs dim=3 or more|trains mlp and neumf)"):
+            fastncf.fit(checkerboard(), optimizer="pretrain", **settings)
+    with pytest.raises(ConfigError, match="optimizer='sgd': no trainer takes gmf on cpu"):
         fastncf.fit(checkerboard(), model="gmf", dim=2, optimizer="sgd")
-    assert fastncf.fit(checkerboard(), model="gmf", dim=2, epochs=1).config.optimizer == "adam"
-    assert fastncf.fit(checkerboard(), model="neumf", dim=2, epochs=1, layers=(4,)).config.optimizer == "adam"
+    assert fastncf.fit(checkerboard(), model="gmf", dim=2, epochs=1).plan.final.optimizer == "adam"
+    assert fastncf.fit(checkerboard(), model="neumf", dim=2, epochs=1, layers=(4,)).plan.final.optimizer == "adam"
 
 
 def popular_noise() -> pl.DataFrame:
@@ -347,25 +349,27 @@ def popular_noise() -> pl.DataFrame:
 
 @pytest.mark.parametrize("model", ["mf", "gmf"])
 def test_l2_is_chosen_where_it_is_left_out(model, monkeypatch):
-    recipe = SPARSE["all"]["l2"]
+    recipe = planning.SGD_SPARSE["bag"].settings["l2"]
     rec = fastncf.fit(popular_noise(), model=model)
-    assert rec.config.l2 in [factor * recipe for factor in (2, 4, 8, 16)]
-    assert rec.seconds["choose"] > 0
-    assert fastncf.fit(popular_noise(), model=model).config == rec.config
-    assert fastncf.fit(popular_noise(), model=model, budget="fast").config.l2 == recipe
-    assert fastncf.fit(popular_noise(), model=model, l2=0.02).config.l2 == 0.02
-    monkeypatch.setattr(choice, "_CHOOSE_UP_TO", 1_000)
-    assert fastncf.fit(popular_noise(), model=model).config.l2 == recipe
+    assert rec.plan.final.l2 in [factor * recipe for factor in (2, 4, 8, 16)]
+    assert rec.seconds["tune"] > 0
+    assert fastncf.fit(popular_noise(), model=model).plan == rec.plan
+    assert fastncf.fit(popular_noise(), model=model, budget="fast").plan.final.l2 == recipe
+    assert fastncf.fit(popular_noise(), model=model, l2=0.02).plan.final.l2 == 0.02
+    monkeypatch.setattr(planning, "L2_SEARCH_UP_TO", 1_000)
+    assert fastncf.fit(popular_noise(), model=model).plan.final.l2 == recipe
 
 
 def test_what_sgd_trains_first_has_its_l2_chosen_too(monkeypatch):
     seen = []
-    monkeypatch.setattr(choice, "_best_l2", lambda config, *_: seen.append(config) or 0.25)
+    train = tuning._train
+    monkeypatch.setattr(tuning, "_train", lambda stage, *data: seen.append(stage) or train(stage, *data))
     rec = fastncf.fit(checkerboard(), model="neumf", dim=8, epochs=1, l2=0.001, device="cpu")
-    assert [(config.model, config.optimizer) for config in seen] == [("gmf", "sgd")]
-    assert rec.config.l2 == 0.001
+    assert {(stage.model, stage.optimizer) for stage in seen} == {("gmf", "sgd")}
+    assert "chosen among" in rec.plan.reasons[0]["l2"]
+    assert rec.plan.final.l2 == 0.001
 
 
 def test_a_choice_needs_users_with_two_items():
     frame = pl.DataFrame({"user": np.repeat(np.arange(30), 2), "item": np.arange(60) % 23, "time": np.arange(60)})
-    assert fastncf.fit(frame, epochs=1).config.l2 == SPARSE["all"]["l2"]
+    assert fastncf.fit(frame, epochs=1).plan.final.l2 == planning.SGD_SPARSE["bag"].settings["l2"]

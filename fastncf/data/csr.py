@@ -2,68 +2,92 @@
 
 import numpy as np
 
-from fastncf.kernels.cpu.csr import count_rows, find_latest, group_rows, merge_rows
+from fastncf.kernels.cpu.csr import UserRows, count_rows, find_latest, group_rows, merge_rows
 from fastncf.threads import even_ranges, num_threads, run_ranges
 
 
-def group_by_user(
-    user: np.ndarray, item: np.ndarray, time: np.ndarray, num_users: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Items by user, in the rows' order in each group, and each user's latest ones; nothing is moved that is in order.
+def group_by_user(user: np.ndarray, item: np.ndarray, time: np.ndarray, num_users: int) -> tuple[UserRows, np.ndarray]:
+    """Group interactions by user and find the latest ones of each.
+
+    The rows of one user stay in their order. Where the users ascend already, nothing is copied.
 
     Args:
-        user: (N,) int32.
-        item: (N,) int32.
-        time: (N,) int64.
+        user: (M,) int32.
+        item: (M,) int32.
+        time: (M,) int64.
         num_users: U.
 
     Returns:
-        indptr (U + 1,) int64, items (N,) int32 and times (N,) int64 by group, and (U, 2) int32: the item of each user's
-        latest row and that of the latest row with another item, the first row among equal times; -1 where there is
-        none.
+        The grouped rows, and (U, 2) int32: the item of each user's latest row and that of the latest row with another
+        item, -1 where there is none. Among equal times the first row counts as the latest.
     """
     indptr = np.zeros(num_users + 1, dtype=np.int64)
-    latest = np.full((num_users, 2), -1, dtype=np.int32)
     bounds = even_ranges(len(user), parts_per_thread=1)
     counts = np.zeros((len(bounds) - 1, num_users), dtype=np.int64)
-    ordered = np.empty(len(bounds) - 1, dtype=bool)
+    ascending = np.empty(len(bounds) - 1, dtype=bool)
 
     def count(part: int, _: int) -> None:
-        first, stop = max(bounds[part] - 1, 0), bounds[part + 1]
-        ordered[part] = count_rows(user, first, bounds[part], stop, counts[part])
+        before, stop = max(bounds[part] - 1, 0), bounds[part + 1]
+        ascending[part] = count_rows(user, before, bounds[part], stop, counts[part])
 
     run_ranges(count, np.arange(len(bounds)))
     np.cumsum(counts.sum(axis=0), out=indptr[1:])
-    if not ordered.all():
-        rows, row_times, item, time = item, time, np.empty_like(item), np.empty_like(time)
-        places = indptr[:-1] + np.cumsum(counts, axis=0) - counts
+    if ascending.all():
+        rows = UserRows(indptr, item, time)
+    else:
+        rows = UserRows(indptr, np.empty_like(item), np.empty_like(time))
+        next_row = indptr[:-1] + np.cumsum(counts, axis=0) - counts
         run_ranges(
-            lambda part, _: group_rows(bounds[part], bounds[part + 1], places[part], user, rows, row_times, item, time),
+            lambda part, _: group_rows(bounds[part], bounds[part + 1], user, item, time, next_row[part], rows),
             np.arange(len(bounds)),
         )
-    run_ranges(lambda a, b: find_latest(a, b, indptr, item, time, latest), balanced_ranges(indptr))
-    return indptr, item, time, latest
+    latest = np.full((num_users, 2), -1, dtype=np.int32)
+    run_ranges(lambda a, b: find_latest(a, b, rows, latest), balanced_ranges(indptr))
+    return rows, latest
 
 
 def balanced_ranges(indptr: np.ndarray, parts_per_thread: int = 4) -> np.ndarray:
-    """Bounds of user ranges that hold about the same number of interactions: ascending, from 0 to U."""
+    """Return bounds of user ranges that hold about the same number of interactions.
+
+    Args:
+        indptr: (U + 1,) int64.
+        parts_per_thread: ranges for each thread that kernels may use, so that their number depends on the machine.
+
+    Returns:
+        (parts + 1,) int64, ascending from 0 to U.
+    """
     return split_ranges(indptr, parts_per_thread * num_threads())
 
 
 def split_ranges(indptr: np.ndarray, parts: int) -> np.ndarray:
-    """:func:`balanced` for a given number of ranges, where it must not depend on the machine: (parts + 1,)."""
-    cuts = np.searchsorted(indptr, np.linspace(0, indptr[-1], parts + 1)[1:-1])
-    return np.concatenate([[0], np.minimum(cuts, len(indptr) - 1), [len(indptr) - 1]])
+    """Return bounds of a given number of user ranges that hold about the same number of interactions.
+
+    Unlike those of :func:`balanced_ranges` they are the same on every machine.
+
+    Returns:
+        (parts + 1,) int64, ascending from 0 to U.
+    """
+    inner = np.searchsorted(indptr, np.linspace(0, indptr[-1], parts + 1)[1:-1])
+    return np.concatenate([[0], np.minimum(inner, len(indptr) - 1), [len(indptr) - 1]])
 
 
 def merge_items(indptr: np.ndarray, indices: np.ndarray, *extra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A CSR with each user's extra items ((U,) int32, -1 for none, not yet in the row) merged in, sorted."""
+    """Return a CSR with further items of each user merged in.
+
+    Args:
+        indptr: (U + 1,) int64.
+        indices: (N,) int32, ascending in each row.
+        extra: (U,) int32 each, an item that the user's row does not hold, or -1 for none.
+
+    Returns:
+        indptr (U + 1,) int64 and indices int32, ascending in each row.
+    """
     counts = np.diff(indptr)
     for item in extra:
         counts = counts + (item >= 0)
-    merged_ptr = np.zeros_like(indptr)
-    np.cumsum(counts, out=merged_ptr[1:])
-    merged = np.empty(merged_ptr[-1], dtype=np.int32)
+    merged_indptr = np.zeros_like(indptr)
+    np.cumsum(counts, out=merged_indptr[1:])
+    merged = np.empty(merged_indptr[-1], dtype=np.int32)
     stacked = np.stack(extra)
-    run_ranges(lambda a, b: merge_rows(a, b, indptr, indices, stacked, merged_ptr, merged), balanced_ranges(indptr))
-    return merged_ptr, merged
+    run_ranges(lambda a, b: merge_rows(a, b, indptr, indices, stacked, merged_indptr, merged), balanced_ranges(indptr))
+    return merged_indptr, merged

@@ -1,4 +1,4 @@
-"""Generated stand-ins ("twins") of the MovieLens data sets.
+"""Generated data sets that resemble MovieLens.
 
 A generated data set is synthetic: no row is a MovieLens rating. It has the size and the marginal distributions
 of MovieLens-20M as published in F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History
@@ -6,14 +6,14 @@ and Context", ACM TiiS 5(4), 2015, and in the data set's README (users, items, i
 at least 20 ratings a user, 1995-01-09 to 2015-03-31), scaled to whatever size is asked for.
 
 Its latent structure is a mixture of K tastes. User u likes taste k with weight theta_uk, item i
-belongs to taste k with weight g_ik, and u takes items one after another, without replacement,
+belongs to taste k with weight g_ik, and u's items are drawn one after another, without replacement,
 with probability proportional to w_i * sum_k theta_uk g_ik. The popularities w are calibrated so
 that the expected item counts follow the target curve. The order in time of a user's items is a
 uniform permutation, so a held-out latest item is as predictable as any other.
 
 Every random number is a hash of (seed, user, counter), so the rows depend neither on the number
-of threads nor on how users are divided into chunks. (Across CPUs or library versions, ``exp`` and
-``log`` may round differently and change a few rows.)
+of threads nor on how users are divided into chunks. (On another CPU or with other library versions,
+``exp`` and ``log`` may round differently and change a few rows.)
 """
 
 import os
@@ -21,7 +21,6 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal, get_args
@@ -32,9 +31,11 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from fastncf.errors import ConfigError
+from fastncf.kernels.cpu.alias import fill_alias_table
 from fastncf.kernels.cpu.synthetic import (
+    RatingColumns,
+    SyntheticModel,
     expected_counts,
-    fill_alias_table,
     fill_hashes,
     fill_normals,
     hash_counter,
@@ -44,6 +45,8 @@ from fastncf.threads import num_threads as allowed_threads
 
 Dialect = Literal["grouplens", "kaggle", "parquet"]
 SCHEMA = pl.Schema({"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64})
+"""Columns of the generated data sets."""
+
 _MIN_DEGREE = 20
 # Saturated lognormals fitted to MovieLens-20M: user degrees have median 68 and maximum 9,254,
 # item counts median 18 and maximum 67,310. A ceiling is a share of the other side's size.
@@ -59,81 +62,15 @@ _CALIBRATION_USERS = 1024
 _CALIBRATION_BLOCK = 64
 _CALIBRATION_STEPS = 16
 _CHUNK_INTERACTIONS = 1 << 18
-# Streams of draws below the seed's key, and below each user's key. As Python integers they would
-# be literals, and numba would compile `hash_counter` anew for each.
+# Streams of draws below the seed's key. Python integers would be literals to Numba, which would compile
+# `hash_counter` anew for each.
 _ITEM_RANKS, _ITEM_TASTES, _ITEM_QUALITY, _ANCHORS, _USER_RANKS, _USERS = np.arange(6)
 
 
-@dataclass(frozen=True)
-class _Model:
-    """All that the interactions of any user follow from."""
-
-    users_key: np.uint64
-    offsets: npt.NDArray[np.int64]  # [U + 1], of each user's rows
-    anchor_offsets: npt.NDArray[np.int64]  # [U + 1], of each user's anchors
-    anchors: npt.NDArray[np.int64]  # [I], items that a user holds for certain
-    movie_ids: npt.NDArray[np.int32]  # [I], ascending
-    quality: npt.NDArray[np.float64]  # [I]
-    item_tastes: npt.NDArray[np.float64]  # [I, K], rows sum to 1
-    profiles: npt.NDArray[np.float64]  # [I, K], of each taste, columns sum to 1
-    masses: npt.NDArray[np.float64]  # [K], of each taste's profile before it was normalised
-    thresholds: npt.NDArray[np.uint32]  # [K, I], alias tables of the profiles
-    aliases: npt.NDArray[np.int32]  # [K, I]
-
-    def rows(self, first: int, last: int) -> pl.DataFrame:
-        """Return the interactions of users `first` to `last` - 1 (counted from 0)."""
-        n = int(self.offsets[last] - self.offsets[first])
-        columns = {name: np.empty(n, dtype) for name, dtype in _NUMPY_DTYPES.items()}
-        sample_users(
-            self.users_key,
-            first,
-            last,
-            self.offsets,
-            self.anchor_offsets,
-            self.anchors,
-            self.movie_ids,
-            self.quality,
-            self.item_tastes,
-            self.profiles,
-            self.masses,
-            self.thresholds,
-            self.aliases,
-            *columns.values(),
-        )
-        return pl.DataFrame(columns)
-
-    def chunks(self, chunk_interactions: int, num_threads: int) -> Iterator[pl.DataFrame]:
-        """Yield all rows in order, about `chunk_interactions` at a time.
-
-        At most `num_threads` + 1 chunks exist ahead of the consumer.
-        """
-        marks = np.arange(0, self.offsets[-1], chunk_interactions)
-        bounds = np.unique(np.append(np.searchsorted(self.offsets, marks), self.offsets.size - 1))
-        pending: deque[Future[pl.DataFrame]] = deque()
-        with ThreadPoolExecutor(num_threads) as pool:
-            try:
-                for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                    pending.append(pool.submit(self.rows, first, last))
-                    if len(pending) > num_threads:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-
-_NUMPY_DTYPES = {
-    "userId": np.int32,
-    "movieId": np.int32,
-    "rating": np.float32,
-    "timestamp": np.int64,
-}
-
-
 def _saturated_lognormal(size: int, total: int, low: int, sigma: float, ceiling: float) -> npt.NDArray[np.float64]:
-    """Return ascending quantiles [size] that sum to `total`.
+    """Return ascending quantiles (size,) that sum to `total`.
 
-    Each is `low` + x / (1 + x / `ceiling`), x lognormal with shape `sigma`.
+    Each is `low` + x / (1 + x / `ceiling`), where x is lognormal with shape `sigma` and the scale that gives this sum.
     """
     excess = total - low * size
     if excess == 0:
@@ -152,17 +89,20 @@ def _saturated_lognormal(size: int, total: int, low: int, sigma: float, ceiling:
 
 
 def _key(parent: np.uint64, stream: Any) -> np.uint64:
-    # Compiled code returns a Python int, which would be typed by its size when passed on.
+    """Return the key of a stream of draws below another key."""
+    # compiled code returns a Python int, which Numba would type by its size when it is passed on
     return np.uint64(hash_counter(parent, stream))
 
 
 def _permutation(key: np.uint64, size: int) -> npt.NDArray[np.int64]:
+    """Return a random permutation of 0 to `size` - 1."""
     hashes = np.empty(size, np.uint64)
     fill_hashes(key, hashes)
     return np.argsort(hashes, kind="stable")
 
 
 def _normals(key: np.uint64, *shape: int) -> npt.NDArray[np.float64]:
+    """Return standard normal numbers of a shape."""
     normals = np.empty(shape)
     fill_normals(key, normals.reshape(-1))
     return normals
@@ -175,9 +115,17 @@ def _popularity(
     item_tastes: npt.NDArray[np.float64],
     num_threads: int,
 ) -> npt.NDArray[np.float64]:
-    """Return weights [I] under which drawn items have the expected counts `targets` [I]."""
+    """Return the popularities w (I,) with which items are drawn `targets` (I,) times on average.
+
+    Args:
+        users_key: key of all draws for users.
+        offsets: (U + 1,), bounds of each user's rows.
+        targets: (I,), expected number of draws of each item.
+        item_tastes: (I, K), g_ik.
+        num_threads: threads to calculate with; the result does not depend on it.
+    """
     num_interactions = int(offsets[-1])
-    # Evenly spaced rows pick users in proportion to their degrees, which is where counts arise.
+    # evenly spaced rows choose users in proportion to their degrees, and so to their share of all draws
     rows = (np.arange(_CALIBRATION_USERS) + 0.5) * (num_interactions / _CALIBRATION_USERS)
     users = np.searchsorted(offsets, rows, side="right") - 1
     drawn = targets.sum() / num_interactions
@@ -201,12 +149,13 @@ def _popularity(
 
     with ThreadPoolExecutor(num_threads) as pool:
         for _ in range(_CALIBRATION_STEPS):
-            # Added in the order of the blocks, whatever order they finish in.
+            # added in the order of the blocks, whichever finishes first
             popularity *= targets / np.sum(list(pool.map(counts, blocks)), axis=0)
     return popularity
 
 
-def _model(num_users: int, num_items: int, num_interactions: int, seed: int, num_threads: int) -> _Model:
+def _build_model(num_users: int, num_items: int, num_interactions: int, seed: int, num_threads: int) -> SyntheticModel:
+    """Draw everything of a data set but its rows."""
     key = _key(np.uint64(seed), 0)
     users_key = _key(key, _USERS)
 
@@ -217,7 +166,7 @@ def _model(num_users: int, num_items: int, num_interactions: int, seed: int, num
     degrees = degrees[_permutation(_key(key, _USER_RANKS), num_users)]
     offsets = np.concatenate([[0], np.cumsum(degrees)])
 
-    # Each item is given to one user outright, so that it occurs; the rest is drawn.
+    # each item is given to one user in advance, so that it occurs; all other rows are drawn
     anchor_rows = (2 * np.arange(num_items) + 1) * num_interactions // (2 * num_items)
     anchor_offsets = np.searchsorted(anchor_rows, offsets)
 
@@ -231,18 +180,18 @@ def _model(num_users: int, num_items: int, num_interactions: int, seed: int, num
     popularity = _popularity(users_key, offsets, targets, item_tastes, num_threads)
 
     profiles = item_tastes * popularity[:, None]
-    masses = profiles.sum(axis=0)
-    profiles /= masses
+    profile_sums = profiles.sum(axis=0)
+    profiles /= profile_sums
     thresholds = np.empty((_TASTES, num_items), np.uint32)
     aliases = np.empty((_TASTES, num_items), np.int32)
     for k in range(_TASTES):
         fill_alias_table(profiles[:, k].copy(), thresholds[k], aliases[k])
 
-    # MovieLens ids are dense at first and sparse later.
+    # MovieLens ids are dense at first and sparse later
     position = np.arange(num_items) / (num_items - 1)
     gaps = round(num_items * _MAX_MOVIE_ID_PER_ITEM) - num_items
     movie_ids = np.arange(1, num_items + 1) + (gaps * position**4).astype(np.int64)
-    return _Model(
+    return SyntheticModel(
         users_key=users_key,
         offsets=offsets,
         anchor_offsets=anchor_offsets,
@@ -251,27 +200,62 @@ def _model(num_users: int, num_items: int, num_interactions: int, seed: int, num
         quality=_normals(_key(key, _ITEM_QUALITY), num_items),
         item_tastes=item_tastes,
         profiles=profiles,
-        masses=masses,
+        profile_sums=profile_sums,
         thresholds=thresholds,
         aliases=aliases,
     )
 
 
+def _rows(model: SyntheticModel, first: int, last: int) -> pl.DataFrame:
+    """Return the rows of users `first` to `last` - 1 (from 0)."""
+    n = int(model.offsets[last] - model.offsets[first])
+    columns = RatingColumns(
+        user_id=np.empty(n, np.int32),
+        movie_id=np.empty(n, np.int32),
+        rating=np.empty(n, np.float32),
+        timestamp=np.empty(n, np.int64),
+    )
+    sample_users(first, last, model, columns)
+    return pl.DataFrame(dict(zip(SCHEMA, columns, strict=True)))
+
+
+def _chunks(model: SyntheticModel, chunk_interactions: int, num_threads: int) -> Iterator[pl.DataFrame]:
+    """Yield all rows in order, about `chunk_interactions` at a time.
+
+    At most `num_threads` + 1 chunks exist ahead of the consumer.
+    """
+    offsets = model.offsets
+    starts = np.arange(0, offsets[-1], chunk_interactions)
+    bounds = np.unique(np.append(np.searchsorted(offsets, starts), offsets.size - 1))
+    pending: deque[Future[pl.DataFrame]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+                pending.append(pool.submit(_rows, model, first, last))
+                if len(pending) > num_threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _check_size(num_users: int, num_items: int, num_interactions: int, seed: int) -> None:
+    """Raise a ConfigError for a data set that cannot be generated."""
     if num_users < 1 or num_items < 1:
-        raise ConfigError(f"num_users and num_items must be positive, got {num_users} and {num_items}")
+        raise ConfigError(f"num_users={num_users}, num_items={num_items}: expected positive numbers")
     if num_interactions < max(num_users, 2 * num_items):
         raise ConfigError(
-            f"num_interactions must be at least 1 per user and 2 per item on average, "
-            f"got {num_interactions} for {num_users} users and {num_items} items"
+            f"num_interactions={num_interactions}: expected at least 1 for each of {num_users} users, "
+            f"and 2 for each of {num_items} items"
         )
     if 2 * num_interactions > num_users * num_items:
         raise ConfigError(
-            f"num_interactions must be at most half of num_users * num_items, "
-            f"got {num_interactions} of {num_users * num_items}"
+            f"num_interactions={num_interactions}: expected at most half of num_users * num_items, which is "
+            f"{num_users * num_items}"
         )
     if not 0 <= seed < 2**64:
-        raise ConfigError(f"seed must be in [0, 2**64), got {seed}")
+        raise ConfigError(f"seed={seed}: expected an integer from 0 to 2**64 - 1")
 
 
 def synthetic_movielens(
@@ -281,10 +265,10 @@ def synthetic_movielens(
     *,
     seed: int = 0,
 ) -> pl.LazyFrame:
-    """Return a generated stand-in of MovieLens-20M, or of a data set of that shape and any size.
+    """Return a generated data set that resembles MovieLens-20M, in its size or in any other one.
 
-    The model is built at once, in O(U + I) time and memory. The rows are generated chunk by chunk
-    whenever the frame is collected or sunk, so a sink needs memory for a few chunks only.
+    Everything but the rows is drawn at once, in O(U + I) time and memory. The rows are generated chunk
+    by chunk whenever the frame is collected or sunk, so a sink needs memory for a few chunks only.
 
     Args:
         num_users: U, the number of users.
@@ -307,7 +291,7 @@ def synthetic_movielens(
     """
     _check_size(num_users, num_items, num_interactions, seed)
     num_threads = allowed_threads()
-    model = _model(num_users, num_items, num_interactions, seed, num_threads)
+    model = _build_model(num_users, num_items, num_interactions, seed, num_threads)
 
     def source(
         with_columns: list[str] | None,
@@ -316,7 +300,7 @@ def synthetic_movielens(
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
         left = num_interactions if n_rows is None else n_rows
-        for frame in model.chunks(batch_size or _CHUNK_INTERACTIONS, num_threads):
+        for frame in _chunks(model, batch_size or _CHUNK_INTERACTIONS, num_threads):
             frame = frame.head(left)
             left -= frame.height
             if predicate is not None:
@@ -357,7 +341,7 @@ def write_synthetic_movielens(
         OSError: the file cannot be written.
     """
     if dialect not in get_args(Dialect):
-        raise ConfigError(f"dialect must be one of {get_args(Dialect)}, got {dialect!r}")
+        raise ConfigError(f"dialect={dialect!r}: expected one of {', '.join(get_args(Dialect))}")
     rows = synthetic_movielens(num_users, num_items, num_interactions, seed=seed)
     path = Path(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -1,1 +1,1 @@
-"""Candidates, scores, ranks and metrics."""
+"""Candidate lists, scores within a memory budget, ranks by counting, metrics, and the best items of a user."""

@@ -1,15 +1,12 @@
 """Lists of candidates: a held-out item and the negatives that it is ranked against."""
 
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastncf.config import Config
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError
-from fastncf.evaluation.metrics import MISS
-from fastncf.kernels.cpu.factors import Factors
-from fastncf.kernels.cpu.ranking import rank_lists
 from fastncf.rng import Stream, key
 from fastncf.sampling.negatives import sample_candidates
 
@@ -17,12 +14,12 @@ Array = TypeVar("Array")
 
 
 class CandidateLists(NamedTuple, Generic[Array]):
-    """The held-out item of T users and C negatives each, all int32: numpy arrays, or tensors on a device.
+    """The held-out item of T users and C negatives each, all int32: NumPy arrays, or tensors on a device.
 
     Attributes:
-        users: (T,).
-        positives: (T,).
-        negatives: (T, C), -1 where a list is shorter.
+        users: (T,) user ids.
+        positives: (T,) item ids.
+        negatives: (T, C) item ids; -1 fills a list that is shorter.
     """
 
     users: Array
@@ -30,40 +27,55 @@ class CandidateLists(NamedTuple, Generic[Array]):
     negatives: Array
 
 
+@dataclass(frozen=True)
+class CandidateSpec:
+    """How the negatives of a list are drawn.
+
+    Attributes:
+        num_candidates: C, negatives in a list.
+        distinct: whether they are drawn without replacement.
+        seed: determines the draws.
+    """
+
+    num_candidates: int
+    distinct: bool
+    seed: int
+
+
 def held_out_lists(
-    split: Split, config: Config, users: np.ndarray, positives: np.ndarray, stream: Stream
+    split: Split, spec: CandidateSpec, users: np.ndarray, positives: np.ndarray, stream: Stream
 ) -> CandidateLists[np.ndarray]:
-    """Draw lists with the seed from what each user touched in neither training, validation nor test."""
+    """Draw lists from the items that a user has in neither training, validation nor test.
+
+    Args:
+        split: what each user has seen.
+        spec: how many negatives are drawn, and how.
+        users: (T,) int32.
+        positives: (T,) int32, the held-out item of each user.
+        stream: what the lists are for; different streams have different draws.
+
+    Raises:
+        DataError: one of the users has seen all items.
+    """
     negatives = sample_candidates(
         *split.seen(),
         split.num_items,
         users,
-        config.num_candidates,
-        seed_key=key(config.seed, stream),
-        distinct=config.distinct_candidates,
+        spec.num_candidates,
+        seed_key=key(spec.seed, stream),
+        distinct=spec.distinct,
     )
     return CandidateLists(users, positives, negatives)
 
 
-def validation_lists(split: Split, config: Config) -> CandidateLists[np.ndarray] | None:
-    """Lists of the items that are held out for validation, where there is one.
+def validation_lists(split: Split, spec: CandidateSpec) -> CandidateLists[np.ndarray]:
+    """Draw lists for the items that are held out for validation.
 
     Raises:
-        ConfigError: no user has an item held out for it.
+        ConfigError: no user has such an item.
+        DataError: one of the users has seen all items.
     """
-    if not config.validation:
-        return None
     users = np.flatnonzero(split.validation_item >= 0).astype(np.int32)
     if not len(users):
         raise ConfigError("validation=True: no user has three different items; expected some, or validation=False")
-    return held_out_lists(split, config, users, split.validation_item[users], Stream.VALIDATION_CANDIDATES)
-
-
-def ranks_by_factors(factors: Factors, lists: CandidateLists[np.ndarray]) -> np.ndarray:
-    """Rank of each held-out item within its list by a matrix factorization, (T,) int64 from 0.
-
-    What :func:`fastncf.evaluation.ranking.rank_candidates` finds for its module, by the same kernel.
-    """
-    ranks = np.empty(len(lists.users), dtype=np.int64)
-    rank_lists(*lists, factors, MISS, ranks)
-    return ranks
+    return held_out_lists(split, spec, users, split.validation_item[users], Stream.VALIDATION_CANDIDATES)

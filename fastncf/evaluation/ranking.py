@@ -1,142 +1,211 @@
-"""Ranking metrics of held-out items: candidate lists scored at once, rank by counting, nothing is sorted.
+"""Ranks of held-out items by counting; nothing is sorted.
 
 The rank of a positive (from 0) is the number of negatives that are *not lower* than it: ties and NaN count against
 it, duplicates of the positive do not count, and a positive whose score is not finite is a miss.
+
+torch is imported when a module is ranked: factors that a kernel has trained are ranked by arrays alone.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from fastncf.device import chunk_bytes, on
-from fastncf.errors import DeviceError
-from fastncf.evaluation.candidates import CandidateLists, ranks_by_factors
-from fastncf.evaluation.metrics import MISS
-from fastncf.kernels.cpu.ranking import count_not_lower
-from fastncf.models.scorers import scorer
+from fastncf.evaluation.candidates import CandidateLists
+from fastncf.evaluation.metrics import METRICS, MISS, metric_means
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.ranking import count_not_lower, rank_lists
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-def on_device(lists: CandidateLists[np.ndarray], device: torch.device) -> CandidateLists[Tensor]:
-    """The lists as tensors on a device."""
-    return CandidateLists(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in lists))
-
-
-def rank_by_counting(positive: Tensor, negatives: Tensor, counted: Tensor) -> Tensor:
-    """Ranks (B,) int64 from 0 of positives (B,) among those negatives (B, C) that are ``counted`` (B, C)."""
-    not_lower = ~(negatives < positive.unsqueeze(-1)) & counted
-    ranks = not_lower.sum(-1)
-    return torch.where(torch.isfinite(positive), ranks, MISS)
+_BYTES_PER_CANDIDATE = 16  # its id in a list with the positive, and comparisons
+_BYTES_PER_ITEM = 12  # comparisons of a catalogue's scores by tensor operations, which count in int64
+_BYTES_PER_SEEN_ITEM = 64  # its row, item and comparison by tensor operations
 
 
-def rank_candidates(model: nn.Module, lists: CandidateLists[Tensor]) -> Tensor:
-    """Rank of each held-out item within its list, (T,) int64 from 0."""
-    length = lists.negatives.shape[1]
-    with _evaluating(model, lists.users.device):
-        scores_of = scorer(model)
-        if scores_of.factors is not None:
-            arrays = CandidateLists(*(tensor.numpy() for tensor in lists))
-            return torch.from_numpy(ranks_by_factors(scores_of.factors, arrays))
+def ranks_by_factors(factors: Factors, lists: CandidateLists[np.ndarray]) -> np.ndarray:
+    """Return the rank of each held-out item within its list by a matrix factorization, (T,) int64 from 0.
 
-        def rank(part: slice) -> Tensor:
-            positives, negatives = lists.positives[part].unsqueeze(-1), lists.negatives[part]
-            scores = scores_of.lists(lists.users[part], torch.cat([positives, negatives.clamp(min=0)], dim=1))
-            counted = (negatives >= 0) & (negatives != positives)
-            return rank_by_counting(scores[:, 0], scores[:, 1:], counted)
-
-        return _in_chunks(rank, len(lists.users), (length + 1) * scores_of.list_bytes, lists.users.device)
-
-
-def rank_catalogue(
-    model: nn.Module, users: Tensor, positives: Tensor, indptr: np.ndarray, indices: np.ndarray, num_items: int
-) -> Tensor:
-    """Rank of each held-out item among all items that its user has not touched before, (T,) int64 from 0.
-
-    Args:
-        model: scores (users, items).
-        users: (T,) int32.
-        positives: (T,) int32.
-        indptr: (U + 1,) int64 of what is excluded (training and validation items), without the positives.
-        indices: (N,) int32.
-        num_items: I.
+    :func:`candidate_ranks` finds the same ranks for an ``MF`` of these factors.
     """
-    with _evaluating(model, users.device):
-        scores_of = scorer(model)
-        seen = [torch.from_numpy(array).to(users.device) for array in (indptr, indices)]
-
-        def rank(part: slice) -> Tensor:
-            scores = scores_of.catalogue(users[part], num_items)
-            if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
-                return _count_by_kernel(scores, users[part], positives[part], indptr, indices)
-            return _count_by_tensors(scores, users[part], positives[part], *seen)
-
-        return _in_chunks(rank, len(users), num_items * scores_of.catalogue_bytes, users.device)
-
-
-def _count_by_kernel(
-    scores: Tensor, users: Tensor, positives: Tensor, indptr: np.ndarray, indices: np.ndarray
-) -> Tensor:
-    ranks = torch.empty(len(users), dtype=torch.int64)
-    count_not_lower(scores.numpy(), users.numpy(), positives.numpy(), indptr, indices, miss=MISS, ranks=ranks.numpy())
+    ranks = np.empty(len(lists.users), dtype=np.int64)
+    rank_lists(*lists, factors, MISS, ranks)
     return ranks
 
 
-def _count_by_tensors(scores: Tensor, users: Tensor, positives: Tensor, indptr: Tensor, indices: Tensor) -> Tensor:
+def candidate_ranks(model: "nn.Module", lists: CandidateLists[np.ndarray]) -> np.ndarray:
+    """Return the rank of each held-out item within its list by a module on any device, (T,) int64 from 0.
+
+    Raises:
+        DeviceError: the memory of the model's device runs out.
+    """
+    from fastncf.evaluation.scoring import device_of
+
+    return rank_candidates(model, on_device(lists, device_of(model))).cpu().numpy()
+
+
+def catalogue_ranks(
+    model: "nn.Module", lists: CandidateLists[np.ndarray], indptr: np.ndarray, indices: np.ndarray, num_items: int
+) -> np.ndarray:
+    """Return the rank of each held-out item among all items that its user has not seen before, (T,) int64 from 0.
+
+    Args:
+        model: scores (user ids, item ids), on any device.
+        lists: of which users and positives are read.
+        indptr: (U + 1,) int64 of the items that are left out, which do not hold the positives.
+        indices: (N,) int32.
+        num_items: I.
+
+    Raises:
+        DeviceError: the memory of the model's device runs out.
+    """
+    import torch
+
+    from fastncf.evaluation.scoring import device_of
+
+    device = device_of(model)
+    users, positives = (torch.from_numpy(ids).to(device) for ids in (lists.users, lists.positives))
+    return rank_catalogue(model, users, positives, indptr, indices, num_items).cpu().numpy()
+
+
+def validation_means(model: "Factors | nn.Module", lists: CandidateLists[Any], k: int) -> Any:
+    """Return the mean of each metric over lists, in the order of :data:`~fastncf.evaluation.metrics.METRICS`.
+
+    Args:
+        model: factors, or a module on any device.
+        lists: NumPy arrays; for a module also tensors on its device, which are not copied then.
+        k: length of the ranking that metrics with a cutoff look at.
+
+    Returns:
+        A list of M floats for factors. For a module a tensor (M,) float64 on its device, for which nothing has waited.
+    """
+    if isinstance(model, Factors):
+        ranks = ranks_by_factors(model, lists)
+        return [float(metric(ranks, k).mean()) for metric in METRICS.values()]
+    from fastncf.evaluation.scoring import device_of
+
+    on_model_device = on_device(lists, device_of(model)) if isinstance(lists.users, np.ndarray) else lists
+    return metric_means(rank_candidates(model, on_model_device), k)
+
+
+def on_device(lists: CandidateLists[np.ndarray], device: "torch.device") -> "CandidateLists[Tensor]":
+    """Return lists as tensors on a device."""
+    import torch
+
+    return CandidateLists(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in lists))
+
+
+def rank_by_counting(positive: "Tensor", negatives: "Tensor", is_counted: "Tensor") -> "Tensor":
+    """Return ranks (B,) int64 from 0 of positives among negatives by their scores.
+
+    Args:
+        positive: (B,) scores.
+        negatives: (B, C) scores.
+        is_counted: (B, C) bool; other negatives are left out.
+    """
+    not_lower = ~(negatives < positive.unsqueeze(-1)) & is_counted
+    return not_lower.sum(-1).masked_fill_(~positive.isfinite(), MISS)
+
+
+def rank_candidates(model: "nn.Module", lists: "CandidateLists[Tensor]") -> "Tensor":
+    """Return the rank of each held-out item within its list, (T,) int64 from 0, on the device of the lists.
+
+    Raises:
+        DeviceError: the memory of the device runs out.
+    """
+    import torch
+
+    from fastncf.evaluation.scoring import ChunkedScorer, evaluating
+    from fastncf.models.scorers import make_scorer
+
+    num_users, length = lists.negatives.shape
+    device = lists.users.device
+    with evaluating(model, device):
+        scorer = make_scorer(model)
+        if scorer.factors is not None:
+            arrays = CandidateLists(*(tensor.numpy() for tensor in lists))
+            return torch.from_numpy(ranks_by_factors(scorer.factors, arrays))
+        chunked = ChunkedScorer(scorer, device, num_users * (length + 1))
+        ranks = torch.empty(num_users, dtype=torch.int64, device=device)
+
+        def rank(part: slice) -> None:
+            positives, negatives = lists.positives[part].unsqueeze(-1), lists.negatives[part]
+            scores = chunked.lists(lists.users[part], torch.cat([positives, negatives.clamp(min=0)], dim=1))
+            is_counted = (negatives >= 0) & (negatives != positives)
+            ranks[part] = rank_by_counting(scores[:, 0], scores[:, 1:], is_counted)
+
+        bytes_per_user = chunked.bytes_per_list(length + 1) + (length + 1) * _BYTES_PER_CANDIDATE
+        chunked.for_each_chunk(rank, num_users, bytes_per_user)
+        return ranks
+
+
+def rank_catalogue(
+    model: "nn.Module", users: "Tensor", positives: "Tensor", indptr: np.ndarray, indices: np.ndarray, num_items: int
+) -> "Tensor":
+    """Return the rank of each held-out item among all items that its user has not seen before, (T,) int64 from 0.
+
+    Args:
+        model: scores (user ids, item ids).
+        users: (T,) int32 user ids.
+        positives: (T,) int32 item ids.
+        indptr: (U + 1,) int64 of the items that are left out, which do not hold the positives.
+        indices: (N,) int32.
+        num_items: I.
+
+    Raises:
+        DeviceError: the memory of the device of ``users`` runs out.
+    """
+    import torch
+
+    from fastncf.evaluation.scoring import ChunkedScorer, evaluating
+    from fastncf.models.scorers import make_scorer
+
+    device = users.device
+    with evaluating(model, device):
+        chunked = ChunkedScorer(make_scorer(model), device, len(users) * num_items)
+        seen = [torch.from_numpy(array).to(device) for array in (indptr, indices)]
+        ranks = torch.empty(len(users), dtype=torch.int64, device=device)
+
+        def rank(part: slice) -> None:
+            scores = chunked.catalogue(users[part], num_items)
+            if device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
+                arrays = scores.numpy(), users[part].numpy(), positives[part].numpy()
+                count_not_lower(*arrays, indptr, indices, MISS, ranks[part].numpy())
+            else:
+                ranks[part] = _count_by_tensors(scores, users[part], positives[part], *seen)
+
+        bytes_per_user = chunked.bytes_per_catalogue(num_items)
+        if device.type != "cpu":
+            most_seen = int(np.diff(indptr).max(initial=0))
+            bytes_per_user += num_items * _BYTES_PER_ITEM + most_seen * _BYTES_PER_SEEN_ITEM
+        chunked.for_each_chunk(rank, len(users), bytes_per_user)
+        return ranks
+
+
+def _count_by_tensors(
+    scores: "Tensor", users: "Tensor", positives: "Tensor", indptr: "Tensor", indices: "Tensor"
+) -> "Tensor":
+    """Return what the kernel ``count_not_lower`` computes, by operations of torch on any device."""
     positive = scores.gather(1, positives.long().unsqueeze(-1)).squeeze(-1)
     not_lower = ~(scores < positive.unsqueeze(-1))
     row, item = csr_pairs(indptr, indices, users)
-    excluded = torch.zeros(len(users), dtype=torch.int64, device=scores.device)
-    excluded.index_add_(0, row, not_lower[row, item].long())
-    among = not_lower.sum(-1) - excluded - 1  # - 1: the positive is not lower than itself
-    return torch.where(torch.isfinite(positive), among, MISS)
+    num_excluded = row.new_zeros(len(users)).index_add_(0, row, not_lower[row, item].long())
+    ranks = not_lower.sum(-1) - num_excluded - 1  # - 1: the positive is not lower than itself
+    return ranks.masked_fill_(~positive.isfinite(), MISS)
 
 
-def csr_pairs(indptr: Tensor, indices: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
-    """(position in ``users`` (P,) int64, item (P,) int64) of every entry in the CSR rows of ``users`` (B,)."""
+def csr_pairs(indptr: "Tensor", indices: "Tensor", users: "Tensor") -> tuple["Tensor", "Tensor"]:
+    """Return every entry in the CSR rows of some users (B,).
+
+    Returns:
+        Position in ``users`` (P,) int64 and item (P,) int64.
+    """
+    import torch
+
     users = users.long()
     begin, count = indptr[users], indptr[users + 1] - indptr[users]
     row = torch.repeat_interleave(torch.arange(len(users), device=users.device), count)
     first = torch.cumsum(count, 0) - count
     at = torch.arange(len(row), device=users.device) - first[row] + begin[row]
     return row, indices[at].long()
-
-
-def metric_means(ranks: Tensor, k: int) -> Tensor:
-    """What :func:`~fastncf.evaluation.metrics.metrics` gives, as (3,) float64 on the device of the ranks: nothing waits."""
-    gains = (ranks < k) / torch.log2(ranks.double() + 2)
-    sums = torch.stack([(ranks < k).double().sum(), gains.sum(), (1 / (ranks.double() + 1)).sum()])
-    return sums / len(ranks)
-
-
-def _in_chunks(rank: Callable[[slice], Tensor], total: int, row_bytes: int, device: torch.device) -> Tensor:
-    """Ranks (T,) of ``total`` rows, as many at once as memory allows; where it ran out after all, half as many."""
-    rows = max(1, chunk_bytes(device) // row_bytes)
-    ranks: list[Tensor] = []
-    start = 0
-    while start < total:
-        try:
-            ranks.append(rank(slice(start, start + rows)))
-        except torch.OutOfMemoryError:
-            if rows == 1:
-                raise DeviceError(
-                    f"{device} has no memory left to score one user's items ({row_bytes:,} bytes); "
-                    f"accepted: a device with more free memory, or device='cpu'"
-                ) from None
-            rows = -(-rows // 2)
-        else:
-            start += rows
-    return torch.cat(ranks)
-
-
-@contextmanager
-def _evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """A model in evaluation mode, without gradients, for the length of a block."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), on(device):
-            yield
-    finally:
-        model.train(was_training)

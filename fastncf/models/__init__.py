@@ -1,42 +1,127 @@
-"""The models as ``nn.Module``: each scores (users, items) with logits, higher is better. Losses are free functions.
+"""The models, each in a file of its own, found by name; nothing here imports torch before a model is asked for.
 
-``forward(users, items)`` takes int tensors whose shapes broadcast against each other and returns scores of the
-broadcast shape: ``users`` (B, 1) with ``items`` (B, 1+K) does a user's part of the work once for its 1+K items.
+A model is an ``nn.Module`` that scores pairs of users and items. Higher scores are better; losses take the scores as
+logits. The file ``fastncf/models/NAME.py`` holds the model that is called NAME, and a class from elsewhere is added by
+:func:`register`. A registered class has:
+
+- ``build(stage, num_users, num_items, item_counts, generator)``, a class method: see :class:`ModelClass`.
+- ``forward(user_ids, item_ids)``: scores of the pairs. A user is known by an id. Both tensors are int32 or int64 on
+  the model's device. A module of the user's own gets two of shape (n,) and returns n scores. A class with
+  ``broadcasts_ids = True`` gets tensors whose shapes broadcast against each other, such as ``user_ids`` (B, 1) and
+  ``item_ids`` (B, 1 + K), and returns scores of the broadcast shape: the user's part of the work is then done once for
+  all 1 + K items.
+- ``scorer()``, optional: a :class:`~fastncf.models.scorers.Scorer` that computes the same scores faster. It is used
+  only for objects of the very class that defines it, since a subclass may compute other scores.
+- ``item_vectors()``, optional: (I, D) float, vectors whose cosines say which items are similar.
 """
 
-from typing import Any
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import torch
-from torch import Tensor, nn
-
-from fastncf.config import Config
-from fastncf.models.gmf import GMF
-from fastncf.models.mf import MF
-from fastncf.models.mlp import MLP
-from fastncf.models.neumf import NeuMF
-from fastncf.models.popularity import Popularity
+from fastncf.errors import ConfigError
 from fastncf.rng import Stream, key
+from fastncf.stage import Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Generator, Tensor, nn
+
+_SUPPORT_MODULES = frozenset({"layers", "losses", "scorers"})
+"""Files of this folder that are no models."""
 
 
-def build(config: Config, num_users: int, num_items: int, counts: Tensor) -> nn.Module:
-    """The model that ``config`` names, its parameters drawn on the CPU with the seed: the same for every device.
+class ModelClass(Protocol):
+    """A class that can be registered as a model."""
+
+    @classmethod
+    def build(
+        cls,
+        stage: Stage,
+        num_users: int,
+        num_items: int,
+        item_counts: "np.ndarray | Tensor",
+        generator: "Generator",
+    ) -> "nn.Module":
+        """Return an untrained model on the CPU.
+
+        Args:
+            stage: sizes of the layers and the standard deviation of the first embedding vectors.
+            num_users: U.
+            num_items: I.
+            item_counts: (I,) number of training interactions of each item.
+            generator: draws the parameters, on the CPU.
+        """
+
+
+_classes: dict[str, type[ModelClass]] = {}
+Registered = TypeVar("Registered", bound=type[ModelClass])
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all models in alphabetical order."""
+    return tuple(sorted(_files() | _classes.keys()))
+
+
+def register(name: str) -> Callable[[Registered], Registered]:
+    """Return a decorator that adds a class under ``name``.
+
+    The same class may be registered again, as happens where a cell of a notebook is run twice.
+
+    Raises:
+        ConfigError: the name belongs to another class (when a class is decorated).
+    """
+
+    def add(cls: Registered) -> Registered:
+        other = _classes.get(name)
+        if other is not None:
+            taken = (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__)
+        else:
+            taken = name in _files() and cls.__module__ != f"{__name__}.{name}"
+        if taken:
+            raise ConfigError(f"model={name!r}: belongs to another class; expected a name besides {', '.join(names())}")
+        _classes[name] = cls
+        return cls
+
+    return add
+
+
+def get(name: str) -> Any:
+    """Return the class of a model by its name, a :class:`ModelClass` with class methods of its own.
+
+    Raises:
+        ConfigError: there is no model of that name.
+    """
+    if name not in _classes and name in _files():
+        importlib.import_module(f"{__name__}.{name}")
+        if name not in _classes:
+            raise ConfigError(f"fastncf/models/{name}.py: expected a class decorated with @register({name!r})")
+    if name not in _classes:
+        raise ConfigError(f"model={name!r}: expected one of {', '.join(names())}")
+    return _classes[name]
+
+
+def build(stage: Stage, num_users: int, num_items: int, item_counts: "np.ndarray | Tensor") -> "nn.Module":
+    """Return the untrained model that a stage names, on the CPU.
+
+    The parameters are drawn on the CPU from the seed, so that they are the same for every device.
 
     Args:
-        config: names the model and its sizes; with its recipe, see :meth:`Config.with_recipe`.
+        stage: names the model and its sizes.
         num_users: U.
         num_items: I.
-        counts: (I,) training interactions of each item.
+        item_counts: (I,) number of training interactions of each item.
+
+    Raises:
+        ConfigError: there is no model of that name.
     """
-    generator = torch.Generator().manual_seed(key(config.seed, Stream.PARAMETERS) >> 1)
-    assert config.dim is not None
-    sizes = num_users, num_items, config.dim
-    std: dict[str, Any] = {} if config.init_std is None else {"std": config.init_std}
-    if config.model == "mf":
-        return MF(*sizes, generator, **std)
-    if config.model == "gmf":
-        return GMF(*sizes, generator, **std)
-    if config.model == "mlp":
-        return MLP(*sizes, config.layers, generator, dropout=config.dropout, **std)
-    if config.model == "neumf":
-        return NeuMF(*sizes, config.layers, generator, mlp_dim=config.mlp_dim, dropout=config.dropout, **std)
-    return Popularity(counts.double())
+    import torch
+
+    generator = torch.Generator().manual_seed(key(stage.seed, Stream.PARAMETERS) >> 1)
+    return get(stage.model).build(stage, num_users, num_items, item_counts, generator)
+
+
+def _files() -> set[str]:
+    """Return the names of the models that have a file in this folder."""
+    return {module.name for module in pkgutil.iter_modules(__path__)} - _SUPPORT_MODULES

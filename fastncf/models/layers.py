@@ -1,4 +1,4 @@
-"""Building blocks of the models: embeddings, hidden layers, and dot products of lists."""
+"""Building blocks of the models: embeddings, hidden layers, and dot products with lists of items."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,100 +11,131 @@ from torch import Tensor, nn
 from fastncf.device import triton_works
 
 
-class Vectors(nn.Embedding):
-    """An embedding whose gradient on CUDA is added up in place, where torch's own sorts the rows of a batch first.
+class Embedding(nn.Embedding):
+    """An embedding whose gradient is summed in place on CUDA, where torch sorts the indices of a batch first.
 
-    The sums then come in any order, so that two runs differ in the last bits, unless torch is told to be deterministic.
+    The terms of a sum arrive in any order, so that two runs differ in the last bits, unless torch is told to use
+    deterministic algorithms.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return rows_of(self.weight, input)
+        return gather_rows(self.weight, input)
 
 
-def rows_of(table: Tensor, rows: Tensor) -> Tensor:
-    """Rows (..., D) of a table (R, D); in the dtype of the computation where Triton gathers them."""
+def gather_rows(table: Tensor, indices: Tensor) -> Tensor:
+    """Return rows (..., D) of a table (R, D) by their indices (...) int32 or int64.
+
+    The rows have the dtype of the table; where Triton gathers them, that of :func:`compute_dtype`.
+    """
     if use_triton(table) and not torch.are_deterministic_algorithms_enabled():
-        from fastncf.kernels.cuda.rows import Gather  # Triton is not there on every machine
+        from fastncf.kernels.cuda.rows import Gather  # Triton is not installed on every machine
 
-        return Gather.apply(table, rows, compute_dtype(table))
-    return _Rows.apply(table, rows) if table.is_cuda else F.embedding(rows, table)
+        return Gather.apply(table, indices, compute_dtype(table))
+    return _GatherRows.apply(table, indices) if table.is_cuda else F.embedding(indices, table)
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype of matrix products: what autocast says on CUDA, else the tensor's own."""
+    """Return the dtype of matrix products: that of autocast where it is enabled on CUDA, else the tensor's own."""
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else tensor.dtype
 
 
 def use_triton(parameter: Tensor) -> bool:
-    """Whether the Triton kernels know a parameter's dtype and run where it is."""
+    """Return whether the Triton kernels take a parameter: they need float32 and a device on which Triton works."""
     return parameter.dtype == torch.float32 and triton_works(parameter.device)
 
 
-def use_list_kernels(table: Tensor, users: Tensor, items: Tensor) -> bool:
-    """Whether each user (B, 1) has a list of items (B, C), with a table and in a mode in which kernels take them."""
-    lists = users.dim() == 2 and items.dim() == 2 and users.shape == (len(items), 1)
+def use_triton_dot(table: Tensor, user_ids: Tensor, item_ids: Tensor) -> bool:
+    """Return whether :func:`weighted_dot` can be used.
+
+    It needs a list of items (B, C) for each user (B, 1), a table that Triton takes, and no deterministic mode.
+    """
+    lists = user_ids.dim() == 2 and item_ids.dim() == 2 and user_ids.shape == (len(item_ids), 1)
     return lists and use_triton(table) and not torch.are_deterministic_algorithms_enabled()
 
 
-def weighted_dot(user: nn.Embedding, item: nn.Embedding, weight: Tensor, users: Tensor, items: Tensor) -> Tensor:
-    """Weighted dot products (B, C) of each user (B, 1) with a list of items (B, C)."""
-    from fastncf.kernels.cuda.rows import Dot
+def weighted_dot(
+    user_embedding: nn.Embedding, item_embedding: nn.Embedding, weight: Tensor, user_ids: Tensor, item_ids: Tensor
+) -> Tensor:
+    """Return weighted dot products (B, C) of each user's vector with those of a list of items, by Triton.
 
-    return Dot.apply(user.weight, item.weight, weight, users.squeeze(1), items)
+    Args:
+        user_embedding: (U, D) float32.
+        item_embedding: (I, D) float32.
+        weight: (D,) float32.
+        user_ids: (B, 1) int.
+        item_ids: (B, C) int.
+    """
+    from fastncf.kernels.cuda.rows import Dot  # Triton is not installed on every machine
+
+    return Dot.apply(user_embedding.weight, item_embedding.weight, weight, user_ids.squeeze(1), item_ids)
 
 
-class _Rows(torch.autograd.Function):
-    """Rows (..., D) of a table (R, D)."""
+class _GatherRows(torch.autograd.Function):
+    """Rows (..., D) of a table (R, D), with the gradient summed by ``index_add_``."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
+    def forward(ctx: Any, table: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
         ctx.table_shape = table.shape
-        return table.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
+        return table.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        total = gradient.new_zeros(ctx.table_shape)
-        return total.index_add_(0, rows.reshape(-1), gradient.reshape(-1, gradient.shape[-1])), None
+    def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor, None]:
+        (indices,) = ctx.saved_tensors
+        grad_table = grad_rows.new_zeros(ctx.table_shape)
+        return grad_table.index_add_(0, indices.reshape(-1), grad_rows.reshape(-1, grad_rows.shape[-1])), None
 
 
-def make_embedding(rows: int, dim: int, generator: torch.Generator | None, std: float) -> Vectors:
-    weight = torch.empty(rows, dim)
-    return Vectors.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
+def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, std: float) -> Embedding:
+    """Return an embedding (R, D) whose numbers are drawn from a normal distribution around 0."""
+    weight = torch.empty(num_rows, dim)
+    return Embedding.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
 
 
-def drop_constant_columns(user: Tensor, item: Tensor) -> Tensor:
-    """An item table (I, D) without the columns that are constant in it or in the user table (U, D)."""
-    return item[:, (user != user[0]).any(0) & (item != item[0]).any(0)]
+def drop_constant_columns(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
+    """Return item vectors (I, D) without the columns that are constant there or in the user vectors (U, D)."""
+    varies = (user_vectors != user_vectors[0]).any(0) & (item_vectors != item_vectors[0]).any(0)
+    return item_vectors[:, varies]
 
 
-def make_linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
-    """A layer with torch's own default distribution, drawn from the generator that is given."""
+def make_linear(num_inputs: int, num_outputs: int, generator: torch.Generator | None) -> nn.Linear:
+    """Return a layer whose parameters have torch's default distribution, drawn from ``generator``."""
     with torch.random.fork_rng(devices=[]):  # the global generator is left alone; skip_init would cost half a second
-        layer = nn.Linear(inputs, outputs)
-    bound = inputs**-0.5
+        layer = nn.Linear(num_inputs, num_outputs)
+    bound = num_inputs**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
     return layer
 
 
-def make_hidden_layers(inputs: int, layers: Sequence[int], generator: torch.Generator | None) -> nn.ModuleList:
-    widths = [inputs, *layers]
-    return nn.ModuleList(make_linear(a, b, generator) for a, b in itertools.pairwise(widths))
+def make_hidden_layers(num_inputs: int, widths: Sequence[int], generator: torch.Generator | None) -> nn.ModuleList:
+    """Return linear layers of these widths, each of which takes the outputs of the one before."""
+    return nn.ModuleList(make_linear(a, b, generator) for a, b in itertools.pairwise([num_inputs, *widths]))
 
 
-def apply_hidden_layers(hidden: nn.ModuleList, user: Tensor, item: Tensor, dropout: float) -> Tensor:
-    """ReLU layers over (user, item) side by side; the first is applied to each half, then the halves are added."""
+def hidden_activations(hidden: nn.ModuleList, user_vectors: Tensor, item_vectors: Tensor, dropout: float) -> Tensor:
+    """Return the last activations of ReLU layers whose input is a user vector and an item vector, concatenated.
+
+    The first layer is applied to either part by itself and the results are added, so that the part of a user is
+    computed once for a list of items.
+
+    Args:
+        hidden: linear layers.
+        user_vectors: (..., D); (B, 1, D) for users with lists of items.
+        item_vectors: (..., E), of a shape that broadcasts against that of the user vectors.
+        dropout: probability that an activation is set to 0.
+    """
     layers = [layer for layer in hidden if isinstance(layer, nn.Linear)]
-    if user.dim() == 3 and user.shape[:2] == (len(item), 1) and use_triton(layers[0].weight):
-        from fastncf.kernels.cuda.layers import climb  # Triton is not there on every machine
+    has_lists = user_vectors.dim() == 3 and user_vectors.shape[:2] == (len(item_vectors), 1)
+    if has_lists and use_triton(layers[0].weight):
+        from fastncf.kernels.cuda.layers import fused_hidden_layers  # Triton is not installed on every machine
 
-        dtype = compute_dtype(user)
-        return climb(layers, user.to(dtype), item.to(dtype), dropout)
-    of_user, of_item = layers[0].weight.split([user.shape[-1], item.shape[-1]], dim=1)
-    x = F.dropout(F.relu(F.linear(user, of_user, layers[0].bias) + F.linear(item, of_item)), dropout)
+        dtype = compute_dtype(user_vectors)
+        return fused_hidden_layers(layers, user_vectors.to(dtype), item_vectors.to(dtype), dropout)
+    user_weight, item_weight = layers[0].weight.split([user_vectors.shape[-1], item_vectors.shape[-1]], dim=1)
+    user_part = F.linear(user_vectors, user_weight, layers[0].bias)
+    x = F.dropout(F.relu(user_part + F.linear(item_vectors, item_weight)), dropout)
     for layer in layers[1:]:
         x = F.dropout(F.relu(layer(x)), dropout)
     return x

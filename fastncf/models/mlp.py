@@ -1,16 +1,34 @@
 """Multilayer perceptron over a user and an item embedding."""
 
 from collections.abc import Sequence
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.models.layers import apply_hidden_layers, make_embedding, make_hidden_layers, make_linear
+from fastncf.models import register
+from fastncf.models.layers import hidden_activations, make_embedding, make_hidden_layers, make_linear
+from fastncf.models.scorers import HiddenLayersScorer, Scorer
+from fastncf.stage import Stage
 
 
+@register("mlp")
 class MLP(nn.Module):
-    """The notebook's NCF (He et al. 2017, eq. 10): ReLU layers over the two vectors side by side."""
+    """Multilayer perceptron: ReLU layers over the concatenated user and item vectors (He et al. 2017, eq. 10).
+
+    Args:
+        num_users: U.
+        num_items: I.
+        dim: D, length of a vector.
+        layers: widths of the hidden layers.
+        generator: draws the parameters; torch's global one where it is not given.
+        std: standard deviation of the vectors' numbers.
+        dropout: probability that an activation of a hidden layer is set to 0 in training.
+    """
+
+    broadcasts_ids: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -30,22 +48,45 @@ class MLP(nn.Module):
         self.hidden = make_hidden_layers(2 * dim, layers, generator)
         self.output = make_linear(layers[-1], 1, generator)
 
-    def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        top = apply_hidden_layers(self.hidden, self.user_embedding(users), self.item_embedding(items), dropout)
-        return self.output(top).squeeze(-1)
+    @classmethod
+    def build(
+        cls,
+        stage: Stage,
+        num_users: int,
+        num_items: int,
+        item_counts: np.ndarray | Tensor,
+        generator: torch.Generator,
+    ) -> Self:
+        """Return an untrained model; see :class:`fastncf.models.ModelClass`."""
+        sizes = num_users, num_items, stage.dim, stage.layers
+        return cls(*sizes, generator, std=stage.init_std, dropout=stage.dropout)
+
+    def forward(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        """Return scores of the broadcast shape of ``user_ids`` and ``item_ids``."""
+        vectors = self.user_embedding(user_ids), self.item_embedding(item_ids)
+        x = hidden_activations(self.hidden, *vectors, self.dropout if self.training else 0.0)
+        return self.output(x).squeeze(-1)
+
+    def scorer(self) -> Scorer:
+        """Return a scorer that computes the first layer's part of a user and of an item once."""
+        vectors = self.user_embedding.weight, self.item_embedding.weight
+        return HiddenLayersScorer(self.hidden, *vectors, (self.output.weight, self.output.bias))
 
     @torch.no_grad()
     def start_from(self, factors: Factors, std: float = 1.0) -> None:
-        """Take the vectors of a matrix factorization of one dimension less, its biases as the last.
+        """Copy the vectors and the biases of a matrix factorization of D - 1 dimensions to the embeddings.
 
-        All columns of a table get the same factor, so that their standard deviations are ``std`` in the mean.
+        The biases become the last dimension. Each table is multiplied by one number, after which the standard
+        deviations of its columns are ``std`` on average.
         """
         user, item, user_bias, item_bias = map(torch.from_numpy, factors)
-        for table, other, bias in ((self.user_embedding, user, user_bias), (self.item_embedding, item, item_bias)):
-            vectors = torch.column_stack([other, bias])
-            table.weight.copy_(vectors * (std / vectors.std(0, correction=0).mean().clamp(min=1e-6)))
+        for embedding, vectors, bias in (
+            (self.user_embedding, user, user_bias),
+            (self.item_embedding, item, item_bias),
+        ):
+            table = torch.column_stack([vectors, bias])
+            embedding.weight.copy_(table * (std / table.std(0, correction=0).mean().clamp(min=1e-6)))
 
     def item_vectors(self) -> Tensor:
-        """(I, D)."""
+        """Return the item embeddings (I, D)."""
         return self.item_embedding.weight

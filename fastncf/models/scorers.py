@@ -1,12 +1,11 @@
-"""How a model scores many pairs at once: what depends on the user or on the item alone is computed once.
+"""Scorers: how a model scores many pairs at once, with what depends on the user or on the item alone computed once.
 
-A scorer holds views or products of the parameters as they were when it was made, so it is made for one evaluation and
-thrown away. It is called without gradients. What it returns is valid until its next call.
+:func:`make_scorer` asks the model for its scorer. :mod:`fastncf.evaluation.scoring` calls it within a memory budget.
 """
 
 import functools
 import math
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -15,199 +14,349 @@ from fastncf.device import has_tf32, triton_works
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.ranking import dot_lists
-from fastncf.models.gmf import GMF
-from fastncf.models.mf import MF
-from fastncf.models.mlp import MLP
-from fastncf.models.neumf import NeuMF
-from fastncf.models.popularity import Popularity
+
+_UNKNOWN_PAIR_BYTES = 1024
 
 
-class Scorer(Protocol):
-    """Scores for the evaluation.
+class Scorer(ABC):
+    """Scores pairs by the parameters of a model as they are when the scorer is made.
 
-    Attributes:
-        list_bytes: memory that a pair takes in ``lists``.
-        catalogue_bytes: memory that a pair takes in ``catalogue``.
+    A scorer is made for one evaluation or one request and then thrown away. It is called without gradients, with the
+    model in evaluation mode. Its results are valid until its next call. They may be views of the model's parameters,
+    so that callers must not write to them.
+
+    Memory is stated in bytes beside the arguments and the parameters, results included: a call of :meth:`lists` for B
+    users with C items each takes at most ``B * (user_bytes() + C * list_bytes())``, a call of :meth:`catalogue` for B
+    users and I items at most ``B * (user_bytes() + I * catalogue_bytes())``.
     """
 
-    list_bytes: int
-    catalogue_bytes: int
+    @abstractmethod
+    def lists(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        """Return scores (B, C) of users (B,) int32 with a list of items each, (B, C) int32."""
+
+    def catalogue(self, user_ids: Tensor, num_items: int) -> Tensor:
+        """Return scores (B, I) of users (B,) int32 with all items."""
+        item_ids = torch.arange(num_items, dtype=torch.int32, device=user_ids.device)
+        return self.lists(user_ids, item_ids.expand(len(user_ids), -1))
+
+    @abstractmethod
+    def list_bytes(self) -> int:
+        """Return the bytes that a pair takes in :meth:`lists`."""
+
+    def catalogue_bytes(self) -> int:
+        """Return the bytes that a pair takes in :meth:`catalogue`."""
+        return self.list_bytes()
+
+    def user_bytes(self) -> int:
+        """Return the bytes that a user takes in :meth:`lists` and :meth:`catalogue`, beside those of its pairs."""
+        return 0
+
+    def table_bytes(self) -> int:
+        """Return the bytes that :meth:`precompute` takes and keeps."""
+        return 0
+
+    def table_pairs(self) -> int:
+        """Return the number of pairs from which on :meth:`precompute` saves more time than it takes."""
+        return 0
+
+    def precompute(self) -> None:  # noqa: B027 (a scorer may have no tables)
+        """Compute tables of what depends on the user or on the item alone, for all users and items."""
 
     @property
     def factors(self) -> Factors | None:
-        """The matrix factorization that the scores are of, where kernels know it."""
-
-    def lists(self, users: Tensor, items: Tensor) -> Tensor:
-        """Scores (B, C) of lists of items (B, C) int32 for users (B,) int32."""
-
-    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
-        """Scores (B, I) of all items for users (B,) int32."""
+        """The matrix factorization that computes the same scores, in float32 on the CPU; None where there is none."""
+        return None
 
 
-def scorer(model: nn.Module) -> Scorer:
-    """The fastest scorer for a model; one of a user's own class, derived or not, is called as it is."""
-    if type(model) not in (MF, GMF, MLP, NeuMF):
-        return _Plain(model)
-    if isinstance(model, MF):
-        return _Dot(model.user_embedding.weight, model.item_embedding.weight, model.user_bias, model.item_bias)
-    if isinstance(model, GMF):
-        item = model.item_embedding.weight
-        user = model.user_embedding.weight * model.output.weight
-        return _Dot(user, item, model.output.bias.expand(len(user)), torch.zeros_like(item[:, 0]))
-    if isinstance(model, MLP):
-        return _Tower(model.hidden, model.user_embedding, model.item_embedding, model.output.weight, model.output.bias)
-    assert isinstance(model, NeuMF)
-    user, item = model.gmf_user_embedding.weight, model.gmf_item_embedding.weight
-    of_product, of_top = model.output.weight.tensor_split([user.shape[1]], dim=1)
-    tower = _Tower(model.hidden, model.mlp_user_embedding, model.mlp_item_embedding, of_top, model.output.bias)
-    return _Sum(tower, _Dot(user * of_product, item))
+def make_scorer(model: nn.Module) -> Scorer:
+    """Return the scorer of a model.
+
+    That is ``model.scorer()`` where the class of the model itself defines the method. A class that inherits it, or has
+    none, may have a ``forward`` of its own and is scored by that.
+    """
+    own = vars(type(model)).get("scorer")
+    return ModuleScorer(model) if own is None else own(model)
 
 
-class _Buffer:
-    """Memory that one call after the other writes to: fresh pages cost more than the arithmetic."""
+class ScratchBuffer:
+    """Memory that one call after the other writes to, since fresh pages cost more time than the arithmetic."""
 
     def __init__(self) -> None:
-        self.memory = torch.empty(0)
+        self._memory = torch.empty(0)
 
     def take(self, *shape: int, like: Tensor) -> Tensor:
+        """Return a tensor of a shape, with the dtype and device of ``like`` and any values."""
         size = math.prod(shape)
-        if self.memory.numel() < size or self.memory.device != like.device or self.memory.dtype != like.dtype:
-            self.memory = torch.empty(size, dtype=like.dtype, device=like.device)
-        return self.memory[:size].view(shape)
+        if self._memory.numel() < size or self._memory.device != like.device or self._memory.dtype != like.dtype:
+            self._memory = torch.empty(0)  # frees the old memory before the new is allocated
+            self._memory = torch.empty(size, dtype=like.dtype, device=like.device)
+        return self._memory[:size].view(shape)
 
 
-class _Dot:
-    """Scores that are dot products of a user's (U, D) and an item's (I, D) vector, plus biases (U,) and (I,)."""
-
-    def __init__(self, user: Tensor, item: Tensor, *biases: Tensor) -> None:
-        self.tables = tuple(tensor.detach().contiguous() for tensor in (user, item, *biases))
-        by_kernel = user.device.type == "cpu" and user.dtype == torch.float32
-        self.factors = Factors(*(table.numpy() for table in self.tables)) if by_kernel and biases else None
-        self.by_kernel = by_kernel
-        self.by_tiles = user.dtype == torch.float32 and triton_works(user.device)
-        self.list_bytes = 8 if by_kernel or self.by_tiles else 8 * (user.shape[1] + 2)
-        self.catalogue_bytes = 4 if by_kernel else 8  # tensors also hold what comes of the comparison
-        self.buffer = _Buffer()
-
-    @functools.cached_property
-    def vectors(self) -> tuple[Tensor, Tensor]:
-        """(U, D') and (I, D'): biases, where there are some, are two dimensions more."""
-        user, item, *biases = self.tables
-        if not biases:
-            return user, item
-        of_user, of_item = biases
-        ones = torch.ones_like(of_user), torch.ones_like(of_item)
-        return torch.column_stack([user, of_user, ones[0]]), torch.column_stack([item, ones[1], of_item])
-
-    def lists(self, users: Tensor, items: Tensor) -> Tensor:
-        user, item = self.vectors
-        if self.by_kernel:
-            out = self.buffer.take(*items.shape, like=user)
-            dot_lists(*(tensor.numpy() for tensor in (users.int(), items.int(), user, item, out)))
-            return out
-        if self.by_tiles:
-            from fastncf.kernels.cuda.rows import Dot  # Triton is not there on every machine
-
-            return Dot.apply(user, item, torch.ones_like(user[0]), users, items)
-        return torch.bmm(item[items.long()], user[users.long()].unsqueeze(-1)).squeeze(-1)
-
-    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
-        user, item = self.vectors
-        out = self.buffer.take(len(users), len(item), like=user)
-        return torch.mm(user.index_select(0, users), item.T, out=out)
-
-
-class _Tower:
-    """ReLU layers over a user's and an item's vector side by side, up to a score: each half of the first layer once."""
-
-    factors = None
-
-    def __init__(
-        self, hidden: nn.ModuleList, user: nn.Embedding, item: nn.Embedding, weight: Tensor, bias: Tensor
-    ) -> None:
-        first, *rest = (layer for layer in hidden if isinstance(layer, nn.Linear))
-        of_user, of_item = first.weight.split([user.embedding_dim, item.embedding_dim], dim=1)
-        self.user = torch.addmm(first.bias, user.weight, of_user.T)  # (U, H)
-        self.item = item.weight @ of_item.T  # (I, H)
-        self.layers = [(layer.weight.contiguous(), layer.bias) for layer in rest]
-        self.output = torch.cat([weight.view(-1), bias])
-        self.by_tiles = bool(rest) and user.weight.dtype == torch.float32 and has_tf32(user.weight.device)
-        written = [len(bias) for _, bias in self.layers]
-        written = written[:-1] if self.by_tiles else [self.user.shape[1], *written]
-        self.list_bytes = 4 * (sum(written) + 4)
-        self.catalogue_bytes = self.list_bytes
-        self.buffers = [_Buffer() for _ in range(len(self.layers) + 2)]
-
-    def lists(self, users: Tensor, items: Tensor) -> Tensor:
-        if self.by_tiles:
-            from fastncf.kernels.cuda.scores import score_by_layers  # Triton is not there on every machine
-
-            return score_by_layers(self.user, self.item, users, items.contiguous(), self.layers, self.output)
-        first = self.buffers[0].take(items.numel(), self.item.shape[1], like=self.item)
-        torch.index_select(self.item, 0, items.reshape(-1), out=first)
-        halves = first.view(*items.shape, -1)
-        halves += self.user.index_select(0, users).unsqueeze(1)
-        halves.relu_()
-        return self.apply_hidden_layers(first).view(items.shape)
-
-    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
-        if self.by_tiles:
-            items = torch.arange(num_items, dtype=torch.int32, device=users.device)
-            return self.lists(users, items.expand(len(users), -1))
-        halves = self.buffers[0].take(len(users), *self.item.shape, like=self.item)
-        torch.add(self.user.index_select(0, users).unsqueeze(1), self.item, out=halves).relu_()
-        return self.apply_hidden_layers(halves.view(-1, self.item.shape[1])).view(len(users), num_items)
-
-    def apply_hidden_layers(self, x: Tensor) -> Tensor:
-        """Scores (n, 1) of the first layer's activations (n, H)."""
-        for (weight, bias), buffer in zip(self.layers, self.buffers[1:-1], strict=True):
-            x = torch.addmm(bias, x, weight.T, out=buffer.take(len(x), len(bias), like=x)).relu_()
-        last, offset = self.output[:-1].unsqueeze(1), self.output[-1:]
-        return torch.addmm(offset, x, last, out=self.buffers[-1].take(len(x), 1, like=x))
-
-
-class _Sum:
-    """A tower's score and a dot product."""
-
-    factors = None
-
-    def __init__(self, tower: _Tower, dot: _Dot) -> None:
-        self.tower, self.dot = tower, dot
-        self.list_bytes = tower.list_bytes + dot.list_bytes
-        self.catalogue_bytes = tower.catalogue_bytes + dot.catalogue_bytes
-
-    def lists(self, users: Tensor, items: Tensor) -> Tensor:
-        return self.tower.lists(users, items).add_(self.dot.lists(users, items))
-
-    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
-        return self.tower.catalogue(users, num_items).add_(self.dot.catalogue(users, num_items))
-
-
-class _Plain:
-    """Any module, called as it is."""
-
-    factors = None
-    list_bytes = catalogue_bytes = 1024
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def lists(self, users: Tensor, items: Tensor) -> Tensor:
-        return score_lists(self.model, users, items)
-
-    def catalogue(self, users: Tensor, num_items: int) -> Tensor:
-        return score_catalogue(self.model, users, num_items)
-
-
-def score_lists(model: nn.Module, users: Tensor, items: Tensor) -> Tensor:
-    """Scores of each user's own list of items by any model.
-
-    A model of this package is called with broadcast shapes; any other module with two flat tensors of equal length.
+class DotScorer(Scorer):
+    """Scores that are dot products of a user's and an item's vector, plus biases.
 
     Args:
-        model: scores (users, items).
-        users: (B,) int.
-        items: (B, C) int.
+        user_vectors: (U, D).
+        item_vectors: (I, D).
+        weight: (1, D), multiplied by the user vectors; ones where it is not given.
+        biases: (U,) and (I,) added to the dot product; none where they are not given.
+    """
+
+    def __init__(
+        self,
+        user_vectors: Tensor,
+        item_vectors: Tensor,
+        *,
+        weight: Tensor | None = None,
+        biases: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self._user, self._item = user_vectors.detach().contiguous(), item_vectors.detach().contiguous()
+        self._weight = None if weight is None else weight.detach()
+        self._biases = None if biases is None else (biases[0].detach(), biases[1].detach())
+        self._stacked_items: Tensor | None = None
+        is_float32 = self._user.dtype == torch.float32
+        self._by_kernel = is_float32 and self._user.device.type == "cpu"
+        self._by_triton = is_float32 and triton_works(self._user.device)
+        self._scores = ScratchBuffer()
+
+    @functools.cached_property
+    def factors(self) -> Factors | None:
+        if not self._by_kernel or self._biases is None:
+            return None
+        user = self._user if self._weight is None else self._user * self._weight
+        return Factors(*(table.contiguous().numpy() for table in (user, self._item, *self._biases)))
+
+    def list_bytes(self) -> int:
+        if self._by_kernel or self._by_triton:
+            return 12  # the score, the item's bias and its id
+        return self._user.element_size() * (self._user.shape[1] + 4) + 8  # copies of the items' vectors and their ids
+
+    def catalogue_bytes(self) -> int:
+        return self._user.element_size()
+
+    def user_bytes(self) -> int:
+        return 3 * self._user.element_size() * (self._user.shape[1] + 2)
+
+    def table_bytes(self) -> int:
+        return 0 if self._biases is None else self._item.element_size() * len(self._item) * (self._item.shape[1] + 2)
+
+    def table_pairs(self) -> int:
+        return 32 * len(self._item)
+
+    def precompute(self) -> None:
+        """Append the biases to the item vectors, so that a matrix product gives the scores of a catalogue."""
+        if self._biases is not None:
+            item_bias = self._biases[1]
+            self._stacked_items = torch.column_stack([self._item, torch.ones_like(item_bias), item_bias])
+
+    def lists(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        scores = self._list_dots(*self._vectors(user_ids), item_ids)
+        if self._biases is not None and self._stacked_items is None:
+            user_bias, item_bias = self._biases
+            scores += user_bias.index_select(0, user_ids).unsqueeze(1)
+            scores += item_bias.index_select(0, item_ids.reshape(-1)).view(item_ids.shape)
+        return scores
+
+    def catalogue(self, user_ids: Tensor, num_items: int) -> Tensor:
+        user, item = self._vectors(user_ids)
+        scores = torch.mm(user, item.T, out=self._scores.take(len(user), len(item), like=user))
+        if self._biases is not None and self._stacked_items is None:
+            user_bias, item_bias = self._biases
+            scores += user_bias.index_select(0, user_ids).unsqueeze(1)
+            scores += item_bias
+        return scores
+
+    def _vectors(self, user_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors of the users (B, D) and of all items (I, D); with biases in them where they are stacked."""
+        user = self._user.index_select(0, user_ids)
+        if self._weight is not None:
+            user *= self._weight
+        if self._stacked_items is None or self._biases is None:
+            return user, self._item
+        user_bias = self._biases[0].index_select(0, user_ids)
+        return torch.column_stack([user, user_bias, torch.ones_like(user_bias)]), self._stacked_items
+
+    def _list_dots(self, user: Tensor, item: Tensor, item_ids: Tensor) -> Tensor:
+        """Return dot products (B, C) of vectors (B, D) with those of a table (I, D) at ``item_ids`` (B, C)."""
+        rows = torch.arange(len(user), dtype=torch.int32, device=user.device)
+        if self._by_kernel:
+            out = self._scores.take(*item_ids.shape, like=user)
+            dot_lists(*(tensor.numpy() for tensor in (rows, item_ids.int(), user, item, out)))
+            return out
+        if self._by_triton:
+            from fastncf.kernels.cuda.rows import Dot  # Triton is not installed on every machine
+
+            return Dot.apply(user, item, torch.ones_like(user[0]), rows, item_ids)
+        return torch.bmm(item[item_ids.long()], user.unsqueeze(-1)).squeeze(-1)
+
+
+class HiddenLayersScorer(Scorer):
+    """Scores of ReLU layers over the concatenated vectors of a user and an item.
+
+    The first layer is linear before its activation: its output is a part of the user plus a part of the item. Either
+    is computed once for all pairs that need it.
+
+    Args:
+        hidden: linear layers; the first takes D + E inputs.
+        user_vectors: (U, D).
+        item_vectors: (I, E).
+        output: weight (1, H) and bias (1,) of the score.
+    """
+
+    def __init__(
+        self, hidden: nn.ModuleList, user_vectors: Tensor, item_vectors: Tensor, output: tuple[Tensor, Tensor]
+    ) -> None:
+        first, *rest = (layer for layer in hidden if isinstance(layer, nn.Linear))
+        self._user, self._item = user_vectors.detach(), item_vectors.detach()
+        self._bias: Tensor = first.bias
+        self._user_weight, self._item_weight = first.weight.split([self._user.shape[1], self._item.shape[1]], dim=1)
+        self._layers: list[tuple[Tensor, Tensor]] = [(layer.weight.contiguous(), layer.bias) for layer in rest]
+        self._output = torch.cat([output[0].reshape(-1), output[1]])
+        self._tables: tuple[Tensor, Tensor] | None = None
+        self._by_triton = bool(rest) and self._user.dtype == torch.float32 and has_tf32(self._user.device)
+        self._buffers = [ScratchBuffer() for _ in range(len(rest) + 2)]
+
+    def list_bytes(self) -> int:
+        widths = [len(bias) for _, bias in self._layers]
+        if self._by_triton:
+            written = sum(widths[:-1]) + (0 if self._tables else self._item.shape[1] + len(self._bias))
+        else:
+            written = len(self._bias) + sum(widths) + (0 if self._tables else self._item.shape[1])
+        return self._user.element_size() * (written + 4)  # + 4: the score, ids
+
+    def catalogue_bytes(self) -> int:
+        written = 0 if self._tables else len(self._bias)  # the items' part, as if each user had its own
+        return self.list_bytes() + self._user.element_size() * written
+
+    def user_bytes(self) -> int:
+        return self._user.element_size() * (self._user.shape[1] + len(self._bias))
+
+    def table_bytes(self) -> int:
+        return self._user.element_size() * len(self._bias) * (len(self._user) + len(self._item))
+
+    def table_pairs(self) -> int:
+        return 2 * (len(self._user) + len(self._item))
+
+    def precompute(self) -> None:
+        """Compute the first layer's part of all users (U, H) and of all items (I, H)."""
+        user_part = torch.addmm(self._bias, self._user, self._user_weight.T)
+        self._tables = user_part, self._item @ self._item_weight.T
+
+    def lists(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        if self._by_triton:
+            return self._lists_by_triton(user_ids, item_ids)
+        flat = item_ids.reshape(-1)
+        x = self._buffers[0].take(len(flat), len(self._bias), like=self._item)
+        if self._tables is None:
+            torch.mm(self._item.index_select(0, flat), self._item_weight.T, out=x)
+        else:
+            torch.index_select(self._tables[1], 0, flat, out=x)
+        x.view(*item_ids.shape, -1).add_(self._user_part(user_ids).unsqueeze(1)).relu_()
+        return self._score(x).view(item_ids.shape)
+
+    def catalogue(self, user_ids: Tensor, num_items: int) -> Tensor:
+        if self._by_triton:
+            item_ids = torch.arange(num_items, dtype=torch.int32, device=user_ids.device)
+            return self.lists(user_ids, item_ids.expand(len(user_ids), -1))
+        item_part = self._item @ self._item_weight.T if self._tables is None else self._tables[1]
+        x = self._buffers[0].take(len(user_ids), *item_part.shape, like=item_part)
+        torch.add(self._user_part(user_ids).unsqueeze(1), item_part, out=x).relu_()
+        return self._score(x.view(-1, item_part.shape[1])).view(len(user_ids), num_items)
+
+    def _user_part(self, user_ids: Tensor) -> Tensor:
+        """Return the first layer's part (B, H) of users (B,), its bias included."""
+        if self._tables is not None:
+            return self._tables[0].index_select(0, user_ids)
+        return torch.addmm(self._bias, self._user.index_select(0, user_ids), self._user_weight.T)
+
+    def _score(self, x: Tensor) -> Tensor:
+        """Return scores (n, 1) of the first layer's activations (n, H)."""
+        for (weight, bias), buffer in zip(self._layers, self._buffers[1:-1], strict=True):
+            x = torch.addmm(bias, x, weight.T, out=buffer.take(len(x), len(bias), like=x)).relu_()
+        weight, bias = self._output[:-1].unsqueeze(1), self._output[-1:]
+        return torch.addmm(bias, x, weight, out=self._buffers[-1].take(len(x), 1, like=x))
+
+    def _lists_by_triton(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        from fastncf.kernels.cuda.scores import score_by_layers  # Triton is not installed on every machine
+
+        scores = torch.empty(item_ids.shape, device=self._user.device)
+        if self._tables is not None:
+            score_by_layers(scores, *self._tables, user_ids, item_ids.contiguous(), self._layers, self._output)
+            return scores
+        item_part = self._item.index_select(0, item_ids.reshape(-1)) @ self._item_weight.T
+        rows = torch.arange(len(user_ids), dtype=torch.int32, device=user_ids.device)
+        columns = torch.arange(item_ids.numel(), dtype=torch.int32, device=user_ids.device).view(item_ids.shape)
+        score_by_layers(scores, self._user_part(user_ids), item_part, rows, columns, self._layers, self._output)
+        return scores
+
+
+class SumScorer(Scorer):
+    """The sum of a score by hidden layers and of a dot product."""
+
+    def __init__(self, hidden: HiddenLayersScorer, dot: DotScorer) -> None:
+        self._hidden, self._dot = hidden, dot
+
+    def lists(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        return self._hidden.lists(user_ids, item_ids).add_(self._dot.lists(user_ids, item_ids))
+
+    def catalogue(self, user_ids: Tensor, num_items: int) -> Tensor:
+        return self._hidden.catalogue(user_ids, num_items).add_(self._dot.catalogue(user_ids, num_items))
+
+    def list_bytes(self) -> int:
+        return self._hidden.list_bytes() + self._dot.list_bytes()
+
+    def catalogue_bytes(self) -> int:
+        return self._hidden.catalogue_bytes() + self._dot.catalogue_bytes()
+
+    def user_bytes(self) -> int:
+        return self._hidden.user_bytes() + self._dot.user_bytes()
+
+    def table_bytes(self) -> int:
+        return self._hidden.table_bytes() + self._dot.table_bytes()
+
+    def table_pairs(self) -> int:
+        return self._hidden.table_pairs()
+
+    def precompute(self) -> None:
+        self._hidden.precompute()
+        self._dot.precompute()
+
+
+class ModuleScorer(Scorer):
+    """Scores of any module by its ``forward``; see :func:`score_lists`.
+
+    The memory that a module takes for a pair is not known. The guess is twice the outputs, float32, of all its
+    ``nn.Embedding`` and ``nn.Linear`` layers, which covers a chain of layers with an activation after each; at least
+    1,024 bytes.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def lists(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        return score_lists(self._model, user_ids, item_ids)
+
+    def list_bytes(self) -> int:
+        width = 0
+        for layer in self._model.modules():
+            if isinstance(layer, nn.Embedding):
+                width += layer.embedding_dim
+            elif isinstance(layer, nn.Linear):
+                width += layer.out_features
+        return max(_UNKNOWN_PAIR_BYTES, 8 * width)
+
+
+def score_lists(model: nn.Module, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+    """Return scores of each user's own list of items by the ``forward`` of any model.
+
+    A class with ``broadcasts_ids = True`` is called with broadcast shapes, any other module with two flat tensors of
+    equal length; see :mod:`fastncf.models`.
+
+    Args:
+        model: scores (user ids, item ids).
+        user_ids: (B,) int.
+        item_ids: (B, C) int.
 
     Returns:
         (B, C) float.
@@ -215,20 +364,12 @@ def score_lists(model: nn.Module, users: Tensor, items: Tensor) -> Tensor:
     Raises:
         ConfigError: the module returned another number of scores than it got pairs.
     """
-    if isinstance(model, (MF, GMF, MLP, NeuMF, Popularity)):
-        return model(users.unsqueeze(-1), items)
-    scores = model(users.repeat_interleave(items.shape[1]), items.reshape(-1))
-    if scores.numel() != items.numel():
+    if getattr(model, "broadcasts_ids", False):
+        return model(user_ids.unsqueeze(-1), item_ids)
+    scores = model(user_ids.repeat_interleave(item_ids.shape[1]), item_ids.reshape(-1))
+    if scores.numel() != item_ids.numel():
         raise ConfigError(
-            f"{type(model).__name__} returned scores of shape {tuple(scores.shape)} for {items.numel()} pairs; "
+            f"{type(model).__name__} returned scores of shape {tuple(scores.shape)} for {item_ids.numel()} pairs; "
             f"expected one score for each (user, item)"
         )
-    return scores.reshape(items.shape)
-
-
-def score_catalogue(model: nn.Module, users: Tensor, num_items: int) -> Tensor:
-    """Scores (B, I) of the whole catalogue for ``users`` (B,) by any model."""
-    own = getattr(model, "score_catalogue", None)
-    if own is not None:
-        return own(users)
-    return score_lists(model, users, torch.arange(num_items, device=users.device).expand(len(users), -1))
+    return scores.reshape(item_ids.shape)

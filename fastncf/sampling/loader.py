@@ -1,9 +1,9 @@
-"""The epoch that lives on the device: int32 tensors, an order drawn there, each batch gathered when it is its turn.
+"""Epochs on the device that trains: the order of the interactions, their negatives, and batches gathered by both.
 
-On CUDA with Triton, order and negatives are drawn on the device too, the same bits as the CPU's. Otherwise they are
-drawn by a thread that holds no GIL while the epoch before trains, and cross to CUDA through pinned memory on a stream
-of their own. A batch is gathered just before its step, not the epoch at its start: the same bytes are moved, but the
-first batch waits for none of the others, and no second copy of the epoch is needed.
+On CUDA with Triton, orders and negatives are drawn on the device, the same bits as on the CPU. Otherwise a thread draws
+the next epoch while the current one trains; the kernels that it calls release the GIL, and on CUDA what it draws is
+copied through pinned memory on a stream of its own. A batch is gathered just before its step and not the epoch at its
+start: the same bytes move, but the first batch does not wait for the others, and no second copy of the epoch is held.
 """
 
 import time
@@ -11,238 +11,271 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastncf.config import Config
 from fastncf.data.split import Split
 from fastncf.device import Stopwatch, triton_works
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.rng import Stream, key
+from fastncf.sampling import distributions
 from fastncf.sampling.negatives import position_keys, require_unseen_items, sample_negatives
 from fastncf.sampling.permutation import permutation
+from fastncf.stage import Stage
 
 
 class Batch(NamedTuple):
-    """One step's interactions: ``user`` (B,), ``positive`` (B,), ``negatives`` (B, K), all int32."""
+    """The interactions of one step, all int32.
+
+    Attributes:
+        user: (B,).
+        positive: (B,), the items that the users interacted with.
+        negatives: (B, K).
+    """
 
     user: Tensor
     positive: Tensor
     negatives: Tensor
 
 
-class EpochLoader:
-    """All epochs of a fit, one after the other; a context manager, since a thread may draw ahead.
-
-    Args:
-        split: what is trained on, N interactions.
-        num_negatives: K.
-        batch_size: samples a batch; it holds ``max(1, batch_size // (1 + K))`` interactions, the last one the rest.
-        seed: determines negatives and order.
-        device: where the tensors live.
-        shuffle: a new order each epoch; otherwise the order of epoch 0 serves all.
-        last: number of epochs; none is drawn beyond.
-        weights: how often each item is drawn as a negative; all alike where it is not given.
-
-    Attributes:
-        rows: interactions in a batch.
-        order: (N,) int32 or int64, that of the epoch that was loaded; on CUDA always the same memory.
-        negatives: (N, K) int32, likewise.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        *,
-        num_negatives: int,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        shuffle: bool,
-        last: int,
-        weights: AliasTable | None = None,
-    ) -> None:
-        self.rows = max(1, batch_size // (1 + num_negatives))
-        indptr, self.positive = (torch.from_numpy(array).to(device) for array in (split.indptr, split.indices))
-        users = torch.arange(split.num_users, dtype=torch.int32, device=device)
-        self.user = torch.repeat_interleave(users, indptr.diff(), output_size=len(split.indices))  # (N,) int32
-        draws = SamplingSpec(split, num_negatives, seed, device, shuffle, last, weights)
-        self._source: _Source
-        if triton_works(device):
-            self._source = DeviceSampler(draws, self.user, indptr, self.positive)
-        else:
-            self._source = PrefetchSampler(draws)
-        self.order, self.negatives = torch.empty(0), torch.empty(0)
-
-    @classmethod
-    def of(cls, split: Split, config: Config, device: torch.device, weights: AliasTable | None) -> "EpochLoader":
-        """Those of a fit; ``config`` with its recipe, see :meth:`~fastncf.config.Config.with_recipe`."""
-        assert config.batch_size is not None
-        assert config.epochs is not None
-        return cls(
-            split,
-            num_negatives=config.num_negatives,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            device=device,
-            shuffle=config.shuffle,
-            last=config.epochs,
-            weights=weights,
-        )
-
-    def __enter__(self) -> "EpochLoader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._source.close()
-
-    @property
-    def batches(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.user) // self.rows)
-
-    def load(self, number: int) -> None:
-        """Make an epoch the one that batches are taken from."""
-        self.order, self.negatives = self._source.load(number)
-
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of an epoch, which is loaded."""
-        self.load(number)
-        return map(self.take, self.places())
-
-    def take(self, rows: Tensor) -> Batch:
-        """The interactions of some rows (B,) of the CSR, which is what the order holds."""
-        return Batch(*(epoch.index_select(0, rows) for epoch in (self.user, self.positive, self.negatives)))
-
-    def places(self) -> Iterator[Tensor]:
-        """The rows of each batch of the epoch that was loaded: every interaction once, the last partial batch kept."""
-        for start in range(0, len(self.order), self.rows):  # split() would make all of them before the first is taken
-            yield self.order[start : start + self.rows]
-
-    def sample_seconds(self) -> float:
-        """Seconds that drawing has taken; the device must be done with it."""
-        return self._source.seconds()
-
-
-class Training:
-    """What trains batch by batch: a context manager, since a thread may draw its epochs ahead.
-
-    Attributes:
-        epochs: what the batches are taken from.
-    """
-
-    epochs: EpochLoader
-
-    def __enter__(self) -> Self:
-        self.epochs.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.epochs.__exit__(kind, error, trace)
-
-
 class SamplingSpec(NamedTuple):
-    """What an order and negatives are drawn by; see :class:`EpochLoader`."""
+    """What determines the order and the negatives of each epoch, and where they are needed.
+
+    Attributes:
+        split: training interactions, N.
+        num_negatives: K.
+        seed: determines orders and negatives.
+        device: where they are needed.
+        shuffle: whether each epoch has an order of its own; otherwise the order of epoch 0 serves all.
+        num_epochs: number of epochs, at least 1; none is drawn beyond.
+        alias_table: distribution of the negatives over all items; uniform where it is None.
+    """
 
     split: Split
     num_negatives: int
     seed: int
     device: torch.device
     shuffle: bool
-    last: int
-    weights: AliasTable | None
+    num_epochs: int
+    alias_table: AliasTable | None = None
+
+    @classmethod
+    def from_stage(cls, split: Split, stage: Stage) -> "SamplingSpec":
+        """Return what a stage asks for.
+
+        Raises:
+            ConfigError: there is no distribution of the name ``stage.negatives``, or it has unusable weights.
+        """
+        return cls(
+            split,
+            num_negatives=stage.num_negatives,
+            seed=stage.seed,
+            device=torch.device(stage.device),
+            shuffle=stage.shuffle,
+            num_epochs=stage.epochs,
+            alias_table=distributions.alias_table(stage.negatives, split.item_counts(), stage.negatives_exponent),
+        )
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def negatives_shape(self) -> tuple[int, int]:
         """(N, K)."""
         return len(self.split.indices), self.num_negatives
 
     def order(self, number: int) -> Tensor:
-        """(N,) on the device."""
+        """Return the order (N,) int32 or int64 of an epoch on the device: positions in the CSR, each once."""
         order_key = key(self.seed, Stream.PERMUTATION, number if self.shuffle else 0)
         return permutation(len(self.split.indices), order_key, self.device)
 
 
-class _Source(Protocol):
-    """Where epochs come from."""
+class EpochLoader:
+    """Loads one epoch after the other; a context manager that ends the thread which draws them.
 
-    def load(self, number: int) -> tuple[Tensor, Tensor]:
-        """Order (N,) and negatives (N, K) of an epoch; those of the one before are no longer valid."""
+    Args:
+        spec: what determines orders and negatives.
+        batch_size: samples in a batch, which holds ``max(1, batch_size // (1 + K))`` interactions; the last batch of an
+            epoch holds the rest.
 
-    def seconds(self) -> float:
-        """Seconds spent so far."""
+    Attributes:
+        interactions_per_batch: number of interactions in each batch but the last.
+        user: (N,) int32 on the device, in the order of the CSR.
+        positive: (N,) int32, likewise.
+        order: (N,) int32 or int64 of the loaded epoch; on CUDA always the same memory.
+        negatives: (N, K) int32 of the loaded epoch, in the order of the CSR; on CUDA always the same memory.
+    """
+
+    def __init__(self, spec: SamplingSpec, batch_size: int) -> None:
+        split, device = spec.split, spec.device
+        self.interactions_per_batch = max(1, batch_size // (1 + spec.num_negatives))
+        indptr, self.positive = (torch.from_numpy(array).to(device) for array in (split.indptr, split.indices))
+        users = torch.arange(split.num_users, dtype=torch.int32, device=device)
+        self.user = torch.repeat_interleave(users, indptr.diff(), output_size=len(split.indices))
+        self.order, self.negatives = torch.empty(0), torch.empty(0)
+        self._sampler: _EpochSampler
+        if triton_works(device):
+            self._sampler = DeviceSampler(spec, self.user, indptr, self.positive)
+        else:
+            self._sampler = PrefetchSampler(spec)
+
+    @classmethod
+    def from_stage(cls, split: Split, stage: Stage) -> "EpochLoader":
+        """Return the epochs of a stage on its device.
+
+        Raises:
+            ConfigError: there is no distribution of the name ``stage.negatives``, or it has unusable weights.
+        """
+        return cls(SamplingSpec.from_stage(split, stage), stage.batch_size)
+
+    @property
+    def batches(self) -> int:
+        """Number of batches in an epoch."""
+        return -(-len(self.user) // self.interactions_per_batch)
+
+    def load(self, number: int) -> None:
+        """Load the epoch of a number, counted from 0, in place of the one before."""
+        self.order, self.negatives = self._sampler.load(number)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Load an epoch and return its batches."""
+        self.load(number)
+        return map(self.gather, self.batch_indices())
+
+    def batch_indices(self) -> Iterator[Tensor]:
+        """Yield the interactions (B,) of each batch of the loaded epoch, as positions in the CSR."""
+        size = self.interactions_per_batch
+        for start in range(0, len(self.order), size):  # split() would make all of them before the first is used
+            yield self.order[start : start + size]
+
+    def gather(self, indices: Tensor) -> Batch:
+        """Return the batch of some interactions (B,), given as positions in the CSR."""
+        return Batch(*(array.index_select(0, indices) for array in (self.user, self.positive, self.negatives)))
+
+    def sampling_seconds(self) -> float:
+        """Return the seconds that drawing took so far; on CUDA, the device must have finished it."""
+        return self._sampler.seconds()
 
     def close(self) -> None:
-        """End what goes on beside."""
+        """End the thread that draws epochs; none can be loaded afterwards."""
+        self._sampler.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Names from before the trainers derived from Trainer, for those that still do not; they go with them.
+    @classmethod
+    def of(cls, split: Split, config: Any, device: torch.device, weights: AliasTable | None) -> "EpochLoader":
+        """Return the epochs of a Config or a Stage."""
+        seed, shuffle = config.seed, config.shuffle
+        spec = SamplingSpec(split, config.num_negatives, seed, device, shuffle, config.epochs, weights)
+        return cls(spec, config.batch_size)
+
+    rows = property(lambda self: self.interactions_per_batch)
+    places, take, sample_seconds = batch_indices, gather, sampling_seconds
+
+
+class Training:
+    """Base of the trainers that do not derive from :class:`~fastncf.trainers.base.Trainer` yet; it goes with them."""
+
+    epochs: EpochLoader
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.epochs.close()
+
+
+class _EpochSampler(Protocol):
+    """Draws epochs."""
+
+    def load(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the order (N,) and the negatives (N, K) of an epoch; those of the one before are no longer valid."""
+
+    def seconds(self) -> float:
+        """Return the seconds that drawing took so far."""
+
+    def close(self) -> None:
+        """End what runs beside the training."""
 
 
 class DeviceSampler:
-    """Drawn on CUDA when they are needed, into the same memory each time."""
+    """Draws an epoch on CUDA when it is loaded, each time into the same memory."""
 
-    def __init__(self, draws: SamplingSpec, owner: Tensor, indptr: Tensor, indices: Tensor) -> None:
-        from fastncf.kernels.cuda.draws import Parts
+    def __init__(self, spec: SamplingSpec, user: Tensor, indptr: Tensor, positive: Tensor) -> None:
+        from fastncf.kernels.cuda.draws import DeviceAliasTable, DeviceCSR
 
-        require_unseen_items(draws.split.indptr, draws.split.num_items)
-        self.draws = draws
-        self.csr = owner, indptr, indices
-        self.parts = None if draws.weights is None else Parts.of(draws.weights, indices)
-        self.longest = int(np.diff(draws.split.indptr).max())
-        self.negatives = torch.empty(draws.shape, dtype=torch.int32, device=draws.device)
+        require_unseen_items(spec.split.indptr, spec.split.num_items)
+        self.spec = spec
+        longest = int(np.diff(spec.split.indptr).max())
+        self.csr = DeviceCSR(user, indptr, positive, spec.split.num_items, longest)
+        self.table = None if spec.alias_table is None else DeviceAliasTable.from_table(spec.alias_table, positive)
+        self.negatives = torch.empty(spec.negatives_shape, dtype=torch.int32, device=spec.device)
         self.order: Tensor | None = None
         self.watches: list[Stopwatch] = []
 
     def load(self, number: int) -> tuple[Tensor, Tensor]:
+        """Draw an epoch; see :meth:`_EpochSampler.load`."""
         from fastncf.kernels.cuda.draws import fill_negatives
 
-        draws = self.draws
-        watch = Stopwatch(draws.device)
-        keys = position_keys(draws.seed, Stream.NEGATIVES, number, positions=self.negatives.numel()).view(np.int32)
-        on_device = torch.from_numpy(keys).to(draws.device)
-        fill_negatives(self.negatives, *self.csr, on_device, draws.split.num_items, self.longest, self.parts)
+        spec = self.spec
+        watch = Stopwatch(spec.device)
+        keys = position_keys(spec.seed, Stream.NEGATIVES, number, positions=self.negatives.numel()).view(np.int32)
+        device_keys = torch.from_numpy(keys).to(spec.device)
+        fill_negatives(self.negatives, self.csr, device_keys, self.table)
         if self.order is None:
-            self.order = draws.order(number)
-        elif draws.shuffle:
-            self.order.copy_(draws.order(number))
+            self.order = spec.order(number)
+        elif spec.shuffle:
+            self.order.copy_(spec.order(number))
         watch.stop()
         self.watches.append(watch)
         return self.order, self.negatives
 
     def seconds(self) -> float:
+        """Return the seconds that drawing took so far."""
         return sum(watch.seconds() for watch in self.watches)
 
     def close(self) -> None:
-        pass
+        """Do nothing: there is no thread."""
 
 
 class PrefetchSampler:
-    """Drawn by a thread, one epoch ahead; to CUDA by pinned memory and a stream of its own."""
+    """Draws an epoch on the CPU, by a thread, while the epoch before it trains.
 
-    def __init__(self, draws: SamplingSpec) -> None:
-        self.draws = draws
-        cuda = draws.device.type == "cuda"
-        self.buffers = [torch.empty(draws.shape, dtype=torch.int32, pin_memory=cuda) for _ in range(min(2, draws.last))]
+    Two buffers take turns: that of an even epoch is not written while an odd one trains. For CUDA they are pinned and
+    copied to the device.
+    """
+
+    def __init__(self, spec: SamplingSpec) -> None:
+        self.spec = spec
+        cuda, shape = spec.device.type == "cuda", spec.negatives_shape
+        self.buffers = [torch.empty(shape, dtype=torch.int32, pin_memory=cuda) for _ in range(min(2, spec.num_epochs))]
         self.copies: list[torch.cuda.Event | None] = [None, None]
-        self.stream = torch.cuda.Stream(draws.device) if cuda else None
+        self.stream = torch.cuda.Stream(spec.device) if cuda else None
         self.loaded: tuple[Tensor, Tensor] | None = None
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="fastncf-sampler")
-        self.drawn: dict[int, Future[tuple[Tensor, Tensor]]] = {}
-        self.spent = 0.0
-        self.ask(0)
+        self.prefetched: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+        self.busy_seconds = 0.0
+        self.prefetch(0)
 
     def load(self, number: int) -> tuple[Tensor, Tensor]:
-        self.ask(number)
-        drawn = self.drawn.pop(number).result()
-        self.ask(number + 1)
+        """Wait for an epoch and let the next one be drawn; see :meth:`_EpochSampler.load`."""
+        future = self.prefetch(number)
+        self.prefetched = None
+        drawn = future.result()
+        if number + 1 < self.spec.num_epochs:
+            self.prefetch(number + 1)
         if self.stream is None:
             return drawn
-        stream = torch.cuda.current_stream(self.draws.device)
+        stream = torch.cuda.current_stream(self.spec.device)
         stream.wait_stream(self.stream)
         if self.loaded is None:
             self.loaded = drawn[0].clone(), drawn[1].clone()
@@ -253,38 +286,44 @@ class PrefetchSampler:
             tensor.record_stream(stream)  # its memory is not to be reused by the copy stream before it was read
         return self.loaded
 
-    def ask(self, number: int) -> None:
-        if number < self.draws.last and number not in self.drawn:
-            self.drawn[number] = self.pool.submit(self.draw, number)
+    def prefetch(self, number: int) -> Future[tuple[Tensor, Tensor]]:
+        """Let the thread draw an epoch in advance, unless it does so already, in place of any other."""
+        if self.prefetched is None or self.prefetched[0] != number:
+            if self.prefetched is not None:
+                self.prefetched[1].cancel()
+            self.prefetched = number, self.pool.submit(self.draw, number)
+        return self.prefetched[1]
 
     def draw(self, number: int) -> tuple[Tensor, Tensor]:
-        """Order (N,) and negatives (N, K) int32 of an epoch on the device; runs in the sampler's thread."""
+        """Return the order (N,) and the negatives (N, K) int32 of an epoch on the device; runs in the thread."""
         start = time.perf_counter()
-        which = number % 2
-        copied = self.copies[which]
+        turn = number % len(self.buffers)
+        copied = self.copies[turn]
         if copied is not None:
-            copied.synchronize()  # the pinned buffer may be overwritten once its last copy has left it
-        buffer, split = self.buffers[which], self.draws.split
+            copied.synchronize()  # the pinned buffer may be written once its last copy has left it
+        spec, buffer = self.spec, self.buffers[turn]
         sample_negatives(
-            split.indptr,
-            split.indices,
-            split.num_items,
-            self.draws.num_negatives,
-            seed=self.draws.seed,
+            spec.split.indptr,
+            spec.split.indices,
+            spec.split.num_items,
+            spec.num_negatives,
+            seed=spec.seed,
             epoch=number,
             out=buffer.numpy(),
-            weights=self.draws.weights,
+            alias_table=spec.alias_table,
         )
         with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-            negatives = buffer.to(self.draws.device, non_blocking=True)
+            negatives = buffer.to(spec.device, non_blocking=True)
             if self.stream is not None:
-                self.copies[which] = self.stream.record_event()
-            order = self.draws.order(number)
-        self.spent += time.perf_counter() - start
+                self.copies[turn] = self.stream.record_event()
+            order = spec.order(number)
+        self.busy_seconds += time.perf_counter() - start
         return order, negatives
 
     def seconds(self) -> float:
-        return self.spent
+        """Return the seconds that the thread spent so far."""
+        return self.busy_seconds
 
     def close(self) -> None:
+        """End the thread, after the epoch that it is drawing."""
         self.pool.shutdown(wait=True, cancel_futures=True)

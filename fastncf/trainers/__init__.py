@@ -1,1 +1,71 @@
-"""Ways to train a model, from the fastest to the general one."""
+"""Ways to train a model: one file each, one protocol, one list from the fastest to the general one.
+
+The first trainer of ``TRAINERS`` that has no objection to a stage trains it; the objections of those before it are kept
+for the plan. A trainer is imported when it is asked, since some of them need torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastncf.stage import Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fastncf.trainers.base import Trainer
+
+
+class Entry(NamedTuple):
+    """Where a trainer is defined, as ``module:class``, and the optimizer that it implements."""
+
+    optimizer: str
+    location: str
+
+
+TRAINERS = {
+    "untrained": Entry("adam", "fastncf.trainers.untrained:Untrained"),
+    "history_sgd": Entry("sgd", "fastncf.trainers.history_sgd:HistorySGD"),
+    "block_sgd": Entry("sgd", "fastncf.trainers.block_sgd:BlockSGD"),
+    "cuda_mlp": Entry("adam", "fastncf.trainers.cuda_mlp:CUDAMLPTrainer"),
+    "cpu_mlp": Entry("adam", "fastncf.trainers.cpu_mlp:CPUMLPTrainer"),
+    "autograd": Entry("adam", "fastncf.trainers.autograd:AutogradTrainer"),
+}
+"""Each trainer by its name, in the order in which they are asked."""
+
+
+class Choice(NamedTuple):
+    """Which trainer trains a stage.
+
+    Attributes:
+        name: the first without an objection; None where every trainer has one.
+        objections: why each trainer before it does not train the stage, by name.
+    """
+
+    name: str | None
+    objections: dict[str, str]
+
+
+def get(name: str) -> "type[Trainer]":
+    """Return the class of a trainer of ``TRAINERS``."""
+    module, _, attribute = TRAINERS[name].location.partition(":")
+    trainer: type[Trainer] = getattr(import_module(module), attribute)
+    return trainer
+
+
+def choose(stage: Stage, module: "nn.Module | None") -> Choice:
+    """Ask the trainers in their order.
+
+    Args:
+        stage: what is to be trained; ``stage.trainer`` is not read.
+        module: a module of the user's own, or None for the registered model ``stage.model``.
+    """
+    objections: dict[str, str] = {}
+    for name, (optimizer, _) in TRAINERS.items():
+        if optimizer != stage.optimizer:  # answered here, so that torch is not imported to hear it
+            objections[name] = f"takes steps by {optimizer}, not by {stage.optimizer}"
+            continue
+        reason = get(name).why_not(stage, module)
+        if reason is None:
+            return Choice(name, objections)
+        objections[name] = reason
+    return Choice(None, objections)

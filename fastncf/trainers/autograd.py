@@ -1,94 +1,155 @@
-"""Adam, batch by batch through torch's autograd, for any module on any device.
+"""Training of any module on any device by Adam, batch by batch through torch's autograd.
 
-On CUDA the step is captured as a graph once its first runs have shown that it fits: the host then starts a step with
-one call, and waits for nothing inside an epoch.
+On CUDA a step is captured as a graph after its first runs. The host then starts each step with one call, and does not
+wait for the device inside an epoch.
 """
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastncf.config import Config
 from fastncf.data.split import Split
-from fastncf.device import has_bfloat16
+from fastncf.device import SMALLER_MODEL, device_guard, seeded
 from fastncf.errors import DeviceError
-from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.models.losses import LOSSES
 from fastncf.models.scorers import score_lists
-from fastncf.sampling.loader import Batch, EpochLoader, Training
+from fastncf.rng import Stream, key
+from fastncf.sampling.loader import Batch, EpochLoader
+from fastncf.stage import Stage
+from fastncf.trainers.base import State, Trainer
 
-_WARM_UP = 3
+_WARM_UP_STEPS = 3
 
 
-class Adam(Training):
-    """All epochs of a module.
+class AutogradTrainer(Trainer):
+    """Trains a module by Adam (Kingma and Ba 2015, with torch's defaults for betas and epsilon).
 
-    A batch whose activations do not fit the memory of the device is computed in parts whose gradients are added up.
-
-    Args:
-        model: maps user and item tensors to logits; its parameters are on ``device`` and updated in place.
-        split: what is trained on, N interactions.
-        config: with its recipe, see :meth:`~fastncf.config.Config.with_recipe`.
-        device: where the model is.
-        weights: how often each item is drawn as a negative; all alike where it is not given.
+    A batch whose activations do not fit the memory of the device is divided into microbatches, whose gradients are
+    added up. Random numbers of torch, such as dropout's, come from generators that are seeded for each epoch by its
+    number.
 
     Attributes:
-        eager: why no graph is captured; None while one is, or may be.
+        microbatch_size: interactions whose activations are in memory at once, at most those of a batch.
+        no_graph_reason: why no graph is captured; None if one is captured or will be.
     """
 
-    def __init__(
-        self, model: nn.Module, split: Split, config: Config, device: torch.device, weights: AliasTable | None = None
-    ) -> None:
-        assert config.epochs is not None
-        self.model, self.config, self.device = model, config, device
-        self.passes = config.epochs
-        self.epochs = EpochLoader.of(split, config, device, weights)
-        cuda = device.type == "cuda"
-        self.bfloat16 = (config.precision or ("bfloat16" if has_bfloat16(device) else "float32")) == "bfloat16"
-        self.eager = None if cuda else "no CUDA device"
-        self.part = self.epochs.rows
-        self.rates = torch.empty(self.epochs.batches, dtype=torch.float64, device=device)  # (S,): those of the epoch
-        self.rate = torch.zeros((), device=device)  # float32: what a graph reads it from
-        self.step = torch.zeros(1, dtype=torch.int64, device=device)  # steps of the epoch that are done
-        self.total = torch.zeros((), dtype=torch.float64, device=device)
-        rate = self.rate if cuda else 0.0
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=cuda)
-        self._stream = torch.cuda.Stream(device) if cuda else None
+    name = "autograd"
+    optimizer = "adam"
+    device: torch.device
+
+    @classmethod
+    def why_not(cls, stage: Stage, module: nn.Module | None) -> str | None:
+        """Return why a stage cannot be trained: by another optimizer, by histories, or without trainable parameters."""
+        if stage.optimizer != cls.optimizer:
+            return f"takes steps by {cls.optimizer}, not by {stage.optimizer}"
+        if stage.history != "none":
+            return f"history={stage.history!r} was asked for, and autograd trains no histories"
+        if module is None:
+            trainable = stage.model != "popularity"
+        else:
+            trainable = any(parameter.requires_grad for parameter in module.parameters())
+        return None if trainable else f"{stage.model} has no parameters that can be trained"
+
+    def __init__(self, model: nn.Module, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
+        """Prepare the training of a module that is on ``stage.device``; ``order`` is not used."""
+        self.model, self.stage, self.device = model, stage, torch.device(stage.device)
+        self.loader = EpochLoader.from_stage(split, stage)
+        cuda = self.device.type == "cuda"
+        self.bfloat16 = stage.precision == "bfloat16"
+        self.no_graph_reason = None if cuda else "no CUDA device"
+        self.microbatch_size = self.loader.interactions_per_batch
+        self.learning_rates = torch.empty(self.loader.batches, dtype=torch.float64, device=self.device)  # of the epoch
+        self.learning_rate = torch.zeros((), device=self.device)  # float32, read by the graph
+        self.step = torch.zeros(1, dtype=torch.int64, device=self.device)  # steps of the epoch that are done
+        self.total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        initial_rate = self.learning_rate if cuda else 0.0
+        self._adam = torch.optim.Adam(model.parameters(), lr=initial_rate, fused=True, capturable=cuda)
+        self._stream = torch.cuda.Stream(self.device) if cuda else None
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._warm = 0
+        self._num_warm_up_steps = 0
 
     def epoch(self, number: int) -> Tensor:
-        """Train one epoch; nothing in here waits for the device once the step is captured.
+        """Train the epoch of a number; nothing in it waits for the device once the step is captured.
 
         Returns:
-            () float64: the loss of each batch (without the l2 term) times its interactions, summed.
+            () float64: the mean loss of each batch (without the l2 term) times its interactions, summed.
 
         Raises:
             DeviceError: not even a single interaction's activations fit the memory of the device.
         """
-        self.epochs.load(number)
-        done = (number + np.arange(self.epochs.batches) / self.epochs.batches) / self.passes
-        self.rates.copy_(torch.from_numpy(self.config.learning_rate_at(done)))
-        self.step.zero_()
-        self.total.zero_()
-        for rows in self.epochs.places():
-            if self.eager is None and len(rows) == self.epochs.rows:
-                self._replay()
-            else:
-                self._train(rows)
-        return self.total.clone()
+        self.model.train()
+        # The key of the first epoch has no number, which makes its bits those of earlier versions.
+        seed_key = key(self.stage.seed, Stream.DROPOUT, number) if number else key(self.stage.seed, Stream.DROPOUT)
+        with device_guard(self.device), seeded(self.device, seed_key >> 1):
+            self.loader.load(number)
+            progress = (number + np.arange(self.loader.batches) / self.loader.batches) / self.stage.epochs
+            self.learning_rates.copy_(torch.from_numpy(self.stage.learning_rate_at(progress)))
+            self.step.zero_()
+            self.total_loss.zero_()
+            for rows in self.loader.batch_indices():
+                if self.no_graph_reason is None and len(rows) == self.loader.interactions_per_batch:
+                    self._run_full_batch()
+                else:
+                    self._run_step(rows)
+        return self.total_loss.clone()
 
-    def _replay(self) -> None:
-        """A step over a full batch: eager at first, then captured, then repeated."""
-        if self._graph is None and self._warm < _WARM_UP:
-            self._warm += 1
+    def state_dict(self) -> State:
+        """Return the parameters and buffers of the module, Adam's moments and steps, and the size of a microbatch.
+
+        Names are ``parameters.``, ``buffers.``, ``exp_avg.``, ``exp_avg_sq.`` or ``step.`` before torch's name of a
+        parameter or buffer, and ``microbatch_size``. All values are tensors.
+        """
+        state: State = {"microbatch_size": torch.tensor(self.microbatch_size)}
+        for name, parameter in self.model.named_parameters():
+            state[f"parameters.{name}"] = parameter.detach()
+            if parameter.requires_grad:
+                state |= {f"{moment}.{name}": tensor for moment, tensor in self._moments(parameter).items()}
+        return state | {f"buffers.{name}": buffer for name, buffer in self.model.named_buffers()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a state of :meth:`state_dict`, whose values may also be arrays.
+
+        Raises:
+            ValueError: a name is missing or superfluous, or a tensor has another shape.
+        """
+        copy_state(self.state_dict(), state)
+        self._set_microbatch_size(int(state["microbatch_size"]))
+
+    def sampling_seconds(self) -> float:
+        """Return the seconds that drawing orders and negatives took; the device must be done with it."""
+        return self.loader.sampling_seconds()
+
+    def close(self) -> None:
+        """End the thread that draws epochs ahead."""
+        self.loader.close()
+
+    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Return Adam's state of a parameter, which torch makes in the first step, and which starts from zeros."""
+        moments = self._adam.state[parameter]
+        if not moments:
+            moments["step"] = torch.zeros((), device=parameter.device)
+            moments["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            moments["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return moments
+
+    def _set_microbatch_size(self, size: int) -> None:
+        """Divide batches anew, and capture the step anew, since its bits depend on the size."""
+        if size != self.microbatch_size:
+            self.microbatch_size, self._graph = size, None
+
+    def _run_full_batch(self) -> None:
+        """Take a step over the next full batch: operation by operation at first, then captured, then replayed."""
+        if self._graph is None and self._num_warm_up_steps < _WARM_UP_STEPS:
+            self._num_warm_up_steps += 1
             assert self._stream is not None
             current = torch.cuda.current_stream(self.device)
-            self._stream.wait_stream(current)  # what is to be captured must not be bound to the default stream
+            self._stream.wait_stream(current)  # what is captured later must not be bound to the default stream
             with torch.cuda.stream(self._stream):
-                self._train(None)
+                self._run_step(None)
             current.wait_stream(self._stream)
             return
         if self._graph is None:
@@ -96,68 +157,74 @@ class Adam(Training):
         if self._graph is not None:
             self._graph.replay()
         else:
-            self._train(None)
+            self._run_step(None)
 
     def _capture(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)  # what is captured has gradients of its own
+        """Capture a step as a graph, or say in a warning why that is not possible."""
+        self._adam.zero_grad(set_to_none=True)  # the captured step has gradients of its own
         graph = torch.cuda.CUDAGraph()
-        random = torch.cuda.default_generators[torch.cuda.current_device()]
-        before = random.clone_state()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        before = generator.clone_state()
         try:
             with torch.cuda.graph(graph):
-                self._train(None)
+                self._run_step(None)
         except (RuntimeError, DeviceError) as error:
-            random.graphsafe_set_state(before)  # it would go on as if the capture did
-            self.eager = str(error.__context__ or error).splitlines()[0]
+            generator.graphsafe_set_state(before)  # otherwise it goes on as if the capture did
+            self.no_graph_reason = str(error.__context__ or error).splitlines()[0]
             del graph
             torch.cuda.empty_cache()
             warnings.warn(
-                f"the training step of {type(self.model).__name__} cannot be captured as a CUDA graph ({self.eager}); "
-                f"it runs operation by operation, which takes longer",
+                f"the training step of {type(self.model).__name__} cannot be captured as a CUDA graph "
+                f"({self.no_graph_reason}); it runs operation by operation, which takes longer",
                 RuntimeWarning,
                 stacklevel=2,
             )
         else:
             self._graph = graph
 
-    def _train(self, rows: Tensor | None) -> None:
-        """A step over some rows (B,), or over the full batch that is next, found on the device."""
-        now = self.rates.index_select(0, self.step).squeeze(0)
+    def _run_step(self, rows: Tensor | None) -> None:
+        """Take a step over interactions ``rows`` (B,), or over the next full batch, which is found on the device."""
+        learning_rate = self.learning_rates.index_select(0, self.step).squeeze(0)
         if self._stream is None:
-            self.optimizer.param_groups[0]["lr"] = now.item()
+            self._adam.param_groups[0]["lr"] = learning_rate.item()
         else:
-            self.rate.copy_(now)
+            self.learning_rate.copy_(learning_rate)
         losses = self._backward(rows)
         while losses is None:
-            if self.part == 1 or (self._stream is not None and torch.cuda.is_current_stream_capturing()):
+            if self.microbatch_size == 1 or (self._stream is not None and torch.cuda.is_current_stream_capturing()):
                 raise DeviceError(
-                    f"{self.device} has no memory left for a step of {type(self.model).__name__} over {self.part:,} "
-                    f"interactions; accepted: smaller dim or layers, a device with more free memory, or device='cpu'"
+                    f"{self.device} has no memory left for a step of {type(self.model).__name__} over "
+                    f"{self.microbatch_size:,} interactions; {SMALLER_MODEL}"
                 )
-            self.part = -(-self.part // 2)
-            torch.cuda.empty_cache()  # blocks of the larger part are of no use to the smaller ones
+            self._set_microbatch_size(-(-self.microbatch_size // 2))
+            torch.cuda.empty_cache()  # blocks of the larger microbatch are of no use to the smaller ones
             losses = self._backward(rows)
-        self.optimizer.step()
+        self._adam.step()
         self.step += 1
         for loss in losses:
-            self.total += loss
+            self.total_loss += loss
 
     def _backward(self, rows: Tensor | None) -> list[Tensor] | None:
-        """Gradients of a batch, and its parts' summed losses, () each; None where they do not fit the memory."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """Compute the gradients of a batch.
+
+        Returns:
+            The loss of each microbatch, summed over its interactions, () each; None if the memory does not suffice.
+        """
+        self._adam.zero_grad(set_to_none=True)
         try:
             if rows is None:
-                places = torch.arange(self.epochs.rows, device=self.device) + self.step * self.epochs.rows
-                rows = self.epochs.order.index_select(0, places)
+                size = self.loader.interactions_per_batch
+                places = torch.arange(size, device=self.device) + self.step * size
+                rows = self.loader.order.index_select(0, places)
             losses = []
-            for part in rows.split(self.part):
-                batch = self.epochs.take(part)
+            for part in rows.split(self.microbatch_size):
+                batch = self.loader.gather(part)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
                     positive, negatives = score_batch(self.model, batch)
                 if self.bfloat16:
                     positive, negatives = positive.float(), negatives.float()
-                loss = LOSSES[self.config.loss].function(positive, negatives)
-                objective = loss + l2_penalty(self.model, batch, self.config.l2) if self.config.l2 else loss
+                loss = LOSSES[self.stage.loss].function(positive, negatives)
+                objective = loss + l2_penalty(self.model, batch, self.stage.l2) if self.stage.l2 else loss
                 if len(part) < len(rows):
                     objective = objective * (len(part) / len(rows))
                 objective.backward()
@@ -167,18 +234,36 @@ class Adam(Training):
         return losses
 
 
+def copy_state(target: Mapping[str, Tensor], source: Mapping[str, Any]) -> None:
+    """Copy arrays or tensors into the tensors of the same names.
+
+    Raises:
+        ValueError: a name is missing or superfluous, or a shape is another one; nothing is copied then.
+    """
+    for name in [*target, *source]:
+        if name not in source:
+            raise ValueError(f"state: {name!r} is missing; expected {len(target)} tensors as state_dict() returns them")
+        if name not in target:
+            raise ValueError(f"state: {name!r} is unknown; expected {len(target)} tensors as state_dict() returns them")
+        if (shape := tuple(source[name].shape)) != (expected := tuple(target[name].shape)):
+            raise ValueError(f"state: {name!r} has shape {shape}; expected {expected}")
+    with torch.no_grad():
+        for name, tensor in target.items():
+            tensor.copy_(torch.as_tensor(source[name]))
+
+
 def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits of a batch: positives (B,) and negatives (B, K)."""
+    """Return the logits of a batch's positives (B,) and negatives (B, K)."""
     items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
     scores = score_lists(model, batch.user, items)
     return scores[:, 0], scores[:, 1:]
 
 
 def l2_penalty(model: nn.Module, batch: Batch, weight: float) -> Tensor:
-    """``weight`` times the mean squared norm of the embedding vectors that the samples of a batch touch.
+    """Return ``weight`` times the mean squared norm of the embedding vectors of a batch's samples, () float32.
 
-    An ``nn.Embedding`` whose name holds ``user`` or ``item`` is indexed by that; others are left alone, since nothing
-    says which of the two they belong to.
+    An ``nn.Embedding`` whose name contains ``user`` or ``item`` is indexed by users or items. Other embeddings have no
+    penalty, since nothing says which of the two they belong to.
     """
     items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
     total = torch.zeros((), device=batch.user.device)

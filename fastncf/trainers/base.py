@@ -83,7 +83,7 @@ class Trainer(ABC):
         """Return the seconds that sampling took beside or before the training; 0 where it is part of it."""
         return 0.0
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most trainers have nothing to end
         """End what runs beside the training."""
 
     def __enter__(self) -> Self:

@@ -1,214 +1,354 @@
-"""MLP and NeuMF on a CPU: what :mod:`fastncf.trainers.autograd` computes, many times as fast, by kernels."""
+"""MLP and NeuMF on a CPU by kernels of their own: the steps of :mod:`fastncf.trainers.autograd`, many times as fast."""
 
 import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fastncf.config import Config
 from fastncf.data.split import Split
 from fastncf.kernels.cpu import mlp as kernels
-from fastncf.kernels.cpu.alias import AliasTable
-from fastncf.kernels.cpu.gemm import COLUMNS
-from fastncf.kernels.cpu.lazy_adam import make_schedule, settle, stride
+from fastncf.kernels.cpu.gemm import COLUMN_MULTIPLE
+from fastncf.kernels.cpu.lazy_adam import (
+    AdamSchedule,
+    LazyTable,
+    catch_up,
+    make_schedule,
+    restore_steps,
+    steps_of,
+    stride_of,
+)
 from fastncf.kernels.cpu.losses import require_code
 from fastncf.models.losses import LOSSES
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
 from fastncf.rng import Stream, key
-from fastncf.sampling.loader import EpochLoader, Training
+from fastncf.sampling.loader import EpochLoader
+from fastncf.stage import Stage
 from fastncf.threads import even_ranges, num_threads, run_ranges, run_threads
+from fastncf.trainers.base import State, Trainer
 
-_SAMPLES_A_PIECE = 16_384
-_SAMPLES_A_CALL = 2_000_000
-
-
-def fits_layers(model: nn.Module, config: Config, device: torch.device) -> bool:
-    """Whether the kernels can train a model: an MLP or a NeuMF, nothing frozen, in float32 on a CPU."""
-    floats = all(part.dtype == torch.float32 and part.requires_grad for part in model.parameters())
-    return type(model) in (MLP, NeuMF) and floats and device.type == "cpu" and config.precision != "bfloat16"
+_CPU = torch.device("cpu")
+_MICROBATCH_SAMPLES = 16_384
+_CALL_SAMPLES = 2_000_000
+_MOMENTS = "", ".exp_avg", ".exp_avg_sq"  # torch's names of Adam's moments, behind that of the parameter
 
 
-class CPUMLPTrainer(Training):
-    """All epochs of an MLP or a NeuMF.
+class CPUMLPTrainer(Trainer):
+    """Trains an MLP or a NeuMF by Adam on the threads of the CPU; the bits do not depend on the number of threads.
+
+    Embedding vectors that a batch does not use take their steps later, see :mod:`fastncf.kernels.cpu.lazy_adam`; at the
+    end of an epoch they have taken all of them, and the module's parameters are written.
 
     Args:
-        model: that :func:`fits_layers`; its parameters are written after each epoch.
-        split: what is trained on, N interactions.
-        config: with its recipe, see :meth:`~fastncf.config.Config.with_recipe`.
-        weights: how often each item is drawn as a negative; all alike where it is not given.
+        model: MLP or NeuMF that :meth:`why_not` has no objection to.
+        split, stage, order: see :class:`~fastncf.trainers.base.Trainer`.
     """
 
-    def __init__(self, model: MLP | NeuMF, split: Split, config: Config, weights: AliasTable | None = None) -> None:
-        assert config.epochs is not None
-        assert config.l2 is not None
-        self.config = config
-        self.epochs = EpochLoader.of(split, config, torch.device("cpu"), weights)
-        self.layout = layout = _Layout(model, split)
-        steps = config.epochs * self.epochs.batches
-        rates = config.learning_rate_at(np.array([0, 1 / steps]))
-        self.pace = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
-        num_negatives = config.num_negatives
-        tile = int(kernels.groups_a_tile(num_negatives))
-        piece = -(-min(self.epochs.rows, _SAMPLES_A_PIECE // (1 + num_negatives)) // tile) * tile or tile
-        self.threads = min(num_threads(), piece // tile)
-        owned = np.bincount(kernels.owners(len(layout.rows), self.threads)).max()
-        self.sizes = kernels.Sizes(
+    name: ClassVar[str] = "cpu_mlp"
+    optimizer: ClassVar[Literal["sgd", "adam"]] = "adam"
+
+    @classmethod
+    def why_not(cls, stage: Stage, module: nn.Module | None) -> str | None:
+        if stage.optimizer != cls.optimizer:
+            return f"optimizer={stage.optimizer!r} was asked for"
+        if stage.history != "none":
+            return f"history={stage.history!r} was asked for"
+        if torch.device(stage.device).type != "cpu":
+            return f"device={stage.device!r} is not the CPU"
+        if stage.precision == "bfloat16":
+            return "precision='bfloat16' was asked for"
+        if LOSSES[stage.loss].cpu_kernel is None:
+            return f"the CPU kernels do not have loss={stage.loss!r}"
+        if module is None:
+            return None if stage.model in ("mlp", "neumf") else f"model={stage.model!r} is neither mlp nor neumf"
+        if type(module) not in (MLP, NeuMF):
+            return f"the class of the module is {type(module).__name__}, not MLP or NeuMF"
+        for name, parameter in module.named_parameters():
+            if parameter.dtype != torch.float32:
+                return f"{name} has dtype {parameter.dtype}"
+            if parameter.device.type != "cpu":
+                return f"{name} is on {parameter.device}"
+            if not parameter.requires_grad:
+                return f"{name} is frozen"
+        return None
+
+    def __init__(self, model: MLP | NeuMF, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
+        self.device = _CPU
+        self.model, self.stage = model, stage
+        self.loader = EpochLoader.from_stage(split, stage)
+        self._packed = _PackedParameters(model, split)
+        rates = stage.learning_rate_at(np.array([0, 1 / (stage.epochs * self.loader.batches)]))
+        self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
+        tile_size = int(kernels.tile_size(stage.num_negatives))
+        microbatch_size = min(self.loader.interactions_per_batch, _MICROBATCH_SAMPLES // (1 + stage.num_negatives))
+        microbatch_size = max(1, -(-microbatch_size // tile_size)) * tile_size
+        self._num_threads = min(num_threads(), microbatch_size // tile_size)
+        self._settings = kernels.Settings(
             num_users=split.num_users,
-            num_negatives=num_negatives,
-            product=layout.product,
-            width=layout.width,
-            depth=len(layout.layers),
-            activations=int(layout.layers.sum()),
-            parameters=layout.dense.shape[1],
-            output=layout.output,
-            batch=self.epochs.rows,
-            piece=piece,
-            own=int(min(owned, self.epochs.rows * (2 + num_negatives))),
-            loss=require_code(LOSSES[config.loss].cpu_kernel),
-            num_terms=LOSSES[config.loss].num_terms(num_negatives),
-            l2=config.l2,
-            dropout=config.dropout,
-            seed=np.uint64(key(config.seed, Stream.DROPOUT)),
+            num_negatives=stage.num_negatives,
+            batch_size=self.loader.interactions_per_batch,
+            microbatch_size=microbatch_size,
+            loss=require_code(LOSSES[stage.loss].cpu_kernel),
+            num_terms=LOSSES[stage.loss].num_terms(stage.num_negatives),
+            l2=stage.l2,
+            dropout=model.dropout,
+            dropout_key=np.uint64(key(stage.seed, Stream.DROPOUT)),
         )
-        kept = 2 * self.epochs.rows if self.epochs.batches > 1 else len(split.indices)
-        self.needed = np.zeros(kept * (2 + num_negatives), dtype=np.int32)
-        self.slopes = _zeros(piece * (2 + num_negatives) * layout.vector)
-        self.seen = np.zeros(len(layout.rows), dtype=np.int32)
-        self.gradients = _zeros(kernels.CHUNKS * self.sizes.parameters)
-        self.room = kernels.room_of_thread(self.sizes, int(layout.layers.max()))
-        self.memory = [_zeros(int(self.room[-1])) for _ in range(self.threads)]
-        self.own = [np.zeros(self.sizes.own, dtype=np.int64) for _ in range(self.threads)]
+        num_rows, rows_per_interaction = split.num_users + split.num_items, 2 + stage.num_negatives
+        listed = 2 * self.loader.interactions_per_batch if self.loader.batches > 1 else len(split.indices)
+        self._batch_rows = kernels.BatchRows(
+            rows=np.zeros(listed * rows_per_interaction, dtype=np.int32),
+            last_use=np.zeros(num_rows, dtype=np.int32),
+            gradients=kernels.aligned_zeros(microbatch_size * rows_per_interaction * self._packed.table.width),
+        )
+        owned = np.bincount(kernels.row_owners(num_rows, self._num_threads)).max()
+        num_owned = int(min(owned, self.loader.interactions_per_batch * rows_per_interaction))
+        self._workspaces = [
+            kernels.make_workspace(stage.num_negatives, self._packed.network, num_owned)
+            for _ in range(self._num_threads)
+        ]
 
     def epoch(self, number: int) -> float:
-        """Train one epoch; they come in their order, from 0, since rows remember the step that they are at.
+        """Train the epoch of a number, see :meth:`fastncf.trainers.base.Trainer.epoch`.
 
-        Returns:
-            The loss of each batch (without the l2 term) times its interactions, summed.
+        The parameters have to be those after epoch ``number - 1``, since rows know the step that they are at.
         """
-        self.epochs.load(number)
-        epochs, layout = self.epochs, self.layout
-        order, user, positive, negatives = (
-            tensor.numpy().reshape(-1) for tensor in (epochs.order, epochs.user, epochs.positive, epochs.negatives)
-        )
-        rows, steps = layout.rows.view(-1).numpy(), layout.rows.view(torch.int32).view(-1).numpy()
-        arrays = kernels.Arrays(
-            layers=layout.layers,
-            weights=layout.weights,
-            biases=layout.biases,
-            places=layout.places,
-            mirror=layout.mirror,
-            order=order,
-            user=user,
-            positive=positive,
-            negatives=negatives,
-            rows=rows,
-            steps=steps,
-            dense=layout.dense.view(-1).numpy(),
-            mirrored=layout.mirrored,
-            needed=self.needed,
-            slopes=self.slopes,
-            seen=self.seen,
-            gradients=self.gradients,
-            losses=np.zeros(kernels.CHUNKS),
-            counters=np.zeros(kernels.num_counters(self.threads), dtype=np.int64),
-            room=self.room,
-        )
-        before, stride = number * epochs.batches, layout.rows.shape[1]
-        per_call = max(1, _SAMPLES_A_CALL // (epochs.rows * (1 + self.config.num_negatives)))
-        for first, last in itertools.pairwise([*range(0, epochs.batches, per_call), epochs.batches]):
-            arrays.counters[:] = 0
+        self.loader.load(number)
+        shared = self._shared_state()
+        steps_before, batches = number * self.loader.batches, self.loader.batches
+        per_call = max(1, _CALL_SAMPLES // (self.loader.interactions_per_batch * (1 + self.stage.num_negatives)))
+        for first, last in itertools.pairwise([*range(0, batches, per_call), batches]):  # Ctrl-C waits for a call
 
             def train(thread: int, first: int = first, last: int = last) -> None:
-                memory, own = self.memory[thread], self.own[thread]
-                kernels.train_batches(
-                    thread, self.threads, first, last, before, stride, self.sizes, arrays, self.pace, memory, own
-                )
+                kernels.train_batches(thread, first, last, steps_before, shared, self._workspaces[thread])
 
-            run_threads(train, self.threads)
-        now = before + epochs.batches
+            run_threads(train, self._num_threads)
+        table = self._packed.table
         run_ranges(
-            lambda a, b: settle(a, b, now, rows, steps, layout.vector, stride, self.pace), even_ranges(len(layout.rows))
+            lambda first, last: catch_up(first, last, steps_before + batches, table, self._schedule),
+            even_ranges(len(steps_of(table))),
         )
-        layout.write()
-        return float(arrays.losses.sum()) / self.sizes.num_terms
+        self._packed.write_to_module()
+        return float(shared.losses.sum()) / self._settings.num_terms
+
+    def _shared_state(self) -> kernels.SharedState:
+        """Return what the threads share in the epoch that is loaded."""
+        loader = self.loader
+        arrays = (loader.order, loader.user, loader.positive, loader.negatives)
+        return kernels.SharedState(
+            num_threads=self._num_threads,
+            counters=np.zeros(kernels.num_counters(self._num_threads), dtype=np.int64),
+            losses=np.zeros(kernels.CHUNKS),
+            settings=self._settings,
+            network=self._packed.network,
+            layers=self._packed.layers,
+            data=kernels.EpochData(len(loader.order), *(tensor.numpy().reshape(-1) for tensor in arrays)),
+            table=self._packed.table,
+            batch_rows=self._batch_rows,
+            schedule=self._schedule,
+        )
+
+    def state_dict(self) -> State:
+        """Return parameters, moments and steps, see :meth:`fastncf.trainers.base.Trainer.state_dict`.
+
+        Returns:
+            For each parameter of the module its tensor, and its moments under the names that
+            :class:`torch.optim.Adam` gives them, such as ``hidden.0.weight.exp_avg`` and ``hidden.0.weight.exp_avg_sq``;
+            ``steps`` (U + I,) int32, the step that each user's and each item's vectors were last written in, 0 before
+            the first.
+        """
+        return self._packed.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self._packed.load_state_dict(state, self._schedule)
+        self._batch_rows.last_use[:] = 0
+
+    def sampling_seconds(self) -> float:
+        return self.loader.sampling_seconds()
+
+    def close(self) -> None:
+        self.loader.close()
 
 
-class _Layout:
-    """A module's parameters as the kernels want them: padded, side by side, each with its moments.
+class _Part(NamedTuple):
+    """Columns of a parameter, and where they are packed.
 
     Attributes:
-        product, width, vector: widths of a row's two parts, and of both.
-        rows: (U + I, stride) float32, see :class:`~fastncf.kernels.cpu.lazy_adam.Table`.
-        dense: (3, n) float32: the layers' parameters, their means and mean squares.
-        layers, weights, biases, places, output, mirror, mirrored: see :class:`~fastncf.kernels.cpu.mlp.Arrays`.
+        name: of the parameter in the module.
+        columns: range of the parameter's last dimension.
+        packed: views of the packed values, means and mean squares, each of the shape of these columns.
+    """
+
+    name: str
+    columns: slice
+    packed: list[Tensor]
+
+
+class _PackedParameters:
+    """The parameters of a module with their moments as the kernels take them: side by side, padded by zeros.
+
+    Attributes:
+        table: the embedding vectors: rows of all users, then of all items; of GMF first, then of MLP.
+        network: widths and offsets.
+        layers: all other parameters, and room for the gradients of the chunks.
     """
 
     def __init__(self, model: MLP | NeuMF, split: Split) -> None:
-        if isinstance(model, MLP):
-            tables = [(model.user_embedding, model.item_embedding)]
-        else:
-            tables = [
-                (model.gmf_user_embedding, model.gmf_item_embedding),
-                (model.mlp_user_embedding, model.mlp_item_embedding),
-            ]
-        dims = [user.embedding_dim for user, _ in tables]
-        modules = [layer for layer in model.hidden if isinstance(layer, nn.Linear)]
-        self.product, self.width = _padded(sum(dims[:-1])), _padded(dims[-1])
-        self.vector = self.product + self.width
-        size = split.num_users + split.num_items, stride(self.vector)
-        self.rows = torch.from_numpy(_zeros(size[0] * size[1])).view(size)
-        self._parts: list[tuple[Tensor, Tensor]] = []
-        for start, (user, item) in zip((0, self.product), tables, strict=False):
-            columns = slice(start, start + user.embedding_dim)
-            self._parts.append((user.weight, self.rows[: split.num_users, columns]))
-            self._parts.append((item.weight, self.rows[split.num_users :, columns]))
+        self._parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        prefixes = ["gmf_", "mlp_"] if isinstance(model, NeuMF) else [""]
+        names = [f"hidden.{name}" for name, layer in model.hidden.named_children() if isinstance(layer, nn.Linear)]
+        dims = [self._parameters[f"{prefix}user_embedding.weight"].shape[1] for prefix in prefixes]
+        self.network = _make_network(
+            sum(dims[:-1]), dims[-1], [len(self._parameters[f"{name}.bias"]) for name in names]
+        )
+        width, num_parameters = self.network.product_width + self.network.input_width, self.network.num_parameters
+        rows = kernels.aligned_zeros((split.num_users + split.num_items) * stride_of(width))
+        self.table = LazyTable(rows, rows.view(np.int32), width, stride_of(width))
+        self.layers = kernels.LayerParameters(
+            values=np.zeros(3 * num_parameters, dtype=np.float32),
+            transposed=np.empty(num_parameters, dtype=np.float32),
+            transpose_index=_transpose_index(self.network),
+            gradients=kernels.aligned_zeros(kernels.CHUNKS * num_parameters),
+        )
+        starts = zip(prefixes, (0, self.network.product_width), strict=False)
+        self._parts = [part for prefix, start in starts for part in self._table_parts(prefix, start, split.num_users)]
+        self._parts += [*self._layer_parts(names, dims[-1]), *self._output_parts(sum(dims[:-1]))]
+        self._pack(self._parameters, 0)
 
-        widths = [2 * self.width, *(_padded(layer.out_features) for layer in modules)]
-        self.layers = np.array(widths[1:])
-        self.places = np.cumsum([0, *widths[1:-1]])
-        starts = np.cumsum([0, *(a * b for a, b in itertools.pairwise(widths)), *widths[1:]])
-        self.weights, self.biases = starts[: len(modules)], starts[len(modules) : -1]
-        self.output = int(starts[-1])
-        self.dense = torch.zeros(3, self.output + self.product + widths[-1] + COLUMNS)
-        values = self.dense[0]
-        self.mirror = np.arange(len(values), dtype=np.int32)
-        for module, start, bias in zip(modules, self.weights.tolist(), self.biases.tolist(), strict=True):
-            first = module is modules[0]
-            halves = module.weight.split(dims[-1], dim=1) if first else [module.weight]
-            below, own = self.width if first else _padded(module.in_features), _padded(module.out_features)
-            for half in halves:
-                numbers = np.arange(start, start + below * own)
-                self.mirror[numbers] = numbers.reshape(own, below).T.reshape(-1)
-                matrix = values[start : start + below * own].view(below, own)
-                self._parts.append((half, matrix[: half.shape[1], : half.shape[0]].T))
-                start += below * own
-            self._parts.append((module.bias, values[bias : bias + module.out_features]))
-        top = self.output + self.product
-        of_product, of_top = model.output.weight[0].split([sum(dims[:-1]), modules[-1].out_features])
-        self._parts.append((of_product, values[self.output : self.output + len(of_product)]))
-        self._parts.append((of_top, values[top : top + len(of_top)]))
-        self._parts.append((model.output.bias, values[top + widths[-1] :][:1]))
-        with torch.no_grad():
-            for theirs, ours in self._parts:
-                ours.copy_(theirs)
-        self.mirrored = np.empty(len(values), dtype=np.float32)
-        self.mirrored[self.mirror] = values.numpy()
+    def _table_parts(self, prefix: str, start: int, num_users: int) -> Iterator[_Part]:
+        """Yield the parts of the two tables of GMF or MLP, whose vectors begin at column ``start`` of a row."""
+        rows = torch.from_numpy(self.table.rows).view(-1, self.table.stride)
+        for side, of_side in (("user", rows[:num_users]), ("item", rows[num_users:])):
+            name = f"{prefix}{side}_embedding.weight"
+            dim = self._parameters[name].shape[1]
+            starts = (start + moment * self.table.width for moment in range(3))
+            yield _Part(name, slice(0, dim), [of_side[:, at : at + dim] for at in starts])
+
+    def _layer_parts(self, names: list[str], dim: int) -> Iterator[_Part]:
+        """Yield the parts of the hidden layers; the matrix of the first is cut into those of the user and the item."""
+        network = self.network
+        moments = torch.from_numpy(self.layers.values).view(3, -1)
+        rows = network.input_width
+        for layer, name in enumerate(names):
+            outputs, inputs = self._parameters[f"{name}.weight"].shape
+            columns, start = int(network.widths[layer]), int(network.weight_offsets[layer])
+            for first in (0, dim) if layer == 0 else (0,):
+                count = dim if layer == 0 else inputs
+                matrices = moments[:, start : start + rows * columns].view(3, rows, columns)
+                yield _Part(f"{name}.weight", slice(first, first + count), [*matrices[:, :count, :outputs].mT])
+                start += rows * columns
+            start = int(network.bias_offsets[layer])
+            yield _Part(f"{name}.bias", slice(0, outputs), [*moments[:, start : start + outputs]])
+            rows = columns
+
+    def _output_parts(self, product_dim: int) -> Iterator[_Part]:
+        """Yield the parts of the output: weights of the product, weights of the last layer, bias."""
+        moments = torch.from_numpy(self.layers.values).view(3, 1, -1)
+        start, count = self.network.output_offset, self._parameters["output.weight"].shape[1]
+        for columns in (slice(0, product_dim), slice(product_dim, count)):
+            width = columns.stop - columns.start
+            yield _Part("output.weight", columns, [*moments[:, :, start : start + width]])
+            start = self.network.output_offset + self.network.product_width
+        start += int(self.network.widths[-1])
+        yield _Part("output.bias", slice(0, 1), [*moments[:, 0, start : start + 1]])
 
     @torch.no_grad()
-    def write(self) -> None:
-        """Give the module what the kernels have made of its parameters."""
-        for theirs, ours in self._parts:
-            theirs.copy_(ours)
+    def _pack(self, tensors: Mapping[str, Tensor], moment: int) -> None:
+        """Write tensors by the names of the parameters to the packed values (0), means (1) or mean squares (2)."""
+        for part in self._parts:
+            part.packed[moment].copy_(tensors[part.name][..., part.columns])
+        if moment == 0:
+            values = self.layers.values[: self.network.num_parameters]
+            self.layers.transposed[self.layers.transpose_index] = values
+
+    @torch.no_grad()
+    def _unpack(self, tensors: Mapping[str, Tensor], moment: int) -> None:
+        """Write the packed values (0), means (1) or mean squares (2) to tensors by the names of the parameters."""
+        for part in self._parts:
+            tensors[part.name][..., part.columns].copy_(part.packed[moment])
+
+    def write_to_module(self) -> None:
+        """Write the packed values to the parameters of the module."""
+        self._unpack(self._parameters, 0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what :meth:`CPUMLPTrainer.state_dict` does."""
+        state = {"steps": torch.from_numpy(steps_of(self.table).copy())}
+        for moment, suffix in enumerate(_MOMENTS):
+            tensors = {name: torch.empty_like(parameter) for name, parameter in self._parameters.items()}
+            self._unpack(tensors, moment)
+            state |= {name + suffix: tensor for name, tensor in tensors.items()}
+        return state
+
+    def load_state_dict(self, state: State, schedule: AdamSchedule) -> None:
+        """Take over what :meth:`state_dict` has returned, and write the values to the module.
+
+        Raises:
+            ValueError: a name is missing or superfluous, or a tensor has another shape.
+        """
+        shapes = {"steps": (len(steps_of(self.table)),)}
+        for suffix in _MOMENTS:
+            shapes |= {name + suffix: tuple(parameter.shape) for name, parameter in self._parameters.items()}
+        check_state(state, shapes)
+        for moment, suffix in enumerate(_MOMENTS):
+            tensors = {name: torch.as_tensor(state[name + suffix]) for name in self._parameters}
+            self._pack(tensors, moment)
+        steps = torch.as_tensor(state["steps"]).numpy().astype(np.int32)
+        restore_steps(0, len(steps), steps, self.table, schedule)
+        self.write_to_module()
+
+
+def check_state(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check the names and shapes of a trainer's state.
+
+    Raises:
+        ValueError: a name is missing or superfluous, or an array has another shape.
+    """
+    for name in sorted(shapes.keys() ^ state.keys()):
+        raise ValueError(f"state of a trainer: {name} is {'missing' if name in shapes else 'superfluous'}")
+    for name, shape in shapes.items():
+        if tuple(state[name].shape) != shape:
+            raise ValueError(f"state of a trainer: {name} has shape {tuple(state[name].shape)}, expected {shape}")
+
+
+def _make_network(product_dim: int, input_dim: int, layers: Sequence[int]) -> kernels.Network:
+    """Return the shape of a model with vectors of ``product_dim`` for GMF, or 0, and ``input_dim`` for MLP."""
+    product_width, input_width = _padded(product_dim), _padded(input_dim)
+    widths = [2 * input_width, *map(_padded, layers)]
+    starts = np.cumsum([0, *(a * b for a, b in itertools.pairwise(widths)), *widths[1:]])
+    output_offset = int(starts[-1])
+    return kernels.Network(
+        product_width=product_width,
+        input_width=input_width,
+        num_layers=len(layers),
+        num_parameters=output_offset + product_width + widths[-1] + COLUMN_MULTIPLE,
+        output_offset=output_offset,
+        widths=np.array(widths[1:]),
+        weight_offsets=starts[: len(layers)],
+        bias_offsets=starts[len(layers) : -1],
+        activation_offsets=np.cumsum([0, *widths[1:-1]]),
+    )
+
+
+def _transpose_index(network: kernels.Network) -> NDArray[np.int32]:
+    """Return the places (n,) of the packed values among the same values with transposed matrices.
+
+    The matrix of the first layer is two, one for the inputs from the user and one for those from the item.
+    """
+    index = np.arange(network.num_parameters, dtype=np.int32)
+    rows = network.input_width
+    for layer, (start, columns) in enumerate(zip(network.weight_offsets, network.widths, strict=True)):
+        for half in range(2 if layer == 0 else 1):
+            first = start + half * rows * columns
+            matrix = np.arange(first, first + rows * columns)
+            index[matrix] = matrix.reshape(columns, rows).T.reshape(-1)
+        rows = columns
+    return index
 
 
 def _padded(width: int) -> int:
-    return -(-width // COLUMNS) * COLUMNS
-
-
-def _zeros(size: int) -> np.ndarray:
-    """(size,) float32 that start a cache line; of many, NumPy asks the system for large pages."""
-    room = np.zeros(size + 16, dtype=np.float32)
-    start = -room.ctypes.data % 64 // 4
-    return room[start : start + size]
+    return -(-width // COLUMN_MULTIPLE) * COLUMN_MULTIPLE

@@ -1,28 +1,34 @@
-"""Epoch after epoch: the news for a callback, early stopping, and the history that a fit keeps."""
+"""Epoch after epoch: progress, validation, early stopping, and the log of a fit, the same for all trainers."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from fastncf.config import Config
+from fastncf.evaluation.candidates import CandidateLists
+from fastncf.evaluation.metrics import named_metrics
+from fastncf.evaluation.ranking import validation_means
+from fastncf.stage import Stage
+from fastncf.trainers.base import State, Trainer
 
-STAGES = ("read", "split", "choose", "sample", "train", "evaluate", "total")
-History = list[dict[str, float]]
+STAGES = ("read", "split", "tune", "sample", "train", "evaluate", "total")
+TrainingLog = list[dict[str, float]]
+"""One dict per epoch: epoch (counted from 1), loss, seconds and, with validation, its metrics."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is told.
+    """What a callback is called with.
 
     Attributes:
-        stage: the name of a stage of :data:`STAGES` that begins, or ``epoch`` when one has ended.
+        stage: name of the stage of ``STAGES`` that begins, or ``epoch`` when one has ended.
         epoch: epochs that are done.
         epochs: epochs in all.
         elapsed: seconds since the fit began.
         loss: mean loss of the last epoch, NaN before the first.
-        samples_per_second: positives and negatives of the last epoch by its seconds.
+        samples_per_second: positives and negatives of the last epoch per second of its training.
         metrics: validation metrics of the last epoch, empty without validation.
     """
 
@@ -36,93 +42,140 @@ class Progress:
 
 
 class ProgressReporter:
-    """Seconds by stage, and the callback's news."""
+    """Measures the seconds of each stage of a fit and calls the callback.
 
-    def __init__(self, callback: Callable[[Progress], object] | None, epochs: int) -> None:
-        self.callback = callback
-        self.epochs = epochs
-        self.done = 0
-        self.begin = time.perf_counter()
+    Attributes:
+        num_epochs: epochs of the fit, those of all its models.
+        seconds: by the names of ``STAGES``.
+    """
+
+    def __init__(self, callback: Callable[[Progress], object] | None, num_epochs: int) -> None:
+        self.num_epochs = num_epochs
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._callback = callback
+        self._epochs_done = 0
+        self._begin = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A stage of :data:`STAGES`, as long as the block: told when it begins, its seconds kept when it ends."""
-        self._tell(name, 0, float("nan"), 0.0, {})
+        """Report a stage of ``STAGES`` when the block begins, and keep its seconds when it ends."""
+        self._report(name, 0, float("nan"), 0.0, {})
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
 
-    def epoch(self, loss: float, samples_per_second: float, scores: dict[str, float]) -> object:
-        """Tell of an epoch that has ended; returns what the callback says, True to end the training."""
-        self.done += 1
-        return self._tell("epoch", self.done, loss, samples_per_second, scores)
+    def end_epoch(self, loss: float, samples_per_second: float, metrics: dict[str, float]) -> tuple[int, bool]:
+        """Report the end of an epoch; return its number from 1 and whether the callback stops the training."""
+        self._epochs_done += 1
+        answer = self._report("epoch", self._epochs_done, loss, samples_per_second, metrics)
+        return self._epochs_done, answer is True
 
     def total(self) -> dict[str, float]:
-        """Seconds by stage, those since the clock was made among them."""
-        self.seconds["total"] = time.perf_counter() - self.begin
+        """Return the seconds by stage, with ``total`` since the reporter was made."""
+        self.seconds["total"] = time.perf_counter() - self._begin
         return self.seconds
 
-    def _tell(self, stage: str, epoch: int, loss: float, rate: float, scores: dict[str, float]) -> object:
-        if self.callback is None:
+    def _report(self, stage: str, epoch: int, loss: float, rate: float, metrics: dict[str, float]) -> object:
+        if self._callback is None:
             return None
-        elapsed = time.perf_counter() - self.begin
-        return self.callback(Progress(stage, epoch, self.epochs, elapsed, loss, rate, scores))
+        elapsed = time.perf_counter() - self._begin
+        return self._callback(Progress(stage, epoch, self.num_epochs, elapsed, loss, rate, metrics))
 
 
-class Trainee(Protocol):
-    """What is trained."""
+@dataclass(frozen=True)
+class Validation:
+    """Held-out items that are ranked after each epoch.
 
-    def epoch(self, number: int) -> tuple[float, float, dict[str, float]]:
-        """Train an epoch: its summed loss, the seconds it took, and what validation then finds, if there is one."""
-
-    def state(self) -> Any:
-        """A copy of the parameters."""
-
-    def restore(self, state: Any) -> None:
-        """Go back to a copy."""
-
-
-def train_epochs(trainee: Trainee, config: Config, num_interactions: int, clock: ProgressReporter) -> History:
-    """All epochs of ``config``, or fewer: where its patience runs out, or the callback returns True.
-
-    Returns:
-        One dict an epoch: epoch, loss, seconds and, with validation, its metrics.
+    Attributes:
+        lists: the items of the users who have one, and their candidates.
+        k: length of the ranking that HR@k and NDCG@k look at.
+        patience: epochs without a better NDCG@k after which the training stops; 0 never stops it.
     """
-    assert config.epochs is not None
-    best = _Best(config.patience)
-    history: History = []
-    for number in range(config.epochs):
-        total, seconds, scores = trainee.epoch(number)
-        mean = total / num_interactions
-        stop = clock.epoch(mean, num_interactions * (1 + config.num_negatives) / seconds, scores)
-        history.append({"epoch": clock.done, "loss": mean, "seconds": seconds, **scores})
-        if best.is_over(trainee, scores.get(f"ndcg@{config.k}")) or stop is True:
-            break
-    best.restore(trainee)
-    return history
+
+    lists: CandidateLists[Any]
+    k: int
+    patience: int
 
 
-class _Best:
-    """Early stopping: the best parameters so far and how long ago they were."""
+class EarlyStopping:
+    """Keeps the state of the best epoch and counts the epochs since."""
 
-    def __init__(self, patience: int | None) -> None:
+    def __init__(self, patience: int) -> None:
         self.patience = patience
-        self.value = -1.0
-        self.waited = 0
-        self.state: Any = None
+        self.best = -1.0
+        self.num_waited = 0
+        self.state: State | None = None
 
-    def is_over(self, trainee: Trainee, value: float | None) -> bool:
-        """Whether the patience has run out with this epoch's value; without patience it never does."""
-        if self.patience is None or value is None:
-            return False
-        if value > self.value:
-            self.value, self.waited = value, 0
-            self.state = trainee.state()
+    def should_stop(self, trainer: Trainer, value: float) -> bool:
+        """Note the value of the epoch that has ended; return whether the patience has run out."""
+        if value > self.best:
+            self.best, self.num_waited = value, 0
+            self.state = copy.deepcopy(trainer.state_dict())
         else:
-            self.waited += 1
-        return self.waited >= self.patience
+            self.num_waited += 1
+        return self.num_waited >= self.patience
 
-    def restore(self, trainee: Trainee) -> None:
+    def restore(self, trainer: Trainer) -> None:
+        """Take the trainer back to the best epoch."""
         if self.state is not None:
-            trainee.restore(self.state)
+            trainer.load_state_dict(self.state)
+
+
+def train_epochs(
+    trainer: Trainer,
+    model: Any,
+    stage: Stage,
+    num_interactions: int,
+    validation: Validation | None,
+    reporter: ProgressReporter,
+) -> TrainingLog:
+    """Train all epochs of a stage; fewer where the patience of the validation runs out or the callback stops it.
+
+    Args:
+        trainer: trains ``model`` in place.
+        model: what the trainer was made with.
+        stage: settings.
+        num_interactions: N.
+        validation: items that are ranked after each epoch, or None.
+        reporter: called at the end of each epoch.
+    """
+    early_stopping = EarlyStopping(validation.patience) if validation is not None and validation.patience else None
+    log: TrainingLog = []
+    for number in range(stage.epochs):
+        total, seconds, metrics = _train_epoch(trainer, model, number, validation)
+        loss = total / num_interactions
+        rate = num_interactions * (1 + stage.num_negatives) / seconds
+        epoch, is_stopped = reporter.end_epoch(loss, rate, metrics)
+        log.append({"epoch": epoch, "loss": loss, "seconds": seconds, **metrics})
+        if early_stopping is not None and validation is not None:
+            is_stopped |= early_stopping.should_stop(trainer, metrics[f"ndcg@{validation.k}"])
+        if is_stopped:
+            break
+    if early_stopping is not None:
+        early_stopping.restore(trainer)
+    return log
+
+
+def _train_epoch(
+    trainer: Trainer, model: Any, number: int, validation: Validation | None
+) -> tuple[float, float, dict[str, float]]:
+    """Train one epoch; return its summed loss, its seconds and its validation metrics, read from the device at once."""
+    if trainer.device is None:
+        begin = time.perf_counter()
+        total = trainer.epoch(number)
+        seconds = time.perf_counter() - begin
+        means = [] if validation is None else list(validation_means(model, validation.lists, validation.k))
+        numbers = [total, *means]
+    else:
+        import torch
+
+        from fastncf.device import Stopwatch
+
+        watch = Stopwatch(trainer.device)
+        model.train()
+        total = torch.as_tensor(trainer.epoch(number), dtype=torch.float64, device=trainer.device).reshape(1)
+        watch.stop()
+        parts = [total] if validation is None else [total, validation_means(model, validation.lists, validation.k)]
+        numbers = torch.cat(parts).tolist()
+        seconds = watch.seconds()
+    return numbers[0], seconds, {} if validation is None else named_metrics(numbers[1:], validation.k)

@@ -12,7 +12,7 @@ from fastncf.kernels.cpu.losses import require_code
 from fastncf.kernels.cpu.negatives import UNIFORM
 from fastncf.models.losses import LOSSES
 from fastncf.rng import Stream, key
-from fastncf.sampling.distributions import popularity_table
+from fastncf.sampling.distributions import alias_table
 from fastncf.stage import Stage
 from fastncf.trainers.base import State
 
@@ -33,8 +33,8 @@ class SGDSettings:
         num_terms: terms of the loss of an interaction: its 1 + K samples, or its K pairs.
         l2: weight of the mean squared norm of the vectors of an interaction's samples, in the mean over its terms.
         shuffle: draw the order anew each epoch; otherwise the order of epoch 0 serves all.
-        negatives_exponent: power of an item's number of interactions that its draws are proportional to; None where
-            all items are drawn alike.
+        negatives: name of the distribution of the negatives.
+        negatives_exponent: see :class:`~fastncf.stage.Stage`.
     """
 
     num_negatives: int
@@ -43,7 +43,8 @@ class SGDSettings:
     num_terms: int
     l2: float
     shuffle: bool
-    negatives_exponent: float | None
+    negatives: str
+    negatives_exponent: float
 
     @classmethod
     def from_stage(cls, stage: Stage) -> "SGDSettings":
@@ -60,7 +61,8 @@ class SGDSettings:
             num_terms=loss.num_terms(stage.num_negatives),
             l2=stage.l2,
             shuffle=stage.shuffle,
-            negatives_exponent=None if stage.negatives == "uniform" else stage.negatives_exponent,
+            negatives=stage.negatives,
+            negatives_exponent=stage.negatives_exponent,
         )
 
     def step(self, learning_rate: float) -> SGDStep:
@@ -74,7 +76,7 @@ class SGDSettings:
 
     def weights(self, counts: np.ndarray) -> AliasTable:
         """Return how often each of some items is drawn, from their numbers of interactions (n,)."""
-        return UNIFORM if self.negatives_exponent is None else popularity_table(counts, self.negatives_exponent)
+        return alias_table(self.negatives, counts, self.negatives_exponent) or UNIFORM
 
 
 def learning_rates(stage: Stage, epoch: int, num_rounds: int) -> list[float]:

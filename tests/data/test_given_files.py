@@ -1,11 +1,12 @@
-import numpy as np
+"""A test set with candidates in files of its own."""
+
 import polars as pl
 import pytest
 
 import fastncf
-from fastncf.data.ids import Vocabulary
-from fastncf.data.interactions import draw_users, read_interactions, read_with_test
-from fastncf.errors import ConfigError, DataError, DataNotFoundError
+from fastncf.data.given_files import read_with_test
+from fastncf.data.interactions import read_interactions
+from fastncf.errors import DataError, DataNotFoundError
 
 
 @pytest.fixture
@@ -22,12 +23,117 @@ def paper(tmp_path):
     }
 
 
+TRAIN = "1\t10\t5\t100\n1\t20\t5\t101\n2\t10\t5\t100\n2\t30\t5\t102\n"
+TEST = "2\t20\t5\t200\n1\t30\t5\t201\n"
+NEGATIVE = "(1,30)\t40\t50\n(2,20)\t40\t60\n"
+
+
+@pytest.fixture
+def read_paper(tmp_path):
+    """Writes train, test and negative files and reads them."""
+
+    def _read(train=TRAIN, test=TEST, negative=NEGATIVE):
+        paths = [tmp_path / name for name in ("train.rating", "test.rating", "test.negative")]
+        for path, content in zip(paths, (train, test, negative), strict=True):
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return read_with_test(*paths)
+
+    return _read
+
+
+@pytest.mark.parametrize(
+    "negative",
+    [
+        NEGATIVE,
+        NEGATIVE.replace("\n", "\r\n"),
+        "\ufeff" + NEGATIVE.rstrip(),
+        "\n(2,20)\t40\t60\t\n\n('1', '30')\t40\t50\n",
+    ],
+)
+def test_given_test_set(read_paper, negative):
+    data, test = read_paper(negative=negative)
+    assert data.items.ids.to_list() == [10, 20, 30, 40, 50, 60]
+    assert data.users.decode(test.user).to_list() == [2, 1]
+    assert data.items.decode(test.item).to_list() == [20, 30]
+    assert [data.items.decode(row).to_list() for row in test.candidates] == [[40, 60], [40, 50]]
+
+
+def test_lists_of_unequal_length_and_text_ids(read_paper):
+    data, test = read_paper("a\tx\t1\t2\nb\ty\t1\t2\n", "a\ty\t1\t3\n", "(a,y)\tz\tx1\n")
+    assert data.items.decode(test.candidates[0]).to_list() == ["z", "x1"]
+    data, test = read_paper(negative="(1,30)\t40\n(2,20)\t40\t60\n")
+    assert (test.candidates[1] == [data.items.encode(pl.Series([40]))[0], -1]).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "message"),
+    [
+        ({"test": "1\t30\t5\t1\nx\t20\t5\t1\n1\t2\t3\t4\n"}, "test.rating", "holds 'x' in line 2"),
+        ({"test": "a\t30\t5\t1\n"}, "test.rating", "its user ids are text, those of"),
+        ({"test": TEST + "9\t20\t5\t1\n"}, "test.rating", "user 9 in line 3 has no interaction in"),
+        ({"test": "user\titem\ttime\n1\t20\t1\n9\t20\t5\n"}, "test.rating", "user 9 in line 3 has no interaction in"),
+        ({"test": TEST + "1\t20\t5\t1\n"}, "test.rating", "user 1 has a second test item in line 3"),
+        ({"negative": ""}, "test.negative", "holds no candidate list"),
+        ({"negative": NEGATIVE.encode() + b"(1,\xe9)\t4\n"}, "test.negative", "line 3 is not UTF-8 text"),
+        ({"negative": "1\t30\t40\n"}, "test.negative", "line 1 starts with '1'"),
+        ({"negative": "(1,30)\n"}, "test.negative", "line 1 starts with '(1,30)'"),
+        ({"negative": NEGATIVE + "(1,30)\t4\t\t5\n"}, "test.negative", "line 3 holds the negative ''"),
+        ({"negative": "(1,30)\t40\n(x,20)\t40\n"}, "test.negative", "line 2 holds the user 'x'"),
+        ({"negative": "(1,30)\t40\tx\n(2,20)\t40\n"}, "test.negative", "line 1 holds the negative 'x'"),
+        ({"negative": NEGATIVE.splitlines()[0]}, "test.negative", "has no list for test user 2 and item 20"),
+        ({"negative": NEGATIVE + "(1,20)\t40\n"}, "test.negative", "line 3 is a list for user 1 and item 20"),
+        ({"negative": NEGATIVE + "(1,30)\t60\n"}, "test.negative", "line 3 is a list for user 1 and item 30"),
+        ({"negative": NEGATIVE + "(7,30)\t60\n"}, "test.negative", "line 3 is a list for user 7 and item 30"),
+    ],
+)
+def test_bad_test_sets(read_paper, changed, name, message):
+    with pytest.raises(DataError) as error:
+        read_paper(**changed)
+    assert f"{name}: " in str(error.value)
+    assert message in str(error.value)
+
+
+def test_bad_candidate_paths(tmp_path):
+    train = pl.DataFrame({"user": [1, 2], "item": [1, 2]})
+    with pytest.raises(DataNotFoundError, match="no such file"):
+        read_with_test(train, train, tmp_path / "nowhere")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_with_test(train, train, tmp_path)
+    with pytest.raises(DataError, match="expected the path of a file"):
+        read_with_test(train, train, [1])
+
+
+def test_a_given_test_set_takes_the_kind_of_the_training_ids():
+    train = pl.DataFrame({"user": ["1", "1", "07"], "item": ["5", "x", "5"], "time": [1, 2, 3]})
+    test = pl.DataFrame({"user": [1], "item": [9], "time": [4]})
+    data, given = read_with_test(train, test)
+    assert data.users.decode(given.user).to_list() == ["1"]
+    assert data.items.decode(given.item).to_list() == ["9"]
+    wide = train.with_columns(user=pl.Series([2**63, 2**63, 1], dtype=pl.UInt64), item=pl.Series([1, 2, 3]))
+    data, given = read_with_test(wide, test)
+    assert data.users.decode(given.user).to_list() == [1]
+    for user in (-1, "ann"):
+        with pytest.raises(DataError, match=r"those of the frame are integers beyond 2.*; expected the same kind"):
+            read_with_test(wide, test.with_columns(user=pl.lit(user)))
+
+
+def test_genuine_files(data_dir):
+    data = read_interactions(data_dir / "ml-1m" / "ratings.dat")
+    assert (len(data.user), len(data.users), len(data.items)) == (1_000_209, 6040, 3706)
+    folder = data_dir / "ml-1m-ncf"
+    data, test = read_with_test(
+        *(folder / f"ml-1m.{name}" for name in ("train.rating", "test.rating", "test.negative"))
+    )
+    assert (len(data.user), len(test.user), test.candidates.shape) == (994_169, 6040, (6040, 99))
+    assert (test.candidates >= 0).all()
+
+
 def test_the_vocabulary_holds_the_items_of_all_three_files(paper):
     interactions, test = read_with_test(**paper)
     assert interactions.items.ids.to_list() == [10, 20, 30, 40, 90, 91]
     assert interactions.users.decode(test.user).to_list() == [0, 2, 1]
     assert interactions.items.decode(test.item).to_list() == [30, 90, 40]
-    lists = [[-1 if code < 0 else interactions.items.ids[int(code)] for code in row] for row in test.candidates]
+    lists = [[-1 if item < 0 else interactions.items.ids[int(item)] for item in row] for row in test.candidates]
     assert lists == [[40, 90, -1], [10, 30, 91], [20, 91, -1]]
 
 
@@ -48,7 +154,7 @@ def test_given_files_are_evaluated_as_given(paper):
         ("test", "0\t30\t5\t7\n0\t90\t4\t8\n", r"user 0 has a second test item in line 2"),
         ("test", "0\t10\t5\t7\n", r"1 of its pairs are also in .*train\.rating, the first is user 0 with item 10"),
         ("test", "ann\tx\t5\t7\nbob\ty\t4\t8\n", "its user ids are text, those of .* are integers"),
-        ("candidates", "0,30\t40\n", r"line 1 starts with '0,30'; accepted: \(user,item\)"),
+        ("candidates", "0,30\t40\n", r"line 1 starts with '0,30'; expected \(user,item\)"),
         ("candidates", "(0,30)\n", "line 1 starts with"),
         ("candidates", "\n", "holds no candidate list"),
         ("candidates", "(0,30)\t40\tx\n", "line 1 holds the negative 'x'"),
@@ -85,27 +191,3 @@ def test_text_ids_in_candidates(tmp_path):
     path.write_text("('a', 'z z')\tw\tx\n")
     _, given = read_with_test(train, test, path)
     assert given.candidates.tolist() == [[0, 1]]
-
-
-def test_vocabulary_encodes_and_decodes():
-    for ids in (["b", "a", "c", "a"], [10, -3, 2**40, 10]):
-        column = pl.Series(ids)
-        vocabulary = Vocabulary.of([column], "user")
-        codes = vocabulary.encode(column)
-        assert codes.dtype == np.int32
-        assert sorted(set(codes.tolist())) == [0, 1, 2]
-        assert vocabulary.decode(codes).to_list() == ids
-        assert vocabulary.ids.to_list() == sorted(set(ids))
-
-
-def test_draw_users_makes_ids_contiguous_again():
-    frame = pl.DataFrame({"user": np.arange(60) // 3, "item": np.arange(60) % 31, "time": np.arange(60)})
-    kept = draw_users(read_interactions(frame), 0.4, 7)
-    assert len(kept.users) == 8
-    assert sorted(set(kept.user.tolist())) == list(range(8))
-    assert sorted(set(kept.item.tolist())) == list(range(len(kept.items)))
-    rows = set(zip(kept.users.decode(kept.user), kept.items.decode(kept.item), kept.time.tolist(), strict=True))
-    assert rows <= set(frame.iter_rows())
-    assert len(rows) == 24
-    with pytest.raises(ConfigError, match="keeps 1 of 20 users"):
-        draw_users(read_interactions(frame), 0.05, 7)

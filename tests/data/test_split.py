@@ -1,5 +1,6 @@
+"""Leave-one-out, a given test set, the order by time, and one more item held out."""
+
 import dataclasses
-import itertools
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fastncf
-from fastncf.data.csr import balanced_ranges, group_by_user, merge_items
+from fastncf.data.given_files import GivenTest
 from fastncf.data.ids import Vocabulary
-from fastncf.data.interactions import GivenTest, Interactions, read_interactions
+from fastncf.data.interactions import Interactions, read_interactions
 from fastncf.data.split import Split, given_test, hold_out_another, leave_one_out, time_order
 from fastncf.errors import DataError
 from tests.conftest import plain_split, random_csr, random_interactions
@@ -97,7 +97,7 @@ def test_the_latest_time_of_a_repeated_pair_stays():
     assert rows(split) == [[1], [2]]
 
 
-def test_a_user_who_touched_everything_is_left_out():
+def test_a_user_who_has_seen_every_item_is_left_out():
     interactions = frame(
         ("a", "x"), ("a", "y"), ("b", "x"), ("c", "x"), ("c", "z"), ("a", "z"), time=[1, 2, 3, 1, 2, 3]
     )
@@ -109,7 +109,7 @@ def test_a_user_who_touched_everything_is_left_out():
 
 
 def test_no_negative_anywhere_is_an_error():
-    with pytest.raises(DataError, match="every user has touched every item"):
+    with pytest.raises(DataError, match="every user has seen every item"):
         leave_one_out(frame(("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), time=[1, 2, 3, 4]))
 
 
@@ -146,19 +146,6 @@ def test_seen_is_training_and_held_out_items_sorted():
             assert indices[indptr[user] : indptr[user + 1]].tolist() == sorted(items[user])
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32))
-def test_with_items_merges(seed):
-    generator = np.random.default_rng(seed)
-    indptr, indices = random_csr(generator, 9, 12, max_degree=10)
-    free = [sorted(set(range(12)) - set(indices[a:b].tolist())) for a, b in itertools.pairwise(indptr)]
-    extra = [np.array([row[at] if generator.random() < 0.7 else -1 for row in free], np.int32) for at in (0, 1)]
-    merged_ptr, merged = merge_items(indptr, indices, *extra)
-    for u in range(9):
-        expected = set(indices[indptr[u] : indptr[u + 1]].tolist()) | {int(e[u]) for e in extra if e[u] >= 0}
-        assert merged[merged_ptr[u] : merged_ptr[u + 1]].tolist() == sorted(expected)
-
-
 @pytest.mark.parametrize("threads", ["1", "2", "5"])
 def test_same_split_for_any_number_of_threads(monkeypatch, threads):
     interactions = random_interactions(np.random.default_rng(8), rows=5000, users=300, items=90)
@@ -167,33 +154,6 @@ def test_same_split_for_any_number_of_threads(monkeypatch, threads):
     split = leave_one_out(interactions, validation=True)
     for name in ("indptr", "indices", "test_item", "validation_item"):
         np.testing.assert_array_equal(getattr(split, name), getattr(base, name))
-
-
-def test_grouping_keeps_file_order():
-    user = np.random.default_rng(3).integers(0, 7, 100).astype(np.int32)
-    item, time = np.arange(100, dtype=np.int32), np.arange(100, 200, dtype=np.int64)
-    indptr, grouped, _, latest = group_by_user(user, item, time, 7)
-    np.testing.assert_array_equal(grouped, np.argsort(user, kind="stable"))
-    np.testing.assert_array_equal(np.diff(indptr), np.bincount(user, minlength=7))
-    np.testing.assert_array_equal(latest[:, 0], grouped[indptr[1:] - 1])
-
-
-def test_ranges_that_are_in_order_each_but_not_together_are_grouped(monkeypatch):
-    monkeypatch.setenv("FASTNCF_NUM_THREADS", "2")
-    user, item = np.array([2, 3, 0, 3], dtype=np.int32), np.arange(4, dtype=np.int32)
-    indptr, grouped, _, latest = group_by_user(user, item, np.arange(4), 4)
-    assert indptr.tolist() == [0, 1, 1, 2, 4]
-    assert grouped.tolist() == [2, 0, 1, 3]
-    assert latest.tolist() == [[2, -1], [-1, -1], [0, -1], [3, 1]]
-
-
-def test_rows_in_user_order_are_not_moved():
-    user = np.array([0, 0, 2, 2, 2], dtype=np.int32)
-    item, time = np.array([3, 1, 4, 1, 5], dtype=np.int32), np.array([0, 1, 2, 4, 3])
-    indptr, grouped, _, latest = group_by_user(user, item, time, 4)
-    assert grouped is item
-    assert indptr.tolist() == [0, 2, 2, 5, 5]
-    assert latest.tolist() == [[1, 3], [-1, -1], [1, 5], [-1, -1]]
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -208,14 +168,6 @@ def test_order_by_time_is_that_of_a_sorted_frame(validation):
         items = split.indices[split.indptr[user] : split.indptr[user + 1]]
         expected = [i for i in rows.filter(pl.col("u") == user)["i"].to_list() if i in set(items.tolist())]
         assert items[order[split.indptr[user] : split.indptr[user + 1]]].tolist() == expected
-
-
-def test_balanced_covers_every_user_once():
-    indptr, _ = random_csr(np.random.default_rng(0), 50, 200)
-    bounds = balanced_ranges(indptr)
-    assert bounds[0] == 0
-    assert bounds[-1] == 50
-    assert (np.diff(bounds) >= 0).all()
 
 
 def test_given_test_refuses_pairs_that_are_in_training():
@@ -241,19 +193,6 @@ def test_given_test_keeps_candidates_with_their_users():
     split = given_test(interactions, test)
     assert split.test_item.tolist() == [2, -1, 1]
     assert split.test_candidates.tolist() == [[3], [0]]
-
-
-def test_user_fraction_draws_users_with_the_seed():
-    data = pl.DataFrame({"user": np.arange(200) // 4, "item": np.arange(200) % 23, "time": np.arange(200)})
-    settings = {"model": "popularity", "user_fraction": 0.3}
-    first, again, other = (fastncf.fit(data, seed=seed, **settings) for seed in (0, 0, 1))
-    assert first.data["users"] == 15
-    assert first.users.ids.to_list() == again.users.ids.to_list()
-    assert first.users.ids.to_list() != other.users.ids.to_list()
-    present = set(first.users.ids.to_list())
-    kept = data.filter(pl.col("user").is_in(present))
-    assert first.data["interactions"] == kept.height
-    assert first.items.ids.to_list() == sorted(set(kept["item"].to_list()))
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -1,5 +1,3 @@
-"""Tests of the generated MovieLens twins."""
-
 from datetime import date
 from pathlib import Path
 
@@ -11,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from fastncf.data import synthetic as datasets
+from fastncf.data import synthetic
 from fastncf.data.synthetic import SCHEMA, Dialect, synthetic_movielens, write_synthetic_movielens
 from fastncf.kernels.cpu import synthetic as kernels
+from fastncf.kernels.cpu.alias import fill_alias_table
 
 SMALL = (300, 200, 9_000)
 
@@ -60,16 +59,16 @@ def test_timestamps_are_bounded_and_tie_within_users(small: pl.DataFrame) -> Non
 def test_item_counts_follow_the_target_curve() -> None:
     frame = synthetic_movielens(2_000, 800, 120_000).collect()
     counts = np.sort(frame["movieId"].value_counts()["count"].to_numpy())
-    sigma = np.interp(np.log(0.075), np.log(datasets._DENSITIES), datasets._ITEM_SIGMAS)
-    target = datasets._saturated_lognormal(800, 120_000, 1, float(sigma), 0.4913 * 2_000)
+    sigma = np.interp(np.log(0.075), np.log(synthetic._DENSITIES), synthetic._ITEM_SIGMAS)
+    target = synthetic._saturated_lognormal(800, 120_000, 1, float(sigma), 0.4913 * 2_000)
     np.testing.assert_allclose(counts[[400, 600, 760, 799]], target[[400, 600, 760, 799]], rtol=0.1)
 
 
 def test_reference_curves_have_the_published_marginals() -> None:
-    degrees = datasets._saturated_lognormal(138_493, 20_000_263, 20, 1.418, 0.5158 * 26_744)
+    degrees = synthetic._saturated_lognormal(138_493, 20_000_263, 20, 1.418, 0.5158 * 26_744)
     assert np.median(degrees) == pytest.approx(68, abs=0.5)
     assert degrees[-1] == pytest.approx(9_254, rel=0.002)
-    counts = datasets._saturated_lognormal(26_744, 20_000_263, 1, 3.1075, 0.4913 * 138_493)
+    counts = synthetic._saturated_lognormal(26_744, 20_000_263, 1, 3.1075, 0.4913 * 138_493)
     assert counts[-1] == pytest.approx(67_310, rel=0.002)
 
 
@@ -82,8 +81,8 @@ def test_seed_selects_the_rows(small: pl.DataFrame) -> None:
 
 def test_rows_do_not_depend_on_threads_or_chunks(small: pl.DataFrame) -> None:
     for num_threads, chunk_interactions in [(1, 1), (1, 10**9), (3, 1_000), (8, 77)]:
-        model = datasets._model(*SMALL, seed=0, num_threads=num_threads)
-        frame = pl.concat(model.chunks(chunk_interactions, num_threads))
+        model = synthetic._build_model(*SMALL, seed=0, num_threads=num_threads)
+        frame = pl.concat(synthetic._chunks(model, chunk_interactions, num_threads))
         assert_frame_equal(frame, small)
 
 
@@ -103,7 +102,7 @@ def test_clocks_continue_the_draws() -> None:
     profile = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
     thresholds = np.empty((1, num_items), np.uint32)
     aliases = np.empty((1, num_items), np.int32)
-    kernels.fill_alias_table(profile, thresholds[0], aliases[0])
+    fill_alias_table(profile, thresholds[0], aliases[0])
     first, second = profile[:, None], profile[None, :]
     pairs = first * second / (1 - first)
     np.fill_diagonal(pairs, 0.0)
@@ -112,7 +111,7 @@ def test_clocks_continue_the_draws() -> None:
     for user in range(20_000):
         taken = np.zeros(num_items, np.bool_)
         drawn = np.empty(2, np.int64)
-        key = datasets._key(np.uint64(1), user)
+        key = synthetic._key(np.uint64(1), user)
         kernels._draw_items(key, np.ones(1), profile[:, None], thresholds, aliases, taken, drawn)
         assert np.flatnonzero(taken).tolist() == sorted(drawn.tolist())
         counts += taken
@@ -165,7 +164,7 @@ def test_write_replaces_only_when_complete(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("stopped")
 
     with monkeypatch.context() as patched:
-        patched.setattr(datasets, "sample_users", fail)
+        patched.setattr(synthetic, "sample_users", fail)
         with pytest.raises(Exception, match="stopped"):
             write_synthetic_movielens(path, *SMALL)
     assert [p.name for p in tmp_path.iterdir()] == ["ratings.csv"]
@@ -212,14 +211,14 @@ def test_item_neighbours_beat_popularity() -> None:
     latest = np.append(np.flatnonzero(np.diff(users)), users.size - 1)
     train = np.zeros((num_users, num_items))
     train[users, items] = 1.0
-    touched = train > 0
+    seen = train > 0
     train[np.arange(num_users), items[latest]] = 0.0
 
     rng = np.random.default_rng(0)
     candidates = np.empty((num_users, 100), np.int64)
     candidates[:, 0] = items[latest]
     for user in range(num_users):
-        candidates[user, 1:] = rng.choice(np.flatnonzero(~touched[user]), 99, replace=False)
+        candidates[user, 1:] = rng.choice(np.flatnonzero(~seen[user]), 99, replace=False)
 
     popularity = train.sum(axis=0)
     norms = np.sqrt(np.maximum(popularity, 1.0))

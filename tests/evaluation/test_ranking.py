@@ -7,16 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fastncf.evaluation import ranking as evaluate
-from fastncf.evaluation.candidates import CandidateLists, ranks_by_factors
+from fastncf.evaluation import ranking
+from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import (
+    candidate_ranks,
+    catalogue_ranks,
     csr_pairs,
-    metric_means,
     on_device,
     rank_by_counting,
     rank_candidates,
     rank_catalogue,
+    ranks_by_factors,
+    validation_means,
 )
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.mf import MF
@@ -99,7 +102,7 @@ def test_ranks_by_factors_equal_plain_counting(seed):
     negatives = generator.integers(-1, 20, (8, 7)).astype(np.int32)
     lists, factors = CandidateLists(users, positives, negatives), Factors(user, item, *biases)
     ranks = ranks_by_factors(factors, lists)
-    assert rank_candidates(MF.of(factors), on_device(lists, CPU)).tolist() == ranks.tolist()
+    assert rank_candidates(MF.from_factors(factors), on_device(lists, CPU)).tolist() == ranks.tolist()
     with np.errstate(invalid="ignore"):  # infinity less infinity
         scores = user @ item.T + biases[0][:, None] + biases[1]
     for one, positive, row, rank in zip(users, positives, negatives, ranks, strict=True):
@@ -121,40 +124,28 @@ def test_catalogue_ranks_equal_plain_counting(seed):
     scores = awkward(generator, 6, 20)
     tensors = torch.from_numpy(users), torch.from_numpy(positives)
     ranks = rank_catalogue(Table(scores), *tensors, indptr, indices, 20)
-    assert torch.equal(ranks, evaluate._count_by_tensors(scores, *tensors, *map(torch.from_numpy, (indptr, indices))))
+    assert torch.equal(ranks, ranking._count_by_tensors(scores, *tensors, *map(torch.from_numpy, (indptr, indices))))
     for user, positive, rank in zip(users, positives, ranks, strict=True):
         excluded = {*indices[indptr[user] : indptr[user + 1]].tolist(), int(positive)}
         counted = [float(scores[user, item]) for item in range(20) if item not in excluded]
         assert rank == plain_rank(float(scores[user, positive]), counted)
 
 
-def test_chunks_do_not_change_ranks(monkeypatch):
-    generator = np.random.default_rng(2)
-    indptr, indices = random_csr(generator, 40, 30, max_degree=8)
-    users = np.arange(40, dtype=np.int32)
-    lists = on_device(CandidateLists(users, users % 30, generator.integers(0, 30, (40, 9)).astype(np.int32)), CPU)
-    model = Table(torch.randn(40, 30))
-    catalogue = (lists.users, lists.positives, indptr, indices, 30)
-    whole = rank_candidates(model, lists), rank_catalogue(model, *catalogue)
-    monkeypatch.setattr(evaluate, "chunk_bytes", lambda device: 7 * 10 * 1024)
-    assert torch.equal(rank_candidates(model, lists), whole[0])
-    assert torch.equal(rank_catalogue(model, *catalogue), whole[1])
-
-
-def test_metrics_by_hand():
-    ranks = np.array([0, 1, 9, 10, MISS])
-    result = metrics(ranks, 10)
-    assert result["hr@10"] == pytest.approx(3 / 5)
-    assert result["ndcg@10"] == pytest.approx((1 + 1 / math.log2(3) + 1 / math.log2(11)) / 5)
-    assert result["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 10 + 1 / 11) / 5)
-    assert list(metrics(np.array([0]), 3)) == ["hr@3", "ndcg@3", "mrr"]
-    assert metric_means(torch.from_numpy(ranks), 10).tolist() == pytest.approx(list(result.values()), rel=1e-12)
-
-
-def test_the_model_is_left_in_its_mode():
-    model = Table(torch.zeros(2, 3)).train()
-    rank_candidates(model, CandidateLists(*(torch.zeros(s, dtype=torch.int32) for s in ((1,), (1,), (1, 2)))))
-    assert model.training
+def test_ranks_of_arrays_and_means_of_validation():
+    generator = np.random.default_rng(4)
+    indptr, indices = random_csr(generator, 6, 20, 8)
+    users = np.arange(6, dtype=np.int32)
+    lists = CandidateLists(users, users + 8, generator.integers(-1, 20, (6, 7)).astype(np.int32))
+    model, device_lists = Table(awkward(generator, 6, 20)), on_device(lists, CPU)
+    ranks = candidate_ranks(model, lists)
+    assert ranks.tolist() == rank_candidates(model, device_lists).tolist()
+    full = rank_catalogue(model, device_lists.users, device_lists.positives, indptr, indices, 20)
+    assert catalogue_ranks(model, lists, indptr, indices, 20).tolist() == full.tolist()
+    expected = list(metrics(ranks, 3).values())
+    for given_lists in (lists, device_lists):
+        assert validation_means(model, given_lists, 3).tolist() == pytest.approx(expected, rel=1e-12)
+    factors = Factors(*(generator.random(shape, dtype=np.float32) for shape in ((6, 3), (20, 3), (6,), (20,))))
+    assert validation_means(factors, lists, 3) == list(metrics(ranks_by_factors(factors, lists), 3).values())
 
 
 def test_csr_pairs_lists_rows_in_the_order_asked():

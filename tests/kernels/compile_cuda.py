@@ -1,7 +1,8 @@
-"""Compiles every Triton kernel for CUDA devices that need not be there: ``python -m tests.kernels.compile_cuda 80 90 100``.
+"""Compiles every Triton kernel for CUDA devices that need not be there.
 
-Where a kernel would be started, it is compiled to machine code for each compute capability and not run. Prints a JSON
-list of [capability, kernel, bytes of shared memory, registers a thread, bytes a thread keeps in memory instead].
+Run ``python -m tests.kernels.compile_cuda 80 90 100``. Where a kernel would be started, it is compiled to
+machine code for each compute capability and not run. Prints a JSON list of [capability, kernel, bytes of shared memory,
+registers of a thread, bytes of a thread's stack in memory].
 """
 
 import itertools
@@ -20,13 +21,13 @@ from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from fastncf.kernels.cuda.draws import Parts, fill_negatives, fill_order
-from fastncf.kernels.cuda.layers import climb
-from fastncf.kernels.cuda.mlp import adam, add_gradients
+from fastncf.kernels.cuda.draws import DeviceAliasTable, DeviceCSR, fill_negatives, fill_order
+from fastncf.kernels.cuda.layers import fused_hidden_layers
+from fastncf.kernels.cuda.mlp import MLPShape, StepTensors, adam_step, add_gradients
 from fastncf.kernels.cuda.rows import Dot, Gather
 from fastncf.kernels.cuda.scores import score_by_layers
 
-DIM, K = 64, 4
+DIM, NUM_NEGATIVES = 64, 4
 
 
 def ints(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
@@ -34,30 +35,44 @@ def ints(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 
 
 def start_all() -> None:
-    """Start each kernel in the shapes that its largest model has."""
+    """Start each kernel in the shapes of the largest models that it is meant for."""
     fill_order(ints(100), 10, 10, [1, 2, 3, 4])
     longs = ints(9, dtype=torch.int64)
-    for parts in (None, Parts(longs, ints(8), 3, longs)):
-        fill_negatives(ints(8, K), ints(8), longs, ints(8), ints(1, 13, 2), 1000, 8, parts)
+    csr = DeviceCSR(ints(8), longs, ints(8), num_items=1000, max_row_length=8)
+    for alias_table in (None, DeviceAliasTable(longs, ints(8), 3, longs)):
+        fill_negatives(ints(8, NUM_NEGATIVES), csr, ints(1, 13, 2), alias_table)
     table = torch.zeros(10, DIM, requires_grad=True)
     for dtype, dropout in ((torch.float32, 0.0), (torch.bfloat16, 0.5)):
         Gather.apply(table, ints(8, 5), dtype).sum().backward()
         user, item = (torch.zeros(8, n, DIM, dtype=dtype, requires_grad=True) for n in (1, 5))
-        climb([nn.Linear(2 * DIM, 256), nn.Linear(256, 128)], user, item, dropout).sum().backward()
+        layers = [nn.Linear(2 * DIM, 256), nn.Linear(256, 128)]
+        fused_hidden_layers(layers, user, item, dropout).sum().backward()
     Dot.apply(table, table, table[0], ints(8), ints(8, 5)).sum().backward()
     for widths in ((256, 128, 64), (64, 32)):
         halves = torch.zeros(10, widths[0])
-        layers = [(torch.zeros(b, a), torch.zeros(b)) for a, b in itertools.pairwise(widths)]
-        score_by_layers(halves, halves, ints(8), ints(8, 100), layers, torch.zeros(widths[-1] + 1))
+        weights = [(torch.zeros(b, a), torch.zeros(b)) for a, b in itertools.pairwise(widths)]
+        out, items = torch.zeros(8, 100), ints(8, 100)
+        score_by_layers(out, halves, halves, ints(8), items, weights, torch.zeros(widths[-1] + 1))
+    start_mlp()
+
+
+def start_mlp() -> None:
+    """Start the kernels of a whole step, for the smallest and the largest vectors."""
     flat, step = torch.zeros(10_000), ints(1, dtype=torch.int64)
-    rows = ints(8), ints(8), ints(8), ints(8, K)
+    tensors = StepTensors(
+        *(flat, flat, flat, flat, torch.zeros(1, 2), torch.zeros(1).double()),
+        *(ints(8), ints(8), ints(8), ints(8, NUM_NEGATIVES), step),
+    )
     for dim in (8, 64):
-        add_gradients(flat, flat, torch.zeros(1).double(), *rows, step, 0, 8, 8, 10, 10, dim, (64, 32), 0.0)
-    adam(flat, flat, flat, flat, torch.zeros(1, 2), step, 0)
+        add_gradients(tensors, MLPShape(10, 10, dim, 64, 32), 0, 8, 8, 0.0)
+    adam_step(tensors, 0)
+    with patch("fastncf.kernels.cuda.mlp.INT32_LIMIT", 0):  # as with so many parameters that positions need 64 bits
+        add_gradients(tensors, MLPShape(10, 10, 64, 64, 32), 0, 8, 8, 0.0)
+        adam_step(tensors, 0)
 
 
 def resources(kernel: Any) -> tuple[int, int, int]:
-    """Bytes of shared memory of a compiled kernel, registers of a thread, and bytes of its stack."""
+    """Return the bytes of shared memory of a compiled kernel, the registers of a thread, and the bytes of its stack."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
@@ -69,13 +84,13 @@ def resources(kernel: Any) -> tuple[int, int, int]:
 
 
 def compile_all(capability: int) -> list[tuple[int, str, int, int, int]]:
-    """What is printed, for one compute capability."""
-    made = []
+    """Return what is printed, for one compute capability."""
+    compiled = []
     start = JITFunction.run
 
     def compile_only(self, *args, warmup, **options):  # type: ignore[no-untyped-def]
         kernel = start(self, *args, warmup=True, **options)
-        made.append((capability, self.fn.__name__, *resources(kernel)))
+        compiled.append((capability, self.fn.__name__, *resources(kernel)))
 
     device = SimpleNamespace(
         get_current_device=lambda: capability,
@@ -85,7 +100,7 @@ def compile_all(capability: int) -> list[tuple[int, str, int, int, int]]:
     triton.runtime.driver.set_active(device)
     with patch.object(JITFunction, "run", compile_only):
         start_all()
-    return made
+    return compiled
 
 
 if __name__ == "__main__":

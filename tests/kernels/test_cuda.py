@@ -1,5 +1,6 @@
 """The Triton kernels against plain torch: on a CUDA device where there is one, else on the CPU by the interpreter."""
 
+import copy
 import itertools
 import json
 import math
@@ -15,22 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastncf.config import Config
-from fastncf.models import build
-from fastncf.models import scorers as scoring
+from fastncf.models import build, scorers
 from fastncf.models.losses import bce
 from fastncf.models.mlp import MLP
-from fastncf.models.scorers import score_catalogue, score_lists
+from fastncf.models.scorers import make_scorer, score_lists
 from fastncf.rng import Stream, key
 from fastncf.sampling import loader as epoch_module
-from fastncf.sampling.distributions import popularity_table
-from fastncf.sampling.loader import Batch, EpochLoader
+from fastncf.sampling.distributions import alias_table
+from fastncf.sampling.loader import Batch, EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import position_keys, sample_negatives
 from fastncf.sampling.permutation import permutation
-from fastncf.trainers import cuda_mlp as fused
-from fastncf.trainers.autograd import Adam, l2_penalty, score_batch
-from fastncf.trainers.cuda_mlp import CUDAMLPTrainer, can_fuse
+from fastncf.trainers import cuda_mlp
+from fastncf.trainers.autograd import AutogradTrainer, l2_penalty, score_batch
+from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
 from tests.conftest import plain_split, random_csr
+from tests.stages import make_stage
 
 pytest.importorskip("triton")
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
     """By the compiler itself, not the interpreter; the shared memory is that of the smallest device since Ampere.
 
-    A whole step over vectors of 64, which is not what trains where it does not fit, may take all of a 9.0 or 10.0.
+    A whole step over vectors of 64 may take all of a 9.0 or 10.0: where it does not fit, autograd trains.
     """
     root = Path(__file__).parents[2]
     source = "".join(path.read_text() for path in (root / "fastncf" / "kernels" / "cuda").glob("*.py"))
@@ -59,11 +59,12 @@ def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
     for capability in (80, 90, 100):
         assert {name for at, name, *_ in made if at == capability} == started
     for capability, most in ((80, 99), (90, 227), (100, 227)):
-        sizes = sorted(shared for at, _, shared, *_ in made if at == capability)
-        wide = max(shared for at, name, shared, *_ in made if (at, name) == (capability, "_add_gradients"))
-        assert wide <= most << 10
-        sizes.remove(wide)
-        assert sizes[-1] <= 99 << 10
+        compiled = [(name, shared) for at, name, shared, *_ in made if at == capability]
+        steps = sorted(shared for name, shared in compiled if name == "_add_gradients_kernel")
+        assert len(steps) == 3
+        assert steps[0] <= 99 << 10
+        assert steps[1] == steps[2] <= most << 10  # vectors of 64, positions of 32 and 64 bits
+        assert max(shared for name, shared in compiled if name != "_add_gradients_kernel") <= 99 << 10
 
 
 def device_csr(indptr: np.ndarray, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -88,40 +89,39 @@ def test_order_is_the_cpus(size):
 def test_negatives_are_the_cpus(users, items, longest, exponent):
     """Rows of any length, up to all items but one, which are left to the search behind the attempts.
 
-    So are the draws of who has touched the one item that is drawn nearly always.
+    So are the draws of a user who has seen the one item that is drawn nearly always.
     """
-    from fastncf.kernels.cuda.draws import Parts, fill_negatives
+    from fastncf.kernels.cuda.draws import DeviceAliasTable, DeviceCSR, fill_negatives
 
     generator = np.random.default_rng()
     indptr, indices = random_csr(generator, users, items, longest)
     seed = int(generator.integers(2**60))
     counts = generator.integers(0, 1000, items)
     counts[indices[-1:]] = 1_000_000
-    weights = None if exponent is None else popularity_table(counts, exponent)
-    expected = sample_negatives(indptr, indices, items, 3, seed=seed, epoch=2, weights=weights)
+    weights = None if exponent is None else alias_table("popularity", counts, exponent)
+    expected = sample_negatives(indptr, indices, items, 3, seed=seed, epoch=2, alias_table=weights)
     keys = position_keys(seed, Stream.NEGATIVES, 2, positions=expected.size).view(np.int32)
     out = torch.full(expected.shape, -7, dtype=torch.int32, device=DEVICE)
     if out.numel():
-        longest = int(np.diff(indptr).max())
-        csr = device_csr(indptr, indices)
-        parts = None if weights is None else Parts.of(weights, csr[2])
-        fill_negatives(out, *csr, torch.from_numpy(keys).to(DEVICE), items, longest, parts)
+        tensors = device_csr(indptr, indices)
+        csr = DeviceCSR(*tensors, num_items=items, max_row_length=int(np.diff(indptr).max()))
+        table = None if weights is None else DeviceAliasTable.from_table(weights, csr.indices)
+        fill_negatives(out, csr, torch.from_numpy(keys).to(DEVICE), table)
     np.testing.assert_array_equal(out.cpu().numpy(), expected)
 
 
 def test_epochs_drawn_on_the_device_are_the_same_batches(monkeypatch):
     split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
-    options = {"num_negatives": 3, "batch_size": 40, "seed": 4, "last": 3}
-    for shuffle, weights in ((True, None), (False, popularity_table(split.item_counts(), 1.0))):
-        options |= {"shuffle": shuffle, "weights": weights}
-        with EpochLoader(split, device=CPU, **options) as theirs:
+    for shuffle, weights in ((True, None), (False, alias_table("popularity", split.item_counts(), 1.0))):
+        spec = SamplingSpec(split, 3, 4, CPU, shuffle, num_epochs=3, alias_table=weights)
+        with EpochLoader(spec, batch_size=40) as theirs:
             monkeypatch.setattr(epoch_module, "triton_works", lambda device: True)
-            with EpochLoader(split, device=DEVICE, **options) as ours:
+            with EpochLoader(spec._replace(device=DEVICE), batch_size=40) as ours:
                 monkeypatch.undo()
                 for number in range(3):
                     for a, b in zip(ours.epoch(number), theirs.epoch(number), strict=True):
                         assert all(torch.equal(x.cpu(), y) for x, y in zip(a, b, strict=True))
-                assert ours.sample_seconds() > 0
+                assert ours.sampling_seconds() > 0
 
 
 def gradients(out: torch.Tensor, inputs: list[torch.Tensor], slope: torch.Tensor) -> list[torch.Tensor]:
@@ -158,13 +158,13 @@ def layers_of(*widths: int) -> list[nn.Linear]:
 
 @pytest.mark.parametrize("layers", [(24, 12, 5), (64, 32), (7,)])
 def test_layers(layers):
-    from fastncf.kernels.cuda.layers import climb
+    from fastncf.kernels.cuda.layers import fused_hidden_layers
 
     hidden = layers_of(15, *layers)
     user = torch.randn(23, 1, 6, device=DEVICE, requires_grad=True)
     item = torch.randn(23, 5, 9, device=DEVICE, requires_grad=True)
     parameters = [parameter for layer in hidden for parameter in layer.parameters()]
-    out = climb(hidden, user, item, 0.0)
+    out = fused_hidden_layers(hidden, user, item, 0.0)
     slope = torch.randn_like(out)
     ours = gradients(out, [user, item, *parameters], slope)
     exact = [tensor.detach().double().requires_grad_() for tensor in (user, item, *parameters)]
@@ -175,7 +175,7 @@ def test_layers(layers):
 
 
 def test_dropout_zeroes_its_share_and_its_gradient_is_that_of_what_is_left():
-    from fastncf.kernels.cuda.layers import climb
+    from fastncf.kernels.cuda.layers import fused_hidden_layers
 
     (layer,) = layers_of(15, 64)
     user = torch.randn(200, 1, 6, device=DEVICE, requires_grad=True)
@@ -183,7 +183,7 @@ def test_dropout_zeroes_its_share_and_its_gradient_is_that_of_what_is_left():
     plain = F.relu(layer(torch.cat([user.expand(-1, 5, -1), item], -1)))
     with torch.random.fork_rng():
         torch.manual_seed(int(np.random.default_rng().integers(2**60)))
-        out, other = climb([layer], user, item, 0.3), climb([layer], user, item, 0.3)
+        out, other = fused_hidden_layers([layer], user, item, 0.3), fused_hidden_layers([layer], user, item, 0.3)
     kept = out > 0
     assert not torch.equal(kept, other > 0)
     share = float(kept.sum() / (plain > 0).sum())
@@ -195,9 +195,7 @@ def test_dropout_zeroes_its_share_and_its_gradient_is_that_of_what_is_left():
 
 @pytest.mark.parametrize("name", ["mf", "gmf", "mlp", "neumf"])
 def test_models_by_kernels(name, monkeypatch):
-    mlp_dim = 9 if name == "neumf" else None
-    config = Config(model=name, dim=6, mlp_dim=mlp_dim, layers=(12, 5)).with_recipe("adam", "none")
-    model = build(config, 9, 14, torch.zeros(14)).to(DEVICE)
+    model = build(make_stage(model=name, dim=6, mlp_dim=9, layers=(12, 5)), 9, 14, torch.zeros(14)).to(DEVICE)
     users, items = torch.randint(9, (40,), device=DEVICE), torch.randint(14, (40, 3), device=DEVICE)
     parameters = list(model.parameters())
     slope = torch.randn(40, 3, device=DEVICE)
@@ -214,19 +212,22 @@ def test_models_by_kernels(name, monkeypatch):
 @pytest.mark.parametrize("name", ["mlp", "neumf"])
 @torch.no_grad()
 def test_scores_by_layers(name, layers, monkeypatch):
-    """Lists and whole catalogues against float64; widths above, below and between those of tiles."""
-    model = build(Config(model=name, dim=6, layers=layers, init_std=1.0), 9, 35, torch.zeros(35)).to(DEVICE)
+    """Lists and whole catalogues against float64, with tables and without; widths above, below and between tiles'."""
+    model = build(make_stage(model=name, dim=6, layers=layers, init_std=1.0), 9, 35, torch.zeros(35)).to(DEVICE)
     for parameter in model.parameters():
         parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
     users, items = torch.randint(9, (11,), dtype=torch.int32), torch.randint(35, (11, 7), dtype=torch.int32)
     users, items = users.to(DEVICE), items.to(DEVICE)
-    monkeypatch.setattr(scoring, "has_tf32", lambda device: True)
-    fast = scoring.scorer(model)
-    ours = [fast.lists(users, items).clone(), fast.catalogue(users, 35)]
-    exact = model.double()
-    assert_all_close(ours, [score_lists(exact, users, items), score_catalogue(exact, users, 35)])
+    all_items = torch.arange(35, dtype=torch.int32, device=DEVICE).expand(11, -1)
+    monkeypatch.setattr(scorers, "has_tf32", lambda device: True)
+    plain, tabulated = make_scorer(model), make_scorer(model)
+    tabulated.precompute()
+    ours = [[scorer.lists(users, items).clone(), scorer.catalogue(users, 35)] for scorer in (plain, tabulated)]
+    exact = [score_lists(model.double(), users, listed) for listed in (items, all_items)]
+    for scores in ours:
+        assert_all_close(scores, exact)
     model.float().hidden[1].weight[0, 0] = torch.nan
-    assert scoring.scorer(model).lists(users, items).isnan().all()
+    assert make_scorer(model).lists(users, items).isnan().all()
 
 
 def flattened(model: MLP, gradient: bool = False) -> torch.Tensor:
@@ -236,41 +237,88 @@ def flattened(model: MLP, gradient: bool = False) -> torch.Tensor:
     return torch.cat([(part.grad if gradient else part.detach()).reshape(-1) for part in parts])
 
 
-@pytest.mark.parametrize(("dim", "layers"), [(8, (64, 32)), (16, (32, 16))])
-def test_gradients_of_a_fused_step(dim, layers):
-    """The third batch of an epoch, and it is not full."""
-    from fastncf.kernels.cuda.mlp import add_gradients
+def step_tensors(parameters: torch.Tensor, num_programs: int, **tensors: torch.Tensor):
+    """Return the tensors of a step, zeros where none are given."""
+    from fastncf.kernels.cuda.mlp import StepTensors
 
+    zeros = {name: torch.zeros_like(parameters) for name in ("gradients", "exp_avg", "exp_avg_sq")}
+    zeros["losses"] = torch.zeros(num_programs, dtype=torch.float64, device=DEVICE)
+    zeros["step_sizes"] = torch.zeros(1, 2, device=DEVICE)
+    return StepTensors(**{"parameters": parameters} | zeros | tensors)
+
+
+@pytest.mark.parametrize("limit", [2**31, 0], ids=["32 bits", "64 bits"])
+@pytest.mark.parametrize(("dim", "layers"), [(8, (64, 32)), (16, (32, 16))])
+def test_gradients_of_a_fused_step(dim, layers, limit, monkeypatch):
+    """The third batch of an epoch, and it is not full."""
+    from fastncf.kernels.cuda import mlp
+
+    monkeypatch.setattr(mlp, "INT32_LIMIT", limit)
     users, items, count = 11, 23, 53
     model = MLP(users, items, dim, layers).to(DEVICE)
     user, positive = (torch.randint(n, (300,), dtype=torch.int32, device=DEVICE) for n in (users, items))
     negatives = torch.randint(items, (300, 4), dtype=torch.int32, device=DEVICE)
     order, step = torch.randperm(300, device=DEVICE), torch.ones(1, dtype=torch.int64, device=DEVICE)
-    parameters, losses = flattened(model), torch.zeros(3, dtype=torch.float64, device=DEVICE)
-    ours = torch.zeros_like(parameters)
-    sizes = users, items, dim, layers, 0.01
-    add_gradients(parameters, ours, losses, order, user, positive, negatives, step, 1, 61, count, *sizes)
+    data = {"order": order, "users": user, "positives": positive, "negatives": negatives, "step": step}
+    tensors = step_tensors(flattened(model), 3, **data)
+    mlp.add_gradients(tensors, mlp.MLPShape(users, items, dim, *layers), 1, 61, count, 0.01)
     rows = order[2 * 61 : 2 * 61 + count]
     batch = Batch(user[rows], positive[rows], negatives[rows])
     exact = model.double()
     loss = bce(*score_batch(exact, batch))
     (loss + l2_penalty(exact, batch, 0.01)).backward()
-    assert_all_close([ours], [flattened(exact, gradient=True)], 1e-4 if DEVICE == CPU else 1e-2)  # TF32 there
-    assert float(losses.sum()) / (5 * count) == pytest.approx(loss.item(), rel=1e-3)
+    tolerance = 1e-4 if DEVICE == CPU else 1e-2  # TF32 there
+    assert_all_close([tensors.gradients], [flattened(exact, gradient=True)], tolerance)
+    assert float(tensors.losses.sum()) / (5 * count) == pytest.approx(loss.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("limit", [2**31, 0], ids=["32 bits", "64 bits"])
+def test_steps_of_adam(limit, monkeypatch):
+    """Against torch's; after each the gradients are zeros."""
+    from fastncf.kernels.cuda import mlp
+
+    monkeypatch.setattr(mlp, "INT32_LIMIT", limit)
+    parameters = torch.randn(2500, device=DEVICE)
+    exact = nn.Parameter(parameters.double())
+    optimizer = torch.optim.Adam([exact], lr=0.01)
+    sizes = torch.tensor([[0.01 / (1 - 0.9**n), (1 - 0.999**n) ** 0.5] for n in (1, 2, 3)], device=DEVICE)
+    data = dict.fromkeys(("order", "users", "positives", "negatives"), torch.empty(0, device=DEVICE))
+    step = torch.ones(1, dtype=torch.int64, device=DEVICE)
+    tensors = step_tensors(parameters, 1, step_sizes=sizes, step=step, **data)
+    for offset in (-1, 0, 1):
+        gradients = torch.randn_like(parameters)
+        tensors.gradients.copy_(gradients)
+        exact.grad = gradients.double()
+        optimizer.step()
+        mlp.adam_step(tensors, offset)
+        assert not tensors.gradients.any()
+    assert_all_close([parameters, tensors.exp_avg], [exact.detach(), optimizer.state[exact]["exp_avg"]])
+
+
+MLP_SETTINGS = {
+    "model": "mlp",
+    "dim": 8,
+    "layers": (16, 16),
+    "num_negatives": 2,
+    "batch_size": 60,
+    "device": str(DEVICE),
+}
+
+
+def fused_split():
+    return plain_split(*random_csr(np.random.default_rng(), 20, 30, 12), 30)
 
 
 def test_fused_epochs_are_those_of_autograd(monkeypatch):
-    generator = np.random.default_rng()
-    split = plain_split(*random_csr(generator, 20, 30, 12), 30)
-    settings = {"model": "mlp", "dim": 8, "layers": (16, 16), "num_negatives": 2, "batch_size": 60, "epochs": 2}
-    config = Config(**settings, learning_rate=0.01, l2=0.01, seed=int(generator.integers(2**60)))
-    config = config.with_recipe("adam", "none")
-    monkeypatch.setattr(fused, "_STEPS", 2)
+    split, seed = fused_split(), int(np.random.default_rng().integers(2**60))
+    stage = make_stage(**MLP_SETTINGS, epochs=2, seed=seed)
+    monkeypatch.setattr(cuda_mlp, "_STEPS_PER_GRAPH", 2)
     states, totals = [], []
-    for trainer in (CUDAMLPTrainer, Adam):
-        model = build(config, 20, 30, torch.zeros(30)).to(DEVICE)
-        with trainer(model, split, config, DEVICE) as training:
-            totals.append([float(training.epoch(number)) for number in range(2)])
+    for cls in (CUDAMLPTrainer, AutogradTrainer):
+        model = build(stage, 20, 30, torch.zeros(30)).to(DEVICE)
+        with cls(model, split, stage) as trainer:
+            totals.append([float(trainer.epoch(number)) for number in range(2)])
+        assert trainer.sampling_seconds() > 0
         states.append(model.state_dict())
     np.testing.assert_allclose(totals[0], totals[1], rtol=1e-3)
     for name, tensor in states[0].items():
@@ -279,32 +327,90 @@ def test_fused_epochs_are_those_of_autograd(monkeypatch):
     assert len(storages) == len(states[0])  # each can be saved by itself
 
 
+@pytest.mark.skipif(DEVICE != CPU, reason="gradients are added in any order there")
+@pytest.mark.parametrize("changes", [{}, {"negatives": "popularity", "schedule": "constant", "shuffle": False}])
+def test_fused_training_continues_from_a_state_with_the_same_bits(changes, monkeypatch):
+    monkeypatch.setattr(cuda_mlp, "_STEPS_PER_GRAPH", 2)
+    split, stage = fused_split(), make_stage(**MLP_SETTINGS, **changes)
+    model, other = (build(stage, 20, 30, torch.zeros(30)) for _ in range(2))
+    with CUDAMLPTrainer(model, split, stage) as trainer:
+        trainer.epoch(0)
+        trainer.epoch(1)
+        state = copy.deepcopy(trainer.state_dict())
+        totals = [float(trainer.epoch(number)) for number in (2, 3, 4)]
+    with CUDAMLPTrainer(other, split, stage) as resumed:
+        resumed.load_state_dict(state)
+        assert [float(resumed.epoch(number)) for number in (2, 3, 4)] == totals
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+
+
+def test_a_state_of_another_fused_model_is_refused():
+    split, stage = fused_split(), make_stage(**MLP_SETTINGS)
+    with CUDAMLPTrainer(build(stage, 20, 30, torch.zeros(30)).to(DEVICE), split, stage) as trainer:
+        state = copy.deepcopy(trainer.state_dict())
+        assert list(state) == ["parameters", "exp_avg", "exp_avg_sq"]
+        ones = {name: torch.ones_like(tensor) for name, tensor in state.items()}
+        for wrong, message in (
+            ({"parameters": ones["parameters"], "exp_avg": ones["exp_avg"]}, "'exp_avg_sq' is missing"),
+            (ones | {"step": torch.zeros(1)}, "'step' is unknown"),
+            (ones | {"exp_avg": torch.zeros(2)}, "'exp_avg' has shape"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                trainer.load_state_dict(wrong)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in trainer.state_dict().items())
+
+
 def test_what_can_be_fused(monkeypatch):
-    monkeypatch.setattr(fused, "has_tf32", lambda device: device.type == "cuda")
-    assert fused._fits(DEVICE, 2, 16, 32, 16)
+    monkeypatch.setattr(cuda_mlp, "has_tf32", lambda device: device.type == "cuda")
+    assert cuda_mlp._why_no_launch(DEVICE, 2, 16, 32, 16) is None
     sizes = []
-    monkeypatch.setattr(fused, "_fits", lambda device, *size: sizes.append(size) or size[2] < 128)
-    cuda = torch.device("cuda")
-
-    def fits(device: torch.device = cuda, **settings: object) -> bool:
-        config = Config(**({"model": "mlp", "dim": 8, "layers": (64, 32)} | settings)).with_recipe("adam", "none")
-        return can_fuse(build(config, 3, 4, torch.zeros(4)), config, device)
-
-    assert fits()
-    assert sizes == [(8, 16, 64, 32)]
-    assert not fits(device=CPU)
-    for changes in (
-        {"model": "neumf"},
-        {"dim": 9},
-        {"layers": (64,)},
-        {"layers": (64, 48)},
-        {"dim": 64, "layers": (128, 64)},
-        {"loss": "bpr"},
-        {"dropout": 0.1},
-        {"deterministic": True},
-        {"precision": "float32"},
+    monkeypatch.setattr(
+        cuda_mlp, "_why_no_launch", lambda device, *size: sizes.append(size) or ("no room" if size[2] == 128 else None)
+    )
+    settings = {"model": "mlp", "device": "cuda", "dim": 8, "layers": (64, 32), "precision": "bfloat16"}
+    assert CUDAMLPTrainer.why_not(make_stage(**settings), None) is None
+    assert sizes == [(3, 16, 64, 32)]
+    for changes, reason in (
+        ({"optimizer": "sgd"}, "takes steps by adam, not by sgd"),
+        ({"history": "bag"}, "history='bag' was asked for"),
+        ({"device": "cpu"}, "device='cpu' does not multiply in TF32"),
+        ({"model": "neumf"}, "not for 'neumf'"),
+        ({"dim": 9}, "no tiles for dim=9"),
+        ({"layers": (64,)}, "no tiles for dim=8 and layers=(64,); expected dim 8, 16, 32 or 64 and two layers"),
+        ({"layers": (64, 48)}, "layers=(64, 48)"),
+        ({"dim": 64, "layers": (128, 64)}, "no room"),
+        ({"loss": "bpr"}, "loss='bpr' has no CUDA kernel"),
+        ({"dropout": 0.1}, "dropout=0.1 was asked for"),
+        ({"deterministic": True}, "deterministic=True was asked for"),
+        ({"precision": "float32"}, "precision='float32' was asked for"),
     ):
-        assert not fits(**changes), changes
+        assert reason in CUDAMLPTrainer.why_not(make_stage(**settings | changes), None)
+
+
+class Derived(MLP):
+    """A module that may compute something else."""
+
+
+def test_which_modules_of_the_users_own_can_be_fused(monkeypatch):
+    """By what they are, whatever the settings of the registered model say."""
+    monkeypatch.setattr(cuda_mlp, "has_tf32", lambda device: True)
+    sizes = []
+    monkeypatch.setattr(cuda_mlp, "_why_no_launch", lambda device, *size: sizes.append(size))
+    stage = make_stage(model="MLP", dim=9, layers=(9,), dropout=0.5, device="cuda", precision="bfloat16")
+    assert CUDAMLPTrainer.why_not(stage, MLP(3, 4, 8, (64, 32))) is None
+    assert sizes == [(3, 16, 64, 32)]
+    frozen = MLP(3, 4, 8, (64, 32))
+    frozen.output.weight.requires_grad_(False)
+    for module, reason in (
+        (nn.Linear(1, 1), "not for Linear"),
+        (Derived(3, 4, 8, (64, 32)), "not for Derived"),
+        (MLP(3, 4, 8, (64, 32), dropout=0.1), "the module has dropout=0.1"),
+        (MLP(3, 4, 8, (64, 32)).double(), "parameters in float32"),
+        (frozen, "none is frozen"),
+        (MLP(3, 4, 8, (64, 30)), "layers=(64, 30)"),
+    ):
+        assert reason in CUDAMLPTrainer.why_not(stage, module)
 
 
 def test_what_does_not_compile_is_not_fused_and_said(monkeypatch):
@@ -313,4 +419,16 @@ def test_what_does_not_compile_is_not_fused_and_said(monkeypatch):
 
     monkeypatch.setattr("fastncf.kernels.cuda.mlp.add_gradients", no_compiler)
     with pytest.warns(RuntimeWarning, match=r"step does not run on .* \(PassManager::run failed\); steps are"):
-        assert not fused._fits.__wrapped__(DEVICE, 2, 16, 32, 16)
+        reason = cuda_mlp._why_no_launch.__wrapped__(DEVICE, 2, 16, 32, 16)
+    assert reason == f"the kernel does not run on {DEVICE} (PassManager::run failed)"
+
+
+def test_what_does_not_fit_is_not_fused_without_a_warning(monkeypatch):
+    from triton.runtime.errors import OutOfResources
+
+    def no_room(*args):
+        raise OutOfResources(300_000, 100_000, "shared memory")
+
+    monkeypatch.setattr("fastncf.kernels.cuda.mlp.add_gradients", no_room)
+    reason = cuda_mlp._why_no_launch.__wrapped__(DEVICE, 2, 16, 32, 16)
+    assert "out of resource: shared memory" in reason

@@ -5,30 +5,31 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastncf.config import MODELS, Config
+from fastncf import models
 from fastncf.errors import ConfigError
-from fastncf.models import build
+from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.gmf import GMF
 from fastncf.models.losses import bce, bpr
 from fastncf.models.mf import MF
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
 from fastncf.models.popularity import Popularity
-from fastncf.models.scorers import score_catalogue, score_lists
+from fastncf.models.scorers import ModuleScorer, make_scorer, score_lists
+from tests.stages import make_stage
 
 USERS, ITEMS = 7, 11
 
 
 def make(name: str, seed: int = 0) -> nn.Module:
-    config = Config(model=name, dim=5, mlp_dim=7 if name == "neumf" else None, layers=(6, 4), seed=seed)
-    return build(config, USERS, ITEMS, torch.arange(ITEMS) * 3)
+    stage = make_stage(model=name, dim=5, mlp_dim=7, layers=(6, 4), seed=seed)
+    return models.build(stage, USERS, ITEMS, torch.arange(ITEMS) * 3)
 
 
 @torch.no_grad()
 def plain_scores(model: nn.Module, user: int, item: int) -> float:
     """The formula of a model for one pair, written as the papers have it."""
 
-    def tower(x: torch.Tensor) -> torch.Tensor:
+    def hidden(x: torch.Tensor) -> torch.Tensor:
         for layer in model.hidden:
             x = F.relu(layer(x))
         return x
@@ -38,16 +39,17 @@ def plain_scores(model: nn.Module, user: int, item: int) -> float:
     if isinstance(model, NeuMF):
         product = model.gmf_user_embedding.weight[user] * model.gmf_item_embedding.weight[item]
         both = torch.cat([model.mlp_user_embedding.weight[user], model.mlp_item_embedding.weight[item]])
-        return float(model.output(torch.cat([product, tower(both)])))
+        return float(model.output(torch.cat([product, hidden(both)])))
     p, q = model.user_embedding.weight[user], model.item_embedding.weight[item]
     if isinstance(model, MLP):
-        return float(model.output(tower(torch.cat([p, q]))))
+        return float(model.output(hidden(torch.cat([p, q]))))
     if isinstance(model, GMF):
         return float(model.output(p * q))
     return float(p @ q + model.user_bias[user] + model.item_bias[item])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", models.names())
+@torch.no_grad()
 def test_every_way_of_scoring_is_the_formula(name):
     model = make(name)
     if isinstance(model, MF):
@@ -57,12 +59,12 @@ def test_every_way_of_scoring_is_the_formula(name):
     expected = torch.tensor([[plain_scores(model, u, i) for i in range(ITEMS)] for u in range(USERS)])
     lists = score_lists(model, users, items.expand(USERS, -1))
     pairs = model(users.repeat_interleave(ITEMS), items.repeat(USERS)).view(USERS, ITEMS)
-    for scores in (lists, pairs, score_catalogue(model, users, ITEMS)):
+    for scores in (lists, pairs, make_scorer(model).catalogue(users, ITEMS)):
         assert scores.shape == (USERS, ITEMS)
         torch.testing.assert_close(scores.float(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", models.names())
 def test_parameters_depend_on_the_seed_alone(name):
     state = torch.random.get_rng_state()
     first, again = make(name).state_dict(), make(name).state_dict()
@@ -97,9 +99,8 @@ def test_a_module_of_ones_own_gets_flat_pairs():
     scores = score_lists(model, users, items)
     expected = model.users(users).sum(-1, keepdim=True) + model.items(items).sum(-1)
     torch.testing.assert_close(scores, expected)
-    torch.testing.assert_close(
-        score_catalogue(model, users, ITEMS), score_lists(model, users, torch.arange(ITEMS).expand(2, -1))
-    )
+    catalogue = ModuleScorer(model).catalogue(users, ITEMS)
+    torch.testing.assert_close(catalogue, score_lists(model, users, torch.arange(ITEMS).expand(2, -1)))
 
 
 def test_a_module_with_the_wrong_number_of_scores_is_refused():
@@ -109,6 +110,49 @@ def test_a_module_with_the_wrong_number_of_scores_is_refused():
 
     with pytest.raises(ConfigError, match="one score for each"):
         score_lists(Wrong(), torch.tensor([1]), torch.tensor([[0, 1]]))
+
+
+@torch.no_grad()
+def test_factors_and_the_models_that_are_made_of_them_score_alike():
+    generator = torch.Generator().manual_seed(3)
+    shapes = (USERS, 4), (ITEMS, 4), (USERS,), (ITEMS,)
+    factors = Factors(*(torch.randn(shape, generator=generator).numpy() for shape in shapes))
+    expected = torch.from_numpy(
+        factors.user_vectors @ factors.item_vectors.T + factors.user_bias[:, None] + factors.item_bias
+    )
+    users, items = torch.arange(USERS), torch.arange(ITEMS).expand(USERS, -1)
+    for cls in (MF, GMF):
+        torch.testing.assert_close(score_lists(cls.from_factors(factors), users, items), expected)
+    mf = MF.from_factors(factors)
+    assert all(a.ctypes.data == b.ctypes.data for a, b in zip(mf.factors(), factors, strict=True))  # the same memory
+    assert torch.equal(
+        GMF.from_factors(factors).item_vectors(), torch.from_numpy(factors.item_vectors)
+    )  # without biases
+
+
+@torch.no_grad()
+def test_an_mlp_that_starts_from_factors_has_their_vectors():
+    generator = torch.Generator().manual_seed(3)
+    shapes = (USERS, 4), (ITEMS, 4), (USERS,), (ITEMS,)
+    factors = Factors(*(torch.randn(shape, generator=generator).numpy() for shape in shapes))
+    mlp = MLP(USERS, ITEMS, 5, (6, 4), generator)
+    mlp.start_from(factors, std=2.0)
+    for embedding, vectors, bias in zip(
+        (mlp.user_embedding, mlp.item_embedding), factors[:2], factors[2:], strict=True
+    ):
+        expected = torch.column_stack([torch.from_numpy(vectors), torch.from_numpy(bias)])
+        ratios = embedding.weight / expected
+        torch.testing.assert_close(ratios, ratios[0, 0].expand_as(ratios))
+        assert embedding.weight.std(0, correction=0).mean().item() == pytest.approx(2)
+
+
+@torch.no_grad()
+def test_a_neumf_that_joins_two_models_scores_as_they_do():
+    gmf, mlp = make("gmf", seed=1), MLP(USERS, ITEMS, 7, (6, 4), torch.Generator().manual_seed(2))
+    neumf = make("neumf")
+    neumf.join(gmf, mlp, 0.75)
+    users, items = torch.arange(USERS).unsqueeze(1), torch.arange(ITEMS).expand(USERS, -1)
+    torch.testing.assert_close(neumf(users, items), 0.75 * gmf(users, items) + 0.25 * mlp(users, items))
 
 
 def test_bce_is_the_mean_over_all_samples():

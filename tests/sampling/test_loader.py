@@ -4,24 +4,53 @@ import numpy as np
 import pytest
 import torch
 
-from fastncf.sampling import loader as epoch_module
-from fastncf.sampling.loader import EpochLoader
+from fastncf.errors import ConfigError
+from fastncf.sampling import loader as loader_module
+from fastncf.sampling.distributions import DISTRIBUTIONS, alias_table
+from fastncf.sampling.loader import EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import sample_negatives
+from fastncf.stage import Stage
 from tests.conftest import plain_split, random_csr
 
 CPU = torch.device("cpu")
 
 
-def make(indptr, indices, num_items, *, batch_size=40, num_negatives=3, shuffle=True, last=3, seed=4) -> EpochLoader:
-    return EpochLoader(
-        plain_split(indptr, indices, num_items),
-        num_negatives=num_negatives,
-        batch_size=batch_size,
-        seed=seed,
-        device=CPU,
-        shuffle=shuffle,
-        last=last,
-    )
+def spec(indptr, indices, num_items, **changes) -> SamplingSpec:
+    split = plain_split(indptr, indices, num_items)
+    return SamplingSpec(split, num_negatives=3, seed=4, device=CPU, shuffle=True, num_epochs=3)._replace(**changes)
+
+
+def make(csr, *, batch_size=40, **changes) -> EpochLoader:
+    return EpochLoader(spec(*csr, 50, **changes), batch_size)
+
+
+def stage(**changes) -> Stage:
+    settings = {
+        "model": "mlp",
+        "trainer": "autograd",
+        "optimizer": "adam",
+        "device": "cpu",
+        "dim": 8,
+        "mlp_dim": 8,
+        "layers": (8,),
+        "dropout": 0.0,
+        "init_std": 0.1,
+        "loss": "bce",
+        "num_negatives": 3,
+        "negatives": "uniform",
+        "negatives_exponent": 0.75,
+        "history": "none",
+        "epochs": 3,
+        "batch_size": 40,
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        "l2": 0.0,
+        "shuffle": True,
+        "precision": "float32",
+        "deterministic": False,
+        "seed": 4,
+    }
+    return Stage(**(settings | changes))
 
 
 @pytest.fixture
@@ -29,14 +58,21 @@ def csr():
     return random_csr(np.random.default_rng(1), 30, 50)
 
 
+def assert_same_epochs(ours: EpochLoader, theirs: EpochLoader, numbers) -> None:
+    assert ours.batches == theirs.batches
+    for number in numbers:
+        for a, b in zip(ours.epoch(number), theirs.epoch(number), strict=True):
+            assert all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a, b, strict=True))
+
+
 @pytest.mark.parametrize("batch_size", [1, 40, 10**9])
 def test_each_interaction_once_with_its_own_negatives(csr, batch_size):
     indptr, indices = csr
     owner = np.repeat(np.arange(30), np.diff(indptr))
-    with make(indptr, indices, 50, batch_size=batch_size) as epochs:
+    with make(csr, batch_size=batch_size) as loader:
         for number in range(3):
-            batches = list(epochs.epoch(number))
-            assert len(batches) == epochs.batches
+            batches = list(loader.epoch(number))
+            assert len(batches) == loader.batches
             user, positive, negatives = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
             expected = sample_negatives(indptr, indices, 50, 3, seed=4, epoch=number)
             got = np.column_stack([user, positive, negatives])
@@ -45,8 +81,8 @@ def test_each_interaction_once_with_its_own_negatives(csr, batch_size):
 
 
 def test_batches_are_int32_and_the_last_may_be_partial(csr):
-    with make(*csr, 50) as epochs:
-        batches = list(epochs.epoch(0))
+    with make(csr) as loader:
+        batches = list(loader.epoch(0))
     sizes = [len(batch.user) for batch in batches]
     assert set(sizes[:-1]) == {10}  # 40 samples hold 10 interactions with 3 negatives each
     assert sum(sizes) == len(csr[1])
@@ -66,21 +102,35 @@ def test_a_batch_waits_for_no_later_one(csr):
             self.taken += 1
             return range(10**6)[places]
 
-    with make(*csr, 50) as epochs:
-        epochs.order = Order()
-        places = epochs.places()
-        assert [*next(places), *next(places)] == list(range(20))
-        assert epochs.order.taken == 2
+    with make(csr) as loader:
+        loader.order = Order()
+        indices = loader.batch_indices()
+        assert [*next(indices), *next(indices)] == list(range(20))
+        assert loader.order.taken == 2
 
 
 def test_order_is_new_each_epoch_unless_fixed(csr):
     def order(shuffle: bool, number: int) -> torch.Tensor:
-        with make(*csr, 50, shuffle=shuffle) as epochs:
-            return torch.cat([batch.positive for batch in epochs.epoch(number)])
+        with make(csr, shuffle=shuffle) as loader:
+            return torch.cat([batch.positive for batch in loader.epoch(number)])
 
     assert not torch.equal(order(True, 0), order(True, 1))
     assert torch.equal(order(False, 0), order(False, 1))
     assert torch.equal(order(True, 1), order(True, 1))
+
+
+def test_epochs_may_be_loaded_in_any_order(csr):
+    """As when a training is resumed: an epoch that was drawn in advance does not take the place of another."""
+    expected = {}
+    with make(csr, num_epochs=6) as loader:
+        for number in range(6):
+            loader.load(number)
+            expected[number] = loader.order.clone(), loader.negatives.clone()
+    with make(csr, num_epochs=6) as loader:
+        for number in (2, 3, 0, 4, 4, 1, 5, 5, 0):
+            loader.load(number)
+            assert torch.equal(loader.order, expected[number][0])
+            assert torch.equal(loader.negatives, expected[number][1])
 
 
 def test_next_epoch_is_drawn_while_this_one_trains(csr, monkeypatch):
@@ -91,20 +141,20 @@ def test_next_epoch_is_drawn_while_this_one_trains(csr, monkeypatch):
             asked.set()
         return sample_negatives(*args, epoch=epoch, **kwargs)
 
-    monkeypatch.setattr(epoch_module, "sample_negatives", spy)
-    with make(*csr, 50) as epochs:
-        batches = epochs.epoch(0)
+    monkeypatch.setattr(loader_module, "sample_negatives", spy)
+    with make(csr) as loader:
+        batches = loader.epoch(0)
         next(batches)
         assert asked.wait(timeout=30)
-        assert sum(1 for _ in batches) == epochs.batches - 1
+        assert sum(1 for _ in batches) == loader.batches - 1
 
 
 def test_no_epoch_is_drawn_beyond_the_last(csr, monkeypatch):
     numbers = []
-    monkeypatch.setattr(epoch_module, "sample_negatives", lambda *args, epoch, out, **_: numbers.append(epoch))
-    with make(*csr, 50, last=2) as epochs:
+    monkeypatch.setattr(loader_module, "sample_negatives", lambda *args, epoch, out, **_: numbers.append(epoch))
+    with make(csr, num_epochs=2) as loader:
         for number in range(2):
-            list(epochs.epoch(number))
+            list(loader.epoch(number))
     assert numbers == [0, 1]
 
 
@@ -112,17 +162,46 @@ def test_an_error_in_the_sampler_reaches_the_loop(csr, monkeypatch):
     def fail(*args, **kwargs):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(epoch_module, "sample_negatives", fail)
-    with make(*csr, 50) as epochs, pytest.raises(MemoryError, match="no room"):
-        next(epochs.epoch(0))
+    monkeypatch.setattr(loader_module, "sample_negatives", fail)
+    with make(csr) as loader:
+        with pytest.raises(MemoryError, match="no room"):
+            next(loader.epoch(0))
+        monkeypatch.undo()
+        next(loader.epoch(0))  # it is drawn again, not remembered
+
+
+def test_the_thread_ends_with_the_loader(csr):
+    def threads() -> int:
+        return sum(thread.name.startswith("fastncf-sampler") for thread in threading.enumerate())
+
+    before = threads()
+    loader = make(csr)
+    loader.load(0)
+    assert threads() == before + 1
+    loader.close()
+    assert threads() == before
+    assert loader.sampling_seconds() > 0
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "popularity", "rare"])
+def test_a_stage_says_how_its_epochs_are_drawn(csr, monkeypatch, negatives):
+    monkeypatch.setitem(DISTRIBUTIONS, "rare", lambda counts, exponent: (1.0 + counts) ** -exponent)
+    asked = stage(negatives=negatives, negatives_exponent=1.5, batch_size=64, num_negatives=2, seed=9, shuffle=False)
+    split = plain_split(*csr, 50)
+    counts = np.bincount(csr[1], minlength=50)
+    table = alias_table(negatives, counts, 1.5)
+    expected = spec(*csr, 50, num_negatives=2, seed=9, shuffle=False, alias_table=table)
+    with EpochLoader.from_stage(split, asked) as ours, EpochLoader(expected, 64) as theirs:
+        assert ours.interactions_per_batch == 21
+        assert_same_epochs(ours, theirs, range(3))
+
+
+def test_a_stage_of_an_unknown_distribution_is_refused(csr):
+    with pytest.raises(ConfigError, match="negatives='rare': expected 'uniform' or 'popularity'"):
+        EpochLoader.from_stage(plain_split(*csr, 50), stage(negatives="rare"))
 
 
 @pytest.mark.cuda
 def test_same_batches_on_cuda(csr):
-    device = torch.device("cuda")
-    split = plain_split(*csr, 50)
-    options = {"num_negatives": 3, "batch_size": 40, "seed": 4, "shuffle": True, "last": 3}
-    with EpochLoader(split, device=device, **options) as ours, EpochLoader(split, device=CPU, **options) as theirs:
-        for number in range(3):
-            for a, b in zip(ours.epoch(number), theirs.epoch(number), strict=True):
-                assert all(torch.equal(x.cpu(), y) for x, y in zip(a, b, strict=True))
+    with make(csr, device=torch.device("cuda")) as ours, make(csr) as theirs:
+        assert_same_epochs(ours, theirs, range(3))

@@ -4,12 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastncf.errors import DataError
-from fastncf.kernels.cpu.negatives import ATTEMPTS, UNIFORM, sample_rows
-from fastncf.rng import Stream, key
-from fastncf.sampling.distributions import popularity_table
+from fastncf.kernels.cpu.negatives import ATTEMPTS, UNIFORM, SeenItems, is_dense, sample_rows
+from fastncf.rng import GOLDEN, Stream, key, mix
+from fastncf.sampling.distributions import alias_table
 from fastncf.sampling.negatives import (
     MAX_ITEMS,
-    _draw,
+    _hash,
+    draw_reference,
     position_keys,
     sample_candidates,
     sample_negatives,
@@ -42,9 +43,9 @@ def test_never_a_positive_of_its_own_user():
     generator = np.random.default_rng(1)
     indptr, indices = random_csr(generator, 200, 300)
     negatives = sample_negatives(indptr, indices, 300, 5, seed=1, epoch=0)
-    touched = np.zeros((200, 300), dtype=bool)
-    touched[owners(indptr), indices] = True
-    assert not touched[owners(indptr)[:, None], negatives].any()
+    seen = np.zeros((200, 300), dtype=bool)
+    seen[owners(indptr), indices] = True
+    assert not seen[owners(indptr)[:, None], negatives].any()
 
 
 def chi_square(counts: np.ndarray) -> float:
@@ -55,8 +56,8 @@ def chi_square(counts: np.ndarray) -> float:
     return float((statistic - freedom) / np.sqrt(2 * freedom))
 
 
-@pytest.mark.parametrize("degree", [1, 40, 99, 101, 150, 197], ids="touched={}".format)
-def test_uniform_over_the_untouched_items(degree):
+@pytest.mark.parametrize("degree", [1, 40, 99, 101, 150, 197], ids="seen={}".format)
+def test_uniform_over_the_unseen_items(degree):
     """Light, heavy and extreme users, on both sides of the switch from rejection to rank-select."""
     num_items = 200
     row = np.sort(np.random.default_rng(degree).choice(num_items, degree, replace=False))
@@ -132,9 +133,9 @@ def test_refuses_an_array_that_does_not_fit(bad):
 
 def test_names_a_user_without_a_negative():
     indptr, indices = csr([0], [0, 1, 2])
-    with pytest.raises(DataError, match="user 1 has touched all 3 items"):
+    with pytest.raises(DataError, match="user 1 has seen all 3 items"):
         sample_negatives(indptr, indices, 3, 1, seed=0, epoch=0)
-    with pytest.raises(DataError, match="user 1 has touched all 3 items"):
+    with pytest.raises(DataError, match="user 1 has seen all 3 items"):
         sample_candidates(indptr, indices, 3, np.array([0, 1], np.int32), 1, seed_key=0)
 
 
@@ -145,11 +146,9 @@ def test_refuses_a_catalogue_beyond_int32():
 
 
 def test_positions_beyond_32_bits_have_keys_of_their_own():
-    from fastncf.sampling.negatives import _hash_reference
-
     keys = position_keys(4, Stream.NEGATIVES, 0, positions=2**32)
-    low = [_hash_reference(position, keys, 0) for position in range(50)]
-    high = [_hash_reference(position + 2**32, keys, 0) for position in range(50)]
+    low = [_hash(position, keys, 0) for position in range(50)]
+    high = [_hash(position + 2**32, keys, 0) for position in range(50)]
     assert not set(low) & set(high)
 
 
@@ -158,21 +157,22 @@ def test_positions_beyond_32_bits_have_keys_of_their_own():
 def test_weighted_draws_equal_the_reference(data_seed, num_users, num_items, num_negatives, exponent):
     generator = np.random.default_rng(data_seed)
     indptr, indices = random_csr(generator, num_users, num_items)
-    weights = popularity_table(generator.integers(0, 10**6, num_items) ** 2, exponent)
+    table = alias_table("popularity", generator.integers(0, 10**6, num_items) ** 2, exponent)
     args = (indptr, indices, num_items, num_negatives)
-    fast = sample_negatives(*args, seed=data_seed, epoch=1, weights=weights)
-    slow = sample_negatives_reference(*args, seed=data_seed, epoch=1, weights=weights)
+    fast = sample_negatives(*args, seed=data_seed, epoch=1, alias_table=table)
+    slow = sample_negatives_reference(*args, seed=data_seed, epoch=1, alias_table=table)
     np.testing.assert_array_equal(fast, slow)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.75, 1.0])
-@pytest.mark.parametrize("touched", [5, 90])
-def test_weighted_draws_follow_popularity_on_the_untouched_items(exponent, touched):
-    """Also for a user who has touched what is drawn most, so that nearly every attempt is rejected."""
+@pytest.mark.parametrize("seen", [5, 90])
+def test_weighted_draws_follow_popularity_on_the_unseen_items(exponent, seen):
+    """Also for a user who has seen what is drawn most, so that nearly every attempt is rejected."""
     counts = np.arange(100)[::-1] ** 2
-    popular = np.arange(touched)
-    indptr, indices = csr(*[popular.tolist()] * (200_000 // touched))
-    draws = sample_negatives(indptr, indices, 100, 1, seed=3, epoch=0, weights=popularity_table(counts, exponent))
+    popular = np.arange(seen)
+    table = alias_table("popularity", counts, exponent)
+    indptr, indices = csr(*[popular.tolist()] * (200_000 // seen))
+    draws = sample_negatives(indptr, indices, 100, 1, seed=3, epoch=0, alias_table=table)
     observed = np.bincount(draws.ravel(), minlength=100)
     expected = np.maximum(counts, 1).astype(float) ** exponent
     expected[popular] = 0
@@ -183,17 +183,62 @@ def test_weighted_draws_follow_popularity_on_the_untouched_items(exponent, touch
     assert abs(statistic - often.sum()) < 5 * np.sqrt(2 * often.sum())
 
 
+@pytest.mark.parametrize("exponent", [None, 1.5])
+def test_long_rows_equal_the_reference(exponent):
+    """Rows of more draws than a tile holds: few, most and nearly all items seen, the popular ones before others."""
+    generator = np.random.default_rng()
+    counts = generator.integers(1, 10**4, 400)
+    by_popularity = np.argsort(-counts)
+    table = None if exponent is None else alias_table("popularity", counts, exponent)
+    indptr, indices = csr(*(sorted(by_popularity[:degree].tolist()) for degree in (250, 30, 299, 301, 399)))
+    args = (indptr, indices, 400, 12)
+    fast = sample_negatives(*args, seed=3, epoch=0, alias_table=table)
+    np.testing.assert_array_equal(fast, sample_negatives_reference(*args, seed=3, epoch=0, alias_table=table))
+
+
+def candidates_reference(indptr, indices, num_items, users, num_candidates, seed_key, distinct) -> np.ndarray:
+    """What sample_candidates does, one draw at a time in plain Python."""
+    out = np.full((len(users), num_candidates), -1, dtype=np.int32)
+    for row, user in zip(out, users.tolist(), strict=True):
+        seen = set(indices[indptr[user] : indptr[user + 1]].tolist())
+        unseen = [item for item in range(num_items) if item not in seen]
+        if distinct and len(unseen) <= num_candidates:
+            row[: len(unseen)] = unseen
+            continue
+        pool = unseen if is_dense(len(seen), num_items) else range(num_items)
+        counter, drawn = user << 32, []
+        while len(drawn) < num_candidates:
+            product = (mix((counter * GOLDEN + seed_key) % 2**64) >> 32) * len(pool)
+            counter += 1
+            if product % 2**32 >= 2**32 % len(pool):
+                item = pool[product >> 32]
+                if item not in seen and not (distinct and item in drawn):
+                    drawn.append(item)
+        row[:] = drawn
+    return out
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(2, 60), st.integers(1, 30), st.booleans())
-def test_candidates_are_untouched_and_distinct(data_seed, num_items, wanted, distinct):
+def test_candidates_equal_the_reference(data_seed, num_items, wanted, distinct):
+    indptr, indices = random_csr(np.random.default_rng(data_seed), 12, num_items)
+    users = np.random.default_rng(data_seed).permutation(12)[:7].astype(np.int32)
+    args = (indptr, indices, num_items, users, wanted)
+    lists = sample_candidates(*args, seed_key=key(data_seed), distinct=distinct)
+    np.testing.assert_array_equal(lists, candidates_reference(*args, key(data_seed), distinct))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 60), st.integers(1, 30), st.booleans())
+def test_candidates_are_unseen_and_distinct(data_seed, num_items, wanted, distinct):
     indptr, indices = random_csr(np.random.default_rng(data_seed), 12, num_items)
     users = np.random.default_rng(data_seed).permutation(12)[:7].astype(np.int32)
     lists = sample_candidates(indptr, indices, num_items, users, wanted, seed_key=key(data_seed), distinct=distinct)
     for user, row in zip(users, lists, strict=True):
-        untouched = set(range(num_items)) - set(indices[indptr[user] : indptr[user + 1]].tolist())
+        unseen = set(range(num_items)) - set(indices[indptr[user] : indptr[user + 1]].tolist())
         drawn = row[row >= 0]
-        assert set(drawn.tolist()) <= untouched
-        assert len(drawn) == (min(wanted, len(untouched)) if distinct else wanted)
+        assert set(drawn.tolist()) <= unseen
+        assert len(drawn) == (min(wanted, len(unseen)) if distinct else wanted)
         assert not distinct or len(set(drawn.tolist())) == len(drawn)
         assert (row[len(drawn) :] == -1).all()
 
@@ -229,12 +274,12 @@ def test_rows_and_positions_beyond_32_bits(tmp_path):
     indices[-len(row) :] = row
     out = np.memmap(tmp_path / "out", np.int32, "w+", shape=(stop * num_negatives,))
     keys = position_keys(4, Stream.NEGATIVES, 0, positions=len(out))
-    sample_rows(stop - len(row), stop, indptr, indices, num_items, num_negatives, keys, *UNIFORM, out)
+    sample_rows(stop - len(row), stop, SeenItems(indptr, indices, num_items), keys, UNIFORM, num_negatives, out)
     positions = range((stop - len(row)) * num_negatives, len(out))
     assert positions[0] > 2**32
-    touched = set(row.tolist())
-    untouched = [item for item in range(num_items) if item not in touched]
-    expected = [_draw(position, keys, ATTEMPTS, num_items, touched, untouched, None) for position in positions]
+    seen = set(row.tolist())
+    unseen = [item for item in range(num_items) if item not in seen]
+    expected = [draw_reference(position, keys, ATTEMPTS, num_items, seen, unseen, None) for position in positions]
     np.testing.assert_array_equal(out[positions[0] :], expected)
 
 

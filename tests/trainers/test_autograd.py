@@ -1,4 +1,7 @@
-"""Adam's way through a batch that does not fit, on the CPU; what needs a device is in benchmarks/gpu.py."""
+"""Adam through autograd; more of what needs a device is in benchmarks/gpu.py."""
+
+import copy
+import re
 
 import numpy as np
 import pytest
@@ -6,26 +9,34 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastncf
-from fastncf.config import Config
-from fastncf.device import enough_memory, reproducible
+from fastncf.device import deterministic
 from fastncf.errors import DeviceError
-from fastncf.evaluation import ranking as evaluate
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import metric_means, rank_candidates
 from fastncf.models import build
-from fastncf.trainers import autograd as adam_module
-from fastncf.trainers.autograd import Adam, score_batch
-from tests.conftest import checkerboard, plain_split, random_csr
+from fastncf.rng import Stream, key
+from fastncf.trainers import autograd
+from fastncf.trainers.autograd import AutogradTrainer, score_batch
+from tests.conftest import plain_split, random_csr
+from tests.stages import make_stage
 
 CPU = torch.device("cpu")
+DEVICES = [CPU, pytest.param(torch.device("cuda"), marks=pytest.mark.cuda)]
 
 
-def trained(split, config):
-    model = build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
-    with Adam(model, split, config, CPU) as adam:
-        totals = [float(adam.epoch(number)) for number in range(config.epochs)]
-    return model.state_dict(), totals, adam
+def random_split():
+    return plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
+
+
+def built(split, stage):
+    return build(stage, split.num_users, split.num_items, torch.zeros(split.num_items)).to(stage.device)
+
+
+def trained(split, stage):
+    model = built(split, stage)
+    with AutogradTrainer(model, split, stage) as trainer:
+        totals = [float(trainer.epoch(number)) for number in range(stage.epochs)]
+    return model.state_dict(), totals, trainer
 
 
 class NothingIsRead(TorchDispatchMode):
@@ -48,45 +59,66 @@ class Looks(nn.Module):
         return scores if float(scores.detach().sum()) > 0 else -scores
 
 
+class Own(nn.Module):
+    """A module with all that a state may hold: buffers, dropout, a frozen parameter, one that no gradient reaches."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.user, self.item, self.output = nn.Embedding(30, 6), nn.Embedding(50, 6), nn.Linear(6, 1)
+            self.dropout, self.norm = nn.Dropout(0.5), nn.BatchNorm1d(6)
+        self.frozen, self.unused = nn.Parameter(torch.ones(6), requires_grad=False), nn.Parameter(torch.ones(2))
+        self.register_buffer("num_calls", torch.zeros(()), persistent=False)
+
+    def forward(self, users, items):
+        self.num_calls += 1
+        scale = 1 + 0.01 * self.num_calls.sin()  # what comes out depends on the buffer
+        product = self.norm(self.dropout(self.user(users) * self.item(items))) * self.frozen
+        return self.output(product).squeeze(-1) * scale
+
+
+def own_or_built(split, stage):
+    return Own().to(stage.device) if stage.model == "Own" else built(split, stage)
+
+
 @pytest.mark.parametrize("name", ["mf", "gmf", "mlp", "neumf"])
 def test_nothing_in_a_step_or_in_ranking_lists_waits_for_a_device(name):
-    split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
+    split = random_split()
     for loss, l2, precision in (("bce", 0.0, "float32"), ("bpr", 0.1, "bfloat16")):
-        settings = {"model": name, "dim": 4, "layers": (8, 4), "dropout": 0.1, "batch_size": 90, "epochs": 1}
-        config = Config(**settings, loss=loss, l2=l2, precision=precision).with_recipe("adam", "none")
-        model = build(config, 30, 50, torch.zeros(50))
+        stage = make_stage(model=name, dropout=0.1, batch_size=90, epochs=1, loss=loss, l2=l2, precision=precision)
+        model = built(split, stage)
         users, items = torch.arange(7, dtype=torch.int32), torch.randint(50, (7, 10), dtype=torch.int32)
         lists = CandidateLists(users, items[:, 0].contiguous(), items[:, 1:])
-        with Adam(model, split, config, CPU) as adam:
-            adam.epochs.load(0)
+        with AutogradTrainer(model, split, stage) as trainer:
+            trainer.loader.load(0)
             with NothingIsRead():
-                losses = adam._backward(None)
+                losses = trainer._backward(None)
                 means = metric_means(rank_candidates(model, lists), 10)
         assert all(parameter.grad is not None for parameter in model.parameters())
         assert losses[0] > 0
         assert means[0] == 1  # ten items are in every first ten
-    with Adam(Looks(), split, config, CPU) as adam:
-        adam.epochs.load(0)
+    with AutogradTrainer(Looks(), split, stage) as trainer:
+        trainer.loader.load(0)
         with NothingIsRead(), pytest.raises(AssertionError, match="local_scalar"):
-            adam._backward(None)
+            trainer._backward(None)
 
 
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
-def test_a_batch_in_parts_is_the_same_batch(loss, monkeypatch):
-    split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
+def test_a_batch_in_microbatches_is_the_same_batch(loss, monkeypatch):
+    split = random_split()
     model = "neumf" if loss == "bce" else "mf"
-    settings = {"model": model, "dim": 4, "layers": (6, 3), "num_negatives": 3, "batch_size": 160, "loss": loss}
-    config = Config(**settings, epochs=2, learning_rate=0.01, l2=0.01).with_recipe("adam", "none")
-    whole, totals, _ = trained(split, config)
+    stage = make_stage(model=model, layers=(6, 3), loss=loss, epochs=2)
+    whole, totals, _ = trained(split, stage)
 
     def little_memory(model, batch):
         if len(batch.user) > 11:
             raise torch.OutOfMemoryError("no room")
         return score_batch(model, batch)
 
-    monkeypatch.setattr(adam_module, "score_batch", little_memory)
-    parts, part_totals, adam = trained(split, config)
-    assert adam.part == 10  # of 40
+    monkeypatch.setattr(autograd, "score_batch", little_memory)
+    parts, part_totals, trainer = trained(split, stage)
+    assert trainer.microbatch_size == 10  # of 40
     np.testing.assert_allclose(part_totals, totals, rtol=1e-5)
     if loss == "bpr":  # biases cancel out of a difference of scores, and Adam makes whole steps of the rounding
         whole = {name: tensor for name, tensor in whole.items() if "bias" not in name}
@@ -94,84 +126,150 @@ def test_a_batch_in_parts_is_the_same_batch(loss, monkeypatch):
         torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "mf", "loss": "bpr"},
+        {"model": "gmf", "precision": "bfloat16"},
+        {"model": "mlp", "dropout": 0.4, "precision": "bfloat16"},
+        {"model": "mlp", "dropout": 0.4, "loss": "bpr", "negatives": "popularity"},
+        {"model": "neumf", "dropout": 0.4, "shuffle": False},
+        {"model": "Own"},
+        {"model": "Own", "loss": "bpr", "precision": "bfloat16", "schedule": "constant"},
+    ],
+)
+def test_training_continues_from_a_state_with_the_same_bits(settings, device, monkeypatch):
+    """A trainer of fresh parameters, in a process whose generators are anywhere, and in microbatches."""
+    split = random_split()
+    stage = make_stage(**settings, seed=int(np.random.default_rng().integers(2**60)), device=str(device))
+    model, other = (own_or_built(split, stage) for _ in range(2))
+    with deterministic(device.type == "cuda"), AutogradTrainer(model, split, stage) as trainer:
+        trainer.epoch(0)
+        trainer._set_microbatch_size(25)
+        trainer.epoch(1)
+        state = copy.deepcopy(trainer.state_dict())
+        totals = [float(trainer.epoch(number)) for number in (2, 3, 4)]
+        torch.rand(5, device=device)
+        with AutogradTrainer(other, split, stage) as resumed:
+            resumed.load_state_dict(state)
+            before = [generator.get_state() for generator in generators(device)]
+            assert [float(resumed.epoch(number)) for number in (2, 3, 4)] == totals
+            for generator, old in zip(generators(device), before, strict=True):
+                assert torch.equal(generator.get_state(), old)
+            ours, theirs = resumed.state_dict(), trainer.state_dict()
+            assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+            assert ours.keys() == theirs.keys() == state.keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+
+
+def generators(device):
+    cuda = [torch.cuda.default_generators[torch.cuda.current_device()]] if device.type == "cuda" else []
+    return [torch.default_generator, *cuda]
+
+
+def test_a_state_before_the_first_step_is_where_training_starts():
+    split, stage = random_split(), make_stage(model="Own", epochs=1)
+    expected, other = Own(), Own()
+    with AutogradTrainer(expected, split, stage) as trainer:
+        trainer.epoch(0)
+    with AutogradTrainer(Own(), split, stage) as first, AutogradTrainer(other, split, stage) as second:
+        second.epoch(0)
+        second.load_state_dict(first.state_dict())
+        second.epoch(0)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+
+
+def test_a_state_of_another_model_is_refused():
+    split, stage = random_split(), make_stage(model="gmf")
+    with AutogradTrainer(built(split, stage), split, stage) as trainer:
+        state = copy.deepcopy(trainer.state_dict())
+        assert {name.partition(".")[0] for name in state} == {
+            *("parameters", "exp_avg", "exp_avg_sq", "step", "microbatch_size")
+        }
+        ones = {name: torch.ones_like(tensor) for name, tensor in state.items()}
+        name = "exp_avg.output.bias"
+        for wrong, message in (
+            ({key: tensor for key, tensor in ones.items() if key != name}, f"{name!r} is missing"),
+            (ones | {"buffers.more": torch.zeros(1)}, "'buffers.more' is unknown"),
+            (ones | {name: torch.zeros(2)}, f"{name!r} has shape (2,); expected (1,)"),
+        ):
+            with pytest.raises(ValueError, match=re.escape(f"state: {message}")):
+                trainer.load_state_dict(wrong)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in trainer.state_dict().items())
+
+
+def test_what_autograd_does_not_train():
+    assert AutogradTrainer.why_not(make_stage(model="mf"), None) is None
+    for changes, reason in (
+        ({"optimizer": "sgd"}, "takes steps by adam, not by sgd"),
+        ({"history": "bag"}, "history='bag' was asked for, and autograd trains no histories"),
+        ({"model": "popularity"}, "popularity has no parameters that can be trained"),
+    ):
+        assert AutogradTrainer.why_not(make_stage(**changes), None) == reason
+    stage, own = make_stage(model="Own"), Own()
+    assert AutogradTrainer.why_not(stage, own) is None
+    assert AutogradTrainer.why_not(stage, own.requires_grad_(False)) == "Own has no parameters that can be trained"
+
+
+class Random(nn.Module):
+    """A module that notes the first random number of each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.item = nn.Embedding(50, 1)
+        self.drawn = []
+
+    def forward(self, users, items):
+        self.drawn.append(float(torch.rand(())))
+        return self.item(items).squeeze(-1)
+
+
+def test_random_numbers_of_an_epoch_follow_from_its_number():
+    split, stage, model = random_split(), make_stage(batch_size=10**6, seed=17), Random()
+    with AutogradTrainer(model, split, stage) as trainer:
+        for number in (0, 2):
+            trainer.epoch(number)
+    keys = key(17, Stream.DROPOUT), key(17, Stream.DROPOUT, 2)
+    expected = [float(torch.rand((), generator=torch.Generator().manual_seed(one >> 1))) for one in keys]
+    assert model.drawn == expected
+
+
+def test_a_graph_is_captured_anew_for_smaller_microbatches():
+    split, stage = random_split(), make_stage()
+    with AutogradTrainer(built(split, stage), split, stage) as trainer:
+        trainer._graph = graph = object()
+        trainer._set_microbatch_size(40)
+        assert trainer._graph is graph
+        trainer._set_microbatch_size(20)
+        assert trainer._graph is None
+
+
 def test_no_memory_at_all_is_said(monkeypatch):
     def no_memory(model, batch):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(adam_module, "score_batch", no_memory)
-    with pytest.raises(DeviceError, match=r"no memory left for a step of MF over 1 interactions; accepted: smaller"):
-        fastncf.fit(checkerboard(), optimizer="adam", epochs=1)
-
-
-def test_scoring_goes_on_in_smaller_chunks(monkeypatch):
-    model = build(Config(model="gmf", dim=4), 30, 50, torch.zeros(50))
-    lists = CandidateLists(torch.arange(30).int(), torch.randint(50, (30,)).int(), torch.randint(50, (30, 9)).int())
-    expected = rank_candidates(model, lists)
-    sizes = []
-
-    class Small:
-        factors = None
-        list_bytes = catalogue_bytes = 1
-
-        def lists(self, users, items):
-            sizes.append(len(users))
-            if len(users) > 8:
-                raise torch.OutOfMemoryError("no room")
-            return model(users.unsqueeze(-1), items)
-
-    monkeypatch.setattr(evaluate, "scorer", lambda model: Small())
-    assert torch.equal(rank_candidates(model, lists), expected)
-    assert sum(size for size in sizes if size <= 8) == 30
-
-    class Nothing(Small):
-        def lists(self, users, items):
-            raise torch.OutOfMemoryError("no room")
-
-    monkeypatch.setattr(evaluate, "scorer", lambda model: Nothing())
-    with pytest.raises(DeviceError, match="cpu has no memory left to score one user's items"):
-        rank_candidates(model, lists)
-
-
-def test_memory_that_runs_out_elsewhere_is_said():
-    with (
-        pytest.raises(DeviceError, match=r"cpu ran out of memory \(Tried to allocate 20 MiB\); accepted: smaller"),
-        enough_memory(CPU),
-    ):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB. GPU 0 has a total capacity of")
-
-
-def test_random_state_is_the_seeds_inside_and_untouched_outside():
-    state = torch.random.get_rng_state()
-    with reproducible(CPU, 5, deterministic=True):
-        first = torch.rand(3)
-        assert torch.are_deterministic_algorithms_enabled()
-    with reproducible(CPU, 5, deterministic=False):
-        assert torch.equal(torch.rand(3), first)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.setattr(autograd, "score_batch", no_memory)
+    with pytest.raises(DeviceError, match=r"no memory left for a step of MF over 1 interactions; expected: smaller"):
+        trained(random_split(), make_stage())
 
 
 def test_dropout_follows_the_seed_and_changes_the_training():
-    settings = {"model": "mlp", "dim": 4, "layers": (8, 4), "epochs": 2, "batch_size": 64}
-    first, again, without = (
-        fastncf.fit(checkerboard(), dropout=dropout, **settings).history[-1]["loss"] for dropout in (0.5, 0.5, 0.0)
+    split, runs = random_split(), ((0.5, 0), (0.5, 0), (0.5, 1), (0.0, 0))
+    first, again, other, without = (
+        trained(split, make_stage(model="mlp", epochs=2, dropout=dropout, seed=seed))[1] for dropout, seed in runs
     )
     assert first == again
-    assert first != without
+    assert len({*first, *other, *without}) == 6
 
 
 def test_bfloat16_trains_float32_parameters():
-    settings = {"model": "gmf", "optimizer": "adam", "dim": 8, "epochs": 3, "batch_size": 256}
-    rec, plain = (fastncf.fit(checkerboard(), precision=name, **settings) for name in ("bfloat16", "float32"))
-    assert all(tensor.dtype == torch.float32 for tensor in rec.model.state_dict().values())
-    assert rec.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.01)
-    assert rec.history[-1]["loss"] != plain.history[-1]["loss"]
-
-
-def test_precision_is_what_the_device_multiplies_in_unless_it_is_set(monkeypatch):
-    split = plain_split(*random_csr(np.random.default_rng(), 30, 50), 50)
-    for precision, has, expected in ((None, True, True), (None, False, False), ("bfloat16", False, True)):
-        monkeypatch.setattr(adam_module, "has_bfloat16", lambda device, has=has: has)
-        config = Config(model="gmf", dim=4, precision=precision).with_recipe("adam", "none")
-        with Adam(build(config, 30, 50, torch.zeros(50)), split, config, CPU) as adam:
-            assert adam.bfloat16 is expected
+    split = random_split()
+    (state, totals, _), (_, plain, _) = (
+        trained(split, make_stage(model="gmf", dim=8, precision=precision)) for precision in ("bfloat16", "float32")
+    )
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    np.testing.assert_allclose(totals, plain, rtol=0.01)
+    assert totals != plain

@@ -13,9 +13,9 @@ from fastncf.kernels.cpu.negatives import ATTEMPTS, is_dense
 from fastncf.models.losses import LOSSES
 from fastncf.models.mf import MF
 from fastncf.rng import Stream
-from fastncf.sampling.distributions import popularity_table
+from fastncf.sampling.distributions import alias_table
 from fastncf.sampling.loader import Batch
-from fastncf.sampling.negatives import _draw, position_keys
+from fastncf.sampling.negatives import draw_reference, position_keys
 from fastncf.trainers import block_sgd as blocks
 from fastncf.trainers.autograd import l2_penalty, score_batch
 from fastncf.trainers.block_sgd import BlockSGD, side
@@ -73,7 +73,7 @@ def steps(trained: BlockSGD, number: int, first: int, parts: list[np.ndarray]):
         items = parts[part]
         weights = None
         if trained.descent.negatives_exponent is not None:
-            weights = popularity_table(trained.counts[items], trained.descent.negatives_exponent)
+            weights = alias_table("popularity", trained.counts[items], trained.descent.negatives_exponent)
         for user in range(trained.ranges[which], trained.ranges[which + 1]):
             start, stop = trained.bounds[user, part : part + 2].tolist()
             touched = trained.places[start:stop].tolist()
@@ -82,7 +82,7 @@ def steps(trained: BlockSGD, number: int, first: int, parts: list[np.ndarray]):
             attempts = 0 if is_dense(len(touched), len(items)) else ATTEMPTS
             for row in range(start, stop):
                 drawn = [
-                    _draw(row * negatives + k, keys, attempts, len(items), set(touched), untouched, weights)
+                    draw_reference(row * negatives + k, keys, attempts, len(items), set(touched), untouched, weights)
                     for k in range(negatives if untouched else 0)
                 ]
                 chosen = torch.from_numpy(items[[trained.places[row], *drawn]]).unsqueeze(0)

@@ -10,8 +10,8 @@ from fastncf.kernels.cpu.histories import merge
 from fastncf.kernels.cpu.negatives import ATTEMPTS, is_dense
 from fastncf.models.losses import LOSSES
 from fastncf.rng import Stream, key
-from fastncf.sampling.distributions import popularity_table
-from fastncf.sampling.negatives import _draw, position_keys
+from fastncf.sampling.distributions import alias_table
+from fastncf.sampling.negatives import draw_reference, position_keys
 from fastncf.trainers import history_sgd as histories
 from fastncf.trainers.history_sgd import HistorySGD, copies_and_rounds, order_matters
 from tests.conftest import checkerboard
@@ -38,7 +38,7 @@ def reference(trained: HistorySGD, model, history: torch.Tensor, number: int, ra
     split, given = trained.split, trained.descent
     turn = np.random.Generator(np.random.Philox(key=key(given.seed, Stream.HISTORIES, number)))
     counts = split.item_counts()
-    weights = None if given.negatives_exponent is None else popularity_table(counts, given.negatives_exponent)
+    weights = None if given.negatives_exponent is None else alias_table("popularity", counts, given.negatives_exponent)
     keys = position_keys(given.seed, Stream.NEGATIVES, number, positions=len(split.indices) * given.num_negatives)
     step = given.step(rate)
     total = 0.0
@@ -53,7 +53,7 @@ def reference(trained: HistorySGD, model, history: torch.Tensor, number: int, ra
             attempts = 0 if is_dense(len(row), split.num_items) else ATTEMPTS
             begin = (start + at) * given.num_negatives
             items = [int(row[at])] + [
-                _draw(begin + k, keys, attempts, split.num_items, set(row.tolist()), untouched, weights)
+                draw_reference(begin + k, keys, attempts, split.num_items, set(row.tolist()), untouched, weights)
                 for k in range(given.num_negatives)
             ]
             vector = model.user_embedding.weight[u] + torch.from_numpy(weights_of(trained.shares, t, len(row))) @ heard

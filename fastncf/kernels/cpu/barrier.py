@@ -1,4 +1,4 @@
-"""What threads inside kernels need of each other: the next piece of work, and a place to wait for the others."""
+"""Synchronisation of the threads within a kernel: an atomic counter and a barrier."""
 
 import platform
 import sys
@@ -8,45 +8,50 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_PATIENCE = 2_000
-_let_others_run = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.intc())
+_SPINS = 2_000
+_yield_core = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.intc())
 
 
 @intrinsic
-def fetch_add(typingctx, counters, at):
-    """Add 1 to ``counters[at]`` (n,) int64 and return what it was; no two threads get the same."""
+def fetch_add(typingctx, counter):
+    """Add 1 to the int64 behind a pointer, atomically, and return what it was: no two threads get the same."""
 
     def generate(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        one = ir.Constant(ir.IntType(64), 1)
-        return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), one, "seq_cst")
+        return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "seq_cst")
 
-    return types.int64(counters, at), generate
+    return types.int64(counter), generate
 
 
 @intrinsic
-def _look(typingctx, counters, at):
-    """``counters[at]`` as other threads left it, after a moment in which the core may serve another."""
+def _load_after_pause(typingctx, counter):
+    """Return the int64 behind a pointer as the other threads left it, after a pause that serves the other hyperthread.
+
+    An atomic load, since the compiler would take a plain one out of the loop around it.
+    """
 
     def generate(context, builder, signature, arguments):
         if platform.machine() in ("x86_64", "AMD64"):
             kind = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.load_atomic(builder.gep(data, [arguments[1]]), "seq_cst", align=8)
+        return builder.load_atomic(arguments[0], "seq_cst", align=8)
 
-    return types.int64(counters, at), generate
+    return types.int64(counter), generate
 
 
 @njit(nogil=True, cache=True)
-def meet(counters, at, target):
-    """Arrive, and wait until ``counters[at]`` arrivals are ``target``; what was written before is seen by all after.
+def wait(counter, num_threads):
+    """Wait at a barrier until all threads have called this function as often as the calling one.
 
-    Looking costs least where each thread has a core; where they share cores, it lets the others run after a while.
+    What a thread wrote before the barrier is seen by all threads behind it.
+
+    Args:
+        counter: pointer to an int64, the number of arrivals, 0 before the first call.
+        num_threads: number of threads that call the function.
     """
-    fetch_add(counters, at)
-    looks = 0
-    while _look(counters, at) < target:
-        looks += 1
-        if looks > _PATIENCE:
-            _let_others_run()
+    arrivals = fetch_add(counter)
+    target = arrivals - arrivals % num_threads + num_threads
+    spins = 0
+    while _load_after_pause(counter) < target:
+        spins += 1
+        if spins > _SPINS:  # spinning costs least where each thread has a core; where they share cores, others may run
+            _yield_core()

@@ -1,4 +1,12 @@
-"""Sorting, splitting and merging the rows of a CSR matrix."""
+"""Grouping, sorting, splitting and merging the rows of a CSR matrix of users and items.
+
+Every kernel works on a range of users (``first_user`` to ``last_user - 1``) or of rows of the input (``start`` to
+``stop - 1``) and writes to that range only, so that threads may run it on disjoint ranges. The caller allocates the
+outputs. U is the number of users, I the number of items, M the number of rows of the input and N the number of
+distinct (user, item) pairs that are kept.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -8,12 +16,63 @@ from numba.extending import intrinsic
 from fastncf.kernels.cpu.hashing import mix64
 from fastncf.rng import GOLDEN
 
-_FEW = 16  # items of a row up to which insertion sorts them: looking through the bits of words would cost more
+_INSERTION_SORT_LENGTH = 16  # a row of up to so many items is sorted by insertion, a longer one by a bitmap
+
+
+class UserRows(NamedTuple):
+    """The rows of the input, grouped by user.
+
+    Attributes:
+        indptr: (U + 1,) int64; the rows of user u are ``indptr[u]`` to ``indptr[u + 1] - 1``.
+        item: (M,) int32, item indices; those of one user in the order of the input.
+        time: (M,) int64, larger is later.
+    """
+
+    indptr: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+
+
+class SplitSource(NamedTuple):
+    """The input of :func:`split_rows`.
+
+    Attributes:
+        indptr: (U + 1,) int64, see :class:`UserRows`.
+        item: (M,) int32, see :class:`UserRows`.
+        latest: (U, 2) int32, output of :func:`find_latest`.
+        limit: (U,) int64; a user with so many distinct items has no negative and is left out.
+    """
+
+    indptr: np.ndarray
+    item: np.ndarray
+    latest: np.ndarray
+    limit: np.ndarray
+
+
+class SplitTarget(NamedTuple):
+    """The output of :func:`split_rows`.
+
+    Attributes:
+        items: (M,) int32; the training items of user u, ascending, from ``indptr[u]`` on. What follows them up to
+            ``indptr[u + 1]`` has no meaning.
+        num_unique: (U,) int64, distinct items of each user.
+        num_kept: (U,) int64, training items of each user: 0 for one who is left out.
+        held_out: (2, U) int32, the test item and the validation item of each user. Only those that are held out are
+            written: the caller fills it with -1.
+    """
+
+    items: np.ndarray
+    num_unique: np.ndarray
+    num_kept: np.ndarray
+    held_out: np.ndarray
 
 
 @njit(nogil=True, cache=True)
 def count_rows(user, before, start, stop, counts):
-    """Add up each user's rows from ``start`` on; returns whether those from ``before`` on are in their order."""
+    """Add the number of rows of each user to ``counts`` (U,) int64.
+
+    Returns whether the users (M,) int32 ascend from row ``before`` on, which is ``start`` or the row before it.
+    """
     ascending = True
     last = user[before] if before < stop else np.int32(0)
     for row in range(start, stop):
@@ -25,8 +84,34 @@ def count_rows(user, before, start, stop, counts):
 
 
 @njit(nogil=True, cache=True)
-def find_latest(first_user, last_user, indptr, item, time, latest):
-    """Each user's latest item and the latest other one; a repeated item counts where its latest time stands."""
+def group_rows(start, stop, user, item, time, next_row, grouped):
+    """Copy each row of the input to the next free row of its user.
+
+    Args:
+        start: first row of the input.
+        stop: the row after the last one.
+        user: (M,) int32.
+        item: (M,) int32.
+        time: (M,) int64.
+        next_row: (U,) int64, the next free row of each user in ``grouped``; it is moved on.
+        grouped: :class:`UserRows` whose ``item`` and ``time`` are written.
+    """
+    grouped_item, grouped_time = grouped.item, grouped.time
+    for row in range(start, stop):
+        u = np.uint32(user[row])
+        position = np.uint64(next_row[u])
+        grouped_item[position] = item[row]
+        grouped_time[position] = time[row]
+        next_row[u] += 1
+
+
+@njit(nogil=True, cache=True)
+def find_latest(first_user, last_user, rows, latest):
+    """Write each user's latest item and latest other item to ``latest`` (U, 2) int32, -1 where there is none.
+
+    A repeated item counts at its latest time. Among equal times the first row counts as the latest.
+    """
+    indptr, item, time = rows.indptr, rows.item, rows.time
     for u in range(first_user, last_user):
         first = second = np.int32(-1)
         first_time = second_time = np.int64(0)
@@ -42,128 +127,139 @@ def find_latest(first_user, last_user, indptr, item, time, latest):
 
 
 @njit(nogil=True, cache=True)
-def order_rows(first_user, last_user, indptr, item, time, row_ptr, indices, order):
-    """Places of each user's kept items, sorted by their latest times; rows that were held out have none."""
+def order_rows(first_user, last_user, rows, indptr, indices, order):
+    """Sort the training items of each user by their latest times, oldest first.
+
+    Args:
+        first_user: first user of the range.
+        last_user: the user after the last one.
+        rows: :class:`UserRows`. Its items that are not among the training items are passed over.
+        indptr: (U + 1,) int64 of the training CSR.
+        indices: (N,) int32 of the training CSR, ascending in each row.
+        order: (N,) int32, output: positions within the user's row of the training CSR.
+    """
+    item, time = rows.item, rows.time
     longest = 0
     for u in range(first_user, last_user):
-        longest = max(longest, row_ptr[u + 1] - row_ptr[u])
-    met = np.empty(longest, dtype=np.int64)  # the row that counts, of each kept item
+        longest = max(longest, indptr[u + 1] - indptr[u])
+    latest_row = np.empty(longest, dtype=np.int64)  # for each training item of a user, -1 before one is found
     for u in range(first_user, last_user):
-        kept = indices[row_ptr[u] : row_ptr[u + 1]]
-        places = order[row_ptr[u] : row_ptr[u + 1]]
-        for place in range(len(kept)):
-            places[place] = place
-            met[place] = -1
-        for row in range(indptr[u], indptr[u + 1]):
-            place = np.searchsorted(kept, item[row])
-            if place < len(kept) and kept[place] == item[row] and (met[place] < 0 or time[row] > time[met[place]]):
-                met[place] = row
-        _sort_places(places, met, time)
+        kept = indices[indptr[u] : indptr[u + 1]]
+        positions = order[indptr[u] : indptr[u + 1]]
+        for position in range(len(kept)):
+            positions[position] = position
+            latest_row[position] = -1
+        for row in range(rows.indptr[u], rows.indptr[u + 1]):
+            position = np.searchsorted(kept, item[row])
+            if (
+                position < len(kept)
+                and kept[position] == item[row]
+                and (latest_row[position] < 0 or time[row] > time[latest_row[position]])
+            ):
+                latest_row[position] = row
+        _sort_positions(positions, latest_row, time)
 
 
 @njit(inline="always")
-def _earlier(row, other, time):
+def _is_earlier(row, other, time):
+    """Return whether one row is older than another; among equal times the later row is the older one."""
     return time[row] < time[other] or (time[row] == time[other] and row > other)
 
 
 @njit(nogil=True, cache=True)
-def _sort_places(places, met, time):
-    """Sort by the times of their rows, of equal ones the later row first.
+def _sort_positions(positions, latest_row, time):
+    """Sort positions by the times of their latest rows, oldest first, with a heapsort.
 
-    A heapsort: argsort would be two of them here, and a first run would wait seconds for their compilation.
+    ``np.argsort`` would have to be called twice, and takes seconds to compile.
     """
-    root, end = len(places) >> 1, len(places)
+    root, end = len(positions) >> 1, len(positions)
     while end > 1:
         if root > 0:
             root -= 1
-            moving = places[root]
+            moving = positions[root]
         else:
             end -= 1
-            moving = places[end]
-            places[end] = places[0]
-        at, child = root, 2 * root + 1
+            moving = positions[end]
+            positions[end] = positions[0]
+        parent, child = root, 2 * root + 1
         while child < end:
-            if child + 1 < end and _earlier(met[places[child]], met[places[child + 1]], time):
+            if child + 1 < end and _is_earlier(latest_row[positions[child]], latest_row[positions[child + 1]], time):
                 child += 1
-            if not _earlier(met[moving], met[places[child]], time):
+            if not _is_earlier(latest_row[moving], latest_row[positions[child]], time):
                 break
-            places[at] = places[child]
-            at, child = child, 2 * child + 1
-        places[at] = moving
+            positions[parent] = positions[child]
+            parent, child = child, 2 * child + 1
+        positions[parent] = moving
 
 
 @njit(nogil=True, cache=True)
-def group_rows(start, stop, places, user, item, time, grouped_item, grouped_time):
-    """Move a range of rows, each to the next place of its user."""
-    for row in range(start, stop):
-        u = np.uint32(user[row])
-        place = np.uint64(places[u])
-        grouped_item[place] = item[row]
-        grouped_time[place] = time[row]
-        places[u] += 1
-
-
-@njit(nogil=True, cache=True)
-def hashed_time(user, item, seed_key, time):
+def fill_random_times(user, item, seed_key, time):
+    """Write a hash of the seed, the user and the item to ``time`` (M,) int64, from 0 to 2**63 - 1."""
     for row in range(len(user)):
         pair = np.uint64(user[row]) << np.uint64(32) | np.uint64(item[row])
         time[row] = np.int64(mix64(pair * np.uint64(GOLDEN) + seed_key) >> np.uint64(1))
 
 
 @njit(nogil=True, cache=True)
-def split_rows(first_user, last_user, indptr, item, latest, num_items, limit, holdouts, items, unique, kept, held_out):
-    """For each user: sort, fold repeats, take the held-out items out of the front of the user's range."""
+def split_rows(first_user, last_user, num_items, num_held_out, source, target):
+    """Sort each user's items, drop the repeated ones and take the held-out ones out.
+
+    Args:
+        first_user: first user of the range.
+        last_user: the user after the last one.
+        num_items: I.
+        num_held_out: 0 to hold out nothing, 1 for a test item (of two distinct items or more), 2 for a validation item
+            as well (of three or more).
+        source: :class:`SplitSource`.
+        target: :class:`SplitTarget`, written.
+    """
+    indptr, item, latest, limit = source.indptr, source.item, source.latest, source.limit
+    items, num_unique, num_kept, held_out = target.items, target.num_unique, target.num_kept, target.held_out
     bits = np.zeros((num_items + 63) >> 6, dtype=np.uint64)
     words = np.zeros((len(bits) + 63) >> 6, dtype=np.uint64)
     for u in range(first_user, last_user):
         start, stop = indptr[u], indptr[u + 1]
         row = items[start:stop]
         count = _sort_unique(item[start:stop], bits, words, row)
-        unique[u] = count
-        kept[u] = 0
+        num_unique[u] = count
+        num_kept[u] = 0
         if count >= limit[u]:
             continue
-        first = latest[u, 0] if count >= 2 and holdouts >= 1 else np.int32(-1)
-        second = latest[u, 1] if count >= 3 and holdouts >= 2 else np.int32(-1)
-        held_out[0, u] = first
-        held_out[1, u] = second
+        test_item = latest[u, 0] if count >= 2 and num_held_out >= 1 else np.int32(-1)
+        validation_item = latest[u, 1] if count >= 3 and num_held_out >= 2 else np.int32(-1)
+        held_out[0, u] = test_item
+        held_out[1, u] = validation_item
         size = 0
-        for at in range(count):
-            if row[at] != first and row[at] != second:
-                row[size] = row[at]
+        for position in range(count):
+            if row[position] != test_item and row[position] != validation_item:
+                row[size] = row[position]
                 size += 1
-        kept[u] = size
+        num_kept[u] = size
 
 
 @njit(nogil=True, cache=True)
 def _sort_unique(item, bits, words, out):
-    """The distinct items of a row, ascending, into the front of ``out``; returns how many there are.
+    """Write the distinct items of a row, ascending, to the front of ``out``, and return their number.
 
-    ``bits`` has a bit for each item and ``words`` one for each word of ``bits``, all unset, before and after.
+    Args:
+        item: (n,) int32.
+        bits: (ceil(I / 64),) uint64, a bitmap of the items: 0 before and after.
+        words: (ceil(len(bits) / 64),) uint64, a bitmap of the words of ``bits`` that are not 0: 0 before and after.
+        out: (n,) int32, output.
     """
     ascending = True
-    for at in range(len(item)):
-        out[at] = item[at]
-        ascending &= at == 0 or item[at - 1] < item[at]
+    for position in range(len(item)):
+        out[position] = item[position]
+        ascending &= position == 0 or item[position - 1] < item[position]
     if ascending:
         return len(item)
-    count = 0
-    if len(item) <= _FEW:
-        for new in item:
-            at = count
-            while at > 0 and out[at - 1] > new:
-                at -= 1
-            if at > 0 and out[at - 1] == new:
-                continue
-            for later in range(count, at, -1):
-                out[later] = out[later - 1]
-            out[at] = new
-            count += 1
-        return count
+    if len(item) <= _INSERTION_SORT_LENGTH:
+        return _insertion_sort_unique(item, out)
     for one in item:
         word = np.uint32(one) >> np.uint32(6)
         bits[word] |= np.uint64(1) << np.uint64(one & 63)
         words[word >> np.uint32(6)] |= np.uint64(1) << np.uint64(word & np.uint32(63))
+    count = 0
     for block in range(len(words)):
         used = words[block]
         words[block] = np.uint64(0)
@@ -179,9 +275,26 @@ def _sort_unique(item, bits, words, out):
     return count
 
 
+@njit(inline="always")
+def _insertion_sort_unique(item, out):
+    """Write the distinct items of a short row, ascending, to the front of ``out``, and return their number."""
+    count = 0
+    for new in item:
+        position = count
+        while position > 0 and out[position - 1] > new:
+            position -= 1
+        if position > 0 and out[position - 1] == new:
+            continue
+        for later in range(count, position, -1):
+            out[later] = out[later - 1]
+        out[position] = new
+        count += 1
+    return count
+
+
 @intrinsic
 def _lowest_bit(typingctx, word):
-    """The place of the lowest set bit of a uint64 that is not 0."""
+    """Return the position of the lowest set bit of a uint64 that is not 0."""
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], cgutils.true_bit)
@@ -190,26 +303,48 @@ def _lowest_bit(typingctx, word):
 
 
 @njit(nogil=True, cache=True)
-def compact_rows(first_user, last_user, indptr, items, row_ptr, indices):
+def compact_rows(first_user, last_user, indptr, items, kept_indptr, kept_items):
+    """Copy the first items of each user's row to a CSR without gaps.
+
+    Args:
+        first_user: first user of the range.
+        last_user: the user after the last one.
+        indptr: (U + 1,) int64, bounds of the rows of ``items``.
+        items: (M,) int32.
+        kept_indptr: (U + 1,) int64, bounds of the rows of ``kept_items``.
+        kept_items: (N,) int32, output.
+    """
     for u in range(first_user, last_user):
-        for at in range(row_ptr[u + 1] - row_ptr[u]):  # a slice would compile its message for shapes that differ: 2 s
-            indices[row_ptr[u] + at] = items[indptr[u] + at]
+        # assigning a slice would compile Numba's error message for shapes that differ, which takes two seconds
+        for position in range(kept_indptr[u + 1] - kept_indptr[u]):
+            kept_items[kept_indptr[u] + position] = items[indptr[u] + position]
 
 
 @njit(nogil=True, cache=True)
-def merge_rows(first_user, last_user, indptr, indices, extra, merged_ptr, merged):
+def merge_rows(first_user, last_user, indptr, indices, extra, merged_indptr, merged):
+    """Insert further items into ascending rows.
+
+    Args:
+        first_user: first user of the range.
+        last_user: the user after the last one.
+        indptr: (U + 1,) int64.
+        indices: (N,) int32, ascending in each row.
+        extra: (E, U) int32, items that the user's row does not hold; -1 for none.
+        merged_indptr: (U + 1,) int64, bounds of the rows of ``merged``.
+        merged: int32, output.
+    """
     for u in range(first_user, last_user):
-        end = merged_ptr[u]
-        for at in range(indptr[u], indptr[u + 1]):
-            merged[end] = indices[at]
+        end = merged_indptr[u]
+        for row in range(indptr[u], indptr[u + 1]):
+            merged[end] = indices[row]
             end += 1
-        for which in range(len(extra)):
-            new = extra[which, u]
+        for number in range(len(extra)):
+            new = extra[number, u]
             if new < 0:
                 continue
-            at = end
-            while at > merged_ptr[u] and merged[at - 1] > new:
-                merged[at] = merged[at - 1]
-                at -= 1
-            merged[at] = new
+            position = end
+            while position > merged_indptr[u] and merged[position - 1] > new:
+                merged[position] = merged[position - 1]
+                position -= 1
+            merged[position] = new
             end += 1

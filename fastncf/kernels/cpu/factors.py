@@ -298,20 +298,8 @@ def draw_samples(start, stop, positions, sampling, width, workspace):
     num_items = len(sampling.items)
     num_negatives = sampling.num_negatives if stop - start < num_items else 0
     negatives = workspace.negatives[: (stop - start) * num_negatives]
-    cumulative, cells, num_bits = sampling.weights
-    sample_row(
-        start * num_negatives,
-        positions,
-        start,
-        stop,
-        num_items,
-        sampling.keys,
-        cumulative,
-        cells,
-        num_bits,
-        workspace.sampler,
-        negatives,
-    )
+    seen = positions[start:stop]
+    sample_row(start * num_negatives, seen, sampling.keys, sampling.weights, workspace.sampler, negatives)
     _merge_repeats(start, stop, positions, negatives, sampling.items, width, workspace.samples)
 
 

@@ -1,8 +1,10 @@
-"""Products of small matrices of float32 on one thread, by tiles that stay in registers.
+"""Products of small float32 matrices on one thread, with an epilogue in the same pass.
 
-A layer of 64 x 32 over some dozens of samples is too little for a BLAS to get up to speed. Each element is summed in
-the order of its terms, so that it has the same bits whatever the size of the tiles.
+A layer of 64 x 32 over some dozens of samples is too small for a BLAS to reach its speed. Each element is summed in the
+order of its terms, whatever the size of the blocks that registers hold, so that its bits do not depend on the CPU.
 """
+
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -12,119 +14,134 @@ from numba.extending import intrinsic
 
 from fastncf.kernels.cpu.simd import VectorBuilder
 
-ROWS = 4
-"""Numbers of rows are multiples of it."""
+ROW_MULTIPLE = 4
+"""Numbers of rows of a product are multiples of it."""
 
-COLUMNS = 8
-"""Numbers of columns are multiples of it."""
+COLUMN_MULTIPLE = 8
+"""Numbers of columns of a product are multiples of it."""
 
-ROW_MAJOR, COLUMN_MAJOR = range(2)
-"""Order of the left matrix; compiled for either, so that what lies side by side is read from one address."""
-
-PLAIN, RECTIFIED, MASKED = range(3)
-"""What becomes of an element: itself; 0 where it is below; 0 where the mask is not above 0, else ``gain`` times it."""
+NONE, RELU, RELU_BACKWARD = range(3)
+"""Epilogues, applied to an element x before it is written: x itself; max(x, 0), where NaN stays NaN; or ``scale * x``
+where the element of ``c`` that x replaces, an activation, is above 0, and 0 elsewhere."""
 
 _TALL, _WIDE = (12, 32) if llvm.get_host_cpu_features().get("avx512f") else (6, 16)
 
 
-def _tile(rows, columns):
-    """What computes ``rows`` x ``columns`` elements; see :func:`multiply` for the arguments."""
+class Matrix(NamedTuple):
+    """A matrix in row-major order: element (i, j) is ``data[i * stride + j]``; a stride of 0 repeats one row.
+
+    Attributes:
+        data: pointer to float32.
+        stride: int64.
+    """
+
+    data: Any
+    stride: Any
+
+
+class Transposed(NamedTuple):
+    """The transpose of a :class:`Matrix`: element (i, j) is ``data[j * stride + i]``.
+
+    Attributes:
+        data: pointer to float32.
+        stride: int64.
+    """
+
+    data: Any
+    stride: Any
+
+
+def _make_block(rows, columns):
+    """Return the intrinsic that computes ``rows`` x ``columns`` elements of a product in registers."""
     lanes = min(columns, 16)
     vectors = range(columns // lanes)
 
     @intrinsic(prefer_literal=True)
-    def tile(typingctx, depth, a, order, b, start, c, end, mask, gain):
+    def block(typingctx, depth, operands, row, column, epilogue, scale):
+        """Compute the block from (row, column) on, int64; the other arguments are those of :func:`gemm`."""
+
         def generate(context, builder, signature, arguments):
             vec = VectorBuilder(context, builder, signature, arguments, lanes)
-            depth, (a, a_at, a_line), _, b, start, c, end, mask, gain = vec.arguments
-            row_major = order.literal_value == ROW_MAJOR
+            depth, ((a, a_stride), (b, b_stride), start, (c, c_stride)), row, column, _, scale = vec.arguments
+            is_transposed = signature.args[1][0].instance_class is Transposed
 
-            def place(at, length, row, vector=0):
-                offset = builder.mul(length, ir.Constant(length.type, row))
-                return builder.add(builder.add(at, offset), ir.Constant(at.type, vector * lanes))
+            def offset(stride, number, vector=0):
+                """Return the offset of a vector in row ``number`` of the block."""
+                line = builder.add(row, ir.Constant(row.type, number))
+                at = builder.add(builder.mul(line, stride), column)
+                return builder.add(at, ir.Constant(at.type, vector * lanes))
 
-            def is_end(number):
-                return builder.icmp_signed("==", end, ir.Constant(end.type, number))
-
-            sums = [(row, vector, vec.alloca()) for row in range(rows) for vector in vectors]
-            for row, vector, total in sums:
-                builder.store(vec.load(start[0], place(start[1], start[2], row, vector)), total)
-            firsts = [place(a_at, a_line if row_major else ir.Constant(a_at.type, 1), row) for row in range(rows)]
+            sums = [(number, vector, vec.alloca()) for number in range(rows) for vector in vectors]
+            for number, vector, total in sums:
+                builder.store(vec.load(start[0], offset(start[1], number, vector)), total)
+            firsts = []
+            for number in range(rows):
+                line = builder.add(row, ir.Constant(row.type, number))
+                firsts.append(builder.gep(a, [line if is_transposed else builder.mul(line, a_stride)]))
             with cgutils.for_range(builder, depth) as term:
-                line = builder.add(b[1], builder.mul(term.index, b[2]))
-                others = [vec.load(b[0], place(line, b[2], 0, vector)) for vector in vectors]
-                step = term.index if row_major else builder.mul(term.index, a_line)
-                numbers = [vec.splat(vec.load_scalar(a, builder.add(first, step))) for first in firsts]
-                for row, vector, total in sums:
-                    builder.store(vec.add(builder.load(total), vec.mul(numbers[row], others[vector])), total)
-            zero, low = vec.constant(0.0), vec.splat(builder.select(is_end(RECTIFIED), *_constants(0.0, float("-inf"))))
-            gain = vec.splat(gain)
-            with builder.if_else(is_end(MASKED)) as (masked, otherwise):
-                with masked:
-                    for row, vector, total in sums:
-                        at = place(c[1], c[2], row, vector)
-                        number = builder.fmul(builder.load(total), gain)
-                        vec.store(vec.select(vec.load(mask, at), ">", zero, number, zero), c[0], at)
-                with otherwise:
-                    for row, vector, total in sums:
-                        number = builder.load(total)
-                        number = vec.select(number, "<", low, low, number)
-                        vec.store(number, c[0], place(c[1], c[2], row, vector))
+                line = builder.add(builder.mul(term.index, b_stride), column)
+                factors = [vec.load(b, builder.add(line, ir.Constant(line.type, v * lanes))) for v in vectors]
+                step = builder.mul(term.index, a_stride) if is_transposed else term.index
+                numbers = [vec.splat(vec.load_scalar(first, step)) for first in firsts]
+                for number, vector, total in sums:
+                    builder.store(vec.add(builder.load(total), vec.mul(numbers[number], factors[vector])), total)
+            zero, scale = vec.constant(0.0), vec.splat(scale)
+            for number, vector, total in sums:
+                x, at = builder.load(total), offset(c_stride, number, vector)
+                if epilogue.literal_value == RELU:
+                    x = vec.select(x, "<", zero, zero, x)
+                elif epilogue.literal_value == RELU_BACKWARD:
+                    x = vec.select(vec.load(c, at), ">", zero, builder.fmul(x, scale), zero)
+                vec.store(x, c, at)
             return context.get_dummy_value()
 
-        return types.void(depth, a, order, b, start, c, end, mask, gain), generate
+        return types.void(depth, operands, row, column, epilogue, scale), generate
 
-    return tile
-
-
-def _constants(*numbers):
-    return [ir.Constant(ir.FloatType(), number) for number in numbers]
+    return block
 
 
-_tall_wide, _low_wide = _tile(_TALL, _WIDE), _tile(ROWS, _WIDE)
-_tall_middle, _low_middle = _tile(_TALL, 16), _tile(ROWS, 16)
-_tall_narrow, _low_narrow = _tile(8, COLUMNS), _tile(ROWS, COLUMNS)
+_tall_wide, _low_wide = _make_block(_TALL, _WIDE), _make_block(ROW_MULTIPLE, _WIDE)
+_tall_middle, _low_middle = _make_block(_TALL, 16), _make_block(ROW_MULTIPLE, 16)
+_tall_narrow, _low_narrow = _make_block(8, COLUMN_MULTIPLE), _make_block(ROW_MULTIPLE, COLUMN_MULTIPLE)
 
 
 @njit(nogil=True, cache=True)
-def multiply(rows, columns, depth, a, order, b, start, c, end, mask, gain):
-    """``c = start + a @ b``, a ``rows`` x ``columns`` matrix that sums ``depth`` terms.
+def gemm(shape, a, b, start, c, epilogue, scale):
+    """Compute ``c = epilogue(start + a @ b)``.
 
     Args:
-        rows, columns: multiples of ``ROWS`` and ``COLUMNS``.
-        depth: any number.
-        a: (data, at, line): element (i, j) is ``data[at + i * line + j]``, column-major ``data[at + j * line + i]``.
-        order: ``ROW_MAJOR`` or ``COLUMN_MAJOR``, a literal.
-        b, start, c: (data, at, row): element (i, j) is ``data[at + i * row + j]``; start may be c.
-        end: what becomes of an element, see ``PLAIN``.
-        mask: data that lie as those of c do; c's own where it is not used.
-        gain: float32.
+        shape: (m, n, k) int64: c is m x n, a is m x k, b is k x n. m is a multiple of ``ROW_MULTIPLE``, n of
+            ``COLUMN_MULTIPLE``, and k is any number.
+        a: :class:`Matrix` or :class:`Transposed`; compiled for either.
+        b: :class:`Matrix`.
+        start: :class:`Matrix` that the products are added to; it may be c.
+        c: :class:`Matrix` that is written.
+        epilogue: ``NONE``, ``RELU`` or ``RELU_BACKWARD``, a constant of the calling function; compiled for each.
+        scale: float32, used by ``RELU_BACKWARD`` only.
     """
+    rows, columns, depth = shape
+    operands = a, b, start, c
     column = 0
     while column < columns:
-        width = _WIDE if column + _WIDE <= columns else 16 if column + 16 <= columns else COLUMNS
-        other = b[0], b[1] + column, b[2]
+        width = _WIDE if column + _WIDE <= columns else 16 if column + 16 <= columns else COLUMN_MULTIPLE
         row = 0
         while row < rows:
             left = rows - row
-            height = 8 if width == COLUMNS else _TALL
-            tall = left >= height and left != height + 2  # 2 could not be cut into low ones
-            own = a[0], a[1] + row * (a[2] if order == ROW_MAJOR else 1), a[2]
-            first = start[0], start[1] + row * start[2] + column, start[2]
-            to = c[0], c[1] + row * c[2] + column, c[2]
-            if width == COLUMNS:
+            height = 8 if width == COLUMN_MULTIPLE else _TALL
+            tall = left >= height and left != height + 2  # 2 rows could not be covered by low blocks
+            if width == COLUMN_MULTIPLE:
                 if tall:
-                    _tall_narrow(depth, own, order, other, first, to, end, mask, gain)
+                    _tall_narrow(depth, operands, row, column, epilogue, scale)
                 else:
-                    _low_narrow(depth, own, order, other, first, to, end, mask, gain)
+                    _low_narrow(depth, operands, row, column, epilogue, scale)
             elif width == _WIDE:
                 if tall:
-                    _tall_wide(depth, own, order, other, first, to, end, mask, gain)
+                    _tall_wide(depth, operands, row, column, epilogue, scale)
                 else:
-                    _low_wide(depth, own, order, other, first, to, end, mask, gain)
+                    _low_wide(depth, operands, row, column, epilogue, scale)
             elif tall:
-                _tall_middle(depth, own, order, other, first, to, end, mask, gain)
+                _tall_middle(depth, operands, row, column, epilogue, scale)
             else:
-                _low_middle(depth, own, order, other, first, to, end, mask, gain)
-            row += height if tall else ROWS
+                _low_middle(depth, operands, row, column, epilogue, scale)
+            row += height if tall else ROW_MULTIPLE
         column += width

@@ -1,4 +1,4 @@
-"""Integer hashes for kernels: the mixing functions of :mod:`fastncf.rng` in compiled form."""
+"""Integer hashes in compiled code: the functions of :mod:`fastncf.rng`, and a keyed hash of 32 bits."""
 
 import numpy as np
 from numba import njit, types
@@ -9,17 +9,20 @@ from fastncf.rng import LOWBIAS_1, LOWBIAS_2, MIX_1, MIX_2
 
 @njit(inline="always")
 def mix64(x):
-    """:func:`mix` of a uint64, for kernels."""
+    """Return :func:`fastncf.rng.mix` of a uint64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(MIX_1)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(MIX_2)
     return x ^ (x >> np.uint64(31))
 
 
-# A 32-bit hash of a counter under a 64-bit key: Wellons' "lowbias32" mixer (2018), one half of the key before it and
-# the other between its two rounds. For one key it is a bijection, so two draws agree by 2**-32 less often than chance.
 @intrinsic
 def hash32(typingctx, position, first, second):
-    """The hash of three uint32 as uint32, written for LLVM: Numba widens to 64 bits, which halves a vector's lanes."""
+    """Return the hash of a position under a key of two halves, all uint32.
+
+    Wellons' "lowbias32" (2018), with one half of the key XORed to the position before it and the other half added
+    between its two rounds. For one key it is a bijection, so that the chance that two positions have the same hash is 0
+    and not 2**-32. It is written for LLVM, since Numba would compute in 64 bits, with half as many lanes in a vector.
+    """
 
     def generate(context, builder, signature, arguments):
         x, first, second = arguments

@@ -1,4 +1,8 @@
-"""Lookups of integer ids: by a table over their range, or by an open-addressing hash table."""
+"""Lookups of integer ids: by a table over their range, or by an open-addressing hash table.
+
+``values`` (n,) are integers of any dtype but unsigned 64-bit ones, which the caller passes as int64 with the same bits.
+Each kernel works on one chunk of a column and writes to arrays that the caller allocates.
+"""
 
 import numpy as np
 from numba import njit
@@ -8,40 +12,50 @@ from fastncf.rng import GOLDEN
 
 @njit(nogil=True, cache=True)
 def mark_present(values, low, present):
+    """Set ``present[value - low]`` (m,) bool for each value; all values lie in the range of the table."""
     for value in values:
         present[np.uint64(np.int64(value) - low)] = True
 
 
 @njit(nogil=True, cache=True)
-def fill_codes(values, low, table, codes):
+def gather_range(values, low, table, out):
+    """Write ``table[value - low]`` to ``out`` (n,) int32, or -1 for a value outside the table (m,) int32."""
     size = np.uint64(len(table))
     for row in range(len(values)):
-        at = np.uint64(np.int64(values[row]) - low)
-        codes[row] = table[at] if at < size else np.int32(-1)
+        offset = np.uint64(np.int64(values[row]) - low)
+        out[row] = table[offset] if offset < size else np.int32(-1)
 
 
 @njit(inline="always")
-def _slot(value, slots):
-    """The first place to look at in an open-addressing table of a power of two."""
+def _first_slot(value, slots):
+    """Return where the search for a value begins in a hash table (a power of two,)."""
     mixed = np.uint64(np.int64(value)) * np.uint64(GOLDEN)
     return (mixed ^ (mixed >> np.uint64(32))) & np.uint64(len(slots) - 1)
 
 
 @njit(nogil=True, cache=True)
 def fill_slots(ids, slots):
-    last = np.uint64(len(slots) - 1)
-    for code in range(len(ids)):
-        at = _slot(ids[code], slots)
-        while slots[at] >= 0:
-            at = (at + np.uint64(1)) & last
-        slots[at] = code
+    """Build a hash table of distinct ids (m,).
+
+    ``slots`` (a power of two above m,) int32, filled with -1 before, holds indices into ``ids`` afterwards.
+    """
+    mask = np.uint64(len(slots) - 1)
+    for index in range(len(ids)):
+        slot = _first_slot(ids[index], slots)
+        while slots[slot] >= 0:
+            slot = (slot + np.uint64(1)) & mask
+        slots[slot] = index
 
 
 @njit(nogil=True, cache=True)
-def find_slots(values, ids, slots, codes):
-    last = np.uint64(len(slots) - 1)
+def find_slots(values, ids, slots, out):
+    """Write the index of each value among ``ids`` (m,) to ``out`` (n,) int32, or -1.
+
+    ``slots`` is the hash table of :func:`fill_slots`.
+    """
+    mask = np.uint64(len(slots) - 1)
     for row in range(len(values)):
-        at = _slot(values[row], slots)
-        while slots[at] >= 0 and ids[slots[at]] != values[row]:
-            at = (at + np.uint64(1)) & last
-        codes[row] = slots[at]
+        slot = _first_slot(values[row], slots)
+        while slots[slot] >= 0 and ids[slots[slot]] != values[row]:
+            slot = (slot + np.uint64(1)) & mask
+        out[row] = slots[slot]

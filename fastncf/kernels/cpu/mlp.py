@@ -1,31 +1,48 @@
-"""Training of a multilayer perceptron over two vectors, batch by batch, by threads that stay for many batches.
+"""Training of MLP and NeuMF by Adam, batch by batch, on threads that stay for many batches.
 
-A batch is cut into chunks of whole interactions. Each thread has its share of them, so that it knows what comes next,
-and takes others' when it is through. A chunk goes through in tiles of some dozens of samples, forward and backward, in
-memory that stays in a core's cache: only rows come from further away, and they are asked for ahead of their use. Which
-rows a batch needs is listed while the batch before it is trained. Each chunk sums the gradients of the layers by
-itself; these sums are added up in the order of the chunks, by one thread each. A row that a batch needs once is read
-and written with its tile; the gradients of the others are added up in the order of their samples, by one thread each.
-The bits do not depend on how many threads there are.
+Forward and backward passes are those of He et al. 2017 ("Neural collaborative filtering", eq. 10 and 12), Adam is that
+of Kingma and Ba 2015; ``tests/reference.py`` has the same step in NumPy. fastncf/kernels/README.md has a drawing of it.
 
-What a tile works on is behind pointers, since numba counts the references to an array, for all threads in one place.
+A batch is cut into microbatches, a microbatch into at most ``CHUNKS`` chunks, a chunk into tiles of some dozens of
+samples. A tile goes forward and backward in memory that stays in a core's cache: only the rows of embedding tables come
+from further away, and are prefetched. A thread has a share of the chunks, so that it knows which rows it needs next;
+when it is through, it takes chunks of the others.
+
+The bits do not depend on the number of threads. A chunk sums the gradients of the layers by itself, in the order of its
+tiles; one thread for each part of the parameters adds the sums of the chunks in their order. A row that a batch uses
+once takes its step with its tile. The gradients of a row that is used more often are kept, and added in the order of
+the samples by the one thread that owns the row.
+
+The structures below hold arrays for the caller. Within the kernels the same structures hold pointers, see
+:func:`fastncf.kernels.cpu.rows.pointers`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from fastncf.kernels.cpu.barrier import fetch_add, meet
-from fastncf.kernels.cpu.gemm import COLUMN_MAJOR, COLUMNS, MASKED, PLAIN, RECTIFIED, ROW_MAJOR, ROWS, multiply
+from fastncf.kernels.cpu.barrier import fetch_add, wait
+from fastncf.kernels.cpu.gemm import (
+    COLUMN_MULTIPLE,
+    NONE,
+    RELU,
+    RELU_BACKWARD,
+    ROW_MULTIPLE,
+    Matrix,
+    Transposed,
+    gemm,
+)
 from fastncf.kernels.cpu.hashing import mix64
 from fastncf.kernels.cpu.lazy_adam import (
-    Table,
-    ask_for_mark,
-    is_marked,
+    AdamSchedule,
+    AdamStep,
+    LazyTable,
+    assign_slot,
+    has_slot,
     make_step,
-    mark,
-    point_to,
+    prefetch_slot,
     read_row,
     slot_of,
     write_row,
@@ -34,571 +51,788 @@ from fastncf.kernels.cpu.losses import LossBuffers, batch_loss_gradients
 from fastncf.kernels.cpu.rows import (
     BETA_1,
     BETA_2,
+    AdamCoefficients,
+    WeightedDot,
     adam_step,
-    add_row,
     add_rows,
+    axpy,
     copy_row,
     dot,
-    dot_of_three,
-    drop,
-    multiply_rows,
-    spread_product,
-    spread_slopes,
+    dropout,
+    output_backward,
+    pointers,
+    weighted_dot,
+    weighted_dot_backward,
 )
-from fastncf.kernels.cpu.simd import LANES, get, offset, pointer, prefetch, prefetch_to_read, put
+from fastncf.kernels.cpu.simd import LANES, get, offset, prefetch, prefetch_to_read, put
 
 CHUNKS = 32
-_ARRIVALS = 0
-_LINE = 16  # numbers, so that what threads write is on cache lines of their own
-_SAMPLES_A_TILE = 40
-_AHEAD = 1 << 17
-_IDS_AHEAD, _SEEN_AHEAD, _ROWS_AHEAD, _MARKS_AHEAD, _SUMS_AHEAD = 16, 16, 6, 16, 4
-_AT_ONCE = 1_024
+"""Chunks of a microbatch at most, each with gradients of the layers of its own."""
+
+_LINE = 16  # 4-byte numbers in a cache line, the unit that two threads should not both write to
+_TILE_SAMPLES = 40
+_PREFETCHED_BYTES = 1 << 17
+_IDS_AHEAD, _USES_AHEAD, _ROWS_AHEAD, _SLOTS_AHEAD, _SUMS_AHEAD, _OWNED_AHEAD = 16, 16, 6, 16, 4, 4
+_FOUND = 1_024
 _ONE, _ZERO = np.float32(1), np.float32(0)
-_KEEP = np.float32(BETA_1), np.float32(BETA_2)
+_NO_STRIDE = np.int64(0)  # a literal would have gemm compiled anew
 
 
-class Sizes(NamedTuple):
-    """What is asked for, and how much there is of it; widths are multiples of 8.
+class Settings(NamedTuple):
+    """Settings of the shared.
 
     Attributes:
-        num_users: rows that are users', which come first.
+        num_users: U; rows of users come first in the table.
         num_negatives: K.
-        product: width of the vectors that are multiplied with each other, which come first in a row.
-        width: width of the vectors that enter the layers, which come behind.
-        depth: L, number of layers.
-        activations: their widths, summed.
-        parameters: of the layers, n.
-        output: where the weights of the product start; those of the last layer and the bias follow.
-        batch: interactions in a batch.
-        piece: interactions whose gradients are kept at a time, a multiple of those of a tile.
-        own: rows that a thread may have to keep gradients of.
+        batch_size: B, interactions in a batch.
+        microbatch_size: interactions whose gradients of rows are kept at a time, a multiple of :func:`tile_size`.
         loss: code of the loss, see :mod:`fastncf.kernels.cpu.losses`.
         num_terms: terms of the loss of an interaction.
-        l2, dropout: see :class:`~fastncf.config.Config`.
-        seed: of the dropout.
+        l2: weight of the mean squared norms of the embedding vectors in a batch.
+        dropout: probability that an activation is set to 0.
+        dropout_key: what the draws of the dropout are made of, together with step, position and layer.
     """
 
     num_users: int
     num_negatives: int
-    product: int
-    width: int
-    depth: int
-    activations: int
-    parameters: int
-    output: int
-    batch: int
-    piece: int
-    own: int
+    batch_size: int
+    microbatch_size: int
     loss: int
     num_terms: int
     l2: float
     dropout: float
-    seed: np.uint64
+    dropout_key: np.uint64
 
 
-class Arrays(NamedTuple):
-    """What the threads share.
+class Network(NamedTuple):
+    """Shape of a model and places of its parameters; all widths are multiples of 8, padded by zeros.
 
-    Attributes:
-        layers: (L,) int64: widths.
-        weights: (L,) int64: where (inputs, outputs) matrices start; the first has the user's half first.
-        biases: (L,) int64: where they start.
-        places: (L,) int64: the widths of the layers before.
-        mirror: (n,) int32: where a parameter lies in the copy that has (outputs, inputs) matrices.
-        order, user, positive, negatives: (N,), (N,), (N,) and (N * K,) int32: the epoch; the order may be int64.
-        rows, steps: (R * stride,) float32 and, the same memory, int32: see :class:`~fastncf.kernels.cpu.lazy_adam.Table`.
-        dense: (3 * n,) float32: values, means and mean squares of the layers' parameters.
-        mirrored: (n,) float32: their values, by ``mirror``.
-        needed: (min(2 * batch, N) * (2 + K),) int32, or more: the rows that a batch needs, and those of the next one,
-            interaction after interaction: the user's, the positive's, the negatives'; -1 once a row has its step.
-        slopes: (a * (2 + K) * P,) float32, for a piece: the gradients of those that the batch needs more than once.
-        seen: (R,) int32: twice the step in which a row was last needed, and 1 if more than once.
-        gradients: (CHUNKS * n,) float32: the layers'.
-        losses: (CHUNKS,) float64.
-        counters: (:func:`num_counters`,) int64: 0 at the start.
-        room: of :func:`room_of_thread`.
-    """
-
-    layers: Any
-    weights: Any
-    biases: Any
-    places: Any
-    mirror: Any
-    order: Any
-    user: Any
-    positive: Any
-    negatives: Any
-    rows: Any
-    steps: Any
-    dense: Any
-    mirrored: Any
-    needed: Any
-    slopes: Any
-    seen: Any
-    gradients: Any
-    losses: Any
-    counters: Any
-    room: Any
-
-
-class _Course(NamedTuple):
-    """What a thread trains later; interactions are counted within their batch.
+    A row of the table has the vector of GMF first, then the vector of MLP. The matrix of a layer is (inputs, outputs)
+    in row-major order, that of the first layer has the inputs from the user first.
 
     Attributes:
-        ahead: how many interactions before their use rows are asked for.
-        end: the thread's share of a piece ends there.
-        after, limit: its share of the next piece starts there, and that one's batch ends there.
-        here, there: where the rows of the batch, and of the next piece's, start among those that are needed.
+        product_width: width of the vectors that are multiplied with each other; 0 without GMF.
+        input_width: width of each of the two vectors that enter the first layer.
+        num_layers: L, hidden layers.
+        num_parameters: n, numbers in ``LayerParameters``, padding included.
+        output_offset: where the weights of the output start: those of the product, those of the last layer, the bias.
+        widths: (L,) int64, outputs of each layer.
+        weight_offsets: (L,) int64, where the matrix of each layer starts.
+        bias_offsets: (L,) int64, where the bias of each layer starts; all lie behind all matrices.
+        activation_offsets: (L,) int64, sum of the widths of the layers before.
     """
 
-    ahead: int
-    end: int
-    after: int
-    limit: int
-    here: int
-    there: int
+    product_width: int
+    input_width: int
+    num_layers: int
+    num_parameters: int
+    output_offset: int
+    widths: NDArray[np.int64]
+    weight_offsets: NDArray[np.int64]
+    bias_offsets: NDArray[np.int64]
+    activation_offsets: NDArray[np.int64]
 
 
-class _Room(NamedTuple):
-    """A thread's own memory: pointers to float32.
+class LayerParameters(NamedTuple):
+    """Parameters of the layers and of the output, side by side.
 
     Attributes:
-        users, items: (G, P) and (S, P): the vectors of a tile.
-        half: (G, W): the users' part of the first layer; later the gradients of it.
-        activations: (S, W) of layer after layer: what a layer gives; later the gradients of what it got.
-        gradients: (G + S, P): of the vectors of a tile.
-        zeros: as many as any row has.
-        own: (sizes.own, P): gradients of the rows that are the thread's.
+        values: (3 * n,) float32: values, means and mean squares of gradients.
+        transposed: (n,) float32, the values with matrices (outputs, inputs).
+        transpose_index: (n,) int32, where each value is in ``transposed``.
+        gradients: (CHUNKS * n,) float32, gradients that each chunk has summed.
     """
 
-    users: Any
-    items: Any
-    half: Any
-    activations: Any
-    gradients: Any
-    zeros: Any
-    own: Any
+    values: NDArray[np.float32]
+    transposed: NDArray[np.float32]
+    transpose_index: NDArray[np.int32]
+    gradients: NDArray[np.float32]
 
 
-def num_counters(threads: int) -> int:
-    """Numbers that threads count with: how many have arrived, and chunks that were taken of each one's share."""
-    return _LINE * (1 + threads)
+class EpochData(NamedTuple):
+    """The interactions of an epoch.
+
+    Attributes:
+        size: N.
+        order: (N,) int32 or int64, positions of the interactions in the order of the shared.
+        user: (N,) int32.
+        positive: (N,) int32.
+        negatives: (N * K,) int32.
+    """
+
+    size: int
+    order: NDArray[np.int32] | NDArray[np.int64]
+    user: NDArray[np.int32]
+    positive: NDArray[np.int32]
+    negatives: NDArray[np.int32]
 
 
-@njit(inline="always")
-def _cut(groups, per_tile):
-    """Interactions in a chunk of a piece, whole tiles, and how many chunks it has."""
-    per_chunk = ((groups + CHUNKS - 1) // CHUNKS + per_tile - 1) // per_tile * per_tile
-    return per_chunk, (groups + per_chunk - 1) // per_chunk
+class BatchRows(NamedTuple):
+    """Rows of the table that a batch uses: for each interaction those of the user, the positive and the negatives.
+
+    Attributes:
+        rows: (2 * B * (2 + K),) int32, of the current and of the next batch, which take turns with the halves; or (N *
+            (2 + K),) where an epoch is one batch. -1 once a row has taken its step.
+        last_use: (R,) int32, twice the step of the last batch that uses a row, plus 1 if it uses it more than once.
+        gradients: (M * (2 + K) * V,) float32 for the M interactions of a microbatch and vectors of V numbers: gradients
+            of the rows that are used more than once.
+    """
+
+    rows: NDArray[np.int32]
+    last_use: NDArray[np.int32]
+    gradients: NDArray[np.float32]
+
+
+class SharedState(NamedTuple):
+    """All that the threads share.
+
+    Attributes:
+        num_threads: number of threads.
+        counters: (:func:`num_counters`,) int64, zeros before the first call: arrivals at the barrier, and of each
+            thread's share of a microbatch the chunks that were taken.
+        losses: (CHUNKS,) float64, sums of losses, added to.
+        settings, network, layers, data, table, batch_rows, schedule: see their classes.
+    """
+
+    num_threads: int
+    counters: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    settings: Settings
+    network: Network
+    layers: LayerParameters
+    data: EpochData
+    table: LazyTable
+    batch_rows: BatchRows
+    schedule: AdamSchedule
+
+
+class Workspace(NamedTuple):
+    """Memory of one thread. G are the interactions of a tile, S = G * (1 + K) its samples, V the width of a vector.
+
+    Attributes:
+        users: (G, V) float32, vectors of a tile's users.
+        items: (S, V) float32, vectors of its items.
+        user_half: (G, H) float32 for the widest layer H: the users' part of the first layer, then its gradient.
+        activations: (S, H) float32 for one layer after the other: its outputs, then the gradients of what ReLU got.
+        gradients: (G + S, V) float32, gradients of users and items.
+        zeros: float32, as many as the widest row has.
+        loss: scores (S,), multiplicity and sums of losses, see :class:`~fastncf.kernels.cpu.losses.LossBuffers`.
+        owned_rows: (O,) int64, rows of the thread that the batch uses more than once.
+        owned_gradients: (O, V) float32, sums of their gradients.
+        found: (_FOUND,) int32, positions of rows of the thread in ``BatchRows.rows``.
+    """
+
+    users: NDArray[np.float32]
+    items: NDArray[np.float32]
+    user_half: NDArray[np.float32]
+    activations: NDArray[np.float32]
+    gradients: NDArray[np.float32]
+    zeros: NDArray[np.float32]
+    loss: LossBuffers
+    owned_rows: NDArray[np.int64]
+    owned_gradients: NDArray[np.float32]
+    found: NDArray[np.int32]
+
+
+class BatchStep(NamedTuple):
+    """A batch and its step.
+
+    Attributes:
+        size: interactions.
+        next_size: interactions of the batch behind it.
+        rows_start: where its rows start in ``BatchRows.rows``.
+        next_rows_start: likewise of the batch behind it.
+        step: :class:`~fastncf.kernels.cpu.lazy_adam.AdamStep`.
+    """
+
+    size: int
+    next_size: int
+    rows_start: int
+    next_rows_start: int
+    step: AdamStep
+
+
+class PrefetchPlan(NamedTuple):
+    """Interactions that a thread trains later, counted within their batch.
+
+    Attributes:
+        distance: interactions between the prefetch of rows and their use.
+        stop: end of the share of the current microbatch.
+        next_start: start of the thread's share of the next microbatch.
+        next_size: interactions of the batch that the next microbatch is part of.
+        rows_start: where the rows of the current batch start in ``BatchRows.rows``.
+        next_rows_start: where the rows of the batch of the next microbatch start.
+    """
+
+    distance: int
+    stop: int
+    next_start: int
+    next_size: int
+    rows_start: int
+    next_rows_start: int
+
+
+class Tile(NamedTuple):
+    """Interactions that go forward and backward together.
+
+    Attributes:
+        chunk: number of the chunk.
+        start: first interaction, counted within the batch.
+        kept_start: the same, counted within the microbatch.
+        size: number of interactions.
+        is_first: whether the tile is the first one of its chunk in the batch, whose gradients of matrices are written
+            where those of later tiles are added.
+    """
+
+    chunk: int
+    start: int
+    kept_start: int
+    size: int
+    is_first: bool
+
+
+def num_counters(num_threads: int) -> int:
+    """Return the number of counters of a training: one for the barrier and one a thread, each on a cache line."""
+    return _LINE * (1 + num_threads)
 
 
 @njit(nogil=True, cache=True)
-def groups_a_tile(num_negatives):
-    """Interactions in a tile, a multiple of ``ROWS``."""
-    return ROWS * max(1, round(_SAMPLES_A_TILE / (ROWS * (1 + num_negatives))))
+def tile_size(num_negatives):
+    """Return the number of interactions in a tile, a multiple of ``ROW_MULTIPLE``."""
+    return ROW_MULTIPLE * max(1, round(_TILE_SAMPLES / (ROW_MULTIPLE * (1 + num_negatives))))
 
 
-def room_of_thread(sizes: Sizes, widest: int) -> np.ndarray:
-    """Where the parts of a :class:`_Room` start in a thread's memory, and where it ends; (8,) int64.
+def make_workspace(num_negatives: int, network: Network, num_owned: int) -> Workspace:
+    """Return the memory of a thread that may own ``num_owned`` rows of a batch."""
+    vector, widest = network.product_width + network.input_width, int(network.widths.max())
+    groups = int(tile_size(num_negatives))
+    samples = groups * (1 + num_negatives)
+    padded = -(-samples // LANES) * LANES
+    return Workspace(
+        users=aligned_zeros(groups * vector),
+        items=aligned_zeros(samples * vector),
+        user_half=aligned_zeros(groups * widest),
+        activations=aligned_zeros(samples * int(network.widths.sum())),
+        gradients=aligned_zeros((groups + samples) * vector),
+        zeros=aligned_zeros(max(widest, vector)),
+        loss=LossBuffers(aligned_zeros(padded), aligned_zeros(padded), aligned_zeros(LANES), padded),
+        owned_rows=np.zeros(num_owned, dtype=np.int64),
+        owned_gradients=aligned_zeros(num_owned * vector),
+        found=np.zeros(_FOUND, dtype=np.int32),
+    )
 
-    Args:
-        sizes: what is asked for.
-        widest: the largest of the layers' widths.
-    """
-    groups, vector = groups_a_tile(sizes.num_negatives), sizes.product + sizes.width
-    rows = groups * (1 + sizes.num_negatives)
-    layers, zeros = rows * sizes.activations, max(widest, vector)
-    parts = groups * vector, rows * vector, groups * widest, layers, (groups + rows) * vector, zeros
-    return np.cumsum([0, *parts, sizes.own * vector])
+
+def aligned_zeros(size: int) -> NDArray[np.float32]:
+    """Return (size,) zeros that start at a cache line; for large sizes, NumPy asks the system for large pages."""
+    memory = np.zeros(size + _LINE, dtype=np.float32)
+    start = -memory.ctypes.data % (4 * _LINE) // 4
+    return memory[start : start + size]
 
 
 @njit(inline="always")
-def owner(row, threads):
-    """The thread that a row belongs to."""
+def owner_of(row, num_threads):
+    """Return the thread that adds up the gradients of a row: the same one for all rows whose uses share a line."""
     mixed = (np.uint64(row) // np.uint64(_LINE) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
-    return np.int64((mixed * np.uint64(threads)) >> np.uint64(32))
+    return np.int64((mixed * np.uint64(num_threads)) >> np.uint64(32))
 
 
 @njit(nogil=True, cache=True)
-def owners(rows, threads):
-    """The threads (rows,) that rows belong to."""
-    return np.array([owner(row, threads) for row in range(rows)])
+def row_owners(num_rows, num_threads):
+    """Return the threads (R,) int64 that own the rows of a table."""
+    return np.array([owner_of(row, num_threads) for row in range(num_rows)])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def train_batches(thread, threads, first_batch, last_batch, steps_before, stride, sizes, arrays, pace, memory, own):
-    """Train some batches of an epoch; all threads are called with the same arguments, but for their own.
+def train_batches(thread, first_batch, last_batch, steps_before, shared, workspace):
+    """Train a range of batches of an epoch; all threads are called with the same arguments, except for their own.
 
     Args:
-        thread, threads: which of how many.
+        thread: number of the thread.
         first_batch, last_batch: range of batches.
-        steps_before: steps before batch 0.
-        stride: of a row.
-        sizes, arrays, pace: see :class:`Sizes`, :class:`Arrays` and :class:`~fastncf.kernels.cpu.lazy_adam.AdamSchedule`.
-        memory: float32, zeros, as many as ``arrays.room`` says: the thread's own.
-        own: (sizes.own,) int64: the thread's own.
+        steps_before: number of steps before batch 0.
+        shared: :class:`SharedState` of arrays.
+        workspace: :class:`Workspace` of arrays, the thread's own.
     """
-    counters, interactions = arrays.counters, len(arrays.order)
-    length = sizes.product + sizes.width
-    at = Arrays(
-        pointer(arrays.layers),
-        pointer(arrays.weights),
-        pointer(arrays.biases),
-        pointer(arrays.places),
-        pointer(arrays.mirror),
-        pointer(arrays.order),
-        pointer(arrays.user),
-        pointer(arrays.positive),
-        pointer(arrays.negatives),
-        pointer(arrays.rows),
-        pointer(arrays.steps),
-        pointer(arrays.dense),
-        pointer(arrays.mirrored),
-        pointer(arrays.needed),
-        pointer(arrays.slopes),
-        pointer(arrays.seen),
-        pointer(arrays.gradients),
-        pointer(arrays.losses),
-        0,
-        0,
-    )
-    table, given, owned = Table(at.rows, at.steps, length, stride), point_to(pace), pointer(own)
-    parts, first = arrays.room, pointer(memory)
-    room = _Room(
-        offset(first, parts[0]),
-        offset(first, parts[1]),
-        offset(first, parts[2]),
-        offset(first, parts[3]),
-        offset(first, parts[4]),
-        offset(first, parts[5]),
-        offset(first, parts[6]),
-    )
-    per_tile = groups_a_tile(sizes.num_negatives)
-    scores = np.zeros((per_tile * (1 + sizes.num_negatives) + LANES - 1) // LANES * LANES, dtype=np.float32)
-    times, losses = np.zeros(len(scores), dtype=np.float32), np.zeros(LANES, dtype=np.float32)
-    found = np.zeros(_AT_ONCE, dtype=np.int32)
-    share = (sizes.parameters // COLUMNS + threads - 1) // threads * COLUMNS
-    part = min(thread * share, sizes.parameters), min((thread + 1) * share, sizes.parameters)
-    ahead = max(1, min(4, _AHEAD // (4 * stride * (1 + sizes.num_negatives) * per_tile))) * per_tile
-    per = 2 + sizes.num_negatives
-    claims, meetings = np.zeros(threads, dtype=np.int64), np.int64(2 * threads)
-    _list(thread, threads, first_batch, interactions, sizes, at)
-    meet(counters, _ARRIVALS, np.int64(threads))
-    _look(thread, threads, first_batch, interactions, steps_before + first_batch + 1, sizes, at, found)
-    meet(counters, _ARRIVALS, meetings)
-    for batch in range(first_batch, last_batch):
-        in_batch, in_next = _size(batch, interactions, sizes), _size(batch + 1, interactions, sizes)
-        here, there = batch % 2 * sizes.batch * per, (batch + 1) % 2 * sizes.batch * per
-        step = make_step(steps_before + batch + 1, given)
-        touched, chunks = np.int64(0), np.int64(0)
-        if batch + 1 < last_batch:
-            _list(thread, threads, batch + 1, interactions, sizes, at)
-        for begin in range(0, in_batch, sizes.piece):
-            groups = min(sizes.piece, in_batch - begin)
-            per_chunk, parts = _cut(groups, per_tile)
-            chunks = max(chunks, parts)
-            after, limit, where = begin + sizes.piece, in_batch, here
-            if after >= in_batch:
-                after, limit, where = 0, in_next, there
-            per_later, parts_later = _cut(max(min(sizes.piece, limit - after), 1), per_tile)
-            after += parts_later * thread // threads * per_later
-            for turn in range(threads):  # its own chunks, then what others have not yet begun
-                whose = (thread + turn) % threads
-                lowest, end = parts * whose // threads, parts * (whose + 1) // threads
-                course = _Course(ahead, begin + min(end * per_chunk, groups), after, limit, here, where)
-                while True:
-                    chunk = lowest + fetch_add(counters, _LINE * (1 + whose)) - claims[whose]
-                    if chunk >= end:
-                        break
-                    if begin == 0:  # matrices are written by the first tile, to what is behind them all tiles add
-                        for place in range(get(at.biases, 0), sizes.parameters):
-                            put(at.gradients, chunk * sizes.parameters + place, _ZERO)
-                    for first in range(chunk * per_chunk, min((chunk + 1) * per_chunk, groups), per_tile):
-                        last = min(first + per_tile, groups)
-                        _train_tile(
-                            chunk,
-                            first,
-                            last,
-                            begin,
-                            course,
-                            in_batch,
-                            begin == 0 and first == chunk * per_chunk,
-                            step,
-                            sizes,
-                            at,
-                            table,
-                            given,
-                            room,
-                            scores,
-                            times,
-                            losses,
-                        )
-                claims[whose] += end - lowest + threads
-            meetings += threads
-            meet(counters, _ARRIVALS, meetings)
-            touched = _gather(
-                thread, threads, here + begin * per, groups * per, step.number, touched, at, table, room, owned, found
-            )
-            if begin + groups == in_batch:
-                for place in range(touched):
-                    if place + 4 < touched:
-                        prefetch(at.rows, get(owned, place + 4) * stride, stride)
-                    row = get(owned, place)
-                    values = at.rows, row * stride
-                    read_row(values, table, row, step.number - 1, step.before, given)
-                    write_row(table, row, step, values, (room.own, place * length), given)
-                if part[1] > part[0]:
-                    _write_layers(part[0], part[1], chunks, step, sizes, at)
-                if batch + 1 < last_batch:
-                    _look(thread, threads, batch + 1, interactions, step.number + 1, sizes, at, found)
-            meetings += threads
-            meet(counters, _ARRIVALS, meetings)
+    shared, workspace = pointers(shared), pointers(workspace)
+    counters, num_threads, size = shared.counters, shared.num_threads, shared.settings.microbatch_size
+    list_rows(thread, first_batch, shared)
+    wait(counters, num_threads)
+    count_uses(thread, first_batch, steps_before + first_batch + 1, shared, workspace)
+    wait(counters, num_threads)
+    for number in range(first_batch, last_batch):
+        batch = _make_batch(number, steps_before, shared)
+        if number + 1 < last_batch:
+            list_rows(thread, number + 1, shared)
+        num_chunks, num_owned = np.int64(0), np.int64(0)
+        for start in range(0, batch.size, size):
+            num_chunks = max(num_chunks, train_microbatch(thread, start, batch, shared, workspace))
+            wait(counters, num_threads)
+            put(counters, _claims(thread), np.int64(0))
+            num_owned = sum_row_gradients(thread, start, batch, num_owned, shared, workspace)
+            if start + size >= batch.size:
+                update_owned_rows(num_owned, batch.step, shared, workspace)
+                update_layers(thread, num_chunks, batch.step, shared)
+                if number + 1 < last_batch:
+                    count_uses(thread, number + 1, batch.step.number + 1, shared, workspace)
+            wait(counters, num_threads)
 
 
 @njit(inline="always")
-def _size(batch, interactions, sizes):
-    """Interactions in a batch."""
-    return max(min(sizes.batch, interactions - batch * sizes.batch), 0)
+def _batch_size(number, shared):
+    """Return the number of interactions in a batch, 0 behind the last."""
+    size = shared.settings.batch_size
+    return max(min(size, shared.data.size - number * size), 0)
+
+
+@njit(inline="always")
+def _rows_start(number, shared):
+    """Return where the rows of a batch start in ``BatchRows.rows``."""
+    return number % 2 * shared.settings.batch_size * (2 + shared.settings.num_negatives)
+
+
+@njit(inline="always")
+def _make_batch(number, steps_before, shared):
+    """Return the :class:`BatchStep` of a batch."""
+    return BatchStep(
+        _batch_size(number, shared),
+        _batch_size(number + 1, shared),
+        _rows_start(number, shared),
+        _rows_start(number + 1, shared),
+        make_step(steps_before + number + 1, shared.schedule),
+    )
+
+
+@njit(inline="always")
+def _claims(thread):
+    """Return which counter has the chunks that were taken of a thread's share."""
+    return _LINE * (1 + thread)
+
+
+# Before a batch: its rows, and which of them it uses more than once.
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _list(thread, threads, batch, interactions, sizes, at):
-    """List the rows that a thread's share of a batch needs."""
-    num_negatives, size = sizes.num_negatives, _size(batch, interactions, sizes)
-    first, last = size * thread // threads, size * (thread + 1) // threads
-    to = (batch % 2 * sizes.batch + first) * (2 + num_negatives)
-    for group in range(batch * sizes.batch + first, batch * sizes.batch + last):
-        if group + _IDS_AHEAD < interactions:
-            place = np.int64(get(at.order, group + _IDS_AHEAD))
-            prefetch_to_read(at.user, place, _LINE)
-            prefetch_to_read(at.positive, place, _LINE)
-            prefetch_to_read(at.negatives, place * num_negatives, (num_negatives + _LINE - 1) // _LINE * _LINE)
-        place = np.int64(get(at.order, group))
-        put(at.needed, to, get(at.user, place))
-        put(at.needed, to + 1, np.int32(get(at.positive, place) + sizes.num_users))
+def list_rows(thread, number, shared):
+    """Write the rows that a thread's share of a batch uses to ``BatchRows.rows``."""
+    data, num_negatives, num_users = shared.data, shared.settings.num_negatives, shared.settings.num_users
+    rows, size = shared.batch_rows.rows, _batch_size(number, shared)
+    before = number * shared.settings.batch_size
+    first, last = size * thread // shared.num_threads, size * (thread + 1) // shared.num_threads
+    to = _rows_start(number, shared) + first * (2 + num_negatives)
+    for at in range(before + first, before + last):
+        if at + _IDS_AHEAD < data.size:
+            later = np.int64(get(data.order, at + _IDS_AHEAD))
+            prefetch_to_read(data.user, later, _LINE)
+            prefetch_to_read(data.positive, later, _LINE)
+            prefetch_to_read(data.negatives, later * num_negatives, (num_negatives + _LINE - 1) // _LINE * _LINE)
+        interaction = np.int64(get(data.order, at))
+        put(rows, to, get(data.user, interaction))
+        put(rows, to + 1, np.int32(get(data.positive, interaction) + num_users))
         for k in range(num_negatives):
-            item = get(at.negatives, place * num_negatives + k)
-            put(at.needed, to + 2 + k, np.int32(item + sizes.num_users))
+            item = get(data.negatives, interaction * num_negatives + k)
+            put(rows, to + 2 + k, np.int32(item + num_users))
         to += 2 + num_negatives
 
 
 @njit(inline="always")
-def _find_own(thread, threads, first, last, at, found):
-    """Put side by side the places of a thread's own rows that still have no step; returns how many they are."""
+def _find_owned(thread, first, last, shared, found):
+    """Write the positions of a thread's rows that have not taken their step to ``found``; return their number."""
     count = 0
-    for place in range(first, last):
-        row = get(at.needed, place)
-        found[count] = place
-        count += (row >= 0) & (owner(row, threads) == thread)  # a branch would be foretold wrongly half of the time
+    for at in range(first, last):
+        row = get(shared.batch_rows.rows, at)
+        put(found, count, np.int32(at))
+        is_owned = (row >= 0) & (owner_of(row, shared.num_threads) == thread)
+        count += is_owned  # a branch would be mispredicted half of the time
     return count
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _look(thread, threads, batch, interactions, step, sizes, at, found):
-    """Note which of a thread's rows a batch needs, and which of them more than once."""
-    start = batch % 2 * sizes.batch * (2 + sizes.num_negatives)
-    stop = start + _size(batch, interactions, sizes) * (2 + sizes.num_negatives)
-    for first in range(start, stop, len(found)):
-        count = _find_own(thread, threads, first, min(first + len(found), stop), at, found)
+def count_uses(thread, number, step, shared, workspace):
+    """Note in ``last_use`` which of a thread's rows a batch uses, and which of them more than once."""
+    rows, last_use, found = shared.batch_rows.rows, shared.batch_rows.last_use, workspace.found
+    start = _rows_start(number, shared)
+    stop = start + _batch_size(number, shared) * (2 + shared.settings.num_negatives)
+    for first in range(start, stop, _FOUND):
+        count = _find_owned(thread, first, min(first + _FOUND, stop), shared, found)
         for which in range(count):
-            if which + _SEEN_AHEAD < count:
-                prefetch(at.seen, np.int64(get(at.needed, found[which + _SEEN_AHEAD])), _LINE)
-            row = np.int64(get(at.needed, found[which]))
-            put(at.seen, row, np.int32(2 * step + (get(at.seen, row) >= 2 * step)))
+            if which + _USES_AHEAD < count:
+                prefetch(last_use, np.int64(get(rows, np.int64(get(found, which + _USES_AHEAD)))), _LINE)
+            row = np.int64(get(rows, np.int64(get(found, which))))
+            put(last_use, row, np.int32(2 * step + (get(last_use, row) >= 2 * step)))
+
+
+# A microbatch: tiles go forward and backward.
 
 
 @njit(inline="always")
-def _look_ahead(group, course, per, at, table):
-    """Ask for the rows of an interaction that comes later."""
-    later, start, limit = group + course.ahead, course.here, course.end
-    if later >= course.end:
-        later, start, limit = course.after + later - course.end, course.there, course.limit
-    if later < limit:
-        for place in range(start + later * per, start + (later + 1) * per):
-            prefetch_to_read(at.rows, np.int64(get(at.needed, place)) * table.stride, table.stride)
+def _cut(size, per_tile):
+    """Return the interactions in a chunk of a microbatch, whole tiles, and the number of its chunks."""
+    per_chunk = ((size + CHUNKS - 1) // CHUNKS + per_tile - 1) // per_tile * per_tile
+    return per_chunk, (size + per_chunk - 1) // per_chunk
+
+
+@njit(inline="always")
+def _plan_prefetch(thread, start, batch, per_tile, shared):
+    """Return the :class:`PrefetchPlan` of a thread for the microbatch at ``start``; its ``stop`` is still 0."""
+    settings = shared.settings
+    tile_bytes = 4 * shared.table.stride * (1 + settings.num_negatives) * per_tile
+    distance = max(1, min(4, _PREFETCHED_BYTES // tile_bytes)) * per_tile
+    next_start, next_size, next_rows_start = start + settings.microbatch_size, batch.size, batch.rows_start
+    if next_start >= batch.size:
+        next_start, next_size, next_rows_start = 0, batch.next_size, batch.next_rows_start
+    per_chunk, num_chunks = _cut(max(min(settings.microbatch_size, next_size - next_start), 1), per_tile)
+    next_start += num_chunks * thread // shared.num_threads * per_chunk
+    return PrefetchPlan(distance, 0, next_start, next_size, batch.rows_start, next_rows_start)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _gather(thread, threads, start, count, step, touched, at, table, room, owned, found):
-    """Sum the gradients of the rows that are a thread's own, in the order of the samples; returns how many they are."""
-    length, stop = table.width, start + count
-    for first in range(start, stop, len(found)):
-        own = _find_own(thread, threads, first, min(first + len(found), stop), at, found)
-        for which in range(own):
-            if which + _MARKS_AHEAD < own:
-                ask_for_mark(table, np.int64(get(at.needed, found[which + _MARKS_AHEAD])))
-            if which + _SUMS_AHEAD < own:
-                later = np.int64(get(at.needed, found[which + _SUMS_AHEAD]))
-                if is_marked(table, later, step):
-                    prefetch(room.own, slot_of(table, later) * length, length)
-            place = np.int64(found[which])
-            row, what = np.int64(get(at.needed, place)), (at.slopes, (place - start) * length)
-            if is_marked(table, row, step):
-                add_row((room.own, slot_of(table, row) * length), what, _ONE, length)
-            else:
-                mark(table, row, step, touched)
-                copy_row((room.own, touched * length), what, length)
-                put(owned, touched, row)
-                touched += 1
-    return touched
+def train_microbatch(thread, start, batch, shared, workspace):
+    """Train the chunks of a thread's share of the microbatch at ``start``, then chunks that others have not begun.
 
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _write_layers(start, stop, chunks, step, sizes, at):
-    """Sum the chunks' gradients of a part of the layers' parameters, and take the step."""
-    size, width = sizes.parameters, stop - start
-    gradient = at.gradients, start
-    add_rows(gradient, (at.gradients, size + start), size, chunks - 1, width)
-    adam_step((at.dense, start), (at.dense, start), gradient, size, width, _KEEP, step.rate, step.root)
-    for place in range(start, stop):
-        put(at.mirrored, np.int64(get(at.mirror, place)), get(at.dense, place))
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _read_rows(first, last, course, step, sizes, at, table, pace, room):
-    """Vectors of a batch's interactions ``first`` to ``last``; what is left of a tile's room becomes 0."""
-    num_negatives, length, count, per = sizes.num_negatives, table.width, last - first, 2 + sizes.num_negatives
-    end = course.here + last * per
-    for group in range(count):
-        _look_ahead(first + group, course, per, at, table)
-        for k in range(per):
-            place = course.here + (first + group) * per + k
-            if place + _ROWS_AHEAD < end:  # it was asked for long ago, but may have gone by now
-                later = np.int64(get(at.needed, place + _ROWS_AHEAD))
-                prefetch_to_read(at.rows, later * table.stride, table.stride)
-            to = (room.items, (group * (per - 1) + k - 1) * length) if k else (room.users, group * length)
-            row = np.int64(get(at.needed, place))
-            prefetch_to_read(at.seen, row, _LINE)  # for when it is written
-            read_row(to, table, row, step.number - 1, step.before, pace)
-    for more in range(count, (count + ROWS - 1) // ROWS * ROWS):
-        multiply_rows((room.users, more * length), (room.zeros, 0), (room.zeros, 0), length)
-        for k in range(more * (1 + num_negatives), (more + 1) * (1 + num_negatives)):
-            copy_row((room.items, k * length), (room.zeros, 0), length)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _train_tile(
-    chunk, first, last, begin, course, in_batch, fresh, step, sizes, at, table, pace, room, scores, times, losses
-):
-    """Forward and backward over the interactions ``first`` to ``last`` of a piece that starts at ``begin``.
-
-    What is ``fresh`` is the first tile of a chunk: nothing is there yet that the matrices' gradients are added to. A
-    user's half of the first layer is computed once for its 1 + K samples, in both directions.
+    Returns:
+        The number of chunks of the microbatch.
     """
-    count, per = last - first, 1 + sizes.num_negatives
-    groups = (count + ROWS - 1) // ROWS * ROWS
-    samples, rows = count * per, groups * per
-    product, inputs, length = sizes.product, sizes.width, table.width
-    dense, acts = at.dense, room.activations
-    gradients = offset(at.gradients, chunk * sizes.parameters)
-    start = np.int64(0)  # a literal would have multiply compiled anew
-    zeros = room.zeros, start, start
-    _read_rows(begin + first, begin + last, course, step, sizes, at, table, pace, room)
+    num_threads, per_tile = shared.num_threads, tile_size(shared.settings.num_negatives)
+    size = min(shared.settings.microbatch_size, batch.size - start)
+    per_chunk, num_chunks = _cut(size, per_tile)
+    plan = _plan_prefetch(thread, start, batch, per_tile, shared)
+    for turn in range(num_threads):
+        other = (thread + turn) % num_threads
+        first_chunk, last_chunk = num_chunks * other // num_threads, num_chunks * (other + 1) // num_threads
+        stop = start + min(last_chunk * per_chunk, size)
+        plan = PrefetchPlan(plan.distance, stop, plan.next_start, plan.next_size, plan.rows_start, plan.next_rows_start)
+        while True:
+            chunk = first_chunk + fetch_add(offset(shared.counters, _claims(other)))
+            if chunk >= last_chunk:
+                break
+            if start == 0:
+                _clear_gradients(chunk, shared)
+            first = chunk * per_chunk
+            for kept_start in range(first, min(first + per_chunk, size), per_tile):
+                count = min(per_tile, size - kept_start)
+                tile = Tile(chunk, start + kept_start, kept_start, count, start == 0 and kept_start == first)
+                train_tile(tile, batch, plan, shared, workspace)
+    return num_chunks
 
-    # Forward.
-    wide, user_weights, user_bias = get(at.layers, 0), get(at.weights, 0), get(at.biases, 0)
-    item_weights = user_weights + inputs * wide
-    half, bottom = (room.half, start, wide), (acts, start, wide)
-    users, items = (room.users, product, length), (room.items, product, length)
-    of_users, of_items = (dense, user_weights, wide), (dense, item_weights, wide)
-    multiply(groups, wide, inputs, users, ROW_MAJOR, of_users, (dense, user_bias, start), half, PLAIN, acts, _ONE)
-    for g in range(groups):
-        for s in range(g * per, (g + 1) * per):
-            copy_row((acts, s * wide), (room.half, g * wide), wide)
-    multiply(rows, wide, inputs, items, ROW_MAJOR, of_items, bottom, bottom, RECTIFIED, acts, _ONE)
-    noise = mix64(mix64(sizes.seed + np.uint64(step.number)) + np.uint64(begin + first))
-    if sizes.dropout:
-        drop((acts, 0), rows * wide, sizes.dropout, noise)
-    for layer in range(1, sizes.depth):
-        below, own = get(at.layers, layer - 1), get(at.layers, layer)
-        x = acts, rows * get(at.places, layer - 1), below
-        y = acts, rows * get(at.places, layer), own
-        matrix, bias = (dense, get(at.weights, layer), own), (dense, get(at.biases, layer), start)
-        multiply(rows, own, below, x, ROW_MAJOR, matrix, bias, y, RECTIFIED, acts, _ONE)
-        if sizes.dropout:
-            drop((acts, y[1]), rows * own, sizes.dropout, mix64(noise + np.uint64(layer)))
-    top, top_at = get(at.layers, sizes.depth - 1), rows * get(at.places, sizes.depth - 1)
-    of_product, of_top = (dense, sizes.output), (dense, sizes.output + product)
-    bias_at = sizes.output + product + top
-    for g in range(count):
-        for s in range(g * per, (g + 1) * per):
-            score = get(dense, bias_at) + dot((acts, top_at + s * top), of_top, top)
-            if product:
-                user, item = (room.users, g * length), (room.items, s * length)
-                score += dot_of_three(user, item, of_product, product)
-            scores[s] = score
-    buffers = LossBuffers(pointer(scores), pointer(times), pointer(losses), np.int64(len(scores)))
-    scale = np.float32(1 / (in_batch * sizes.num_terms))
-    loss = batch_loss_gradients(buffers, count, per, scale, sizes.loss)
-    put(at.losses, chunk, get(at.losses, chunk) + loss)
 
-    # Backward.
-    gain = np.float32(1 / (1 - sizes.dropout))
-    of_scores = pointer(scores), start
-    spread_slopes((acts, top_at), of_top, of_scores, rows, top, gain, (gradients, sizes.output + product))
-    total = get(gradients, bias_at)
-    for s in range(samples):
-        total += scores[s]
-    put(gradients, bias_at, total)
-    for layer in range(sizes.depth - 1, 0, -1):
-        below, own = get(at.layers, layer - 1), get(at.layers, layer)
-        x_at, y_at, matrix_at = rows * get(at.places, layer - 1), rows * get(at.places, layer), get(at.weights, layer)
-        add_rows((gradients, get(at.biases, layer)), (acts, y_at), own, rows, own)
-        to = gradients, matrix_at, own
-        before = zeros if fresh else to
-        multiply(below, own, rows, (acts, x_at, below), COLUMN_MAJOR, (acts, y_at, own), before, to, PLAIN, acts, _ONE)
-        y, matrix, x = (acts, y_at, own), (at.mirrored, matrix_at, below), (acts, x_at, below)
-        multiply(rows, below, own, y, ROW_MAJOR, matrix, zeros, x, MASKED, acts, gain)
-    for g in range(groups):
-        copy_row((room.half, g * wide), (room.zeros, 0), wide)
-        add_rows((room.half, g * wide), (acts, g * per * wide), wide, per, wide)
-    add_rows((gradients, user_bias), (room.half, 0), wide, groups, wide)
-    to, users = (gradients, user_weights, wide), (room.users, product, length)
-    multiply(inputs, wide, groups, users, COLUMN_MAJOR, half, zeros if fresh else to, to, PLAIN, acts, _ONE)
-    to, items = (gradients, item_weights, wide), (room.items, product, length)
-    multiply(
-        inputs, wide, rows, items, COLUMN_MAJOR, (acts, start, wide), zeros if fresh else to, to, PLAIN, acts, _ONE
-    )
-    of_rows, of_item = room.gradients, groups * length
-    matrix, to = (at.mirrored, user_weights, inputs), (of_rows, product, length)
-    multiply(groups, inputs, wide, half, ROW_MAJOR, matrix, zeros, to, PLAIN, acts, _ONE)
-    matrix, to = (at.mirrored, item_weights, inputs), (of_rows, of_item + product, length)
-    multiply(rows, inputs, wide, (acts, start, wide), ROW_MAJOR, matrix, zeros, to, PLAIN, acts, _ONE)
-    if product:
-        for g in range(count):
-            user, item = (room.users, g * length), (room.items, g * per * length)
-            to = of_rows, g * length, of_item + g * per * length, gradients, sizes.output
-            spread_product(user, item, of_product, (pointer(scores), g * per), per, length, product, to)
-    if sizes.l2:
-        share = 2 * sizes.l2 / in_batch
-        add_row((of_rows, 0), (room.users, 0), np.float32(share), count * length)
-        add_row((of_rows, of_item), (room.items, 0), np.float32(share / per), samples * length)
-    start = course.here + (begin + first) * (1 + per)
-    _write_rows(start, first * (1 + per), count, of_item, step, at, table, pace, room, per)
+@njit(inline="always")
+def _clear_gradients(chunk, shared):
+    """Set the gradients that all tiles of a chunk add to, those behind the matrices, to 0."""
+    network = shared.network
+    for at in range(get(network.bias_offsets, 0), network.num_parameters):
+        put(shared.layers.gradients, chunk * network.num_parameters + at, _ZERO)
+
+
+@njit(inline="always")
+def _round_up(size):
+    """Return the number of interactions of a tile with those that fill it up to a multiple of ``ROW_MULTIPLE``."""
+    return (size + ROW_MULTIPLE - 1) // ROW_MULTIPLE * ROW_MULTIPLE
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _write_rows(start, to, count, of_item, step, at, table, pace, room, samples):
-    """Take the step of the rows that no other sample of the batch needs; keep the gradients of the others.
+def train_tile(tile, batch, plan, shared, workspace):
+    """Forward and backward over a tile; the rows that the batch uses once take their step."""
+    settings = shared.settings
+    read_rows(tile, batch, plan, shared, workspace)
+    hidden_forward(tile, batch.step.number, shared, workspace)
+    output_forward(tile, shared, workspace)
+    scale = np.float32(1 / (batch.size * settings.num_terms))
+    loss = batch_loss_gradients(workspace.loss, tile.size, 1 + settings.num_negatives, scale, settings.loss)
+    put(shared.losses, tile.chunk, get(shared.losses, tile.chunk) + loss)
+    output_and_hidden_backward(tile, shared, workspace)
+    first_layer_backward(tile, shared, workspace)
+    vectors_backward(tile, batch.size, shared, workspace)
+    write_rows(tile, batch, shared, workspace)
+
+
+@njit(inline="always")
+def _prefetch_rows(interaction, plan, shared):
+    """Prefetch the rows of the interaction that comes ``plan.distance`` behind another."""
+    per, table = 2 + shared.settings.num_negatives, shared.table
+    later, start, limit = interaction + plan.distance, plan.rows_start, plan.stop
+    if later >= plan.stop:
+        later, start, limit = plan.next_start + later - plan.stop, plan.next_rows_start, plan.next_size
+    if later < limit:
+        for at in range(start + later * per, start + (later + 1) * per):
+            prefetch_to_read(table.rows, np.int64(get(shared.batch_rows.rows, at)) * table.stride, table.stride)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def read_rows(tile, batch, plan, shared, workspace):
+    """Read the vectors of a tile, as they are after the step before; set those that fill it up to 0."""
+    table, rows, step = shared.table, shared.batch_rows.rows, batch.step
+    per, width = 2 + shared.settings.num_negatives, table.width
+    start, stop = batch.rows_start + tile.start * per, batch.rows_start + (tile.start + tile.size) * per
+    for group in range(tile.size):
+        _prefetch_rows(tile.start + group, plan, shared)
+        for k in range(per):
+            at = start + group * per + k
+            if at + _ROWS_AHEAD < stop:  # prefetched long ago, but it may have left the cache by now
+                later = np.int64(get(rows, at + _ROWS_AHEAD))
+                prefetch_to_read(table.rows, later * table.stride, table.stride)
+            row = np.int64(get(rows, at))
+            prefetch_to_read(shared.batch_rows.last_use, row, _LINE)  # for write_rows
+            item = offset(workspace.items, (group * (per - 1) + k - 1) * width)
+            to = item if k else offset(workspace.users, group * width)
+            read_row(to, table, row, step.number - 1, step.remaining_before, shared.schedule)
+    for group in range(tile.size, _round_up(tile.size)):
+        copy_row(offset(workspace.users, group * width), workspace.zeros, width)
+        for sample in range(group * (per - 1), (group + 1) * (per - 1)):
+            copy_row(offset(workspace.items, sample * width), workspace.zeros, width)
+
+
+@njit(inline="always")
+def _num_samples(tile, shared):
+    """Return the number of samples of a tile with those that fill it up."""
+    return _round_up(tile.size) * (1 + shared.settings.num_negatives)
+
+
+@njit(inline="always")
+def _activations(layer, num_samples, shared, workspace):
+    """Return the activations of a layer as a :class:`~fastncf.kernels.cpu.gemm.Matrix`."""
+    network = shared.network
+    start = num_samples * get(network.activation_offsets, layer)
+    return Matrix(offset(workspace.activations, start), get(network.widths, layer))
+
+
+@njit(inline="always")
+def _user_inputs(shared, workspace):
+    """Return the vectors of a tile's users that enter the first layer."""
+    return Matrix(offset(workspace.users, shared.network.product_width), shared.table.width)
+
+
+@njit(inline="always")
+def _item_inputs(shared, workspace):
+    """Return the vectors of a tile's items that enter the first layer."""
+    return Matrix(offset(workspace.items, shared.network.product_width), shared.table.width)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def hidden_forward(tile, step, shared, workspace):
+    """Compute the activations of all layers; the users' part of the first is computed once for their 1 + K samples."""
+    network, values, probability = shared.network, shared.layers.values, shared.settings.dropout
+    groups, samples, per = _round_up(tile.size), _num_samples(tile, shared), 1 + shared.settings.num_negatives
+    x = _activations(0, samples, shared, workspace)
+    width, inputs = x.stride, network.input_width
+    user_weights = offset(values, get(network.weight_offsets, 0))
+    item_weights = Matrix(offset(user_weights, inputs * width), width)
+    bias, half = Matrix(offset(values, get(network.bias_offsets, 0)), _NO_STRIDE), Matrix(workspace.user_half, width)
+    users, items = _user_inputs(shared, workspace), _item_inputs(shared, workspace)
+    gemm((groups, width, inputs), users, Matrix(user_weights, width), bias, half, NONE, _ONE)
+    for group in range(groups):
+        for sample in range(group * per, (group + 1) * per):
+            copy_row(offset(x.data, sample * width), offset(half.data, group * width), width)
+    gemm((samples, width, inputs), items, item_weights, x, x, RELU, _ONE)
+    key = mix64(mix64(shared.settings.dropout_key + np.uint64(step)) + np.uint64(tile.start))
+    if probability:
+        dropout(x.data, samples * width, probability, key)
+    for layer in range(1, network.num_layers):
+        y = _activations(layer, samples, shared, workspace)
+        weights = Matrix(offset(values, get(network.weight_offsets, layer)), y.stride)
+        bias = Matrix(offset(values, get(network.bias_offsets, layer)), _NO_STRIDE)
+        gemm((samples, y.stride, x.stride), x, weights, bias, y, RELU, _ONE)
+        if probability:
+            dropout(y.data, samples * y.stride, probability, mix64(key + np.uint64(layer)))
+        x = y
+
+
+@njit(inline="always")
+def _output_weights(data, shared):
+    """Return where the output's weights of the product, those of the last layer, and its bias are in parameters."""
+    network = shared.network
+    of_product = offset(data, network.output_offset)
+    of_top = offset(of_product, network.product_width)
+    return of_product, of_top, offset(of_top, get(network.widths, network.num_layers - 1))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def output_forward(tile, shared, workspace):
+    """Compute the scores of a tile."""
+    per, width, product_width = 1 + shared.settings.num_negatives, shared.table.width, shared.network.product_width
+    top = _activations(shared.network.num_layers - 1, _num_samples(tile, shared), shared, workspace)
+    of_product, of_top, bias = _output_weights(shared.layers.values, shared)
+    for group in range(tile.size):
+        for sample in range(group * per, (group + 1) * per):
+            score = get(bias, 0) + dot(offset(top.data, sample * top.stride), of_top, top.stride)
+            if product_width:
+                user, item = offset(workspace.users, group * width), offset(workspace.items, sample * width)
+                score += weighted_dot(user, item, of_product, product_width)
+            put(workspace.loss.scores, sample, score)
+
+
+@njit(inline="always")
+def _gradients(tile, shared):
+    """Return where the gradients of a tile's chunk start."""
+    return offset(shared.layers.gradients, tile.chunk * shared.network.num_parameters)
+
+
+@njit(inline="always")
+def _add_weight_gradient(shape, x, grad_y, grad_weights, tile, workspace):
+    """Add x.T @ grad_y to the gradient of a layer's matrix, which nothing was written to before the first tile."""
+    start = Matrix(workspace.zeros, _NO_STRIDE) if tile.is_first else grad_weights
+    gemm(shape, x, grad_y, start, grad_weights, NONE, _ONE)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def output_and_hidden_backward(tile, shared, workspace):
+    """Compute the gradients of output and layers but the first, and those of what the ReLU of each layer got."""
+    network, transposed = shared.network, shared.layers.transposed
+    samples, gradients = _num_samples(tile, shared), _gradients(tile, shared)
+    scale, zeros = np.float32(1 / (1 - shared.settings.dropout)), Matrix(workspace.zeros, _NO_STRIDE)
+    grad_y = _activations(network.num_layers - 1, samples, shared, workspace)
+    _, of_top, _ = _output_weights(shared.layers.values, shared)
+    _, grad_of_top, grad_bias = _output_weights(gradients, shared)
+    output_backward(grad_y.data, of_top, workspace.loss.scores, samples, grad_y.stride, scale, grad_of_top)
+    total = get(grad_bias, 0)
+    for sample in range(tile.size * (1 + shared.settings.num_negatives)):
+        total += get(workspace.loss.scores, sample)
+    put(grad_bias, 0, total)
+    for layer in range(network.num_layers - 1, 0, -1):
+        x, matrix = _activations(layer - 1, samples, shared, workspace), get(network.weight_offsets, layer)
+        add_rows(
+            offset(gradients, get(network.bias_offsets, layer)), grad_y.data, grad_y.stride, samples, grad_y.stride
+        )
+        grad_weights, shape = Matrix(offset(gradients, matrix), grad_y.stride), (x.stride, grad_y.stride, samples)
+        _add_weight_gradient(shape, Transposed(x.data, x.stride), grad_y, grad_weights, tile, workspace)
+        weights = Matrix(offset(transposed, matrix), x.stride)
+        gemm((samples, x.stride, grad_y.stride), grad_y, weights, zeros, x, RELU_BACKWARD, scale)
+        grad_y = x  # its activations were replaced by the gradient
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def first_layer_backward(tile, shared, workspace):
+    """Compute the gradients of the first layer, and those of the vectors that enter it."""
+    network, transposed, width = shared.network, shared.layers.transposed, shared.table.width
+    groups, samples, per = _round_up(tile.size), _num_samples(tile, shared), 1 + shared.settings.num_negatives
+    gradients, zeros = _gradients(tile, shared), Matrix(workspace.zeros, _NO_STRIDE)
+    grad_y = _activations(0, samples, shared, workspace)
+    outputs, inputs, user_matrix = grad_y.stride, network.input_width, get(network.weight_offsets, 0)
+    grad_half = Matrix(workspace.user_half, outputs)
+    for group in range(groups):
+        half = offset(grad_half.data, group * outputs)
+        copy_row(half, workspace.zeros, outputs)
+        add_rows(half, offset(grad_y.data, group * per * outputs), outputs, per, outputs)
+    add_rows(offset(gradients, get(network.bias_offsets, 0)), grad_half.data, outputs, groups, outputs)
+    item_matrix = user_matrix + inputs * outputs
+    users, items = _user_inputs(shared, workspace), _item_inputs(shared, workspace)
+    grad_weights = Matrix(offset(gradients, user_matrix), outputs)
+    x = Transposed(users.data, width)
+    _add_weight_gradient((inputs, outputs, groups), x, grad_half, grad_weights, tile, workspace)
+    grad_weights = Matrix(offset(gradients, item_matrix), outputs)
+    x = Transposed(items.data, width)
+    _add_weight_gradient((inputs, outputs, samples), x, grad_y, grad_weights, tile, workspace)
+    grad_users = Matrix(offset(workspace.gradients, network.product_width), width)
+    grad_items = Matrix(offset(grad_users.data, groups * width), width)
+    weights = Matrix(offset(transposed, user_matrix), inputs)
+    gemm((groups, inputs, outputs), grad_half, weights, zeros, grad_users, NONE, _ONE)
+    weights = Matrix(offset(transposed, item_matrix), inputs)
+    gemm((samples, inputs, outputs), grad_y, weights, zeros, grad_items, NONE, _ONE)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def vectors_backward(tile, batch_size, shared, workspace):
+    """Compute the gradients of the vectors of GMF and of its weights; add the l2 term to those of all vectors."""
+    width, product_width, l2 = shared.table.width, shared.network.product_width, shared.settings.l2
+    groups, per = _round_up(tile.size), 1 + shared.settings.num_negatives
+    grad_users, grad_items = workspace.gradients, offset(workspace.gradients, groups * width)
+    if product_width:
+        of_product, _, _ = _output_weights(shared.layers.values, shared)
+        grad_of_product, _, _ = _output_weights(_gradients(tile, shared), shared)
+        for group in range(tile.size):
+            user, items = group * width, group * per * width
+            x = WeightedDot(offset(workspace.users, user), offset(workspace.items, items), of_product)
+            grad_x = WeightedDot(offset(grad_users, user), offset(grad_items, items), grad_of_product)
+            grad_scores = offset(workspace.loss.scores, group * per)
+            weighted_dot_backward(x, grad_x, grad_scores, per, width, product_width)
+    if l2:
+        scale = 2 * l2 / batch_size
+        axpy(grad_users, np.float32(scale), workspace.users, tile.size * width)
+        axpy(grad_items, np.float32(scale / per), workspace.items, tile.size * per * width)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def write_rows(tile, batch, shared, workspace):
+    """Take the step of the rows that the batch uses once; keep the gradients of the others."""
+    table, batch_rows, step = shared.table, shared.batch_rows, batch.step
+    per, width = 2 + shared.settings.num_negatives, table.width
+    grad_items = offset(workspace.gradients, _round_up(tile.size) * width)
+    start, kept_start = batch.rows_start + tile.start * per, tile.kept_start * per
+    for group in range(tile.size):
+        for k in range(per):
+            at = group * per + k
+            row, item = np.int64(get(batch_rows.rows, start + at)), (group * (per - 1) + k - 1) * width
+            values = offset(workspace.items, item) if k else offset(workspace.users, group * width)
+            gradient = offset(grad_items, item) if k else offset(workspace.gradients, group * width)
+            if get(batch_rows.last_use, row) == 2 * step.number:
+                write_row(table, row, step, values, gradient, shared.schedule)
+                put(batch_rows.rows, start + at, np.int32(-1))
+            else:
+                copy_row(offset(batch_rows.gradients, (kept_start + at) * width), gradient, width)
+
+
+# Behind a microbatch: the rows that were used more than once; behind a batch: their steps, and that of the layers.
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def sum_row_gradients(thread, start, batch, num_owned, shared, workspace):
+    """Add the kept gradients of a thread's rows in the microbatch at ``start``, in the order of the samples.
 
     Args:
-        start: of the tile's rows among those that are needed.
-        to: of their gradients among those that are kept.
-        count: interactions.
-        of_item: where the items' gradients start in the tile's.
-        step, at, table, pace, room: see :func:`train_batches`.
-        samples: of an interaction.
+        num_owned: number of rows with a slot among ``owned_gradients`` so far in the batch.
+
+    Returns:
+        The number of rows with a slot now.
     """
-    length = table.width
-    for group in range(count):
-        for k in range(1 + samples):
-            place = group * (1 + samples) + k
-            row, item = np.int64(get(at.needed, start + place)), (group * samples + k - 1) * length
-            values = (room.items, item) if k else (room.users, group * length)
-            gradient = (room.gradients, of_item + item) if k else (room.gradients, group * length)
-            if get(at.seen, row) == 2 * step.number:
-                write_row(table, row, step, values, gradient, pace)
-                put(at.needed, start + place, np.int32(-1))
+    table, rows, kept = shared.table, shared.batch_rows.rows, shared.batch_rows.gradients
+    step, found, sums = batch.step.number, workspace.found, workspace.owned_gradients
+    per, width = 2 + shared.settings.num_negatives, table.width
+    first_at = batch.rows_start + start * per
+    stop = first_at + min(shared.settings.microbatch_size, batch.size - start) * per
+    for first in range(first_at, stop, _FOUND):
+        count = _find_owned(thread, first, min(first + _FOUND, stop), shared, found)
+        for which in range(count):
+            if which + _SLOTS_AHEAD < count:
+                prefetch_slot(table, np.int64(get(rows, np.int64(get(found, which + _SLOTS_AHEAD)))))
+            if which + _SUMS_AHEAD < count:
+                later = np.int64(get(rows, np.int64(get(found, which + _SUMS_AHEAD))))
+                if has_slot(table, later, step):
+                    prefetch(sums, slot_of(table, later) * width, width)
+            at = np.int64(get(found, which))
+            row, gradient = np.int64(get(rows, at)), offset(kept, (at - first_at) * width)
+            if has_slot(table, row, step):
+                axpy(offset(sums, slot_of(table, row) * width), _ONE, gradient, width)
             else:
-                copy_row((at.slopes, (to + place) * length), gradient, length)
+                assign_slot(table, row, step, num_owned)
+                copy_row(offset(sums, num_owned * width), gradient, width)
+                put(workspace.owned_rows, num_owned, row)
+                num_owned += 1
+    return num_owned
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def update_owned_rows(num_owned, step, shared, workspace):
+    """Take the step of a thread's rows that the batch uses more than once."""
+    table, owned_rows = shared.table, workspace.owned_rows
+    for slot in range(num_owned):
+        if slot + _OWNED_AHEAD < num_owned:
+            prefetch(table.rows, get(owned_rows, slot + _OWNED_AHEAD) * table.stride, table.stride)
+        row = get(owned_rows, slot)
+        values, gradient = offset(table.rows, row * table.stride), offset(workspace.owned_gradients, slot * table.width)
+        read_row(values, table, row, step.number - 1, step.remaining_before, shared.schedule)
+        write_row(table, row, step, values, gradient, shared.schedule)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def update_layers(thread, num_chunks, step, shared):
+    """Add the chunks' gradients of a thread's part of the layers' parameters, and take its step."""
+    layers, size = shared.layers, shared.network.num_parameters
+    share = (size // COLUMN_MULTIPLE + shared.num_threads - 1) // shared.num_threads * COLUMN_MULTIPLE
+    start = min(thread * share, size)
+    width = min(start + share, size) - start
+    if width:
+        values, gradient = offset(layers.values, start), offset(layers.gradients, start)
+        add_rows(gradient, offset(gradient, size), size, num_chunks - 1, width)
+        coefficients = AdamCoefficients(np.float32(BETA_1), np.float32(BETA_2), step.rate, step.root)
+        adam_step(values, values, gradient, size, width, coefficients)
+        for at in range(start, start + width):
+            put(layers.transposed, np.int64(get(layers.transpose_index, at)), get(layers.values, at))

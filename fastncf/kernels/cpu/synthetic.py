@@ -1,8 +1,11 @@
-"""SamplingSpec of the generated data sets of :mod:`fastncf.data.synthetic`."""
+"""Draws of the generated data sets of :mod:`fastncf.data.synthetic`, where the model is described.
+
+U is the number of users, I the number of items, K the number of tastes.
+"""
 
 import math
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -10,12 +13,51 @@ from numba import njit
 from fastncf.kernels.cpu.hashing import mix64
 from fastncf.rng import GOLDEN
 
-_USER_SHARPNESS = 3.0
+_USER_SHARPNESS = 3.0  # standard deviation of the logarithms of a user's tastes
 _START = int(datetime(1995, 1, 9, tzinfo=UTC).timestamp())
 _END = int(datetime(2015, 3, 31, tzinfo=UTC).timestamp())
-_USER_TASTES, _DRAWS, _CLOCKS, _GAPS, _ORDER, _NOISE = np.arange(6)
+_USER_TASTES, _DRAWS, _CLOCKS, _GAPS, _ORDER, _NOISE = np.arange(6)  # streams of draws below each user's key
 _11, _32 = np.uint64(11), np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
+
+
+class SyntheticModel(NamedTuple):
+    """Everything that the rows of a generated data set follow from.
+
+    Attributes:
+        users_key: uint64, key of all draws for users.
+        offsets: (U + 1,) int64, bounds of each user's rows.
+        anchor_offsets: (U + 1,) int64, bounds of each user's part of ``anchors``.
+        anchors: (I,) int64, all items in random order: those that a user has for certain, so that every item occurs.
+        movie_ids: (I,) int32, ascending.
+        quality: (I,) float64, standard normal, raises the ratings of an item.
+        item_tastes: (I, K) float64, g_ik; rows sum to 1.
+        profiles: (I, K) float64, w_i * g_ik for each taste, scaled so that columns sum to 1.
+        profile_sums: (K,) float64, sums of the columns before they were scaled.
+        thresholds: (K, I) uint32, alias tables of the profiles.
+        aliases: (K, I) int32, alias tables of the profiles.
+    """
+
+    users_key: np.uint64
+    offsets: np.ndarray
+    anchor_offsets: np.ndarray
+    anchors: np.ndarray
+    movie_ids: np.ndarray
+    quality: np.ndarray
+    item_tastes: np.ndarray
+    profiles: np.ndarray
+    profile_sums: np.ndarray
+    thresholds: np.ndarray
+    aliases: np.ndarray
+
+
+class RatingColumns(NamedTuple):
+    """Columns of n generated rows: user and movie ids (int32), ratings (float32), times (int64, Unix seconds)."""
+
+    user_id: np.ndarray
+    movie_id: np.ndarray
+    rating: np.ndarray
+    timestamp: np.ndarray
 
 
 @njit(nogil=True, cache=True)
@@ -39,19 +81,21 @@ def _normal(key: Any, counter: Any) -> float:
 
 @njit(nogil=True, cache=True)
 def fill_hashes(key: Any, out: Any) -> None:
+    """Write hashes of a key and the counters from 0 on to `out` (n,) uint64."""
     for j in range(out.size):
         out[j] = hash_counter(key, j)
 
 
 @njit(nogil=True, cache=True)
 def fill_normals(key: Any, out: Any) -> None:
+    """Write standard normal numbers to `out` (n,) float64."""
     for j in range(out.size):
         out[j] = _normal(key, j)
 
 
 @njit(nogil=True, cache=True)
 def _fill_tastes(user_key: Any, sharpness: float, out: Any) -> None:
-    """Write theta_u, which sums to 1, to `out` [K]."""
+    """Write a user's tastes theta_u, which sum to 1, to `out` (K,) float64."""
     key = hash_counter(user_key, _USER_TASTES)
     total = 0.0
     for k in range(out.size):
@@ -71,11 +115,19 @@ def expected_counts(
     item_tastes: Any,
     rates: Any,
 ) -> Any:
-    """Return the expected item counts [I] of the sampled `users`, each counted `shares` times.
+    """Return how many rows of each item are expected, (I,) float64, from a sample of the users.
 
-    Sampling without replacement is a race of exponential clocks: user u holds item i when its
-    clock, of rate p_ui, rings before tau_u, where tau_u makes the expected degree right.
-    `rates` holds the tau_u; each call improves them by one Newton step.
+    Sampling without replacement is a race of exponential clocks: user u has item i if its clock, of rate p_ui, rings
+    before the time tau_u, at which the expected number of items is the user's degree.
+
+    Args:
+        users_key: uint64.
+        users: (S,) int64, the sample.
+        degrees: (S,) float64, numbers of items.
+        shares: (S,) float64, how many users each of the sample stands for.
+        popularity: (I,) float64, w_i.
+        item_tastes: (K, I) float64, g_ik, C-contiguous.
+        rates: (S,) float64, the tau_u; each call improves them by one Newton step.
     """
     num_tastes, num_items = item_tastes.shape
     counts = np.zeros(num_items)
@@ -101,37 +153,9 @@ def expected_counts(
 
 
 @njit(nogil=True, cache=True)
-def fill_alias_table(probabilities: Any, threshold: Any, alias: Any) -> None:
-    """Write Walker's alias table [I] of `probabilities` [I], thresholds in units of 2**-32."""
-    n = probabilities.size
-    scaled = probabilities * n
-    small = np.empty(n, np.int32)
-    large = np.empty(n, np.int32)
-    num_small = num_large = 0
-    for i in range(n):
-        # Never taken unless rounding leaves the column over, and then the column is full.
-        threshold[i], alias[i] = _LOW_32, i
-        if scaled[i] < 1.0:
-            small[num_small] = i
-            num_small += 1
-        else:
-            large[num_large] = i
-            num_large += 1
-    while num_small and num_large:
-        num_small -= 1
-        i, j = small[num_small], large[num_large - 1]
-        threshold[i], alias[i] = np.uint32(scaled[i] * 2.0**32), j
-        scaled[j] -= 1.0 - scaled[i]
-        if scaled[j] < 1.0:
-            num_large -= 1
-            small[num_small] = j
-            num_small += 1
-
-
-@njit(nogil=True, cache=True)
 def _kth_smallest(values: Any, k: int) -> float:
     """Return the value that sorting `values` would put at `k`, and reorder them (quickselect)."""
-    # np.partition and np.sort would do, but take seconds to compile.
+    # np.partition and np.sort take seconds to compile
     low, high = 0, values.size - 1
     while low < high:
         pivot = values[(low + high) // 2]
@@ -175,11 +199,20 @@ def _sort(values: Any) -> None:
 def _draw_items(
     user_key: Any, mixture: Any, profiles: Any, thresholds: Any, aliases: Any, taken: Any, out: Any
 ) -> None:
-    """Draw items without replacement, by `profiles` @ `mixture`, until `out` [n] is full.
+    """Draw items without replacement, in proportion to `profiles` @ `mixture`, until `out` is full.
 
-    Items marked in `taken` [I] are left out. The mixture draws an item in O(1) and rejects
-    repeats; once that has cost half a pass over the items, as it does for the heaviest users, a
-    race of exponential clocks, which has the same distribution, draws what is left.
+    A taste and then an item of its alias table are drawn in O(1), and drawn anew if the item is taken. Once there were
+    I / 2 such draws, as for the users with the most items, a race of exponential clocks, which has the same
+    distribution, draws the rest.
+
+    Args:
+        user_key: uint64.
+        mixture: (K,) float64, weights of the tastes.
+        profiles: (I, K) float64, see :class:`SyntheticModel`.
+        thresholds: (K, I) uint32.
+        aliases: (K, I) int32.
+        taken: (I,) bool, items that are not drawn; those that are drawn are marked.
+        out: (n,) int64, output.
     """
     num_items, num_tastes = profiles.shape
     cumulative = np.empty(num_tastes)
@@ -226,7 +259,7 @@ def _draw_items(
 
 @njit(nogil=True, cache=True)
 def _fill_times(user_key: Any, start: int, end: int, out: Any) -> None:
-    """Write sessions of ratings, some within the same second, to `out` [n], in random order."""
+    """Write times to `out` (n,) int64 in random order: sessions of ratings, some of them within the same second."""
     key = hash_counter(user_key, _GAPS)
     n = out.size
     out[0] = 0
@@ -253,33 +286,27 @@ def _fill_times(user_key: Any, start: int, end: int, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def sample_users(
-    users_key: Any,
-    first: int,
-    last: int,
-    offsets: Any,
-    anchor_offsets: Any,
-    anchors: Any,
-    movie_ids: Any,
-    quality: Any,
-    item_tastes: Any,
-    profiles: Any,
-    masses: Any,
-    thresholds: Any,
-    aliases: Any,
-    user_out: Any,
-    movie_out: Any,
-    rating_out: Any,
-    time_out: Any,
-) -> None:
-    """Write the interactions of users `first` to `last` - 1, by (user, movie id)."""
+def sample_users(first: int, last: int, model: Any, out: Any) -> None:
+    """Write the rows of users `first` to `last` - 1 (from 0), sorted by user and movie id.
+
+    Args:
+        first: first user.
+        last: the user after the last one.
+        model: :class:`SyntheticModel`.
+        out: :class:`RatingColumns`, written.
+    """
+    offsets, anchor_offsets, anchors = model.offsets, model.anchor_offsets, model.anchors
+    movie_ids, quality, item_tastes = model.movie_ids, model.quality, model.item_tastes
+    profiles, profile_sums = model.profiles, model.profile_sums
+    thresholds, aliases = model.thresholds, model.aliases
+    user_out, movie_out, rating_out, time_out = out.user_id, out.movie_id, out.rating, out.timestamp
     num_items, num_tastes = profiles.shape
     items = np.empty(num_items, np.int64)
     taken = np.zeros(num_items, np.bool_)
     theta = np.empty(num_tastes)
     mixture = np.empty(num_tastes)
     for user in range(first, last):
-        user_key = hash_counter(users_key, user)
+        user_key = hash_counter(model.users_key, user)
         begin = offsets[user] - offsets[first]
         n = offsets[user + 1] - offsets[user]
         count = anchor_offsets[user + 1] - anchor_offsets[user]
@@ -288,7 +315,7 @@ def sample_users(
             taken[items[j]] = True
         _fill_tastes(user_key, _USER_SHARPNESS, theta)
         for k in range(num_tastes):
-            mixture[k] = theta[k] * masses[k]
+            mixture[k] = theta[k] * profile_sums[k]
         _draw_items(user_key, mixture, profiles, thresholds, aliases, taken, items[count:n])
         _sort(items[:n])
         _fill_times(user_key, _START, _END, time_out[begin : begin + n])

@@ -1,0 +1,84 @@
+"""Memory and time to expect of a fit, from its settings and the size of the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from fastncf.stage import Stage
+from fastncf.threads import num_threads
+
+_SGD_TRAINERS = "history_sgd", "block_sgd"
+_PYTHON_BYTES = 150 << 20
+_TORCH_BYTES = 300 << 20
+_READING_BYTES_PER_ROW = 40
+_FLOAT_BYTES = 4
+_START_SECONDS = 1.0
+_TORCH_SECONDS = 2.5
+_READING_ROWS_PER_SECOND = 4e6
+_SGD_NUMBERS_PER_SECOND = 2.2e9
+_ADAM_FLOPS_PER_SECOND = 2.5e10
+_CUDA_FLOPS_PER_SECOND = 3e12
+_LISTS_NUMBERS_PER_SECOND = 2e9
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a fit is expected to take on this machine; rough, since speeds are constants that were measured elsewhere.
+
+    Attributes:
+        memory_bytes: most memory of the process at one time.
+        seconds: from the start of the process to its end, kernels compiled.
+    """
+
+    memory_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"about {self.memory_bytes / 1e9:.1f} GB of memory and {self.seconds:,.0f} s"
+
+
+def estimate(
+    stages: Sequence[Stage],
+    *,
+    num_users: int,
+    num_items: int,
+    num_interactions: int,
+    num_rows: int,
+    num_candidates: int,
+) -> Cost:
+    """Return what training ``stages`` one after the other is expected to take, reading and evaluation included.
+
+    Args:
+        stages: what is trained.
+        num_users: U.
+        num_items: I.
+        num_interactions: N, training interactions.
+        num_rows: rows of the source.
+        num_candidates: negatives that each held-out item is ranked against.
+    """
+    memory, seconds = [num_rows * _READING_BYTES_PER_ROW], _START_SECONDS + num_rows / _READING_ROWS_PER_SECOND
+    uses_torch = False
+    for stage in stages:
+        is_sgd = stage.trainer in _SGD_TRAINERS
+        uses_torch |= not is_sgd
+        rows = num_users + num_items
+        numbers = rows * stage.dim * 3 if is_sgd else rows * (stage.dim + stage.mlp_dim) * 3
+        samples = 0 if is_sgd else num_interactions * (2 * stage.num_negatives + 6)
+        memory.append(num_interactions * 8 + (numbers + samples) * _FLOAT_BYTES)
+        seconds += stage.epochs * num_interactions * (1 + stage.num_negatives) * _seconds_per_sample(stage)
+    seconds += num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
+    memory.append(num_users * num_candidates * 8)
+    if uses_torch:
+        seconds += _TORCH_SECONDS
+    base = _PYTHON_BYTES + (_TORCH_BYTES if uses_torch else 0)
+    return Cost(memory_bytes=int(base + num_interactions * 12 + max(memory)), seconds=round(seconds, 1))
+
+
+def _seconds_per_sample(stage: Stage) -> float:
+    """Return the seconds that training one sample takes: a positive or a negative."""
+    if stage.trainer in _SGD_TRAINERS:
+        return stage.dim / (_SGD_NUMBERS_PER_SECOND * min(2, num_threads()))
+    widths = [2 * stage.mlp_dim, *stage.layers, 1]
+    flops = 6 * sum(a * b for a, b in pairwise(widths)) + 40 * stage.dim
+    speed = _ADAM_FLOPS_PER_SECOND * num_threads() if stage.device == "cpu" else _CUDA_FLOPS_PER_SECOND
+    return flops / speed

@@ -1,0 +1,82 @@
+"""Facts of the data that a plan follows from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fastncf.data.interactions import Interactions
+from fastncf.data.order import order_matters
+from fastncf.data.split import Split, time_order
+from fastncf.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What a plan follows from.
+
+    Attributes:
+        num_users: U.
+        num_items: I.
+        num_interactions: N, those that are trained on.
+        num_rows: rows of the source, before anything is dropped or held out.
+        has_order: whether the order of a user's interactions is known and tells something.
+        order_reason: why it does or does not, as a sentence without a full stop.
+        holdout: what is held out, see :class:`~fastncf.data.split.Split`.
+    """
+
+    num_users: int
+    num_items: int
+    num_interactions: int
+    num_rows: int
+    has_order: bool
+    order_reason: str
+    holdout: Literal["latest", "random", "given"]
+
+
+def find_facts(
+    interactions: Interactions, split: Split, *, needs_order: bool, history: str | None, seed: int
+) -> tuple[DataFacts, np.ndarray | None]:
+    """Look at the data for what a plan follows from.
+
+    Args:
+        interactions: what was read.
+        split: what is trained on, N interactions.
+        needs_order: whether the order of the interactions makes a difference to the plan; finding it takes time.
+        history: what was asked for, see :class:`~fastncf.config.Config`; None leaves the choice to the data.
+        seed: determines a sample of the users and a shuffle of their histories.
+
+    Returns:
+        The facts, and (N,) int32 the positions in each user's row of the split from the oldest to the latest, or None
+        where the order is unknown, tells nothing, or makes no difference.
+
+    Raises:
+        ConfigError: ``history="sequence"`` was asked for and the data have no times.
+    """
+    has_order, reason, order = False, "the order makes no difference to the model", None
+    if needs_order and interactions.time is None:
+        if history == "sequence":
+            raise ConfigError(f"history='sequence': {interactions.source} has no times; expected 'bag' or 'none'")
+        reason = "the data have no times"
+    elif needs_order:
+        order = time_order(interactions, split)
+        has_order, reason = True, "it was asked for"
+        if history is None:
+            has_order = order_matters(split, order, seed)
+            reason = (
+                "items that follow each other in one user's history do so in others', more often than by chance"
+                if has_order
+                else "items that follow each other in one user's history do so in others' no more often than by chance"
+            )
+    elif history is None and split.holdout == "random":
+        reason = "any interaction is held out, so the order must not tell which"
+    facts = DataFacts(
+        num_users=split.num_users,
+        num_items=split.num_items,
+        num_interactions=len(split.indices),
+        num_rows=len(interactions.user),
+        has_order=has_order,
+        order_reason=reason,
+        holdout=split.holdout,
+    )
+    return facts, order if has_order else None

@@ -1,0 +1,574 @@
+"""What a fit will do, and why: settings and facts of the data and the machine become a frozen plan.
+
+Every default, every recipe, and the choice of the optimizer, the trainer and the device are in this file and nowhere
+else; ``docs/defaults.md`` is made from it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from fastncf.config import Config
+from fastncf.cost import Cost, estimate
+from fastncf.data.facts import DataFacts
+from fastncf.errors import ConfigError
+from fastncf.stage import Stage
+from fastncf.trainers import choose
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Optimizer = Literal["sgd", "adam"]
+
+
+class Recipe(NamedTuple):
+    """Settings for one situation.
+
+    Attributes:
+        situation: when the settings apply, as the end of the sentence "the default ...".
+        settings: values by the names of :class:`~fastncf.stage.Stage`.
+    """
+
+    situation: str
+    settings: dict[str, Any]
+
+
+OPTIMIZERS = "pretrain", "sgd", "adam"
+"""The order in which they are tried where none was asked for."""
+
+GENERAL = Recipe(
+    "for all models",
+    {"dim": 64, "init_std": 0.1, "negatives": "uniform", "negatives_exponent": 0.75},
+)
+
+SGD = {
+    "sequence": Recipe(
+        "for sgd with histories in their order",
+        {
+            "epochs": 16,
+            "learning_rate": 0.05,
+            "l2": 0.005,
+            "init_std": 0.02,
+            "negatives": "popularity",
+            "negatives_exponent": 0.2,
+        },
+    ),
+    "bag": Recipe(
+        "for sgd with histories without an order",
+        {"epochs": 16, "learning_rate": 0.05, "l2": 0.0025, "init_std": 0.02},
+    ),
+    "none": Recipe(
+        "for sgd without histories",
+        {"epochs": 20, "learning_rate": 0.05, "l2": 0.0025, "init_std": 0.02},
+    ),
+}
+"""Recipes of sgd by the kind of history."""
+
+SPARSE_BELOW = 20
+"""Training interactions per item, on average, below which data are sparse."""
+
+_SPARSE: dict[str, Any] = {"epochs": 32, "dim": 128, "init_std": 0.05}
+_SPARSE_NEGATIVES: dict[str, Any] = {"negatives": "popularity", "negatives_exponent": 0.1}
+SGD_SPARSE = {
+    "sequence": Recipe("for sgd on sparse data with histories in their order", {**_SPARSE, "l2": 0.015}),
+    "bag": Recipe(
+        "for sgd on sparse data with histories without an order", {**_SPARSE, **_SPARSE_NEGATIVES, "l2": 0.01}
+    ),
+    "none": Recipe("for sgd on sparse data without histories", {**_SPARSE, **_SPARSE_NEGATIVES, "l2": 0.005}),
+}
+"""What differs on sparse data: an item is seen seldom, so training takes longer, and few users give weak evidence."""
+
+ADAM = Recipe(
+    "for adam",
+    {"epochs": 20, "learning_rate": 0.005, "l2": 0.003, "batch_size": 8_192},
+)
+
+ADAM_BY_MODEL = {
+    "mf": Recipe("for mf by adam", {"init_std": 0.02}),
+    "mlp": Recipe("for hidden layers", {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "batch_size": 1_024}),
+    "neumf": Recipe("for hidden layers", {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "batch_size": 1_024}),
+}
+"""What differs for some models when adam trains them from random parameters."""
+
+FINE_TUNING = Recipe(
+    "for an mlp that starts from an mf",
+    {"epochs": 2, "learning_rate": 0.0005, "l2": 0.001, "batch_size": 1_024, "init_std": 1.0},
+)
+"""The epochs are for a million interactions and more. With fewer they are multiplied by the cube root of how many times
+fewer there are, since layers need steps and an epoch has fewer of them."""
+
+FAST_SGD = Recipe('for sgd with budget="fast"', {"epochs": 6, "learning_rate": 0.1})
+FAST_SGD_SPARSE = Recipe('for sgd on sparse data with budget="fast"', {"epochs": 12, "learning_rate": 0.1})
+FAST_ADAM = Recipe('for adam with budget="fast"', {"epochs": 5, "learning_rate": 0.01})
+FAST_LAYERS = Recipe('for hidden layers with budget="fast"', {"epochs": 8, "learning_rate": 0.006, "batch_size": 2_048})
+FAST_FINE_TUNING = Recipe('for an mlp that starts from an mf with budget="fast"', {"epochs": 1, "learning_rate": 0.001})
+
+FULL_EPOCHS_FROM = 1_000_000
+"""Training interactions from which ``FINE_TUNING`` takes its epochs as they stand."""
+
+L2_FACTORS = 1, 2, 4, 8, 16
+"""Multiples of a recipe's l2 that are tried on held-out items."""
+
+L2_SEARCH_UP_TO = 2_000_000
+"""Training interactions up to which l2 is searched for."""
+
+L2_FULL_SEARCH_UP_TO = 50_000
+"""Training interactions up to which the search trains by the full recipe, and not by the fast one."""
+
+_EXPECTED_TRIALS = 3
+
+
+class _Pretraining(NamedTuple):
+    """The models that a model is put together from.
+
+    Attributes:
+        first: model that sgd trains.
+        dims_less: dimensions that it has less than the whole model.
+        takes_init_std: whether ``init_std`` is meant for it, too.
+        joined: whether the whole model is the weighted sum of both; otherwise it starts from the first.
+    """
+
+    first: str
+    dims_less: int
+    takes_init_std: bool
+    joined: bool
+
+
+PRETRAINING = {
+    "mlp": _Pretraining("mf", dims_less=1, takes_init_std=False, joined=False),
+    "neumf": _Pretraining("gmf", dims_less=0, takes_init_std=True, joined=True),
+}
+"""He et al. 2017, section 3.4.1: models with hidden layers, and what sgd trains for them first. An mlp needs one
+dimension for the biases of the mf. A neumf is the weighted sum of a gmf and an mlp."""
+
+PRETRAINING_FROM_DIM = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How held-out items are ranked, see :class:`~fastncf.config.Config`; ``patience`` 0 never stops early."""
+
+    num_candidates: int
+    distinct_candidates: bool
+    k: int
+    full_ranking: bool
+    validation: bool
+    patience: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a fit does: stages of training, one after the other, and the evaluation.
+
+    Attributes:
+        stages: the last one is the model that the fit returns.
+        reasons: for each stage a sentence for each of its settings that the plan chose.
+        passed_over: for each stage, why the trainers before the chosen one do not train it, by name.
+        l2_trials: empty, or the settings by which the l2 of the first stage is searched for on held-out items.
+        evaluation: how held-out items are ranked.
+        data: facts of the data.
+        cost: memory and time to expect.
+    """
+
+    stages: tuple[Stage, ...]
+    reasons: tuple[dict[str, str], ...]
+    passed_over: tuple[dict[str, str], ...]
+    l2_trials: tuple[Stage, ...]
+    evaluation: EvaluationSettings
+    data: DataFacts
+    cost: Cost
+
+    @property
+    def final(self) -> Stage:
+        """The stage whose model the fit returns."""
+        return self.stages[-1]
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of all stages."""
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def uses_order(self) -> bool:
+        """Whether a stage is trained on histories in their order."""
+        return any(stage.history == "sequence" for stage in self.stages)
+
+    def with_l2(self, l2: float, reason: str) -> "Plan":
+        """Return the plan with another l2 in its first stage, and no search for it."""
+        stages = (replace(self.stages[0], l2=l2), *self.stages[1:])
+        reasons = ({**self.reasons[0], "l2": reason}, *self.reasons[1:])
+        return replace(self, stages=stages, reasons=reasons, l2_trials=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values that JSON can hold."""
+        return {
+            "stages": [stage.to_dict() for stage in self.stages],
+            "reasons": list(self.reasons),
+            "passed_over": list(self.passed_over),
+            "l2_trials": [stage.to_dict() for stage in self.l2_trials],
+            "evaluation": asdict(self.evaluation),
+            "data": asdict(self.data),
+            "cost": asdict(self.cost),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Plan":
+        """Return the plan that :meth:`to_dict` described."""
+        return cls(
+            stages=tuple(map(Stage.from_dict, values["stages"])),
+            reasons=tuple(values["reasons"]),
+            passed_over=tuple(values["passed_over"]),
+            l2_trials=tuple(map(Stage.from_dict, values["l2_trials"])),
+            evaluation=EvaluationSettings(**values["evaluation"]),
+            data=DataFacts(**values["data"]),
+            cost=Cost(**values["cost"]),
+        )
+
+    def __str__(self) -> str:
+        """Describe the plan in lines for people: each choice with its reason."""
+        return "\n".join(_describe(self))
+
+
+def likely_facts(config: Config) -> DataFacts:
+    """Return facts of large data with times, for a first plan before the data are read.
+
+    Such a plan refuses settings that fit no data, and tells how many epochs to expect.
+    """
+    return DataFacts(
+        num_users=1_000_000,
+        num_items=1_000,
+        num_interactions=1_000_000_000,
+        num_rows=1_000_000_000,
+        has_order=config.split != "random",
+        order_reason="large data with times are assumed",
+        holdout=config.split,
+    )
+
+
+def is_sparse(data: DataFacts) -> bool:
+    """Return whether there are fewer than ``SPARSE_BELOW`` training interactions per item."""
+    return data.num_interactions / data.num_items < SPARSE_BELOW
+
+
+def make_plan(config: Config, data: DataFacts, module: "nn.Module | None" = None) -> Plan:
+    """Choose everything that ``config`` leaves open.
+
+    Args:
+        config: what was asked for.
+        data: facts of the data, from :func:`fastncf.data.facts.find_facts` or :func:`likely_facts`.
+        module: a module of the user's own that is to be trained in place of ``config.model``.
+
+    Raises:
+        ConfigError: settings exclude each other, or no trainer takes the model with them.
+        DeviceError: the device is not available.
+    """
+    if module is not None:
+        from torch import nn
+
+        if not isinstance(module, nn.Module):
+            raise ConfigError(f"model={module!r:.80}: expected the name of a model or an nn.Module")
+    refusals: dict[str, str] = {}
+    for optimizer in (config.optimizer,) if config.optimizer else OPTIMIZERS:
+        if optimizer == "pretrain":
+            planned = _pretrained(config, data, module)
+        else:
+            planned = _single(config, data, module, optimizer)
+        if not isinstance(planned, str):
+            return _finish(config, data, module, planned, refusals)
+        refusals[optimizer] = planned
+    reason = list(refusals.values())[-1]
+    if config.optimizer:
+        others = " or ".join(repr(other) for other in OPTIMIZERS if other != config.optimizer)
+        raise ConfigError(f"optimizer={config.optimizer!r}: {reason:.300}; expected {others}")
+    raise ConfigError(f"model={_name(config, module)!r}: {reason:.300}")
+
+
+def _name(config: Config, module: "nn.Module | None") -> str:
+    """Return what a plan calls the model: its registered name, or the class of a module of the user's own."""
+    return config.model if module is None else type(module).__name__
+
+
+class _Planned(NamedTuple):
+    """A stage and why its settings are what they are, see :class:`Plan`."""
+
+    stage: Stage
+    reasons: dict[str, str]
+    passed_over: dict[str, str]
+
+
+def _single(
+    config: Config, data: DataFacts, module: "nn.Module | None", optimizer: str, *, name: str | None = None
+) -> list[_Planned] | str:
+    """Plan one stage from random parameters; return why no trainer takes it where that is so."""
+    name = name or _name(config, module)
+    history, history_reason = _history(config, data, optimizer)
+    recipes = _sgd_recipes(config, data, history) if optimizer == "sgd" else _adam_recipes(config)
+    device, device_reason = _device(config, module, optimizer)
+    known = {"model": name, "optimizer": optimizer, "history": history, "device": device}
+    reasons = {"history": history_reason, "device": device_reason}
+    return _staged(config, module, recipes, known, reasons)
+
+
+def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> list[_Planned] | str:
+    """Plan the stages of a model that is put together; return why it is none where that is so."""
+    pretraining = PRETRAINING.get(config.model) if module is None else None
+    if pretraining is None:
+        return f"it trains {' and '.join(PRETRAINING)}, not {_name(config, module)}"
+    dim = config.dim or GENERAL.settings["dim"]
+    if dim < PRETRAINING_FROM_DIM:
+        return f"it needs dim={PRETRAINING_FROM_DIM} or more, not {dim}"
+    for_layers: dict[str, Any] = dict.fromkeys(("epochs", "learning_rate", "l2", "batch_size"))
+    first = replace(
+        config,
+        dim=dim - pretraining.dims_less,
+        mlp_dim=None,
+        init_std=config.init_std if pretraining.takes_init_std else None,
+        device="cpu",
+        **for_layers,
+    )
+    planned = _single(first, data, None, "sgd", name=pretraining.first)
+    if isinstance(planned, str):
+        return planned
+    planned[0].reasons["dim"] = f"that of the {config.model}, less the dimensions for biases"
+    width = (config.mlp_dim or dim) if pretraining.joined else dim
+    recipes = _adam_recipes(config) if pretraining.joined else _fine_tuning_recipes(config, data)
+    device, device_reason = _device(config, None, "adam")
+    known = {"model": "mlp", "optimizer": "adam", "history": "none", "device": device}
+    known["start"] = "random" if pretraining.joined else "pretrained"
+    layers = _staged(replace(config, dim=width, mlp_dim=None), None, recipes, known, {"device": device_reason})
+    if isinstance(layers, str):
+        return layers
+    layers[0].reasons["dim"] = f"that of the {config.model}'s layers"
+    if not pretraining.joined:
+        return [*planned, *layers]
+    joined = replace(
+        layers[0].stage, model=config.model, trainer="untrained", epochs=0, start="joined", dim=dim, mlp_dim=width
+    )
+    reason = {"epochs": f"the model is the weighted sum of the {pretraining.first} and the mlp before"}
+    return [*planned, *layers, _Planned(joined, reason, {})]
+
+
+def _history(config: Config, data: DataFacts, optimizer: str) -> tuple[str, str]:
+    """Return the kind of history, and why it is that."""
+    if optimizer == "adam":
+        if config.history not in (None, "none"):
+            raise ConfigError(
+                f"history={config.history!r}: needs optimizer='sgd' (mf or gmf on a CPU) or 'pretrain' (mlp or neumf); "
+                f"expected 'none'"
+            )
+        return "none", "adam trains no histories"
+    if config.history is not None:
+        return config.history, "as asked for"
+    return ("sequence" if data.has_order else "bag"), data.order_reason
+
+
+def _device(config: Config, module: "nn.Module | None", optimizer: str) -> tuple[str, str]:
+    """Return the torch device, and why it is that; a CPU is named without importing torch."""
+    if config.device == "cpu":
+        return "cpu", "as asked for"
+    if config.device == "auto" and optimizer == "sgd" and module is None:
+        return "cpu", "sgd runs on a CPU, where its recipe ranks best"
+    from fastncf.device import find_device
+
+    device = str(find_device(config.device))
+    return device, "as asked for" if config.device != "auto" else "the fastest that is available"
+
+
+def _sgd_recipes(config: Config, data: DataFacts, history: str) -> list[Recipe]:
+    """Recipes of sgd, from the most general to the one that decides."""
+    recipes = [GENERAL, SGD[history]]
+    if is_sparse(data):
+        recipes.append(SGD_SPARSE[history])
+    if config.budget == "fast":
+        recipes.append(FAST_SGD_SPARSE if is_sparse(data) else FAST_SGD)
+    return recipes
+
+
+def _adam_recipes(config: Config) -> list[Recipe]:
+    recipes = [GENERAL, ADAM]
+    if config.model in ADAM_BY_MODEL:
+        recipes.append(ADAM_BY_MODEL[config.model])
+    if config.budget == "fast":
+        recipes.append(FAST_LAYERS if config.model in PRETRAINING else FAST_ADAM)
+    return recipes
+
+
+def _fine_tuning_recipes(config: Config, data: DataFacts) -> list[Recipe]:
+    """Recipes of layers that start from pre-trained embeddings; with few interactions the epochs are more."""
+    times = max(1.0, (FULL_EPOCHS_FROM / max(1, data.num_interactions)) ** (1 / 3))
+    recipes = [FINE_TUNING] if config.budget == "best" else [FINE_TUNING, FAST_FINE_TUNING]
+    situation = "" if times == 1 else f" on fewer than {FULL_EPOCHS_FROM:,} interactions"
+    return [GENERAL] + [
+        Recipe(one.situation + situation, one.settings | {"epochs": round(times * one.settings["epochs"])})
+        for one in recipes
+    ]
+
+
+def _staged(
+    config: Config,
+    module: "nn.Module | None",
+    recipes: list[Recipe],
+    known: Mapping[str, Any],
+    reasons: dict[str, str],
+) -> list[_Planned] | str:
+    """Fill in a stage, and find its trainer; return why there is none where that is so."""
+    settings: dict[str, Any] = {}
+    reasons = dict(reasons)
+    for recipe in recipes:
+        for name, value in recipe.settings.items():
+            settings[name], reasons[name] = value, f"the default {recipe.situation}"
+    for name in ("dim", "init_std", "negatives", "negatives_exponent", "epochs", "batch_size", "learning_rate", "l2"):
+        if getattr(config, name) is not None:
+            settings[name], reasons[name] = getattr(config, name), "as asked for"
+    if known["optimizer"] == "sgd":
+        settings["batch_size"] = 1 + config.num_negatives
+        reasons["batch_size"] = "sgd takes a step for each interaction"
+    settings["precision"], reasons["precision"] = _precision(config, known)
+    settings["mlp_dim"] = config.mlp_dim or settings["dim"]
+    for name in ("layers", "dropout", "loss", "num_negatives", "schedule", "shuffle", "deterministic", "seed"):
+        settings[name] = getattr(config, name)
+    stage = Stage(trainer="", **known, **settings)
+    choice = choose(stage, module)
+    if choice.name is None:
+        objections = {name: why for name, why in choice.objections.items() if not why.startswith("takes steps by")}
+        return f"no trainer takes {stage.model} on {stage.device} ({'; '.join(objections.values())})"
+    if choice.name == "untrained":
+        stage, reasons = replace(stage, epochs=0), {"epochs": "the model needs no training"}
+    reasons["trainer"] = "the first that has no objection"
+    return [_Planned(replace(stage, trainer=choice.name), reasons, choice.objections)]
+
+
+def _precision(config: Config, known: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the dtype of matrix products, and why it is that."""
+    if known["optimizer"] == "sgd":
+        return "float32", "sgd computes in float32"
+    if config.precision is not None:
+        return config.precision, "as asked for"
+    if known["device"] != "cpu":
+        import torch
+
+        from fastncf.device import has_bfloat16
+
+        if has_bfloat16(torch.device(known["device"])):
+            return "bfloat16", "the device multiplies in it"
+    return "float32", "the device has no faster dtype that is accurate enough"
+
+
+def _finish(
+    config: Config, data: DataFacts, module: "nn.Module | None", planned: list[_Planned], refusals: dict[str, str]
+) -> Plan:
+    """Put the stages, the evaluation and the costs together.
+
+    Args:
+        config: what was asked for.
+        data: facts of the data.
+        module: a module of the user's own, or None.
+        planned: the stages.
+        refusals: why the optimizers that come first do not apply.
+    """
+    stages = tuple(one.stage for one in planned)
+    trials = _l2_trials(config, data, module, stages)
+    evaluation = EvaluationSettings(
+        num_candidates=config.num_candidates,
+        distinct_candidates=config.distinct_candidates,
+        k=config.k,
+        full_ranking=config.full_ranking,
+        validation=config.validation,
+        patience=config.patience or 0,
+        seed=config.seed,
+    )
+    chosen = f"the first of {', '.join(OPTIMIZERS)} that applies"
+    reasons = [{"optimizer": "as asked for" if config.optimizer else chosen, **one.reasons} for one in planned]
+    if trials:
+        reasons[0] = {
+            **reasons[0],
+            "l2": f"{reasons[0]['l2']}; a multiple of it where that ranks held-out items better",
+        }
+    return Plan(
+        stages=stages,
+        reasons=tuple(reasons),
+        passed_over=tuple({**refusals, **one.passed_over} for one in planned),
+        l2_trials=trials,
+        evaluation=evaluation,
+        data=data,
+        cost=estimate(
+            (*stages, *trials * _EXPECTED_TRIALS),
+            num_users=data.num_users,
+            num_items=data.num_items,
+            num_interactions=data.num_interactions,
+            num_rows=data.num_rows,
+            num_candidates=config.num_candidates,
+        ),
+    )
+
+
+def _l2_trials(
+    config: Config, data: DataFacts, module: "nn.Module | None", stages: tuple[Stage, ...]
+) -> tuple[Stage, ...]:
+    """Return the settings by which the l2 of the first stage is searched for; none where it is given or too costly."""
+    size = data.num_interactions
+    is_given = config.l2 is not None and len(stages) == 1
+    if (
+        stages[0].optimizer != "sgd"
+        or is_given
+        or config.budget == "fast"
+        or size > L2_SEARCH_UP_TO
+        or module is not None
+    ):
+        return ()
+    if size <= L2_FULL_SEARCH_UP_TO:
+        return stages[:1]
+    return make_plan(replace(config, budget="fast"), data).stages[:1]
+
+
+_SHOWN = (
+    "optimizer",
+    "dim",
+    "mlp_dim",
+    "layers",
+    "dropout",
+    "init_std",
+    "loss",
+    "num_negatives",
+    "negatives",
+    "negatives_exponent",
+    "history",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "schedule",
+    "l2",
+    "precision",
+    "device",
+    "trainer",
+)
+_OF_LAYERS = {"mlp_dim", "layers", "dropout"}
+
+
+def _describe(plan: Plan) -> Iterator[str]:
+    """Yield the lines of :meth:`Plan.__str__`."""
+    data = plan.data
+    yield (
+        f"data: {data.num_interactions:,} training interactions of {data.num_users:,} users with {data.num_items:,} "
+        f"items ({data.num_interactions / data.num_items:.1f} per item{', sparse' if is_sparse(data) else ''})"
+    )
+    for number, (stage, reasons) in enumerate(zip(plan.stages, plan.reasons, strict=True), start=1):
+        yield f"stage {number} of {len(plan.stages)}: {stage.model} by {stage.optimizer}, trainer {stage.trainer}"
+        if not stage.epochs:
+            yield f"  {reasons['epochs']}"
+            continue
+        for name in _SHOWN:
+            if name in _OF_LAYERS and stage.model not in PRETRAINING:
+                continue
+            if name == "negatives_exponent" and stage.negatives == "uniform":
+                continue
+            yield f"  {name:<19}{getattr(stage, name)!s:<14}{reasons.get(name, 'as asked for, or as always')}"
+        for trainer, why in plan.passed_over[number - 1].items():
+            yield f"  not by {trainer}: {why}"
+    evaluation = plan.evaluation
+    yield (
+        f"evaluation: HR@{evaluation.k}, NDCG@{evaluation.k} and MRR of held-out items ({data.holdout}) among "
+        f"1 + {evaluation.num_candidates} candidates{' and the whole catalogue' if evaluation.full_ranking else ''}"
+    )
+    yield f"expect: {plan.cost}"

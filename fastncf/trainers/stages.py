@@ -1,0 +1,138 @@
+"""The stages of a plan, trained one after the other."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastncf.data.split import Split
+from fastncf.evaluation.candidates import CandidateSpec, validation_lists
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.stage import Stage
+from fastncf.trainers import get
+from fastncf.trainers.loop import ProgressReporter, TrainingLog, Validation, train_epochs
+from fastncf.trainers.sgd import init_factors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GMF_WEIGHT = 0.9
+"""Weight of the score of the ``gmf`` in a ``neumf`` that joins a ``gmf`` and an ``mlp``; the mlp's is the rest."""
+
+
+def train_stages(
+    stages: tuple[Stage, ...],
+    module: "nn.Module | None",
+    split: Split,
+    order: np.ndarray | None,
+    validation: Validation | None,
+    reporter: ProgressReporter,
+) -> tuple["Factors | nn.Module", TrainingLog]:
+    """Train the stages of a plan and return the model of the last one, and the log of all epochs.
+
+    Args:
+        stages: of a plan.
+        module: a module of the user's own, trained in place by the only stage; None for registered models.
+        split: training interactions, N.
+        order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
+        validation: items that are ranked after each epoch, or None.
+        reporter: called at the end of each epoch.
+
+    Returns:
+        The factors of an ``mf`` that needed no torch, otherwise a module in evaluation mode.
+
+    Raises:
+        DeviceError: the memory of the device runs out.
+    """
+    models: list[Any] = []
+    log: TrainingLog = []
+    for stage in stages:
+        with _prepared_device(stage):
+            model = _initial_model(stage, module, split, models)
+            log += _train_stage(stage, model, split, order, validation, reporter)
+            models.append(model)
+    return _finished(stages[-1], models[-1]), log
+
+
+@contextmanager
+def _prepared_device(stage: Stage) -> Iterator[None]:
+    """Make the device of a stage the current one, its operations deterministic if asked."""
+    if stage.optimizer == "sgd":
+        yield
+        return
+    import torch
+
+    from fastncf.device import deterministic, device_guard, translate_out_of_memory
+
+    device = torch.device(stage.device)
+    with ExitStack() as contexts:
+        for context in (device_guard(device), translate_out_of_memory(device), deterministic(stage.deterministic)):
+            contexts.enter_context(context)
+        yield
+
+
+def _initial_model(stage: Stage, module: "nn.Module | None", split: Split, before: list[Any]) -> Any:
+    """Return the model that a stage starts from, on its device.
+
+    Args:
+        stage: settings.
+        module: a module of the user's own, or None.
+        split: gives the sizes.
+        before: the models of the stages before.
+    """
+    if stage.optimizer == "sgd":
+        return init_factors(stage, split.num_users, split.num_items) if module is None else module
+    from fastncf import models
+
+    if module is None:
+        module = models.build(stage, split.num_users, split.num_items, split.item_counts())
+    module.to(stage.device)
+    if stage.start == "pretrained":
+        models.get("mlp").start_from(module, before[-1], stage.init_std)
+    elif stage.start == "joined":
+        models.get("neumf").join(module, models.get("gmf").from_factors(before[-2]), before[-1], GMF_WEIGHT)
+    return module
+
+
+def _train_stage(
+    stage: Stage,
+    model: Any,
+    split: Split,
+    order: np.ndarray | None,
+    validation: Validation | None,
+    reporter: ProgressReporter,
+) -> TrainingLog:
+    """Train a model in place."""
+    trained = model.factors() if stage.optimizer == "sgd" and not isinstance(model, Factors) else model
+    with get(stage.trainer)(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
+        log = train_epochs(trainer, trained, stage, len(split.indices), validation, reporter)
+        reporter.seconds["sample"] += trainer.sampling_seconds()
+    return log
+
+
+def _finished(stage: Stage, model: Any) -> "Factors | nn.Module":
+    """Return a trained model in the form that a recommender keeps."""
+    if not isinstance(model, Factors):
+        return model.eval()
+    if stage.model == "mf":
+        return model
+    from fastncf import models
+
+    return models.get(stage.model).from_factors(model).eval()
+
+
+def validation_of(split: Split, settings: Any) -> Validation | None:
+    """Return the held-out items that are ranked after each epoch; None where no validation was asked for.
+
+    Args:
+        split: has a validation item of each user who has three items.
+        settings: the evaluation of a plan.
+
+    Raises:
+        ConfigError: no user has a validation item.
+    """
+    if not settings.validation:
+        return None
+    spec = CandidateSpec(settings.num_candidates, settings.distinct_candidates, settings.seed)
+    return Validation(validation_lists(split, spec), settings.k, settings.patience)

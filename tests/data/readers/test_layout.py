@@ -1,0 +1,48 @@
+"""What the first rows say of a text."""
+
+import polars as pl
+import pytest
+
+from fastncf.data.ids import to_canonical_dtype
+from tests.data.readers.conftest import HEADER, PLAIN, check_refusal, read
+
+
+@pytest.mark.parametrize(
+    ("ids", "dtype"),
+    [
+        (["1", "30", "7"], pl.Int64),
+        (["-1", "0", "5"], pl.Int64),
+        (["9223372036854775807", "-9223372036854775808", "1"], pl.Int64),
+        (["18446744073709551615", "1", "2"], pl.String),
+        (["99999999999999999999999", "1", "2"], pl.String),
+        (["007", "7", "8"], pl.String),
+        (["+7", "7", "8"], pl.String),
+        (["-0", "0", "8"], pl.String),
+        (["1.0", "2.0", "3.0"], pl.String),
+        (["a", "B0001", "é"], pl.String),
+        (["NULL", "nan", "None"], pl.String),
+    ],
+)
+def test_ids_of_text_files(write, ids, dtype):
+    table = read(write("user,item,time\n" + "".join(f"{raw},1,2\n" for raw in ids))).frame
+    assert to_canonical_dtype(table["user"]).dtype == dtype
+    assert table["user"].cast(pl.String).to_list() == ids
+
+
+BAD = {
+    "blank": ("\n\n", "holds only blank lines"),
+    "BOM only": ("\ufeff", "holds only blank lines"),
+    "header only": (HEADER, "holds a header (user, item, rating, time) and no row"),
+    "one column": ("user\n1\n2\n", "found no columns in line 1 ('user')"),
+    "binary": (b"\x7fELF\0\0\0", "binary file of an unknown kind"),
+    "UTF-16": (PLAIN.encode("utf-16"), "is UTF-16"),
+    "UTF-16 without mark": (PLAIN.encode("utf-16-le"), "binary file"),
+    "latin-1": ((HEADER + "é,2,3,4\n").encode("latin-1"), "line 2 is not UTF-8 text"),
+    "CR": (PLAIN.replace("\n", "\r"), r"lines that end in \r alone"),
+    "ragged": (HEADER + "1,2,3,4,\n5,6,7,8,\n", "line 1 has 4 fields at ',', line 2 has 5"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_files(write, content, message):
+    check_refusal(write(content), message)

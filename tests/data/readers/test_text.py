@@ -1,0 +1,225 @@
+"""Text files: what is read, and where the rest is refused."""
+
+import gzip
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastncf.errors import DataError, FastNCFError
+from tests.data.readers.conftest import HEADER, LIVELY, check_refusal, interactions, read, rows
+
+
+@pytest.mark.parametrize("large", [2**31, -(2**31) - 1, 2**62])
+def test_ids_that_outgrow_32_bits_far_down_the_file(write, large):
+    ids = [*range(1500), large]
+    table = read(write("user,item,time\n" + "".join(f"{raw},1,2\n" for raw in ids))).frame
+    assert table["user"].dtype == pl.Int64
+    assert table["user"].to_list() == ids
+
+
+@pytest.mark.parametrize("line", [",1,2", "1,,2"])
+def test_a_column_without_any_value(write, line):
+    path = write("user,item,time\n" + f"{line}\n" * 3)
+    with pytest.raises(DataError, match=r"is empty in line 2; expected text"):
+        read(path)
+
+
+def test_quoted_fields(write):
+    content = HEADER + '"a,b","x ""q""",3,4\n"c\n\nd",y,7,8\n'
+    assert rows(write(content)) == [("a,b", 'x "q"', 4), ("c\n\nd", "y", 8)]
+
+
+@pytest.mark.parametrize("title", ['12" vinyl', '"Heroes', '"Weird Al" Yankovic', 'a"', "'"])
+@pytest.mark.parametrize("place", [2, 3])
+def test_stray_quotes_lose_no_row(write, title, place):
+    lines = [[str(user), str(item), str(user)] for user in range(3) for item in range(3)]
+    for at in (1, 4):
+        lines[at].insert(place, title)
+    for fields in lines:
+        fields[place:place] = [] if len(fields) == 4 else ["title"]
+    names = ["user", "item", "time"]
+    names.insert(place, "title")
+    content = "".join("\t".join(fields) + "\n" for fields in [names, *lines])
+    assert rows(write(content)) == [(user, item, user) for user in range(3) for item in range(3)]
+
+
+def test_quotes_first_seen_after_the_head(write):
+    content = "user,title,item,time\n" + "1,x,2,3\n" * 20_000
+    assert rows(write(content + '4,"a,5,6",7,8\n'))[-1] == (4, 7, 8)
+    content = "user,item,time\n" + "a,x,3\n" * 20_000
+    assert rows(write(content + '"b",y,4\n'))[-1] == ("b", "y", 4)
+
+
+BAD = {
+    "missing fields": (
+        HEADER + "1,2,3,4\n5,6\n7,8,9,1\n",
+        "line 3 has 2 fields; expected 4 (user, item,",
+    ),
+    "missing fields, text": (HEADER + "a,b,3,4\nc\na,b,9,1\n", "line 3 has 1 fields"),
+    "missing fields first": (HEADER + "5,6\n" + "1,2,3,4\n" * 3, "line 2 has 2 fields"),
+    "too many fields": (HEADER + "1,2,3,4\n5,6,7,8,9\n7,8,9,1\n", "line 3 has 5 fields"),
+    "spaces": (HEADER + "1,2,3,4\n   \n5,6,7,8\n", "line 3 has 1 fields"),
+    "no id": (HEADER + "1,2,3,4\n,6,7,8\n", "column 'user' is empty in line 3; expected an integer"),
+    "no text id": (HEADER + "a,2,3,4\n\n,6,7,8\n", "column 'user' is empty in line 4; expected text"),
+    "no quoted id": (HEADER + 'a,2,3,4\n"",6,7,8\n', "column 'user' is empty in line 3; expected integers or text"),
+    "nothing": (HEADER + "1,2,3,4\n,,,\n", "column 'user' is empty in line 3"),
+    "text id": (HEADER + "1,2,3,4\n" * 3 + "x,6,7,8\n", "column 'user' holds 'x' in line 5; expected an integer"),
+    "text in line 1": (
+        "x\t2\t3\t4\n" + "1\t2\t3\t4\n" * 3,
+        "column 'column_1' holds 'x' in line 1",
+    ),
+    "after a long record": (HEADER + '"a\nb",y,7,8\nc,d,7,x\n', "column 'time' holds 'x' in line 4"),
+    "open quote": (HEADER + 'a,b,3,4\n"c,d,5,6\ne,f,7,8\n', "line 3 cannot be split into fields"),
+    "text after a quote": (HEADER + '"a"b,b,3,4\n', "line 2 cannot be split into fields"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_files(write, content, message):
+    check_refusal(write(content), message)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("x,2,3,4", "column 'user' holds 'x' in line 150002"),
+        ("1,,3,4", "column 'item' is empty in line 150002"),
+        ("1,2,3,oops", "column 'time' holds 'oops' in line 150002"),
+        ("1,2", "line 150002 has 2 fields"),
+        ("1,2,3,4,5", "line 150002 has 5 fields"),
+        ("1,2,é,4", "line 150002 is not UTF-8 text"),
+        ("é,2,3,4", "line 150002 is not UTF-8 text"),
+    ],
+)
+def test_bad_lines_deep_in_a_file(write, line, message):
+    content = HEADER + "1,2,3,4\n" * 150_000 + line + "\n1,2,3,4\n"
+    with pytest.raises(DataError) as error:
+        read(write(content.encode("latin-1")))
+    assert message in str(error.value)
+
+
+def _text(data, columns, separator, *, quote, newline, header):
+    def field(value):
+        value = str(value)
+        if quote or (separator != "::" and any(mark in value for mark in f'"\n{separator}')):
+            return '"' + value.replace('"', '""') + '"'
+        return value
+
+    lines = [[row[column] for column in columns] for row in data]
+    return "".join(separator.join(map(field, line)) + newline for line in ([columns] if header else []) + lines)
+
+
+@LIVELY
+@given(
+    interactions(),
+    st.permutations(["user", "item", "rating", "time"]),
+    st.sampled_from([",", "\t", ";", "|", "::"]),
+    st.booleans(),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_round_trip_of_text(tmp_path, drawn, columns, separator, quote, newline, header, bom, packed, bare_end):
+    data, odd = drawn
+    if separator == "::":
+        quote = False
+        if odd:
+            separator = ","
+    header = header or odd  # without one, a mark in every row can pass for the separator
+    if not header:
+        columns = ["user", "item", "rating", "time"]
+    text = _text(data, columns, separator, quote=quote, newline=newline, header=header)
+    content = (("\ufeff" if bom else "") + (text.removesuffix(newline) if bare_end else text)).encode()
+    path = tmp_path / "ratings"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert rows(path) == [(row["user"], row["item"], row["time"]) for row in data]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param("1;2;3,5;88\n4;5;4,5;89\n", [(1, 2, 88), (4, 5, 89)], id="decimal commas"),
+        pytest.param("a\x1fb::i::5::3\nc::j::4::6\n", [("a\x1fb", "i", 3), ("c", "j", 6)], id="control character"),
+        pytest.param("a\x1cb,\x1c7,5,3\nc,8,4,6\n", [("a\x1cb", "\x1c7", 3), ("c", "8", 6)], id="odd blanks"),
+        pytest.param("1,2,881250949,5\n3,4,881250950,1\n", [(1, 2, 881250949), (3, 4, 881250950)], id="time third"),
+        pytest.param("user,item,time,note\n1,2,3,\n4,5,6,x\n", [(1, 2, 3), (4, 5, 6)], id="last field empty"),
+        pytest.param('"two\nlines",i,5,3\n"b",j,4,6\n', [("two\nlines", "i", 3), ("b", "j", 6)], id="line in a field"),
+        pytest.param(
+            'user,item,note,time\n"a",1,"two\nlines",3\n\n"b",2,x,6\n', [("a", 1, 3), ("b", 2, 6)], id="line in a note"
+        ),
+    ],
+)
+def test_odd_texts(write, content, expected):
+    assert rows(write(content)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("user,item,time,note\n1,2,3,x\n4,5,6\n", "line 3 has 3 fields; expected 4 (user, item, time, note)"),
+        ("time,user,item,note\n1,2,3,x\n2,3,x\n9,4,5,x\n", "line 3 has 3 fields"),
+        ("1 2 3 88\n4 5  6  89\n7 8 9 99\n", "line 2 has 6 fields; expected 4"),
+        ("userId,user_id,item,time\n1,2,3,4\n4,5,6,7\n", "which column is the user, 'userId' or 'user_id'? name one"),
+        ("user,item,time\n1,2,3\n4,5,6\n\x1c7,8,9\n", "column 'user' holds '\\x1c7' in line 4"),
+        ("user,item,time\n1,2,3\n4,5,6\n7,8,9\x1c\n", "column 'time' holds '9\\x1c' in line 4"),
+        ("user,item,time\n1,2,3\n4,5,6\n7,8,9 \n", "column 'time' holds '9 ' in line 4"),
+        ("user,item,time\n1,2,3\n4,5,6\n٣,8,9\n", "column 'user' holds '٣' in line 4"),
+        ('"é";b c";"5";"1"\n"a";"z";"5";"2"\n"07";\na";"5";"3"\n"a";"b";"5";"4"\n', "line 3 has 2 fields"),
+        ('user,item,note,time\n"a",1,"x, y",1\nb,2,12" mix,2\nc,3,7" mix,3\nd,4,x,4\n', "line 3 holds a quote that"),
+    ],
+)
+def test_odd_texts_that_are_refused(write, content, message):
+    path = write(content)
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_short_row_behind_the_head(write):
+    lines = [f"{n % 97},{n % 89},{n},x" for n in range(5000)]
+    lines[4000] = "3,4,5"
+    with pytest.raises(DataError, match="line 4002 has 3 fields; expected 4"):
+        read(write("user,item,time,note\n" + "\n".join(lines)))
+    lines[4000] = "3,4,5,\n"  # an empty note and a blank line
+    assert read(write("user,item,time,note\n" + "\n".join(lines))).frame.height == 5000
+
+
+SOUP = ("\n", "\r\n", " ", "0", "7", "a", "-", ".", "é", "\x1c", "\u2028", "\x0b", ",", "\t", ";", ":", "::", "\x1f")
+
+
+@LIVELY
+@given(
+    st.data(), st.sampled_from([",", "\t", ";", "|", " ", "::"]), st.sampled_from([("1", "2", "-4"), ("a", "b", "07")])
+)
+def test_a_mutated_text_is_read_as_it_stands_or_refused(tmp_path, data, separator, ids):
+    """What is accepted has every line that is not blank, and in it the fields that a plain split finds."""
+    pairs = data.draw(st.lists(st.tuples(st.sampled_from(ids), st.sampled_from(ids)), min_size=2, max_size=6))
+    text = "".join(separator.join([*pair, "5", str(10**9 + at)]) + "\n" for at, pair in enumerate(pairs))
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(text) - 1))
+        text = text[:at] + data.draw(st.sampled_from([separator, *SOUP])) + text[at + data.draw(st.integers(0, 1)) :]
+    path = tmp_path / "x"
+    path.write_bytes(text.encode())
+    try:
+        table = read(path)
+    except FastNCFError:
+        return
+    layout = table.source_info["format"]
+    name = layout.partition("separated by '")[2].partition("'")[0]
+    split = {"tab": "\t", "space": " "}.get(name, name)
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    fields = [line.split(split) for line in lines if line]
+    width = len(fields[0])
+    for row in fields:
+        assert len(row) >= width
+        assert not any(row[width:])  # polars lets an empty field at the end pass
+    body = fields[1:] if "with header" in layout else fields
+    for at, role in enumerate(("user", "item")):
+        whole = table.frame[role].dtype == pl.Int64
+        kept = table.frame[role].cast(pl.String).to_list()
+        assert kept == [row[at].lstrip(" \t") if whole else row[at] for row in body]

@@ -1,0 +1,205 @@
+"""Plans: what is chosen for which settings and data, and why."""
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+import fastncf
+from fastncf.config import Config
+from fastncf.data.facts import DataFacts
+from fastncf.errors import ConfigError
+from fastncf.models.losses import LOSSES, Loss
+from fastncf.models.mf import MF
+from fastncf.plan import Plan, likely_facts, make_plan
+from tests.conftest import checkerboard
+
+DENSE = DataFacts(
+    num_users=6_040,
+    num_items=3_706,
+    num_interactions=994_169,
+    num_rows=1_000_209,
+    has_order=True,
+    order_reason="the order tells something",
+    holdout="latest",
+)
+SPARSE = replace(DENSE, num_interactions=60_000)
+
+
+class Net(nn.Module):
+    """A module of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item = nn.Embedding(40, 1)
+
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        return self.item(items).squeeze(-1)
+
+
+def planned(data: DataFacts = DENSE, module: nn.Module | None = None, **settings: object) -> Plan:
+    return make_plan(Config(device="cpu", **settings), data, module)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "trainers"),
+    [
+        ({}, ["history_sgd"]),
+        ({"history": "none"}, ["block_sgd"]),
+        ({"model": "gmf"}, ["history_sgd"]),
+        ({"model": "gmf", "dim": 2}, ["autograd"]),
+        ({"optimizer": "adam"}, ["autograd"]),
+        ({"model": "mlp"}, ["history_sgd", "cpu_mlp"]),
+        ({"model": "mlp", "dim": 2}, ["cpu_mlp"]),
+        ({"model": "neumf"}, ["history_sgd", "cpu_mlp", "untrained"]),
+        ({"model": "neumf", "optimizer": "adam"}, ["cpu_mlp"]),
+        ({"model": "mlp", "precision": "bfloat16"}, ["history_sgd", "autograd"]),
+        ({"model": "popularity"}, ["untrained"]),
+    ],
+)
+def test_the_first_trainer_without_an_objection_is_taken(settings, trainers):
+    plan = planned(**settings)
+    assert [stage.trainer for stage in plan.stages] == trainers
+    for stage, reasons, passed_over in zip(plan.stages, plan.reasons, plan.passed_over, strict=True):
+        assert reasons["trainer" if stage.epochs else "epochs"]
+        assert stage.trainer not in passed_over
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "expected"),
+    [
+        (DENSE, {}, {"epochs": 16, "l2": 0.005, "negatives": "popularity", "negatives_exponent": 0.2, "dim": 64}),
+        (DENSE, {"history": "bag"}, {"epochs": 16, "l2": 0.0025, "negatives": "uniform", "init_std": 0.02}),
+        (DENSE, {"history": "none"}, {"epochs": 20, "learning_rate": 0.05, "l2": 0.0025}),
+        (DENSE, {"budget": "fast"}, {"epochs": 6, "learning_rate": 0.1}),
+        (SPARSE, {}, {"epochs": 32, "l2": 0.015, "dim": 128, "init_std": 0.05, "negatives_exponent": 0.2}),
+        (SPARSE, {"history": "bag"}, {"epochs": 32, "l2": 0.01, "negatives": "popularity", "negatives_exponent": 0.1}),
+        (SPARSE, {"budget": "fast"}, {"epochs": 12, "learning_rate": 0.1, "dim": 128}),
+        (DENSE, {"optimizer": "adam"}, {"epochs": 20, "learning_rate": 0.005, "l2": 0.003, "init_std": 0.02}),
+        (DENSE, {"model": "gmf", "optimizer": "adam"}, {"batch_size": 8_192, "init_std": 0.1, "history": "none"}),
+        (DENSE, {"model": "mlp", "optimizer": "adam"}, {"epochs": 12, "learning_rate": 0.003, "batch_size": 1_024}),
+        (DENSE, {"model": "mlp", "optimizer": "adam", "budget": "fast"}, {"epochs": 8, "batch_size": 2_048}),
+        (DENSE, {"model": "mlp"}, {"epochs": 2, "learning_rate": 0.0005, "start": "pretrained", "init_std": 1.0}),
+        (DENSE, {"dim": 7, "epochs": 3, "l2": 0.0}, {"dim": 7, "epochs": 3, "l2": 0.0}),
+    ],
+)
+def test_what_is_left_out_follows_from_recipes(data, settings, expected):
+    final = planned(data, **settings).final
+    assert {name: getattr(final, name) for name in expected} == expected
+
+
+def test_pretrained_models_are_put_together_from_smaller_ones():
+    mf, mlp = planned(model="mlp", dim=8, epochs=5, init_std=0.5).stages
+    assert (mf.model, mf.dim, mf.epochs, mf.init_std) == ("mf", 7, 16, 0.02)
+    assert (mlp.model, mlp.dim, mlp.epochs, mlp.init_std) == ("mlp", 8, 5, 0.5)
+    gmf, mlp, neumf = planned(model="neumf", dim=8, mlp_dim=12).stages
+    assert (gmf.model, gmf.dim, mlp.dim, mlp.start) == ("gmf", 8, 12, "random")
+    assert (neumf.dim, neumf.mlp_dim, neumf.start, neumf.epochs) == (8, 12, "joined", 0)
+
+
+@pytest.mark.parametrize("budget", ["best", "fast"])
+def test_an_mlp_that_starts_from_an_mf_takes_more_epochs_over_less(budget):
+    at_least = 2 if budget == "best" else 1
+    for interactions, times in ((0, 100), (1_000, 10), (8_000, 5), (125_000, 2), (1_000_000, 1), (20_000_000, 1)):
+        data = replace(DENSE, num_interactions=interactions)
+        assert planned(data, model="mlp", budget=budget).final.epochs == times * at_least
+        assert planned(data, model="mlp", budget=budget, epochs=7).final.epochs == 7
+
+
+def test_l2_is_searched_for_where_it_is_left_out_and_affordable():
+    assert planned().l2_trials[0].epochs == 6  # by the fast recipe
+    assert planned(replace(DENSE, num_interactions=50_000)).l2_trials[0].epochs == 32
+    assert planned(model="mlp", l2=0.1).l2_trials  # which is the l2 of the layers
+    for settings in ({"l2": 0.1}, {"budget": "fast"}, {"optimizer": "adam"}, {"model": "popularity"}):
+        assert not planned(**settings).l2_trials
+    assert not planned(replace(DENSE, num_interactions=2_000_001)).l2_trials
+
+
+def test_a_loss_without_a_kernel_form_is_never_trained_by_a_kernel(monkeypatch):
+    monkeypatch.setitem(LOSSES, "hinge", Loss(lambda p, n: (1 - p.unsqueeze(-1) + n).relu().mean(), pairwise=True))
+    for model in ("mf", "gmf", "mlp", "neumf"):
+        plan = planned(model=model, loss="hinge")
+        assert [stage.trainer for stage in plan.stages] == ["autograd"]
+        assert "hinge" in "".join(plan.passed_over[0].values())
+    with pytest.raises(ConfigError, match="optimizer='sgd': .*hinge.*; expected 'pretrain' or 'adam'"):
+        planned(loss="hinge", optimizer="sgd")
+
+
+def test_modules_of_the_users_own():
+    assert planned(module=Net()).final.trainer == "autograd"
+    assert planned(module=MF(5, 40, 4)).final.trainer == "history_sgd"
+    assert planned(module=MF(5, 40, 4).double()).final.trainer == "autograd"
+    with pytest.raises(ConfigError, match="expected the name of a model or an nn.Module"):
+        make_plan(Config(), DENSE, module=object())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "mlp", "optimizer": "sgd"}, "optimizer='sgd': .*mlp.*; expected 'pretrain' or 'adam'"),
+        ({"optimizer": "pretrain"}, "optimizer='pretrain': it trains mlp and neumf, not mf"),
+        ({"model": "mlp", "dim": 2, "optimizer": "pretrain"}, "needs dim=3 or more, not 2"),
+        ({"optimizer": "adam", "history": "bag"}, "history='bag': needs optimizer='sgd'"),
+        ({"model": "mlp", "optimizer": "adam", "history": "sequence"}, "history='sequence': needs optimizer='sgd'"),
+    ],
+)
+def test_settings_that_exclude_each_other(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        planned(**settings)
+
+
+def test_former_values_are_taken():
+    assert planned(history="recent") == planned(history="sequence")
+    assert planned(history="all") == planned(history="bag")
+    assert planned(model="mlp", optimizer="parts") == planned(model="mlp", optimizer="pretrain")
+
+
+def test_a_plan_survives_json():
+    for model in ("mf", "neumf", "popularity"):
+        plan = planned(model=model)
+        assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_plan_fit_is_the_plan_of_fit_but_for_the_chosen_l2():
+    data = checkerboard()
+    plan, rec = fastncf.plan_fit(data, dim=8, epochs=2), fastncf.fit(data, dim=8, epochs=2)
+    assert rec.plan.l2_trials == ()
+    assert "chosen among" in rec.plan.reasons[0]["l2"]
+    assert replace(plan, stages=rec.plan.stages, reasons=rec.plan.reasons, l2_trials=()) == rec.plan
+    assert replace(plan.final, l2=rec.plan.final.l2) == rec.plan.final
+
+
+def test_data_decide_on_the_history():
+    data = checkerboard()
+    assert fastncf.plan_fit(data.drop("time"), split="random").final.history == "bag"
+    plan = fastncf.plan_fit(data, history="sequence")
+    assert plan.final.history == "sequence"
+    assert plan.reasons[0]["history"] == "as asked for"
+    with pytest.raises(ConfigError, match="history='sequence': .* has no times"):
+        fastncf.plan_fit(
+            data.drop("time"), split="latest", history="sequence", test=pl.DataFrame({"user": [0], "item": [1]})
+        )
+
+
+def test_it_reads_as_sentences():
+    text = str(planned(model="neumf"))
+    assert "stage 1 of 3: gmf by sgd, trainer history_sgd" in text
+    assert "the default for sgd with histories in their order" in text
+    assert "not by cuda_mlp: " in text
+    assert "expect: about" in text
+    assert all(len(line) < 160 for line in text.splitlines())
+
+
+def test_likely_facts_are_of_dense_data():
+    assert make_plan(Config(device="cpu"), likely_facts(Config())).final.epochs == 16
+
+
+def test_the_page_of_defaults_is_made_from_the_plan():
+    docs = Path(__file__).parents[1] / "docs"
+    made = runpy.run_path(str(docs / "defaults.py"))["defaults_as_markdown"]()
+    assert (docs / "defaults.md").read_text(encoding="utf-8").strip() == made.strip()

@@ -1,0 +1,58 @@
+"""Rules of the code that can be read off it: where models and optimizers are told apart, and how long a function is."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fastncf
+
+PACKAGE = Path(fastncf.__file__).parent
+FILES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
+LONGEST = 60
+LONGER: dict[str, int] = {}
+"""Functions that may be longer, by the reason that stands at their definition: lines, by ``file:function``."""
+
+
+def comparisons(tree: ast.AST, names: set[str]) -> list[int]:
+    """Return the lines in which a name, an attribute of that name, or its type is compared with something."""
+    lines = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        for side in (node.left, *node.comparators):
+            if isinstance(side, ast.Call) and isinstance(side.func, ast.Name) and side.func.id == "type":
+                side = side.args[0]
+            name = getattr(side, "attr", None) or getattr(side, "id", None)
+            if name in names and not any(
+                isinstance(other, ast.Constant) and other.value is None for other in (node.left, *node.comparators)
+            ):
+                lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_models_are_told_apart_by_models_and_trainers_alone(file):
+    if not file.startswith(("models/", "trainers/")):
+        tree = FILES[file]
+        memberships = {
+            node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Compare) and all(isinstance(op, ast.In | ast.NotIn) for op in node.ops)
+        }
+        assert not set(comparisons(tree, {"model"})) - memberships
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_optimizers_are_told_apart_by_the_plan_and_trainers_alone(file):
+    if file != "plan.py" and not file.startswith("trainers/"):
+        assert not comparisons(FILES[file], {"optimizer"})
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_functions_fit_on_a_screen(file):
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert length <= LONGER.get(f"{file}:{node.name}", LONGEST), f"{node.name} has {length} lines"
