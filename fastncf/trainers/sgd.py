@@ -10,6 +10,7 @@ from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.kernels.cpu.factors import Factors, SGDStep
 from fastncf.kernels.cpu.losses import require_code
 from fastncf.kernels.cpu.negatives import UNIFORM
+from fastncf.kernels.cpu.simd import aligned_zeros
 from fastncf.models.losses import LOSSES
 from fastncf.rng import Stream, key
 from fastncf.sampling.distributions import alias_table
@@ -95,10 +96,12 @@ def init_factors(stage: Stage, num_users: int, num_items: int) -> Factors:
         num_items: I.
     """
     dim = stage.dim - 2 if stage.model == "gmf" else stage.dim
-    std = np.float32(stage.init_std)
     random = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
-    user, item = (std * random.standard_normal((rows, dim), dtype=np.float32) for rows in (num_users, num_items))
-    return Factors(user, item, np.zeros(num_users, dtype=np.float32), np.zeros(num_items, dtype=np.float32))
+    vectors = [aligned_zeros((rows, dim)) for rows in (num_users, num_items)]
+    for table in vectors:
+        random.standard_normal(dtype=np.float32, out=table)
+        table *= np.float32(stage.init_std)
+    return Factors(*vectors, np.zeros(num_users, dtype=np.float32), np.zeros(num_items, dtype=np.float32))
 
 
 def why_not_sgd(stage: Stage, module: "nn.Module | None") -> str | None:

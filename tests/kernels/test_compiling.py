@@ -3,17 +3,17 @@ from numba import njit
 from fastncf.kernels.cpu.compiling import when_compiling
 
 
-def test_a_compilation_is_told_once_and_a_compiled_kernel_not():
-    told = []
+def test_callback_is_called_once_and_not_for_compiled_kernels():
+    calls = []
 
     @njit
     def double(x):
         return 2 * x
 
-    with when_compiling(lambda: told.append("now")):
-        assert told == []
+    with when_compiling(lambda: calls.append("first")):
+        assert calls == []
         assert double(1) + double(1.5) == 5
-        assert told == ["now"]
-    with when_compiling(lambda: told.append("again")):
+        assert calls == ["first"]
+    with when_compiling(lambda: calls.append("second")):
         double(3)
-    assert told == ["now"]
+    assert calls == ["first"]

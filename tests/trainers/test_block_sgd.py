@@ -1,178 +1,205 @@
+"""BlockSGD against one epoch in NumPy; data, models and checks that test_history_sgd.py uses too."""
+
+import copy
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
-import fastncf
-from fastncf.config import FAST, RECIPES, SPARSE, SPARSE_BELOW, Config
 from fastncf.data.split import Split
-from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.negatives import ATTEMPTS, is_dense
 from fastncf.models.losses import LOSSES
 from fastncf.models.mf import MF
 from fastncf.rng import Stream
 from fastncf.sampling.distributions import alias_table
-from fastncf.sampling.loader import Batch
 from fastncf.sampling.negatives import draw_reference, position_keys
-from fastncf.trainers import block_sgd as blocks
-from fastncf.trainers.autograd import l2_penalty, score_batch
-from fastncf.trainers.block_sgd import BlockSGD, side
-from fastncf.trainers.sgd import SGDSettings
-from tests.conftest import checkerboard, random_csr
+from fastncf.stage import Stage
+from fastncf.trainers import block_sgd
+from fastncf.trainers.base import Trainer
+from fastncf.trainers.block_sgd import BlockSGD, grid_size
+from fastncf.trainers.sgd import init_factors, learning_rates
+from tests import reference
+from tests.conftest import plain_split, random_csr
+from tests.reference import Parameters
+from tests.stages import make_stage
 
 
 @pytest.fixture
 def fine_grid(monkeypatch):
     """Blocks of a few interactions, so that small data make a grid."""
-    monkeypatch.setattr(blocks, "_INTERACTIONS_A_BLOCK", 12)
-    monkeypatch.setattr(blocks, "_ITEMS_A_PART", 5)
-
-
-def split_of(indptr: np.ndarray, indices: np.ndarray, num_items: int) -> Split:
-    none = np.full(len(indptr) - 1, -1, np.int32)
-    return Split(num_items, indptr, indices, none, none, 0, 0, 0, holdout="latest")
+    monkeypatch.setattr(block_sgd, "_INTERACTIONS_PER_BLOCK", 12)
+    monkeypatch.setattr(block_sgd, "_ITEMS_PER_PART", 5)
 
 
 def random_split(seed: int, num_users: int = 30, num_items: int = 40, max_degree: int = 25) -> Split:
-    return split_of(*random_csr(np.random.default_rng(seed), num_users, num_items, max_degree), num_items)
+    return plain_split(*random_csr(np.random.default_rng(seed), num_users, num_items, max_degree), num_items)
 
 
 def random_model(split: Split, dim: int, seed: int = 0) -> MF:
-    model = MF(split.num_users, split.num_items, dim, torch.Generator().manual_seed(seed))
-    generator = torch.Generator().manual_seed(seed + 1)
+    """Return a model whose parameters, biases too, are far from 0."""
+    model = MF(split.num_users, split.num_items, dim)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5, generator=generator)
     return model
 
 
-def descent(**changes) -> SGDSettings:
-    settings = {
-        "num_negatives": 3,
-        "seed": 7,
-        "pairwise": False,
-        "l2": 0.002,
-        "shuffle": True,
-        "negatives_exponent": None,
-    }
-    return SGDSettings(**(settings | changes))
+def sgd_stage(**changes) -> Stage:
+    return make_stage(**{"optimizer": "sgd", "seed": 7, "l2": 0.002, "learning_rate": 0.05} | changes)
 
 
-def make(model: MF, split: Split, **changes) -> BlockSGD:
-    return BlockSGD(model.factors(), split, descent(**changes))
+def numpy_step(p: Parameters, user: int, items: np.ndarray, stage: Stage, rate: float) -> tuple[Parameters, float]:
+    """Return the parameters of a matrix factorization after the step of one interaction, and its summed loss.
+
+    The step goes along the gradient of the sum of the terms plus the l2 term, see :meth:`SGDSettings.step`.
+
+    Args:
+        p: parameters, named as in ``MF``.
+        user: its index.
+        items: (C,), the positive first; no negatives follow where the user has seen all items.
+        stage: settings.
+        rate: learning rate.
+    """
+    users, items = np.array([user]), items[None]
+    scores = reference.mf_forward(p, users, items)
+    num_terms = reference.num_terms(stage.loss, items.size - 1)
+    loss, grad_scores = reference.LOSSES[stage.loss](scores) if num_terms else (0.0, np.zeros_like(scores))
+    grads = reference.mf_backward(p, users, items, num_terms * grad_scores)
+    decay = 2 * stage.l2 * reference.num_terms(stage.loss, stage.num_negatives)
+    item_vectors = p["item_embedding.weight"]
+    grads["user_embedding.weight"][user] += decay * p["user_embedding.weight"][user]
+    grads["item_embedding.weight"] += reference.scatter(
+        len(item_vectors), items, decay / (1 + stage.num_negatives) * item_vectors[items]
+    )
+    return {name: p[name] - rate * grads[name] for name in p}, num_terms * loss
 
 
-def steps(trained: BlockSGD, number: int, first: int, parts: list[np.ndarray]):
-    """(turn, batch of one interaction) in the order of the epoch, its negatives drawn in plain Python."""
-    negatives = trained.descent.num_negatives
-    keys = position_keys(trained.descent.seed, Stream.NEGATIVES, number, positions=len(trained.places) * negatives)
-    for turn, which in itertools.product(range(trained.side), repeat=2):
-        part = (which + first + turn) % trained.side
+def draw_negatives(
+    rows: range, positions: np.ndarray, stage: Stage, counts: np.ndarray, epoch: int
+) -> Iterator[list[int]]:
+    """Yield the negatives of each interaction of a user in plain Python, as positions.
+
+    Args:
+        rows: rows of the data that hold the user's interactions.
+        positions: (n,) positions of the user's items, which are not drawn.
+        stage: settings.
+        counts: (m,) interactions of the items that are drawn from.
+        epoch: its number.
+    """
+    num_items, num_negatives = len(counts), stage.num_negatives
+    keys = position_keys(stage.seed, Stream.NEGATIVES, epoch, positions=2**20)
+    weights = alias_table(stage.negatives, counts, stage.negatives_exponent)
+    seen = set(positions.tolist())
+    unseen = sorted(set(range(num_items)) - seen)
+    attempts = 0 if is_dense(len(seen), num_items) else ATTEMPTS
+    for row in rows:
+        first = row * num_negatives
+        yield [
+            draw_reference(first + k, keys, attempts, num_items, seen, unseen, weights)
+            for k in range(num_negatives if unseen else 0)
+        ]
+
+
+def visits(trainer: BlockSGD, epoch: int, parts: list[np.ndarray], first: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield round, user and samples (C,), the positive first, of each interaction in the order of an epoch.
+
+    Args:
+        trainer: after the epoch.
+        epoch: its number.
+        parts: items of each part.
+        first: part that the first range of users begins with.
+    """
+    for turn, users in itertools.product(range(trainer.grid), repeat=2):
+        part = (users + first + turn) % trainer.grid
         items = parts[part]
-        weights = None
-        if trained.descent.negatives_exponent is not None:
-            weights = alias_table("popularity", trained.counts[items], trained.descent.negatives_exponent)
-        for user in range(trained.ranges[which], trained.ranges[which + 1]):
-            start, stop = trained.bounds[user, part : part + 2].tolist()
-            touched = trained.places[start:stop].tolist()
-            assert touched == sorted(touched)
-            untouched = sorted(set(range(len(items))) - set(touched))
-            attempts = 0 if is_dense(len(touched), len(items)) else ATTEMPTS
-            for row in range(start, stop):
-                drawn = [
-                    draw_reference(row * negatives + k, keys, attempts, len(items), set(touched), untouched, weights)
-                    for k in range(negatives if untouched else 0)
-                ]
-                chosen = torch.from_numpy(items[[trained.places[row], *drawn]]).unsqueeze(0)
-                yield turn, Batch(torch.tensor([user]), chosen[:, 0], chosen[:, 1:])
+        for user in range(trainer.ranges[users], trainer.ranges[users + 1]):
+            start, stop = trainer.bounds[user, part : part + 2].tolist()
+            positions = trainer.positions[start:stop]
+            assert positions.tolist() == sorted(positions.tolist())
+            drawn = draw_negatives(range(start, stop), positions, trainer.stage, trainer.counts[items], epoch)
+            for positive, negatives in zip(positions, drawn, strict=True):
+                yield turn, user, items[[positive, *negatives]].astype(np.int64)
 
 
-def watch(trained: BlockSGD, monkeypatch) -> dict:
-    """What an epoch draws for itself: its parts, and the first of them."""
-    seen = {}
-    parts = BlockSGD._parts
+def watch_parts(monkeypatch) -> dict:
+    """Return a dict that an epoch fills with what it draws for itself: its parts, and the first of them."""
+    drawn = {}
+    deal = BlockSGD._deal
 
     def keep(self, random):
-        seen["parts"] = parts(self, random)
+        drawn["parts"] = deal(self, random)
         state = random.bit_generator.state
-        seen["first"] = int(random.integers(self.side))
+        drawn["first"] = int(random.integers(self.grid))
         random.bit_generator.state = state
-        return seen["parts"]
+        return drawn["parts"]
 
-    monkeypatch.setattr(BlockSGD, "_parts", keep)
-    return seen
+    monkeypatch.setattr(BlockSGD, "_deal", keep)
+    return drawn
 
 
 @pytest.mark.usefixtures("fine_grid")
 @pytest.mark.parametrize("dim", [1, 16, 37])
-@pytest.mark.parametrize(("loss", "negatives"), [("bce", 3), ("bpr", 3), ("bce", 1), ("bpr", 17), ("bce", 40)])
-@pytest.mark.parametrize("exponent", [None, 0.75])
-def test_each_step_is_autograds(monkeypatch, dim, loss, negatives, exponent):
-    """Against autograd in float64 over the same draws, fresh ones in each case, repeats among them."""
-    seed = dim + negatives
+@pytest.mark.parametrize(("loss", "num_negatives"), [("bce", 3), ("bpr", 3), ("bce", 1), ("bpr", 17), ("bce", 40)])
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+def test_an_epoch_is_that_of_numpy(monkeypatch, dim, loss, num_negatives, negatives):
+    """In float64 over the same draws, with items that are drawn more than once for an interaction."""
+    seed = dim + num_negatives
     split = random_split(seed)
     model = random_model(split, dim)
-    reference = random_model(split, dim).double()
-    trained = make(
-        model, split, pairwise=loss == "bpr", num_negatives=negatives, negatives_exponent=exponent, seed=seed
-    )
-    assert trained.side == 4
-    seen = watch(trained, monkeypatch)
-    rates = [0.05, 0.02, 0.05, 0.03]
-    total = trained.epoch(2, rates)
-    optimizer = torch.optim.SGD(reference.parameters(), lr=1.0)
-    expected, visited = 0.0, []
-    for turn, batch in steps(trained, 2, **seen):
-        visited.append((int(batch.user), int(batch.positive)))
-        terms = batch.negatives.numel() + (loss == "bce")
-        if terms:
-            value = LOSSES[loss].function(*score_batch(reference, batch))
-            optimizer.zero_grad()
-            (
-                rates[turn] * (terms * value + trained.descent.terms * l2_of_whole(reference, batch, negatives))
-            ).backward()
-            optimizer.step()
-            expected += terms * float(value.detach())
+    p = reference.parameters_of(model)
+    stage = sgd_stage(loss=loss, num_negatives=num_negatives, negatives=negatives, seed=seed, l2=0.02)
+    trainer = BlockSGD(model.factors(), split, stage)
+    assert trainer.grid == 4
+    drawn = watch_parts(monkeypatch)
+    total = trainer.epoch(2)
+    rates = learning_rates(stage, 2, trainer.grid)
+    expected, visited, sizes = 0.0, [], []
+    for turn, user, items in visits(trainer, 2, **drawn):
+        visited.append((user, int(items[0])))
+        sizes.append(len(set(items.tolist())))
+        p, value = numpy_step(p, user, items, stage, rates[turn])
+        expected += value
+    assert num_negatives == 1 or min(sizes) < 1 + num_negatives
     owners = np.repeat(np.arange(split.num_users), np.diff(split.indptr))
     assert sorted(visited) == list(zip(owners.tolist(), split.indices.tolist(), strict=True))
-    for name, parameter in model.state_dict().items():
-        torch.testing.assert_close(parameter.double(), reference.state_dict()[name], rtol=1e-5, atol=1e-5)
-    assert total == pytest.approx(expected, rel=1e-5)
-
-
-def l2_of_whole(model: MF, batch: Batch, negatives: int) -> torch.Tensor:
-    """The penalty of a step; where nothing could be drawn the positive alone has its share."""
-    if batch.negatives.numel():
-        return l2_penalty(model, batch, 0.002)
-    user, item = model.user_embedding(batch.user), model.item_embedding(batch.positive)
-    return 0.002 * (user.square().sum() + item.square().sum() / (1 + negatives))
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), p[name], rtol=1e-5, atol=1e-5)
+    assert total == pytest.approx(expected / LOSSES[loss].num_terms(num_negatives), rel=1e-5)
 
 
 @pytest.mark.usefixtures("fine_grid")
-def test_a_part_that_is_touched_throughout_has_no_negatives(monkeypatch):
-    split = split_of(np.array([0, 19, 21, 23]), np.array([*range(19), 0, 5, 3, 19], np.int32), 20)
-    trained = make(random_model(split, 16), split)
-    trained.side = 2
-    trained.ranges = np.array([0, 1, 3])
-    trained.bounds = np.empty((3, 3), np.int64)
-    seen = watch(trained, monkeypatch)
-    assert np.isfinite(trained.epoch(0, [0.1, 0.1]))
-    counts = [batch.negatives.numel() for _, batch in steps(trained, 0, **seen)]
-    assert sorted(set(counts)) == [0, 3]
+def test_a_part_of_which_all_is_seen_has_no_negatives(monkeypatch):
+    split = plain_split(np.array([0, 19, 21, 23]), np.array([*range(19), 0, 5, 3, 19], np.int32), 20)
+    model = random_model(split, 16)
+    p = reference.parameters_of(model)
+    trainer = BlockSGD(model.factors(), split, sgd_stage())
+    trainer.grid, trainer.ranges, trainer.bounds = 2, np.array([0, 1, 3]), np.empty((3, 3), np.int64)
+    drawn = watch_parts(monkeypatch)
+    trainer.epoch(0)
+    sizes = set()
+    for turn, user, items in visits(trainer, 0, **drawn):
+        sizes.add(len(items))
+        p, _ = numpy_step(p, user, items, trainer.stage, learning_rates(trainer.stage, 0, 2)[turn])
+    assert sizes == {1, 4}
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), p[name], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("fine_grid")
-def test_same_bits_for_any_number_of_threads(monkeypatch):
-    split = random_split(3, num_users=200, num_items=200, max_degree=60)
+def check_threads(monkeypatch, make) -> None:
+    """Train two epochs by 1, 2, 3 and 5 threads; losses and parameters have the same bits.
+
+    Args:
+        monkeypatch: sets the number of threads.
+        make: returns a new model and its trainer.
+    """
     found = []
-    for threads in ("1", "2", "5"):
+    for threads in ("1", "2", "3", "5"):
         monkeypatch.setenv("FASTNCF_NUM_THREADS", threads)
-        model = random_model(split, 20)
-        trained = make(model, split)
-        assert trained.side == 16
-        losses = [trained.epoch(number, [0.05] * trained.side) for number in range(2)]
+        model, trainer = make()
+        losses = [trainer.epoch(number) for number in range(2)]
         found.append((losses, [parameter.detach().clone() for parameter in model.parameters()]))
     for losses, parameters in found[1:]:
         assert losses == found[0][0]
@@ -180,81 +207,155 @@ def test_same_bits_for_any_number_of_threads(monkeypatch):
 
 
 @pytest.mark.usefixtures("fine_grid")
+def test_same_bits_for_any_number_of_threads(monkeypatch):
+    split = random_split(3, num_users=200, num_items=200, max_degree=60)
+
+    def make():
+        model = random_model(split, 20)
+        trainer = BlockSGD(model.factors(), split, sgd_stage())
+        assert trainer.grid == 16
+        return model, trainer
+
+    check_threads(monkeypatch, make)
+
+
+def check_resumption(make) -> None:
+    """Train five epochs, and two, the state, and three in a new trainer of another model: the same bits.
+
+    Args:
+        make: returns a model with parameters that depend on a seed, and its trainer.
+    """
+    model, trainer = make(0)
+    for number in range(5):
+        trainer.epoch(number)
+    _, first = make(0)
+    for number in range(2):
+        first.epoch(number)
+    state = copy.deepcopy(first.state_dict())
+    after_two = [table.copy() for table in first.model]
+    first.epoch(2)  # the state is not the trainer's own any more
+    other_model, other = make(1)
+    other.load_state_dict(state)
+    for table, expected in zip(other_model.factors(), after_two, strict=True):
+        np.testing.assert_array_equal(table, expected)
+    for number in range(2, 5):
+        other.epoch(number)
+    for table, expected in zip(other_model.factors(), model.factors(), strict=True):
+        np.testing.assert_array_equal(table, expected)
+
+
+def check_refused_states(trainer: Trainer) -> None:
+    """Check that states with other names or shapes are refused and change nothing."""
+    before = copy.deepcopy(trainer.state_dict())
+    name = next(iter(before))
+    wrong = (
+        {other: array for other, array in before.items() if other != name},
+        before | {"moments": before[name]},
+        before | {name: np.ones_like(before[name])[1:]},
+        before | {name: np.ones_like(before[name])[..., :1]},
+    )
+    for state in wrong:
+        with pytest.raises(ValueError, match=r"state: .*expected"):
+            trainer.load_state_dict(state)
+    for other, array in trainer.state_dict().items():
+        np.testing.assert_array_equal(array, before[other])
+
+
+@pytest.mark.usefixtures("fine_grid")
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+@pytest.mark.parametrize("dim", [16, 20])
+def test_training_goes_on_from_a_state(loss, dim):
+    split = random_split(3)
+
+    def make(seed):
+        model = random_model(split, dim, seed)
+        return model, BlockSGD(model.factors(), split, sgd_stage(loss=loss))
+
+    check_resumption(make)
+
+
+def test_other_states_are_refused():
+    split = random_split(0)
+    check_refused_states(BlockSGD(random_model(split, 20).factors(), split, sgd_stage()))
+
+
+@pytest.mark.usefixtures("fine_grid")
 def test_parts_change_with_the_epoch_and_are_alike_in_popularity():
     split = random_split(1, num_users=200, num_items=200, max_degree=60)
-    trained = make(random_model(split, 4), split)
+    trainer = BlockSGD(random_model(split, 4).factors(), split, sgd_stage())
 
     def parts(number: int) -> list[np.ndarray]:
-        return trained._parts(np.random.Generator(np.random.Philox(key=number)))
+        return trainer._deal(np.random.Generator(np.random.Philox(key=number)))
 
     one, two = parts(1), parts(2)
     assert sorted(np.concatenate(one).tolist()) == list(range(200))
     assert any(a.tolist() != b.tolist() for a, b in zip(one, two, strict=True))
-    shares = [trained.counts[part].sum() for part in one]
-    assert max(shares) - min(shares) <= trained.counts.max()
+    counts = [trainer.counts[part].sum() for part in one]
+    assert max(counts) - min(counts) <= trainer.counts.max()
 
 
 def test_the_grid_grows_with_the_data_alone():
-    assert side(50, 30) == 1
-    assert side(90_000, 1_682) == 2
-    assert side(994_169, 3_706) == 8
-    assert side(20_000_000, 26_744) == 32
-    assert side(20_000_000, 500) == 4
-    assert side(10**10, 10**7) == 32
+    assert grid_size(50, 30) == 1
+    assert grid_size(90_000, 1_682) == 2
+    assert grid_size(994_169, 3_706) == 8
+    assert grid_size(20_000_000, 26_744) == 32
+    assert grid_size(20_000_000, 500) == 4
+    assert grid_size(10**10, 10**7) == 32
 
 
-def test_a_number_that_is_not_one_shows_in_the_loss():
+def test_nan_shows_in_the_loss():
     split = random_split(5)
     model = random_model(split, 16)
     with torch.no_grad():
         model.item_embedding.weight[3] = float("nan")
-    assert np.isnan(make(model, split).epoch(0, [0.1]))
+    assert np.isnan(BlockSGD(model.factors(), split, sgd_stage()).epoch(0))
 
 
-def test_which_optimizer_is_taken():
-    quick = {"dim": 4, "epochs": 1}
-    assert fastncf.fit(checkerboard(), **quick).config.optimizer == "sgd"
-    assert fastncf.fit(checkerboard(), model="gmf", **quick).config.optimizer == "sgd"
-    assert fastncf.fit(checkerboard(), model="mlp", **quick).config.optimizer == "parts"
-    assert fastncf.fit(checkerboard(), optimizer="adam", **quick).config.optimizer == "adam"
-    own = MF(60, 40, 4)
-    assert fastncf.fit(checkerboard(), model=own, **quick).config.optimizer == "sgd"
-    assert fastncf.fit(checkerboard(), model=own.double(), **quick).config.optimizer == "adam"
-    with pytest.raises(ConfigError, match="optimizer='sgd' trains mf and gmf in float32 on a CPU, not mlp on cpu"):
-        fastncf.fit(checkerboard(), model="mlp", optimizer="sgd", **quick)
-    with pytest.raises(ConfigError, match="not MF on cpu"):
-        fastncf.fit(checkerboard(), model=own, optimizer="sgd", **quick)
+def test_factors_of_a_gmf_leave_two_dimensions_for_the_biases():
+    mf, gmf = (init_factors(sgd_stage(model=model, dim=8), 5, 7) for model in ("mf", "gmf"))
+    assert [table.shape for table in mf] == [(5, 8), (7, 8), (5,), (7,)]
+    assert [table.shape for table in gmf] == [(5, 6), (7, 6), (5,), (7,)]
+    assert not any(table.any() for table in (*mf[2:], *gmf[2:]))
+    wide = init_factors(sgd_stage(dim=64, init_std=0.3), 500, 400)
+    assert [float(table.std()) for table in wide[:2]] == pytest.approx([0.3, 0.3], rel=0.02)
 
 
-@pytest.mark.parametrize("history", ["recent", "all", "none"])
-def test_sparse_data_have_a_recipe_of_their_own(history):
-    sparse = Config().with_recipe("sgd", history, SPARSE_BELOW - 0.1)
-    assert {name: getattr(sparse, name) for name in SPARSE[history]} == SPARSE[history]
-    assert sparse.learning_rate == RECIPES["sgd", history]["learning_rate"]
-    assert Config().with_recipe("sgd", history, SPARSE_BELOW) == Config().with_recipe("sgd", history)
-    own = Config(dim=8, negatives="popularity", negatives_exponent=1.5).with_recipe("sgd", history, 1)
-    assert (own.dim, own.negatives, own.negatives_exponent) == (8, "popularity", 1.5)
-    fast = Config(budget="fast").with_recipe("sgd", history, 1)
-    assert (fast.epochs, fast.l2) == (FAST["sparse"]["epochs"], sparse.l2)
+def check_objections(trainer: type[Trainer], **settings) -> None:
+    """Check what any trainer by SGD says of stages and modules that it cannot train."""
+
+    def reason(module=None, **changes):
+        return trainer.why_not(sgd_stage(**settings | changes), module)
+
+    assert reason() is None
+    assert reason(model="gmf", dim=3) is None
+    assert "optimizer='adam'" in reason(optimizer="adam")
+    assert "cuda:0" in reason(device="cuda:0")
+    assert "mlp" in reason(model="mlp")
+    assert "dim=2" in reason(model="gmf", dim=2)
+    model = MF(6, 5, 4)
+    assert reason(model) is None
+    assert reason(model, model="MF") is None
+    assert "torch.float64" in reason(MF(6, 5, 4).double())
+    assert "class MF, not Sub" in reason(type("Sub", (MF,), {})(6, 5, 4))
+    assert "class MF, not Linear" in reason(torch.nn.Linear(2, 2))
+    model.item_bias.requires_grad_(False)
+    assert "item_bias is frozen" in reason(model)
+    sparse = MF(6, 5, 4)
+    sparse.user_bias = torch.nn.Parameter(torch.zeros(12)[::2])
+    assert "user_bias is not contiguous" in reason(sparse)
 
 
-def test_fit_looks_at_the_interactions_per_item():
-    frame = pl.DataFrame({"user": np.repeat(np.arange(40), 3), "item": np.arange(120) % 60, "time": np.arange(120)})
-    recipe = SPARSE["none"]
-    config = fastncf.fit(frame, model="mf", history="none").config
-    assert (config.epochs, config.l2, config.negatives) == (recipe["epochs"], recipe["l2"], recipe["negatives"])
-    gmf = fastncf.fit(frame, model="gmf", history="none", epochs=1)
-    assert gmf.model.user_embedding.embedding_dim == recipe["dim"]
-    told = []
-    fastncf.fit(frame, model="mlp", dim=4, history="none", epochs=1, device="cpu", callback=told.append)
-    assert sum(progress.stage == "epoch" for progress in told) == told[-1].epochs == recipe["epochs"] + 1
+def check_loss_without_kernel(monkeypatch, trainer: type[Trainer], **settings) -> None:
+    """Check that a loss without a form in the CPU kernels is refused, also by the constructor."""
+    monkeypatch.setitem(LOSSES, "hinge", LOSSES["bpr"].__class__(lambda positive, negatives: None, pairwise=True))
+    split, stage = random_split(0), sgd_stage(loss="hinge", **settings)
+    assert "loss='hinge'" in trainer.why_not(stage, None)
+    with pytest.raises(ValueError, match="loss code None"):
+        trainer(random_model(split, 4).factors(), split, stage)
 
 
-@pytest.mark.parametrize(("optimizer", "history"), RECIPES)
-def test_what_is_left_out_is_filled_in_by_optimizer_and_history(optimizer, history):
-    recipe = RECIPES[optimizer, history]
-    filled = Config(l2=0.5).with_recipe(optimizer, history)
-    assert (filled.optimizer, filled.history, filled.l2) == (optimizer, history, 0.5)
-    assert filled.learning_rate == recipe["learning_rate"]
-    fast = Config(budget="fast", epochs=3).with_recipe(optimizer, history)
-    assert (fast.epochs, fast.learning_rate, fast.l2) == (3, FAST[optimizer]["learning_rate"], recipe["l2"])
+def test_objections(monkeypatch):
+    check_objections(BlockSGD)
+    assert "history='bag'" in BlockSGD.why_not(sgd_stage(history="bag"), None)
+    assert "history='sequence'" in BlockSGD.why_not(sgd_stage(history="sequence"), MF(6, 5, 4))
+    check_loss_without_kernel(monkeypatch, BlockSGD)

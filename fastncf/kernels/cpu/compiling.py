@@ -1,4 +1,4 @@
-"""Word of the compilation that a first run waits for; what it makes is kept on disk."""
+"""Notice of compilations, which a first run waits for; later runs load the compiled kernels from a cache on disk."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,23 +7,28 @@ from typing import Any
 from numba.core import event
 
 
-class _Listener(event.Listener):
-    def __init__(self, tell: Callable[[], object]) -> None:
-        self.tell: Callable[[], object] | None = tell
+class _FirstCompilation(event.Listener):
+    """Calls a function at the first compilation and never again."""
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback: Callable[[], object] | None = callback
 
     def on_start(self, _: Any) -> None:
-        tell, self.tell = self.tell, None
-        if tell is not None:
-            tell()
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
 
     def on_end(self, _: Any) -> None:
         pass
 
 
 @contextmanager
-def when_compiling(tell: Callable[[], object]) -> Iterator[None]:
-    """Call ``tell()`` when the first kernel is compiled within the block: one that no cache on disk has."""
-    listener = _Listener(tell)
+def when_compiling(callback: Callable[[], object]) -> Iterator[None]:
+    """Call ``callback()`` when a kernel is compiled for the first time within the block.
+
+    Kernels that are in memory already or are loaded from the cache on disk do not count.
+    """
+    listener = _FirstCompilation(callback)
     event.register("numba:compile", listener)
     try:
         yield

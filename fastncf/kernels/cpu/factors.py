@@ -435,8 +435,8 @@ def batched_dot(typingctx, table, interaction, vector, out):
 def sgd_step(typingctx, table, interaction, vector, step):
     """Take a step along the gradient of the scores ``dot(vector, row k)`` with respect to both sides.
 
-    With ``g = interaction.buffers.scores``, the derivatives of the loss times the learning rate, and both sides as they were
-    before: ``row k -= item_decay * multiplicity[k] * row k + g[k] * vector`` and ``vector = user_scale * vector -
+    ``g = interaction.buffers.scores`` are the derivatives of the loss times the learning rate. With both sides as they
+    were before, ``row k -= item_decay * multiplicity[k] * row k + g[k] * vector`` and ``vector = user_scale * vector -
     sum of g[k] * row k``. The rows are distinct.
     """
 

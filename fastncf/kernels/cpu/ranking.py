@@ -1,7 +1,9 @@
 """Dot products and ranks of many lists, without the passes over memory that a chain of tensor operations makes.
 
-Only the order of a sum is left to the compiler: NaN and infinity keep their meaning.
+The compiler may reorder the terms of a dot product; NaN and infinity keep their meaning.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -12,67 +14,90 @@ from fastncf.threads import even_ranges, run_ranges
 _REORDER = {"reassoc", "contract"}
 
 
+class _Candidates(NamedTuple):
+    """Arguments of :func:`rank_lists`."""
+
+    user_ids: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
+
+
+class _Catalogue(NamedTuple):
+    """Arguments of :func:`count_not_lower`."""
+
+    scores: np.ndarray
+    user_ids: np.ndarray
+    positives: np.ndarray
+    indptr: np.ndarray
+    indices: np.ndarray
+
+
 def dot_lists(
-    users: np.ndarray, items: np.ndarray, user_vectors: np.ndarray, item_vectors: np.ndarray, out: np.ndarray
+    user_ids: np.ndarray, item_ids: np.ndarray, user_vectors: np.ndarray, item_vectors: np.ndarray, out: np.ndarray
 ) -> None:
-    """Dot product of each user's vector with those of its list of items.
+    """Compute the dot product of each user's vector with those of its list of items.
 
     Args:
-        users: (B,) int32.
-        items: (B, C) int32.
+        user_ids: (B,) int32.
+        item_ids: (B, C) int32.
         user_vectors: (U, D) float32.
         item_vectors: (I, D) float32.
-        out: (B, C) float32, filled.
+        out: (B, C) float32, written.
     """
-    run_ranges(lambda a, b: _dot_rows(a, b, users, items, user_vectors, item_vectors, out), even_ranges(len(users), 1))
+    run_ranges(
+        lambda a, b: _dot_rows(a, b, user_ids, item_ids, user_vectors, item_vectors, out), even_ranges(len(user_ids), 1)
+    )
 
 
 def rank_lists(
-    users: np.ndarray, positives: np.ndarray, negatives: np.ndarray, factors: Factors, miss: int, ranks: np.ndarray
+    user_ids: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    factors: Factors,
+    miss: int,
+    ranks: np.ndarray,
 ) -> None:
-    """Rank of each user's positive within its list by a matrix factorization; see :mod:`fastncf.evaluation.ranking`.
+    """Rank each user's positive within its list by a matrix factorization; see :mod:`fastncf.evaluation.ranking`.
 
     Args:
-        users: (B,) int32.
+        user_ids: (B,) int32.
         positives: (B,) int32.
         negatives: (B, C) int32, -1 where a list is shorter.
-        factors: what scores.
-        miss: the rank of a positive whose score is not finite.
-        ranks: (B,) int64, filled.
+        factors: parameters that the scores are computed from.
+        miss: rank of a positive whose score is not finite.
+        ranks: (B,) int64, written.
     """
-    run_ranges(
-        lambda a, b: _rank_rows(a, b, users, positives, negatives, factors, miss, ranks), even_ranges(len(users), 1)
-    )
+    lists = _Candidates(user_ids, positives, negatives)
+    run_ranges(lambda a, b: _rank_rows(a, b, lists, factors, miss, ranks), even_ranges(len(user_ids), 1))
 
 
 def count_not_lower(
     scores: np.ndarray,
-    users: np.ndarray,
+    user_ids: np.ndarray,
     positives: np.ndarray,
     indptr: np.ndarray,
     indices: np.ndarray,
     miss: int,
     ranks: np.ndarray,
 ) -> None:
-    """Rank of each user's positive in the whole catalogue without what the user has touched; see rank_catalogue().
+    """Rank each user's positive among all items that the user has not seen; see :mod:`fastncf.evaluation.ranking`.
 
     Args:
         scores: (B, I) float32 or float64.
-        users: (B,) int32.
+        user_ids: (B,) int32.
         positives: (B,) int32.
-        indptr: (U + 1,) int64 of what is left out.
+        indptr: (U + 1,) int64 of the seen items, which do not hold the positives.
         indices: (N,) int32.
-        miss: the rank of a positive whose score is not finite.
-        ranks: (B,) int64, filled.
+        miss: rank of a positive whose score is not finite.
+        ranks: (B,) int64, written.
     """
-    run_ranges(
-        lambda a, b: _count_rows(a, b, scores, users, positives, indptr, indices, miss, ranks),
-        even_ranges(len(users), 1),
-    )
+    catalogue = _Catalogue(scores, user_ids, positives, indptr, indices)
+    run_ranges(lambda a, b: _count_rows(a, b, catalogue, miss, ranks), even_ranges(len(user_ids), 1))
 
 
 @njit(nogil=True, cache=True, fastmath=_REORDER)
 def _dot(a, b):
+    """Return the dot product of two vectors (D,) float32."""
     total = np.float32(0)
     for at in range(len(a)):
         total += a[at] * b[at]
@@ -80,39 +105,45 @@ def _dot(a, b):
 
 
 @njit(nogil=True, cache=True)
-def _dot_rows(first, last, users, items, user_vectors, item_vectors, out):
+def _dot_rows(first, last, user_ids, item_ids, user_vectors, item_vectors, out):
+    """Compute rows ``first`` to ``last`` of :func:`dot_lists`."""
     for row in range(first, last):
-        user = user_vectors[users[row]]
-        for at in range(items.shape[1]):
-            out[row, at] = _dot(user, item_vectors[items[row, at]])
+        user = user_vectors[user_ids[row]]
+        for at in range(item_ids.shape[1]):
+            out[row, at] = _dot(user, item_vectors[item_ids[row, at]])
 
 
 @njit(nogil=True, cache=True)
-def _rank_rows(first, last, users, positives, negatives, factors, miss, ranks):
+def _rank_rows(first, last, lists, factors, miss, ranks):
+    """Compute ranks ``first`` to ``last`` of :func:`rank_lists`."""
+    user_ids, positives, negatives = lists
+    user_vectors, item_vectors, user_bias, item_bias = factors
     for row in range(first, last):
-        user, bias, own = factors.user_vectors[users[row]], factors.user_bias[users[row]], positives[row]
-        positive = _dot(user, factors.item_vectors[own]) + (bias + factors.item_bias[own])
-        if not np.isfinite(positive):
+        user, bias, positive = user_vectors[user_ids[row]], user_bias[user_ids[row]], positives[row]
+        threshold = _dot(user, item_vectors[positive]) + (bias + item_bias[positive])
+        if not np.isfinite(threshold):
             ranks[row] = miss
             continue
         rank = 0
         for item in negatives[row]:
-            if item >= 0 and item != own:
-                rank += not _dot(user, factors.item_vectors[item]) + (bias + factors.item_bias[item]) < positive
+            if item >= 0 and item != positive:
+                rank += not _dot(user, item_vectors[item]) + (bias + item_bias[item]) < threshold
         ranks[row] = rank
 
 
 @njit(nogil=True, cache=True)
-def _count_rows(first, last, scores, users, positives, indptr, indices, miss, ranks):
+def _count_rows(first, last, catalogue, miss, ranks):
+    """Compute ranks ``first`` to ``last`` of :func:`count_not_lower`."""
+    scores, user_ids, positives, indptr, indices = catalogue
     for row in range(first, last):
-        positive = scores[row, positives[row]]
-        if not np.isfinite(positive):
+        threshold = scores[row, positives[row]]
+        if not np.isfinite(threshold):
             ranks[row] = miss
             continue
         lower = np.int32(0)
         for score in scores[row]:
-            lower += np.int32(score < positive)
+            lower += np.int32(score < threshold)
         excluded = 0
-        for item in indices[indptr[users[row]] : indptr[users[row] + 1]]:
-            excluded += not scores[row, item] < positive
+        for item in indices[indptr[user_ids[row]] : indptr[user_ids[row] + 1]]:
+            excluded += not scores[row, item] < threshold
         ranks[row] = scores.shape[1] - lower - excluded - 1  # - 1: the positive is not lower than itself

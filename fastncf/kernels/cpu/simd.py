@@ -206,11 +206,10 @@ def pointer(typingctx, array):
 
 @intrinsic
 def borrow(typingctx, value):
-    """Return an array, or a tuple of arrays at any depth, whose references are not counted; the owner has to outlive it.
+    """Return an array, or a tuple of arrays, whose references are not counted; see :func:`pointer` for what that saves.
 
-    See :func:`pointer` for what that saves. Arguments belong to a kernel's caller and outlive it. Numba frees an array of
-    the kernel's own behind the last line that names it, so that one borrows it where it is needed, in a loop in each
-    turn.
+    The owner has to outlive what is borrowed. Arguments belong to a kernel's caller and outlive it. An array of the
+    kernel's own is freed behind the last line that names it: a loop borrows it anew in each turn.
     """
 
     def borrowed(context, builder, kind, value):
