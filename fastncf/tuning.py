@@ -60,7 +60,8 @@ def tune(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
     )
 
 
-def _train(stage: Stage, split: Split, order: np.ndarray | None):
+def _train(stage: Stage, split: Split, order: np.ndarray | None) -> Factors:
+    """Return the factors after all epochs of a stage."""
     factors = init_factors(stage, split.num_users, split.num_items)
     with get(stage.trainer)(factors, split, stage, order) as trainer:
         for number in range(stage.epochs):
