@@ -8,6 +8,7 @@ from fastncf.data.split import Split, hold_out_another
 from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import METRICS
 from fastncf.evaluation.ranking import ranks_by_factors
+from fastncf.kernels.cpu.factors import Factors
 from fastncf.plan import L2_FACTORS, Plan
 from fastncf.rng import Stream
 from fastncf.stage import Stage

@@ -144,7 +144,7 @@ def test_given_files_are_evaluated_as_given(paper):
     again = rec.evaluate(num_candidates=2)
     assert "1 + 2 candidates drawn uniformly without" in again.protocol
     drawn = fastncf.fit(paper["train"], test=paper["test"], model="popularity", num_candidates=2)
-    assert "given test set, 3 users, 1 + 2 distinct" in drawn.protocol
+    assert "given test set, 3 users, 1 + 2 candidates drawn uniformly without" in drawn.protocol
 
 
 @pytest.mark.parametrize(
