@@ -86,9 +86,7 @@ class Side:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._worker.stdin is not None
-        self._worker.stdin.close()
-        self._worker.wait()
+        self._worker.__exit__(kind, error, trace)  # closes its standard input, whose end ends it, and waits for it
 
     def require_own_package(self) -> None:
         """Check that the worker, which has just been started, imports the package of ``tree``.

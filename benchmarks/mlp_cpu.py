@@ -39,9 +39,9 @@ from fastncf.data.synthetic import synthetic_movielens
 from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
 from fastncf.evaluation.ranking import candidate_ranks
+from fastncf.kernels.cpu import simd
 from fastncf.kernels.cpu.gemm import NONE, Matrix, gemm
 from fastncf.kernels.cpu.lazy_adam import stride_of
-from fastncf.kernels.cpu.simd import pointer
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
 from fastncf.rng import Stream
@@ -53,6 +53,7 @@ NUM_NEGATIVES = 4
 USERS, ITEMS, INTERACTIONS = 138_493, 26_744, 20_000_263
 SHARE_OF_LOOPS = 0.002
 SEEDS, EPOCHS = 5, 5
+pointer: Any = simd.pointer  # a function of one array where it is compiled, of two arguments otherwise
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,9 @@ def measure(path: Path, seeds: int) -> dict[str, Any]:
         rows.setdefault("popularity", []).append(
             fastncf.fit(path, seed=seed, split=holdout, model="popularity").metrics
         )
-        for name, settings in chosen.items():
+        for name, choice in chosen.items():
             if name != "EASE" or seed == 0 or holdout == "random":  # it draws nothing, only the split may differ
-                fitted[name] = PEERS[name][0](ours.split, seed, *settings)
+                fitted[name] = PEERS[name][0](ours.split, seed, *choice)
             rows.setdefault(name, []).append(replace(ours, trained=fitted[name]).evaluate().metrics)
     assert all(0 < one["ndcg@10"] <= one["hr@10"] <= 1 for of_model in rows.values() for one in of_model)
     shape = len(ours.split.indices), ours.split.num_users, ours.split.num_items

@@ -61,8 +61,8 @@ def defaults_as_markdown() -> str:
         "  items best that are taken out of the training for this choice and put back afterwards.",
         f"- `optimizer` is `pretrain` for {' and '.join(f'`{name}`' for name in PRETRAINING)} (`dim` of "
         f"{PRETRAINING_FROM_DIM} or more), `sgd` where a trainer of",
-        "  it takes the model, otherwise `adam`. An `mlp` starts from an `mf`; a `neumf` is the weighted sum of a `gmf`",
-        "  and an `mlp`.",
+        "  it takes the model, otherwise `adam`. An `mlp` starts from an `mf`; a `neumf` is the weighted sum of a",
+        "  `gmf` and an `mlp`.",
         "- `history` is `sequence` where the data have times, what is held out is not drawn at random, and items that",
         "  follow each other in one user's history do so in others'; otherwise `bag`. `adam` trains no histories.",
         "- `device` is the CPU for what `sgd` trains, otherwise CUDA where it is available.",

@@ -232,14 +232,17 @@ class Recommender:
         Raises:
             DataError: the directory exists and holds something other than a fastncf model, or cannot be made.
         """
-        is_factors = isinstance(self.trained, Factors)
-        parameters = dict(zip(_FACTOR_NAMES, self.trained, strict=True)) if is_factors else self.trained.state_dict()
+        parameters: dict[str, Any]
+        if isinstance(self.trained, Factors):
+            parameters, class_name = dict(zip(_FACTOR_NAMES, self.trained, strict=True)), "MF"
+        else:
+            parameters, class_name = self.trained.state_dict(), type(self.trained).__name__
         data = {name: getattr(self.split, name) for name in ("indptr", "indices", "test_item", "validation_item")}
         if self.split.test_candidates is not None:
             data["test_candidates"] = self.split.test_candidates
         description = {
             "format": FORMAT,
-            "model_class": "MF" if is_factors else type(self.trained).__name__,
+            "model_class": class_name,
             "config": self.config.to_dict(),
             "plan": self.plan.to_dict(),
             "metrics": self.metrics,

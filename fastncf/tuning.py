@@ -8,6 +8,7 @@ from fastncf.data.split import Split, hold_out_another
 from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import METRICS
 from fastncf.evaluation.ranking import ranks_by_factors
+from fastncf.kernels.cpu.factors import Factors
 from fastncf.plan import L2_FACTORS, Plan
 from fastncf.rng import Stream
 from fastncf.stage import Stage
@@ -60,7 +61,8 @@ def tune(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
     )
 
 
-def _train(stage: Stage, split: Split, order: np.ndarray | None):
+def _train(stage: Stage, split: Split, order: np.ndarray | None) -> Factors:
+    """Return the factors after all epochs of a stage."""
     factors = init_factors(stage, split.num_users, split.num_items)
     with get(stage.trainer)(factors, split, stage, order) as trainer:
         for number in range(stage.epochs):

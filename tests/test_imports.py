@@ -39,7 +39,7 @@ LIBRARIES = {
 
 
 def place(module: str) -> str:
-    """Return the entry of ``LEVELS`` that a module below ``fastncf`` belongs to, such as ``data`` for ``data.split``."""
+    """Return the entry of ``LEVELS`` for a module below ``fastncf``, such as ``data`` for ``data.split``."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "kernels" and len(parts) > 1 else parts[0]
 

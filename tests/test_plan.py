@@ -126,7 +126,7 @@ def test_a_loss_without_a_kernel_form_is_never_trained_by_a_kernel(monkeypatch):
         plan = planned(model=model, loss="hinge")
         assert [stage.trainer for stage in plan.stages] == ["autograd"]
         assert "hinge" in "".join(plan.passed_over[0].values())
-    with pytest.raises(ConfigError, match="optimizer='sgd': .*hinge.*; expected 'pretrain' or 'adam'"):
+    with pytest.raises(ConfigError, match=r"optimizer='sgd': .*hinge.*; expected 'pretrain' or 'adam'"):
         planned(loss="hinge", optimizer="sgd")
 
 
@@ -134,7 +134,7 @@ def test_modules_of_the_users_own():
     assert planned(module=Net()).final.trainer == "autograd"
     assert planned(module=MF(5, 40, 4)).final.trainer == "history_sgd"
     assert planned(module=MF(5, 40, 4).double()).final.trainer == "autograd"
-    with pytest.raises(ConfigError, match="expected the name of a model or an nn.Module"):
+    with pytest.raises(ConfigError, match=r"expected the name of a model or an nn\.Module"):
         make_plan(Config(), DENSE, module=object())  # type: ignore[arg-type]
 
 
@@ -180,7 +180,7 @@ def test_data_decide_on_the_history():
     plan = fastncf.plan_fit(data, history="sequence")
     assert plan.final.history == "sequence"
     assert plan.reasons[0]["history"] == "as asked for"
-    with pytest.raises(ConfigError, match="history='sequence': .* has no times"):
+    with pytest.raises(ConfigError, match=r"history='sequence': .* has no times"):
         fastncf.plan_fit(
             data.drop("time"), split="latest", history="sequence", test=pl.DataFrame({"user": [0], "item": [1]})
         )

@@ -8,7 +8,6 @@ from torch import nn
 import fastncf
 from fastncf import plan as planning
 from fastncf import tuning
-from fastncf.config import Config
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
 from fastncf.models.mf import MF
 from fastncf.models.mlp import MLP
@@ -235,7 +234,7 @@ def test_user_mistakes():
         fastncf.fit(data, model=7)
     with pytest.raises(ConfigError, match="candidates: expected test= beside it"):
         fastncf.fit(data, candidates="x")
-    with pytest.raises(ConfigError, match="validation=True: .*expected no test="):
+    with pytest.raises(ConfigError, match=r"validation=True: .*expected no test="):
         fastncf.fit(data, test=data, validation=True)
     with pytest.raises(DeviceError, match="not available"):
         fastncf.fit(data, device="cuda:77")
@@ -332,7 +331,7 @@ def test_mlp_starts_from_the_vectors_of_mf(history):
 
 def test_optimizers_refuse_models_that_they_do_not_train():
     for settings in ({"model": "mlp", "dim": 2}, {"model": "neumf", "dim": 2}, {"model": Own(60, 40)}):
-        with pytest.raises(ConfigError, match="optimizer='pretrain': it (needs dim=3 or more|trains mlp and neumf)"):
+        with pytest.raises(ConfigError, match=r"optimizer='pretrain': it (needs dim=3 or more|trains mlp and neumf)"):
             fastncf.fit(checkerboard(), optimizer="pretrain", **settings)
     with pytest.raises(ConfigError, match="optimizer='sgd': no trainer takes gmf on cpu"):
         fastncf.fit(checkerboard(), model="gmf", dim=2, optimizer="sgd")

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastncf.data.split import Split
 from fastncf.evaluation.candidates import CandidateSpec, validation_lists
+from fastncf.evaluation.ranking import on_device
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.stage import Stage
 from fastncf.trainers import get
@@ -106,6 +108,8 @@ def _train_stage(
     """Train a model in place."""
     trained = model.factors() if stage.optimizer == "sgd" and not isinstance(model, Factors) else model
     with get(stage.trainer)(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
+        if validation is not None and trainer.device is not None:
+            validation = replace(validation, lists=on_device(validation.lists, trainer.device))
         log = train_epochs(trainer, trained, stage, len(split.indices), validation, reporter)
         reporter.seconds["sample"] += trainer.sampling_seconds()
     return log

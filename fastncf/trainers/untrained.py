@@ -1,6 +1,6 @@
 """Models that need no training: their scores follow from the data alone."""
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class Untrained(Trainer):
     """Stands for the training of a model that is complete when it is built, such as ``popularity``."""
 
     name = "untrained"
-    optimizer: Literal["sgd", "adam"] = "adam"
+    optimizer = "adam"
 
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:

@@ -51,7 +51,7 @@ def whole_numbers(name: str, num_users: int = USERS, num_items: int = ITEMS, **s
 
 
 def consumers(
-    model: nn.Module, num_users: int = USERS, num_items: int = ITEMS
+    model: nn.Module, num_users: int = USERS, num_items: int = ITEMS, num_pairs: int = 300
 ) -> dict[str, Callable[[], tuple[np.ndarray, ...]]]:
     """Everything that is asked of a model, as functions that return NumPy arrays."""
     generator = np.random.default_rng(3)
@@ -60,8 +60,7 @@ def consumers(
     free = [np.setdiff1d(np.arange(num_items), csr[1][csr[0][user] : csr[0][user + 1]]) for user in users]
     positives = np.array([generator.choice(items) for items in free], dtype=np.int32)
     lists = CandidateLists(users, positives, generator.integers(-1, num_items, (num_users, 9)).astype(np.int32))
-    pairs = (generator.integers(0, n, 300).astype(np.int32) for n in (num_users, num_items))
-    pair_users, pair_items = pairs
+    pair_users, pair_items = (generator.integers(0, n, num_pairs).astype(np.int32) for n in (num_users, num_items))
     found = {
         "candidates": lambda: (ranking.candidate_ranks(model, lists),),
         "catalogue": lambda: (ranking.catalogue_ranks(model, lists, *csr, num_items),),
@@ -197,17 +196,16 @@ def peak_bytes(ask: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("name", ["mf", "gmf", "mlp", "neumf", "popularity"])
 @pytest.mark.parametrize("tables", [False, True])
 def test_the_memory_is_the_budget_and_the_tables(name, tables, monkeypatch):
-    """Measured with a wide layer, as allocated; results and bookkeeping take less than 100 kB here."""
+    """Measured with a wide layer, as allocated; results and bookkeeping take less than 150 kB here."""
     budget, num_users, num_items = 1 << 20, 150, 500
     model = whole_numbers(name, num_users, num_items, dim=16, layers=(512, 16))
     set_budget(monkeypatch, budget)
     if not tables:
         monkeypatch.setattr(scoring, "_TABLE_BUDGETS", 0)
     table_bytes = make_scorer(model).table_bytes() if tables else 0
-    for key, ask in consumers(model, num_users, num_items).items():
+    for key, ask in consumers(model, num_users, num_items, num_pairs=20_000).items():
         copied_vectors = 3 * num_items * 4 * 32 if key == "similar" else 0
-        factors = 4 * 150 * 16 if key == "candidates" and name == "gmf" else 0
-        assert peak_bytes(ask) <= budget + table_bytes + copied_vectors + factors + 100_000, key
+        assert peak_bytes(ask) <= budget + table_bytes + copied_vectors + 150_000, key
 
 
 def test_a_row_beyond_the_budget_takes_the_row_and_no_more(monkeypatch):
