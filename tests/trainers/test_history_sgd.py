@@ -13,6 +13,7 @@ from fastncf.rng import Stream, key
 from fastncf.trainers import history_sgd
 from fastncf.trainers.history_sgd import HistorySGD, copies_and_rounds
 from tests import reference
+from tests.conftest import checkerboard
 from tests.reference import Parameters
 from tests.trainers.test_block_sgd import (
     check_loss_without_kernel,
@@ -267,3 +268,11 @@ def test_an_own_mf_is_trained_with_its_history():
     assert fitted.plan.stages[-1].trainer == "history_sgd"
     assert fitted.model is model
     assert model.item_bias.detach().any()
+
+
+def test_the_fitted_model_is_saved_and_loaded_as_it_scores(tmp_path):
+    fitted = fastncf.fit(checkerboard(), dim=8, epochs=3, history="sequence")
+    fitted.save(tmp_path / "model")
+    loaded = fastncf.load(tmp_path / "model")
+    assert loaded.recommend([0, 1]).equals(fitted.recommend([0, 1]))
+    assert loaded.plan == fitted.plan
