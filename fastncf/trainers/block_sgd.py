@@ -84,7 +84,7 @@ class BlockSGD(Trainer):
         num_draws = len(self.positions) * settings.num_negatives
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
         samplings = [
-            NegativeSampling(items, settings.num_negatives, keys, settings.weights(self.counts[items]))
+            NegativeSampling(items, settings.num_negatives, keys, settings.alias_table(self.counts[items]))
             for items in parts
         ]
         losses = np.zeros((self.grid, self.grid))

@@ -86,7 +86,7 @@ class HistorySGD(Trainer):
             history_vectors=aligned_zeros(self.factors.item_vectors.shape),
         )
         self.items = np.arange(split.num_items, dtype=np.int32)
-        self.weights = self.settings.weights(split.item_counts())
+        self.alias_table = self.settings.alias_table(split.item_counts())
         self.num_copies, self.num_rounds = copies_and_rounds(len(split.indices), split.num_items)
         self.copies = [
             aligned_copies(table, self.num_copies) if self.num_copies > 1 else table[None] for table in self.tables[2:]
@@ -106,7 +106,7 @@ class HistorySGD(Trainer):
         bounds = split_ranges(np.concatenate([[0], ends]), self.num_copies * self.num_rounds)
         num_draws = len(split.indices) * settings.num_negatives
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
-        sampling = NegativeSampling(self.items, settings.num_negatives, keys, self.weights)
+        sampling = NegativeSampling(self.items, settings.num_negatives, keys, self.alias_table)
         losses = np.zeros((self.num_rounds, self.num_copies))
 
         def train(step: SGDStep, turn: int, copy: int, _: int) -> None:
