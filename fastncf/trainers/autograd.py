@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastncf.data.split import Split
-from fastncf.device import SMALLER_MODEL, device_guard, seeded
+from fastncf.device import OUT_OF_MEMORY_HINT, device_guard, seeded
 from fastncf.errors import DeviceError
 from fastncf.models.losses import LOSSES
 from fastncf.models.scorers import score_lists
@@ -194,7 +194,7 @@ class AutogradTrainer(Trainer):
             if self.microbatch_size == 1 or (self._stream is not None and torch.cuda.is_current_stream_capturing()):
                 raise DeviceError(
                     f"{self.device} has no memory left for a step of {type(self.model).__name__} over "
-                    f"{self.microbatch_size:,} interactions; {SMALLER_MODEL}"
+                    f"{self.microbatch_size:,} interactions; {OUT_OF_MEMORY_HINT}"
                 )
             self._set_microbatch_size(-(-self.microbatch_size // 2))
             torch.cuda.empty_cache()  # blocks of the larger microbatch are of no use to the smaller ones
