@@ -1,12 +1,12 @@
 """Stochastic gradient descent on users and their histories, with the same bits for any number of threads.
 
-What a user likes next shows in what was liked before, most of all in what was liked last. So the vector of a user is
-the sum of three: one of its own (Koren et al. 2009), the mean of vectors of the items in the history (SVD++, Koren
-2008; FISM, Kabbur et al. 2013), and such vectors again, each item's weight a fixed share of the next one's: a Markov
-chain with a long memory (Rendle et al. 2010, "Factorizing personalized Markov chains"; He and McAuley 2016, Fossil).
-A positive's own vector is left out of the sums that score it, and everything later out of the third.
+The vector of a user is the sum of three parts: a vector of the user's own (Koren et al. 2009); the mean of history
+vectors of the items in the history (SVD++, Koren 2008; FISM, Kabbur et al. 2013); and a sum of history vectors whose
+weights decay exponentially from the latest item back (related to Rendle et al. 2010, "Factorizing personalized Markov
+chains", and to Fossil, He and McAuley 2016). When an interaction is trained, its item is left out of the second and
+third part, and all later items are left out of the third.
 
-After an epoch the sum stands in the table of users, so that a matrix factorization scores with it.
+After an epoch the sum of the parts is written to the table of users, so that the model is a matrix factorization.
 """
 
 from functools import partial
@@ -99,9 +99,9 @@ class HistorySGD(Trainer):
         See :meth:`fastncf.trainers.base.Trainer.epoch`.
         """
         split, settings = self.split, self.settings
-        shuffled = number if settings.shuffle else 0
-        random = np.random.Generator(np.random.Philox(key=key(settings.seed, Stream.HISTORIES, shuffled)))
-        users = random.permutation(split.num_users).astype(np.int32)
+        order_epoch = number if settings.shuffle else 0
+        generator = np.random.Generator(np.random.Philox(key=key(settings.seed, Stream.HISTORIES, order_epoch)))
+        users = generator.permutation(split.num_users).astype(np.int32)
         ends = np.cumsum(np.diff(split.indptr)[users])
         bounds = split_ranges(np.concatenate([[0], ends]), self.num_copies * self.num_rounds)
         num_draws = len(split.indices) * settings.num_negatives
@@ -111,9 +111,9 @@ class HistorySGD(Trainer):
 
         def train(step: SGDStep, turn: int, copy: int, _: int) -> None:
             at = turn * self.num_copies + copy
-            some = users[bounds[at] : bounds[at + 1]]
+            visited = users[bounds[at] : bounds[at + 1]]
             tables = HistoryFactors(*self.tables[:2], *(table[copy] for table in self.copies))
-            losses[turn, copy] = train_histories(some, self.histories, tables, sampling, step)
+            losses[turn, copy] = train_histories(visited, self.histories, tables, sampling, step)
 
         for turn, rate in enumerate(learning_rates(self.stage, number, self.num_rounds)):
             run_ranges(partial(train, settings.step(rate), turn), np.arange(self.num_copies + 1))

@@ -96,10 +96,10 @@ def init_factors(stage: Stage, num_users: int, num_items: int) -> Factors:
         num_items: I.
     """
     dim = stage.dim - 2 if stage.model == "gmf" else stage.dim
-    random = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
+    generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
     vectors = aligned_zeros((num_users, dim)), aligned_zeros((num_items, dim))
     for table in vectors:
-        random.standard_normal(dtype=np.float32, out=table)
+        generator.standard_normal(dtype=np.float32, out=table)
         table *= np.float32(stage.init_std)
     return Factors(*vectors, np.zeros(num_users, dtype=np.float32), np.zeros(num_items, dtype=np.float32))
 

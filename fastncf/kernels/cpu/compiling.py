@@ -1,4 +1,4 @@
-"""Notification of compilations. Only a first run waits for them: later runs load compiled kernels from a cache on disk."""
+"""Notification of compilations. A first run waits for them; later runs load the kernels from a cache on disk."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
