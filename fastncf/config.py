@@ -185,7 +185,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """Return the settings that :meth:`to_dict` described."""
+        """Return the settings that :meth:`to_dict` described.
+
+        Raises:
+            ConfigError: a value is out of its range, or two settings exclude each other.
+            TypeError: a name is unknown.
+        """
         return cls(**values)
 
     @classmethod

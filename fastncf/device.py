@@ -87,13 +87,13 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 
     Args:
         device: the device, in addition to the CPU.
-        seed: non-negative.
+        seed: at least 0.
     """
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
-        for one in cuda:
-            index = torch.cuda.current_device() if one.index is None else one.index
+        for cuda_device in cuda:
+            index = torch.cuda.current_device() if cuda_device.index is None else cuda_device.index
             torch.cuda.default_generators[index].manual_seed(seed)
         yield
 
@@ -135,7 +135,7 @@ class Stopwatch:
         self._end = self._begin
 
     def stop(self) -> None:
-        """End the measurement behind the work that the device has been given so far."""
+        """End the measurement after the work that has been submitted to the device so far."""
         self._end = self._now()
 
     def seconds(self) -> float:

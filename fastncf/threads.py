@@ -71,11 +71,12 @@ def run_threads(kernel: Callable[[int], object], threads: int) -> None:
 
 
 def _run(kernel: Callable[..., object], calls: Sequence[tuple[int, ...]], threads: int) -> None:
-    """Call a kernel with each tuple of arguments; each thread takes the next one that is left."""
+    """Call a kernel with each tuple of arguments; each thread takes the next tuple that no other has taken."""
     left = iter(calls)
     errors: list[Exception] = []
 
     def work() -> None:
+        """Call the kernel until no arguments are left or a call raises."""
         try:
             for arguments in left:
                 kernel(*arguments)

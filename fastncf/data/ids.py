@@ -37,7 +37,12 @@ class Vocabulary:
 
     @classmethod
     def of(cls, columns: list[pl.Series], noun: str) -> "Vocabulary":
-        """Return the vocabulary of all raw ids in some columns, all of them text or integers of one signedness."""
+        """Return the vocabulary of all raw ids in some columns.
+
+        Args:
+            columns: raw ids without nulls, all of them text or all integers of one signedness.
+            noun: ``user`` or ``item``.
+        """
         raw_ids = pl.concat([to_canonical_dtype(distinct(column)) for column in columns])
         return cls(raw_ids.unique().sort().alias(noun), noun)
 

@@ -36,7 +36,7 @@ class Interactions:
         """Return the interactions of some users only, with new indices for these users and for the items they have.
 
         Args:
-            kept: indices of the users, ascending.
+            kept: (n,) integers, indices of the users, ascending.
         """
         new_user = np.full(len(self.users), -1, dtype=np.int32)
         new_user[kept] = np.arange(len(kept), dtype=np.int32)
@@ -83,6 +83,11 @@ def read_interactions(
 
 def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interactions:
     """Return the interactions of a table whose raw ids are all in the vocabularies.
+
+    Args:
+        table: M rows of raw ids and, perhaps, times.
+        users: vocabulary of the user ids.
+        items: vocabulary of the item ids.
 
     Raises:
         DataError: there are fewer than two users or items, or too many for int32 indices.

@@ -75,7 +75,7 @@ class Split:
 def leave_one_out(
     interactions: Interactions, *, validation: bool = False, random: bool = False, seed: int = 0
 ) -> Split:
-    """Hold out one interaction of each user for the test, or two.
+    """Hold out one interaction of each user for the test, and on request another one for validation.
 
     Of a repeated (user, item) pair only the latest row counts. Among equal times the first row counts as the latest, as
     with ``rank(method="first", ascending=False) == 1`` in pandas. A test item is held out only of users with at least
@@ -120,7 +120,11 @@ def leave_one_out(
 
 
 def given_test(interactions: Interactions, test: GivenTest) -> Split:
-    """Train on all interactions, and test on a test set that is given.
+    """Return a split that trains on all interactions and tests on a given test set.
+
+    Args:
+        interactions: the training data.
+        test: the test set, with indices of the same vocabularies.
 
     Raises:
         DataError: a test pair is also in training, or every user has seen every item.

@@ -28,6 +28,10 @@ def ranks_by_factors(factors: Factors, lists: CandidateLists[np.ndarray]) -> np.
     """Return the rank of each held-out item within its list by a matrix factorization, (T,) int64 from 0.
 
     :func:`candidate_ranks` finds the same ranks for an ``MF`` of these factors.
+
+    Args:
+        factors: parameters of U users and I items.
+        lists: held-out items of T users and their candidates.
     """
     ranks = np.empty(len(lists.users), dtype=np.int64)
     rank_lists(*lists, factors, MISS, ranks)
@@ -52,9 +56,9 @@ def catalogue_ranks(
 
     Args:
         model: scores (user ids, item ids), on any device.
-        lists: of which users and positives are read.
-        indptr: (U + 1,) int64 of the items that are left out, which do not hold the positives.
-        indices: (N,) int32.
+        lists: held-out items; their negatives are not read.
+        indptr: (U + 1,) int64 of the CSR of excluded items, which do not include the positives.
+        indices: (N,) int32 of that CSR.
         num_items: I.
 
     Raises:
@@ -149,8 +153,8 @@ def rank_catalogue(
         model: scores (user ids, item ids).
         users: (T,) int32 user ids.
         positives: (T,) int32 item ids.
-        indptr: (U + 1,) int64 of the items that are left out, which do not hold the positives.
-        indices: (N,) int32.
+        indptr: (U + 1,) int64 of the CSR of excluded items, which do not include the positives.
+        indices: (N,) int32 of that CSR.
         num_items: I.
 
     Raises:

@@ -87,7 +87,14 @@ class _GatherRows(torch.autograd.Function):
 
 
 def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, std: float) -> Embedding:
-    """Return an embedding (R, D) whose numbers are drawn from a normal distribution around 0."""
+    """Return an embedding (R, D) float32 that is drawn from a normal distribution around 0.
+
+    Args:
+        num_rows: R.
+        dim: D.
+        generator: draws the numbers; torch's global one where it is None.
+        std: standard deviation.
+    """
     weight = torch.empty(num_rows, dim)
     return Embedding.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
 
@@ -99,7 +106,7 @@ def drop_constant_columns(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
 
 
 def make_linear(num_inputs: int, num_outputs: int, generator: torch.Generator | None) -> nn.Linear:
-    """Return a layer whose parameters have torch's default distribution, drawn from ``generator``."""
+    """Return a linear layer whose parameters have torch's default distribution, drawn from ``generator``."""
     with torch.random.fork_rng(devices=[]):  # the global generator is left alone; skip_init would cost half a second
         layer = nn.Linear(num_inputs, num_outputs)
     bound = num_inputs**-0.5
@@ -110,7 +117,7 @@ def make_linear(num_inputs: int, num_outputs: int, generator: torch.Generator | 
 
 
 def make_hidden_layers(num_inputs: int, widths: Sequence[int], generator: torch.Generator | None) -> nn.ModuleList:
-    """Return linear layers of these widths, each of which takes the outputs of the one before."""
+    """Return linear layers of some widths, each of which takes the outputs of the one before."""
     return nn.ModuleList(make_linear(a, b, generator) for a, b in itertools.pairwise([num_inputs, *widths]))
 
 

@@ -1,8 +1,8 @@
-"""The losses, each in one entry of one table.
+"""Losses, as entries of one table.
 
-A loss is a function of the scores of a positive and of its sampled negatives. ``LOSSES`` says for each loss by which
-forms it exists: every loss has one for torch's autograd; some have one in the CPU kernels or in the CUDA kernel of a
-whole training step. A trainer without a form of a loss refuses it, see :meth:`fastncf.trainers.base.Trainer.why_not`.
+A loss is a function of the scores of a positive and of its sampled negatives. ``LOSSES`` lists the implementations of
+each loss: every loss has one for torch's autograd; some have one in the CPU kernels or in the CUDA kernel of a whole
+training step. A trainer that does not implement a loss refuses it, see :meth:`fastncf.trainers.base.Trainer.why_not`.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss and the forms in which it exists.
+    """One loss and its implementations.
 
     Attributes:
         function: maps logits of positives (B,) and of their negatives (B, K) to the mean loss of all terms, ().
         pairwise: whether a term belongs to a (positive, negative) pair; otherwise each sample has one.
-        cpu_kernel: code of the form in :mod:`fastncf.kernels.cpu.losses`; None where there is none.
+        cpu_kernel: code of the implementation in :mod:`fastncf.kernels.cpu.losses`; None where there is none.
         cuda_kernel: whether :mod:`fastncf.kernels.cuda.mlp` implements the loss.
     """
 

@@ -1,4 +1,4 @@
-"""Distributions that negatives are drawn from: one entry of a table each."""
+"""Distributions that negatives are drawn from, as entries of one table."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ def popularity_weights(item_counts: np.ndarray, exponent: float) -> np.ndarray:
 
     Args:
         item_counts: (I,) int64, training interactions of each item.
-        exponent: 0 makes all items alike, 1 proportional to their interactions.
+        exponent: at least 0; 0 makes all weights equal, 1 makes them proportional to the interactions.
     """
     with np.errstate(over="ignore"):  # infinite weights are refused by alias_table()
         return np.maximum(item_counts, 1).astype(np.float64) ** exponent
@@ -36,12 +36,12 @@ a value of the setting ``negatives``.
 
 
 def alias_table(name: str, item_counts: np.ndarray, exponent: float) -> "AliasTable | None":
-    """Return the table that items are drawn from, or None where all items are alike.
+    """Return the alias table of a distribution, or None where it is uniform.
 
     Args:
         name: an entry of :data:`DISTRIBUTIONS`.
         item_counts: (I,) int64, training interactions of each item.
-        exponent: handed to the function of the distribution.
+        exponent: second argument of the function of the distribution.
 
     Raises:
         ConfigError: there is no distribution of that name, or its weights have another shape than ``item_counts``, are

@@ -253,7 +253,7 @@ def copy_state(target: Mapping[str, Tensor], source: Mapping[str, Any]) -> None:
 
 
 def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the logits of a batch's positives (B,) and negatives (B, K)."""
+    """Return the logits of a batch's positives (B,) and negatives (B, K), in the dtype of the model."""
     items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
     scores = score_lists(model, batch.user, items)
     return scores[:, 0], scores[:, 1:]

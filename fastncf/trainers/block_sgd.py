@@ -42,7 +42,12 @@ _ITEMS_PER_PART = 100
 
 
 def grid_size(num_interactions: int, num_items: int) -> int:
-    """Return G: as many ranges as leave a block enough work for a thread, and enough items to draw from."""
+    """Return G, a power of 2: the largest that leaves each block enough interactions and enough items to draw from.
+
+    Args:
+        num_interactions: N.
+        num_items: I.
+    """
     wanted = min((num_interactions / _INTERACTIONS_PER_BLOCK) ** 0.5, num_items / _ITEMS_PER_PART, _MAX_GRID)
     return 1 << int(np.log2(max(wanted, 1)))
 

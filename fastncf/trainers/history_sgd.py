@@ -47,8 +47,12 @@ _NUM_ROUNDS = 16
 def copies_and_rounds(num_interactions: int, num_items: int) -> tuple[int, int]:
     """Return the number of copies of the items' tables, and of rounds in an epoch.
 
-    Adding up copies is worth its time where an item is visited often. Two copies at most: were each to end at the
-    minimum of a row, the sum of both changes would end as far beyond it; four copies did diverge (benchmarks/LOG.md).
+    Adding up copies saves time where an item is visited often. At most two copies are used, since the
+    sum of the changes of more copies overshoots a minimum: four copies diverged (benchmarks/LOG.md).
+
+    Args:
+        num_interactions: N.
+        num_items: I.
     """
     rounds = num_interactions // (_VISITS_PER_ROUND * num_items)
     return (2, rounds) if rounds >= _NUM_ROUNDS else (1, _NUM_ROUNDS)

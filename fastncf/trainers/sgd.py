@@ -81,17 +81,23 @@ class SGDSettings:
 
 
 def learning_rates(stage: Stage, epoch: int, num_rounds: int) -> list[float]:
-    """Return the learning rate of each round of an epoch that is cut into rounds."""
+    """Return the learning rates of the rounds of an epoch.
+
+    Args:
+        stage: has the learning rate, its schedule and the number of epochs.
+        epoch: number of the epoch, from 0.
+        num_rounds: rounds of each epoch.
+    """
     rounds = np.arange(epoch * num_rounds, (epoch + 1) * num_rounds)
     rates: list[float] = stage.learning_rate_at(rounds / (stage.epochs * num_rounds)).tolist()
     return rates
 
 
 def init_factors(stage: Stage, num_users: int, num_items: int) -> Factors:
-    """Return the factors that training starts from: vectors normally distributed, biases 0.
+    """Return the initial factors: normally distributed vectors and biases of 0, float32.
 
     Args:
-        stage: of an ``mf``, or of a ``gmf``, which keeps two of its D dimensions for the biases.
+        stage: trains an ``mf``, or a ``gmf``, which keeps two of its D dimensions for the biases.
         num_users: U.
         num_items: I.
     """

@@ -1,4 +1,4 @@
-"""The stages of a plan, trained one after the other."""
+"""Training of the stages of a plan, one after the other."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,7 +34,7 @@ def train_stages(
     """Train the stages of a plan and return the model of the last one, and the log of all epochs.
 
     Args:
-        stages: of a plan.
+        stages: ``stages`` of a plan.
         module: a module of the user's own, trained in place by the only stage; None for registered models.
         split: training interactions, N.
         order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
@@ -74,14 +74,14 @@ def _prepared_device(stage: Stage) -> Iterator[None]:
         yield
 
 
-def _initial_model(stage: Stage, module: "nn.Module | None", split: Split, before: list[Any]) -> Any:
+def _initial_model(stage: Stage, module: "nn.Module | None", split: Split, previous: list[Any]) -> Any:
     """Return the model that a stage starts from, on its device.
 
     Args:
         stage: settings.
         module: a module of the user's own, or None.
         split: gives the sizes.
-        before: the models of the stages before.
+        previous: models of the stages before, in their order.
     """
     if stage.optimizer == "sgd":
         return init_factors(stage, split.num_users, split.num_items) if module is None else module
@@ -91,9 +91,9 @@ def _initial_model(stage: Stage, module: "nn.Module | None", split: Split, befor
         module = models.build(stage, split.num_users, split.num_items, split.item_counts())
     module.to(stage.device)
     if stage.start == "pretrained":
-        models.get("mlp").start_from(module, before[-1], stage.init_std)
+        models.get("mlp").start_from(module, previous[-1], stage.init_std)
     elif stage.start == "joined":
-        models.get("neumf").join(module, models.get("gmf").from_factors(before[-2]), before[-1], GMF_WEIGHT)
+        models.get("neumf").join(module, models.get("gmf").from_factors(previous[-2]), previous[-1], GMF_WEIGHT)
     return module
 
 
@@ -131,7 +131,7 @@ def validation_of(split: Split, settings: Any) -> Validation | None:
 
     Args:
         split: has a validation item of each user who has three items.
-        settings: the evaluation of a plan.
+        settings: :class:`~fastncf.plan.EvaluationSettings`, ``evaluation`` of a plan.
 
     Raises:
         ConfigError: no user has a validation item.

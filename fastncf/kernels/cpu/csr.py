@@ -40,7 +40,7 @@ class SplitSource(NamedTuple):
         indptr: (U + 1,) int64, see :class:`UserRows`.
         item: (M,) int32, see :class:`UserRows`.
         latest: (U, 2) int32, output of :func:`find_latest`.
-        limit: (U,) int64; a user with so many distinct items has no negative and is left out.
+        limit: (U,) int64; a user with so many distinct items has no negatives and is not trained on.
     """
 
     indptr: np.ndarray
@@ -56,7 +56,7 @@ class SplitTarget(NamedTuple):
         items: (M,) int32; the training items of user u, ascending, from ``indptr[u]`` on. What follows them up to
             ``indptr[u + 1]`` has no meaning.
         num_unique: (U,) int64, distinct items of each user.
-        num_kept: (U,) int64, training items of each user: 0 for one who is left out.
+        num_kept: (U,) int64, training items of each user: 0 for one who is not trained on.
         held_out: (2, U) int32, the test item and the validation item of each user. Only those that are held out are
             written: the caller fills it with -1.
     """

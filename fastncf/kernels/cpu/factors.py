@@ -131,7 +131,7 @@ class Samples(NamedTuple):
         items: (n, 1 + K) int32.
         starts: (n, 1 + K) int64, where their vectors start in the table of items.
         multiplicity: (n, P) float32, how often each was drawn, then zeros; P is 1 + K rounded up to whole vectors.
-        sizes: (n,) int64, how many they are.
+        sizes: (n,) int64, number of distinct samples.
         last_row: (m,) int64, for each of the m items that are drawn from the last row of the data that has it, or -1.
     """
 
@@ -147,7 +147,7 @@ class Workspace(NamedTuple):
 
     Attributes:
         sampler: of :func:`fastncf.kernels.cpu.negatives.sample_row`.
-        negatives: (n * K,) int32, as they are drawn.
+        negatives: (n * K,) int32, in the order of their draws.
         samples: of the user.
         scores: (P,) float32, of an interaction; later the gradient of its loss.
         loss_sums: (LANES,) float32, see :class:`fastncf.kernels.cpu.losses.LossBuffers`.
@@ -306,13 +306,13 @@ def draw_samples(start, stop, positions, sampling, width, workspace):
 
 @njit(nogil=True, cache=True)
 def _merge_repeats(start, stop, positions, negatives, items, width, samples):
-    """Fill ``samples`` with a user's positives and with what was drawn for them, each item once."""
-    found, starts, multiplicity, sizes, last_row = samples
+    """Fill ``samples`` with a user's positives and their negatives, each item of an interaction once."""
+    sample_items, starts, multiplicity, sizes, last_row = samples
     num_negatives = len(negatives) // (stop - start)
     for at in range(stop - start):
         for k in range(multiplicity.shape[1]):
             multiplicity[at, k] = _ZERO
-        found[at, 0] = items[np.uint32(positions[start + at])]
+        sample_items[at, 0] = items[np.uint32(positions[start + at])]
         multiplicity[at, 0] = _ONE
         row = start + at
         size = np.uint64(1)  # unsigned: Numba would otherwise look for negative indices at every access
@@ -320,17 +320,17 @@ def _merge_repeats(start, stop, positions, negatives, items, width, samples):
             position = np.uint32(negatives[k])
             if last_row[position] != row:
                 last_row[position] = row
-                found[at, size] = items[position]
+                sample_items[at, size] = items[position]
                 multiplicity[at, size] = _ONE
                 size += np.uint64(1)
             else:
                 which = np.uint64(1)
-                while found[at, which] != items[position]:
+                while sample_items[at, which] != items[position]:
                     which += np.uint64(1)
                 multiplicity[at, which] += _ONE
         sizes[at] = size
         for k in range(size):
-            starts[at, k] = np.int64(found[at, k]) * width
+            starts[at, k] = np.int64(sample_items[at, k]) * width
 
 
 @njit(inline="always")

@@ -35,7 +35,7 @@ class HistoryFactors(NamedTuple):
         user_bias: (U,).
         item_vectors: (I, D).
         item_bias: (I,).
-        history_vectors: (I, D), what an item in the history adds to a user's vector.
+        history_vectors: (I, D), vectors whose weighted sum over a history is added to the user's vector.
     """
 
     user_vectors: np.ndarray
@@ -80,7 +80,7 @@ class _History(NamedTuple):
     Attributes:
         items: (length,) int32.
         order: (length,) int32, if ``is_ordered``.
-        is_ordered: whether there is an order; otherwise the items are taken as they lie.
+        is_ordered: whether there is an order; otherwise the items are visited in that of ``items``.
         length: number of items, int64.
         vectors: (I * D,) float32, see :class:`HistoryFactors`.
         width: D, int64.
@@ -95,7 +95,7 @@ class _History(NamedTuple):
 
 
 class _UserState(NamedTuple):
-    """The vectors of one user while its history is gone through; pointers to float32, (D,) unless said otherwise.
+    """Vectors of one user during the passes over its history; pointers to float32, (D,) unless said otherwise.
 
     Attributes:
         own: the row of ``HistoryFactors.user_vectors``.
@@ -103,7 +103,7 @@ class _UserState(NamedTuple):
         history_sum: sum of the vectors of all items in the history.
         recent: decayed sum of the vectors of the items so far.
         update_sum: sum of the changes so far.
-        later_updates: decayed sum of the changes by later interactions, on the way back.
+        later_updates: decayed sum of the changes by later interactions, in the backward pass.
         updates: (length, D), the change by each interaction.
         width: D, int64.
     """
@@ -154,7 +154,7 @@ def train_histories(users, histories, factors, sampling, step):
 
 @njit(nogil=True, cache=True)
 def _train_user(u, histories, factors, step, vectors, workspace):
-    """Go through the history of user ``u``, a step an interaction, then back, with a step for each of its vectors."""
+    """Train each interaction of user ``u``, oldest first, then each of its history vectors, latest first."""
     history = _history_of(u, histories, factors)
     width, weights = history.width, histories.weights
     state = _user_state(u, factors, vectors)
@@ -242,7 +242,7 @@ def compose_user(typingctx, state, item, mean):
 
 @intrinsic
 def history_forward(typingctx, state, item, update, user_scale, weights):
-    """Go on to the next interaction after a step that has changed the user's vector by ``change = state.vector``.
+    """Advance to the next interaction after a step that has changed the user's vector by ``change = state.vector``.
 
     ``own = user_scale * own + change``, ``update = change``, ``update_sum += change`` and
     ``recent = decay * recent + weights.recent * item``.
@@ -273,7 +273,7 @@ def history_forward(typingctx, state, item, update, user_scale, weights):
 
 @intrinsic
 def history_backward(typingctx, state, item, update, user_scale, mean, weights):
-    """Take the step of the vector of an interaction's item, and go back to the interaction before.
+    """Take the step of the history vector of an interaction's item, and return to the interaction before.
 
     All other interactions' updates reach the vector by the mean, later ones also by the recent part:
     ``item = user_scale * item + mean * (update_sum - update) + weights.recent * later_updates``, then

@@ -109,7 +109,7 @@ def steps_of(table: LazyTable) -> NDArray[np.int32]:
 
 
 class AdamStep(NamedTuple):
-    """Numbers that one step has in common for all rows.
+    """Coefficients of one step, the same for all rows.
 
     Attributes:
         number: counted from 1.
@@ -214,7 +214,7 @@ def _decays(gap, schedule):
 
 @njit(inline="always")
 def _write_header(table, row, step, remaining):
-    """Note in a row the number of the step that it is written in, and its :func:`remaining_update`."""
+    """Write the number of a step, and its :func:`remaining_update`, to the header of a row."""
     header = _header(table, row)
     put(table.ints, header + _STEP, np.int32(step))
     for number in range(4):
@@ -242,7 +242,7 @@ def write_row(table, row, step, values, gradient, schedule):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def catch_up(first, last, now, table, schedule):
-    """Bring rows to where they are after step ``now``.
+    """Compute values and moments of rows after step ``now``, in place.
 
     Args:
         first, last: range of rows.
@@ -265,7 +265,7 @@ def catch_up(first, last, now, table, schedule):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def restore_steps(first, last, steps, table, schedule):
-    """Make rows be as if they had been written in given steps; values and moments are left as they are.
+    """Set the steps in which rows were last written; values and moments are left as they are.
 
     Args:
         first, last: range of rows.
@@ -286,7 +286,7 @@ def restore_steps(first, last, steps, table, schedule):
 
 @njit(inline="always")
 def prefetch_slot(table, row):
-    """Ask the cache for what :func:`has_slot` and :func:`slot_of` read."""
+    """Prefetch the memory that :func:`has_slot` and :func:`slot_of` read."""
     prefetch(table.rows, _header(table, row), _LINE)
 
 
