@@ -1,4 +1,4 @@
-"""The exceptions of fastncf, raised for mistakes that a user can correct."""
+"""Exceptions of fastncf, raised for mistakes that a user can correct."""
 
 MAX_MESSAGE_LENGTH = 500
 """Number of characters beyond which a message is shortened."""

@@ -92,8 +92,8 @@ FINE_TUNING = Recipe(
     "for an mlp that starts from an mf",
     {"epochs": 2, "learning_rate": 0.0005, "l2": 0.001, "batch_size": 1_024, "init_std": 1.0},
 )
-"""The epochs are for a million interactions and more. With fewer they are multiplied by the cube root of how many times
-fewer there are, since layers need steps and an epoch has fewer of them."""
+"""Recipe for layers that start from a trained model. Its epochs are for a million interactions and more; with fewer
+they are multiplied by the cube root of the ratio, since layers need steps and an epoch has fewer of them."""
 
 FAST_SGD = Recipe('for sgd with budget="fast"', {"epochs": 6, "learning_rate": 0.1})
 FAST_SGD_SPARSE = Recipe('for sgd on sparse data with budget="fast"', {"epochs": 12, "learning_rate": 0.1})
@@ -190,7 +190,7 @@ class Plan:
 
     @property
     def uses_order(self) -> bool:
-        """Whether a stage is trained on histories in their order."""
+        """True if a stage is trained on histories in their order."""
         return any(stage.history == "sequence" for stage in self.stages)
 
     def with_l2(self, l2: float, reason: str) -> "Plan":

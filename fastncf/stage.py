@@ -1,4 +1,4 @@
-"""The settings of one training run, each with a value."""
+"""Settings of one training run, each with a value."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import numpy as np
 class Stage:
     """One model, trained from its first epoch to its last by one trainer.
 
-    A :class:`~fastncf.plan.Plan` has one stage, or several where a model is put together from pre-trained ones. No
+    A :class:`~fastncf.plan.Plan` has one stage, or several where a model is made of pre-trained ones. No
     setting is left open: what :class:`~fastncf.config.Config` leaves out is filled in by :mod:`fastncf.plan`.
 
     Attributes:
@@ -19,7 +19,7 @@ class Stage:
         optimizer: ``sgd`` takes a step for each interaction, ``adam`` for each batch.
         device: torch device, such as ``cpu`` or ``cuda:0``.
         start: where the parameters come from before the first epoch: drawn at ``random``, taken over from the
-            embeddings of the stage before (``pretrained``), or put together from the models of the two stages before
+            embeddings of the stage before (``pretrained``), or combined from the models of the two stages before
             (``joined``).
         dim: D, length of an embedding vector.
         mlp_dim: length of the vectors that enter the hidden layers of ``neumf``; D for other models.

@@ -1,4 +1,4 @@
-"""Whether the order of the interactions in users' histories carries information."""
+"""Test whether the order of the interactions in users' histories carries information."""
 
 import numpy as np
 

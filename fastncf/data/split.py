@@ -19,7 +19,7 @@ from fastncf.threads import run_ranges
 
 @dataclass(frozen=True)
 class Split:
-    """The interactions to train on and those that are held out, as indices of U users and I items.
+    """Interactions to train on and those that are held out, as indices of U users and I items.
 
     Attributes:
         num_items: I, length of the catalogue.

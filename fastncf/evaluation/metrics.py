@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MISS = 1 << 62
-"""The rank of a positive whose score is not finite: beyond every list."""
+"""Rank of a positive whose score is not finite: beyond every list."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The best items of a user, and the items that are most like an item; ids in and NumPy arrays out."""
+"""Top items of a user, and the most similar items of an item, as NumPy arrays of indices."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The models, each in a file of its own, found by name; nothing here imports torch before a model is asked for.
+"""Models, each in a file of its own, found by name; torch is imported when a model is first asked for.
 
 A model is an ``nn.Module`` that scores pairs of users and items. Higher scores are better; losses take the scores as
 logits. The file ``fastncf/models/NAME.py`` holds the model that is called NAME, and a class from elsewhere is added by

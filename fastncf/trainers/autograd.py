@@ -169,7 +169,7 @@ class AutogradTrainer(Trainer):
             with torch.cuda.graph(graph):
                 self._run_step(None)
         except (RuntimeError, DeviceError) as error:
-            generator.graphsafe_set_state(before)  # otherwise it goes on as if the capture did
+            generator.graphsafe_set_state(before)  # otherwise its state would be that of a capture
             self.no_graph_reason = str(error.__context__ or error).splitlines()[0]
             del graph
             torch.cuda.empty_cache()

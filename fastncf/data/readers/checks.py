@@ -20,7 +20,7 @@ def first_true(mask: pl.Series) -> int:
 
 @dataclass(frozen=True)
 class ColumnName:
-    """The name of a column in the errors about its values.
+    """Name and position of a column for the errors about its values.
 
     Attributes:
         source: name of the source.

@@ -1,4 +1,4 @@
-"""The user, item and time columns of a source, found by their names or, without a header, by their positions.
+"""User, item and time columns of a source, found by their names or, without a header, by their positions.
 
 A column's *role* is ``user``, ``item`` or ``time``.
 """

@@ -1,4 +1,4 @@
-"""The layout of a text file: separator, header, quotes, columns and their types, recognised by its first rows.
+"""Layout of a text file: separator, header, quotes, columns and their types, recognised by its first rows.
 
 What is decided here is checked on all rows while the file is read, see :mod:`fastncf.data.readers.text`.
 """

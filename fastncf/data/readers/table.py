@@ -19,7 +19,7 @@ _FRAME = "the frame"
 
 @dataclass(frozen=True)
 class Table:
-    """The user, item and time columns of one source, after all checks.
+    """User, item and time columns of one source, after all checks.
 
     Attributes:
         frame: columns ``user``, ``item`` and, if there are times, ``time``, without nulls. Ids are Int32, Int64,

@@ -20,7 +20,7 @@ _INSERTION_SORT_LENGTH = 16  # a row of up to so many items is sorted by inserti
 
 
 class UserRows(NamedTuple):
-    """The rows of the input, grouped by user.
+    """Rows of the input, grouped by user.
 
     Attributes:
         indptr: (U + 1,) int64; the rows of user u are ``indptr[u]`` to ``indptr[u + 1] - 1``.
@@ -34,7 +34,7 @@ class UserRows(NamedTuple):
 
 
 class SplitSource(NamedTuple):
-    """The input of :func:`split_rows`.
+    """Input of :func:`split_rows`.
 
     Attributes:
         indptr: (U + 1,) int64, see :class:`UserRows`.
@@ -50,7 +50,7 @@ class SplitSource(NamedTuple):
 
 
 class SplitTarget(NamedTuple):
-    """The output of :func:`split_rows`.
+    """Output of :func:`split_rows`.
 
     Attributes:
         items: (M,) int32; the training items of user u, ascending, from ``indptr[u]`` on. What follows them up to

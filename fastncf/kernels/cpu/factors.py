@@ -34,7 +34,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 class Factors(NamedTuple):
-    """The parameters of a matrix factorization, all float32 and C-contiguous.
+    """Parameters of a matrix factorization, all float32 and C-contiguous.
 
     Attributes:
         user_vectors: (U, D).
@@ -108,7 +108,7 @@ class NegativeSampling(NamedTuple):
 
 
 class Block(NamedTuple):
-    """The interactions of a range of users with one part of the items.
+    """Interactions of a range of users with one part of the items.
 
     Attributes:
         first_user, last_user: range of users, int64.
@@ -199,7 +199,7 @@ class SamplePointers(NamedTuple):
 
 
 class Interaction(NamedTuple):
-    """The distinct samples of one interaction, the positive first; pointers.
+    """Distinct samples of one interaction, the positive first; pointers.
 
     Attributes:
         items: (size,) int32.

@@ -40,7 +40,7 @@ class Matrix(NamedTuple):
 
 
 class Transposed(NamedTuple):
-    """The transpose of a :class:`Matrix`: element (i, j) is ``data[j * stride + i]``.
+    """Transpose of a :class:`Matrix`: element (i, j) is ``data[j * stride + i]``.
 
     Attributes:
         data: pointer to float32.

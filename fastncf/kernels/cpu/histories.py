@@ -28,7 +28,7 @@ _NUM_VECTORS = 5
 
 
 class HistoryFactors(NamedTuple):
-    """The parameters, all float32 and C-contiguous; D is a multiple of ``LANES``.
+    """Parameters, all float32 and C-contiguous; D is a multiple of ``LANES``.
 
     Attributes:
         user_vectors: (U, D), each user's own vector, without the history.
@@ -60,7 +60,7 @@ class HistoryWeights(NamedTuple):
 
 
 class Histories(NamedTuple):
-    """The histories of all users.
+    """Histories of all users.
 
     Attributes:
         indptr, indices: training CSR: (U + 1,) int64 and (N,) int32.
@@ -75,7 +75,7 @@ class Histories(NamedTuple):
 
 
 class _History(NamedTuple):
-    """The history of one user; pointers.
+    """History of one user; pointers.
 
     Attributes:
         items: (length,) int32.

@@ -1,6 +1,6 @@
 """Adam over the rows of a large table of which each batch uses few, with the result of a step over all rows.
 
-Adam moves a row without a gradient too, by what is left of the mean of its gradients. A step would have to read and
+Adam also moves a row without a gradient, by the decayed mean of its earlier gradients. A step would have to read and
 write the whole table. Here a row stays as it is until a batch uses it, or until the epoch ends, and then catches up:
 all steps that it missed are taken at once. For this a row is stored together with its moments, with the number of the
 step that it was last written in, and with a summary of what Adam would subtract from it after that step.
@@ -46,8 +46,8 @@ class AdamSchedule(NamedTuple):
         nodes: node, weight, node, weight of Gauss's rule with two nodes for the weights beta_1 ** j, j from 1 on.
         rate_corrections: (S,) float64, ``1 / (1 - beta_1 ** step)``.
         root_corrections: (S,) float64, ``1 / sqrt(1 - beta_2 ** step)``.
-        mean_decays: (S,) float32, ``beta_1 ** gap``: what is left of a mean after that many steps.
-        root_decays: (S,) float32, ``beta_2 ** (gap / 2)``: what is left of the root of a mean square.
+        mean_decays: (S,) float32, ``beta_1 ** gap``: decay of a mean over that many steps.
+        root_decays: (S,) float32, ``beta_2 ** (gap / 2)``: decay of the root of a mean square.
     """
 
     rate: float
@@ -128,7 +128,7 @@ class AdamStep(NamedTuple):
 
 @njit(inline="always")
 def remaining_update(step, schedule):
-    """Return what Adam would still subtract from a row after a step, if no gradient followed.
+    """Return coefficients of the sum that Adam would still subtract from a row after a step if no gradient followed.
 
     Returns:
         Rate and root, rate and root, float32, of two steps as in
@@ -206,7 +206,7 @@ def read_row(to, table, row, now, remaining_now, schedule):
 
 @njit(inline="always")
 def _decays(gap, schedule):
-    """Return what is left of the mean and of the mean square after ``gap`` steps without a gradient, float64."""
+    """Return the decays of the mean and of the mean square over ``gap`` steps without a gradient, float64."""
     if gap < _POWERS:
         return np.float64(get(schedule.mean_decays, gap)), np.float64(get(schedule.root_decays, gap)) ** 2
     return 0.0, np.exp(gap * np.log(BETA_2))

@@ -1,4 +1,4 @@
-"""The losses of the CPU kernels and their gradients with respect to scores.
+"""Losses of the CPU kernels and their gradients with respect to scores.
 
 The loss of an interaction is the sum over its samples of ``multiplicity * softplus(margin)``, where ``softplus(x) =
 log(1 + exp(x))`` and the margins are functions of the scores: :func:`to_margins` computes them in place, the positive's

@@ -150,7 +150,7 @@ class LayerParameters(NamedTuple):
 
 
 class EpochData(NamedTuple):
-    """The interactions of an epoch.
+    """Interactions of an epoch.
 
     Attributes:
         size: N.

@@ -14,7 +14,7 @@ from fastncf.kernels.cpu.hashing import hash32, mix64
 from fastncf.rng import GOLDEN
 
 ATTEMPTS = 12
-"""How often an item is drawn for a position before the unseen items are searched."""
+"""Number of draws for a position before the unseen items are searched."""
 
 UNIFORM = AliasTable(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint32), np.uint32(0))
 """Stands for the uniform distribution over all items where a kernel takes an alias table."""
@@ -30,7 +30,7 @@ _inlined = njit(nogil=True, cache=True, forceinline=True)
 
 
 class SeenItems(NamedTuple):
-    """The items that each user has seen, as a CSR.
+    """Items that each user has seen, as a CSR.
 
     Attributes:
         indptr: (U + 1,) int64.

@@ -344,8 +344,8 @@ def zero_gradient_step(typingctx, to, values, moments, width, rate, root):
         to, values: pointers to (width,) float32; they may be the same.
         moments: pointer to the mean (width,) float32; the mean square is ``width`` behind. They are left as they are.
         width: int64.
-        rate: float32, the learning rate over its bias correction, times what is left of the mean.
-        root: float32, the bias correction of the root, times what is left of the root of the mean square.
+        rate: float32, the learning rate over its bias correction, times the decay of the mean.
+        root: float32, the bias correction of the root, times the decay of that root.
     """
 
     def generate(context, builder, signature, arguments):
@@ -372,7 +372,7 @@ def missed_steps(typingctx, to, values, moments, width, at_write, now, decay):
         to, values, moments, width: as for :func:`zero_gradient_step`.
         at_write: pointer to the four numbers of the step in which the row was written, float32.
         now: the four numbers of the last of the missed steps, float32.
-        decay: what is left by now of the mean, and of the root of the mean square, float32.
+        decay: decays up to now of the mean and of the root of the mean square, float32.
     """
 
     def generate(context, builder, signature, arguments):

@@ -1,4 +1,4 @@
-"""The order of an epoch and its negatives, drawn on a CUDA device by Triton: the same bits as on the CPU.
+"""Order of an epoch and its negatives, drawn on a CUDA device by Triton: the same bits as on the CPU.
 
 Orders come from the Feistel network (Luby and Rackoff 1988) of :mod:`fastncf.sampling.permutation`, negatives from the
 rejection sampling of :mod:`fastncf.sampling.negatives`. Draws are hashes of a position by "lowbias32" (Wellons 2018).
