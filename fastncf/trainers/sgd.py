@@ -97,11 +97,13 @@ def init_factors(stage: Stage, num_users: int, num_items: int) -> Factors:
     """
     dim = stage.dim - 2 if stage.model == "gmf" else stage.dim
     random = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
-    vectors = [aligned_zeros((rows, dim)) for rows in (num_users, num_items)]
-    for table in vectors:
+    user_vectors, item_vectors = (aligned_zeros((rows, dim)) for rows in (num_users, num_items))
+    for table in (user_vectors, item_vectors):
         random.standard_normal(dtype=np.float32, out=table)
         table *= np.float32(stage.init_std)
-    return Factors(*vectors, np.zeros(num_users, dtype=np.float32), np.zeros(num_items, dtype=np.float32))
+    return Factors(
+        user_vectors, item_vectors, np.zeros(num_users, dtype=np.float32), np.zeros(num_items, dtype=np.float32)
+    )
 
 
 def why_not_sgd(stage: Stage, module: "nn.Module | None") -> str | None:
