@@ -331,12 +331,14 @@ def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> 
     if isinstance(planned, str):
         return planned
     planned[0].reasons["dim"] = f"that of the {config.model}, less the dimensions for biases"
+    planned[0].reasons["device"] = "sgd runs on a CPU, where its recipe ranks best"
     width = (config.mlp_dim or dim) if pretraining.joined else dim
     recipes = _adam_recipes(config) if pretraining.joined else _fine_tuning_recipes(config, data)
     device, device_reason = _device(config, None, "adam")
     known = {"model": "mlp", "optimizer": "adam", "history": "none", "device": device}
     known["start"] = "random" if pretraining.joined else "pretrained"
-    layers = _staged(replace(config, dim=width, mlp_dim=None), None, recipes, known, {"device": device_reason})
+    reasons = {"device": device_reason, "history": "adam trains no histories"}
+    layers = _staged(replace(config, dim=width, mlp_dim=None), None, recipes, known, reasons)
     if isinstance(layers, str):
         return layers
     layers[0].reasons["dim"] = f"that of the {config.model}'s layers"
@@ -426,15 +428,18 @@ def _staged(
         reasons["batch_size"] = "sgd takes a step for each interaction"
     settings["precision"], reasons["precision"] = _precision(config, known)
     settings["mlp_dim"] = config.mlp_dim or settings["dim"]
+    reasons["mlp_dim"] = "as asked for" if config.mlp_dim else "that of the embeddings"
     for name in ("layers", "dropout", "loss", "num_negatives", "schedule", "shuffle", "deterministic", "seed"):
         settings[name] = getattr(config, name)
+        is_default = settings[name] == Config.__dataclass_fields__[name].default
+        reasons[name] = "the default for all models" if is_default else "as asked for"
     stage = Stage(trainer="", **known, **settings)
     choice = choose(stage, module)
     if choice.name is None:
         objections = {name: why for name, why in choice.objections.items() if not why.startswith("takes steps by")}
         return f"no trainer takes {stage.model} on {stage.device} ({'; '.join(objections.values())})"
     if choice.name == "untrained":
-        stage, reasons = replace(stage, epochs=0), {"epochs": "the model needs no training"}
+        stage, reasons["epochs"] = replace(stage, epochs=0), "the model needs no training"
     reasons["trainer"] = "the first that has no objection"
     return [_Planned(replace(stage, trainer=choice.name), reasons, choice.objections)]
 
@@ -554,16 +559,17 @@ def _describe(plan: Plan) -> Iterator[str]:
         f"items ({data.num_interactions / data.num_items:.1f} per item{', sparse' if is_sparse(data) else ''})"
     )
     for number, (stage, reasons) in enumerate(zip(plan.stages, plan.reasons, strict=True), start=1):
-        yield f"stage {number} of {len(plan.stages)}: {stage.model} by {stage.optimizer}, trainer {stage.trainer}"
+        heading = f"stage {number} of {len(plan.stages)}: {stage.model}"
         if not stage.epochs:
-            yield f"  {reasons['epochs']}"
+            yield f"{heading}: {reasons['epochs']}"
             continue
+        yield f"{heading} by {stage.optimizer}, trainer {stage.trainer}"
         for name in _SHOWN:
             if name in _OF_LAYERS and stage.model not in PRETRAINING:
                 continue
             if name == "negatives_exponent" and stage.negatives == "uniform":
                 continue
-            yield f"  {name:<19}{getattr(stage, name)!s:<14}{reasons.get(name, 'as asked for, or as always')}"
+            yield f"  {name:<19}{getattr(stage, name)!s:<14}{reasons[name]}"
         for trainer, why in plan.passed_over[number - 1].items():
             yield f"  not by {trainer}: {why}"
     evaluation = plan.evaluation

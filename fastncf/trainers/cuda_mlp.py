@@ -40,6 +40,8 @@ class CUDAMLPTrainer(Trainer):
     @classmethod
     def why_not(cls, stage: Stage, module: nn.Module | None) -> str | None:
         """Return which setting, model, size or device the kernels cannot train; sizes of a module are its own."""
+        if not has_tf32(torch.device(stage.device)):
+            return f"device={stage.device!r} does not multiply in TF32 by Triton"
         return (
             _unsupported_setting(stage)
             or (_unsupported_model(stage) if module is None else _unsupported_module(module))
@@ -217,10 +219,7 @@ def _unsupported_device(stage: Stage, num_inputs: int, *widths: int) -> str | No
             f"the kernel has no tiles for dim={num_inputs // 2} and layers={widths}; expected dim 8, 16, 32 or 64 and "
             f"two layers of 16, 32, 64 or 128"
         )
-    device = torch.device(stage.device)
-    if not has_tf32(device):
-        return f"device={stage.device!r} does not multiply in TF32 by Triton"
-    return _why_no_launch(device, stage.num_negatives, num_inputs, *widths)
+    return _why_no_launch(torch.device(stage.device), stage.num_negatives, num_inputs, *widths)
 
 
 @functools.cache
