@@ -65,7 +65,7 @@ class HistorySGD(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
         reason = why_not_sgd(stage, module)
         if reason is None and stage.history not in _WEIGHTS:
-            reason = f"history={stage.history!r} was asked for; it trains with histories"
+            reason = f"history={stage.history!r} was asked for, and the kernel needs histories"
         return reason
 
     def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
@@ -111,9 +111,9 @@ class HistorySGD(Trainer):
 
         def train(step: SGDStep, turn: int, copy: int, _: int) -> None:
             at = turn * self.num_copies + copy
-            some = users[bounds[at] : bounds[at + 1]]
+            visited = users[bounds[at] : bounds[at + 1]]
             tables = HistoryFactors(*self.tables[:2], *(table[copy] for table in self.copies))
-            losses[turn, copy] = train_histories(some, self.histories, tables, sampling, step)
+            losses[turn, copy] = train_histories(visited, self.histories, tables, sampling, step)
 
         for turn, rate in enumerate(learning_rates(self.stage, number, self.num_rounds)):
             run_ranges(partial(train, settings.step(rate), turn), np.arange(self.num_copies + 1))
