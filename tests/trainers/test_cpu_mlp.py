@@ -50,14 +50,6 @@ def train(split, stage):
     return model.state_dict(), losses
 
 
-def batches(loader):
-    """Yield users (B,) and items (B, 1 + K) of the batches of the epoch that is loaded."""
-    items = np.column_stack([loader.positive.numpy(), loader.negatives.numpy()])
-    for start in range(0, len(loader.order), loader.interactions_per_batch):
-        index = loader.order[start : start + loader.interactions_per_batch].numpy()
-        yield loader.user.numpy()[index], items[index]
-
-
 def has_unit_near_0(p, model, users, items):
     """Return whether float32 may put an input of a ReLU on the other side of 0, where both gradients are right."""
     x = reference.hidden_forward(p, "mlp_" if model == "neumf" else "", users, items, None)
@@ -71,7 +63,7 @@ def one_step(split, stage):
     p = reference.parameters_of(model)
     with CPUMLPTrainer(model, split, stage) as trainer:
         total = trainer.epoch(0)
-        ((users, items),) = batches(trainer.loader)
+        ((users, items),) = reference.batches(trainer.loader)
         state = trainer.state_dict()
     gradients = {name: state[f"exp_avg.{name}"].double().numpy() / 0.1 for name in p}  # the first mean is a tenth
     return users, items, p, total, gradients
@@ -134,7 +126,7 @@ def test_epochs_are_those_of_the_reference(model, schedule):
     with CPUMLPTrainer(module, split, stage) as trainer:
         for number in range(stage.epochs):
             total, expected = trainer.epoch(number), 0.0
-            for users, items in batches(trainer.loader):
+            for users, items in reference.batches(trainer.loader):
                 rate = stage.learning_rate_at(np.array(step / (stage.epochs * trainer.loader.batches)))
                 value, grads = reference.gradients(model, p, users, items, stage.loss, stage.l2)
                 step += 1
@@ -273,7 +265,7 @@ def test_a_batch_may_be_smaller_than_an_interaction_and_larger_than_all(size):
     p = reference.parameters_of(module)
     with CPUMLPTrainer(module, split, stage) as trainer:
         total = trainer.epoch(0)
-        first = next(batches(trainer.loader))
+        first = next(reference.batches(trainer.loader))
     assert len(first[0]) == (1 if size == 1 else len(split.indices))
     if size > 1:
         value, _ = reference.gradients("mlp", p, *first, stage.loss)
