@@ -1,4 +1,4 @@
-"""The command line: a thin skin over the Python API. Results go to stdout, progress to stderr."""
+"""Command line: a thin layer over the Python API. Results go to stdout, progress to stderr."""
 
 import atexit
 import gc
@@ -32,7 +32,7 @@ app = App(
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns, where they are not the usual ones."""
+    """Names of the columns, where they are not among those that are recognised."""
 
     user: str | None = None
     """Name of the user column; without a header the columns are called column_1, column_2 and so on."""
@@ -164,7 +164,7 @@ def evaluate(
     full_ranking
         Also rank against the whole catalogue.
     device
-        Where to score.
+        Device that scores: a torch device, or auto.
     """
     from fastncf.recommender import load
 
@@ -266,6 +266,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    """Print one line to stderr and exit with a code."""
     print(f"fastncf: {message}", file=sys.stderr)
     sys.exit(code)
 
@@ -295,13 +296,17 @@ def _found(recommender: "Recommender") -> list[str]:
 
 
 def _table(metrics: dict[str, float]) -> str:
+    """Return metrics as lines of text."""
+
     def label(name: str) -> str:
+        """Return the name of a metric as papers write it."""
         return name.upper().replace("FULL/", "full ")
 
     return "\n".join(f"{label(name):<14} {value:.4f}" for name, value in metrics.items())
 
 
 def _report(recommender: "Recommender") -> dict[str, Any]:
+    """Return the result of a fit as plain values for ``--json``."""
     return {
         "metrics": recommender.metrics,
         "protocol": recommender.protocol,
@@ -314,6 +319,7 @@ def _report(recommender: "Recommender") -> dict[str, Any]:
 
 
 def _print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on a line."""
     print(json.dumps(value))
 
 
@@ -343,6 +349,7 @@ class _Bar:
         self.progress.stop()
 
     def say_compiling(self) -> None:
+        """Print that kernels are being compiled."""
         self.progress.console.print("compiling kernels for this machine: this takes some seconds, the first time only")
 
     def __call__(self, progress: "Progress") -> None:

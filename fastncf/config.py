@@ -1,4 +1,4 @@
-"""What a user asks for: every setting of a fit. What is left out is decided by :mod:`fastncf.plan`."""
+"""Settings of a fit as the user asks for them. Settings that are left out are chosen by :mod:`fastncf.plan`."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin
@@ -61,8 +61,8 @@ class Config:
     gmf by sgd, then the layers by adam (mlp and neumf; He et al. 2017, section 3.4.1). Former name: parts."""
 
     history: Literal["sequence", "bag", "none", "recent", "all"] | None = None
-    """What a user's vector is made of beside one of its own: the items of the user's history, latest first (sequence),
-    without an order (bag), or nothing (none). Former names: recent for sequence, all for bag."""
+    """Part of the history in a user's vector, which is added to a vector of the user's own: items weighted by recency
+    (sequence), items without an order (bag), or none. Former names: recent for sequence, all for bag."""
 
     budget: Literal["best", "fast"] = "best"
     """fast: fewer epochs with larger steps, and no search for l2."""
@@ -111,7 +111,7 @@ class Config:
     """Also rank each held-out item against the whole catalogue."""
 
     precision: Literal["float32", "bfloat16"] | None = None
-    """Dtype of matrix products under adam; parameters, sums and losses are float32 in any case."""
+    """Dtype of matrix products of the training by adam; parameters, sums and losses are float32 in any case."""
 
     deterministic: bool = False
     """Give the same bits on every run on the same CUDA device, which takes longer; on a CPU that is always so."""
@@ -132,11 +132,13 @@ class Config:
         self._check_combinations()
 
     def _check_names(self) -> None:
+        """Raise a ConfigError for a model, loss or distribution that is not registered."""
         for name, known in (("model", models.names()), ("loss", LOSSES), ("negatives", DISTRIBUTIONS)):
             is_left_out = name == "negatives" and self.negatives is None
             self._require(name, is_left_out or getattr(self, name) in known, f"one of {', '.join(known)}")
 
     def _check_choices(self) -> None:
+        """Raise a ConfigError for a value that is not among those of its field's Literal type."""
         for field in fields(self):
             choice = next((kind for kind in (field.type, *get_args(field.type)) if get_origin(kind) is Literal), None)
             value = getattr(self, field.name)
@@ -146,6 +148,7 @@ class Config:
             self._require(field.name, value in expected, f"one of {', '.join(expected)}")
 
     def _check_numbers(self) -> None:
+        """Raise a ConfigError for a number that is out of its range."""
         for name in ("dim", "mlp_dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
             value = getattr(self, name)
             is_left_out = value is None and name in ("dim", "mlp_dim", "epochs", "batch_size")
@@ -162,6 +165,7 @@ class Config:
         self._require("seed", is_seed, "an integer of at least 0 and below 2**63")
 
     def _check_combinations(self) -> None:
+        """Raise a ConfigError for settings that exclude each other."""
         if self.patience is not None:
             self._require("patience", self.patience >= 1, "an integer of at least 1")
             self._require("patience", self.validation, "validation=True beside it, which early stopping needs")
@@ -171,6 +175,7 @@ class Config:
         self._require("layers", has_width, f"at least one width for model={self.model!r}")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
+        """Raise a ConfigError that names a setting and what is expected, unless the condition holds."""
         if not holds:
             raise ConfigError(f"{name}={getattr(self, name)!r}: expected {expected}")
 

@@ -15,15 +15,15 @@ _FLOAT_BYTES = 4
 _START_SECONDS = 1.0
 _TORCH_SECONDS = 2.5
 _READING_ROWS_PER_SECOND = 4e6
-_SGD_NUMBERS_PER_SECOND = 2.2e9
-_ADAM_FLOPS_PER_SECOND = 2.5e10
+_SGD_NUMBERS_PER_SECOND = 2.2e9  # components of embedding vectors, on one thread
+_ADAM_FLOPS_PER_SECOND = 2.5e10  # on one thread
 _CUDA_FLOPS_PER_SECOND = 3e12
-_LISTS_NUMBERS_PER_SECOND = 2e9
+_LISTS_NUMBERS_PER_SECOND = 2e9  # components of embedding vectors, when lists are scored
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a fit is expected to take on this machine; rough, since speeds are constants that were measured elsewhere.
+    """Expected memory and time of a fit on this machine; rough, since speeds are constants from another machine.
 
     Attributes:
         memory_bytes: most memory of the process at one time.
@@ -46,10 +46,10 @@ def estimate(
     num_rows: int,
     num_candidates: int,
 ) -> Cost:
-    """Return what training ``stages`` one after the other is expected to take, reading and evaluation included.
+    """Return the expected cost of training ``stages`` one after the other, reading and evaluation included.
 
     Args:
-        stages: what is trained.
+        stages: training runs, in their order.
         num_users: U.
         num_items: I.
         num_interactions: N, training interactions.

@@ -1,4 +1,4 @@
-"""Devices of torch: which one is used, what it can do, its random state, its memory and its time."""
+"""Devices of torch: choice, capabilities, random state, memory and timing."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ from fastncf.errors import DeviceError
 VARIABLE = "FASTNCF_DEVICE"
 """Environment variable that names the device of ``device="auto"``."""
 
-SMALLER_MODEL = "expected: smaller dim or layers, a device with more free memory, or device='cpu'"
+OUT_OF_MEMORY_HINT = "expected: smaller dim or layers, a device with more free memory, or device='cpu'"
 """End of the message of an error about memory."""
 
 _CPU_CHUNK_BYTES = 16 << 20
@@ -123,7 +123,7 @@ def translate_out_of_memory(device: torch.device) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". ")[:2][-1]  # CUDA's first sentence only says that it is out of memory
-        raise DeviceError(f"{device} ran out of memory ({reason}); {SMALLER_MODEL}") from None
+        raise DeviceError(f"{device} ran out of memory ({reason}); {OUT_OF_MEMORY_HINT}") from None
 
 
 class Stopwatch:
@@ -152,7 +152,7 @@ class Stopwatch:
 
 
 def chunk_bytes(device: torch.device) -> int:
-    """Return how many bytes a chunk of scoring may take, the one memory budget of evaluation and recommendation.
+    """Return the memory budget of evaluation and recommendation: bytes that a chunk of scoring may take.
 
     16 MiB on a CPU, which is near the size of its caches. On CUDA 512 MiB, but at most half of the memory that is free.
     """

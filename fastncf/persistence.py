@@ -1,7 +1,7 @@
-"""The disk: folders that hold a saved model, written beside their place and renamed into it, and read back.
+"""Folders that hold a saved model: written beside the target and renamed into place, and read back.
 
 A folder holds three files: a description in JSON, the arrays of the data, and the parameters of the model, the latter
-two in the safetensors format. What they mean is known to :mod:`fastncf.recommender`; ``docs/formats.md`` lists it.
+two in the safetensors format. Their contents are defined by :mod:`fastncf.recommender`; ``docs/formats.md`` lists it.
 """
 
 import json
@@ -22,7 +22,7 @@ DESCRIPTION, PARAMETERS, DATA = "fastncf.json", "model.safetensors", "data.safet
 
 
 class Saved(NamedTuple):
-    """The contents of a folder.
+    """Contents of a folder.
 
     Attributes:
         description: plain values, as JSON holds them.
@@ -36,7 +36,7 @@ class Saved(NamedTuple):
 
 
 def write_folder(directory: str | Path, saved: Saved) -> None:
-    """Write a folder; a write that fails leaves an older model in its place untouched.
+    """Write a folder; a write that fails leaves an older model of the same name as it was.
 
     Raises:
         DataError: the directory exists and holds something other than a fastncf model, or cannot be made.
@@ -89,8 +89,8 @@ def require_savable(target: Path) -> None:
         DataError: the folder holds something other than a fastncf model, or cannot be made.
     """
     try:
-        is_free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
-        if not is_free and not (target / DESCRIPTION).exists():
+        is_empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+        if not is_empty and not (target / DESCRIPTION).exists():
             raise DataError(
                 f"{target}: exists and holds no fastncf model; expected a new or empty folder, or an existing model to "
                 f"replace"

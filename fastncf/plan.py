@@ -1,4 +1,4 @@
-"""What a fit will do, and why: settings and facts of the data and the machine become a frozen plan.
+"""Planning of a fit: settings and facts of the data and the machine become a frozen plan with reasons.
 
 Every default, every recipe, and the choice of the optimizer, the trainer and the device are in this file and nowhere
 else; ``docs/defaults.md`` is made from it.
@@ -6,7 +6,7 @@ else; ``docs/defaults.md`` is made from it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastncf.config import Config
 from fastncf.cost import Cost, estimate
@@ -17,8 +17,6 @@ from fastncf.trainers import choose
 
 if TYPE_CHECKING:
     from torch import nn
-
-Optimizer = Literal["sgd", "adam"]
 
 
 class Recipe(NamedTuple):
@@ -34,7 +32,7 @@ class Recipe(NamedTuple):
 
 
 OPTIMIZERS = "pretrain", "sgd", "adam"
-"""The order in which they are tried where none was asked for."""
+"""Optimizers in the order in which they are tried where none was asked for."""
 
 GENERAL = Recipe(
     "for all models",
@@ -76,7 +74,7 @@ SGD_SPARSE = {
     ),
     "none": Recipe("for sgd on sparse data without histories", {**_SPARSE, **_SPARSE_NEGATIVES, "l2": 0.005}),
 }
-"""What differs on sparse data: an item is seen seldom, so training takes longer, and few users give weak evidence."""
+"""Changes for sparse data: items have few interactions, so training takes more epochs and more regularisation."""
 
 ADAM = Recipe(
     "for adam",
@@ -88,7 +86,7 @@ ADAM_BY_MODEL = {
     "mlp": Recipe("for hidden layers", {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "batch_size": 1_024}),
     "neumf": Recipe("for hidden layers", {"epochs": 12, "learning_rate": 0.003, "l2": 0.001, "batch_size": 1_024}),
 }
-"""What differs for some models when adam trains them from random parameters."""
+"""Changes for some models when adam trains them from random parameters."""
 
 FINE_TUNING = Recipe(
     "for an mlp that starts from an mf",
@@ -119,34 +117,35 @@ _EXPECTED_TRIALS = 3
 
 
 class _Pretraining(NamedTuple):
-    """The models that a model is put together from.
+    """Pre-training of a model with hidden layers.
 
     Attributes:
         first: model that sgd trains.
-        dims_less: dimensions that it has less than the whole model.
-        takes_init_std: whether ``init_std`` is meant for it, too.
+        num_fewer_dims: dimensions that it has less than the whole model.
+        takes_init_std: whether a given ``init_std`` applies to it as well.
         joined: whether the whole model is the weighted sum of both; otherwise it starts from the first.
     """
 
     first: str
-    dims_less: int
+    num_fewer_dims: int
     takes_init_std: bool
     joined: bool
 
 
 PRETRAINING = {
-    "mlp": _Pretraining("mf", dims_less=1, takes_init_std=False, joined=False),
-    "neumf": _Pretraining("gmf", dims_less=0, takes_init_std=True, joined=True),
+    "mlp": _Pretraining("mf", num_fewer_dims=1, takes_init_std=False, joined=False),
+    "neumf": _Pretraining("gmf", num_fewer_dims=0, takes_init_std=True, joined=True),
 }
-"""He et al. 2017, section 3.4.1: models with hidden layers, and what sgd trains for them first. An mlp needs one
+"""Models with hidden layers, and the model that sgd trains first (He et al. 2017, section 3.4.1). An mlp needs one
 dimension for the biases of the mf. A neumf is the weighted sum of a gmf and an mlp."""
 
 PRETRAINING_FROM_DIM = 3
+"""Smallest dim of a model that is pre-trained: two dimensions hold biases."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How held-out items are ranked, see :class:`~fastncf.config.Config`; ``patience`` 0 never stops early."""
+    """Settings of the evaluation, see :class:`~fastncf.config.Config`; a ``patience`` of 0 never stops early."""
 
     num_candidates: int
     distinct_candidates: bool
@@ -159,13 +158,13 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a fit does: stages of training, one after the other, and the evaluation.
+    """Stages of training, one after the other, and the evaluation of a fit.
 
     Attributes:
         stages: the last one is the model that the fit returns.
         reasons: for each stage a sentence for each of its settings that the plan chose.
         passed_over: for each stage, why the trainers before the chosen one do not train it, by name.
-        l2_trials: empty, or the settings by which the l2 of the first stage is searched for on held-out items.
+        l2_trials: empty, or the stage that is trained with several l2 to choose that of the first stage.
         evaluation: how held-out items are ranked.
         data: facts of the data.
         cost: memory and time to expect.
@@ -181,12 +180,12 @@ class Plan:
 
     @property
     def final(self) -> Stage:
-        """The stage whose model the fit returns."""
+        """Last stage, whose model the fit returns."""
         return self.stages[-1]
 
     @property
     def num_epochs(self) -> int:
-        """Epochs of all stages."""
+        """Number of epochs of all stages."""
         return sum(stage.epochs for stage in self.stages)
 
     @property
@@ -233,7 +232,7 @@ class Plan:
 def likely_facts(config: Config) -> DataFacts:
     """Return facts of large data with times, for a first plan before the data are read.
 
-    Such a plan refuses settings that fit no data, and tells how many epochs to expect.
+    Such a plan refuses settings that are invalid for all data, and tells how many epochs to expect.
     """
     return DataFacts(
         num_users=1_000_000,
@@ -290,7 +289,7 @@ def _name(config: Config, module: "nn.Module | None") -> str:
 
 
 class _Planned(NamedTuple):
-    """A stage and why its settings are what they are, see :class:`Plan`."""
+    """A stage with the reasons for its settings, see :class:`Plan`."""
 
     stage: Stage
     reasons: dict[str, str]
@@ -300,7 +299,7 @@ class _Planned(NamedTuple):
 def _single(
     config: Config, data: DataFacts, module: "nn.Module | None", optimizer: str, *, name: str | None = None
 ) -> list[_Planned] | str:
-    """Plan one stage from random parameters; return why no trainer takes it where that is so."""
+    """Plan one stage from random parameters; return the reason where no trainer takes it."""
     name = name or _name(config, module)
     history, history_reason = _history(config, data, optimizer)
     recipes = _sgd_recipes(config, data, history) if optimizer == "sgd" else _adam_recipes(config)
@@ -311,7 +310,7 @@ def _single(
 
 
 def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> list[_Planned] | str:
-    """Plan the stages of a model that is put together; return why it is none where that is so."""
+    """Plan the stages of a pre-trained model; return the reason where the model has no pre-training."""
     pretraining = PRETRAINING.get(config.model) if module is None else None
     if pretraining is None:
         return f"it trains {' and '.join(PRETRAINING)}, not {_name(config, module)}"
@@ -321,7 +320,7 @@ def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> 
     for_layers: dict[str, Any] = dict.fromkeys(("epochs", "learning_rate", "l2", "batch_size"))
     first = replace(
         config,
-        dim=dim - pretraining.dims_less,
+        dim=dim - pretraining.num_fewer_dims,
         mlp_dim=None,
         init_std=config.init_std if pretraining.takes_init_std else None,
         device="cpu",
@@ -352,7 +351,7 @@ def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> 
 
 
 def _history(config: Config, data: DataFacts, optimizer: str) -> tuple[str, str]:
-    """Return the kind of history, and why it is that."""
+    """Return the kind of history, and the reason for it."""
     if optimizer == "adam":
         if config.history not in (None, "none"):
             raise ConfigError(
@@ -366,7 +365,7 @@ def _history(config: Config, data: DataFacts, optimizer: str) -> tuple[str, str]
 
 
 def _device(config: Config, module: "nn.Module | None", optimizer: str) -> tuple[str, str]:
-    """Return the torch device, and why it is that; a CPU is named without importing torch."""
+    """Return the name of the torch device, and the reason for it; torch is not imported for a CPU."""
     if config.device == "cpu":
         return "cpu", "as asked for"
     if config.device == "auto" and optimizer == "sgd" and module is None:
@@ -378,7 +377,7 @@ def _device(config: Config, module: "nn.Module | None", optimizer: str) -> tuple
 
 
 def _sgd_recipes(config: Config, data: DataFacts, history: str) -> list[Recipe]:
-    """Recipes of sgd, from the most general to the one that decides."""
+    """Return the recipes of sgd, from the most general to the most specific, which takes precedence."""
     recipes = [GENERAL, SGD[history]]
     if is_sparse(data):
         recipes.append(SGD_SPARSE[history])
@@ -388,6 +387,7 @@ def _sgd_recipes(config: Config, data: DataFacts, history: str) -> list[Recipe]:
 
 
 def _adam_recipes(config: Config) -> list[Recipe]:
+    """Return the recipes of adam, from the most general to the most specific, which takes precedence."""
     recipes = [GENERAL, ADAM]
     if config.model in ADAM_BY_MODEL:
         recipes.append(ADAM_BY_MODEL[config.model])
@@ -397,7 +397,7 @@ def _adam_recipes(config: Config) -> list[Recipe]:
 
 
 def _fine_tuning_recipes(config: Config, data: DataFacts) -> list[Recipe]:
-    """Recipes of layers that start from pre-trained embeddings; with few interactions the epochs are more."""
+    """Return the recipes of layers that start from pre-trained embeddings, with more epochs for few interactions."""
     times = max(1.0, (FULL_EPOCHS_FROM / max(1, data.num_interactions)) ** (1 / 3))
     recipes = [FINE_TUNING] if config.budget == "best" else [FINE_TUNING, FAST_FINE_TUNING]
     situation = "" if times == 1 else f" on fewer than {FULL_EPOCHS_FROM:,} interactions"
@@ -414,7 +414,7 @@ def _staged(
     known: Mapping[str, Any],
     reasons: dict[str, str],
 ) -> list[_Planned] | str:
-    """Fill in a stage, and find its trainer; return why there is none where that is so."""
+    """Fill in a stage, and find its trainer; return the reason where there is none."""
     settings: dict[str, Any] = {}
     reasons = dict(reasons)
     for recipe in recipes:
@@ -445,7 +445,7 @@ def _staged(
 
 
 def _precision(config: Config, known: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the dtype of matrix products, and why it is that."""
+    """Return the dtype of matrix products, and the reason for it."""
     if known["optimizer"] == "sgd":
         return "float32", "sgd computes in float32"
     if config.precision is not None:
@@ -470,7 +470,7 @@ def _finish(
         data: facts of the data.
         module: a module of the user's own, or None.
         planned: the stages.
-        refusals: why the optimizers that come first do not apply.
+        refusals: why the optimizers that were tried before do not apply, by name.
     """
     stages = tuple(one.stage for one in planned)
     trials = _l2_trials(config, data, module, stages)
@@ -511,7 +511,7 @@ def _finish(
 def _l2_trials(
     config: Config, data: DataFacts, module: "nn.Module | None", stages: tuple[Stage, ...]
 ) -> tuple[Stage, ...]:
-    """Return the settings by which the l2 of the first stage is searched for; none where it is given or too costly."""
+    """Return the stage that is trained to choose the l2 of the first one; none where l2 is given or trials are slow."""
     size = data.num_interactions
     is_given = config.l2 is not None and len(stages) == 1
     if (
@@ -527,7 +527,7 @@ def _l2_trials(
     return make_plan(replace(config, budget="fast"), data).stages[:1]
 
 
-_SHOWN = (
+_SHOWN_SETTINGS = (
     "optimizer",
     "dim",
     "mlp_dim",
@@ -548,7 +548,7 @@ _SHOWN = (
     "device",
     "trainer",
 )
-_OF_LAYERS = {"mlp_dim", "layers", "dropout"}
+_LAYER_SETTINGS = {"mlp_dim", "layers", "dropout"}
 
 
 def _describe(plan: Plan) -> Iterator[str]:
@@ -564,8 +564,8 @@ def _describe(plan: Plan) -> Iterator[str]:
             yield f"{heading}: {reasons['epochs']}"
             continue
         yield f"{heading} by {stage.optimizer}, trainer {stage.trainer}"
-        for name in _SHOWN:
-            if name in _OF_LAYERS and stage.model not in PRETRAINING:
+        for name in _SHOWN_SETTINGS:
+            if name in _LAYER_SETTINGS and stage.model not in PRETRAINING:
                 continue
             if name == "negatives_exponent" and stage.negatives == "uniform":
                 continue

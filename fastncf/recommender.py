@@ -1,4 +1,4 @@
-"""The fitted artefact: the user's own ids in and out, polars frames, one directory on disk."""
+"""Fitted recommender: recommendations by the user's own ids as polars frames, evaluation, saving and loading."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ _HELD_OUT = {
 
 
 class Evaluation(NamedTuple):
-    """Metrics, and in words what they were measured on."""
+    """Metrics by their labels, and the protocol of their measurement in words."""
 
     metrics: dict[str, float]
     protocol: str
@@ -49,18 +49,19 @@ class Recommender:
     """A fitted model with its data: made by :func:`fastncf.fit` or :func:`fastncf.load`.
 
     Attributes:
-        trained: the ``nn.Module``, or the factors that a kernel trained; see :attr:`model`.
+        trained: an ``nn.Module``, or the factors that a kernel trained; see :attr:`model`.
         config: settings as they were asked for.
-        plan: what was done, and why.
-        users: the user's own user ids.
-        items: the user's own item ids.
-        split: what was trained on and what was held out.
+        plan: settings that were used, with reasons.
+        users: raw user ids.
+        items: raw item ids.
+        split: training interactions and held-out items, as indices.
         metrics: e.g. ``{"hr@10": ..., "ndcg@10": ..., "mrr": ...}``; keys of the full ranking start with ``full/``.
-        protocol: in words, what the metrics were measured on.
+        protocol: how the metrics were measured, in words.
         data: counts: users, items, interactions, num_duplicates, num_users_all_seen, num_users_too_short.
-        seconds: by stage: read, split, tune, sample, train, evaluate, total; sampling may overlap with training.
+        seconds: by section of the fit: read, split, tune, sample, train, evaluate, total; sampling may overlap
+            with training.
         training_log: one dict per epoch: epoch, loss, seconds and, with validation, its metrics.
-        found: what was recognised in the source.
+        found: format, columns and rows that were recognised in the source.
     """
 
     trained: "nn.Module | Factors"
@@ -83,7 +84,7 @@ class Recommender:
 
     @property
     def model(self) -> "nn.Module":
-        """The module. Where a kernel trained factors, it is made of them, in the same memory, when first asked for."""
+        """Model as a module; made of the factors, in the same memory, at the first access if a kernel trained them."""
         if isinstance(self.trained, Factors):
             from fastncf.models.mf import MF
 
@@ -96,17 +97,17 @@ class Recommender:
 
     @property
     def device(self) -> "torch.device":
-        """Where the model's parameters are."""
+        """Device of the model's parameters."""
         from fastncf.evaluation.scoring import device_of
 
         return device_of(self.model)
 
     def recommend(self, users: Any, k: int = 10, *, exclude_seen: bool = True) -> pl.DataFrame:
-        """The k items that each user scores highest.
+        """Return the k items with the highest scores for each user.
 
         Args:
             users: one raw user id or many.
-            k: items a user.
+            k: number of items for each user.
             exclude_seen: leave out the items that the user has seen, held-out ones included. A user with fewer than
                 k other items gets as many rows as there are.
 
@@ -136,7 +137,11 @@ class Recommender:
         )
 
     def similar_items(self, items: Any, k: int = 10) -> pl.DataFrame:
-        """The k items whose vectors have the largest cosine with an item's, the item itself left out.
+        """Return the k items whose vectors have the largest cosine with that of an item, the item itself left out.
+
+        Args:
+            items: one raw item id or many.
+            k: number of similar items for each item; fewer are returned where there are fewer.
 
         Returns:
             Columns item, similar_item (raw ids), score (cosine), rank (from 1).
@@ -160,10 +165,14 @@ class Recommender:
         )
 
     def score(self, users: Any, items: Any) -> pl.DataFrame:
-        """Scores of (user, item) pairs, two lists of raw ids of one length.
+        """Return the scores of (user, item) pairs.
+
+        Args:
+            users: raw user ids (n,).
+            items: raw item ids (n,).
 
         Returns:
-            Columns user, item, score (the model's logits, higher is better).
+            n rows with columns user, item (raw ids), score (the model's logit, higher is better).
 
         Raises:
             DataError: an id is not in the training data, or the lengths differ.
@@ -172,14 +181,19 @@ class Recommender:
 
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
-            raise DataError(f"score: users and items must have equal length, got {len(user)} and {len(item)}")
+            raise DataError(f"score: users have length {len(user)} and items {len(item)}; expected equal lengths")
         scores = score_pairs(self.model, user, item)
         return pl.DataFrame({"user": self.users.decode(user), "item": self.items.decode(item), "score": scores})
 
     def evaluate(
         self, *, k: int | None = None, num_candidates: int | None = None, full_ranking: bool | None = None
     ) -> Evaluation:
-        """Rank the held-out test items; what is not given is as in the fit.
+        """Rank the held-out test items, with the settings of the fit where no others are given.
+
+        Args:
+            k: length of the ranking that HR@k and NDCG@k look at.
+            num_candidates: negatives that each item is ranked against.
+            full_ranking: also rank against the whole catalogue.
 
         Candidates that were given as a file in the fit are used unless another number of them is asked for.
 
@@ -227,7 +241,10 @@ class Recommender:
     def save(self, directory: str | Path) -> None:
         """Write the model, its plan, its data and its ids to a directory: safetensors and JSON.
 
-        It is written beside its place and renamed into it: a write that fails leaves the old model.
+        It is written beside the target and renamed into place: a write that fails leaves the old model.
+
+        Args:
+            directory: a new or empty folder, or one with an older model, which is replaced.
 
         Raises:
             DataError: the directory exists and holds something other than a fastncf model, or cannot be made.
@@ -363,6 +380,7 @@ def _with_current_names(description: dict[str, Any]) -> dict[str, Any]:
     """Return a description of format 1 with the names of today."""
 
     def renamed(values: dict[str, Any]) -> dict[str, Any]:
+        """Return values by the names of today."""
         return {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
 
     return {**renamed(description), "data": renamed(description["data"])}
@@ -383,5 +401,6 @@ def _former_plan(config: Config, split: Split, description: dict[str, Any], mode
 
 
 def _require_k(k: int) -> None:
+    """Raise a ConfigError for a k below 1."""
     if k < 1:
         raise ConfigError(f"k={k}: expected an integer of at least 1")

@@ -1,4 +1,4 @@
-"""Counter-based randomness: a draw is a hash of what it is for, so that no result depends on threads or devices.
+"""Counter-based randomness: a draw is a hash of seed, purpose and position, so that threads and devices do not matter.
 
 Keys are hashed by the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
 generators") with Stafford's constants, variant 13.
@@ -63,11 +63,11 @@ class Stream(IntEnum):
     DROPOUT = 11
     """Activations that dropout sets to 0."""
 
-    CHOICE = 12
-    """Interaction of each user that is held out to choose a setting, where no order is known."""
+    TUNING = 12
+    """Interaction of each user that is held out for the tuning of a setting, where no order is known."""
 
-    CHOICE_CANDIDATES = 13
-    """Candidates that an item held out to choose a setting is ranked against."""
+    TUNING_CANDIDATES = 13
+    """Candidates that an item held out for tuning is ranked against."""
 
 
 def mix(x: int) -> int:

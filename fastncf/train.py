@@ -1,4 +1,4 @@
-"""``fit()``: every stage on one screen, from a ratings file to a fitted recommender."""
+"""``fit()``, from a ratings file to a fitted recommender, and ``plan_fit()``, which stops before the training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -113,7 +113,7 @@ def plan_fit(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Data that are ready for training, with the facts of them that a plan follows from."""
+    """Data that are ready for training, with the facts that a plan depends on."""
 
     interactions: Interactions
     split: Split
@@ -131,7 +131,7 @@ class _Prepared:
         likely: Plan,
         reporter: ProgressReporter,
     ) -> "_Prepared":
-        """Read, drop users that are not kept, and hold out items."""
+        """Read interactions, keep the asked-for share of the users, and hold out items."""
         given = None
         with reporter.stage("read"):
             if test is None:
@@ -176,6 +176,7 @@ def _check_inputs(config: Config, test: Any, candidates: Any) -> None:
 
 
 def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
+    """Return the counts that :attr:`Recommender.data` holds."""
     return {
         "users": len(interactions.users),
         "items": len(interactions.items),

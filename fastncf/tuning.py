@@ -1,4 +1,4 @@
-"""The l2 of sgd, chosen by items that are held out of the training for the choice."""
+"""Tuning of the l2 of sgd on items that are held out of the training for it."""
 
 from dataclasses import replace
 
@@ -20,12 +20,12 @@ from fastncf.trainers.sgd import init_factors
 def tune(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
     """Return the plan with the l2 of its first stage chosen; the plan itself where it has no trials.
 
-    The l2 is the trial's or a multiple of it, whichever ranks items best that are held out for the choice. Larger ones
-    are tried for as long as the mean NDCG grows by more than one standard error of the difference.
+    The l2 is that of the trial or a multiple of it, whichever ranks the items that are held out for it best. Larger
+    ones are tried for as long as the mean NDCG grows by more than one standard error of the difference.
 
     Args:
-        plan: says by which settings the l2 is searched for.
-        split: training interactions, N.
+        plan: has the settings of the trials in ``l2_trials``.
+        split: N training interactions.
         order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
     """
     if not plan.l2_trials:
@@ -37,11 +37,12 @@ def tune(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
         return plan.with_l2(trial.l2, "the default; too few users have two items to choose it by")
     evaluation = plan.evaluation
     spec = CandidateSpec(evaluation.num_candidates, evaluation.distinct_candidates, evaluation.seed)
-    lists = held_out_lists(split, spec, users, positives[users], Stream.CHOICE_CANDIDATES)
+    lists = held_out_lists(split, spec, users, positives[users], Stream.TUNING_CANDIDATES)
     candidates = [factor * trial.l2 for factor in L2_FACTORS]
     ndcgs: dict[float, np.ndarray] = {}
 
     def try_out(first: int, last: int) -> None:
+        """Train with some of the candidates and keep the NDCG of each list."""
         for l2 in candidates[first:last]:
             factors = _train(replace(trial, l2=l2), training, order)
             ndcgs[l2] = METRICS["ndcg"](ranks_by_factors(factors, lists), evaluation.k)

@@ -1,4 +1,4 @@
-"""Facts of the data that a plan follows from."""
+"""Facts of the data that a plan depends on."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,15 +13,15 @@ from fastncf.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """What a plan follows from.
+    """Facts of the data that a plan depends on.
 
     Attributes:
         num_users: U.
         num_items: I.
-        num_interactions: N, those that are trained on.
+        num_interactions: N, training interactions.
         num_rows: rows of the source, before anything is dropped or held out.
-        has_order: whether the order of a user's interactions is known and tells something.
-        order_reason: why it does or does not, as a sentence without a full stop.
+        has_order: whether the order of a user's interactions is known and informative.
+        order_reason: why ``has_order`` is what it is, as a sentence without a full stop.
         holdout: what is held out, see :class:`~fastncf.data.split.Split`.
     """
 
@@ -37,18 +37,18 @@ class DataFacts:
 def find_facts(
     interactions: Interactions, split: Split, *, needs_order: bool, history: str | None, seed: int
 ) -> tuple[DataFacts, np.ndarray | None]:
-    """Look at the data for what a plan follows from.
+    """Find the facts of the data that a plan depends on.
 
     Args:
-        interactions: what was read.
-        split: what is trained on, N interactions.
+        interactions: rows of the source, M of them.
+        split: N training interactions.
         needs_order: whether the order of the interactions makes a difference to the plan; finding it takes time.
-        history: what was asked for, see :class:`~fastncf.config.Config`; None leaves the choice to the data.
+        history: setting that was asked for, see :class:`~fastncf.config.Config`; None leaves the choice to the data.
         seed: determines a sample of the users and a shuffle of their histories.
 
     Returns:
         The facts, and (N,) int32 the positions in each user's row of the split from the oldest to the latest, or None
-        where the order is unknown, tells nothing, or makes no difference.
+        where the order is unknown, uninformative, or makes no difference.
 
     Raises:
         ConfigError: ``history="sequence"`` was asked for and the data have no times.

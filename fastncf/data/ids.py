@@ -85,7 +85,7 @@ class Vocabulary:
         return indices
 
     def decode(self, indices: np.ndarray) -> pl.Series:
-        """Return the raw id of each index (n,)."""
+        """Return the raw ids (n,) of indices (n,) of any integer dtype."""
         return self.ids.gather(indices.astype(np.int64))
 
 
@@ -112,7 +112,8 @@ def categories(column: pl.Series) -> pl.Series:
     """Return the text behind each physical number of a column of categories, from 0 to the highest that occurs."""
     physical = column.to_physical()
     highest = physical.max()
-    numbers = pl.Series(range(0 if highest is None else int(highest) + 1), dtype=physical.dtype)  # type: ignore[arg-type]
+    assert highest is None or isinstance(highest, int)
+    numbers = pl.Series(range(0 if highest is None else highest + 1), dtype=physical.dtype)
     return numbers.cat.to(column.dtype).cast(pl.String)
 
 

@@ -188,7 +188,7 @@ def hold_out_another(
     lengths = np.diff(split.indptr)
     users = np.flatnonzero(lengths >= 2)
     if order is None:
-        generator = np.random.Generator(np.random.Philox(key=key(seed, Stream.CHOICE)))
+        generator = np.random.Generator(np.random.Philox(key=key(seed, Stream.TUNING)))
         taken = generator.integers(lengths[users])
     else:
         taken = order[split.indptr[users + 1] - 1]
@@ -230,7 +230,7 @@ def _split_by_user(
 
     Args:
         interactions: M rows of U users.
-        time: (M,) int64, by which the latest are told.
+        time: (M,) int64, larger is later.
         num_held_out: items to hold out: 0, 1 (test) or 2 (test and validation).
         given_item: (U,) int32, a given test item, which counts as seen; -1 for none.
 

@@ -14,7 +14,7 @@ Array = TypeVar("Array")
 
 
 class CandidateLists(NamedTuple, Generic[Array]):
-    """The held-out item of T users and C negatives each, all int32: NumPy arrays, or tensors on a device.
+    """Held-out items of T users with C negatives each, all int32: NumPy arrays, or tensors on a device.
 
     Attributes:
         users: (T,) user ids.
@@ -29,7 +29,7 @@ class CandidateLists(NamedTuple, Generic[Array]):
 
 @dataclass(frozen=True)
 class CandidateSpec:
-    """How the negatives of a list are drawn.
+    """Settings of the draws of a list's negatives.
 
     Attributes:
         num_candidates: C, negatives in a list.
@@ -52,7 +52,7 @@ def held_out_lists(
         spec: how many negatives are drawn, and how.
         users: (T,) int32.
         positives: (T,) int32, the held-out item of each user.
-        stream: what the lists are for; different streams have different draws.
+        stream: purpose of the lists; different streams have different draws.
 
     Raises:
         DataError: one of the users has seen all items.

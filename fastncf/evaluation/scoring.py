@@ -29,7 +29,7 @@ _BYTES_PER_SCORED_PAIR = 16  # of score_pairs: ids on the device and their score
 
 
 class MemoryBudget:
-    """How many bytes one chunk of work may take.
+    """Memory that one chunk of work may take.
 
     Attributes:
         device: where the memory is.

@@ -1,1 +1,1 @@
-"""Compiled inner loops: arrays in, arrays out."""
+"""Compiled kernels for CPUs (Numba) and CUDA devices (Triton): arrays in, arrays out."""

@@ -13,7 +13,7 @@ from fastncf.stage import Stage
 
 @register("popularity")
 class Popularity(nn.Module):
-    """The score of an item is its number of training interactions, the same for all users. Nothing is trained.
+    """Scores equal to the number of an item's training interactions, the same for all users. Nothing is trained.
 
     Args:
         counts: (I,) float64; float32 would make counts above 2**24 equal that are not.

@@ -1,4 +1,4 @@
-"""Scorers: how a model scores many pairs at once, with what depends on the user or on the item alone computed once.
+"""Scorers: scores of many pairs at once, with what depends on the user or on the item alone computed once.
 
 :func:`make_scorer` asks the model for its scorer. :mod:`fastncf.evaluation.scoring` calls it within a memory budget.
 """
@@ -64,7 +64,7 @@ class Scorer(ABC):
 
     @property
     def factors(self) -> Factors | None:
-        """The matrix factorization that computes the same scores, in float32 on the CPU; None where there is none."""
+        """Matrix factorization that computes the same scores, in float32 on the CPU; None where there is none."""
         return None
 
 
@@ -278,6 +278,7 @@ class HiddenLayersScorer(Scorer):
         return torch.addmm(bias, x, weight, out=self._buffers[-1].take(len(x), 1, like=x))
 
     def _lists_by_triton(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        """Return the scores (B, C) of :meth:`lists`, by the Triton kernel."""
         from fastncf.kernels.cuda.scores import score_by_layers  # Triton is not installed on every machine
 
         scores = torch.empty(item_ids.shape, device=self._user.device)
@@ -292,7 +293,12 @@ class HiddenLayersScorer(Scorer):
 
 
 class SumScorer(Scorer):
-    """The sum of a score by hidden layers and of a dot product."""
+    """Sums of a score by hidden layers and of a dot product.
+
+    Args:
+        hidden: scores of the first kind.
+        dot: scores of the second kind.
+    """
 
     def __init__(self, hidden: HiddenLayersScorer, dot: DotScorer) -> None:
         self._hidden, self._dot = hidden, dot

@@ -88,7 +88,7 @@ def sample_negatives_reference(
     epoch: int,
     alias_table: AliasTable | None = None,
 ) -> np.ndarray:
-    """Return what :func:`sample_negatives` does, one draw at a time in plain Python."""
+    """Return what :func:`sample_negatives` returns for the same arguments, one draw at a time in plain Python."""
     out = np.empty((len(indices), num_negatives), dtype=np.int32)
     keys = position_keys(seed, Stream.NEGATIVES, epoch, positions=out.size)
     for user in range(len(indptr) - 1):
@@ -130,19 +130,19 @@ def draw_reference(
     lengths = [1] * num_items if alias_table is None else np.diff(alias_table.cumulative).tolist()
     attempt = ATTEMPTS
     while True:
-        place, exact = _scale(_hash(position, keys, attempt), sum(lengths[item] for item in unseen))
+        offset, exact = _scale(_hash(position, keys, attempt), sum(lengths[item] for item in unseen))
         if exact:
-            return _item_at(place, unseen, lengths)
+            return _item_at(offset, unseen, lengths)
         attempt += 1
 
 
-def _item_at(place: int, items: Iterable[int], lengths: list[int]) -> int:
-    """Return the item that covers a place where the lengths of some items lie end to end."""
+def _item_at(offset: int, items: Iterable[int], lengths: list[int]) -> int:
+    """Return the item that covers an offset, where items lie end to end, each as long as its entry in ``lengths``."""
     for item in items:
-        place -= lengths[item]
-        if place < 0:
+        offset -= lengths[item]
+        if offset < 0:
             return item
-    raise IndexError(place)
+    raise IndexError(offset)
 
 
 def _scale(x: int, size: int) -> tuple[int, bool]:

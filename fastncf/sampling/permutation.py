@@ -49,6 +49,7 @@ def permutation(size: int, seed_key: int, device: torch.device) -> Tensor:
 
 
 def _fill_by_kernel(out: Tensor, a: int, b: int, keys: list[int]) -> None:
+    """Fill a permutation on a CPU by the compiled kernel, in parallel."""
     array, kernel_keys = out.numpy(), np.array(keys, dtype=np.uint64)
     run_ranges(lambda start, stop: fill_permutation(start, stop, a, b, kernel_keys, array), even_ranges(len(array)))
 

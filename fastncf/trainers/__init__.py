@@ -1,4 +1,4 @@
-"""Ways to train a model: one file each, one protocol, one list from the fastest to the general one.
+"""Trainers: a file for each, one protocol, one list from the fastest to the most general one.
 
 The first trainer of ``TRAINERS`` that has no objection to a stage trains it; the objections of those before it are kept
 for the plan. A trainer is imported when it is asked, since some of them need torch.

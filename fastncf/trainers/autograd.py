@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastncf.data.split import Split
-from fastncf.device import SMALLER_MODEL, device_guard, seeded
+from fastncf.device import OUT_OF_MEMORY_HINT, device_guard, seeded
 from fastncf.errors import DeviceError
 from fastncf.models.losses import LOSSES
 from fastncf.models.scorers import score_lists
@@ -90,11 +90,11 @@ class AutogradTrainer(Trainer):
             self.learning_rates.copy_(torch.from_numpy(self.stage.learning_rate_at(progress)))
             self.step.zero_()
             self.total_loss.zero_()
-            for rows in self.loader.batch_indices():
-                if self.no_graph_reason is None and len(rows) == self.loader.interactions_per_batch:
+            for indices in self.loader.batch_indices():
+                if self.no_graph_reason is None and len(indices) == self.loader.interactions_per_batch:
                     self._run_full_batch()
                 else:
-                    self._run_step(rows)
+                    self._run_step(indices)
         return self.total_loss.clone()
 
     def state_dict(self) -> State:
@@ -182,29 +182,29 @@ class AutogradTrainer(Trainer):
         else:
             self._graph = graph
 
-    def _run_step(self, rows: Tensor | None) -> None:
-        """Take a step over interactions ``rows`` (B,), or over the next full batch, which is found on the device."""
+    def _run_step(self, indices: Tensor | None) -> None:
+        """Take a step over the interactions at ``indices`` (B,); None takes the next full batch."""
         learning_rate = self.learning_rates.index_select(0, self.step).squeeze(0)
         if self._stream is None:
             self._adam.param_groups[0]["lr"] = learning_rate.item()
         else:
             self.learning_rate.copy_(learning_rate)
-        losses = self._backward(rows)
+        losses = self._backward(indices)
         while losses is None:
             if self.microbatch_size == 1 or (self._stream is not None and torch.cuda.is_current_stream_capturing()):
                 raise DeviceError(
                     f"{self.device} has no memory left for a step of {type(self.model).__name__} over "
-                    f"{self.microbatch_size:,} interactions; {SMALLER_MODEL}"
+                    f"{self.microbatch_size:,} interactions; {OUT_OF_MEMORY_HINT}"
                 )
             self._set_microbatch_size(-(-self.microbatch_size // 2))
             torch.cuda.empty_cache()  # blocks of the larger microbatch are of no use to the smaller ones
-            losses = self._backward(rows)
+            losses = self._backward(indices)
         self._adam.step()
         self.step += 1
         for loss in losses:
             self.total_loss += loss
 
-    def _backward(self, rows: Tensor | None) -> list[Tensor] | None:
+    def _backward(self, indices: Tensor | None) -> list[Tensor] | None:
         """Compute the gradients of a batch.
 
         Returns:
@@ -212,12 +212,12 @@ class AutogradTrainer(Trainer):
         """
         self._adam.zero_grad(set_to_none=True)
         try:
-            if rows is None:
+            if indices is None:
                 size = self.loader.interactions_per_batch
-                places = torch.arange(size, device=self.device) + self.step * size
-                rows = self.loader.order.index_select(0, places)
+                positions = torch.arange(size, device=self.device) + self.step * size
+                indices = self.loader.order.index_select(0, positions)
             losses = []
-            for part in rows.split(self.microbatch_size):
+            for part in indices.split(self.microbatch_size):
                 batch = self.loader.gather(part)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
                     positive, negatives = score_batch(self.model, batch)
@@ -225,8 +225,8 @@ class AutogradTrainer(Trainer):
                     positive, negatives = positive.float(), negatives.float()
                 loss = LOSSES[self.stage.loss].function(positive, negatives)
                 objective = loss + l2_penalty(self.model, batch, self.stage.l2) if self.stage.l2 else loss
-                if len(part) < len(rows):
-                    objective = objective * (len(part) / len(rows))
+                if len(part) < len(indices):
+                    objective = objective * (len(part) / len(indices))
                 objective.backward()
                 losses.append(loss.detach() * len(part))
         except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""What all trainers have in common: the protocol that a fit, a checkpoint and early stopping rely on."""
+"""Protocol of all trainers, which fits, checkpoints and early stopping rely on."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -21,9 +21,9 @@ class Trainer(ABC):
     """Trains one model in place, epoch by epoch; a context manager that ends threads of its own.
 
     Attributes:
-        name: what a plan calls the trainer.
+        name: name of the trainer in ``TRAINERS`` and in plans.
         optimizer: the optimizer that it implements.
-        device: where the model is; None for trainers that need no torch.
+        device: device of the model; None for trainers that need no torch.
     """
 
     name: ClassVar[str]
@@ -80,11 +80,11 @@ class Trainer(ABC):
         """
 
     def sampling_seconds(self) -> float:
-        """Return the seconds that sampling took beside or before the training; 0 where it is part of it."""
+        """Return the seconds of sampling beside or before the training; 0 where sampling is part of the training."""
         return 0.0
 
     def close(self) -> None:  # noqa: B027 - most trainers have nothing to end
-        """End what runs beside the training."""
+        """End threads of the trainer's own; the trainer is not used afterwards."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent in a grid of users x items, with the same bits for any number of threads.
+"""Stochastic gradient descent on the blocks of a grid of users x items, with the same bits for any number of threads.
 
 The users are cut into G ranges and the items, anew each epoch, into G parts. A round takes G blocks of which no two
 share a user or an item, so that threads may train them in any order, or at once, without a lock; after G rounds every
@@ -77,14 +77,14 @@ class BlockSGD(Trainer):
     def epoch(self, number: int) -> float:
         """Visit every interaction once; see :meth:`fastncf.trainers.base.Trainer.epoch`."""
         settings = self.settings
-        shuffled = number if settings.shuffle else 0
-        random = np.random.Generator(np.random.Philox(key=key(settings.seed, Stream.BLOCKS, shuffled)))
-        parts = self._deal(random)
-        first = int(random.integers(self.grid))
+        order_epoch = number if settings.shuffle else 0
+        generator = np.random.Generator(np.random.Philox(key=key(settings.seed, Stream.BLOCKS, order_epoch)))
+        parts = self._deal(generator)
+        first = int(generator.integers(self.grid))
         num_draws = len(self.positions) * settings.num_negatives
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
         samplings = [
-            NegativeSampling(items, settings.num_negatives, keys, settings.weights(self.counts[items]))
+            NegativeSampling(items, settings.num_negatives, keys, settings.alias_table(self.counts[items]))
             for items in parts
         ]
         losses = np.zeros((self.grid, self.grid))
@@ -108,14 +108,14 @@ class BlockSGD(Trainer):
         load_arrays(self.model._asdict(), state)
         self.factors = pad_to_lanes(self.model)
 
-    def _deal(self, random: np.random.Generator) -> list[np.ndarray]:
+    def _deal(self, generator: np.random.Generator) -> list[np.ndarray]:
         """Deal the items to G parts, and put each user's interactions in the order of the parts.
 
         Returns:
             The items (n,) int32 of each part, ascending.
         """
         num_items = len(self.counts)
-        deal = random.random((-(-num_items // self.grid), self.grid)).argsort(axis=1).astype(np.uint8)
+        deal = generator.random((-(-num_items // self.grid), self.grid)).argsort(axis=1).astype(np.uint8)
         part = np.empty(num_items, dtype=np.uint8)
         part[self.by_popularity] = deal.reshape(-1)[:num_items]
         sizes = np.bincount(part, minlength=self.grid)

@@ -1,12 +1,12 @@
 """Stochastic gradient descent on users and their histories, with the same bits for any number of threads.
 
-What a user likes next shows in what was liked before, most of all in what was liked last. So the vector of a user is
-the sum of three: one of its own (Koren et al. 2009), the mean of vectors of the items in the history (SVD++, Koren
-2008; FISM, Kabbur et al. 2013), and such vectors again, each item's weight a fixed share of the next one's: a Markov
-chain with a long memory (Rendle et al. 2010, "Factorizing personalized Markov chains"; He and McAuley 2016, Fossil).
-A positive's own vector is left out of the sums that score it, and everything later out of the third.
+The vector of a user is the sum of three parts: a vector of the user's own (Koren et al. 2009); the mean of history
+vectors of the items in the history (SVD++, Koren 2008; FISM, Kabbur et al. 2013); and a sum of history vectors whose
+weights decay exponentially from the latest item back (related to Rendle et al. 2010, "Factorizing personalized Markov
+chains", and to Fossil, He and McAuley 2016). When an interaction is trained, its item is left out of the second and
+third part, and all later items are left out of the third.
 
-After an epoch the sum stands in the table of users, so that a matrix factorization scores with it.
+After an epoch the sum of the parts is written to the table of users, so that the model is a matrix factorization.
 """
 
 from functools import partial
@@ -86,7 +86,7 @@ class HistorySGD(Trainer):
             history_vectors=aligned_zeros(self.factors.item_vectors.shape),
         )
         self.items = np.arange(split.num_items, dtype=np.int32)
-        self.weights = self.settings.weights(split.item_counts())
+        self.alias_table = self.settings.alias_table(split.item_counts())
         self.num_copies, self.num_rounds = copies_and_rounds(len(split.indices), split.num_items)
         self.copies = [
             aligned_copies(table, self.num_copies) if self.num_copies > 1 else table[None] for table in self.tables[2:]
@@ -99,14 +99,14 @@ class HistorySGD(Trainer):
         See :meth:`fastncf.trainers.base.Trainer.epoch`.
         """
         split, settings = self.split, self.settings
-        shuffled = number if settings.shuffle else 0
-        random = np.random.Generator(np.random.Philox(key=key(settings.seed, Stream.HISTORIES, shuffled)))
-        users = random.permutation(split.num_users).astype(np.int32)
+        order_epoch = number if settings.shuffle else 0
+        generator = np.random.Generator(np.random.Philox(key=key(settings.seed, Stream.HISTORIES, order_epoch)))
+        users = generator.permutation(split.num_users).astype(np.int32)
         ends = np.cumsum(np.diff(split.indptr)[users])
         bounds = split_ranges(np.concatenate([[0], ends]), self.num_copies * self.num_rounds)
         num_draws = len(split.indices) * settings.num_negatives
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
-        sampling = NegativeSampling(self.items, settings.num_negatives, keys, self.weights)
+        sampling = NegativeSampling(self.items, settings.num_negatives, keys, self.alias_table)
         losses = np.zeros((self.num_rounds, self.num_copies))
 
         def train(step: SGDStep, turn: int, copy: int, _: int) -> None:

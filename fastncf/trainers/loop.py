@@ -14,18 +14,20 @@ from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
 
 STAGES = ("read", "split", "tune", "sample", "train", "evaluate", "total")
+"""Sections of a fit whose seconds are measured; a :class:`~fastncf.stage.Stage` is something else, a training run."""
+
 TrainingLog = list[dict[str, float]]
 """One dict per epoch: epoch (counted from 1), loss, seconds and, with validation, its metrics."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is called with.
+    """State of a fit that a callback is called with.
 
     Attributes:
-        stage: name of the stage of ``STAGES`` that begins, or ``epoch`` when one has ended.
-        epoch: epochs that are done.
-        epochs: epochs in all.
+        stage: name in ``STAGES`` of the section of the fit that begins, or ``epoch`` when an epoch has ended.
+        epoch: number of epochs that are done.
+        epochs: number of epochs of the fit.
         elapsed: seconds since the fit began.
         loss: mean loss of the last epoch, NaN before the first.
         samples_per_second: positives and negatives of the last epoch per second of its training.
@@ -45,7 +47,7 @@ class ProgressReporter:
     """Measures the seconds of each stage of a fit and calls the callback.
 
     Attributes:
-        num_epochs: epochs of the fit, those of all its models.
+        num_epochs: number of epochs of all training runs of the fit.
         seconds: by the names of ``STAGES``.
     """
 
@@ -58,7 +60,7 @@ class ProgressReporter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Report a stage of ``STAGES`` when the block begins, and keep its seconds when it ends."""
+        """Report a section of the fit when the block begins, and keep its seconds when it ends."""
         self._report(name, 0, float("nan"), 0.0, {})
         start = time.perf_counter()
         yield
@@ -76,6 +78,7 @@ class ProgressReporter:
         return self.seconds
 
     def _report(self, stage: str, epoch: int, loss: float, rate: float, metrics: dict[str, float]) -> object:
+        """Call the callback and return its answer."""
         if self._callback is None:
             return None
         elapsed = time.perf_counter() - self._begin
@@ -107,7 +110,7 @@ class EarlyStopping:
         self.state: State | None = None
 
     def should_stop(self, trainer: Trainer, value: float) -> bool:
-        """Note the value of the epoch that has ended; return whether the patience has run out."""
+        """Record the metric of the epoch that has ended, larger is better; return whether the patience has run out."""
         if value > self.best:
             self.best, self.num_waited = value, 0
             self.state = copy.deepcopy(trainer.state_dict())
@@ -116,7 +119,7 @@ class EarlyStopping:
         return self.num_waited >= self.patience
 
     def restore(self, trainer: Trainer) -> None:
-        """Take the trainer back to the best epoch."""
+        """Load the state of the best epoch into the trainer."""
         if self.state is not None:
             trainer.load_state_dict(self.state)
 
@@ -133,7 +136,7 @@ def train_epochs(
 
     Args:
         trainer: trains ``model`` in place.
-        model: what the trainer was made with.
+        model: the factors or module that the trainer was made with.
         stage: settings.
         num_interactions: N.
         validation: items that are ranked after each epoch, or None.

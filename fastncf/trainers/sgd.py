@@ -1,4 +1,4 @@
-"""What the trainers by stochastic gradient descent share: settings, starting parameters, and what they can train."""
+"""Settings, initial parameters and objections that the trainers by stochastic gradient descent share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,9 +75,9 @@ class SGDSettings:
         user_scale, item_decay = np.float32(1 - decay), np.float32(decay / (1 + self.num_negatives))
         return SGDStep(np.float32(learning_rate), user_scale, item_decay, self.loss)
 
-    def weights(self, counts: np.ndarray) -> AliasTable:
-        """Return how often each of some items is drawn, from their numbers of interactions (n,)."""
-        return alias_table(self.negatives, counts, self.negatives_exponent) or UNIFORM
+    def alias_table(self, item_counts: np.ndarray) -> AliasTable:
+        """Return the distribution of the negatives over some items, from their numbers of interactions (n,) int64."""
+        return alias_table(self.negatives, item_counts, self.negatives_exponent) or UNIFORM
 
 
 def learning_rates(stage: Stage, epoch: int, num_rounds: int) -> list[float]:
@@ -96,10 +96,10 @@ def init_factors(stage: Stage, num_users: int, num_items: int) -> Factors:
         num_items: I.
     """
     dim = stage.dim - 2 if stage.model == "gmf" else stage.dim
-    random = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
+    generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
     user_vectors, item_vectors = (aligned_zeros((rows, dim)) for rows in (num_users, num_items))
     for table in (user_vectors, item_vectors):
-        random.standard_normal(dtype=np.float32, out=table)
+        generator.standard_normal(dtype=np.float32, out=table)
         table *= np.float32(stage.init_std)
     user_bias, item_bias = (np.zeros(rows, dtype=np.float32) for rows in (num_users, num_items))
     return Factors(user_vectors, item_vectors, user_bias, item_bias)

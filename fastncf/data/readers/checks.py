@@ -1,4 +1,4 @@
-"""Checks of the values of a column, with errors that say where the first bad one stands."""
+"""Checks of the values of a column, with errors that name the row of the first bad one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -124,8 +124,8 @@ def guess_columns(
     times = [n for n in (2, 3) if _looks_like_time([row[n] for row in rows if n < len(row)])]
     if len(columns) == 4 or (len(columns) == 3 and times):
         guess["time"] = columns[2 if times == [2] else -1]
-    free = {role: column for role, column in guess.items() if column not in names.values()}
-    return match_columns(columns, {role: names[role] or free.get(role) for role in names}, source, needs_time)
+    unnamed = {role: column for role, column in guess.items() if column not in names.values()}
+    return match_columns(columns, {role: names[role] or unnamed.get(role) for role in names}, source, needs_time)
 
 
 def _looks_like_time(values: list[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Files of ratings: what kind one is, and its text, unpacked if need be."""
+"""Kinds of ratings files, and the text in an archive."""
 
 import gzip
 import zipfile

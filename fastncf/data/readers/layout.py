@@ -27,7 +27,7 @@ _HEAD_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class TextLayout:
-    """How a text is laid out, and which of its columns are used.
+    """Layout of a text, and the columns of it that are used.
 
     Attributes:
         separator: what stands between two fields.

@@ -24,7 +24,7 @@ _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 class TextTable(NamedTuple):
-    """What was read of a text.
+    """Columns that were read from a text.
 
     Attributes:
         frame: columns ``user``, ``item`` and perhaps ``time``: ids Int32, Int64, Categorical or String, times numbers,

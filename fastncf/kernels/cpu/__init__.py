@@ -1,1 +1,1 @@
-"""Faster ways, for a CPU, to do what torch does: arrays in, arrays out, each compared with the plain way by a test."""
+"""Kernels for CPUs, compiled by Numba: arrays in, arrays out; a test compares each with a naive version."""

@@ -1,4 +1,4 @@
-"""Notice of compilations, which a first run waits for; later runs load the compiled kernels from a cache on disk."""
+"""Notification of compilations. A first run waits for them; later runs load the kernels from a cache on disk."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +14,13 @@ class _FirstCompilation(event.Listener):
         self._callback: Callable[[], object] | None = callback
 
     def on_start(self, _: Any) -> None:
+        """Call the callback; Numba calls this method at each compilation."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
 
     def on_end(self, _: Any) -> None:
-        pass
+        """Do nothing; Numba requires the method."""
 
 
 @contextmanager

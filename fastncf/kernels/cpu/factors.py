@@ -52,13 +52,14 @@ class Factors(NamedTuple):
 def pad_to_lanes(factors: Factors) -> Factors:
     """Return factors whose vectors have columns of 0 up to a multiple of ``LANES`` and begin at a cache line.
 
-    Training leaves the columns at 0. What is so already is returned itself, and so are the biases.
+    Training leaves the columns at 0. Vectors that need no padding are returned as they are, and so are the biases.
     """
     user_vectors, item_vectors = (_padded(table) for table in factors[:2])
     return factors._replace(user_vectors=user_vectors, item_vectors=item_vectors)
 
 
 def _padded(table: np.ndarray) -> np.ndarray:
+    """Return a table (R, D) in the form of :func:`pad_to_lanes`, itself where it has that form."""
     rows, dim = table.shape
     if dim % LANES == 0 and table.ctypes.data % CACHE_LINE == 0:
         return table
@@ -68,14 +69,14 @@ def _padded(table: np.ndarray) -> np.ndarray:
 
 
 def unpad_into(padded: Factors, factors: Factors) -> None:
-    """Copy the vectors that :func:`pad_to_lanes` has copied back into those that it was given."""
+    """Copy vectors that :func:`pad_to_lanes` returned back to the factors that it was given."""
     for source, target in zip(padded[:2], factors[:2], strict=True):
         if source is not target:
             target[:] = source[:, : target.shape[1]]
 
 
 class SGDStep(NamedTuple):
-    """What a step does.
+    """Coefficients of a step.
 
     Attributes:
         learning_rate: the gradient of an interaction's loss is multiplied by it, float32.
@@ -91,19 +92,19 @@ class SGDStep(NamedTuple):
 
 
 class NegativeSampling(NamedTuple):
-    """How the negatives of an epoch are drawn.
+    """Settings of the draws of an epoch's negatives.
 
     Attributes:
         items: (n,) int32, the items that positives and negatives are from.
         num_negatives: K, int64.
         keys: see :func:`fastncf.kernels.cpu.negatives.sample_row`.
-        weights: how often each of ``items`` is drawn.
+        alias_table: distribution of the draws over ``items``, or ``UNIFORM``.
     """
 
     items: np.ndarray
     num_negatives: int
     keys: np.ndarray
-    weights: AliasTable
+    alias_table: AliasTable
 
 
 class Block(NamedTuple):
@@ -160,7 +161,7 @@ class Workspace(NamedTuple):
 
 
 class ItemTable(NamedTuple):
-    """What is learned of items; pointers to float32.
+    """Vectors and biases of the items; pointers to float32.
 
     Attributes:
         vectors: (I * D,).
@@ -299,7 +300,7 @@ def draw_samples(start, stop, positions, sampling, width, workspace):
     num_negatives = sampling.num_negatives if stop - start < num_items else 0
     negatives = workspace.negatives[: (stop - start) * num_negatives]
     seen = positions[start:stop]
-    sample_row(start * num_negatives, seen, sampling.keys, sampling.weights, workspace.sampler, negatives)
+    sample_row(start * num_negatives, seen, sampling.keys, sampling.alias_table, workspace.sampler, negatives)
     _merge_repeats(start, stop, positions, negatives, sampling.items, width, workspace.samples)
 
 
@@ -453,9 +454,9 @@ def sgd_step(typingctx, table, interaction, vector, step):
                 start = builder.add(vec.load_scalar(interaction.starts, sample.index), at)
                 row = vec.load(table.vectors, start)
                 change = vec.splat(vec.load_scalar(buffers.scores, sample.index))
-                often = vec.splat(vec.load_scalar(buffers.multiplicity, sample.index))
+                count = vec.splat(vec.load_scalar(buffers.multiplicity, sample.index))
                 builder.store(vec.sub(builder.load(changed), vec.mul(change, row)), changed)
-                new = vec.add(row, vec.mul(builder.fmul(decay, often), row))
+                new = vec.add(row, vec.mul(builder.fmul(decay, count), row))
                 vec.store(vec.sub(new, vec.mul(change, old)), table.vectors, start)
             vec.store(builder.load(changed), vector, at)
         return context.get_dummy_value()
@@ -464,7 +465,7 @@ def sgd_step(typingctx, table, interaction, vector, step):
 
 
 class ItemParts(NamedTuple):
-    """The parts that the items are dealt to.
+    """Assignment of the items to parts.
 
     Attributes:
         part: (I,) uint8, the part of each item.

@@ -1,12 +1,12 @@
-"""Training of MLP and NeuMF by Adam, batch by batch, on threads that stay for many batches.
+"""Training of MLP and NeuMF by Adam, batch by batch, on threads that are started once for many batches.
 
 Forward and backward passes are those of He et al. 2017 ("Neural collaborative filtering", eq. 10 and 12), Adam is that
 of Kingma and Ba 2015; ``tests/reference.py`` has the same step in NumPy. fastncf/kernels/README.md has a drawing of it.
 
 A batch is cut into microbatches, a microbatch into at most ``CHUNKS`` chunks, a chunk into tiles of some dozens of
 samples. A tile goes forward and backward in memory that stays in a core's cache: only the rows of embedding tables come
-from further away, and are prefetched. A thread has a share of the chunks, so that it knows which rows it needs next;
-when it is through, it takes chunks of the others.
+from main memory, and are prefetched. A thread has a share of the chunks, so that it knows which rows it needs next;
+when its share is done, it takes chunks from the shares of other threads.
 
 The bits do not depend on the number of threads. A chunk sums the gradients of the layers by itself, in the order of its
 tiles; one thread for each part of the parameters adds the sums of the chunks in their order. A row that a batch uses
@@ -64,7 +64,7 @@ from fastncf.kernels.cpu.rows import (
     weighted_dot,
     weighted_dot_backward,
 )
-from fastncf.kernels.cpu.simd import LANES, get, offset, prefetch, prefetch_to_read, put
+from fastncf.kernels.cpu.simd import LANES, aligned_zeros, get, offset, prefetch, prefetch_to_read, put
 
 CHUNKS = 32
 """Chunks of a microbatch at most, each with gradients of the layers of its own."""
@@ -79,7 +79,7 @@ _NO_STRIDE = np.int64(0)  # a literal would have gemm compiled anew
 
 
 class Settings(NamedTuple):
-    """Settings of the shared.
+    """Settings of a training run.
 
     Attributes:
         num_users: U; rows of users come first in the table.
@@ -90,7 +90,7 @@ class Settings(NamedTuple):
         num_terms: terms of the loss of an interaction.
         l2: weight of the mean squared norms of the embedding vectors in a batch.
         dropout: probability that an activation is set to 0.
-        dropout_key: what the draws of the dropout are made of, together with step, position and layer.
+        dropout_key: key of the draws of dropout, hashed together with step, position and layer.
     """
 
     num_users: int
@@ -105,7 +105,7 @@ class Settings(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Shape of a model and places of its parameters; all widths are multiples of 8, padded by zeros.
+    """Widths of a model and offsets of its parameters; all widths are multiples of 8, padded by zeros.
 
     A row of the table has the vector of GMF first, then the vector of MLP. The matrix of a layer is (inputs, outputs)
     in row-major order, that of the first layer has the inputs from the user first.
@@ -154,7 +154,7 @@ class EpochData(NamedTuple):
 
     Attributes:
         size: N.
-        order: (N,) int32 or int64, positions of the interactions in the order of the shared.
+        order: (N,) int32 or int64, positions of the interactions in the order of training.
         user: (N,) int32.
         positive: (N,) int32.
         negatives: (N * K,) int32.
@@ -184,7 +184,7 @@ class BatchRows(NamedTuple):
 
 
 class SharedState(NamedTuple):
-    """All that the threads share.
+    """Everything that the threads share.
 
     Attributes:
         num_threads: number of threads.
@@ -213,7 +213,8 @@ class Workspace(NamedTuple):
         users: (G, V) float32, vectors of a tile's users.
         items: (S, V) float32, vectors of its items.
         user_half: (G, H) float32 for the widest layer H: the users' part of the first layer, then its gradient.
-        activations: (S, H) float32 for one layer after the other: its outputs, then the gradients of what ReLU got.
+        activations: (S, H) float32 for one layer after the other: its outputs, then the gradients
+            with respect to the inputs of ReLU.
         gradients: (G + S, V) float32, gradients of users and items.
         zeros: float32, as many as the widest row has.
         loss: scores (S,), multiplicity and sums of losses, see :class:`~fastncf.kernels.cpu.losses.LossBuffers`.
@@ -320,13 +321,6 @@ def make_workspace(num_negatives: int, network: Network, num_owned: int) -> Work
         owned_gradients=aligned_zeros(num_owned * vector),
         found=np.zeros(_FOUND, dtype=np.int32),
     )
-
-
-def aligned_zeros(size: int) -> NDArray[np.float32]:
-    """Return (size,) zeros that start at a cache line; for large sizes, NumPy asks the system for large pages."""
-    memory = np.zeros(size + _LINE, dtype=np.float32)
-    start = -memory.ctypes.data % (4 * _LINE) // 4
-    return memory[start : start + size]
 
 
 @njit(inline="always")
@@ -638,11 +632,11 @@ def hidden_forward(tile, step, shared, workspace):
 
 @njit(inline="always")
 def _output_weights(data, shared):
-    """Return where the output's weights of the product, those of the last layer, and its bias are in parameters."""
+    """Return pointers to the output's weights of the GMF product, those of the last layer, and its bias."""
     network = shared.network
-    of_product = offset(data, network.output_offset)
-    of_top = offset(of_product, network.product_width)
-    return of_product, of_top, offset(of_top, get(network.widths, network.num_layers - 1))
+    product_weights = offset(data, network.output_offset)
+    last_weights = offset(product_weights, network.product_width)
+    return product_weights, last_weights, offset(last_weights, get(network.widths, network.num_layers - 1))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -650,13 +644,13 @@ def output_forward(tile, shared, workspace):
     """Compute the scores of a tile."""
     per, width, product_width = 1 + shared.settings.num_negatives, shared.table.width, shared.network.product_width
     top = _activations(shared.network.num_layers - 1, _num_samples(tile, shared), shared, workspace)
-    of_product, of_top, bias = _output_weights(shared.layers.values, shared)
+    product_weights, last_weights, bias = _output_weights(shared.layers.values, shared)
     for group in range(tile.size):
         for sample in range(group * per, (group + 1) * per):
-            score = get(bias, 0) + dot(offset(top.data, sample * top.stride), of_top, top.stride)
+            score = get(bias, 0) + dot(offset(top.data, sample * top.stride), last_weights, top.stride)
             if product_width:
                 user, item = offset(workspace.users, group * width), offset(workspace.items, sample * width)
-                score += weighted_dot(user, item, of_product, product_width)
+                score += weighted_dot(user, item, product_weights, product_width)
             put(workspace.loss.scores, sample, score)
 
 
@@ -675,14 +669,14 @@ def _add_weight_gradient(shape, x, grad_y, grad_weights, tile, workspace):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def output_and_hidden_backward(tile, shared, workspace):
-    """Compute the gradients of output and layers but the first, and those of what the ReLU of each layer got."""
+    """Compute the gradients of the output and of all layers but the first, and of the inputs of each layer's ReLU."""
     network, transposed = shared.network, shared.layers.transposed
     samples, gradients = _num_samples(tile, shared), _gradients(tile, shared)
     scale, zeros = np.float32(1 / (1 - shared.settings.dropout)), Matrix(workspace.zeros, _NO_STRIDE)
     grad_y = _activations(network.num_layers - 1, samples, shared, workspace)
-    _, of_top, _ = _output_weights(shared.layers.values, shared)
-    _, grad_of_top, grad_bias = _output_weights(gradients, shared)
-    output_backward(grad_y.data, of_top, workspace.loss.scores, samples, grad_y.stride, scale, grad_of_top)
+    _, last_weights, _ = _output_weights(shared.layers.values, shared)
+    _, grad_last_weights, grad_bias = _output_weights(gradients, shared)
+    output_backward(grad_y.data, last_weights, workspace.loss.scores, samples, grad_y.stride, scale, grad_last_weights)
     total = get(grad_bias, 0)
     for sample in range(tile.size * (1 + shared.settings.num_negatives)):
         total += get(workspace.loss.scores, sample)
@@ -736,12 +730,12 @@ def vectors_backward(tile, batch_size, shared, workspace):
     groups, per = _round_up(tile.size), 1 + shared.settings.num_negatives
     grad_users, grad_items = workspace.gradients, offset(workspace.gradients, groups * width)
     if product_width:
-        of_product, _, _ = _output_weights(shared.layers.values, shared)
-        grad_of_product, _, _ = _output_weights(_gradients(tile, shared), shared)
+        product_weights, _, _ = _output_weights(shared.layers.values, shared)
+        grad_product_weights, _, _ = _output_weights(_gradients(tile, shared), shared)
         for group in range(tile.size):
             user, items = group * width, group * per * width
-            x = WeightedDot(offset(workspace.users, user), offset(workspace.items, items), of_product)
-            grad_x = WeightedDot(offset(grad_users, user), offset(grad_items, items), grad_of_product)
+            x = WeightedDot(offset(workspace.users, user), offset(workspace.items, items), product_weights)
+            grad_x = WeightedDot(offset(grad_users, user), offset(grad_items, items), grad_product_weights)
             grad_scores = offset(workspace.loss.scores, group * per)
             weighted_dot_backward(x, grad_x, grad_scores, per, width, product_width)
     if l2:

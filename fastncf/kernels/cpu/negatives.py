@@ -196,16 +196,16 @@ def _draw_uniform(begin, keys, scratch, tile):
     seen_bits, rejected, redraws = scratch.seen_bits, scratch.rejected, scratch.redraws
     block, size = begin >> 32, np.uint64(scratch.num_items)
     threshold = _rejection_threshold(size)
-    never = (len(seen_bits) - 1) << 5
+    rejected_item = (len(seen_bits) - 1) << 5
     first, second = keys[block, 0, 0], keys[block, 0, 1]
     for offset in range(len(tile)):
-        tile[offset] = _scale_hash(begin + offset, first, second, size, threshold, never)
+        tile[offset] = _scale_hash(begin + offset, first, second, size, threshold, rejected_item)
     count = _collect_rejected(tile, seen_bits, rejected)
     attempt = 1
     while count and attempt < ATTEMPTS:
         first, second = keys[block, attempt, 0], keys[block, attempt, 1]
         for which in range(count):
-            redraws[which] = _scale_hash(begin + rejected[which], first, second, size, threshold, never)
+            redraws[which] = _scale_hash(begin + rejected[which], first, second, size, threshold, rejected_item)
         count = _keep_redraws(count, redraws, seen_bits, rejected, tile)
         attempt += 1
     return count
@@ -218,10 +218,10 @@ def _rejection_threshold(size):
 
 
 @njit(inline="always")
-def _scale_hash(position, first, second, size, threshold, never):
-    """Return the item that a position draws, or ``never`` where taking it would favour some items."""
+def _scale_hash(position, first, second, size, threshold, rejected_item):
+    """Return the item that a position draws, or ``rejected_item`` where taking it would favour some items."""
     product = np.uint64(hash32(np.uint32(position), first, second)) * size
-    return np.int32(product >> _32) if np.uint32(product) >= threshold else np.int32(never)
+    return np.int32(product >> _32) if np.uint32(product) >= threshold else np.int32(rejected_item)
 
 
 @_inlined

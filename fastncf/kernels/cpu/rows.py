@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from fastncf.kernels.cpu.simd import VectorBuilder
 from fastncf.rng import LOWBIAS_1, LOWBIAS_2
 
-LANES = 8
+_LANES = 8  # numbers in a vector here: half of simd.LANES, since widths are multiples of 8 only
 BETA_1, BETA_2 = 0.9, 0.999
 """Decay rates of Adam's first and second moment, torch's defaults, for all of Adam in the CPU kernels."""
 
@@ -56,9 +56,9 @@ def _for_each_block(context, builder, signature, arguments, width):
 
     Sums of four vectors do not wait for each other. Yields the code of either loop and the offset of its first number.
     """
-    width, wide = arguments[width], 4 * LANES
+    width, wide = arguments[width], 4 * _LANES
     limit = builder.and_(width, ir.Constant(width.type, -wide))
-    for lanes, start, stop in ((wide, ir.Constant(width.type, 0), limit), (LANES, limit, width)):
+    for lanes, start, stop in ((wide, ir.Constant(width.type, 0), limit), (_LANES, limit, width)):
         step = ir.Constant(width.type, lanes)
         with cgutils.for_range_slice(builder, start, stop, step, inc=True) as (at, _):
             yield VectorBuilder(context, builder, signature, arguments, lanes), at
@@ -66,10 +66,10 @@ def _for_each_block(context, builder, signature, arguments, width):
 
 @intrinsic
 def copy_row(typingctx, to, row, width):
-    """``to = row``."""
+    """Copy a row: ``to = row``."""
 
     def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, _LANES)
         to, row, width = vec.arguments
         with vec.for_each_vector(width) as (at, _):
             vec.store(vec.load(row, at), to, at)
@@ -80,10 +80,10 @@ def copy_row(typingctx, to, row, width):
 
 @intrinsic
 def axpy(typingctx, to, scale, row, width):
-    """``to += scale * row``, scale float32."""
+    """Add a multiple of a row: ``to += scale * row``, scale float32."""
 
     def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, _LANES)
         to, scale, row, width = vec.arguments
         scale = vec.splat(scale)
         with vec.for_each_vector(width) as (at, _):
@@ -95,7 +95,7 @@ def axpy(typingctx, to, scale, row, width):
 
 @intrinsic
 def add_rows(typingctx, to, rows, stride, count, width):
-    """``to += rows[0] + ... + rows[count - 1]``, one after the other; the rows lie ``stride`` numbers apart."""
+    """Add rows one after the other, ``to += rows[0] + ... + rows[count - 1]``; they lie ``stride`` numbers apart."""
 
     def generate(context, builder, signature, arguments):
         for vec, at in _for_each_block(context, builder, signature, arguments, 4):
@@ -116,7 +116,7 @@ def dot(typingctx, a, b, width):
     """Return the sum of ``a * b``, float32."""
 
     def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, _LANES)
         a, b, width = vec.arguments
         total = vec.alloca()
         builder.store(vec.constant(0.0), total)
@@ -132,7 +132,7 @@ def weighted_dot(typingctx, a, b, weights, width):
     """Return the sum of ``a * b * weights``, float32: a score of GMF without its bias (He et al. 2017, eq. 8-9)."""
 
     def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, _LANES)
         a, b, weights, width = vec.arguments
         total = vec.alloca()
         builder.store(vec.constant(0.0), total)
@@ -173,7 +173,7 @@ def weighted_dot_backward(typingctx, x, grad_x, grad_scores, count, stride, widt
     """
 
     def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, _LANES)
         (user, items, weights), (grad_user, grad_items, grad_weights), grad_scores, count, stride, width = vec.arguments
         total = vec.alloca()
         with vec.for_each_vector(width) as (at, _):
@@ -244,12 +244,12 @@ def dropout(typingctx, x, count, probability, key):
     """
 
     def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, _LANES)
         x, count, probability, key = vec.arguments
         word = ir.IntType(32)
 
         def constant(number):
-            return ir.Constant(vec.integers, [number] * LANES)
+            return ir.Constant(vec.integers, [number] * _LANES)
 
         def splat(number):
             first = builder.insert_element(ir.Constant(vec.integers, ir.Undefined), number, ir.Constant(word, 0))
@@ -263,7 +263,7 @@ def dropout(typingctx, x, count, probability, key):
         limit = splat(builder.fptoui(builder.fmul(probability, ir.Constant(probability.type, 2.0**32)), word))
         one = ir.Constant(probability.type, 1.0)
         scale = vec.splat(builder.fptrunc(builder.fdiv(one, builder.fsub(one, probability)), ir.FloatType()))
-        lanes = ir.Constant(vec.integers, list(range(LANES)))
+        lanes = ir.Constant(vec.integers, list(range(_LANES)))
         with vec.for_each_vector(count) as (at, _):
             bits = builder.xor(builder.add(splat(builder.trunc(at, word)), lanes), low)
             bits = mixed(builder.xor(bits, builder.lshr(bits, constant(16))), LOWBIAS_1, 15)
@@ -277,6 +277,7 @@ def dropout(typingctx, x, count, probability, key):
 
 
 def _sqrt(vec, vector):
+    """Return the square roots of a vector."""
     name = f"llvm.sqrt.v{vec.lanes}f32"
     kind = ir.FunctionType(vec.vector, [vec.vector])
     return vec.builder.call(cgutils.get_or_insert_function(vec.builder.module, kind, name), [vector])
@@ -314,7 +315,7 @@ def adam_step(typingctx, row, values, gradient, stride, width, coefficients):
     """
 
     def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, _LANES)
         row, values, gradients, stride, width, coefficients = vec.arguments
         mean_decay, square_decay, rate, root = (vec.splat(number) for number in coefficients)
         means = builder.gep(row, [stride])
@@ -348,7 +349,7 @@ def zero_gradient_step(typingctx, to, values, moments, width, rate, root):
     """
 
     def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, _LANES)
         to, values, means, width, rate, root = vec.arguments
         rate, root, squares = vec.splat(rate), vec.splat(root), builder.gep(means, [width])
         with vec.for_each_vector(width) as (at, _):
@@ -375,7 +376,7 @@ def missed_steps(typingctx, to, values, moments, width, at_write, now, decay):
     """
 
     def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments, LANES)
+        vec = VectorBuilder(context, builder, signature, arguments, _LANES)
         to, values, means, width, at_write, now, decay = vec.arguments
         squares = builder.gep(means, [width])
         numbers = [vec.load_scalar(at_write, ir.Constant(width.type, n)) for n in range(4)]

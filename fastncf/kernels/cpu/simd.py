@@ -30,22 +30,23 @@ _EXP2_SERIES = [math.log(2) ** power / math.factorial(power) for power in range(
 
 
 def _lane_numbers(*lanes):
+    """Return a constant vector of lane numbers, as a shuffle takes them."""
     return ir.Constant(ir.VectorType(_INT32, len(lanes)), list(lanes))
 
 
-def aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
+def aligned_zeros(shape: int | tuple[int, ...]) -> np.ndarray:
     """Return float32 zeros that begin at a cache line, so that no vector of a row lies across two of them.
 
     Loading a vector from two lines takes twice as long; NumPy places an array at any multiple of 16 bytes.
     """
-    count, excess = math.prod(shape), CACHE_LINE // 4
+    count, excess = math.prod((shape,) if isinstance(shape, int) else shape), CACHE_LINE // 4
     memory = np.zeros(count + excess, dtype=np.float32)
     first = -memory.ctypes.data % CACHE_LINE // 4
     return memory[first : first + count].reshape(shape)
 
 
 def aligned_copies(table: np.ndarray, count: int) -> np.ndarray:
-    """Return ``count`` copies (count, ...) of float32 in memory of :func:`aligned_zeros`."""
+    """Return ``count`` copies (count, ...) of a float32 table, aligned as those of :func:`aligned_zeros`."""
     copies = aligned_zeros((count, *table.shape))
     copies[:] = table
     return copies
@@ -73,6 +74,7 @@ class VectorBuilder:
         ]
 
     def _unpacked(self, context, kind, value):
+        """Return an argument in the form that the class documents."""
         if isinstance(kind, types.BaseTuple):
             values = cgutils.unpack_tuple(self.builder, value)
             unpacked = [self._unpacked(context, *part) for part in zip(kind, values, strict=True)]
@@ -85,6 +87,7 @@ class VectorBuilder:
         return array.data, cgutils.unpack_tuple(self.builder, array.shape)[1]
 
     def _address(self, data, at):
+        """Return a pointer to a vector that begins ``at`` numbers behind a pointer to a number."""
         return self.builder.bitcast(self.builder.gep(data, [at]), self.vector.as_pointer())
 
     def load(self, data, at):
@@ -261,6 +264,8 @@ def put(typingctx, data, at, number):
 
 
 def _prefetch(to_write, table, start, width):
+    """Return the signature and the code generator of a prefetch; ``to_write`` is 1 or 0."""
+
     def generate(context, builder, signature, arguments):
         vec = VectorBuilder(context, builder, signature, arguments)
         table, start, width = vec.arguments

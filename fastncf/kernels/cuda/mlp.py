@@ -41,7 +41,7 @@ class MLPShape(NamedTuple):
 
 
 class StepTensors(NamedTuple):
-    """What the steps of an epoch read and write, on one device: P parameters, N interactions, S steps.
+    """Tensors that the steps of an epoch read and write, on one device: P parameters, N interactions, S steps.
 
     Attributes:
         parameters: (P,) float32: user vectors (U, D), item vectors (I, D), then weight and bias of the first hidden
