@@ -12,10 +12,12 @@ interaction with the positive first, D length of a vector, H width of a hidden l
 (B, C), both integers. Parameters and their gradients are dicts of float64 arrays, named as in ``module.state_dict()``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import nn
+
+from fastncf.sampling.loader import EpochLoader
 
 Parameters = dict[str, np.ndarray]
 Masks = Sequence[np.ndarray]
@@ -25,6 +27,15 @@ Masks = Sequence[np.ndarray]
 def parameters_of(module: nn.Module) -> Parameters:
     """Return float64 copies of the parameters of a module."""
     return {name: tensor.detach().cpu().double().numpy().copy() for name, tensor in module.named_parameters()}
+
+
+def batches(loader: EpochLoader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield users (B,) and items (B, C) of each batch of the epoch that is loaded."""
+    user, positive, negatives = (t.cpu().numpy() for t in (loader.user, loader.positive, loader.negatives))
+    items = np.column_stack([positive, negatives])
+    for indices in loader.batch_indices():
+        index = indices.cpu().numpy()
+        yield user[index], items[index]
 
 
 # Models: scores (B, C) of the samples, and the gradients of the sum of grad_scores * scores.

@@ -63,7 +63,7 @@ class BlockSGD(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
         reason = why_not_sgd(stage, module)
         if reason is None and stage.history != "none":
-            reason = f"history={stage.history!r} was asked for; it trains without histories"
+            reason = f"history={stage.history!r} was asked for, and the kernel trains no histories"
         return reason
 
     def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:

@@ -29,12 +29,13 @@ from fastncf.rng import Stream, key
 from fastncf.sampling.loader import EpochLoader
 from fastncf.stage import Stage
 from fastncf.threads import even_ranges, num_threads, run_ranges, run_threads
+from fastncf.trainers.autograd import copy_state
 from fastncf.trainers.base import State, Trainer
 
 _CPU = torch.device("cpu")
 _MICROBATCH_SAMPLES = 16_384
 _CALL_SAMPLES = 2_000_000
-_MOMENTS = "", ".exp_avg", ".exp_avg_sq"  # torch's names of Adam's moments, behind that of the parameter
+_MOMENTS = "parameters", "exp_avg", "exp_avg_sq"  # values, and torch's names for Adam's moments
 
 
 class CPUMLPTrainer(Trainer):
@@ -45,7 +46,9 @@ class CPUMLPTrainer(Trainer):
 
     Args:
         model: MLP or NeuMF that :meth:`why_not` has no objection to.
-        split, stage, order: see :class:`~fastncf.trainers.base.Trainer`.
+        split: training interactions.
+        stage: settings.
+        order: not used.
     """
 
     name: ClassVar[str] = "cpu_mlp"
@@ -53,30 +56,25 @@ class CPUMLPTrainer(Trainer):
 
     @classmethod
     def why_not(cls, stage: Stage, module: nn.Module | None) -> str | None:
+        """Return which setting or model the kernels cannot train; the sizes of a module are its own."""
         if stage.optimizer != cls.optimizer:
-            return f"optimizer={stage.optimizer!r} was asked for"
+            return f"takes steps by {cls.optimizer}, not by {stage.optimizer}"
         if stage.history != "none":
-            return f"history={stage.history!r} was asked for"
+            return f"history={stage.history!r} was asked for, and the kernels train no histories"
         if torch.device(stage.device).type != "cpu":
-            return f"device={stage.device!r} is not the CPU"
-        if stage.precision == "bfloat16":
-            return "precision='bfloat16' was asked for"
+            return f"device={stage.device!r} was asked for, and the kernels run on the CPU"
+        if stage.precision != "float32":
+            return f"precision={stage.precision!r} was asked for, and the kernels multiply in float32"
         if LOSSES[stage.loss].cpu_kernel is None:
-            return f"the CPU kernels do not have loss={stage.loss!r}"
-        if module is None:
-            return None if stage.model in ("mlp", "neumf") else f"model={stage.model!r} is neither mlp nor neumf"
-        if type(module) not in (MLP, NeuMF):
-            return f"the class of the module is {type(module).__name__}, not MLP or NeuMF"
-        for name, parameter in module.named_parameters():
-            if parameter.dtype != torch.float32:
-                return f"{name} has dtype {parameter.dtype}"
-            if parameter.device.type != "cpu":
-                return f"{name} is on {parameter.device}"
-            if not parameter.requires_grad:
-                return f"{name} is frozen"
+            return f"loss={stage.loss!r} has no CPU kernel"
+        if module is not None:
+            return _unsupported_module(module)
+        if stage.model not in ("mlp", "neumf"):
+            return f"the kernels are for model='mlp' and 'neumf' and not for {stage.model!r}"
         return None
 
     def __init__(self, model: MLP | NeuMF, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
+        """Pack the parameters of a module for the kernels; ``order`` is not used."""
         self.device = _CPU
         self.model, self.stage = model, stage
         self.loader = EpochLoader.from_stage(split, stage)
@@ -156,21 +154,27 @@ class CPUMLPTrainer(Trainer):
         """Return parameters, moments and steps, see :meth:`fastncf.trainers.base.Trainer.state_dict`.
 
         Returns:
-            For each parameter of the module its tensor, and its moments under the names that
-            :class:`torch.optim.Adam` gives them, such as ``hidden.0.weight.exp_avg`` and ``hidden.0.weight.exp_avg_sq``;
-            ``steps`` (U + I,) int32, the step that each user's and each item's vectors were last written in, 0 before
-            the first.
+            Copies, by ``parameters.``, ``exp_avg.`` or ``exp_avg_sq.`` before the name of a parameter in the module;
+            and ``steps`` (U + I,) int32, the step that the vectors of each user and each item were last written in,
+            counted from 1, 0 before the first.
         """
         return self._packed.state_dict()
 
     def load_state_dict(self, state: State) -> None:
+        """Continue from a state of :meth:`state_dict`, whose values may also be arrays.
+
+        Raises:
+            ValueError: a name is missing or superfluous, or a tensor has another shape.
+        """
         self._packed.load_state_dict(state, self._schedule)
         self._batch_rows.last_use[:] = 0
 
     def sampling_seconds(self) -> float:
+        """Return the seconds that drawing orders and negatives took."""
         return self.loader.sampling_seconds()
 
     def close(self) -> None:
+        """End the thread that draws epochs ahead."""
         self.loader.close()
 
 
@@ -278,10 +282,10 @@ class _PackedParameters:
     def state_dict(self) -> dict[str, Tensor]:
         """Return what :meth:`CPUMLPTrainer.state_dict` does."""
         state = {"steps": torch.from_numpy(steps_of(self.table).copy())}
-        for moment, suffix in enumerate(_MOMENTS):
+        for moment, prefix in enumerate(_MOMENTS):
             tensors = {name: torch.empty_like(parameter) for name, parameter in self._parameters.items()}
             self._unpack(tensors, moment)
-            state |= {name + suffix: tensor for name, tensor in tensors.items()}
+            state |= {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
         return state
 
     def load_state_dict(self, state: State, schedule: AdamSchedule) -> None:
@@ -290,29 +294,26 @@ class _PackedParameters:
         Raises:
             ValueError: a name is missing or superfluous, or a tensor has another shape.
         """
-        shapes = {"steps": (len(steps_of(self.table)),)}
-        for suffix in _MOMENTS:
-            shapes |= {name + suffix: tuple(parameter.shape) for name, parameter in self._parameters.items()}
-        check_state(state, shapes)
-        for moment, suffix in enumerate(_MOMENTS):
-            tensors = {name: torch.as_tensor(state[name + suffix]) for name in self._parameters}
-            self._pack(tensors, moment)
-        steps = torch.as_tensor(state["steps"]).numpy().astype(np.int32)
-        restore_steps(0, len(steps), steps, self.table, schedule)
+        own = self.state_dict()
+        copy_state(own, state)
+        for moment, prefix in enumerate(_MOMENTS):
+            self._pack({name: own[f"{prefix}.{name}"] for name in self._parameters}, moment)
+        restore_steps(0, len(own["steps"]), own["steps"].numpy(), self.table, schedule)
         self.write_to_module()
 
 
-def check_state(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check the names and shapes of a trainer's state.
-
-    Raises:
-        ValueError: a name is missing or superfluous, or an array has another shape.
-    """
-    for name in sorted(shapes.keys() ^ state.keys()):
-        raise ValueError(f"state of a trainer: {name} is {'missing' if name in shapes else 'superfluous'}")
-    for name, shape in shapes.items():
-        if tuple(state[name].shape) != shape:
-            raise ValueError(f"state of a trainer: {name} has shape {tuple(state[name].shape)}, expected {shape}")
+def _unsupported_module(module: nn.Module) -> str | None:
+    """Return why the kernels do not train a module of the user's own."""
+    if type(module) not in (MLP, NeuMF):
+        return f"the kernels are for modules of the classes MLP and NeuMF and not for {type(module).__name__}"
+    for name, parameter in module.named_parameters():
+        if parameter.dtype != torch.float32:
+            return f"{name} is {parameter.dtype}, and the kernels take float32"
+        if parameter.device.type != "cpu":
+            return f"{name} is on {parameter.device}, and the kernels run on the CPU"
+        if not parameter.requires_grad:
+            return f"{name} is frozen, and the kernels train all parameters"
+    return None
 
 
 def _make_network(product_dim: int, input_dim: int, layers: Sequence[int]) -> kernels.Network:
@@ -351,4 +352,5 @@ def _transpose_index(network: kernels.Network) -> NDArray[np.int32]:
 
 
 def _padded(width: int) -> int:
+    """Return the next multiple of the widths that the kernels take."""
     return -(-width // COLUMN_MULTIPLE) * COLUMN_MULTIPLE

@@ -69,7 +69,7 @@ class HistorySGD(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
         reason = why_not_sgd(stage, module)
         if reason is None and stage.history not in _WEIGHTS:
-            reason = f"history={stage.history!r} was asked for; it trains with histories"
+            reason = f"history={stage.history!r} was asked for, and the kernel needs histories"
         return reason
 
     def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:

@@ -103,11 +103,12 @@ def init_factors(stage: Stage, num_users: int, num_items: int) -> Factors:
     """
     dim = stage.dim - 2 if stage.model == "gmf" else stage.dim
     generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
-    vectors = aligned_zeros((num_users, dim)), aligned_zeros((num_items, dim))
-    for table in vectors:
+    user_vectors, item_vectors = (aligned_zeros((rows, dim)) for rows in (num_users, num_items))
+    for table in (user_vectors, item_vectors):
         generator.standard_normal(dtype=np.float32, out=table)
         table *= np.float32(stage.init_std)
-    return Factors(*vectors, np.zeros(num_users, dtype=np.float32), np.zeros(num_items, dtype=np.float32))
+    user_bias, item_bias = (np.zeros(rows, dtype=np.float32) for rows in (num_users, num_items))
+    return Factors(user_vectors, item_vectors, user_bias, item_bias)
 
 
 def why_not_sgd(stage: Stage, module: "nn.Module | None") -> str | None:
@@ -116,28 +117,28 @@ def why_not_sgd(stage: Stage, module: "nn.Module | None") -> str | None:
     See :meth:`fastncf.trainers.base.Trainer.why_not`.
     """
     if stage.optimizer != "sgd":
-        return f"optimizer={stage.optimizer!r} was asked for"
+        return f"takes steps by sgd, not by {stage.optimizer}"
     if stage.device != "cpu":
-        return f"it trains on a CPU, not on {stage.device}"
+        return f"device={stage.device!r} is not the CPU"
     if LOSSES[stage.loss].cpu_kernel is None:
-        return f"the CPU kernels do not compute loss={stage.loss!r}"
+        return f"the CPU kernels do not have loss={stage.loss!r}"
     if module is not None:
         return _why_not_module(module)
     if stage.model not in _MODELS:
-        return f"it trains {' and '.join(_MODELS)}, not {stage.model}"
+        return f"the kernel is for {' and '.join(_MODELS)} and not for {stage.model!r}"
     if stage.model == "gmf" and stage.dim < 3:
-        return f"a gmf with dim={stage.dim} has no room for the biases; expected at least 3"
+        return f"dim={stage.dim} leaves a gmf no room for the biases; expected at least 3"
     return None
 
 
 def _why_not_module(module: "nn.Module") -> str | None:
-    """Return why no trainer by SGD can train a module of the user's own; None if one can."""
+    """Return why the kernels cannot train a module of the user's own in place; None if they can."""
     import torch
 
     from fastncf.models.mf import MF
 
     if type(module) is not MF:
-        return f"it trains modules of the class MF, not {type(module).__name__}"
+        return f"the kernel is for modules of the class MF itself and not for {type(module).__name__}"
     for name, parameter in module.named_parameters():
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
             return f"{name} is {parameter.dtype} on {parameter.device}; expected torch.float32 on cpu"

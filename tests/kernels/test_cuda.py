@@ -17,18 +17,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastncf.models import build, scorers
-from fastncf.models.losses import bce
 from fastncf.models.mlp import MLP
 from fastncf.models.scorers import make_scorer, score_lists
 from fastncf.rng import Stream, key
 from fastncf.sampling import loader as epoch_module
 from fastncf.sampling.distributions import alias_table
-from fastncf.sampling.loader import Batch, EpochLoader, SamplingSpec
+from fastncf.sampling.loader import EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import position_keys, sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.trainers import cuda_mlp
-from fastncf.trainers.autograd import AutogradTrainer, l2_penalty, score_batch
+from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
+from tests import reference
 from tests.conftest import plain_split, random_csr
 from tests.stages import make_stage
 
@@ -230,11 +230,8 @@ def test_scores_by_layers(name, layers, monkeypatch):
     assert make_scorer(model).lists(users, items).isnan().all()
 
 
-def flattened(model: MLP, gradient: bool = False) -> torch.Tensor:
-    layers = [*model.hidden, model.output]
-    parts = [model.user_embedding.weight, model.item_embedding.weight]
-    parts += [part for layer in layers for part in (layer.weight, layer.bias)]
-    return torch.cat([(part.grad if gradient else part.detach()).reshape(-1) for part in parts])
+def flattened(model: MLP) -> torch.Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
 
 
 def step_tensors(parameters: torch.Tensor, num_programs: int, **tensors: torch.Tensor):
@@ -256,6 +253,7 @@ def test_gradients_of_a_fused_step(dim, layers, limit, monkeypatch):
     monkeypatch.setattr(mlp, "INT32_LIMIT", limit)
     users, items, count = 11, 23, 53
     model = MLP(users, items, dim, layers).to(DEVICE)
+    p = reference.parameters_of(model)
     user, positive = (torch.randint(n, (300,), dtype=torch.int32, device=DEVICE) for n in (users, items))
     negatives = torch.randint(items, (300, 4), dtype=torch.int32, device=DEVICE)
     order, step = torch.randperm(300, device=DEVICE), torch.ones(1, dtype=torch.int64, device=DEVICE)
@@ -263,13 +261,12 @@ def test_gradients_of_a_fused_step(dim, layers, limit, monkeypatch):
     tensors = step_tensors(flattened(model), 3, **data)
     mlp.add_gradients(tensors, mlp.MLPShape(users, items, dim, *layers), 1, 61, count, 0.01)
     rows = order[2 * 61 : 2 * 61 + count]
-    batch = Batch(user[rows], positive[rows], negatives[rows])
-    exact = model.double()
-    loss = bce(*score_batch(exact, batch))
-    (loss + l2_penalty(exact, batch, 0.01)).backward()
+    samples = torch.column_stack([positive, negatives])[rows]
+    loss, gradients = reference.gradients("mlp", p, user[rows].cpu().numpy(), samples.cpu().numpy(), "bce", 0.01)
+    exact = torch.cat([torch.from_numpy(gradients[name]).reshape(-1) for name, _ in model.named_parameters()])
     tolerance = 1e-4 if DEVICE == CPU else 1e-2  # TF32 there
-    assert_all_close([tensors.gradients], [flattened(exact, gradient=True)], tolerance)
-    assert float(tensors.losses.sum()) / (5 * count) == pytest.approx(loss.item(), rel=1e-3)
+    assert_all_close([tensors.gradients.cpu()], [exact], tolerance)
+    assert float(tensors.losses.sum()) / (5 * count) == pytest.approx(loss, rel=1e-3)
 
 
 @pytest.mark.parametrize("limit", [2**31, 0], ids=["32 bits", "64 bits"])

@@ -1,253 +1,273 @@
-"""The kernels of MLP and NeuMF against autograd in float64, Adam against torch's, and the bits against themselves."""
+"""The trainer of MLP and NeuMF against the reference in float64, and its bits against themselves."""
+
+import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from numba import njit
+from torch import nn
 
 import fastncf
-from fastncf import models
-from fastncf.config import Config
-from fastncf.kernels.cpu.gemm import COLUMN_MAJOR, COLUMNS, MASKED, PLAIN, RECTIFIED, ROW_MAJOR, ROWS, multiply
-from fastncf.kernels.cpu.lazy_adam import Table, make_schedule, make_step, point_to, read_row, settle, stride, write_row
-from fastncf.kernels.cpu.rows import drop
-from fastncf.kernels.cpu.simd import pointer
+from fastncf.kernels.cpu.gemm import ROW_MULTIPLE
+from fastncf.kernels.cpu.mlp import tile_size
 from fastncf.models import build
-from fastncf.models.losses import LOSSES
-from fastncf.trainers import cpu_mlp as perceptron
-from fastncf.trainers import neural
-from fastncf.trainers.autograd import Adam, l2_penalty, score_batch
-from fastncf.trainers.cpu_mlp import CPUMLPTrainer, fits_layers
+from fastncf.models.mlp import MLP
+from fastncf.models.neumf import NeuMF
+from fastncf.rng import Stream, key, mix
+from fastncf.trainers import cpu_mlp
+from fastncf.trainers.cpu_mlp import CPUMLPTrainer
+from tests import reference
 from tests.conftest import checkerboard, plain_split, random_csr
+from tests.kernels.test_rows import drop
+from tests.stages import make_stage
 
-CPU = torch.device("cpu")
+STAGE = make_stage(model="mlp", epochs=3)
 
 
-def random_case(num_items=50, **settings):
-    """A random split, and settings with a model of random sizes that are multiples of nothing."""
+def random_case(num_items=50, **changes):
+    """Return a random split, and a stage whose sizes are random too and multiples of nothing."""
     random = np.random.default_rng()
     split = plain_split(*random_csr(random, int(random.integers(20, 60)), num_items, 40), num_items)
-    layers = random.integers(3, 40, size=random.integers(1, 4)).tolist()
-    sizes = {"dim": int(random.integers(3, 30)), "layers": layers, "num_negatives": int(random.integers(1, 12))}
-    if settings["model"] == "neumf":
-        sizes["mlp_dim"] = int(random.integers(3, 30))
-    return split, Config(**{"l2": 0.01, "learning_rate": 0.01, "epochs": 3, **sizes, **settings}).with_recipe(
-        "adam", "none"
-    )
+    sizes = {
+        "dim": int(random.integers(3, 30)),
+        "mlp_dim": int(random.integers(3, 30)),
+        "layers": tuple(random.integers(3, 40, size=random.integers(1, 4)).tolist()),
+        "num_negatives": int(random.integers(1, 12)),
+    }
+    return split, replace(STAGE, **(sizes | changes))
 
 
-def is_near_0(x):
-    """Which of a ReLU's float64 inputs the sums of float32 may have on the other side of 0."""
-    return x.abs() < 3e-7 * x.abs().mean()
+def build_model(split, stage):
+    return build(stage, split.num_users, split.num_items, torch.zeros(split.num_items))
 
 
-def built(split, config):
-    return build(config, split.num_users, split.num_items, torch.zeros(split.num_items))
-
-
-def trained(cls, split, config):
-    """What a way to train makes of the same parameters: them, and the losses."""
-    model = built(split, config)
-    with cls(model, split, config, CPU) if cls is Adam else cls(model, split, config) as training:
-        losses = [float(training.epoch(number)) for number in range(config.epochs)]
+def train(split, stage):
+    """Return the parameters after all epochs, and the loss of each epoch."""
+    model = build_model(split, stage)
+    with CPUMLPTrainer(model, split, stage) as trainer:
+        losses = [trainer.epoch(number) for number in range(stage.epochs)]
     return model.state_dict(), losses
 
 
-@njit
-def multiply_row_major(rows, columns, depth, a, b, start, c, end, mask, gain):
-    multiply(rows, columns, depth, a, ROW_MAJOR, b, start, c, end, mask, gain)
+def has_unit_near_0(p, model, users, items):
+    """Return whether float32 may put an input of a ReLU on the other side of 0, where both gradients are right."""
+    x = reference.hidden_forward(p, "mlp_" if model == "neumf" else "", users, items, None)
+    inputs = [reference.preactivations(p, layer, x[layer]) for layer in range(len(x) - 1)]
+    return any((np.abs(z) < 3e-7 * np.abs(z).mean()).any() for z in inputs)
 
 
-@njit
-def multiply_column_major(rows, columns, depth, a, b, start, c, end, mask, gain):
-    multiply(rows, columns, depth, a, COLUMN_MAJOR, b, start, c, end, mask, gain)
+def one_step(split, stage):
+    """Return the only batch of an epoch, its parameters before, its loss, and the gradients that were computed."""
+    model = build_model(split, stage)
+    p = reference.parameters_of(model)
+    with CPUMLPTrainer(model, split, stage) as trainer:
+        total = trainer.epoch(0)
+        ((users, items),) = reference.batches(trainer.loader)
+        state = trainer.state_dict()
+    gradients = {name: state[f"exp_avg.{name}"].double().numpy() / 0.1 for name in p}  # the first mean is a tenth
+    return users, items, p, total, gradients
 
 
-@pytest.mark.parametrize("columns", range(COLUMNS, 80, COLUMNS))
-def test_a_product_of_matrices_is_one(columns):
-    random = np.random.default_rng()
-    rows, depth = ROWS * int(random.integers(1, 20)), int(random.integers(0, 70))
-    a, b, start, mask = (
-        random.normal(size=shape).astype(np.float32)
-        for shape in ((rows, depth), (depth, columns), (rows, columns), (rows, columns))
-    )
-    plain = start.astype(np.float64) + a.astype(np.float64) @ b
-    expected = {PLAIN: plain, RECTIFIED: np.maximum(plain, 0), MASKED: np.where(mask > 0, 0.75 * plain, 0)}
-    ways = {multiply_row_major: (a, depth), multiply_column_major: (np.ascontiguousarray(a.T), rows)}
-    for end, product in expected.items():
-        for way, (data, line) in ways.items():
-            c = np.full((rows, columns), np.nan, dtype=np.float32)
-            first = data.reshape(-1), 0, line
-            rest = (b.reshape(-1), 0, columns), (start.reshape(-1), 0, columns), (c.reshape(-1), 0, columns)
-            way(rows, columns, depth, first, *rest, end, mask.reshape(-1), np.float32(0.75))
-            np.testing.assert_allclose(c, product, rtol=1e-4, atol=1e-4, err_msg=f"{way}, end {end}")
-
-
-def test_what_is_no_number_goes_through_a_product():
-    nan, zero = np.full(ROWS * COLUMNS, np.nan, dtype=np.float32), np.zeros(ROWS * COLUMNS, dtype=np.float32)
-    a = b = zero, 0, COLUMNS
-    multiply_row_major(ROWS, COLUMNS, 1, a, b, (nan, 0, COLUMNS), (zero, 0, COLUMNS), RECTIFIED, zero, np.float32(1))
-    assert np.isnan(zero).all()
+def assert_gradients_close(gradients, expected):
+    for name, gradient in gradients.items():
+        difference = np.linalg.norm(gradient - expected[name])
+        assert difference <= 1e-4 * np.linalg.norm(expected[name]) + 1e-7, name
 
 
 @pytest.mark.parametrize("model", ["mlp", "neumf"])
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
-@pytest.mark.parametrize("pieces", [1, 5])
+@pytest.mark.parametrize("microbatches", [1, 5])
 @pytest.mark.parametrize("num_items", [50, 5_000])
-def test_a_step_has_the_gradients_of_autograd(model, loss, pieces, num_items, monkeypatch):
-    """With few items a batch needs all of them again and again, with many a good part only once.
+def test_a_step_has_the_gradients_of_the_reference(model, loss, microbatches, num_items, monkeypatch):
+    """With few items a batch uses each of them again and again, with many a good part only once."""
+    near = True
+    while near:
+        split, stage = random_case(num_items, model=model, loss=loss, epochs=1, batch_size=10**6)
+        samples = len(split.indices) * (1 + stage.num_negatives)
+        monkeypatch.setattr(cpu_mlp, "_MICROBATCH_SAMPLES", samples // microbatches)
+        users, items, p, total, gradients = one_step(split, stage)
+        near = has_unit_near_0(p, model, users, items)
+    value, expected = reference.gradients(model, p, users, items, loss, stage.l2)
+    assert total == pytest.approx(value * len(users), rel=1e-5)
+    assert_gradients_close(gradients, expected)
 
-    Where a unit is so near to 0 that float32 may put it on the other side, both gradients are right: another case.
-    """
-    near = [True]
 
-    def relu(x):
-        near.append(bool(is_near_0(x).any()))
-        return x.clamp(min=0)
-
-    monkeypatch.setattr(models.layers.F, "relu", relu)
-    while any(near):
-        split, config = random_case(num_items, model=model, loss=loss, epochs=1, batch_size=10**6)
-        monkeypatch.setattr(perceptron, "_SAMPLES_A_PIECE", len(split.indices) * (1 + config.num_negatives) // pieces)
-        module = built(split, config)
-        exact = built(split, config).double()
-        exact.load_state_dict(module.state_dict())
-        with CPUMLPTrainer(module, split, config) as training:
-            total = training.epoch(0)
-            batch = training.epochs.take(training.epochs.order)
-        near.clear()
-        mean = LOSSES[loss].function(*score_batch(exact, batch))
-    # After the first step Adam's means are a tenth of the gradients: they are put where the parameters are read from.
-    layout = training.layout
-    layout.rows[:, : layout.vector] = layout.rows[:, layout.vector : 2 * layout.vector] / 0.1
-    layout.dense[0] = layout.dense[1] / 0.1
-    layout.write()
-    (mean + l2_penalty(exact, batch, config.l2)).backward()
-    assert total == pytest.approx(mean.item() * len(split.indices), rel=1e-5)
-    for (name, gradient), expected in zip(module.named_parameters(), exact.parameters(), strict=True):
-        difference = (gradient.detach() - expected.grad).norm().item()
-        assert difference <= 1e-4 * expected.grad.norm().item() + 1e-7, name
+@pytest.mark.parametrize("model", ["mlp", "neumf"])
+def test_dropout_drops_the_same_activations_forward_and_backward(model):
+    """The kernel's draws are functions of step, tile, layer and position: here they are masks of the reference."""
+    near = True
+    while near:
+        split, stage = random_case(model=model, dropout=0.3, epochs=1, batch_size=10**6)
+        users, items, p, total, gradients = one_step(split, stage)
+        near = has_unit_near_0(p, model, users, items)
+    tile, seed = int(tile_size(stage.num_negatives)), key(stage.seed, Stream.DROPOUT)
+    masks = [np.empty((*items.shape, width)) for width in stage.layers]
+    for start in range(0, len(users), tile):
+        size = min(tile, len(users) - start)
+        shape = -(-size // ROW_MULTIPLE) * ROW_MULTIPLE, 1 + stage.num_negatives
+        first_key = mix((mix((seed + 1) % 2**64) + start) % 2**64)
+        for layer, width in enumerate(stage.layers):
+            mask = np.ones((*shape, -(-width // 8) * 8), dtype=np.float32)
+            drop(mask.reshape(-1), 0.3, np.uint64(mix((first_key + layer) % 2**64) if layer else first_key))
+            masks[layer][start : start + size] = mask[:size, :, :width]
+    value, expected = reference.gradients(model, p, users, items, "bce", stage.l2, masks)
+    assert total == pytest.approx(value * len(users), rel=1e-5)
+    assert_gradients_close(gradients, expected)
 
 
 @pytest.mark.parametrize("model", ["mlp", "neumf"])
 @pytest.mark.parametrize("schedule", ["linear", "constant"])
-def test_epochs_are_those_of_torch(model, schedule):
-    split, config = random_case(model=model, schedule=schedule, batch_size=97)
-    parameters, losses = trained(CPUMLPTrainer, split, config)
-    expected, expected_losses = trained(Adam, split, config)
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-3)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(parameters[name], tensor, rtol=0, atol=0.002, msg=name)
+def test_epochs_are_those_of_the_reference(model, schedule):
+    split, stage = random_case(model=model, schedule=schedule, batch_size=97)
+    module = build_model(split, stage)
+    p = reference.parameters_of(module)
+    means, squares, step = reference.zeros_like(p), reference.zeros_like(p), 0
+    with CPUMLPTrainer(module, split, stage) as trainer:
+        for number in range(stage.epochs):
+            total, expected = trainer.epoch(number), 0.0
+            for users, items in reference.batches(trainer.loader):
+                rate = stage.learning_rate_at(np.array(step / (stage.epochs * trainer.loader.batches)))
+                value, grads = reference.gradients(model, p, users, items, stage.loss, stage.l2)
+                step += 1
+                p, means, squares = reference.adam_step(p, grads, means, squares, step, float(rate))
+                expected += value * len(users)
+            assert total == pytest.approx(expected, rel=1e-3)
+        assert trainer.sampling_seconds() > 0
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), p[name], rtol=0, atol=0.002, err_msg=name)
 
 
-@pytest.mark.parametrize("settings", [{}, {"dropout": 0.4}, {"loss": "bpr"}, {"negatives": "popularity"}])
-def test_the_bits_do_not_depend_on_threads(settings, monkeypatch):
-    split, config = random_case(model="neumf", batch_size=400, epochs=2, **settings)
-    monkeypatch.setattr(perceptron, "_SAMPLES_A_PIECE", 250)
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.4}, {"loss": "bpr"}, {"negatives": "popularity"}])
+def test_the_bits_do_not_depend_on_threads(changes, monkeypatch):
+    split, stage = random_case(model="neumf", batch_size=400, epochs=2, **changes)
+    monkeypatch.setattr(cpu_mlp, "_MICROBATCH_SAMPLES", 250)
+    monkeypatch.setattr(cpu_mlp, "_CALL_SAMPLES", 900)
     results = []
     for threads in (1, 2, 3, 5):
         monkeypatch.setenv("FASTNCF_NUM_THREADS", str(threads))
-        results.append(trained(CPUMLPTrainer, split, config))
+        results.append(train(split, stage))
     for parameters, losses in results[1:]:
         assert losses == results[0][1]
         for name, tensor in results[0][0].items():
             assert torch.equal(parameters[name], tensor), name
 
 
-@njit
-def _steps(first, last, which, gradients, rows, steps, pace):
-    """Steps with the gradients (S, W) of one row of a table each."""
-    table, given = Table(pointer(rows), pointer(steps), gradients.shape[1], len(rows) // len(which)), point_to(pace)
-    for number in range(first, last):
-        step, row = make_step(number, given), which[number - 1]
-        values, gradient = (table.rows, row * table.stride), (pointer(gradients), (number - 1) * table.width)
-        read_row(values, table, row, number - 1, step.before, given)
-        write_row(table, row, step, values, gradient, given)
+@pytest.mark.parametrize("model", ["mlp", "neumf"])
+@pytest.mark.parametrize("changes", [{}, {"loss": "bpr"}, {"dropout": 0.4}])
+def test_a_restored_trainer_continues_with_the_same_bits(model, changes):
+    """A new one on other parameters, and the one itself, which goes back in time."""
+    split, stage = random_case(model=model, epochs=5, batch_size=97, **changes)
+    module, other = build_model(split, stage), build_model(split, replace(stage, seed=1))
+    with CPUMLPTrainer(module, split, stage) as trainer, CPUMLPTrainer(other, split, stage) as restored:
+        for number in range(2):
+            trainer.epoch(number)
+        state, before = copy.deepcopy(trainer.state_dict()), copy.deepcopy(module.state_dict())
+        losses = [trainer.epoch(number) for number in range(2, 5)]
+        after = copy.deepcopy(module.state_dict())
+        for one, parameters in ((restored, other), (trainer, module)):
+            one.load_state_dict(state)
+            assert_same_bits(parameters.state_dict(), before)
+            assert_same_bits(one.state_dict(), state)
+            assert [one.epoch(number) for number in range(2, 5)] == losses
+            assert_same_bits(parameters.state_dict(), after)
 
 
-@pytest.mark.parametrize("fall", [0.0, 1e-6])
-def test_late_steps_are_those_of_a_dense_adam(fall):
-    """Rows that are touched at every step, now and then, and once, against torch's Adam in float64."""
-    random = np.random.default_rng()
-    num_rows, width, steps = 1_500, 8, 1_500
-    rate, size = 0.002, stride(width)
-    chances = np.arange(1, num_rows + 1) ** -1.2
-    which = random.choice(num_rows, size=steps, p=chances / chances.sum())
-    gradients = random.normal(size=(steps, width)) * 10 ** random.uniform(-6, 0, size=(steps, 1))
-    gradients = gradients.astype(np.float32)
-    rows = np.zeros((num_rows, size), dtype=np.float32)
-    # larger ones are rounded by more, in torch's float32 as well, than the bound below leaves to all errors together
-    rows[:, :width] = start = random.uniform(-1, 1, size=(num_rows, width)).astype(np.float32)
-    flat, pace = rows.reshape(-1), make_schedule(rate, fall)
-    _steps(1, steps + 1, np.resize(which, num_rows), gradients, flat, flat.view(np.int32), pace)
-    settle(0, num_rows, steps, flat, flat.view(np.int32), width, size, pace)
-
-    exact = torch.nn.Parameter(torch.from_numpy(start.astype(np.float64)))
-    adam = torch.optim.Adam([exact], lr=rate)
-    for step in range(steps):
-        adam.param_groups[0]["lr"] = rate - fall * step
-        exact.grad = torch.zeros_like(exact)
-        exact.grad[which[step]] = torch.from_numpy(gradients[step].astype(np.float64))
-        adam.step()
-    moved = exact.detach().numpy() - start
-    error = rows[:, :width] - exact.detach().numpy()
-    touched = np.unique(which)
-    assert (np.abs(error[touched]) <= 1e-4 * np.abs(moved[touched]) + 3e-6).all()
-    untouched = np.setdiff1d(np.arange(num_rows), touched)
-    np.testing.assert_array_equal(rows[untouched, :width], start[untouched])
+def assert_same_bits(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensors[name], tensor), name
 
 
-@njit
-def _dropped(numbers, share, key):
-    drop((pointer(numbers), 0), len(numbers), share, key)
+def test_a_state_has_all_names_and_shapes():
+    split, stage = random_case()
+    with CPUMLPTrainer(build_model(split, stage), split, stage) as trainer:
+        trainer.epoch(0)
+        state = trainer.state_dict()
+        name = "exp_avg_sq.hidden.0.bias"
+        without = {other: tensor for other, tensor in state.items() if other != name}
+        for wrong, message in (
+            (without, f"'{name}' is missing"),
+            (state | {"momentum": torch.zeros(1)}, "'momentum' is unknown"),
+            (state | {"steps": state["steps"][1:]}, r"'steps' has shape \(\d+,\); expected \(\d+,\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                trainer.load_state_dict(wrong)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_and_keeps_the_mean(share):
-    results = []
-    for key in np.random.default_rng().integers(2**63, size=2, dtype=np.uint64):
-        numbers = np.ones(80_000, dtype=np.float32)
-        _dropped(numbers, share, key)
-        assert set(np.unique(numbers)) == {0, np.float32(1 / (1 - share))}
-        assert (numbers == 0).mean() == pytest.approx(share, abs=0.01)
-        results.append(numbers == 0)
-    both = share**2 + (1 - share) ** 2
-    assert (results[0] == results[1]).mean() == pytest.approx(both, abs=0.01)
-    assert (results[0][1:] == results[0][:-1]).mean() == pytest.approx(both, abs=0.01)
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"optimizer": "sgd"}, "takes steps by adam, not by sgd"),
+        ({"history": "bag"}, "history='bag' was asked for, and the kernels train no histories"),
+        ({"device": "cuda:0"}, "device='cuda:0' was asked for, and the kernels run on the CPU"),
+        ({"precision": "bfloat16"}, "precision='bfloat16' was asked for, and the kernels multiply in float32"),
+        ({"loss": "hinge"}, "loss='hinge' has no CPU kernel"),
+        ({"model": "gmf"}, "the kernels are for model='mlp' and 'neumf' and not for 'gmf'"),
+    ],
+)
+def test_other_stages_are_refused(changes, reason, monkeypatch):
+    hinge = replace(cpu_mlp.LOSSES["bpr"], cpu_kernel=None)
+    monkeypatch.setitem(cpu_mlp.LOSSES, "hinge", hinge)
+    assert CPUMLPTrainer.why_not(STAGE, None) is None
+    assert CPUMLPTrainer.why_not(replace(STAGE, model="neumf"), None) is None
+    assert CPUMLPTrainer.why_not(replace(STAGE, **changes), None) == reason
 
 
-def test_dropout_is_used_in_training():
-    split, config = random_case(model="mlp", layers=(32, 16), dim=16, l2=0.0, epochs=2)
-    _, plain = trained(CPUMLPTrainer, split, config)
-    _, dropped = trained(CPUMLPTrainer, split, Config(**{**config.to_dict(), "dropout": 0.5}))
-    assert plain != dropped
+class OwnMLP(MLP):
+    def forward(self, users, items):
+        return -super().forward(users, items)
+
+
+def test_other_modules_are_refused():
+    stage = replace(STAGE, model="Own")
+    module, frozen, double = (MLP(5, 6, 8, (16, 8)) for _ in range(3))
+    frozen.item_embedding.weight.requires_grad_(False)
+    double.output.double()
+    for own, reason in (
+        (module, None),
+        (NeuMF(5, 6, 8, (16, 8)), None),
+        (OwnMLP(5, 6, 8, (16, 8)), "the kernels are for modules of the classes MLP and NeuMF and not for OwnMLP"),
+        (nn.Sequential(module), "the kernels are for modules of the classes MLP and NeuMF and not for Sequential"),
+        (frozen, "item_embedding.weight is frozen, and the kernels train all parameters"),
+        (double, "output.weight is torch.float64, and the kernels take float32"),
+        (MLP(5, 6, 8, (16, 8)).to("meta"), "user_embedding.weight is on meta, and the kernels run on the CPU"),
+    ):
+        assert CPUMLPTrainer.why_not(stage, own) == reason
+
+
+def test_a_module_keeps_its_own_dropout():
+    split, stage = random_case(model="mlp", layers=(32, 16), epochs=1)
+    losses = []
+    for dropout in (0.0, 0.5):
+        module = MLP(split.num_users, split.num_items, 8, (32, 16), torch.Generator().manual_seed(0), dropout=dropout)
+        with CPUMLPTrainer(module, split, stage) as trainer:
+            losses.append(trainer.epoch(0))
+    assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("model", ["mlp", "neumf"])
-def test_fit_uses_the_kernels_where_they_fit(model, monkeypatch):
-    used = []
-    monkeypatch.setattr(neural, "CPUMLPTrainer", lambda *given: used.append(type(given[0])) or CPUMLPTrainer(*given))
-    fitted = fastncf.fit(checkerboard(), model=model, optimizer="adam", dim=8, epochs=30, device="cpu")
-    assert [kind.__name__.lower() for kind in used] == [model]
+def test_fit_uses_the_trainer_where_it_applies(model, monkeypatch):
+    trained, epoch = [], CPUMLPTrainer.epoch
+    monkeypatch.setattr(CPUMLPTrainer, "epoch", lambda self, number: trained.append(number) or epoch(self, number))
+    settings = {"model": model, "optimizer": "adam", "dim": 8, "device": "cpu"}
+    fitted = fastncf.fit(checkerboard(), epochs=30, **settings)
+    assert trained == list(range(30))
     assert fitted.metrics["hr@10"] > 0.9
-    fastncf.fit(checkerboard(), model=model, optimizer="adam", dim=8, epochs=1, device="cpu", precision="bfloat16")
-    assert len(used) == 1
-
-
-def test_other_modules_are_left_to_torch():
-    split, config = random_case(model="mlp")
-    module = built(split, config)
-    assert fits_layers(module, config, CPU)
-    assert not fits_layers(module, config, torch.device("cuda"))
-    assert not fits_layers(built(split, config).double(), config, CPU)
-    assert not fits_layers(torch.nn.Sequential(module), config, CPU)
-    module.user_embedding.weight.requires_grad_(False)
-    assert not fits_layers(module, config, CPU)
+    fastncf.fit(checkerboard(), epochs=1, precision="bfloat16", **settings)
+    assert len(trained) == 30
 
 
 @pytest.mark.parametrize("size", [1, 10**13])
 def test_a_batch_may_be_smaller_than_an_interaction_and_larger_than_all(size):
-    split, config = random_case(model="mlp", batch_size=size, epochs=1)
-    _, losses = trained(CPUMLPTrainer, split, config)
-    _, expected = trained(Adam, split, config)
-    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    split, stage = random_case(epochs=1, batch_size=size)
+    module = build_model(split, stage)
+    p = reference.parameters_of(module)
+    with CPUMLPTrainer(module, split, stage) as trainer:
+        total = trainer.epoch(0)
+        first = next(reference.batches(trainer.loader))
+    assert len(first[0]) == (1 if size == 1 else len(split.indices))
+    if size > 1:
+        value, _ = reference.gradients("mlp", p, *first, stage.loss)
+        assert total == pytest.approx(value * len(split.indices), rel=1e-3)
+    assert np.isfinite(total)

@@ -8,7 +8,9 @@ derivatives with respect to the scores.
 To add a loss to the CPU kernels, give it the next number here and in :data:`CODES`, add its case to
 :func:`to_margins` and :func:`to_gradients`, and name the number as ``cpu_kernel`` in :mod:`fastncf.models.losses`. A
 loss whose terms are no softplus also needs an intrinsic beside :func:`softplus`, and a case where that is called.
-``tests/kernels/test_losses.py`` compares every entry of that table with autograd.
+``tests/kernels/test_losses.py`` compares every entry of that table with autograd. Numba compiles what stands here into
+the kernels that use it and keeps those on disk until their own file changes: delete ``fastncf/kernels/cpu/__pycache__``
+after a change.
 
 All memory is given by pointers, see :func:`fastncf.kernels.cpu.simd.pointer`.
 """
@@ -23,7 +25,7 @@ from numba.extending import intrinsic
 from fastncf.kernels.cpu.simd import LANES, VectorBuilder, get, put
 
 BCE, BPR = range(2)
-CODES = (BCE, BPR)
+CODES = BCE, BPR
 """Codes of the losses that the CPU kernels compute: binary cross entropy, and Bayesian personalized ranking."""
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
