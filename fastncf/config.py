@@ -1,5 +1,6 @@
 """Settings of a fit as the user asks for them. Settings that are left out are chosen by :mod:`fastncf.plan`."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -123,9 +124,11 @@ class Config:
     """auto: the CPU for what sgd trains, otherwise CUDA where there is one. Or a torch device such as cpu or cuda:1."""
 
     def __post_init__(self) -> None:
+        self._require("layers", isinstance(self.layers, tuple | list), "integers of at least 1")
         object.__setattr__(self, "layers", tuple(self.layers))
         for name, former in FORMER_VALUES.items():
-            object.__setattr__(self, name, former.get(getattr(self, name), getattr(self, name)))
+            value = getattr(self, name)
+            object.__setattr__(self, name, former.get(value, value) if isinstance(value, str) else value)
         self._check_names()
         self._check_choices()
         self._check_numbers()
@@ -135,7 +138,7 @@ class Config:
         """Raise a ConfigError for a model, loss or distribution that is not registered."""
         for name, known in (("model", models.names()), ("loss", LOSSES), ("negatives", DISTRIBUTIONS)):
             is_left_out = name == "negatives" and self.negatives is None
-            self._require(name, is_left_out or getattr(self, name) in known, f"one of {', '.join(known)}")
+            self._require(name, is_left_out or getattr(self, name) in tuple(known), f"one of {', '.join(known)}")
 
     def _check_choices(self) -> None:
         """Raise a ConfigError for a value that is not among those of its field's Literal type."""
@@ -152,22 +155,24 @@ class Config:
         for name in ("dim", "mlp_dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
             value = getattr(self, name)
             is_left_out = value is None and name in ("dim", "mlp_dim", "epochs", "batch_size")
-            self._require(name, is_left_out or (isinstance(value, int) and value >= 1), "an integer of at least 1")
-        self._require("init_std", self.init_std is None or self.init_std > 0, "a number above 0")
-        self._require("layers", all(isinstance(n, int) and n >= 1 for n in self.layers), "integers of at least 1")
-        self._require("learning_rate", self.learning_rate is None or self.learning_rate > 0, "a number above 0")
-        self._require("dropout", 0 <= self.dropout < 1, "a number from 0 and below 1")
-        exponent = self.negatives_exponent
-        self._require("negatives_exponent", exponent is None or exponent >= 0, "a number of at least 0")
-        self._require("l2", self.l2 is None or self.l2 >= 0, "a number of at least 0")
-        self._require("user_fraction", 0 < self.user_fraction <= 1, "a number above 0 and at most 1")
-        is_seed = isinstance(self.seed, int) and 0 <= self.seed < 2**63
+            self._require(name, is_left_out or (_is_integer(value) and value >= 1), "an integer of at least 1")
+        for name in ("init_std", "learning_rate"):
+            value = getattr(self, name)
+            self._require(name, value is None or (_is_number(value) and value > 0), "a finite number above 0")
+        for name in ("negatives_exponent", "l2"):
+            value = getattr(self, name)
+            self._require(name, value is None or (_is_number(value) and value >= 0), "a finite number of at least 0")
+        self._require("layers", all(_is_integer(n) and n >= 1 for n in self.layers), "integers of at least 1")
+        self._require("dropout", _is_number(self.dropout) and 0 <= self.dropout < 1, "a number from 0 and below 1")
+        is_share = _is_number(self.user_fraction) and 0 < self.user_fraction <= 1
+        self._require("user_fraction", is_share, "a number above 0 and at most 1")
+        is_seed = _is_integer(self.seed) and 0 <= self.seed < 2**63
         self._require("seed", is_seed, "an integer of at least 0 and below 2**63")
 
     def _check_combinations(self) -> None:
         """Raise a ConfigError for settings that exclude each other."""
         if self.patience is not None:
-            self._require("patience", self.patience >= 1, "an integer of at least 1")
+            self._require("patience", _is_integer(self.patience) and self.patience >= 1, "an integer of at least 1")
             self._require("patience", self.validation, "validation=True beside it, which early stopping needs")
         fits = self.mlp_dim is None or self.model in _WITH_MLP_DIM
         self._require("mlp_dim", fits, "model='neumf' beside it; the vectors of other models have the length dim")
@@ -233,3 +238,11 @@ class Config:
             "distinct_candidates": False,
         }
         return cls(**{**recipe, **changes})
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -158,12 +158,12 @@ def _configured(
     """Return the settings, and the module of the user's own where ``model`` is one."""
     if isinstance(model, str):
         settings = {**settings, "model": model}
-    try:
-        config = replace(config or Config(), **settings)
-    except TypeError:
-        known = Config.__dataclass_fields__
-        unknown = ", ".join(name for name in settings if name not in known)
-        raise ConfigError(f"unknown setting: {unknown}; expected one of {', '.join(known)}") from None
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(f"config={config!r:.80}: expected a fastncf.Config")
+    known = Config.__dataclass_fields__
+    if unknown := [name for name in settings if name not in known]:
+        raise ConfigError(f"unknown setting: {', '.join(unknown)}; expected one of {', '.join(known)}")
+    config = replace(config or Config(), **settings)
     return config, None if model is None or isinstance(model, str) else model
 
 

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+import fastncf
 from fastncf import Config, ConfigError
 
 
@@ -62,3 +63,40 @@ def test_the_notebook_recipe():
 def test_former_values_are_stored_by_their_new_names(former, new):
     assert Config(**former) == Config(**new)
     assert Config(**former).to_dict() == Config(**new).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layers", 8),
+        ("layers", None),
+        ("layers", "64"),
+        ("layers", (True,)),
+        ("dim", True),
+        ("l2", "0.1"),
+        ("l2", float("inf")),
+        ("learning_rate", float("inf")),
+        ("init_std", float("inf")),
+        ("negatives_exponent", float("inf")),
+        ("dropout", None),
+        ("user_fraction", "x"),
+        ("seed", True),
+        ("patience", 1.5),
+        ("patience", "x"),
+        ("loss", ["bce"]),
+        ("negatives", ["uniform"]),
+        ("optimizer", ["sgd"]),
+        ("history", ["bag"]),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_setting(name, value):
+    settings = {"validation": True, name: value}
+    with pytest.raises(ConfigError, match=f"^{name}="):
+        Config(**settings)
+    with pytest.raises(ConfigError, match=f"^{name}="):
+        fastncf.fit("not-read.csv", **settings)
+
+
+def test_a_config_of_another_type_is_refused():
+    with pytest.raises(ConfigError, match=r"config=\{'dim': 3\}: expected a fastncf\.Config"):
+        fastncf.fit("not-read.csv", config={"dim": 3})
