@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -167,31 +167,6 @@ class EpochLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # Names from before the trainers derived from Trainer, for those that still do not; they go with them.
-    @classmethod
-    def of(cls, split: Split, config: Any, device: torch.device, weights: AliasTable | None) -> "EpochLoader":
-        """Return the epochs of a Config or a Stage."""
-        seed, shuffle = config.seed, config.shuffle
-        spec = SamplingSpec(split, config.num_negatives, seed, device, shuffle, config.epochs, weights)
-        return cls(spec, config.batch_size)
-
-    rows = property(lambda self: self.interactions_per_batch)
-    places, take, sample_seconds = batch_indices, gather, sampling_seconds
-
-
-class Training:
-    """Base of the trainers that do not derive from :class:`~fastncf.trainers.base.Trainer` yet; it goes with them."""
-
-    epochs: EpochLoader
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.epochs.close()
 
 
 class _EpochSampler(Protocol):
