@@ -11,8 +11,9 @@ import shlex
 import shutil
 import tomllib
 import unittest
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -20,7 +21,10 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 import fastncf
-from fastncf import cli
+from fastncf import cli, models
+from fastncf.evaluation.metrics import METRICS
+from fastncf.models.losses import LOSSES
+from fastncf.sampling.distributions import DISTRIBUTIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -120,6 +124,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def restored_tables() -> Iterator[None]:
+    """Remove what the pages add to the tables of models, losses, metrics and distributions."""
+    tables: list[dict[str, Any]] = [models._classes, LOSSES, METRICS, DISTRIBUTIONS]
+    copies = [dict(table) for table in tables]
+    yield
+    for table, copy in zip(tables, copies, strict=True):
+        table.clear()
+        table.update(copy)
+
+
+@pytest.mark.usefixtures("restored_tables")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_blocks_run(page: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shutil.copytree(files, tmp_path / "here")
