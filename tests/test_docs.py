@@ -127,6 +127,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def restored_tables() -> Iterator[None]:
     """Remove what the pages add to the tables of models, losses, metrics and distributions."""
+    for name in models.names():
+        models.get(name)  # registers itself now, and only once
     tables: list[dict[str, Any]] = [models._classes, LOSSES, METRICS, DISTRIBUTIONS]
     copies = [dict(table) for table in tables]
     yield
