@@ -4,6 +4,7 @@ import atexit
 import gc
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -15,6 +16,8 @@ from fastncf.config import Config
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastncf.recommender import Recommender
     from fastncf.trainers.loop import Progress
 
@@ -83,15 +86,14 @@ def fit(
     if dry_run:
         plan(ratings, test=test, candidates=candidates, columns=columns, config=config, json=json)
         return
-    from fastncf.kernels.cpu.compiling import when_compiling
     from fastncf.persistence import require_savable
     from fastncf.train import fit as fit_model
 
     if out is not None:
         require_savable(out)  # before the fit, which would be lost otherwise
-    with _Bar(quiet=not sys.stderr.isatty()) as bar, when_compiling(bar.say_compiling):
+    with _progress_shown() as callback:
         recommender = fit_model(
-            ratings, test=test, candidates=candidates, config=config, callback=bar, **asdict(columns or Columns())
+            ratings, test=test, candidates=candidates, config=config, callback=callback, **asdict(columns or Columns())
         )
     if out is not None:
         recommender.save(out)
@@ -323,10 +325,26 @@ def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value))
 
 
-class _Bar:
-    """A progress bar on stderr with loss, validation metrics and samples/s; silent without a terminal."""
+_COMPILING = "compiling kernels for this machine: this takes some seconds, the first time only"
 
-    def __init__(self, *, quiet: bool) -> None:
+
+@contextmanager
+def _progress_shown() -> "Iterator[_Bar | None]":
+    """Show a progress bar on a terminal, and say that kernels are compiled where they are; yield the callback."""
+    from fastncf.kernels.cpu.compiling import when_compiling
+
+    if not sys.stderr.isatty():  # rich's bar is not imported for nothing
+        with when_compiling(lambda: print(_COMPILING, file=sys.stderr)):
+            yield None
+        return
+    with _Bar() as bar, when_compiling(lambda: bar.progress.console.print(_COMPILING)):
+        yield bar
+
+
+class _Bar:
+    """A progress bar on stderr with loss, validation metrics and samples/s."""
+
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -337,7 +355,6 @@ class _Bar:
             TimeElapsedColumn(),
             TextColumn("{task.fields[status]}"),
             console=Console(stderr=True),
-            disable=quiet,
         )
         self.task = self.progress.add_task("read", total=None, status="")
 
@@ -347,10 +364,6 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
-
-    def say_compiling(self) -> None:
-        """Print that kernels are being compiled."""
-        self.progress.console.print("compiling kernels for this machine: this takes some seconds, the first time only")
 
     def __call__(self, progress: "Progress") -> None:
         if progress.stage != "epoch":

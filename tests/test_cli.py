@@ -167,11 +167,12 @@ def test_as_a_module_and_version():
     assert out.stdout.strip() == fastncf.__version__
 
 
-def test_progress_bar_on_a_terminal_only(ratings):
-    from fastncf.cli import _Bar
-
-    assert _Bar(quiet=True).progress.disable
-    bar = _Bar(quiet=False)
+def test_progress_bar_on_a_terminal_only(ratings, monkeypatch):
+    with cli._progress_shown() as callback:
+        assert callback is None
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with cli._progress_shown() as bar:
+        assert isinstance(bar, cli._Bar)
     told = []
     fastncf.fit(ratings, epochs=1, dim=4, validation=True, callback=lambda news: told.append(bar(news)))
     (task,) = bar.progress.tasks

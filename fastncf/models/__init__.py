@@ -16,17 +16,18 @@ logits. The file ``fastncf/models/NAME.py`` holds the model that is called NAME,
 """
 
 import importlib
-import pkgutil
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastncf.errors import ConfigError
 from fastncf.rng import Stream, key
-from fastncf.stage import Stage
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Generator, Tensor, nn
+
+    from fastncf.stage import Stage
 
 _SUPPORT_MODULES = frozenset({"layers", "losses", "scorers"})
 """Files of this folder that are no models."""
@@ -38,7 +39,7 @@ class ModelClass(Protocol):
     @classmethod
     def build(
         cls,
-        stage: Stage,
+        stage: "Stage",
         num_users: int,
         num_items: int,
         item_counts: "np.ndarray | Tensor",
@@ -102,7 +103,7 @@ def get(name: str) -> Any:
     return _classes[name]
 
 
-def build(stage: Stage, num_users: int, num_items: int, item_counts: "np.ndarray | Tensor") -> "nn.Module":
+def build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndarray | Tensor") -> "nn.Module":
     """Return the untrained model that a stage names, on the CPU.
 
     The parameters are drawn on the CPU from the seed, so that they are the same for every device.
@@ -124,4 +125,5 @@ def build(stage: Stage, num_users: int, num_items: int, item_counts: "np.ndarray
 
 def _files() -> set[str]:
     """Return the names of the models that have a file in this folder."""
-    return {module.name for module in pkgutil.iter_modules(__path__)} - _SUPPORT_MODULES
+    names = (name.partition(".")[0] for folder in __path__ for name in os.listdir(folder))
+    return {name for name in names if not name.startswith("_")} - _SUPPORT_MODULES
