@@ -4,10 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
-from fastncf import models
 from fastncf.errors import ConfigError
-from fastncf.models.losses import LOSSES
-from fastncf.sampling.distributions import DISTRIBUTIONS
 
 FORMER_VALUES = {
     "optimizer": {"parts": "pretrain"},
@@ -136,6 +133,10 @@ class Config:
 
     def _check_names(self) -> None:
         """Raise a ConfigError for a model, loss or distribution that is not registered."""
+        from fastncf import models  # here, so that importing fastncf does not wait for NumPy
+        from fastncf.models.losses import LOSSES
+        from fastncf.sampling.distributions import DISTRIBUTIONS
+
         for name, known in (("model", models.names()), ("loss", LOSSES), ("negatives", DISTRIBUTIONS)):
             is_left_out = name == "negatives" and self.negatives is None
             self._require(name, is_left_out or getattr(self, name) in tuple(known), f"one of {', '.join(known)}")
