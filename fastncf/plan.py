@@ -113,7 +113,7 @@ L2_SEARCH_UP_TO = 2_000_000
 L2_FULL_SEARCH_UP_TO = 50_000
 """Training interactions up to which the search trains by the full recipe, and not by the fast one."""
 
-_EXPECTED_TRIALS = 3
+_EXPECTED_TRIALS = 2
 
 
 class _Pretraining(NamedTuple):

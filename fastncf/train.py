@@ -49,7 +49,7 @@ def fit(
         model: name of a model, or any ``nn.Module`` that maps user and item tensors (n,) int32 to logits (n,).
         config: settings; the defaults where it is not given.
         callback: called with a :class:`Progress` at each stage and after each epoch; returning True after an epoch
-            ends the training there.
+            ends the training of that stage of the plan.
         **settings: fields of :class:`Config` by name, over ``config``.
 
     Raises:

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class SamplingSpec(NamedTuple):
-    """What determines the order and the negatives of each epoch, and where they are needed.
+    """Settings that determine the order and the negatives of each epoch, and the device that needs them.
 
     Attributes:
         split: training interactions, N.

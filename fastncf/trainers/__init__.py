@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """Where a trainer is defined, as ``module:class``, and the optimizer that it implements."""
+    """A trainer of the list: its optimizer, and its definition as ``module:class``."""
 
     optimizer: str
     location: str

@@ -43,7 +43,7 @@ def require_code(code: int | None) -> int:
 
 
 class LossBuffers(NamedTuple):
-    """Where losses and gradients are computed; pointers to float32.
+    """Scratch memory of losses and gradients; pointers to float32.
 
     Attributes:
         scores: (P,) scores of samples, replaced by gradients.
