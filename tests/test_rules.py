@@ -10,8 +10,6 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 FILES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
 LONGEST = 60
-LONGER: dict[str, int] = {}
-"""Functions that may be longer, by the reason that stands at their definition: lines, by ``file:function``."""
 
 
 def comparisons(tree: ast.AST, names: set[str]) -> list[int]:
@@ -55,4 +53,4 @@ def test_functions_fit_on_a_screen(file):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) is not None else node.body
             length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
-            assert length <= LONGER.get(f"{file}:{node.name}", LONGEST), f"{node.name} has {length} lines"
+            assert length <= LONGEST, f"{node.name} has {length} lines"
