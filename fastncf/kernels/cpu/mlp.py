@@ -523,7 +523,7 @@ def _round_up(size):
     return (size + ROW_MULTIPLE - 1) // ROW_MULTIPLE * ROW_MULTIPLE
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(inline="always")  # LLVM would optimise all that it calls once more for each function in between
 def train_tile(tile, batch, plan, shared, workspace):
     """Forward and backward over a tile; the rows that the batch uses once take their step."""
     settings = shared.settings
