@@ -13,6 +13,9 @@ tiles; one thread for each part of the parameters adds the sums of the chunks in
 once takes its step with its tile. The gradients of a row that is used more often are kept, and added in the order of
 the samples by the one thread that owns the row.
 
+The steps of a tile, from forward to backward, are inlined into :func:`train_tile`: otherwise each of them, with the
+products of matrices in it, is compiled by itself and again within every function around it, which takes a second more.
+
 The structures below hold arrays for the caller. Within the kernels the same structures hold pointers, see
 :func:`fastncf.kernels.cpu.rows.pointers`.
 """
@@ -479,7 +482,7 @@ def _plan_prefetch(thread, start, batch, per_tile, shared):
     return PrefetchPlan(distance, 0, next_start, next_size, batch.rows_start, next_rows_start)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(inline="always")
 def train_microbatch(thread, start, batch, shared, workspace):
     """Train the chunks of a thread's share of the microbatch at ``start``, then chunks that others have not begun.
 
@@ -523,7 +526,7 @@ def _round_up(size):
     return (size + ROW_MULTIPLE - 1) // ROW_MULTIPLE * ROW_MULTIPLE
 
 
-@njit(inline="always")  # LLVM would optimise all that it calls once more for each function in between
+@njit(nogil=True, cache=True, error_model="numpy")
 def train_tile(tile, batch, plan, shared, workspace):
     """Forward and backward over a tile; the rows that the batch uses once take their step."""
     settings = shared.settings
@@ -601,7 +604,7 @@ def _item_inputs(shared, workspace):
     return Matrix(offset(workspace.items, shared.network.product_width), shared.table.width)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(inline="always")
 def hidden_forward(tile, step, shared, workspace):
     """Compute the activations of all layers; the users' part of the first is computed once for their 1 + K samples."""
     network, values, probability = shared.network, shared.layers.values, shared.settings.dropout
@@ -639,7 +642,7 @@ def _output_weights(data, shared):
     return product_weights, last_weights, offset(last_weights, get(network.widths, network.num_layers - 1))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(inline="always")
 def output_forward(tile, shared, workspace):
     """Compute the scores of a tile."""
     per, width, product_width = 1 + shared.settings.num_negatives, shared.table.width, shared.network.product_width
@@ -667,7 +670,7 @@ def _add_weight_gradient(shape, x, grad_y, grad_weights, tile, workspace):
     gemm(shape, x, grad_y, start, grad_weights, NONE, _ONE)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(inline="always")
 def output_and_hidden_backward(tile, shared, workspace):
     """Compute the gradients of the output and of all layers but the first, and of the inputs of each layer's ReLU."""
     network, transposed = shared.network, shared.layers.transposed
@@ -693,7 +696,7 @@ def output_and_hidden_backward(tile, shared, workspace):
         grad_y = x  # its activations were replaced by the gradient
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(inline="always")
 def first_layer_backward(tile, shared, workspace):
     """Compute the gradients of the first layer, and those of the vectors that enter it."""
     network, transposed, width = shared.network, shared.layers.transposed, shared.table.width
@@ -723,7 +726,7 @@ def first_layer_backward(tile, shared, workspace):
     gemm((samples, inputs, outputs), grad_y, weights, zeros, grad_items, NONE, _ONE)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(inline="always")
 def vectors_backward(tile, batch_size, shared, workspace):
     """Compute the gradients of the vectors of GMF and of its weights; add the l2 term to those of all vectors."""
     width, product_width, l2 = shared.table.width, shared.network.product_width, shared.settings.l2
@@ -803,7 +806,7 @@ def sum_row_gradients(thread, start, batch, num_owned, shared, workspace):
     return num_owned
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(inline="always")
 def update_owned_rows(num_owned, step, shared, workspace):
     """Take the step of a thread's rows that the batch uses more than once."""
     table, owned_rows = shared.table, workspace.owned_rows
