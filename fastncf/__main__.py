@@ -1,5 +1,19 @@
-"""``python -m fastncf``."""
+"""``python -m fastncf``, and what the ``fastncf`` command runs."""
 
-from fastncf.cli import main
+import sys
 
-main()
+
+def run() -> None:
+    """Run the command line; an interruption while it is imported ends it as any other does."""
+    try:
+        from fastncf.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        if sys.stderr is not None:
+            print("fastncf: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,22 +1,53 @@
 """Command line: a thin layer over the Python API. Results go to stdout, progress to stderr."""
 
 import atexit
+import difflib
 import gc
 import json
+import math
+import os
 import sys
-from contextlib import contextmanager
+import tempfile
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO, get_args
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 from cyclopts.config import Dict
 
 from fastncf.config import Config
-from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
+from fastncf.errors import (
+    ConfigError,
+    DataError,
+    DataNotFoundError,
+    DeviceError,
+    FastNCFError,
+    printable,
+    short_message,
+)
+from fastncf.streams import (
+    OutputError,
+    Terminated,
+    discard_unwritten,
+    guarded_streams,
+    open_missing_descriptors,
+    signals_as_interrupts,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from cyclopts import Token
 
     from fastncf.recommender import Recommender
     from fastncf.trainers.loop import Progress
@@ -27,9 +58,25 @@ app = App(
     name="fastncf",
     help="From a ratings file to a collaborative filtering model: fit it, evaluate it, get recommendations.",
     version_flags=["--version"],
+    help_epilogue=(
+        "Exit codes: 0 fine; 1 a result or a model could not be written, or another error at run time; 2 wrong usage "
+        "or setting; 3 data that cannot be used; 4 a device that is not available, or too little memory; 130 "
+        "interrupted; 129, 141, 143 ended by SIGHUP, by the reader of the output, by SIGTERM."
+    ),
     suppress_keyboard_interrupt=False,
-    config=[lambda *given: _notebook_recipe(*given)],
+    config=[lambda *given: _require_integers(*given), lambda *given: _notebook_recipe(*given)],
 )
+
+
+def _path(_: object, tokens: "Sequence[Token]") -> Path:
+    """Return a path with ``~`` as the home directory, which a shell leaves as it is in ``--out=~/model``."""
+    value = tokens[0].value
+    if not value or "\0" in value:
+        raise ValueError("the path is empty or has a NUL character; expected the name of a file or folder")
+    return Path(os.path.expanduser(value))
+
+
+PathArgument = Annotated[Path, Parameter(converter=_path)]
 
 
 @Parameter(name="*")
@@ -54,11 +101,11 @@ Debug = Annotated[bool, Parameter(name="--debug", negative="", help="Show the tr
 
 @app.command
 def fit(
-    ratings: Path,
+    ratings: PathArgument,
     *,
-    test: Path | None = None,
-    candidates: Path | None = None,
-    out: Path | None = None,
+    test: PathArgument | None = None,
+    candidates: PathArgument | None = None,
+    out: PathArgument | None = None,
     notebook: Notebook = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     columns: Columns | None = None,
@@ -95,26 +142,29 @@ def fit(
         recommender = fit_model(
             ratings, test=test, candidates=candidates, config=config, callback=callback, **asdict(columns or Columns())
         )
-    if out is not None:
-        recommender.save(out)
-    for line in _found(recommender):
-        print(line, file=sys.stderr)
-    print(recommender.plan, file=sys.stderr)
-    print(_table(recommender.metrics))
-    print(f"protocol: {recommender.protocol}")
-    print("seconds:  " + "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items()))
-    if out is not None:
-        print(f"saved to {out}")
+    try:
+        _print(*_found(recommender), *str(recommender.plan).splitlines(), file=sys.stderr)
+        _print(*_table(recommender.metrics), f"protocol: {recommender.protocol}")
+        _print("seconds:  " + "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items()))
+        sys.stdout.flush()  # what a fit has found is shown before anything else can go wrong
+    finally:
+        try:
+            _save(recommender, out)
+        except BaseException:
+            with suppress(OutputError):
+                if json:
+                    _print_json(_report(recommender))
+            raise
     if json:
         _print_json(_report(recommender))
 
 
 @app.command
 def plan(
-    ratings: Path,
+    ratings: PathArgument,
     *,
-    test: Path | None = None,
-    candidates: Path | None = None,
+    test: PathArgument | None = None,
+    candidates: PathArgument | None = None,
     notebook: Notebook = False,
     columns: Columns | None = None,
     config: Annotated[Config | None, Parameter(name="*")] = None,
@@ -137,14 +187,14 @@ def plan(
     from fastncf.train import plan_fit
 
     planned = plan_fit(ratings, test=test, candidates=candidates, config=config, **asdict(columns or Columns()))
-    print(planned)
+    _print(*str(planned).splitlines())
     if json:
         _print_json(planned.to_dict())
 
 
 @app.command
 def evaluate(
-    model: Path,
+    model: PathArgument,
     *,
     k: int | None = None,
     num_candidates: int | None = None,
@@ -173,15 +223,14 @@ def evaluate(
     results, protocol = load(model, device=device).evaluate(
         k=k, num_candidates=num_candidates, full_ranking=full_ranking
     )
-    print(_table(results))
-    print(f"protocol: {protocol}")
+    _print(*_table(results), f"protocol: {protocol}")
     if json:
         _print_json({"metrics": results, "protocol": protocol})
 
 
 @app.command
 def recommend(
-    model: Path,
+    model: PathArgument,
     *,
     user: list[str],
     k: int = 10,
@@ -190,6 +239,9 @@ def recommend(
     debug: Debug = False,
 ) -> None:
     """Print the items that a saved model recommends to users, best first.
+
+    The table is separated by tabs. A tab, an end of a line, a backslash or another control character within an id is
+    printed as an escape that starts with a backslash. Programs read --json.
 
     Parameters
     ----------
@@ -207,14 +259,14 @@ def recommend(
     frame = load(model).recommend(user, k, exclude_seen=not include_seen)
     print("\t".join(frame.columns))
     for row in frame.iter_rows():
-        print("\t".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+        print("\t".join(map(_table_field, row)))
     if json:
         _print_json({"recommendations": frame.to_dicts()})
 
 
 @app.command
 def generate(
-    path: Path,
+    path: PathArgument,
     *,
     users: int = 138_493,
     items: int = 26_744,
@@ -243,34 +295,196 @@ def generate(
     from fastncf.data.synthetic import write_synthetic_movielens
 
     write_synthetic_movielens(path, users, items, interactions, seed=seed, dialect=dialect)
-    print(path)
+    _print(str(path))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a command line and exit: 0 fine, 1 run time, 2 usage, 3 data, 4 device, 130 interrupted."""
-    if arguments is None:  # in a process of its own, the collection of cyclic garbage among imports would take a second
-        gc.set_threshold(200_000)
-        atexit.register(gc.freeze)
+    """Run a command line and exit.
+
+    The exit code is 0 when all went well, 1 for an error at run time, 2 for wrong usage, 3 for data, 4 for a device or
+    memory, 130 for an interruption, and 128 more than the number of a signal: SIGHUP, SIGTERM, and SIGPIPE where the
+    reader of the output has left.
+
+    Args:
+        arguments: the words after the name of the program; those of this process where they are not given.
+    """
+    is_own_process = arguments is None
     tokens = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in tokens
-    try:
-        app(tokens, exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        _fail(" ".join(str(error).split()), 2)
-    except FastNCFError as error:
-        if debug:
-            raise
-        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-        _fail(" ".join(str(error).split()), code)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    sys.exit(0)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    """Print one line to stderr and exit with a code."""
-    print(f"fastncf: {message}", file=sys.stderr)
+    with ExitStack() as stack:
+        if is_own_process:
+            # in a process of its own, the collection of cyclic garbage among imports would take a second
+            gc.set_threshold(200_000)
+            atexit.register(gc.freeze)
+            open_missing_descriptors()
+            stack.callback(discard_unwritten)
+            stack.enter_context(signals_as_interrupts())
+        stack.enter_context(guarded_streams())
+        code = _run(tokens)
     sys.exit(code)
+
+
+def _run(tokens: list[str]) -> int:
+    """Run a command line, print what went wrong as one line to stderr, and return the exit code."""
+    is_debug = "--debug" in tokens
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # Polars' PanicException is no Exception
+        if is_debug and not isinstance(error, CycloptsError | KeyboardInterrupt | OutputError):
+            raise
+        message, code = _explain(error)
+        if message is not None:
+            print(f"fastncf: {short_message(message)}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _explain(error: BaseException) -> tuple[str | None, int]:
+    """Return a sentence on an error, or None where nobody wants one, and the exit code."""
+    match error:
+        case OutputError(reader_left=True):
+            return None, 141
+        case OutputError():
+            return f"standard output: cannot be written ({error})", 1
+        case Terminated():
+            return str(error), 128 + error.number
+        case KeyboardInterrupt():
+            return str(error) or "interrupted", 130
+        case CycloptsError():
+            return _usage_message(error), 2
+        case FastNCFError():
+            return str(error), next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+        case MemoryError():
+            return f"out of memory ({error or 'an allocation failed'}); expected more memory, or less data", 4
+        case OSError(filename=name, strerror=reason) if name is not None and reason is not None:
+            return f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {reason}", 1
+    return (
+        f"internal error: {type(error).__name__}: {short_message(str(error)):.300}; run again with --debug for the "
+        f"traceback and report it",
+        1,
+    )
+
+
+_USAGE = {
+    "fit": "fastncf fit RATINGS",
+    "plan": "fastncf plan RATINGS",
+    "evaluate": "fastncf evaluate MODEL",
+    "recommend": "fastncf recommend MODEL --user ID",
+    "generate": "fastncf generate PATH",
+}
+_NEEDED = {
+    "--ratings": "a ratings file",
+    "--model": "the folder of a saved model",
+    "--user": "the id of a user",
+    "--path": "the name of a file to write",
+}
+"""What a command cannot do without, by the names of its parameters."""
+
+
+def _usage_message(error: CycloptsError) -> str:
+    """Return a sentence on a command line that cannot be parsed."""
+    command = error.command_chain[0] if error.command_chain else ""
+    usage = _USAGE.get(command, "fastncf COMMAND")
+    match error:
+        case MissingArgumentError(keyword=None, argument=argument) if argument and argument.name in _NEEDED:
+            return f"{command} needs {_NEEDED[argument.name]}: {usage}"
+        case MissingArgumentError(keyword=str(keyword)):
+            return f"{keyword} needs a value; one that starts with a dash is given as {keyword}=VALUE"
+        case UnusedCliTokensError(unused_tokens=[unused, *_]):
+            return f"unexpected argument {unused!r}; expected: {usage}"
+        case UnknownOptionError(token=token, argument_collection=arguments):
+            option = (token.keyword or token.value).partition("=")[0]
+            if option == "-":
+                return f"-: standard input is not read; expected: {usage}"
+            meant = _meant_option(option, [name for argument in arguments for name in argument.names if len(name) > 2])
+            hint = f"Did you mean {meant}?" if meant else f"See fastncf {command} --help."
+            return f"Unknown option: {option}. {hint}"
+        case UnknownCommandError(unused_tokens=[unused, *_]) if unused.startswith("-"):
+            return f"{unused}: expected a command before it, one of {', '.join(_USAGE)}; see fastncf --help"
+    return str(error)
+
+
+_SYNONYMS = {
+    "--l2": ("lambda", "reg", "regularization", "weight-decay", "wd"),
+    "--dim": ("factors", "n-factors", "num-factors", "rank", "embedding-size", "emb-size", "embed-size"),
+    "--out": ("o", "save", "save-to", "model-dir"),
+    "--k": ("top", "topk", "top-k", "n"),
+    "--seed": ("random-state",),
+    "--layers": ("hidden", "hidden-units", "hidden-sizes"),
+    "--device": ("gpu", "cuda"),
+    "--patience": ("early-stopping",),
+    "--num-negatives": ("negative-samples", "neg-ratio", "num-neg"),
+    "--init-std": ("std", "sigma"),
+}
+"""Names that other programs have for options of fastncf."""
+
+
+def _meant_option(option: str, known: list[str]) -> str | None:
+    """Return the option that is meant by an unknown one: by a synonym, initials, a prefix, whole words, or letters."""
+    name = option.lstrip("-")
+    words = set(name.split("-"))
+    candidates = [other for other in known if other.startswith("--no-") == option.startswith("--no-")]
+    tests = (
+        lambda other: name in _SYNONYMS.get(other, ()),
+        lambda other: name == other[2:],
+        lambda other: len(name) > 1 and name == "".join(word[0] for word in other[2:].split("-")),
+        lambda other: len(name) > 2 and (other[2:].startswith(name) or (len(other) > 4 and name.startswith(other[2:]))),
+        lambda other: len(other) > 4 and set(other[2:].split("-")) <= words,
+    )
+    for is_meant in tests:
+        if found := [other for other in candidates if is_meant(other)]:
+            return min(found, key=len)
+    close = difflib.get_close_matches(option, candidates, n=1) if len(name) > 3 else []
+    return close[0] if close else None
+
+
+def _print(*lines: str, file: TextIO | None = None) -> None:
+    """Print lines of text, of which each stays one line, to stdout or a stream."""
+    print("\n".join(map(printable, lines)), file=file)
+
+
+def _save(recommender: "Recommender", out: Path | None) -> None:
+    """Save a model that was fitted and say where; a model that cannot be saved there is saved in a temporary folder.
+
+    Raises:
+        FastNCFError: the model is in the temporary folder, or nowhere; the message says so.
+    """
+    if out is None:
+        print("not saved: give --out to keep the model", file=sys.stderr)
+        return
+    try:
+        recommender.save(out)
+    except KeyboardInterrupt as error:
+        if not isinstance(error, Terminated):
+            raise KeyboardInterrupt(f"interrupted while the model was saved to {out}") from None
+        raise
+    except Exception as error:
+        raise FastNCFError(f"{short_message(str(error)):.230}; {_save_elsewhere(recommender)}") from error
+    _print(f"saved to {out}")
+
+
+def _save_elsewhere(recommender: "Recommender") -> str:
+    """Save a model in a new temporary folder and return a sentence on where it is."""
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="fastncf-model-"))
+        recommender.save(folder)
+    except Exception as error:
+        if folder is not None:
+            folder.rmdir()
+        return f"the model is lost, since it cannot be saved elsewhere either ({short_message(str(error)):.150})"
+    return f"the model was saved to {folder} instead"
+
+
+def _require_integers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Raise a ConfigError for a fraction where an integer is expected, which would be rounded otherwise."""
+    for argument in arguments:
+        kinds = {kind for hint in (argument.hint, *get_args(argument.hint)) for kind in (hint, *get_args(hint))}
+        for token in argument.tokens if int in kinds else ():
+            if "." in token.value:
+                raise ConfigError(f"{argument.name} {token.value}: expected an integer")
 
 
 def _notebook_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -297,14 +511,19 @@ def _found(recommender: "Recommender") -> list[str]:
     return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data[name]]
 
 
-def _table(metrics: dict[str, float]) -> str:
+def _table(metrics: dict[str, float]) -> list[str]:
     """Return metrics as lines of text."""
 
     def label(name: str) -> str:
         """Return the name of a metric as papers write it."""
         return name.upper().replace("FULL/", "full ")
 
-    return "\n".join(f"{label(name):<14} {value:.4f}" for name, value in metrics.items())
+    return [f"{label(name):<14} {value:.4f}" for name, value in metrics.items()]
+
+
+def _table_field(value: object) -> str:
+    """Return a value as a field of a table that is separated by tabs; a backslash in it always starts an escape."""
+    return f"{value:.4f}" if isinstance(value, float) else printable(str(value).replace("\\", r"\\"))
 
 
 def _report(recommender: "Recommender") -> dict[str, Any]:
@@ -321,8 +540,20 @@ def _report(recommender: "Recommender") -> dict[str, Any]:
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on a line."""
-    print(json.dumps(value))
+    """Print one JSON object on a line; numbers that are not finite, which JSON does not have, are null."""
+
+    def strict(value: Any) -> Any:
+        """Return a value in which None stands for numbers that are not finite."""
+        match value:
+            case dict():
+                return {name: strict(entry) for name, entry in value.items()}
+            case list() | tuple():
+                return list(map(strict, value))
+            case float() if not math.isfinite(value):
+                return None
+        return value
+
+    print(json.dumps(strict(value), allow_nan=False))
 
 
 _COMPILING = "compiling kernels for this machine: this takes some seconds, the first time only"
@@ -349,11 +580,11 @@ class _Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             console=Console(stderr=True),
         )
         self.task = self.progress.add_task("read", total=None, status="")

@@ -1,24 +1,52 @@
-"""Exceptions of fastncf, raised for mistakes that a user can correct."""
+"""Exceptions of fastncf, raised for mistakes that a user can correct, and text that is safe to print."""
+
+import re
 
 MAX_MESSAGE_LENGTH = 500
 """Number of characters beyond which a message is shortened."""
+
+_UNPRINTABLE = re.compile(
+    "["
+    "\\x00-\\x1f\\x7f-\\x9f"  # control characters, with which escape sequences of terminals begin
+    "\\u061c\\u200b\\u200e\\u200f\\u202a-\\u202e\\u2060-\\u206f\\ufeff"  # directions of writing, and invisible ones
+    "\\u2028\\u2029"  # ends of lines and paragraphs
+    "\\ud800-\\udfff"  # surrogates: bytes of a file name that are not UTF-8
+    "\\ufff9-\\ufffb\\U000e0000-\\U000e007f"  # annotations and tags
+    "]"
+)
+
+
+def printable(text: str) -> str:
+    """Return text as one line without anything that a terminal obeys; such characters are escaped as in ``repr``.
+
+    Control characters, with which the escape sequences of terminals begin, ends of lines, characters that change the
+    direction of writing or are invisible, and surrogates become ``\\x1b``, ``\\n`` or ``\\u202e``. Everything else is
+    kept, the backslash too, so that a second call changes nothing.
+    """
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def short_message(text: str) -> str:
+    """Return printable text of at most :data:`MAX_MESSAGE_LENGTH` characters, without the middle of a longer one."""
+    text = printable(text)
+    if len(text) <= MAX_MESSAGE_LENGTH:
+        return text
+    gap = " ... "
+    half = (MAX_MESSAGE_LENGTH - len(gap)) // 2
+    return text[:half] + gap + text[-half:]
 
 
 class FastNCFError(Exception):
     """Base class of all exceptions that fastncf raises on purpose.
 
     Args:
-        message: one sentence that names the source of the mistake first and what was expected last. Of one that is
-            longer than :data:`MAX_MESSAGE_LENGTH`, because it quotes a long path or many columns, the middle is left
-            out.
+        message: one sentence that names the source of the mistake first and what was expected last. Characters that a
+            terminal would obey are escaped, see :func:`printable`. Of a message that is longer than
+            :data:`MAX_MESSAGE_LENGTH`, because it quotes a long path or many columns, the middle is left out.
     """
 
     def __init__(self, message: str = "") -> None:
-        if len(message) > MAX_MESSAGE_LENGTH:
-            gap = " ... "
-            half = (MAX_MESSAGE_LENGTH - len(gap)) // 2
-            message = message[:half] + gap + message[-half:]
-        super().__init__(message)
+        super().__init__(short_message(message))
 
 
 class DataError(FastNCFError, ValueError):
