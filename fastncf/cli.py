@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cyclopts import Token
+    from rich.console import Console
 
     from fastncf.recommender import Recommender
     from fastncf.trainers.loop import Progress
@@ -140,10 +142,10 @@ def fit(
         require_savable(out)  # before the fit, which would be lost otherwise
     with _progress_shown() as callback:
         recommender = fit_model(
-            ratings, test=test, candidates=candidates, config=config, callback=callback, **asdict(columns or Columns())
+            ratings, test=test, candidates=candidates, config=config, callback=callback, **_column_names(columns)
         )
     try:
-        _print(*_found(recommender), *str(recommender.plan).splitlines(), file=sys.stderr)
+        _print(*_found(recommender), *str(recommender.plan).split("\n"), file=sys.stderr)
         _print(*_table(recommender.metrics), f"protocol: {recommender.protocol}")
         _print("seconds:  " + "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items()))
         sys.stdout.flush()  # what a fit has found is shown before anything else can go wrong
@@ -186,8 +188,8 @@ def plan(
     """
     from fastncf.train import plan_fit
 
-    planned = plan_fit(ratings, test=test, candidates=candidates, config=config, **asdict(columns or Columns()))
-    _print(*str(planned).splitlines())
+    planned = plan_fit(ratings, test=test, candidates=candidates, config=config, **_column_names(columns))
+    _print(*str(planned).split("\n"))
     if json:
         _print_json(planned.to_dict())
 
@@ -256,7 +258,7 @@ def recommend(
     """
     from fastncf.recommender import load
 
-    frame = load(model).recommend(user, k, exclude_seen=not include_seen)
+    frame = load(model).recommend(list(map(_as_utf8, user)), k, exclude_seen=not include_seen)
     print("\t".join(frame.columns))
     for row in frame.iter_rows():
         print("\t".join(map(_table_field, row)))
@@ -327,7 +329,7 @@ def _run(tokens: list[str]) -> int:
     """Run a command line, print what went wrong as one line to stderr, and return the exit code."""
     is_debug = "--debug" in tokens
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        app(tokens, console=_console(), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except (SystemExit, GeneratorExit):
         raise
@@ -339,6 +341,15 @@ def _run(tokens: list[str]) -> int:
             print(f"fastncf: {short_message(message)}", file=sys.stderr)
         return code
     return 0
+
+
+def _console() -> "Console | None":
+    """Return a console of 40 columns where the terminal has fewer: rich takes hours for the help on a single one."""
+    if shutil.get_terminal_size().columns >= 40:
+        return None  # cyclopts makes one where it is needed
+    from rich.console import Console
+
+    return Console(width=40)
 
 
 def _explain(error: BaseException) -> tuple[str | None, int]:
@@ -438,6 +449,18 @@ def _meant_option(option: str, known: list[str]) -> str | None:
             return min(found, key=len)
     close = difflib.get_close_matches(option, candidates, n=1) if len(name) > 3 else []
     return close[0] if close else None
+
+
+def _as_utf8(text: str) -> str:
+    """Return an argument as the UTF-8 that data are in, where the locale could not decode it."""
+    if any("\udc80" <= character <= "\udcff" for character in text):
+        return os.fsencode(text).decode("utf-8", "surrogateescape")
+    return text
+
+
+def _column_names(columns: Columns | None) -> dict[str, str | None]:
+    """Return the names of the columns that were given."""
+    return {role: None if name is None else _as_utf8(name) for role, name in asdict(columns or Columns()).items()}
 
 
 def _print(*lines: str, file: TextIO | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fastncf.config import Config
 from fastncf.cost import Cost, estimate
 from fastncf.data.facts import DataFacts
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, printable
 from fastncf.stage import Stage
 from fastncf.trainers import choose
 
@@ -226,7 +226,7 @@ class Plan:
 
     def __str__(self) -> str:
         """Describe the plan in lines for people: each choice with its reason."""
-        return "\n".join(_describe(self))
+        return "\n".join(map(printable, _describe(self)))
 
 
 def likely_facts(config: Config) -> DataFacts:

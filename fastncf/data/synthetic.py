@@ -21,6 +21,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal, get_args
@@ -30,7 +31,7 @@ import numpy.typing as npt
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
 from fastncf.kernels.cpu.alias import fill_alias_table
 from fastncf.kernels.cpu.synthetic import (
     RatingColumns,
@@ -56,6 +57,7 @@ _ITEM_CEILING = 0.4913
 # MovieLens-20M and of MovieLens-1M, where the median is 123.
 _DENSITIES, _ITEM_SIGMAS = (0.0054, 0.0447), (3.1075, 1.565)
 _MAX_MOVIE_ID_PER_ITEM = 131_262 / 26_744
+_MAX_ID = 2**31 - 1
 _TASTES = 16
 _ITEM_SHARPNESS = 4.0
 _CALIBRATION_USERS = 1024
@@ -254,6 +256,12 @@ def _check_size(num_users: int, num_items: int, num_interactions: int, seed: int
             f"num_interactions={num_interactions}: expected at most half of num_users * num_items, which is "
             f"{num_users * num_items}"
         )
+    largest_item_id = round(num_items * _MAX_MOVIE_ID_PER_ITEM)
+    if max(num_users, largest_item_id) > _MAX_ID:
+        raise ConfigError(
+            f"num_users={num_users}, num_items={num_items}: expected ids of at most {_MAX_ID}, which are "
+            f"{num_users} for users and {largest_item_id} for items"
+        )
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed={seed}: expected an integer from 0 to 2**64 - 1")
 
@@ -286,8 +294,8 @@ def synthetic_movielens(
           user may tie.
 
     Raises:
-        ConfigError: a size is not positive, N is below U or 2 * I or above U * I / 2, or the seed
-            is out of range.
+        ConfigError: a size is not positive, N is below U or 2 * I or above U * I / 2, an id is above
+            2**31 - 1, or the seed is out of range.
     """
     _check_size(num_users, num_items, num_interactions, seed)
     num_threads = allowed_threads()
@@ -338,14 +346,14 @@ def write_synthetic_movielens(
 
     Raises:
         ConfigError: the dialect is unknown, or as for `synthetic_movielens`.
-        OSError: the file cannot be written.
+        DataNotFoundError: the folder of the file does not exist.
+        DataError: the path names something other than a file, or the file cannot be written.
     """
     if dialect not in get_args(Dialect):
         raise ConfigError(f"dialect={dialect!r}: expected one of {', '.join(get_args(Dialect))}")
-    rows = synthetic_movielens(num_users, num_items, num_interactions, seed=seed)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    _check_size(num_users, num_items, num_interactions, seed)
+    with _replaced_file(Path(path)) as partial:
+        rows = synthetic_movielens(num_users, num_items, num_interactions, seed=seed)
         if dialect == "parquet":
             rows.sink_parquet(partial)
         elif dialect == "grouplens":
@@ -354,6 +362,40 @@ def write_synthetic_movielens(
             rows.with_columns(pl.from_epoch("timestamp")).sink_csv(
                 partial, quote_style="always", datetime_format="%Y-%m-%d %H:%M:%S"
             )
-        partial.replace(path)
+
+
+@contextmanager
+def _replaced_file(path: Path) -> Iterator[Path]:
+    """Yield the path of an empty file to write, which replaces the file at ``path`` when the block ends without error.
+
+    A link is followed. That the file can be written is tried before the block, which may take long.
+
+    Raises:
+        DataNotFoundError: the folder does not exist.
+        DataError: the path names something other than a file, or writing fails.
+    """
+    partial = None
+    try:
+        target = path.resolve()
+        if not target.parent.is_dir():
+            raise DataNotFoundError(f"{path}: its folder does not exist; expected the name of a file in one that does")
+        if target.exists() and not target.is_file():
+            raise DataError(f"{path}: is no file; expected the name of a new file, or of one to replace")
+        str(target).encode()  # Polars takes names in UTF-8 alone
+        partial = target.with_name(f".{uuid.uuid4().hex}")
+        partial.touch()
+        yield partial
+        partial.replace(target)
+    except FastNCFError:
+        raise
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: its name is not UTF-8; expected a name that is") from None
+    except (OSError, RuntimeError, pl.exceptions.PolarsError) as error:  # RuntimeError: a loop of links
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise DataError(
+            f"{path}: cannot be written ({reason:.200}); expected a folder that can be written, on a disk with space"
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
