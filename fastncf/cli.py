@@ -368,7 +368,7 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
         case FastNCFError():
             return str(error), next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
         case MemoryError():
-            return f"out of memory ({error or 'an allocation failed'}); expected more memory, or less data", 4
+            return f"out of memory ({str(error) or 'an allocation failed'}); expected more memory, or less data", 4
         case OSError(filename=name, strerror=reason) if name is not None and reason is not None:
             return f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {reason}", 1
     return (

@@ -1,12 +1,20 @@
+import io
 import json
+import math
+import signal
 import subprocess
 import sys
+import threading
+import warnings
 
 import polars as pl
 import pytest
+import torch
 
 import fastncf
 from fastncf import cli
+from fastncf.plan import make_plan
+from fastncf.streams import Terminated
 from tests.conftest import checkerboard
 
 FAST = ["--dim", "4", "--epochs", "2", "--batch-size", "256", "--num-negatives", "2"]
@@ -110,12 +118,31 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["fit", "{ratings}", "--dim", "0"], 2, "dim=0: expected an integer of at least 1"),
         (["fit", "{ratings}", "--dim", "x"], 2, "--dim"),
         (["fit", "{ratings}", "--nonsense"], 2, "--nonsense"),
-        (["fit"], 2, "ratings"),
+        (["fit", "{ratings}", "--dim", "3.5"], 2, "--dim 3.5: expected an integer"),
+        (["fit", "{ratings}", "--layers", "8.5"], 2, "--layers 8.5: expected an integer"),
+        (["fit", "{ratings}", "--dim", "\x1b[31m[red]"], 2, '"\\x1b[31m[red]"'),
+        (["fit"], 2, "fit needs a ratings file: fastncf fit RATINGS"),
+        (["evaluate"], 2, "evaluate needs the folder of a saved model: fastncf evaluate MODEL"),
+        (["recommend", "m"], 2, "recommend needs the id of a user: fastncf recommend MODEL --user ID"),
+        (["generate"], 2, "generate needs the name of a file to write: fastncf generate PATH"),
+        (
+            ["recommend", "m", "--user", "-a"],
+            2,
+            "--user needs a value; one that starts with a dash is given as --user=",
+        ),
+        (["fit", "a", "b\n"], 2, "unexpected argument 'b\\n'; expected: fastncf fit RATINGS"),
+        (["fit", "-"], 2, "standard input is not read"),
+        (["--json", "fit"], 2, "--json: expected a command before it, one of fit, plan"),
+        (["fit", "\x1b[31m\u202e"], 3, "\\x1b[31m\\u202e: no such file"),
+        (["fit", "\udcff.csv"], 3, "\\udcff.csv: no such file"),
+        (["fit", "a\0b"], 2, "has a NUL character"),
+        (["evaluate", "x" * 300], 1, "File name too long"),
         (["fit", "{ratings}", "--device", "cuda:99"], 4, "is not available here"),
         (["fit", "{ratings}", "--device", "meta"], 4, "; expected"),
         (["evaluate", "nowhere"], 3, "holds no fastncf model"),
         (["recommend", "nowhere", "--user", "1"], 3, "holds no fastncf model"),
         (["generate", "x.csv", "--users", "0"], 2, "num_users"),
+        (["generate", "nowhere/x.csv"], 3, "its folder does not exist"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
@@ -179,3 +206,281 @@ def test_progress_bar_on_a_terminal_only(ratings, monkeypatch):
     assert (task.completed, task.total) == (1, 1)
     assert "M samples/s" in task.fields["status"]
     assert "hr@10" in task.fields["status"]
+
+
+ODD = '\x1b[31m[red]\t\r\n\\ \u4e2d\u202e"'
+"""What is added to ids: an escape sequence, markup of rich, separators, letters and a change of direction."""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folder of a fitted model with odd ids of users and items."""
+    odd = checkerboard().select(
+        *(pl.format("{}{}", pl.col(name), pl.lit(ODD)).alias(name) for name in ("user", "item")), "time"
+    )
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    fastncf.fit(odd, dim=4, epochs=1, l2=0.0).save(folder)
+    return folder
+
+
+@pytest.fixture
+def fitted(saved, monkeypatch):
+    """A recommender that ``fit`` returns at once."""
+    recommender = fastncf.load(saved)
+    monkeypatch.setattr("fastncf.train.fit", lambda *args, **kwargs: recommender)
+    return recommender
+
+
+def failing_save(monkeypatch, is_wrong, error) -> None:
+    """Let saving fail for the folders for which ``is_wrong`` holds."""
+    save = fastncf.Recommender.save
+
+    def fail(recommender, directory) -> None:
+        if is_wrong(directory):
+            raise error
+        save(recommender, directory)
+
+    monkeypatch.setattr(fastncf.Recommender, "save", fail)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        fastncf.DataError("a\x1b: cannot be written"),
+        MemoryError("x" * 900),
+        RuntimeError("the library broke"),
+    ],
+)
+def test_a_model_that_cannot_be_saved_is_kept_elsewhere(capsys, tmp_path, monkeypatch, fitted, error):
+    out, elsewhere = tmp_path / "model", tmp_path / "temporary"
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    failing_save(monkeypatch, lambda folder: folder == out, error)
+    code, lines, err = run(capsys, "fit", "r.csv", "--out", out, "--json")
+    assert code == 1
+    assert lines[0].startswith("HR@10")
+    assert json.loads(lines[-1])["metrics"] == fitted.metrics
+    (folder,) = elsewhere.iterdir()
+    last = err.splitlines()[-1]
+    assert last.startswith(f"fastncf: {str(error)[:10]}".replace("\x1b", "\\x1b"))
+    assert last.endswith(f"; the model was saved to {folder} instead")
+    assert len(last) < 520
+    assert folder.name.startswith("fastncf-model-")
+    assert fastncf.load(folder).metrics == fitted.metrics
+
+
+def test_a_model_that_can_be_saved_nowhere(capsys, tmp_path, monkeypatch, fitted):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    failing_save(monkeypatch, lambda _: True, OSError(28, "No space left on device"))
+    code, lines, err = run(capsys, "fit", "r.csv", "--out", tmp_path / "model")
+    assert code == 1
+    assert lines[0].startswith("HR@10")
+    assert "; the model is lost, since it cannot be saved elsewhere either (" in err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [
+        (BrokenPipeError(), 141, "stage"),
+        (OSError(28, "No space left on device"), 1, "fastncf: standard output: cannot be written (No space left"),
+    ],
+)
+def test_a_model_is_saved_where_its_results_cannot_be_printed(capsys, tmp_path, monkeypatch, fitted, error, code, last):
+    class Broken(io.StringIO):
+        def write(self, _: str) -> int:
+            raise error
+
+    monkeypatch.setattr("sys.stdout", Broken())
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["fit", "r.csv", "--out", str(tmp_path / "model"), "--json"])
+    assert exit_.value.code == code
+    assert fastncf.load(tmp_path / "model").metrics == fitted.metrics
+    err = capsys.readouterr().err
+    assert last in err
+    assert ("fastncf: " in err) == (code == 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted while the model was saved to {out}"),
+        (Terminated(signal.SIGTERM), 143, "terminated by SIGTERM"),
+    ],
+)
+def test_an_interruption_while_a_model_is_saved(capsys, tmp_path, monkeypatch, fitted, error, code, message):
+    out = tmp_path / "model"
+    failing_save(monkeypatch, lambda _: True, error)
+    got, lines, err = run(capsys, "fit", "r.csv", "--out", out)
+    assert got == code
+    assert lines[0].startswith("HR@10")
+    assert err.splitlines()[-1] == f"fastncf: {message.format(out=out)}"
+
+
+def test_a_model_without_a_folder_is_not_saved_and_that_is_said(capsys, fitted):
+    _, _, err = run(capsys, "fit", "r.csv")
+    assert err.splitlines()[-1] == "not saved: give --out to keep the model"
+
+
+def test_the_table_of_recommendations_has_one_line_and_four_fields_for_each(capsys, saved):
+    code, out, _ = run(capsys, "recommend", saved, "--user", f"4{ODD}", "--k", 3, "--json")
+    assert code == 0
+    rows = [line.split("\t") for line in out[1:-1]]
+    assert [len(row) for row in rows] == [4, 4, 4]
+    escaped = r"\x1b[31m[red]\t\r\n\\ 中\u202e" + '"'
+    assert {row[0] for row in rows} == {f"4{escaped}"}
+    given = json.loads(out[-1])["recommendations"]
+    assert {row["user"] for row in given} == {f"4{ODD}"}
+    assert [row[1] for row in rows] == [row["item"].replace(ODD, escaped) for row in given]
+    assert out[-1].isascii()
+
+
+def test_ids_in_an_encoding_without_their_letters(monkeypatch, saved):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["recommend", str(saved), "--user", f"4{ODD}", "--k", "1"])
+    assert exit_.value.code == 0
+    assert rb" \u4e2d\u202e" in raw.getvalue()
+
+
+def test_an_id_that_the_locale_did_not_decode_is_utf8(capsys, saved):
+    undecoded = f"4{ODD}".encode().decode("ascii", "surrogateescape")
+    code, out, _ = run(capsys, "recommend", saved, "--user", undecoded, "--k", 1)
+    assert (code, len(out)) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fit {}",
+        "fit r.csv --test={}",
+        "fit r.csv --test r.csv --candidates={}",
+        "fit r.csv --out={}",
+        "plan {}",
+        "plan r.csv --test={}",
+        "evaluate {}",
+        "recommend {} --user 1",
+        "generate {}",
+    ],
+)
+def test_every_path(capsys, tmp_path, monkeypatch, command):
+    """A ``~`` is the home directory, and an empty path is refused."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    checkerboard().write_csv(tmp_path / "r.csv")
+    code, _, err = run(capsys, *command.format("~/file/x").split())
+    assert code in (1, 3)
+    assert err.splitlines()[-1].startswith(f"fastncf: {tmp_path}/file/x")
+    code, _, err = run(capsys, *(word.format("") for word in command.split()))
+    assert code == 2
+    assert "the path is empty" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--lr", "--learning-rate"),
+        ("--bs=512", "--batch-size"),
+        ("--learning", "--learning-rate"),
+        ("--epoch", "--epochs"),
+        ("--num-epochs", "--epochs"),
+        ("--embedding-dim", "--dim"),
+        ("--weight-decay", "--l2"),
+        ("--output", "--out"),
+        ("-o", "--out"),
+        ("-k", "--k"),
+        ("--topk", "--k"),
+        ("--random-state", "--seed"),
+        ("--no-shufle", "--no-shuffle"),
+        ("--sead", "--seed"),
+    ],
+)
+def test_an_unknown_option_names_the_one_that_is_meant(capsys, option, meant):
+    _, _, err = run(capsys, "fit", "r.csv", option, 3)
+    assert err == f"fastncf: Unknown option: {option.partition('=')[0]}. Did you mean {meant}?\n"
+
+
+class Panic(BaseException):
+    """An exception that is no Exception, as Polars raises one."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyError("a\x1b[31m"), 1, "internal error: KeyError: 'a\\x1b[31m'; run again with --debug for the traceback"),
+        (RecursionError("maximum recursion depth"), 1, "internal error: RecursionError: maximum recursion depth; run"),
+        (Panic("index out of bounds\n" * 90), 1, "internal error: Panic: index out of bounds\\nindex"),
+        (OSError(5, "Input/output error", "a\nb"), 1, "a\\nb: Input/output error"),
+        (OSError("no number"), 1, "internal error: OSError: no number"),
+        (MemoryError(), 4, "out of memory (an allocation failed); expected more memory"),
+        (fastncf.FastNCFError("x"), 1, "x"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(signal.SIGTERM), 143, "terminated by SIGTERM"),
+        (Terminated(signal.SIGHUP), 129, "terminated by SIGHUP"),
+    ],
+)
+def test_whatever_is_raised_is_one_line(capsys, monkeypatch, error, code, message):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fastncf.train.plan_fit", fail)
+    got, out, err = run(capsys, "plan", "r.csv")
+    assert (got, out) == (code, [])
+    assert err.startswith(f"fastncf: {message}")
+    assert err.count("\n") == 1
+    assert len(err) < 520
+    if code in (1, 4):
+        with pytest.raises(type(error)):
+            cli.main(["plan", "r.csv", "--debug"])
+
+
+def test_json_has_no_numbers_that_are_not_finite(capsys):
+    cli._print_json({"a": [math.nan, (math.inf, 1.5)], "b": {"c": -math.inf, "d": "NaN", "e": 2}})
+    assert capsys.readouterr().out == '{"a": [null, [null, 1.5]], "b": {"c": null, "d": "NaN", "e": 2}}\n'
+
+
+def test_a_warning_is_one_line(capsys, monkeypatch):
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn("patience=3 has no effect", UserWarning, stacklevel=2)
+        raise fastncf.DataError("r.csv: is empty")
+
+    monkeypatch.setattr("fastncf.train.plan_fit", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        _, _, err = run(capsys, "plan", "r.csv")
+    assert err == "fastncf: warning: patience=3 has no effect\nfastncf: r.csv: is empty\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["fit", "--help"], ["recommend", "--help"]])
+def test_help_names_the_exit_codes_on_the_narrowest_terminal(capsys, monkeypatch, arguments):
+    monkeypatch.setenv("COLUMNS", "1")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "Exit codes: 0 fine" in " ".join(out)
+
+
+def test_a_command_line_in_another_thread_and_again(capsys, saved):
+    codes = []
+
+    def work() -> None:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["evaluate", str(saved)])
+        codes.append(exit_.value.code)
+
+    streams = sys.stdout, sys.stderr
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    work()
+    assert codes == [0, 0]
+    assert (sys.stdout, sys.stderr) == streams
+
+
+def test_a_plan_is_printed_without_escapes_of_terminals(fitted):
+    module = type("Model\x1b[31m", (torch.nn.Module,), {})()
+    planned = make_plan(fastncf.Config(), fitted.plan.data, module)
+    assert "Model\\x1b[31m" in str(planned)
+    assert "\x1b" not in str(planned)

@@ -4,7 +4,15 @@ import pickle
 
 import pytest
 
-from fastncf.errors import MAX_MESSAGE_LENGTH, ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
+from fastncf.errors import (
+    MAX_MESSAGE_LENGTH,
+    ConfigError,
+    DataError,
+    DataNotFoundError,
+    DeviceError,
+    FastNCFError,
+    printable,
+)
 
 ERRORS = [FastNCFError, DataError, DataNotFoundError, ConfigError, DeviceError]
 
@@ -24,3 +32,18 @@ def test_a_short_message_is_kept_whole(kind):
     error = pickle.loads(pickle.dumps(kind(message)))
     assert type(error) is kind
     assert str(error) == message
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_terminal_finds_nothing_to_obey_in_a_message(kind):
+    error = kind("\x1b]0;title\x07 \x9b31m \r\n \u202e \u2066 \u2028 \x7f \udc80 \u4e2d \\ [red]")
+    expected = r"\x1b]0;title\x07 \x9b31m \r\n \u202e \u2066 \u2028 \x7f \udc80 " + "\u4e2d \\ [red]"
+    assert str(error) == expected
+    assert str(pickle.loads(pickle.dumps(error))) == expected
+
+
+def test_printable_text_is_kept():
+    text = "Zoë \u4e2d\u3000\u6587 \U0001f468\u200d\U0001f469 \\x1b"  # with an ideographic space and a joined emoji
+    assert printable(text) == text
+    assert all(printable(printable(chr(code))) == printable(chr(code)) for code in range(0x3000))
+    assert all(printable(chr(code)).isprintable() for code in [*range(0x20), *range(0x7F, 0xA0)])

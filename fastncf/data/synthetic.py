@@ -376,7 +376,9 @@ def _replaced_file(path: Path) -> Iterator[Path]:
     """
     partial = None
     try:
-        target = path.resolve()
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise DataError(f"{path}: cannot be written (a loop of links); expected the name of a file")
         if not target.parent.is_dir():
             raise DataNotFoundError(f"{path}: its folder does not exist; expected the name of a file in one that does")
         if target.exists() and not target.is_file():
@@ -390,7 +392,7 @@ def _replaced_file(path: Path) -> Iterator[Path]:
         raise
     except UnicodeEncodeError:
         raise DataError(f"{path}: its name is not UTF-8; expected a name that is") from None
-    except (OSError, RuntimeError, pl.exceptions.PolarsError) as error:  # RuntimeError: a loop of links
+    except (OSError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise DataError(
             f"{path}: cannot be written ({reason:.200}); expected a folder that can be written, on a disk with space"

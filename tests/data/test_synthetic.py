@@ -1,3 +1,4 @@
+import os
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from polars.testing import assert_frame_equal
 
 from fastncf.data import synthetic
 from fastncf.data.synthetic import SCHEMA, Dialect, synthetic_movielens, write_synthetic_movielens
+from fastncf.errors import DataError, DataNotFoundError
 from fastncf.kernels.cpu import synthetic as kernels
 from fastncf.kernels.cpu.alias import fill_alias_table
 
@@ -177,6 +179,8 @@ def test_write_replaces_only_when_complete(tmp_path: Path, monkeypatch: pytest.M
     ("size", "seed", "message"),
     [
         ((0, 200, 9_000), 0, "positive"),
+        ((2**31, 200, 2**32), 0, "ids of at most 2147483647"),
+        ((10**6, 5 * 10**8, 10**9), 0, "ids of at most 2147483647"),
         ((300, -1, 9_000), 0, "positive"),
         ((300, 200, 299), 0, "at least"),
         ((30, 200, 399), 0, "at least"),
@@ -193,6 +197,57 @@ def test_impossible_arguments(size: tuple[int, int, int], seed: int, message: st
 def test_unknown_dialect(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dialect"):
         write_synthetic_movielens(tmp_path / "x", *SMALL, dialect="json")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere/x.csv", "its folder does not exist"),
+        ("folder", "is no file"),
+        ("pipe", "is no file"),
+        ("loop", "cannot be written"),
+        ("x" * 300, "cannot be written"),
+        ("\udcff.csv", "is not UTF-8"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_refused_before_the_rows_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.setattr(synthetic, "_build_model", lambda *_: pytest.fail("rows were drawn"))
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    before = set(tmp_path.iterdir())
+    with pytest.raises((DataError, DataNotFoundError), match=message):
+        write_synthetic_movielens(tmp_path / name, *SMALL)
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), pl.exceptions.ComputeError("no space left"), PermissionError(1, "x")],
+)
+def test_a_full_disk_leaves_the_older_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fill(_: pl.LazyFrame, path: Path) -> None:
+        path.write_text("partial")
+        raise error
+
+    monkeypatch.setattr(pl.LazyFrame, "sink_csv", fill)
+    (tmp_path / "x.csv").write_text("older")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_synthetic_movielens(tmp_path / "x.csv", *SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+    assert (tmp_path / "x.csv").read_text() == "older"
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/x.csv")
+    write_synthetic_movielens(tmp_path / "link", *SMALL)
+    assert (tmp_path / "link").is_symlink()
+    assert pl.read_csv(tmp_path / "folder" / "x.csv").height == SMALL[2]
 
 
 def _hit_rate(scores: npt.NDArray[np.float64]) -> float:
