@@ -480,7 +480,7 @@ def test_a_command_line_in_another_thread_and_again(capsys, saved):
 
 
 def test_a_plan_is_printed_without_escapes_of_terminals(fitted):
-    module = type("Model\x1b[31m", (torch.nn.Module,), {})()
+    module = type("Model\x1b[31m", (torch.nn.Linear,), {})(2, 2)
     planned = make_plan(fastncf.Config(), fitted.plan.data, module)
     assert "Model\\x1b[31m" in str(planned)
     assert "\x1b" not in str(planned)
