@@ -484,3 +484,16 @@ def test_a_plan_is_printed_without_escapes_of_terminals(fitted):
     planned = make_plan(fastncf.Config(), fitted.plan.data, module)
     assert "Model\\x1b[31m" in str(planned)
     assert "\x1b" not in str(planned)
+
+
+def test_columns_and_paths_reach_no_terminal_as_they_are(capsys, tmp_path):
+    path = tmp_path / "r\x1b[31m\u202e.csv"
+    checkerboard().rename({"user": "u\x1b[2J", "item": "i\x9b2J"}).write_csv(path)
+    code, _, err = run(capsys, "fit", path, *FAST, "--l2", 0, "--user", "u\x1b[2J", "--item", "i\x9b2J")
+    assert code == 0
+    assert r"r\x1b[31m\u202e.csv: text" in err
+    assert r"user = u\x1b[2J, item = i\x9b2J" in err
+    code, _, err = run(capsys, "fit", path, *FAST)
+    assert (code, err.count("\n")) == (3, 1)
+    assert r"\x1b[2J" in err
+    assert not {"\x1b", "\x9b", "\u202e"} & set(err)
