@@ -293,6 +293,10 @@ def _found(recommender: "Recommender") -> list[str]:
         "num_duplicates": "repeated (user, item) rows were counted once",
         "num_users_all_seen": "users have seen every item and were left out",
         "num_users_too_short": "users with a single interaction are trained on and not tested",
+        "num_items_unknown": "items have no training interaction, so that nothing is learnt about them",
+        "num_test_items_unknown": "users are tested on such an item",
+        "num_candidates_unknown": "given candidates are such items",
+        "num_candidates_seen": "given candidates that their user has seen were left out",
     }
     return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data[name]]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastncf.config import Config
 from fastncf.data.facts import DataFacts, find_facts
-from fastncf.data.given_files import read_with_test
+from fastncf.data.given_files import draw_test_users, read_with_test
 from fastncf.data.interactions import Interactions, draw_users, read_interactions
 from fastncf.data.split import Split, given_test, leave_one_out
 from fastncf.errors import ConfigError
@@ -139,12 +139,13 @@ class _Prepared:
             else:
                 interactions, given = read_with_test(train, test, candidates, **columns)
         with reporter.stage("split"):
+            share = (config.user_fraction, key(config.seed, Stream.USERS)) if config.user_fraction < 1 else None
             if given is None:
-                if config.user_fraction < 1:
-                    interactions = draw_users(interactions, config.user_fraction, key(config.seed, Stream.USERS))
+                interactions = draw_users(interactions, *share) if share else interactions
                 is_random = config.split == "random"
                 split = leave_one_out(interactions, validation=config.validation, random=is_random, seed=config.seed)
             else:
+                interactions, given = draw_test_users(interactions, given, *share) if share else (interactions, given)
                 split = given_test(interactions, given)
             facts, order = find_facts(
                 interactions, split, needs_order=likely.uses_order, history=config.history, seed=config.seed
@@ -177,6 +178,7 @@ def _check_inputs(config: Config, test: Any, candidates: Any) -> None:
 
 def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
     """Return the counts that :attr:`Recommender.data` holds."""
+    is_unknown, lists = ~split.is_known(), split.test_candidates
     return {
         "users": len(interactions.users),
         "items": len(interactions.items),
@@ -184,4 +186,8 @@ def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
         "num_duplicates": split.num_duplicates,
         "num_users_all_seen": split.num_users_all_seen,
         "num_users_too_short": split.num_users_too_short,
+        "num_items_unknown": int(is_unknown.sum()),
+        "num_test_items_unknown": int(is_unknown[split.test_item[split.test_item >= 0]].sum()),
+        "num_candidates_unknown": 0 if lists is None else int(is_unknown[lists[lists >= 0]].sum()),
+        "num_candidates_seen": split.num_candidates_seen,
     }

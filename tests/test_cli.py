@@ -53,6 +53,10 @@ def test_json_is_one_object_on_the_last_line(capsys, ratings):
         "num_duplicates": 5,
         "num_users_all_seen": 0,
         "num_users_too_short": 0,
+        "num_items_unknown": 0,
+        "num_test_items_unknown": 0,
+        "num_candidates_unknown": 0,
+        "num_candidates_seen": 0,
     }
     assert set(report["seconds"]) == {"read", "split", "tune", "sample", "train", "evaluate", "total"}
 

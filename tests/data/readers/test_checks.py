@@ -37,5 +37,5 @@ def test_ids_of_frames(ids, expected):
 
 def test_true_is_not_one():
     frame = pd.DataFrame({"user": pd.Series([True, 1, 2], dtype=object), "item": [1, 2, 3], "time": [1, 2, 3]})
-    with pytest.raises(DataError, match="column 'user' holds values of type Object"):
+    with pytest.raises(DataError, match="column 'user' holds True in row 1; expected integers or text"):
         read(frame)
