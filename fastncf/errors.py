@@ -1,4 +1,4 @@
-"""Exceptions of fastncf, raised for mistakes that a user can correct."""
+"""Exceptions and warnings of fastncf, for mistakes that a user can correct."""
 
 MAX_MESSAGE_LENGTH = 500
 """Number of characters beyond which a message is shortened."""
@@ -31,6 +31,10 @@ class DataNotFoundError(FastNCFError, FileNotFoundError):
 
 class ConfigError(FastNCFError, ValueError):
     """A setting is out of its range, or two settings exclude each other."""
+
+
+class UnusedSettingWarning(UserWarning):
+    """A setting was given that has no effect beside the others; the message names it and says why."""
 
 
 class DeviceError(FastNCFError, RuntimeError):

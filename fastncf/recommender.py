@@ -244,7 +244,7 @@ class Recommender:
         if self.split.test_candidates is not None and not is_redrawn:
             lists = CandidateLists(users, positives, self.split.test_candidates)
             seen = self.split.num_candidates_seen
-            left_out = f" ({seen} that their user has seen are left out)" if seen else ""
+            left_out = f", without {seen} that their user has seen" if seen else ""
             return lists, f"1 + {lists.negatives.shape[1]} given candidates{left_out}"
         spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed)
         how = "without" if config.distinct_candidates else "with"

@@ -9,7 +9,7 @@ import fastncf
 from fastncf import cli
 from tests.conftest import checkerboard
 
-FAST = ["--dim", "4", "--epochs", "2", "--batch-size", "256", "--num-negatives", "2"]
+FAST = ["--dim", "4", "--epochs", "2", "--num-negatives", "2"]
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def test_candidates_that_their_user_has_seen_are_left_out_and_counted(paper, tmp
     more = fastncf.fit(**paper, model="popularity", k=2)
     assert more.metrics == rec.metrics
     assert more.data["num_candidates_seen"] == 5
-    assert "5 that their user has seen are left out" in more.protocol
+    assert "1 + 4 given candidates, without 5 that their user has seen" in more.protocol
     more.save(tmp_path / "model")
     assert fastncf.load(tmp_path / "model").evaluate() == more.evaluate()
 
