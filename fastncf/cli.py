@@ -4,6 +4,7 @@ import atexit
 import gc
 import json
 import sys
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from fastncf.config import Config
-from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
+from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError, UnusedSettingWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,6 +85,8 @@ def fit(
         Print the plan, and train nothing.
     """
     if dry_run:
+        if out is not None:
+            warnings.warn(f"--out {out}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
         plan(ratings, test=test, candidates=candidates, columns=columns, config=config, json=json)
         return
     from fastncf.persistence import require_savable
@@ -254,7 +257,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     tokens = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in tokens
     try:
-        app(tokens, exit_on_error=False, print_error=False)
+        with _warnings_on_one_line():
+            app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _fail(" ".join(str(error).split()), 2)
     except FastNCFError as error:
@@ -271,6 +275,24 @@ def _fail(message: str, code: int) -> NoReturn:
     """Print one line to stderr and exit with a code."""
     print(f"fastncf: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def _warnings_on_one_line() -> "Iterator[None]":
+    """Print warnings of settings without effect as one line each, without the line of code that they come from."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        """Print a warning of ours as one line, and others as Python does."""
+        if issubclass(category, UnusedSettingWarning):
+            print(f"fastncf: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            shown(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+        warnings.simplefilter("always", UnusedSettingWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _notebook_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

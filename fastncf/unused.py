@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastncf.config import Config
 from fastncf.errors import ConfigError, UnusedSettingWarning
-from fastncf.plan import Plan, make_plan
+from fastncf.plan import AS_ASKED_FOR, Plan, make_plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,12 +114,12 @@ UNUSED = (
     ),
     Unused(
         ("batch_size",),
-        lambda fit: _trains(fit) and _reaches_no_stage(fit, "batch_size"),
+        lambda fit: _trains(fit) and all(reasons.get("batch_size") != AS_ASKED_FOR for reasons in fit.plan.reasons),
         "sgd takes a step for each interaction",
     ),
     Unused(
         ("precision",),
-        lambda fit: _trains(fit) and _reaches_no_stage(fit, "precision"),
+        lambda fit: _trains(fit) and all(stage.precision != fit.config.precision for stage in fit.plan.stages),
         "sgd computes in float32",
     ),
     Unused(
@@ -183,11 +183,6 @@ def _given(config: Config, names: tuple[str, ...]) -> dict[str, Any]:
 def _trains(fit: Fit) -> bool:
     """Return whether a registered model, or one of the user's own, is trained at all."""
     return fit.plan.num_epochs > 0
-
-
-def _reaches_no_stage(fit: Fit, name: str) -> bool:
-    """Return whether no stage that is trained has the value of a setting that was given."""
-    return all(getattr(stage, name) != getattr(fit.config, name) for stage in fit.plan.stages if stage.epochs)
 
 
 def _is_planned_alike(fit: Fit, **changes: Any) -> bool:
