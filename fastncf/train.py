@@ -130,9 +130,7 @@ class _Prepared:
     order: np.ndarray | None
 
     @classmethod
-    def read(
-        cls, train: Any, inputs: Inputs, config: Config, likely: Plan, reporter: ProgressReporter
-    ) -> "_Prepared":
+    def read(cls, train: Any, inputs: Inputs, config: Config, likely: Plan, reporter: ProgressReporter) -> "_Prepared":
         """Read interactions, keep the asked-for share of the users, and hold out items."""
         given = None
         with reporter.stage("read"):

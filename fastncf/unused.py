@@ -132,7 +132,9 @@ UNUSED = (
         lambda fit: _trains(fit) and _is_planned_alike(fit, budget="best"),
         "all that it would choose is given",
     ),
-    Unused(("l2",), lambda fit: not _has_embeddings(fit.inputs.module), "the module has no embedding of users or items"),
+    Unused(
+        ("l2",), lambda fit: not _has_embeddings(fit.inputs.module), "the module has no embedding of users or items"
+    ),
     Unused(
         ("num_candidates", "distinct_candidates"),
         lambda fit: fit.inputs.candidates is not None,

@@ -7,9 +7,9 @@ Two words for two things:
   position of the raw id in its :class:`Vocabulary`, hence also the row of an embedding table. -1 stands for no index.
 
 A raw id is identified by its *canonical text*: without blanks around it, and for a whole number without a fraction of
-zeros, so that ``12``, ``12.0``, ``"12"`` and ``" 12 "`` are one id, while ``007`` and ``7`` are two. Ids of which each is a
-*canonical integer*, ``0`` or ``-?[1-9][0-9]*``, are stored as integers, all others as text. :func:`canonical_ids` is
-this rule, for files, frames and whatever a caller names.
+zeros, so that ``12``, ``12.0``, ``"12"`` and ``" 12 "`` are one id, while ``007`` and ``7`` are two. Ids of which each
+is a *canonical integer*, ``0`` or ``-?[1-9][0-9]*``, are stored as integers, all others as text. :func:`canonical_ids`
+is this rule, for files, frames and whatever a caller names.
 
 Columns of raw ids are read chunk by chunk, without a temporary column.
 """
@@ -61,8 +61,8 @@ class Vocabulary:
         if self.ids.dtype == pl.String:
             table = pl.DataFrame({"raw": self.ids, "index": np.arange(len(self.ids), dtype=np.int32)})
             text = raw_ids.cast(pl.String).to_frame("raw")
-            indices = text.join(table, on="raw", how="left", maintain_order="left")["index"]
-            return indices.fill_null(-1).to_numpy(writable=True)
+            found = text.join(table, on="raw", how="left", maintain_order="left")["index"]
+            return found.fill_null(-1).to_numpy(writable=True)
         if raw_ids.dtype.is_integer() and _is_as_wide(self.ids.dtype, raw_ids.dtype):
             return find_indices(raw_ids, self.ids)
         integers = _integers_or_null(raw_ids, self.ids.dtype)
@@ -128,6 +128,8 @@ _LONGEST_DECIMAL = 1_000  # digits of a Decimal id: 1e999999999 would fill the m
 def canonical_text(text: pl.Series) -> pl.Series:
     """Return text without blanks around it, and whole numbers such as ``12.0`` without their fraction of zeros."""
     stripped = text.str.strip_chars()
+    if not stripped.str.contains(".0", literal=True).any():  # a search takes a fraction of the time of a replacement
+        return stripped
     return stripped.str.replace(_WHOLE_FLOAT, "${1}").str.replace(_NEGATIVE_ZERO, "0")
 
 
@@ -249,9 +251,11 @@ def _is_as_wide(dtype: pl.DataType, other: pl.DataType) -> bool:
 def _integers_or_null(raw_ids: pl.Series, dtype: pl.DataType) -> pl.Series:
     """Return canonical ids as integers of a dtype, null where an id is text or not in its range."""
     if raw_ids.dtype == pl.String:
-        raw_ids = raw_ids.to_frame("raw").select(
-            pl.when(pl.col("raw").str.contains(_INTEGER)).then(pl.col("raw"))
-        ).to_series()
+        raw_ids = (
+            raw_ids.to_frame("raw")
+            .select(pl.when(pl.col("raw").str.contains(_INTEGER)).then(pl.col("raw")))
+            .to_series()
+        )
     return raw_ids.cast(dtype, strict=False)
 
 

@@ -84,7 +84,7 @@ class Split:
         return indptr + added, np.insert(indices, starts, catalogue)
 
     def is_known(self) -> np.ndarray:
-        """Return whether each item has a training interaction, (I,) bool: no model has learnt anything of the others."""
+        """Return whether each item has a training interaction, (I,) bool: nothing is learnt about the others."""
         known = np.zeros(self.num_items, dtype=np.bool_)
         run_ranges(lambda a, b: mark_present(self.indices[a:b], 0, known), even_ranges(len(self.indices)))
         return known

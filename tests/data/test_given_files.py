@@ -138,7 +138,9 @@ def test_spellings_of_the_test_rows_and_candidates_are_those_of_the_training(tmp
     elif kind == "categories":
         source = test.cast(pl.Categorical)
     elif kind == "mixed":
-        source = pd.DataFrame({"user": pd.Series([1.0, "2"], dtype=object), "item": pd.Series(["A7", 13], dtype=object)})
+        source = pd.DataFrame(
+            {"user": pd.Series([1.0, "2"], dtype=object), "item": pd.Series(["A7", 13], dtype=object)}
+        )
     data, given = read_with_test(train, source, tmp_path / "lists")
     assert data.users.decode(given.user).to_list() == [1, 2]
     assert data.items.decode(given.item).to_list() == ["A7", "13"]

@@ -1,6 +1,7 @@
 """Leave-one-out, a given test set, the order by time, and one more item held out."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -157,7 +158,7 @@ def test_seen_is_everything_for_a_user_who_has_seen_every_item(is_given):
     indptr, indices = split.seen()
     assert indptr.dtype == np.int64
     assert indices.dtype == np.int32
-    seen = [indices[a:b].tolist() for a, b in zip(indptr[:-1], indptr[1:], strict=True)]
+    seen = [indices[a:b].tolist() for a, b in itertools.pairwise(indptr)]
     if is_given:
         assert split.num_users_all_seen == 2  # with the test item, b and c have seen everything
     assert seen == [[0, 1] if is_given else [0], [0, 1, 2], [0, 1, 2] if is_given else [0, 2], [1]]
@@ -214,7 +215,9 @@ def test_given_test_needs_a_user_with_an_unseen_item():
 
 
 def test_given_test_leaves_out_a_user_for_whom_no_item_is_left():
-    interactions = frame(("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), ("b", "x"), ("c", "y"), time=[1, 2, 3, 4, 5, 6])
+    interactions = frame(
+        ("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), ("b", "x"), ("c", "y"), time=[1, 2, 3, 4, 5, 6]
+    )
     test = GivenTest(np.array([1, 0], np.int32), np.array([1, 2], np.int32), np.array([[2], [1]], np.int32), "test.csv")
     split = given_test(interactions, test)
     assert (split.num_users_all_seen, split.num_duplicates) == (1, 1)

@@ -8,6 +8,7 @@ import polars as pl
 from fastncf.data.ids import canonical_ids, expected_ids, ids_of_objects, refused_ids
 from fastncf.errors import DataError
 
+
 def first_true(mask: pl.Series) -> int:
     """Return the number of the first row in which a mask is true."""
     return int(mask.arg_max() or 0)
