@@ -9,7 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastncf.config import Config
-from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
+from fastncf.errors import (
+    ConfigError,
+    DataError,
+    DataNotFoundError,
+    DeviceError,
+    FastNCFError,
+    UnusedSettingWarning,
+)
 
 if TYPE_CHECKING:
     from fastncf.plan import Plan
@@ -28,6 +35,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Recommender",
+    "UnusedSettingWarning",
     "fit",
     "load",
     "plan_fit",

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from fastncf.errors import (
     DataNotFoundError,
     DeviceError,
     FastNCFError,
+    UnusedSettingWarning,
     printable,
     short_message,
 )
@@ -133,6 +135,8 @@ def fit(
         Print the plan, and train nothing.
     """
     if dry_run:
+        if out is not None:
+            warnings.warn(f"--out {out}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
         plan(ratings, test=test, candidates=candidates, columns=columns, config=config, json=json)
         return
     from fastncf.persistence import require_savable
@@ -530,6 +534,10 @@ def _found(recommender: "Recommender") -> list[str]:
         "num_duplicates": "repeated (user, item) rows were counted once",
         "num_users_all_seen": "users have seen every item and were left out",
         "num_users_too_short": "users with a single interaction are trained on and not tested",
+        "num_items_unknown": "items have no training interaction, so that nothing is learnt about them",
+        "num_test_items_unknown": "users are tested on such an item",
+        "num_candidates_unknown": "given candidates are such items",
+        "num_candidates_seen": "given candidates that their user has seen were left out",
     }
     return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data[name]]
 

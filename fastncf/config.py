@@ -49,7 +49,8 @@ class Config:
     """Sampled negatives per training interaction, drawn anew each epoch."""
 
     negatives: str | None = None
-    """Distribution of the negatives over the items a user has not seen: uniform, popularity, or a registered one."""
+    """Distribution of the negatives over the items that a user does not have in training: uniform, popularity, or a
+    registered one."""
 
     negatives_exponent: float | None = None
     """With negatives="popularity": draws are proportional to this power of an item's interactions."""
@@ -85,7 +86,7 @@ class Config:
     """Draw the order of the interactions anew each epoch; otherwise one drawn order serves all epochs."""
 
     user_fraction: float = 1.0
-    """Share of the users that is kept, drawn with the seed."""
+    """Share of the users that is kept, drawn with the seed; of a given test set, their rows and candidates."""
 
     split: Literal["latest", "random"] = "latest"
     """Which interaction of each user is held out for the test: the latest (the first row among ties) or any."""

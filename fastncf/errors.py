@@ -1,4 +1,4 @@
-"""Exceptions of fastncf, raised for mistakes that a user can correct, and text that is safe to print."""
+"""Exceptions and warnings of fastncf, for mistakes that a user can correct, and text that is safe to print."""
 
 import re
 
@@ -59,6 +59,10 @@ class DataNotFoundError(FastNCFError, FileNotFoundError):
 
 class ConfigError(FastNCFError, ValueError):
     """A setting is out of its range, or two settings exclude each other."""
+
+
+class UnusedSettingWarning(UserWarning):
+    """A setting was given that has no effect beside the others; the message names it and says why."""
 
 
 class DeviceError(FastNCFError, RuntimeError):

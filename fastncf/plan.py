@@ -31,6 +31,9 @@ class Recipe(NamedTuple):
     settings: dict[str, Any]
 
 
+AS_ASKED_FOR = "as asked for"
+"""Reason for a setting that was given."""
+
 OPTIMIZERS = "pretrain", "sgd", "adam"
 """Optimizers in the order in which they are tried where none was asked for."""
 
@@ -360,20 +363,20 @@ def _history(config: Config, data: DataFacts, optimizer: str) -> tuple[str, str]
             )
         return "none", "adam trains no histories"
     if config.history is not None:
-        return config.history, "as asked for"
+        return config.history, AS_ASKED_FOR
     return ("sequence" if data.has_order else "bag"), data.order_reason
 
 
 def _device(config: Config, module: "nn.Module | None", optimizer: str) -> tuple[str, str]:
     """Return the name of the torch device, and the reason for it; torch is not imported for a CPU."""
     if config.device == "cpu":
-        return "cpu", "as asked for"
+        return "cpu", AS_ASKED_FOR
     if config.device == "auto" and optimizer == "sgd" and module is None:
         return "cpu", "sgd runs on a CPU, where its recipe ranks best"
     from fastncf.device import find_device
 
     device = str(find_device(config.device))
-    return device, "as asked for" if config.device != "auto" else "the fastest that is available"
+    return device, AS_ASKED_FOR if config.device != "auto" else "the fastest that is available"
 
 
 def _sgd_recipes(config: Config, data: DataFacts, history: str) -> list[Recipe]:
@@ -422,17 +425,17 @@ def _staged(
             settings[name], reasons[name] = value, f"the default {recipe.situation}"
     for name in ("dim", "init_std", "negatives", "negatives_exponent", "epochs", "batch_size", "learning_rate", "l2"):
         if getattr(config, name) is not None:
-            settings[name], reasons[name] = getattr(config, name), "as asked for"
+            settings[name], reasons[name] = getattr(config, name), AS_ASKED_FOR
     if known["optimizer"] == "sgd":
         settings["batch_size"] = 1 + config.num_negatives
         reasons["batch_size"] = "sgd takes a step for each interaction"
     settings["precision"], reasons["precision"] = _precision(config, known)
     settings["mlp_dim"] = config.mlp_dim or settings["dim"]
-    reasons["mlp_dim"] = "as asked for" if config.mlp_dim else "that of the embeddings"
+    reasons["mlp_dim"] = AS_ASKED_FOR if config.mlp_dim else "that of the embeddings"
     for name in ("layers", "dropout", "loss", "num_negatives", "schedule", "shuffle", "deterministic", "seed"):
         settings[name] = getattr(config, name)
         is_default = settings[name] == Config.__dataclass_fields__[name].default
-        reasons[name] = "the default for all models" if is_default else "as asked for"
+        reasons[name] = "the default for all models" if is_default else AS_ASKED_FOR
     stage = Stage(trainer="", **known, **settings)
     choice = choose(stage, module)
     if choice.name is None:
@@ -449,7 +452,7 @@ def _precision(config: Config, known: Mapping[str, Any]) -> tuple[str, str]:
     if known["optimizer"] == "sgd":
         return "float32", "sgd computes in float32"
     if config.precision is not None:
-        return config.precision, "as asked for"
+        return config.precision, AS_ASKED_FOR
     if known["device"] != "cpu":
         import torch
 
@@ -484,7 +487,7 @@ def _finish(
         seed=config.seed,
     )
     chosen = f"the first of {', '.join(OPTIMIZERS)} that applies"
-    reasons = [{"optimizer": "as asked for" if config.optimizer else chosen, **one.reasons} for one in planned]
+    reasons = [{"optimizer": AS_ASKED_FOR if config.optimizer else chosen, **one.reasons} for one in planned]
     if trials:
         reasons[0] = {
             **reasons[0],

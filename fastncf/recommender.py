@@ -57,7 +57,9 @@ class Recommender:
         split: training interactions and held-out items, as indices.
         metrics: e.g. ``{"hr@10": ..., "ndcg@10": ..., "mrr": ...}``; keys of the full ranking start with ``full/``.
         protocol: how the metrics were measured, in words.
-        data: counts: users, items, interactions, num_duplicates, num_users_all_seen, num_users_too_short.
+        data: counts: users, items, interactions, num_duplicates, num_users_all_seen, num_users_too_short; of what no
+            training interaction has, num_items_unknown, num_test_items_unknown and num_candidates_unknown (entries of
+            given candidates); num_candidates_seen, entries of given candidates that their user has seen.
         seconds: by section of the fit: read, split, tune, sample, train, evaluate, total; sampling may overlap
             with training.
         training_log: one dict per epoch: epoch, loss, seconds and, with validation, its metrics.
@@ -106,10 +108,11 @@ class Recommender:
         """Return the k items with the highest scores for each user.
 
         Args:
-            users: one raw user id or many.
+            users: one raw user id or many, in any spelling of the same id, such as 7, "7" or 7.0.
             k: number of items for each user.
-            exclude_seen: leave out the items that the user has seen, held-out ones included. A user with fewer than
-                k other items gets as many rows as there are.
+            exclude_seen: leave out the items that the user has seen in any file of the fit, held-out ones included. A
+                user with fewer than k other items gets as many rows as there are, and one who has seen every item gets
+                none.
 
         Returns:
             Columns user, item (raw ids), score (float), rank (from 1), users in the given order, best item first;
@@ -203,10 +206,7 @@ class Recommender:
         changes: dict[str, Any] = {"k": k, "num_candidates": num_candidates, "full_ranking": full_ranking}
         config = replace(self.config, **{name: value for name, value in changes.items() if value is not None})
         lists, against = self._test_lists(config, is_redrawn=num_candidates is not None)
-        protocol = f"{_HELD_OUT[self.split.holdout]}, {len(lists.users)} users, {against}"
-        if num_short := int((lists.negatives < 0).any(1).sum()):
-            protocol += f" ({num_short} users have fewer)"
-        protocol += "; ties count against the held-out item"
+        protocol = self._describe_lists(lists, against) + "; ties count against the held-out item"
         if isinstance(self.trained, Factors):
             ranks = ranks_by_factors(self.trained, lists)
         else:
@@ -223,13 +223,29 @@ class Recommender:
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)
 
+    def _describe_lists(self, lists: CandidateLists[np.ndarray], against: str) -> str:
+        """Return in words what is ranked against what, and how much of it no training interaction has."""
+        is_unknown = ~self.split.is_known()
+        protocol = f"{_HELD_OUT[self.split.holdout]}, {len(lists.users)} users"
+        if num_unknown := int(is_unknown[lists.positives].sum()):
+            protocol += f" ({num_unknown} of their items unknown to the training data)"
+        protocol += f", {against}"
+        if is_unknown.any():
+            share = float(is_unknown[lists.negatives[lists.negatives >= 0]].mean())
+            protocol += f", {100 * share:.2g} % of them unknown to the training data" if share else ""
+        if num_short := int((lists.negatives < 0).any(1).sum()):
+            protocol += f" ({num_short} users have fewer)"
+        return protocol
+
     def _test_lists(self, config: Config, *, is_redrawn: bool) -> tuple[CandidateLists[np.ndarray], str]:
         """Return the test items with their candidates, and in words what the candidates are."""
         users = np.flatnonzero(self.split.test_item >= 0).astype(np.int32)
         positives = self.split.test_item[users]
         if self.split.test_candidates is not None and not is_redrawn:
             lists = CandidateLists(users, positives, self.split.test_candidates)
-            return lists, f"1 + {lists.negatives.shape[1]} given candidates"
+            seen = self.split.num_candidates_seen
+            left_out = f", without {seen} that their user has seen" if seen else ""
+            return lists, f"1 + {lists.negatives.shape[1]} given candidates{left_out}"
         spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed)
         how = "without" if config.distinct_candidates else "with"
         return (
@@ -348,6 +364,7 @@ def _described(description: dict[str, Any], data: Any, model: "nn.Module | None"
         num_users_too_short=counts["num_users_too_short"],
         holdout=description["holdout"],
         test_candidates=data.get("test_candidates"),
+        num_candidates_seen=counts.get("num_candidates_seen", 0),
     )
     config = Config.from_dict(description["config"])
     is_planned = "plan" in description

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
 
-from fastncf.errors import short_message
+from fastncf.errors import UnusedSettingWarning, short_message
 
 
 class OutputError(Exception):
@@ -102,16 +102,14 @@ def guarded_streams() -> Iterator[None]:
 
     results: Any = _Results
     notes: Any = _Notes
-    former_show = warnings.showwarning
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("always", UnusedSettingWarning)
         nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
         stack.enter_context(redirect_stdout(results(sys.stdout or nowhere)))
         stack.enter_context(redirect_stderr(notes(sys.stderr or nowhere)))
         warnings.showwarning = show
-        try:
-            yield
-        finally:
-            warnings.showwarning = former_show
+        yield
 
 
 @contextmanager

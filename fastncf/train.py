@@ -8,7 +8,7 @@ import numpy as np
 
 from fastncf.config import Config
 from fastncf.data.facts import DataFacts, find_facts
-from fastncf.data.given_files import read_with_test
+from fastncf.data.given_files import draw_test_users, read_with_test
 from fastncf.data.interactions import Interactions, draw_users, read_interactions
 from fastncf.data.split import Split, given_test, leave_one_out
 from fastncf.errors import ConfigError
@@ -18,6 +18,7 @@ from fastncf.rng import Stream, key
 from fastncf.trainers.loop import Progress, ProgressReporter
 from fastncf.trainers.stages import train_stages, validation_of
 from fastncf.tuning import tune
+from fastncf.unused import Fit, Inputs, refuse_contradictions, warn_of_unused
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,15 +55,21 @@ def fit(
 
     Raises:
         DataNotFoundError, DataError: the input cannot be used; the message says where and why.
-        ConfigError: a setting is out of range or unknown, or no trainer takes the model with these settings.
+        ConfigError: a setting is out of range or unknown, two exclude each other, or no trainer takes the model with
+            them.
         DeviceError: the device is not available, or its memory does not suffice.
+
+    Warns:
+        UnusedSettingWarning: a setting was given that has no effect beside the others.
     """
     config, module = _configured(config, model, settings)
-    _check_inputs(config, test, candidates)
+    inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
+    refuse_contradictions(config, inputs)
     likely = make_plan(config, likely_facts(config), module)  # refuses settings before the data are read
     reporter = ProgressReporter(callback, likely.num_epochs)
-    data = _Prepared.read(train, test, candidates, {"user": user, "item": item, "time": time}, config, likely, reporter)
+    data = _Prepared.read(train, inputs, config, likely, reporter)
     plan = make_plan(config, data.facts, module)
+    warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
     with reporter.stage("tune"):
         plan = tune(plan, data.split, data.order)
     reporter.num_epochs = plan.num_epochs
@@ -104,11 +111,13 @@ def plan_fit(
     and time to expect. An l2 that is searched for on held-out items is not known yet.
     """
     config, module = _configured(config, model, settings)
-    _check_inputs(config, test, candidates)
+    inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
+    refuse_contradictions(config, inputs)
     likely = make_plan(config, likely_facts(config), module)
-    columns = {"user": user, "item": item, "time": time}
-    data = _Prepared.read(train, test, candidates, columns, config, likely, ProgressReporter(None, 0))
-    return make_plan(config, data.facts, module)
+    data = _Prepared.read(train, inputs, config, likely, ProgressReporter(None, 0))
+    plan = make_plan(config, data.facts, module)
+    warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
+    return plan
 
 
 @dataclass(frozen=True)
@@ -121,30 +130,22 @@ class _Prepared:
     order: np.ndarray | None
 
     @classmethod
-    def read(
-        cls,
-        train: Any,
-        test: Any,
-        candidates: Any,
-        columns: dict[str, str | None],
-        config: Config,
-        likely: Plan,
-        reporter: ProgressReporter,
-    ) -> "_Prepared":
+    def read(cls, train: Any, inputs: Inputs, config: Config, likely: Plan, reporter: ProgressReporter) -> "_Prepared":
         """Read interactions, keep the asked-for share of the users, and hold out items."""
         given = None
         with reporter.stage("read"):
-            if test is None:
-                interactions = read_interactions(train, **columns, needs_time=config.split == "latest")
+            if inputs.test is None:
+                interactions = read_interactions(train, **inputs.columns, needs_time=config.split == "latest")
             else:
-                interactions, given = read_with_test(train, test, candidates, **columns)
+                interactions, given = read_with_test(train, inputs.test, inputs.candidates, **inputs.columns)
         with reporter.stage("split"):
+            share = (config.user_fraction, key(config.seed, Stream.USERS)) if config.user_fraction < 1 else None
             if given is None:
-                if config.user_fraction < 1:
-                    interactions = draw_users(interactions, config.user_fraction, key(config.seed, Stream.USERS))
+                interactions = draw_users(interactions, *share) if share else interactions
                 is_random = config.split == "random"
                 split = leave_one_out(interactions, validation=config.validation, random=is_random, seed=config.seed)
             else:
+                interactions, given = draw_test_users(interactions, given, *share) if share else (interactions, given)
                 split = given_test(interactions, given)
             facts, order = find_facts(
                 interactions, split, needs_order=likely.uses_order, history=config.history, seed=config.seed
@@ -167,16 +168,9 @@ def _configured(
     return config, None if model is None or isinstance(model, str) else model
 
 
-def _check_inputs(config: Config, test: Any, candidates: Any) -> None:
-    """Refuse inputs that exclude each other before anything is read."""
-    if candidates is not None and test is None:
-        raise ConfigError("candidates: expected test= beside it, whose rows they are the negatives of")
-    if test is not None and config.validation:
-        raise ConfigError("validation=True: holds items out of a file without a given test set; expected no test=")
-
-
 def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
     """Return the counts that :attr:`Recommender.data` holds."""
+    is_unknown, lists = ~split.is_known(), split.test_candidates
     return {
         "users": len(interactions.users),
         "items": len(interactions.items),
@@ -184,4 +178,8 @@ def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
         "num_duplicates": split.num_duplicates,
         "num_users_all_seen": split.num_users_all_seen,
         "num_users_too_short": split.num_users_too_short,
+        "num_items_unknown": int(is_unknown.sum()),
+        "num_test_items_unknown": int(is_unknown[split.test_item[split.test_item >= 0]].sum()),
+        "num_candidates_unknown": 0 if lists is None else int(is_unknown[lists[lists >= 0]].sum()),
+        "num_candidates_seen": split.num_candidates_seen,
     }

@@ -17,7 +17,7 @@ from fastncf.plan import make_plan
 from fastncf.streams import Terminated
 from tests.conftest import checkerboard
 
-FAST = ["--dim", "4", "--epochs", "2", "--batch-size", "256", "--num-negatives", "2"]
+FAST = ["--dim", "4", "--epochs", "2", "--num-negatives", "2"]
 
 
 @pytest.fixture
@@ -61,6 +61,10 @@ def test_json_is_one_object_on_the_last_line(capsys, ratings):
         "num_duplicates": 5,
         "num_users_all_seen": 0,
         "num_users_too_short": 0,
+        "num_items_unknown": 0,
+        "num_test_items_unknown": 0,
+        "num_candidates_unknown": 0,
+        "num_candidates_seen": 0,
     }
     assert set(report["seconds"]) == {"read", "split", "tune", "sample", "train", "evaluate", "total"}
 

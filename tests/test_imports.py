@@ -21,7 +21,7 @@ LEVELS = [
     {"config", "evaluation"},
     {"trainers"},
     {"plan", "persistence"},
-    {"recommender", "tuning"},
+    {"recommender", "tuning", "unused"},
     {"train"},
     {"cli"},
 ]

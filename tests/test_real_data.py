@@ -27,8 +27,13 @@ def test_popularity_prints_the_published_figures(paper):
         "num_duplicates": 0,
         "num_users_all_seen": 0,
         "num_users_too_short": 0,
+        "num_items_unknown": 2,
+        "num_test_items_unknown": 2,
+        "num_candidates_unknown": 340,
+        "num_candidates_seen": 156,
     }
-    assert "given test set, 6040 users, 1 + 99 given candidates" in rec.protocol
+    assert "given test set, 6040 users (2 of their items unknown to the training data)" in rec.protocol
+    assert "1 + 99 given candidates, without 156 that their user has seen, 0.057 % of them unknown" in rec.protocol
 
 
 @pytest.mark.parametrize(

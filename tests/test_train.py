@@ -25,7 +25,8 @@ SMALL["optimizer"] = "adam"
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
 @pytest.mark.parametrize("model", ["mf", "gmf", "mlp", "neumf"])
 def test_each_model_learns_the_checkerboard(model, loss, device):
-    rec = fastncf.fit(checkerboard(), model=model, loss=loss, device=device, layers=(16, 8), **SMALL)
+    layers = {"layers": (16, 8)} if model in ("mlp", "neumf") else {}
+    rec = fastncf.fit(checkerboard(), model=model, loss=loss, device=device, **layers, **SMALL)
     assert rec.metrics["hr@10"] > 0.97
     assert rec.training_log[-1]["loss"] < 0.7 * rec.training_log[0]["loss"]
     top = rec.recommend(list(range(60)), k=2)  # a user misses three liked items: one is held out, two are left
@@ -68,7 +69,7 @@ def test_a_module_of_ones_own_learns_the_checkerboard(device, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         own = Own(60, 40)
-    rec = fastncf.fit(checkerboard(), model=own, device=device, **(SMALL | {"epochs": 40}))
+    rec = fastncf.fit(checkerboard(), model=own, device=device, **{**SMALL, "dim": None, "epochs": 40})
     assert rec.metrics["hr@10"] > 0.97
     rec.save(tmp_path / "model")
     with pytest.raises(ConfigError, match="expected model="):
@@ -215,6 +216,10 @@ def test_counts_and_seconds():
         "num_duplicates": 7,
         "num_users_all_seen": 0,
         "num_users_too_short": 0,
+        "num_items_unknown": 0,
+        "num_test_items_unknown": 0,
+        "num_candidates_unknown": 0,
+        "num_candidates_seen": 0,
     }
     assert set(rec.seconds) == {"read", "split", "tune", "sample", "train", "evaluate", "total"}
     parts = sum(rec.seconds[stage] for stage in ("read", "split", "tune", "train", "evaluate"))
@@ -288,13 +293,13 @@ def test_gmf_is_trained_as_the_mf_it_can_be(history):
 
 @pytest.mark.parametrize("mlp_dim", [None, 12])
 def test_neumf_is_its_parts_joined(mlp_dim, tmp_path):
-    settings = {"layers": (16, 8), "num_negatives": 3, "seed": 4, "validation": True}
+    settings = {"num_negatives": 3, "seed": 4, "validation": True}
     told = []
-    neumf = {"model": "neumf", "dim": 8, "mlp_dim": mlp_dim, "epochs": 5, "batch_size": 256}
+    neumf = {"model": "neumf", "dim": 8, "mlp_dim": mlp_dim, "layers": (16, 8), "epochs": 5, "batch_size": 256}
     rec = fastncf.fit(checkerboard(), callback=told.append, **neumf, **settings)
     assert len(rec.plan.stages) > 1
     gmf = fastncf.fit(checkerboard(), model="gmf", dim=8, **settings)
-    alone = {"dim": mlp_dim or 8, "optimizer": "adam", "epochs": 5, "batch_size": 256}
+    alone = {"dim": mlp_dim or 8, "layers": (16, 8), "optimizer": "adam", "epochs": 5, "batch_size": 256}
     mlp = fastncf.fit(checkerboard(), model="mlp", **alone, learning_rate=0.003, **settings)
     users, items = list(range(40)), list(range(40))
     expected = 0.9 * gmf.score(users, items)["score"] + 0.1 * mlp.score(users, items)["score"]

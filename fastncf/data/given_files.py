@@ -3,17 +3,17 @@
 X. He, L. Liao, H. Zhang, L. Nie, X. Hu and T.-S. Chua, "Neural Collaborative Filtering", WWW 2017.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fastncf.data.ids import Vocabulary, describe_ids, to_canonical_dtype
-from fastncf.data.interactions import Interactions, encode_table
+from fastncf.data.ids import Vocabulary
+from fastncf.data.interactions import Interactions, choose_users, encode_table
 from fastncf.data.readers.candidates import read_candidates
 from fastncf.data.readers.table import Table, read_table
-from fastncf.errors import DataError
+from fastncf.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class GivenTest:
         candidates: (T, C) int32, indices of the negatives that each item is ranked against, -1 at the end of rows that
             are shorter than the longest; or None.
         source: name of the test set in messages.
+        candidates_source: name of the candidates in messages.
     """
 
     user: np.ndarray
     item: np.ndarray
     candidates: np.ndarray | None
     source: str
+    candidates_source: str = "candidates"
 
 
 def read_with_test(
@@ -62,41 +64,46 @@ def read_with_test(
     """
     table = read_table(train, user=user, item=item, time=time, needs_time=False)
     held_out = read_table(test, user=user, item=item, time=time, needs_time=False)
-    users, items = table.frame["user"], table.frame["item"]
-    test_users, test_items = _cast_like(table, held_out, "user"), _cast_like(table, held_out, "item")
-    item_columns = [items, test_items]
+    users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]
     lists = None
     if candidates is not None:
-        user_dtype, item_dtype = (to_canonical_dtype(column.head(0)).dtype for column in (users, items))
-        lists = read_candidates(candidates, user_dtype, item_dtype)
-        item_columns.append(lists["negative"])
-    interactions = encode_table(table, Vocabulary.of([users], "user"), Vocabulary.of(item_columns, "item"))
-    test_user = interactions.users.encode(test_users)
-    test_item = interactions.items.encode(test_items)
+        lists = read_candidates(candidates)
+        items.append(lists["negative"])
+    interactions = encode_table(table, Vocabulary.of(users, "user"), Vocabulary.of(items, "item"))
+    test_user = interactions.users.encode(held_out.frame["user"])
+    test_item = interactions.items.encode(held_out.frame["item"])
     _check_test_users(test_user, held_out, table)
-    matrix = None
-    if lists is not None:
-        matrix = _candidate_matrix(lists, interactions, test_user, test_item, str(candidates))
-    return interactions, GivenTest(test_user, test_item, matrix, held_out.source)
+    if lists is None:
+        return interactions, GivenTest(test_user, test_item, None, held_out.source)
+    matrix = _candidate_matrix(lists, interactions, test_user, test_item, str(candidates))
+    return interactions, GivenTest(test_user, test_item, matrix, held_out.source, str(candidates))
 
 
-def _cast_like(train: Table, test: Table, role: str) -> pl.Series:
-    """Return the ids of the test table in the dtype of the training ids.
+def draw_test_users(
+    interactions: Interactions, test: GivenTest, fraction: float, seed_key: int
+) -> tuple[Interactions, GivenTest]:
+    """Keep a random share of the users, with their test rows and candidates.
 
-    Integers may become text or wider integers; text stays text.
+    The users are those that :func:`~fastncf.data.interactions.draw_users` keeps. The catalogue is left with the items
+    of their interactions, test rows and candidates.
 
     Raises:
-        DataError: the ids of the two tables are not of the same kind.
+        ConfigError: the share is fewer than two users, or none of the test set.
     """
-    ids, like = to_canonical_dtype(test.frame[role]), to_canonical_dtype(train.frame[role].head(0))
-    if ids.dtype == like.dtype or ids.dtype != pl.String:
-        cast = ids.cast(like.dtype, strict=False)
-        if not cast.has_nulls():
-            return cast
-    raise DataError(
-        f"{test.source}: its {role} ids are {describe_ids(ids)}, those of {train.source} are {describe_ids(like)}; "
-        f"expected the same kind in both"
-    )
+    kept = choose_users(len(interactions.users), fraction, seed_key)
+    rows = np.isin(test.user, kept)
+    if not rows.any():
+        raise ConfigError(
+            f"user_fraction={fraction}: keeps {len(kept)} of {len(interactions.users)} users and none of "
+            f"{test.source}; expected a larger share"
+        )
+    lists = None if test.candidates is None else test.candidates[rows]
+    others = test.item[rows] if lists is None else np.concatenate([test.item[rows], lists[lists >= 0]])
+    drawn = interactions.keep_users(kept, others)
+    new_item = drawn.items.encode(interactions.items.ids)
+    user = np.searchsorted(kept, test.user[rows]).astype(np.int32)
+    candidates = None if lists is None else np.where(lists >= 0, new_item[lists], np.int32(-1))
+    return drawn, replace(test, user=user, item=new_item[test.item[rows]], candidates=candidates)
 
 
 def _check_test_users(test_user: np.ndarray, test: Table, train: Table) -> None:

@@ -1,4 +1,4 @@
-"""Raw ids and indices: the vocabulary of all users or items, and fast lookups of ids.
+"""Raw ids and indices: what an id is, the vocabulary of all users or items, and fast lookups of ids.
 
 Two words for two things:
 
@@ -6,10 +6,16 @@ Two words for two things:
 - An **index** is what the package calculates with: an int32 from 0 to U - 1 for users, or to I - 1 for items. It is the
   position of the raw id in its :class:`Vocabulary`, hence also the row of an embedding table. -1 stands for no index.
 
+A raw id is identified by its *canonical text*: without blanks around it, and for a whole number without a fraction of
+zeros, so that ``12``, ``12.0``, ``"12"`` and ``" 12 "`` are one id, while ``007`` and ``7`` are two. Ids of which each
+is a *canonical integer*, ``0`` or ``-?[1-9][0-9]*``, are stored as integers, all others as text. :func:`canonical_ids`
+is this rule, for files, frames and whatever a caller names.
+
 Columns of raw ids are read chunk by chunk, without a temporary column.
 """
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -37,27 +43,35 @@ class Vocabulary:
 
     @classmethod
     def of(cls, columns: list[pl.Series], noun: str) -> "Vocabulary":
-        """Return the vocabulary of all raw ids in some columns.
+        """Return the vocabulary of all raw ids in some columns: text where one of them holds text.
 
         Args:
-            columns: raw ids without nulls, all of them text or all integers of one signedness.
+            columns: canonical ids without nulls, see :func:`canonical_ids`.
             noun: ``user`` or ``item``.
         """
-        raw_ids = pl.concat([to_canonical_dtype(distinct(column)) for column in columns])
-        return cls(raw_ids.unique().sort().alias(noun), noun)
+        parts = [to_canonical_dtype(distinct(column)) for column in columns]
+        if len({part.dtype for part in parts}) > 1:
+            parts = [canonical_ids(pl.concat([part.cast(pl.String) for part in parts]))]
+        return cls(pl.concat(parts).unique().sort().alias(noun), noun)
 
     def encode(self, raw_ids: pl.Series) -> np.ndarray:
-        """Return the index of each raw id (n,): (n,) int32, -1 for one that is not in the vocabulary."""
+        """Return the index of each canonical id (n,): (n,) int32, -1 for one that is not in the vocabulary."""
         if isinstance(raw_ids.dtype, pl.Categorical):
             return gather_indices(raw_ids.to_physical(), 0, self.encode(categories(raw_ids)))
         if self.ids.dtype == pl.String:
             table = pl.DataFrame({"raw": self.ids, "index": np.arange(len(self.ids), dtype=np.int32)})
-            indices = raw_ids.to_frame("raw").join(table, on="raw", how="left", maintain_order="left")["index"]
-            return indices.fill_null(-1).to_numpy(writable=True)
-        return find_indices(raw_ids, self.ids)
+            text = raw_ids.cast(pl.String).to_frame("raw")
+            found = text.join(table, on="raw", how="left", maintain_order="left")["index"]
+            return found.fill_null(-1).to_numpy(writable=True)
+        if raw_ids.dtype.is_integer() and _is_as_wide(self.ids.dtype, raw_ids.dtype):
+            return find_indices(raw_ids, self.ids)
+        integers = _integers_or_null(raw_ids, self.ids.dtype)
+        indices = np.full(len(raw_ids), -1, dtype=np.int32)
+        indices[integers.is_not_null().to_numpy()] = find_indices(integers.drop_nulls(), self.ids)
+        return indices
 
     def require(self, raw_ids: Any) -> np.ndarray:
-        """Return the index of each raw id that a caller names.
+        """Return the index of each raw id that a caller names, in any spelling of its canonical text.
 
         Args:
             raw_ids: one id, or n in a list, tuple, array, or polars or pandas series.
@@ -66,37 +80,183 @@ class Vocabulary:
             (n,) int32.
 
         Raises:
-            DataError: an id is not in the vocabulary.
+            DataError: an id is neither an integer nor text, or is not in the vocabulary.
         """
-        if isinstance(raw_ids, (str, bytes, dict)) or not hasattr(raw_ids, "__len__"):
-            raw_ids = [raw_ids]
-        try:
-            # polars would need pyarrow for a pandas series of text
-            column = pl.Series(self.noun, raw_ids if isinstance(raw_ids, (pl.Series, np.ndarray)) else list(raw_ids))
-            cast = column.cast(self.ids.dtype)
-            if column.dtype == pl.Boolean or cast.has_nulls() or (column.dtype.is_float() and (cast != column).any()):
-                raise TypeError
-        except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
-            raise DataError(
-                f"{self.noun} ids are {describe_ids(self.ids)} in the training data; got {raw_ids!r:.80}"
-            ) from None
-        indices = self.encode(cast)
+        column = self._named(raw_ids)
+        indices = self.encode(column)
         if len(indices) and indices.min() < 0:
-            unknown = cast[int(np.argmin(indices))]
+            unknown = column[int(np.argmin(indices))]
             raise DataError(
                 f"{self.noun} {unknown!r:.80} is not in the training data, whose {len(self)} {self.noun} ids "
                 f"run from {self.ids[0]!r:.80} to {self.ids[-1]!r:.80}"
             )
         return indices
 
+    def _named(self, raw_ids: Any) -> pl.Series:
+        """Return the ids that a caller names as a column of canonical ids."""
+        if isinstance(raw_ids, np.ndarray) and raw_ids.ndim == 0:
+            raw_ids = raw_ids.item()
+        if isinstance(raw_ids, str | bytes | dict) or not hasattr(raw_ids, "__len__"):
+            raw_ids = [raw_ids]
+        refused = None
+        if isinstance(raw_ids, pl.Series) and raw_ids.dtype != pl.Object:
+            column, refused = raw_ids, refused_ids(raw_ids)
+        else:
+            # values one by one: polars would need pyarrow for a pandas series of text, and make 1 of True
+            column, refused = ids_of_objects(list(raw_ids))
+        if refused is None or refused.any():
+            raise DataError(f"{self.noun} ids are {EXPECTED_IDS}; got {raw_ids!r:.80}")
+        return canonical_ids(column)
+
     def decode(self, indices: np.ndarray) -> pl.Series:
         """Return the raw ids (n,) of indices (n,) of any integer dtype."""
         return self.ids.gather(indices.astype(np.int64))
 
 
-def describe_ids(raw_ids: pl.Series) -> str:
-    """Return in words what kind of ids a column of a canonical dtype holds, for messages."""
-    return {"String": "text", "Int64": "integers"}.get(str(raw_ids.dtype), "integers beyond 2**63")
+EXPECTED_IDS = "integers or text"
+"""What an id is, in words, for messages."""
+
+_INTEGER = r"^(?:0|-?[1-9][0-9]*)$"
+_WHOLE_FLOAT = r"^(0|-?[1-9][0-9]*)\.0+$"
+_NEGATIVE_ZERO = r"^-0\.0+$"
+_SIGNIFICAND_BITS = {"Float16": 11, "Float32": 24, "Float64": 53}
+"""A float holds all integers of up to so many bits; larger ones it may have rounded."""
+
+_LONGEST_DECIMAL = 1_000  # digits of a Decimal id: 1e999999999 would fill the memory
+
+
+def canonical_text(text: pl.Series) -> pl.Series:
+    """Return text without blanks around it, and whole numbers such as ``12.0`` without their fraction of zeros."""
+    stripped = text.str.strip_chars()
+    if not stripped.str.contains(".0", literal=True).any():  # a search takes a fraction of the time of a replacement
+        return stripped
+    return stripped.str.replace(_WHOLE_FLOAT, "${1}").str.replace(_NEGATIVE_ZERO, "0")
+
+
+def canonical_ids(raw_ids: pl.Series) -> pl.Series:
+    """Return a column of ids in the form by which they are compared.
+
+    Args:
+        raw_ids: ids that :func:`refused_ids` has no objection to.
+
+    Returns:
+        Int32, Int64 or UInt64 if each id is a canonical integer that the dtype holds, otherwise String, or Categorical
+        as it was.
+    """
+    dtype = raw_ids.dtype
+    if dtype == pl.Int32:
+        return raw_ids
+    if isinstance(dtype, pl.Categorical):
+        return _canonical_categories(raw_ids)
+    if dtype.is_decimal() or dtype == pl.Enum:
+        raw_ids = raw_ids.cast(pl.String)
+    if raw_ids.dtype == pl.String:
+        found = raw_ids.unique()
+        canonical = canonical_text(found)
+        is_unchanged = bool((canonical == found).all())
+        if not _are_integers(canonical):
+            return raw_ids if is_unchanged else canonical_text(raw_ids)
+        raw_ids = raw_ids if is_unchanged else canonical_text(raw_ids)
+    return _narrowest(raw_ids)
+
+
+def refused_ids(raw_ids: pl.Series) -> pl.Series | None:
+    """Return a mask (n,) of the values that cannot be ids: missing, blank, fractions, and floats that may be rounded.
+
+    None where no value of the dtype can be an id: only integers, whole floats and decimals, and text are.
+    """
+    dtype = raw_ids.dtype
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        raw_ids = raw_ids.cast(pl.String) if raw_ids.null_count() or dtype == pl.Enum else raw_ids
+        if raw_ids.dtype != pl.String:
+            blank = categories(raw_ids).str.strip_chars() == ""
+            number = raw_ids.to_physical()
+            return number.is_in(pl.Series(np.flatnonzero(blank.to_numpy()), dtype=number.dtype).implode())
+    if raw_ids.dtype == pl.String:
+        return raw_ids.is_null() | (raw_ids.str.strip_chars() == "").fill_null(value=False)
+    if dtype.is_float():
+        limit = 2.0 ** _SIGNIFICAND_BITS[str(dtype)]
+        is_exact = (raw_ids == raw_ids.round()) & raw_ids.is_between(-limit, limit, closed="none")
+        return ~is_exact.fill_null(value=False)
+    if dtype.is_decimal():
+        return canonical_text(raw_ids.cast(pl.String)).str.contains(".", literal=True).fill_null(value=True)
+    if dtype.is_integer() or dtype == pl.Null:
+        return raw_ids.is_null()
+    return None
+
+
+def expected_ids(dtype: pl.DataType) -> str:
+    """Return in words what the ids of a column of a dtype may be, for messages."""
+    if dtype.is_float():
+        return f"{EXPECTED_IDS}; a {dtype} holds integers exactly only up to {2 ** _SIGNIFICAND_BITS[str(dtype)]}"
+    return EXPECTED_IDS
+
+
+def ids_of_objects(values: list[Any]) -> tuple[pl.Series, pl.Series]:
+    """Return Python and NumPy values as text (n,), and a mask (n,) of those that cannot be ids."""
+    text = pl.Series([_text_of_object(value) for value in values], dtype=pl.String)
+    return text, text.is_null() | (text.str.strip_chars() == "").fill_null(value=False)
+
+
+def _text_of_object(value: Any) -> str | None:
+    """Return an id as text; None where the value is missing, a fraction, rounded, or neither a number nor text."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bool | np.bool_):
+        return None
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        limit = 2 ** (np.finfo(type(value)).nmant + 1 if isinstance(value, np.floating) else 53)
+        return str(int(value)) if -limit < value < limit and value == int(value) else None
+    if isinstance(value, Decimal) and value.is_finite() and value.adjusted() < _LONGEST_DECIMAL:
+        return str(int(value)) if value == int(value) else None
+    return None
+
+
+def _canonical_categories(raw_ids: pl.Series) -> pl.Series:
+    """Return what :func:`canonical_ids` returns of a column of categories; only those that occur are decisive."""
+    occurring = distinct(raw_ids)
+    found = occurring.cast(pl.String)
+    canonical = canonical_text(found)
+    if _are_integers(canonical):
+        canonical = _narrowest(canonical)
+    elif (canonical == found).all():
+        return raw_ids
+    number = occurring.to_physical().to_numpy()
+    position = np.zeros(int(number.max(initial=0)) + 1, dtype=np.uint32)
+    position[number] = np.arange(len(number), dtype=np.uint32)
+    return canonical.gather(position[raw_ids.to_physical().to_numpy()])
+
+
+def _are_integers(canonical: pl.Series) -> bool:
+    """Return whether each of some canonical texts is a canonical integer."""
+    return len(canonical) > 0 and all(part.str.contains(_INTEGER).all() for part in (canonical.head(100), canonical))
+
+
+def _narrowest(raw_ids: pl.Series) -> pl.Series:
+    """Return integers, or whole numbers of another dtype, or text of canonical integers, as Int64, UInt64 or String."""
+    for dtype in (pl.Int64, pl.UInt64):
+        cast = raw_ids.cast(dtype, strict=False)
+        if not cast.has_nulls():
+            return cast
+    return raw_ids.cast(pl.String)
+
+
+def _is_as_wide(dtype: pl.DataType, other: pl.DataType) -> bool:
+    """Return whether one integer dtype holds all integers of another and compares with them as they are."""
+    return dtype == other or (dtype == pl.Int64 and other == pl.Int32)
+
+
+def _integers_or_null(raw_ids: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Return canonical ids as integers of a dtype, null where an id is text or not in its range."""
+    if raw_ids.dtype == pl.String:
+        raw_ids = (
+            raw_ids.to_frame("raw")
+            .select(pl.when(pl.col("raw").str.contains(_INTEGER)).then(pl.col("raw")))
+            .to_series()
+        )
+    return raw_ids.cast(dtype, strict=False)
 
 
 def to_canonical_dtype(raw_ids: pl.Series) -> pl.Series:

@@ -32,11 +32,12 @@ class Interactions:
     source: str
     source_info: dict[str, Any]
 
-    def keep_users(self, kept: np.ndarray) -> "Interactions":
+    def keep_users(self, kept: np.ndarray, other_items: np.ndarray | None = None) -> "Interactions":
         """Return the interactions of some users only, with new indices for these users and for the items they have.
 
         Args:
             kept: (n,) integers, indices of the users, ascending.
+            other_items: (m,) integers, indices of items that stay in the catalogue in any case.
         """
         new_user = np.full(len(self.users), -1, dtype=np.int32)
         new_user[kept] = np.arange(len(kept), dtype=np.int32)
@@ -44,6 +45,8 @@ class Interactions:
         item = self.item[rows]
         present = np.zeros(len(self.items), dtype=bool)
         present[item] = True
+        if other_items is not None:
+            present[other_items] = True
         new_item = np.cumsum(present, dtype=np.int32) - 1
         return Interactions(
             user=new_user[self.user[rows]],
@@ -122,11 +125,17 @@ def draw_users(interactions: Interactions, fraction: float, seed_key: int) -> In
     Raises:
         ConfigError: the share is fewer than two users.
     """
-    count = int(len(interactions.users) * fraction)
+    return interactions.keep_users(choose_users(len(interactions.users), fraction, seed_key))
+
+
+def choose_users(num_users: int, fraction: float, seed_key: int) -> np.ndarray:
+    """Return the users of a random share, ``int(U * fraction)`` indices, ascending.
+
+    Raises:
+        ConfigError: the share is fewer than two users.
+    """
+    count = int(num_users * fraction)
     if count < 2:
-        raise ConfigError(
-            f"user_fraction={fraction}: keeps {count} of {len(interactions.users)} users; expected at least two"
-        )
+        raise ConfigError(f"user_fraction={fraction}: keeps {count} of {num_users} users; expected at least two")
     generator = np.random.Generator(np.random.Philox(key=seed_key))
-    kept = np.sort(generator.choice(len(interactions.users), size=count, replace=False))
-    return interactions.keep_users(kept)
+    return np.sort(generator.choice(num_users, size=count, replace=False))

@@ -13,8 +13,9 @@ from fastncf.data.given_files import GivenTest
 from fastncf.data.interactions import Interactions
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.csr import SplitSource, SplitTarget, compact_rows, fill_random_times, order_rows, split_rows
+from fastncf.kernels.cpu.ids import mark_present
 from fastncf.rng import Stream, key
-from fastncf.threads import run_ranges
+from fastncf.threads import even_ranges, run_ranges
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Split:
         holdout: how the test items were chosen: each user's ``latest`` interaction, a ``random`` one, or a ``given``
             test set.
         test_candidates: (T, C) int32, given negatives of the T users with a test item, in the order of the users; -1
-            fills up short rows. None where no candidates were given.
+            fills up short rows and stands for items that the user has seen. None where no candidates were given.
+        num_candidates_seen: entries of the given candidates that their user has seen, the test item included.
     """
 
     num_items: int
@@ -47,6 +49,7 @@ class Split:
     num_users_too_short: int
     holdout: Literal["latest", "random", "given"]
     test_candidates: np.ndarray | None = None
+    num_candidates_seen: int = 0
 
     @property
     def num_users(self) -> int:
@@ -64,12 +67,27 @@ class Split:
         return np.bincount(self.indices, minlength=self.num_items)
 
     def seen(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the items that each user has seen, which are never negatives: training and held-out ones.
+        """Return the items that each user has seen, in any file of the fit: training items and held-out ones.
+
+        A user without training items has seen every item: all others have at least one.
 
         Returns:
             A CSR as above: indptr (U + 1,) int64 and indices int32, ascending in each row.
         """
-        return merge_items(self.indptr, self.indices, self.validation_item, self.test_item)
+        indptr, indices = merge_items(self.indptr, self.indices, self.validation_item, self.test_item)
+        all_seen = np.diff(self.indptr) == 0
+        if not all_seen.any():
+            return indptr, indices
+        starts = np.repeat(indptr[:-1][all_seen], self.num_items)
+        catalogue = np.tile(np.arange(self.num_items, dtype=np.int32), int(all_seen.sum()))
+        added = np.concatenate([[0], np.cumsum(all_seen)]) * self.num_items
+        return indptr + added, np.insert(indices, starts, catalogue)
+
+    def is_known(self) -> np.ndarray:
+        """Return whether each item has a training interaction, (I,) bool: nothing is learnt about the others."""
+        known = np.zeros(self.num_items, dtype=np.bool_)
+        run_ranges(lambda a, b: mark_present(self.indices[a:b], 0, known), even_ranges(len(self.indices)))
+        return known
 
 
 def leave_one_out(
@@ -122,25 +140,24 @@ def leave_one_out(
 def given_test(interactions: Interactions, test: GivenTest) -> Split:
     """Return a split that trains on all interactions and tests on a given test set.
 
+    Candidates that their user has seen, in training or as the test item, are taken out of the lists and counted.
+
     Args:
         interactions: the training data.
         test: the test set, with indices of the same vocabularies.
 
     Raises:
-        DataError: a test pair is also in training, or every user has seen every item.
+        DataError: a test pair is also in training, every user or every test user has seen every item, no test item or
+            no candidate occurs in training, or a list holds only items that its user has seen.
     """
     num_users, num_items = len(interactions.users), len(interactions.items)
     test_item = np.full(num_users, -1, dtype=np.int32)
     test_item[test.user] = test.item
+    _refuse_leaks(interactions, test, test_item)
     no_times = np.zeros(len(interactions.user), dtype=np.int64)
     parts = _split_by_user(interactions, no_times, num_held_out=0, given_item=test_item)
-    _refuse_leaks(interactions, test, test_item, parts)
     test_item[parts.all_seen] = -1
-    candidates = None
-    if test.candidates is not None:
-        by_user = np.argsort(test.user)
-        candidates = test.candidates[by_user[~parts.all_seen[test.user[by_user]]]]
-    return Split(
+    split = Split(
         num_items=num_items,
         indptr=parts.indptr,
         indices=parts.indices,
@@ -150,8 +167,15 @@ def given_test(interactions: Interactions, test: GivenTest) -> Split:
         num_users_all_seen=int(parts.all_seen.sum()),
         num_users_too_short=0,
         holdout="given",
-        test_candidates=candidates,
     )
+    if test.candidates is not None:
+        by_user = np.argsort(test.user)
+        candidates = test.candidates[by_user[~parts.all_seen[test.user[by_user]]]]
+        seen = _seen_candidates(split, candidates)
+        masked = np.where(seen, np.int32(-1), candidates)
+        split = replace(split, test_candidates=masked, num_candidates_seen=int(seen.sum()))
+    _require_known_items(interactions, test, split)
+    return split
 
 
 def time_order(interactions: Interactions, split: Split) -> np.ndarray:
@@ -269,14 +293,9 @@ def _split_by_user(
     return _Parts(indptr, indices, target.held_out, all_seen, num_duplicates)
 
 
-def _refuse_leaks(interactions: Interactions, test: GivenTest, test_item: np.ndarray, parts: _Parts) -> None:
-    """Raise an error if a test pair, ``test_item`` (U,) int32, is among the training interactions."""
-    num_users, num_items = len(interactions.users), len(interactions.items)
-    owner = np.repeat(np.arange(num_users, dtype=np.int64), np.diff(parts.indptr))
-    pairs = owner * num_items + parts.indices  # ascending
-    test_pairs = np.arange(num_users) * num_items + test_item
-    nearest = np.minimum(np.searchsorted(pairs, test_pairs), len(pairs) - 1)
-    leaked = np.flatnonzero((test_item >= 0) & (pairs[nearest] == test_pairs))
+def _refuse_leaks(interactions: Interactions, test: GivenTest, test_item: np.ndarray) -> None:
+    """Raise an error if a test pair, ``test_item`` (U,) int32, is among the interactions."""
+    leaked = np.unique(interactions.user[interactions.item == test_item[interactions.user]])
     if leaked.size:
         user = interactions.users.ids[int(leaked[0])]
         item = interactions.items.ids[int(test_item[leaked[0]])]
@@ -284,3 +303,39 @@ def _refuse_leaks(interactions: Interactions, test: GivenTest, test_item: np.nda
             f"{test.source}: {leaked.size} of its pairs are also in {interactions.source}, the first is user "
             f"{user!r:.80} with item {item!r:.80}; expected files without common pairs"
         )
+
+
+def _seen_candidates(split: Split, candidates: np.ndarray) -> np.ndarray:
+    """Return which candidates (T, C) int32 of the tested users their user has seen, (T, C) bool."""
+    indptr, indices = merge_items(split.indptr, split.indices, split.test_item)
+    seen = np.repeat(np.arange(split.num_users, dtype=np.int64), np.diff(indptr)) * split.num_items + indices
+    users = np.flatnonzero(split.test_item >= 0)
+    pairs = users[:, None] * split.num_items + candidates
+    nearest = np.minimum(np.searchsorted(seen, pairs), len(seen) - 1)
+    return (candidates >= 0) & (seen[nearest] == pairs)
+
+
+def _require_known_items(interactions: Interactions, test: GivenTest, split: Split) -> None:
+    """Raise an error if there is nothing to rank that a model can have learnt, or nothing to rank it against."""
+    tested = np.flatnonzero(split.test_item >= 0)
+    if not tested.size:
+        raise DataError(
+            f"{test.source}: each of its users has seen every item ({split.num_items}); expected at least one who has "
+            f"not"
+        )
+    known, lists = split.is_known(), split.test_candidates
+    example = interactions.items.ids[int(known.argmax())]
+    expected = f"expected ids as {interactions.source} has them, such as {example!r:.80}"
+    if not known[split.test_item[tested]].any():
+        raise DataError(f"{test.source}: none of its {tested.size} test items has a training interaction; {expected}")
+    if lists is None:
+        return
+    empty = np.flatnonzero((lists < 0).all(axis=1))
+    if empty.size:
+        user = interactions.users.ids[int(tested[empty[0]])]
+        raise DataError(
+            f"{test.candidates_source}: user {user!r:.80} has seen every item of the user's list; expected at least "
+            f"one that the user has not seen"
+        )
+    if not known[lists[lists >= 0]].any():
+        raise DataError(f"{test.candidates_source}: none of its candidates has a training interaction; {expected}")

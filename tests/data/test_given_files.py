@@ -1,5 +1,6 @@
 """A test set with candidates in files of its own."""
 
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -69,7 +70,7 @@ def test_lists_of_unequal_length_and_text_ids(read_paper):
     ("changed", "name", "message"),
     [
         ({"test": "1\t30\t5\t1\nx\t20\t5\t1\n1\t2\t3\t4\n"}, "test.rating", "holds 'x' in line 2"),
-        ({"test": "a\t30\t5\t1\n"}, "test.rating", "its user ids are text, those of"),
+        ({"test": "a\t30\t5\t1\n"}, "test.rating", "user 'a' in line 1 has no interaction in"),
         ({"test": TEST + "9\t20\t5\t1\n"}, "test.rating", "user 9 in line 3 has no interaction in"),
         ({"test": "user\titem\ttime\n1\t20\t1\n9\t20\t5\n"}, "test.rating", "user 9 in line 3 has no interaction in"),
         ({"test": TEST + "1\t20\t5\t1\n"}, "test.rating", "user 1 has a second test item in line 3"),
@@ -78,8 +79,10 @@ def test_lists_of_unequal_length_and_text_ids(read_paper):
         ({"negative": "1\t30\t40\n"}, "test.negative", "line 1 starts with '1'"),
         ({"negative": "(1,30)\n"}, "test.negative", "line 1 starts with '(1,30)'"),
         ({"negative": NEGATIVE + "(1,30)\t4\t\t5\n"}, "test.negative", "line 3 holds the negative ''"),
-        ({"negative": "(1,30)\t40\n(x,20)\t40\n"}, "test.negative", "line 2 holds the user 'x'"),
-        ({"negative": "(1,30)\t40\tx\n(2,20)\t40\n"}, "test.negative", "line 1 holds the negative 'x'"),
+        ({"negative": "(1,30)\t40\n(x,20)\t40\n"}, "test.negative", "line 2 is a list for user 'x' and item 20"),
+        ({"negative": "(1,30)\t40\n( ,20)\t40\n"}, "test.negative", "line 2 holds the user ''"),
+        ({"negative": "(1 30)\t40\n"}, "test.negative", "line 1 starts with '(1 30)'"),
+        ({"negative": "(" + " " * 50_000 + "x\t40\n"}, "test.negative", "line 1 starts with '(   "),
         ({"negative": NEGATIVE.splitlines()[0]}, "test.negative", "has no list for test user 2 and item 20"),
         ({"negative": NEGATIVE + "(1,20)\t40\n"}, "test.negative", "line 3 is a list for user 1 and item 20"),
         ({"negative": NEGATIVE + "(1,30)\t60\n"}, "test.negative", "line 3 is a list for user 1 and item 30"),
@@ -103,7 +106,7 @@ def test_bad_candidate_paths(tmp_path):
         read_with_test(train, train, [1])
 
 
-def test_a_given_test_set_takes_the_kind_of_the_training_ids():
+def test_ids_of_all_files_are_compared_by_their_canonical_text():
     train = pl.DataFrame({"user": ["1", "1", "07"], "item": ["5", "x", "5"], "time": [1, 2, 3]})
     test = pl.DataFrame({"user": [1], "item": [9], "time": [4]})
     data, given = read_with_test(train, test)
@@ -112,9 +115,38 @@ def test_a_given_test_set_takes_the_kind_of_the_training_ids():
     wide = train.with_columns(user=pl.Series([2**63, 2**63, 1], dtype=pl.UInt64), item=pl.Series([1, 2, 3]))
     data, given = read_with_test(wide, test)
     assert data.users.decode(given.user).to_list() == [1]
-    for user in (-1, "ann"):
-        with pytest.raises(DataError, match=r"those of the frame are integers beyond 2.*; expected the same kind"):
+    for user in (-1, "ann", "01"):
+        with pytest.raises(DataError, match=f"user '?{user}'? in row 1 has no interaction in the frame"):
             read_with_test(wide, test.with_columns(user=pl.lit(user)))
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{}.0", " {} "])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "polars", "pandas", "categories", "mixed"])
+def test_spellings_of_the_test_rows_and_candidates_are_those_of_the_training(tmp_path, spelling, kind):
+    train = pl.DataFrame({"user": [1, 1, 2, 2], "item": [12, 13, 12, 14], "time": [1, 2, 3, 4]})
+    test = pl.DataFrame({"user": [spelling.format(1), spelling.format(2)], "item": ["A7", spelling.format(13)]})
+    (tmp_path / "lists").write_text(f"({spelling.format(1)}, A7)\t{spelling.format(14)}\n(2.0,'13')\tnew\n")
+    source = test
+    if kind == "csv":
+        source = tmp_path / "test.csv"
+        test.write_csv(source, separator=";")
+    elif kind == "parquet":
+        source = tmp_path / "test.parquet"
+        test.write_parquet(source)
+    elif kind == "pandas":
+        source = pd.DataFrame(test.to_dict())
+    elif kind == "categories":
+        source = test.cast(pl.Categorical)
+    elif kind == "mixed":
+        source = pd.DataFrame(
+            {"user": pd.Series([1.0, "2"], dtype=object), "item": pd.Series(["A7", 13], dtype=object)}
+        )
+    data, given = read_with_test(train, source, tmp_path / "lists")
+    assert data.users.decode(given.user).to_list() == [1, 2]
+    assert data.items.decode(given.item).to_list() == ["A7", "13"]
+    assert data.items.ids.to_list() == ["12", "13", "14", "A7", "new"]
+    assert data.items.decode(data.item).to_list() == ["12", "13", "12", "14"]
+    assert data.items.decode(given.candidates[:, 0]).to_list() == ["14", "new"]
 
 
 def test_genuine_files(data_dir):
@@ -140,11 +172,35 @@ def test_the_vocabulary_holds_the_items_of_all_three_files(paper):
 def test_given_files_are_evaluated_as_given(paper):
     rec = fastncf.fit(**paper, model="popularity", k=2)
     assert rec.metrics["hr@2"] == pytest.approx(2 / 3)  # user 0 ties with item 40, user 2 loses to all three
-    assert "given test set, 3 users, 1 + 3 given candidates (2 users have fewer)" in rec.protocol
+    assert (
+        "given test set, 3 users (1 of their items unknown to the training data), 1 + 3 given candidates, 43 % of them "
+        "unknown to the training data (2 users have fewer)" in rec.protocol
+    )
     again = rec.evaluate(num_candidates=2)
     assert "1 + 2 candidates drawn uniformly without" in again.protocol
     drawn = fastncf.fit(paper["train"], test=paper["test"], model="popularity", num_candidates=2)
-    assert "given test set, 3 users, 1 + 2 candidates drawn uniformly without" in drawn.protocol
+    assert "1 + 2 candidates drawn uniformly without" in drawn.protocol
+
+
+def test_what_no_training_row_has_is_counted(paper, tmp_path):
+    rec = fastncf.fit(**paper, model="popularity")
+    counts = {"num_items_unknown": 2, "num_test_items_unknown": 1, "num_candidates_unknown": 3}
+    assert rec.data | counts | {"num_candidates_seen": 0} == rec.data
+    rec.save(tmp_path / "model")
+    again = fastncf.load(tmp_path / "model")
+    assert again.data == rec.data
+    assert again.evaluate() == rec.evaluate()
+
+
+def test_candidates_that_their_user_has_seen_are_left_out_and_counted(paper, tmp_path):
+    rec = fastncf.fit(**paper, model="popularity", k=2)
+    paper["candidates"].write_text("(1,40)\t20\t40\t91\t10\n(0,30)\t10\t40\t20\t90\n(2,90)\t10\t20\t30\t91\n")
+    more = fastncf.fit(**paper, model="popularity", k=2)
+    assert more.metrics == rec.metrics
+    assert more.data["num_candidates_seen"] == 5
+    assert "1 + 4 given candidates, without 5 that their user has seen" in more.protocol
+    more.save(tmp_path / "model")
+    assert fastncf.load(tmp_path / "model").evaluate() == more.evaluate()
 
 
 @pytest.mark.parametrize(
@@ -153,11 +209,21 @@ def test_given_files_are_evaluated_as_given(paper):
         ("test", "0\t30\t5\t7\n7\t90\t4\t8\n", r"user 7 in line 2 has no interaction in .*train\.rating"),
         ("test", "0\t30\t5\t7\n0\t90\t4\t8\n", r"user 0 has a second test item in line 2"),
         ("test", "0\t10\t5\t7\n", r"1 of its pairs are also in .*train\.rating, the first is user 0 with item 10"),
-        ("test", "ann\tx\t5\t7\nbob\ty\t4\t8\n", "its user ids are text, those of .* are integers"),
+        ("test", "ann\tx\t5\t7\nbob\ty\t4\t8\n", "user 'ann' in line 1 has no interaction in"),
+        ("test", "0\t77\t5\t7\n1\t78\t4\t8\n", "none of its 2 test items has a training interaction; .* such as 10"),
         ("candidates", "0,30\t40\n", r"line 1 starts with '0,30'; expected \(user,item\)"),
         ("candidates", "(0,30)\n", "line 1 starts with"),
         ("candidates", "\n", "holds no candidate list"),
-        ("candidates", "(0,30)\t40\tx\n", "line 1 holds the negative 'x'"),
+        (
+            "candidates",
+            "(1,40)\t90\n(0,30)\t71\t72\n(2,90)\tx\n",
+            "none of its candidates has a training interaction; expected ids as .* has them, such as '10'",
+        ),
+        (
+            "candidates",
+            "(1,40)\t20\n(0,30)\t10\t30\t20\n(2,90)\t10\n",
+            "user 0 has seen every item of the user's list; expected at least one",
+        ),
         ("candidates", "(0,30)\t40\n(2,90)\t10\n", "has no list for test user 1 and item 40"),
         (
             "candidates",

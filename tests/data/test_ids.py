@@ -1,6 +1,8 @@
 """Raw ids, their indices, and vocabularies."""
 
+import datetime as dt
 import itertools
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastncf.data.ids import Vocabulary, categories, distinct, find_indices, to_canonical_dtype
+from fastncf.data.ids import (
+    Vocabulary,
+    canonical_ids,
+    categories,
+    distinct,
+    find_indices,
+    refused_ids,
+    to_canonical_dtype,
+)
 from fastncf.errors import DataError
 
 INTEGERS = {
@@ -86,26 +96,111 @@ def test_unknown_ids_have_no_index(ids):
 
 
 @pytest.mark.parametrize(
-    "raw", [5, np.int64(5), 5.0, "5", [5], (5,), np.array([5]), pl.Series([5]), pd.Series([5]), pd.Series(["5"])]
+    "raw",
+    [
+        *(5, 5.0, "5", " 5\t", "5.0", "5.00", [5], (5,), {5}, range(5, 6), Decimal("5.00"), [" 5 "]),
+        *(np.int64(5), np.int32(5), np.float16(5), np.float32(5), np.str_("5"), np.array(5), np.array([5])),
+        *(np.array(["5.0"], dtype=object), pl.Series([5]), pl.Series([5.0]), pl.Series(["5.0"]), pd.Series([5])),
+        *(pl.Series(["5"], dtype=pl.Categorical), pl.Series([Decimal("5.0")]), pl.Series([5], dtype=pl.Object)),
+        *(pl.Series([5], dtype=pl.UInt8), pl.Series([5], dtype=pl.UInt64), pd.Series(["5"]), pd.Series([5.0])),
+        *(pd.Series(["5"], dtype="category"), pd.Series([5], dtype="Int64"), pd.Index([5])),
+    ],
+    ids=repr,
 )
 def test_named_ids(raw):
     assert Vocabulary.of([pl.Series([1, 5])], "user").require(raw).tolist() == [1]
-    if not isinstance(raw, float):
-        assert Vocabulary.of([pl.Series(["1", "5"])], "user").require(raw).tolist() == [1]
+    assert Vocabulary.of([pl.Series(["1", "5", "x"])], "user").require(raw).tolist() == [1]
+    assert Vocabulary.of([pl.Series([1, 5, 2**63])], "user").require(raw).tolist() == [1]
 
 
-@pytest.mark.parametrize("raw", [1.5, None, [5, None], float("nan"), "x", b"x", 2**70, 2**200, [[5]], object()])
-def test_ids_of_another_kind(raw):
-    with pytest.raises(DataError, match="user ids are integers in the training data; got"):
-        Vocabulary.of([pl.Series([1, 5])], "user").require(raw)
+@pytest.mark.parametrize("known", [[1, 5], ["1", "5", "x"], [1, 2**63]])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(1.5, None, [5, None], float("nan"), float("inf"), 1e17, b"x", [[5]], object(), " ", [], True, [True, False]),
+        *({2: 1}, Decimal("0.5"), Decimal("nan"), Decimal("1e999999999"), dt.date(2020, 1, 1), np.array([[5]])),
+        *(np.float32(2**24), np.bool_(True), np.datetime64("2020"), pd.NA, pl.Series([1.5]), pl.Series([None])),
+        *(pl.Series([True]), pl.Series([[5]]), pl.Series(["5", " "], dtype=pl.Categorical), pd.Series([1, None])),
+    ],
+    ids=repr,
+)
+def test_ids_of_another_kind(known, raw):
+    vocabulary = Vocabulary.of([pl.Series(known)], "user")
+    if isinstance(raw, list) and not raw:
+        assert vocabulary.require(raw).tolist() == []
+        return
+    with pytest.raises(DataError, match="user ids are integers or text; got"):
+        vocabulary.require(raw)
 
 
-def test_unknown_named_id():
-    with pytest.raises(DataError, match="user 7 is not in the training data, whose 2 user ids run from 1 to 5"):
-        Vocabulary.of([pl.Series([1, 5])], "user").require([5, 7])
+@pytest.mark.parametrize(
+    ("known", "raw", "shown"),
+    [
+        ([1, 5], [5, 7], "7"),
+        ([1, 5], "x", "'x'"),
+        ([1, 5], "05", "'05'"),
+        ([1, 5], "+5", "'[+]5'"),
+        ([1, 5], 2**70, str(2**70)),
+        ([1, 5], -(2**200), str(-(2**200))),
+        (["1", "x"], "01", "'01'"),
+        (["1", "x"], 7, "7"),
+        ([1, 2**63], -1, "-1"),
+    ],
+)
+def test_unknown_named_id(known, raw, shown):
+    with pytest.raises(DataError, match=f"user '?{shown}'? is not in the training data, whose 2 user ids run from '?1"):
+        Vocabulary.of([pl.Series(known)], "user").require(raw)
 
 
-@pytest.mark.parametrize("raw", [True, [True, False], {2: 1}])
-def test_what_only_looks_like_an_id_is_refused(raw):
-    with pytest.raises(DataError, match="user ids are integers in the training data; got "):
-        Vocabulary.of([pl.Series([0, 1, 2])], "user").require(raw)
+CANONICAL = {
+    **{"A7": "A7", "12": "12", "12.0": "12", " 12": "12", "12\t": "12", "007": "007", "7": "7", "7.00": "7"},
+    **{"07.0": "07.0", "+7": "+7", "-0": "-0", "-0.0": "0", "0.0": "0", "1e3": "1e3", "1.50": "1.50", "é": "é"},
+}
+"""The canonical text of each spelling."""
+
+SPELLINGS = list(CANONICAL)
+
+
+@pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum(SPELLINGS)])
+def test_ids_are_compared_by_their_canonical_text(dtype):
+    column = pl.Series(SPELLINGS).cast(dtype)
+    assert not refused_ids(column).any()
+    assert canonical_ids(column).to_list() == list(CANONICAL.values())
+    vocabulary = Vocabulary.of([canonical_ids(column)], "item")
+    assert len(vocabulary) == len(set(CANONICAL.values()))
+    assert vocabulary.decode(vocabulary.require(SPELLINGS)).to_list() == list(CANONICAL.values())
+
+
+@pytest.mark.parametrize(
+    ("ids", "dtype", "expected"),
+    [
+        (["12.0", " 7", "0"], pl.Int64, [12, 7, 0]),
+        ([str(2**63), "1"], pl.UInt64, [2**63, 1]),
+        ([str(2**63), "-1"], pl.String, [str(2**63), "-1"]),
+        ([str(2**70), "1"], pl.String, [str(2**70), "1"]),
+        (["12", "A7"], pl.String, ["12", "A7"]),
+        ([Decimal("12.00"), Decimal(-3)], pl.Int64, [12, -3]),
+        ([12.0, -0.0], pl.Int64, [12, 0]),
+    ],
+)
+@pytest.mark.parametrize("is_category", [False, True])
+def test_a_column_of_canonical_integers_is_stored_as_integers(ids, dtype, expected, is_category):
+    column = pl.Series(ids)
+    if is_category and column.dtype == pl.String:
+        column = column.cast(pl.Categorical(pl.Categories.random()))
+        unused = pl.Series(["never", *column], dtype=column.dtype).slice(1)  # decided by the categories that occur
+        column = unused
+    found = canonical_ids(column)
+    assert to_canonical_dtype(found).dtype == dtype
+    assert found.to_list() == expected
+
+
+def test_a_vocabulary_of_columns_of_several_kinds():
+    integers, text = pl.Series([12, 7], dtype=pl.Int32), pl.Series(["A7", "12"])
+    vocabulary = Vocabulary.of([integers, text], "item")
+    assert vocabulary.ids.to_list() == ["12", "7", "A7"]
+    assert vocabulary.encode(integers).tolist() == [0, 1]
+    assert Vocabulary.of([integers, pl.Series([2**63], dtype=pl.UInt64)], "item").ids.to_list() == [7, 12, 2**63]
+    negative = Vocabulary.of([pl.Series([-1]), pl.Series([2**63], dtype=pl.UInt64)], "item")
+    assert negative.ids.to_list() == ["-1", str(2**63)]
+    assert negative.encode(pl.Series([2**63], dtype=pl.UInt64)).tolist() == [1]

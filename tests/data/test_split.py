@@ -1,6 +1,7 @@
 """Leave-one-out, a given test set, the order by time, and one more item held out."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,28 @@ def test_seen_is_training_and_held_out_items_sorted():
             assert indices[indptr[user] : indptr[user + 1]].tolist() == sorted(items[user])
 
 
+@pytest.mark.parametrize("is_given", [False, True])
+def test_seen_is_everything_for_a_user_who_has_seen_every_item(is_given):
+    pairs = [("a", "x"), ("b", "x"), ("b", "y"), ("b", "z"), ("c", "x"), ("c", "z"), ("d", "y")]
+    test = GivenTest(np.array([1, 2, 0], np.int32), np.array([2, 1, 1], np.int32), None, "test.csv")
+    if is_given:
+        split = given_test(frame(*pairs[:3], *pairs[4:]), test)
+    else:
+        split = leave_one_out(frame(*pairs, time=list(range(7))))
+    indptr, indices = split.seen()
+    assert indptr.dtype == np.int64
+    assert indices.dtype == np.int32
+    seen = [indices[a:b].tolist() for a, b in itertools.pairwise(indptr)]
+    if is_given:
+        assert split.num_users_all_seen == 2  # with the test item, b and c have seen everything
+    assert seen == [[0, 1] if is_given else [0], [0, 1, 2], [0, 1, 2] if is_given else [0, 2], [1]]
+
+
+def test_known_items_are_those_with_a_training_interaction():
+    split = leave_one_out(frame(("a", "w"), ("a", "x"), ("b", "w"), ("b", "y"), ("c", "w"), time=list(range(5))))
+    assert split.is_known().tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize("threads", ["1", "2", "5"])
 def test_same_split_for_any_number_of_threads(monkeypatch, threads):
     interactions = random_interactions(np.random.default_rng(8), rows=5000, users=300, items=90)
@@ -177,22 +200,40 @@ def test_given_test_refuses_pairs_that_are_in_training():
         given_test(interactions, test)
 
 
+def test_given_test_refuses_a_leak_of_a_user_who_is_left_out():
+    interactions = frame(("a", "x"), ("a", "y"), ("a", "z"), ("b", "x"), ("c", "z"), time=[1, 2, 3, 4, 5])
+    test = GivenTest(np.array([0, 1], np.int32), np.array([1, 2], np.int32), None, "test.csv")
+    with pytest.raises(DataError, match=r"test\.csv: 1 of its pairs .* user 'a' with item 'y'"):
+        given_test(interactions, test)
+
+
+def test_given_test_needs_a_user_with_an_unseen_item():
+    interactions = frame(("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), time=[1, 2, 3, 4])
+    test = GivenTest(np.array([0], np.int32), np.array([2], np.int32), None, "test.csv")
+    with pytest.raises(DataError, match=r"test\.csv: each of its users has seen every item \(3\)"):
+        given_test(interactions, test)
+
+
 def test_given_test_leaves_out_a_user_for_whom_no_item_is_left():
-    interactions = frame(("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), ("b", "x"), time=[1, 2, 3, 4, 5])
-    test = GivenTest(np.array([1, 0], np.int32), np.array([1, 2], np.int32), np.array([[0], [1]], np.int32), "test.csv")
+    interactions = frame(
+        ("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), ("b", "x"), ("c", "y"), time=[1, 2, 3, 4, 5, 6]
+    )
+    test = GivenTest(np.array([1, 0], np.int32), np.array([1, 2], np.int32), np.array([[2], [1]], np.int32), "test.csv")
     split = given_test(interactions, test)
     assert (split.num_users_all_seen, split.num_duplicates) == (1, 1)
     assert split.test_item.tolist() == [-1, 1, -1]
-    assert split.test_candidates.tolist() == [[0]]
-    assert rows(split) == [[], [0], [2]]
+    assert split.test_candidates.tolist() == [[2]]
+    assert rows(split) == [[], [0], [1, 2]]
 
 
 def test_given_test_keeps_candidates_with_their_users():
     interactions = frame(("a", "x"), ("b", "y"), ("c", "z"), ("c", "w"), time=[1, 2, 3, 4])
-    test = GivenTest(np.array([2, 0], np.int32), np.array([1, 2], np.int32), np.array([[0], [3]], np.int32), "t")
+    lists = np.array([[0, 2, 1], [3, -1, 0]], np.int32)
+    test = GivenTest(np.array([2, 0], np.int32), np.array([1, 2], np.int32), lists, "t")
     split = given_test(interactions, test)
     assert split.test_item.tolist() == [2, -1, 1]
-    assert split.test_candidates.tolist() == [[3], [0]]
+    assert split.test_candidates.tolist() == [[3, -1, 0], [-1, 2, -1]]
+    assert split.num_candidates_seen == 2  # an item of the training and the test item itself
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -1,30 +1,27 @@
 """Lists of candidates in the format of the ``.test.negative`` files of He et al. 2017."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from fastncf.data.ids import EXPECTED_IDS, canonical_ids, refused_ids
 from fastncf.data.readers.checks import first_true
 from fastncf.errors import DataError, DataNotFoundError
 
 _EXPECTED_LINE = "(user,item), then the negatives, separated by tabs"
-_TEST_ROW = re.compile(r"\(\s*'?(.*?)'?\s*,\s*'?(.*?)'?\s*\)")
 
 
-def read_candidates(path: Any, user_dtype: pl.DataType, item_dtype: pl.DataType) -> pl.DataFrame:
+def read_candidates(path: Any) -> pl.DataFrame:
     """Read lists of negatives from a file.
 
     Args:
         path: a text file of lines ``(user,item)<tab>negative<tab>negative...`` with raw ids, which may be quoted; blank
             lines are skipped.
-        user_dtype: dtype of the user ids in training: Int64, UInt64 or String.
-        item_dtype: the same for the items.
 
     Returns:
         One row for each negative, in the order of the file: user, item (the test row that the list belongs to), line
-        (in the file, from 1), negative.
+        (in the file, from 1), negative. Ids are canonical, see :func:`~fastncf.data.ids.canonical_ids`.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -41,20 +38,26 @@ def read_candidates(path: Any, user_dtype: pl.DataType, item_dtype: pl.DataType)
         if not line:
             continue
         head, *rest = line.split("\t")
-        match = _TEST_ROW.fullmatch(head.strip())
-        if match is None or not rest:
+        key = _split_head(head.strip())
+        if key is None or not rest:
             raise DataError(f"{path}: line {number} starts with {head!r:.60}; expected {_EXPECTED_LINE}")
         numbers.append(number)
-        keys.append((match[1], match[2]))
+        keys.append(key)
         negatives.append(rest)
     if not numbers:
         raise DataError(f"{path}: holds no candidate list; expected lines of {_EXPECTED_LINE}")
     lists = pl.DataFrame(
         {"user": [key[0] for key in keys], "item": [key[1] for key in keys], "line": numbers, "negative": negatives}
     ).explode("negative")
-    for name, dtype in (("user", user_dtype), ("item", item_dtype), ("negative", item_dtype)):
-        lists = lists.with_columns(_cast_ids(lists, name, dtype, path))
-    return lists
+    return lists.with_columns(_checked_ids(lists, name, path) for name in ("user", "item", "negative"))
+
+
+def _split_head(head: str) -> tuple[str, str] | None:
+    """Return the user and the item of ``(user,item)``, which may each be in single quotes; None for other text."""
+    user, comma, item = head[1:-1].partition(",")
+    if not (head.startswith("(") and head.endswith(")") and comma):
+        return None
+    return user.strip().removeprefix("'").removesuffix("'"), item.strip().removeprefix("'").removesuffix("'")
 
 
 def _read_lines(path: Any) -> list[bytes]:
@@ -69,16 +72,12 @@ def _read_lines(path: Any) -> list[bytes]:
         raise DataError(f"{path}: cannot be read ({error!s:.200}); expected a file of lines {_EXPECTED_LINE}") from None
 
 
-def _cast_ids(lists: pl.DataFrame, name: str, dtype: pl.DataType, path: Any) -> pl.Series:
-    """Return a column of text in the dtype of the training ids, or raise an error for the first value that is not."""
-    text = lists[name].str.strip_chars()
-    cast = text.cast(dtype, strict=False)
-    invalid = cast.is_null() | (text == "")
-    if invalid.any():
-        row = first_true(invalid)
-        kind = "text" if dtype == pl.String else "integers"
+def _checked_ids(lists: pl.DataFrame, name: str, path: Any) -> pl.Series:
+    """Return a column of text as canonical ids, or raise an error for the first value that is blank."""
+    refused = refused_ids(lists[name])
+    if refused is not None and refused.any():
+        row = first_true(refused)
         raise DataError(
-            f"{path}: line {lists['line'][row]} holds the {name} {lists[name][row]!r:.60}; expected ids of the kind "
-            f"that the training data hold ({kind})"
+            f"{path}: line {lists['line'][row]} holds the {name} {lists[name][row]!r:.60}; expected {EXPECTED_IDS}"
         )
-    return cast.alias(name)
+    return canonical_ids(lists[name])

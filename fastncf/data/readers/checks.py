@@ -5,12 +5,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from fastncf.data.ids import categories
+from fastncf.data.ids import canonical_ids, expected_ids, ids_of_objects, refused_ids
 from fastncf.errors import DataError
-
-_EXPECTED_IDS = "integers or text"
-_SIGNIFICAND_BITS = {"Float16": 11, "Float32": 24, "Float64": 53}
-"""A float holds all integers of up to so many bits; larger ones it may have rounded."""
 
 
 def first_true(mask: pl.Series) -> int:
@@ -49,35 +45,13 @@ class ColumnName:
 
 
 def check_ids(values: pl.Series, name: ColumnName) -> pl.Series:
-    """Return a column of ids as Int32, Int64, UInt64, Categorical or String, without nulls.
-
-    Integers that neither Int64 nor UInt64 holds become text.
+    """Return a column of ids in the form of :func:`~fastncf.data.ids.canonical_ids`, without nulls.
 
     Raises:
-        DataError: an id is missing or empty, or is neither an integer nor text.
+        DataError: an id is missing or blank, or is neither a whole number nor text.
     """
-    if values.dtype == pl.Enum:
-        values = values.cast(pl.String)
-    name.refuse(values, values.is_null(), _EXPECTED_IDS)
-    if values.dtype == pl.Int32:
-        return values
-    if isinstance(values.dtype, pl.Categorical):
-        if (categories(values) != "").all():
-            return values
-        values = values.cast(pl.String)
-    if values.dtype == pl.String:
-        name.refuse(values, values == "", _EXPECTED_IDS)
-        return values
-    if values.dtype.is_float():
-        limit = 2.0 ** _SIGNIFICAND_BITS[str(values.dtype)]
-        name.refuse(
-            values,
-            (values != values.round()) | ~values.is_between(-limit, limit, closed="none"),
-            f"{_EXPECTED_IDS}; a {values.dtype} holds integers exactly only up to {limit:.0f}",
-        )
-    if values.dtype.is_numeric() and not values.dtype.is_decimal():
-        for dtype in (pl.Int64, pl.UInt64, pl.String):
-            cast = values.cast(dtype, strict=False)
-            if not cast.has_nulls():
-                return cast
-    raise name.wrong_dtype(values, _EXPECTED_IDS)
+    ids, refused = ids_of_objects(values.to_list()) if values.dtype == pl.Object else (values, refused_ids(values))
+    if refused is None:
+        raise name.wrong_dtype(values, expected_ids(values.dtype))
+    name.refuse(values, refused, expected_ids(values.dtype))
+    return canonical_ids(ids)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fastncf.data.readers.checks import ColumnName, check_ids
@@ -56,7 +57,10 @@ def read_table(source: Any, *, user: str | None, item: str | None, time: str | N
         all_columns = [str(column) for column in source.columns]
         columns = match_columns(all_columns, names, _FRAME, needs_time)
         frame = pl.DataFrame(
-            {role: _from_pandas(source.iloc[:, all_columns.index(column)]) for role, column in columns.items()}
+            {
+                role: _from_pandas(source.iloc[:, all_columns.index(column)], is_id=role != "time")
+                for role, column in columns.items()
+            }
         )
         return _check_table(frame, columns, _FRAME, "pandas frame")
     raise DataError(f"cannot read interactions from a {type(source).__name__}; expected {EXPECTED_SOURCES}")
@@ -92,8 +96,11 @@ def _collect(
         raise DataError(f"{source}: {failure} ({reason:.200}); expected {EXPECTED_SOURCES}") from None
 
 
-def _from_pandas(column: Any) -> pl.Series:
-    """Return a pandas column as a polars one. ``pl.from_pandas`` would need pyarrow for text."""
+def _from_pandas(column: Any, *, is_id: bool) -> pl.Series:
+    """Return a pandas column as a polars one. ``pl.from_pandas`` would need pyarrow for text.
+
+    Ids of several types and NumPy's scalars are left as objects: polars would make other text of them, or round them.
+    """
     if getattr(column.dtype, "tz", None) is not None:
         column = column.dt.tz_convert(None)
     if column.dtype.kind == "M" and column.dt.unit == "s":  # polars has no such unit
@@ -107,7 +114,8 @@ def _from_pandas(column: Any) -> pl.Series:
     values = column.astype(object)
     values = values.where(values.notna(), None).tolist()
     types = set(map(type, values)) - {type(None)}
-    if bool in types and len(types) > 1:  # polars would take True for 1
+    is_mixed = is_id and (len(types) > 1 or any(issubclass(kind, np.generic) for kind in types))
+    if is_mixed or (bool in types and len(types) > 1):  # polars would take True for 1
         return pl.Series(values, dtype=pl.Object)
     try:
         return pl.Series(values, strict=False, dtype=None if values else pl.String)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def check_refusal(path: Path, message: str) -> None:
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 WORDS = st.text(st.sampled_from('abcé_,;|\t "\n'), min_size=1, max_size=6).map(lambda text: "x" + text)
 PLAIN_WORDS = st.text(st.sampled_from("abcé_"), min_size=1, max_size=6)
+
+
+def canonical(raw_id: int | str) -> int | str:
+    """The canonical text of an id, or the integer as it is."""
+    if isinstance(raw_id, int):
+        return raw_id
+    stripped = raw_id.strip(" \t\r\n\x0b\x0c\x85\xa0\u2028\u2029\u3000")
+    whole = re.fullmatch(r"(-?[1-9][0-9]*|-?0)\.0+", stripped)
+    return (whole[1] if whole[1] != "-0" else "0") if whole else stripped
 
 
 @st.composite

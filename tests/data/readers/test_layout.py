@@ -13,12 +13,14 @@ from tests.data.readers.conftest import HEADER, PLAIN, check_refusal, read
         (["1", "30", "7"], pl.Int64),
         (["-1", "0", "5"], pl.Int64),
         (["9223372036854775807", "-9223372036854775808", "1"], pl.Int64),
-        (["18446744073709551615", "1", "2"], pl.String),
+        (["18446744073709551615", "1", "2"], pl.UInt64),
         (["99999999999999999999999", "1", "2"], pl.String),
         (["007", "7", "8"], pl.String),
         (["+7", "7", "8"], pl.String),
         (["-0", "0", "8"], pl.String),
-        (["1.0", "2.0", "3.0"], pl.String),
+        (["1.0", "2.0", "x"], pl.String),
+        (["1.0", "2.0", "3.0"], pl.Int64),
+        (["1e3", "2e3", "3"], pl.String),
         (["a", "B0001", "é"], pl.String),
         (["NULL", "nan", "None"], pl.String),
     ],
@@ -26,7 +28,7 @@ from tests.data.readers.conftest import HEADER, PLAIN, check_refusal, read
 def test_ids_of_text_files(write, ids, dtype):
     table = read(write("user,item,time\n" + "".join(f"{raw},1,2\n" for raw in ids))).frame
     assert to_canonical_dtype(table["user"]).dtype == dtype
-    assert table["user"].cast(pl.String).to_list() == ids
+    assert table["user"].cast(pl.String).to_list() == [raw.removesuffix(".0") for raw in ids]
 
 
 BAD = {

@@ -18,6 +18,7 @@ from tests.data.readers.conftest import (
     PLAIN,
     ROWS,
     archive,
+    canonical,
     check_refusal,
     interactions,
     parquet,
@@ -157,7 +158,7 @@ def test_round_trip_of_frames(tmp_path, drawn, columns):
     frame = pl.DataFrame(data).select(columns)
     path = tmp_path / "ratings.parquet"
     frame.write_parquet(path)
-    expected = [(row["user"], row["item"], row["time"]) for row in data]
+    expected = [(canonical(row["user"]), canonical(row["item"]), row["time"]) for row in data]
     for source in (frame, frame.lazy(), path, pd.DataFrame(data)[columns]):
         assert rows(source) == expected
 

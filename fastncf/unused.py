@@ -1,0 +1,204 @@
+"""Settings that a fit cannot use beside the others: contradictions are refused, the rest is said in a warning.
+
+Each row of :data:`CONTRADICTIONS` and :data:`UNUSED` is one situation. A setting counts as given where it differs from
+its default: a default that was given cannot be told from one that was left out, and makes no difference.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastncf.config import Config
+from fastncf.errors import ConfigError, UnusedSettingWarning
+from fastncf.plan import AS_ASKED_FOR, Plan, make_plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a fit is given beside its settings.
+
+    Attributes:
+        test: source of the test set, or None.
+        candidates: source of the candidates, or None.
+        columns: given name of the user, item and time column, or None for each.
+        module: module of the user's own, or None.
+    """
+
+    test: Any
+    candidates: Any
+    columns: dict[str, str | None]
+    module: "nn.Module | None"
+
+
+class Contradiction(NamedTuple):
+    """Inputs and settings of which one would be ignored, so that the fit is refused.
+
+    Attributes:
+        holds: whether the situation is that of a fit.
+        message: the error, with the settings by their names in braces.
+    """
+
+    holds: Callable[[Config, Inputs], bool]
+    message: str
+
+
+CONTRADICTIONS = (
+    Contradiction(
+        lambda config, inputs: inputs.candidates is not None and inputs.test is None,
+        "candidates: expected test= beside it, whose rows they are the negatives of",
+    ),
+    Contradiction(
+        lambda config, inputs: inputs.test is not None and config.validation,
+        "validation=True: holds items out of a file without a given test set; expected no test=",
+    ),
+    Contradiction(
+        lambda config, inputs: inputs.test is not None and "split" in _given(config, ("split",)),
+        "split={split!r}: says which items are held out, and test= gives them; expected no test=, or no split=",
+    ),
+)
+"""Situations that are refused before anything is read."""
+
+
+class Fit(NamedTuple):
+    """A fit that is about to train.
+
+    Attributes:
+        config: what was asked for.
+        inputs: what was given beside it.
+        likely: plan before the data were read.
+        plan: what will be done.
+    """
+
+    config: Config
+    inputs: Inputs
+    likely: Plan
+    plan: Plan
+
+
+class Unused(NamedTuple):
+    """Settings that have no effect in one situation.
+
+    Attributes:
+        settings: names of fields of :class:`~fastncf.config.Config`, or ``time``.
+        holds: whether the situation is that of a fit.
+        reason: why they have none, as the end of a sentence.
+    """
+
+    settings: tuple[str, ...]
+    holds: Callable[[Fit], bool]
+    reason: str
+
+
+_OF_TRAINING = (
+    *("dim", "init_std", "layers", "dropout", "loss", "num_negatives", "negatives", "negatives_exponent", "optimizer"),
+    *("budget", "epochs", "batch_size", "learning_rate", "schedule", "l2", "shuffle", "patience", "precision"),
+)
+_WITHOUT_LAYERS = ("mf", "gmf")
+_WITHOUT_EXPONENT = ("uniform",)
+
+UNUSED = (
+    Unused(
+        ("model", "dim", "mlp_dim", "init_std", "layers", "dropout"),
+        lambda fit: fit.inputs.module is not None,
+        "the model is a module of your own, with parameters of its own",
+    ),
+    Unused(_OF_TRAINING, lambda fit: not fit.plan.num_epochs, "the model needs no training"),
+    Unused(
+        ("layers", "dropout"),
+        lambda fit: _trains(fit) and fit.plan.final.model in _WITHOUT_LAYERS,
+        "the model has no hidden layers",
+    ),
+    Unused(
+        ("batch_size",),
+        lambda fit: _trains(fit) and all(reasons.get("batch_size") != AS_ASKED_FOR for reasons in fit.plan.reasons),
+        "sgd takes a step for each interaction",
+    ),
+    Unused(
+        ("precision",),
+        lambda fit: _trains(fit) and all(stage.precision != fit.config.precision for stage in fit.plan.stages),
+        "sgd computes in float32",
+    ),
+    Unused(
+        ("negatives_exponent",),
+        lambda fit: _trains(fit) and all(stage.negatives in _WITHOUT_EXPONENT for stage in fit.plan.stages),
+        "negatives are drawn uniformly",
+    ),
+    Unused(
+        ("budget",),
+        lambda fit: _trains(fit) and _is_planned_alike(fit, budget="best"),
+        "all that it would choose is given",
+    ),
+    Unused(
+        ("l2",), lambda fit: not _has_embeddings(fit.inputs.module), "the module has no embedding of users or items"
+    ),
+    Unused(
+        ("num_candidates", "distinct_candidates"),
+        lambda fit: fit.inputs.candidates is not None,
+        "candidates= gives the lists of the test",
+    ),
+    Unused(
+        ("time",),
+        lambda fit: fit.likely.data.holdout == "random" and not fit.likely.uses_order,
+        "neither the held-out items nor the model depend on times",
+    ),
+    Unused(
+        ("time",),
+        lambda fit: fit.inputs.test is not None and not fit.likely.uses_order,
+        "test= gives the held-out items, and the model does not depend on times",
+    ),
+)
+"""Situations in which settings are not used, and which are said in a warning before the training."""
+
+
+def refuse_contradictions(config: Config, inputs: Inputs) -> None:
+    """Raise a ConfigError for the first of :data:`CONTRADICTIONS` that holds."""
+    for contradiction in CONTRADICTIONS:
+        if contradiction.holds(config, inputs):
+            raise ConfigError(contradiction.message.format(**config.to_dict()))
+
+
+def warn_of_unused(fit: Fit, *, stacklevel: int) -> None:
+    """Warn of settings that were given and have no effect, each once; ``stacklevel`` is as for ``warnings.warn``."""
+    warned: set[str] = set()
+    for unused in UNUSED:
+        given = _given(fit.config, unused.settings)
+        if unused.settings == ("time",) and fit.inputs.columns["time"] is not None:
+            given = {"time": fit.inputs.columns["time"]}
+        given = {name: value for name, value in given.items() if name not in warned}
+        if given and unused.holds(fit):
+            warned |= given.keys()
+            listed = ", ".join(f"{name}={value!r:.80}" for name, value in given.items())
+            warnings.warn(f"{listed}: no effect, since {unused.reason}", UnusedSettingWarning, stacklevel + 1)
+
+
+def _given(config: Config, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings of some names that differ from their defaults."""
+    known = Config.__dataclass_fields__
+    values = {name: getattr(config, name) for name in names if name in known}
+    return {name: value for name, value in values.items() if value != known[name].default}
+
+
+def _trains(fit: Fit) -> bool:
+    """Return whether a registered model, or one of the user's own, is trained at all."""
+    return fit.plan.num_epochs > 0
+
+
+def _is_planned_alike(fit: Fit, **changes: Any) -> bool:
+    """Return whether other settings lead to the same training."""
+    other = make_plan(replace(fit.config, **changes), fit.plan.data, fit.inputs.module)
+    return (other.stages, other.l2_trials) == (fit.plan.stages, fit.plan.l2_trials)
+
+
+def _has_embeddings(module: "nn.Module | None") -> bool:
+    """Return whether l2 applies to a module: to its embeddings whose names contain user or item."""
+    if module is None:
+        return True
+    from torch import nn
+
+    return any(
+        isinstance(layer, nn.Embedding) and ("user" in name or "item" in name) for name, layer in module.named_modules()
+    )
