@@ -256,14 +256,12 @@ class Recommender:
         """
         parameters: dict[str, Any]
         if isinstance(self.trained, Factors):
-            parameters, class_name = dict(zip(_FACTOR_NAMES, self.trained, strict=True)), "MF"
-            finite = parameters
+            parameters, class_name = _trained_arrays(self.trained), "MF"
         else:
             parameters, class_name = self.trained.state_dict(), type(self.trained).__name__
-            finite = {name: parameter.detach() for name, parameter in self.trained.named_parameters()}
         fields = Fields(**{name: getattr(self, name) for name in Fields.__annotations__})  # type: ignore[typeddict-item]
         try:
-            require_finite(finite)
+            require_finite(_trained_arrays(self.trained))
             description, data = describe(class_name, fields)
             read_fields(parse_json(dump_json({"format": FORMAT, **description}).encode("utf-8")), data, None, FORMAT)
         except (UnexpectedError, ConfigError) as error:
@@ -301,11 +299,10 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
         ) from None
     try:
         if model is None:
-            require_finite(saved.parameters)
             trained = _registered_model(fields, class_name, saved.parameters, folder)
         else:
             trained = _with_parameters(model, saved.parameters)
-            require_finite({name: parameter.detach() for name, parameter in trained.named_parameters()})
+        require_finite(_trained_arrays(trained))
     except UnexpectedError as error:
         raise DataError(
             f"{folder}: the parameters do not fit the model ({error!s:.300}); expected those that save() wrote"
@@ -335,13 +332,16 @@ def _registered_model(
         raise ConfigError(
             f"{folder}: its model is a {class_name!r:.80} of the user's own; expected model= with such a module"
         )
+    is_own = not models.get(stage.model).__module__.startswith(f"{models.__name__}.")
     try:
         forms = models.parameter_forms(stage, num_users, num_items)
     except Exception as error:  # whatever a constructor raises for sizes that no fit can have had
-        if models.get(stage.model).__module__.startswith(f"{models.__name__}."):
+        if not is_own:
             raise UnexpectedError(f"it cannot be built: {str(error)[:200]}") from None
     else:
         _require_forms(parameters, forms)
+    if not is_own:
+        require_finite(parameters)  # buffers as well: a module of the user's own may hold infinities in a mask
     model = models.build(stage, num_users, num_items, np.zeros(num_items, dtype=np.int64))
     return _with_parameters(model, parameters)
 
@@ -355,6 +355,13 @@ def _require_forms(parameters: Mapping[str, Any], forms: dict[str, tuple[tuple[i
         found = tuple(parameters[name].shape), str(parameters[name].dtype).removeprefix("torch.")
         if found != (shape, dtype):
             raise UnexpectedError(f"{name} has shape {found[0]} and dtype {found[1]}; expected {shape} and {dtype}")
+
+
+def _trained_arrays(trained: "nn.Module | Factors") -> dict[str, Any]:
+    """Return what was trained, by name: parameters, as arrays or tensors in the same memory, and no buffers."""
+    if isinstance(trained, Factors):
+        return dict(zip(_FACTOR_NAMES, trained, strict=True))
+    return {name: parameter.detach() for name, parameter in trained.named_parameters()}
 
 
 def _with_parameters(model: "nn.Module", parameters: Mapping[str, Any]) -> "nn.Module":

@@ -26,7 +26,7 @@ MODELS = {
 
 def fitted(model: str = "mf", hidden: int = 2) -> fastncf.Recommender:
     """Return a recommender of a few users and items, fitted on the CPU; ``hidden`` makes other data."""
-    data = checkerboard(num_users=12, num_items=10, hidden=hidden)
+    data = checkerboard(num_users=12, num_items=14, hidden=hidden)
     return fastncf.fit(data, model=model, num_candidates=5, device="cpu", **MODELS[model])
 
 
@@ -87,7 +87,7 @@ def change_arrays(folder: Path, role: str, change: Callable[[dict[str, np.ndarra
     path = file_of(folder, role)
     arrays = {name: array.copy() for name, array in load(path.read_bytes()).items()}
     change(arrays)
-    path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    path.write_bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
     renew_checksums(folder, description_of(folder))
 
 
