@@ -53,8 +53,9 @@ def write_folder(directory: str | Path, saved: Saved) -> None:
     """Write a model to a folder, which holds the older model or the new one at every moment, never a mixture.
 
     Raises:
-        DataError: the folder holds something other than a fastncf model, or cannot be written; an older model in it is
-            as it was.
+        DataError: the folder holds something other than a fastncf model, or cannot be written. An older model in it
+            is as it was, unless the last synchronisation failed: then the new one is there, and the files of the older
+            one as well, since either may be what a loss of power leaves.
     """
     try:
         contents = {"model": encode_arrays(saved.parameters), "data": encode_arrays(saved.data)}
@@ -129,8 +130,9 @@ def _replace_model(folder: Path, description: dict[str, Any], contents: dict[str
                 _discard(folder, number)
             raise
     files.sync_folder(folder)
-    for name in former:
-        files.remove(folder / name)
+    with suppress(OSError):  # the model is saved by now
+        for name in former:
+            files.remove(folder / name)
 
 
 def _discard(folder: Path, number: str) -> None:
