@@ -199,7 +199,7 @@ def _plain_numbers(values: Any) -> Any:
         return {name: _plain_numbers(value) for name, value in values.items()}
     if isinstance(values, list):
         return [_plain_numbers(value) for value in values]
-    return values if math.isfinite(values) else None
+    return None if isinstance(values, float | np.floating) and not math.isfinite(values) else values
 
 
 def _numbers(values: dict[str, float | None]) -> dict[str, float]:

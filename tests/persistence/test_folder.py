@@ -330,6 +330,10 @@ def test_nothing_is_saved_that_would_not_load(tmp_path):
     with pytest.raises(DataError, match="cannot be written as JSON: a object is no number"):
         rec.save(tmp_path)
     del rec.found["object"]
+    rec.metrics["note"] = "good"
+    with pytest.raises(DataError, match="is 'good'; expected a finite number"):
+        rec.save(tmp_path)
+    del rec.metrics["note"]
     rec.split.indptr[1] = -5
     with pytest.raises(DataError, match="indptr does not ascend"):
         rec.save(tmp_path)
