@@ -1,5 +1,6 @@
 """Fitted recommender: recommendations by the user's own ids as polars frames, evaluation, saving and loading."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +10,6 @@ import polars as pl
 
 from fastncf.config import Config
 from fastncf.data.csr import merge_items
-from fastncf.data.facts import DataFacts
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError, DataError
@@ -17,8 +17,11 @@ from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_ou
 from fastncf.evaluation.metrics import metrics
 from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.persistence import DESCRIPTION, Saved, read_folder, write_folder
-from fastncf.plan import Plan, make_plan
+from fastncf.persistence.arrays import require_finite
+from fastncf.persistence.description import Fields, describe, read_fields
+from fastncf.persistence.folder import DESCRIPTION, FORMAT, Saved, read_folder, write_folder
+from fastncf.persistence.plain import UnexpectedError, dump_json, parse_json
+from fastncf.plan import Plan
 from fastncf.rng import Stream
 from fastncf.trainers.loop import TrainingLog
 
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FORMAT = 2
 _FACTOR_NAMES = "user_embedding.weight", "item_embedding.weight", "user_bias", "item_bias"
 """Names of the parameters of an MF, in the order of Factors."""
 
@@ -255,44 +257,41 @@ class Recommender:
         )
 
     def save(self, directory: str | Path) -> None:
-        """Write the model, its plan, its data and its ids to a directory: safetensors and JSON.
+        """Write the model, its plan, its data and its ids to a folder: safetensors and JSON.
 
-        It is written beside the target and renamed into place: a write that fails leaves the old model.
+        The folder holds the older model or the new one at every moment, also for those who read it meanwhile, and after
+        a kill or a loss of power. Files of others in it stay as they are.
 
         Args:
-            directory: a new or empty folder, or one with an older model, which is replaced.
+            directory: a new or empty folder, or one with an older model, which is replaced. Links are followed, and
+                hidden files do not count.
 
         Raises:
-            DataError: the directory exists and holds something other than a fastncf model, or cannot be made.
+            DataError: the folder holds something other than a fastncf model, or cannot be written; or the model holds
+                what :func:`load` would refuse, such as parameters that are not finite. An older model stays.
         """
         parameters: dict[str, Any]
         if isinstance(self.trained, Factors):
-            parameters, class_name = dict(zip(_FACTOR_NAMES, self.trained, strict=True)), "MF"
+            parameters, class_name = _trained_arrays(self.trained), "MF"
         else:
             parameters, class_name = self.trained.state_dict(), type(self.trained).__name__
-        data = {name: getattr(self.split, name) for name in ("indptr", "indices", "test_item", "validation_item")}
-        if self.split.test_candidates is not None:
-            data["test_candidates"] = self.split.test_candidates
-        description = {
-            "format": FORMAT,
-            "model_class": class_name,
-            "config": self.config.to_dict(),
-            "plan": self.plan.to_dict(),
-            "metrics": self.metrics,
-            "protocol": self.protocol,
-            "data": self.data,
-            "seconds": self.seconds,
-            "training_log": self.training_log,
-            "found": self.found,
-            "holdout": self.split.holdout,
-            "users": {"dtype": str(self.users.ids.dtype), "ids": self.users.ids.to_list()},
-            "items": {"dtype": str(self.items.ids.dtype), "ids": self.items.ids.to_list()},
-        }
+        fields = Fields(**{name: getattr(self, name) for name in Fields.__annotations__})  # type: ignore[typeddict-item]
+        try:
+            require_finite(_trained_arrays(self.trained))
+            description, data = describe(class_name, fields)
+            read_fields(parse_json(dump_json({"format": FORMAT, **description}).encode("utf-8")), data, None, FORMAT)
+        except (UnexpectedError, ConfigError) as error:
+            raise DataError(
+                f"{directory}: nothing is saved, since {error!s:.300}; expected a model that fit() made"
+            ) from None
         write_folder(directory, Saved(description, data, parameters))
 
 
 def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str = "cpu") -> Recommender:
     """Read what :meth:`Recommender.save` wrote, in this version or an older one.
+
+    Everything is checked before it is used: the checksums of the files, the types, shapes and ranges of all that they
+    hold, and whether the parameters fit the model. No code of the folder is run.
 
     Args:
         directory: the folder.
@@ -305,116 +304,106 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
         ConfigError: the model was a module of the user's own and none is given.
         DeviceError: the device is not available.
     """
-    from fastncf.device import find_device
-
     folder = Path(directory)
     saved = read_folder(folder)
     try:
-        version = saved.description["format"]
-        if version not in (1, FORMAT):
-            raise DataError(
-                f"{folder}: has format {version!r}; expected format 1 or {FORMAT}, which this version reads"
-            )
-        description = _with_current_names(saved.description) if version == 1 else saved.description
-        class_name, fields = description["model_class"], _described(description, saved.data, model)
-    except (KeyError, TypeError, AttributeError, ConfigError, pl.exceptions.PolarsError) as error:
+        class_name, fields = read_fields(saved.description, saved.data, model, FORMAT)
+    except (UnexpectedError, ConfigError) as error:
         raise DataError(
-            f"{folder}: {DESCRIPTION} is not as expected ({type(error).__name__}: {error!s:.300}); "
+            f"{folder}: {DESCRIPTION} is not as expected ({error!s:.300}); "
             f"expected a folder as save() wrote it, in this version or an older one"
         ) from None
-    if model is None:
-        model = _empty_model(fields, class_name, folder)
     try:
-        model.load_state_dict(saved.parameters)
-    except RuntimeError as error:
-        raise DataError(f"{folder}: the parameters do not fit the model ({str(error).splitlines()[0]:.300})") from None
-    return Recommender(trained=model.to(find_device(device)).eval(), **fields)
+        if model is None:
+            trained = _registered_model(fields, class_name, saved.parameters, folder)
+        else:
+            trained = _with_parameters(model, saved.parameters)
+        require_finite(_trained_arrays(trained))
+    except UnexpectedError as error:
+        raise DataError(
+            f"{folder}: the parameters do not fit the model ({error!s:.300}); expected those that save() wrote"
+        ) from None
+    return Recommender(trained=_on_device(trained, device), **fields)
 
 
-def _empty_model(fields: dict[str, Any], class_name: str, folder: Path) -> "nn.Module":
-    """Return a module for the parameters of a registered model."""
+def _registered_model(
+    fields: Fields, class_name: str, parameters: Mapping[str, Any], folder: Path
+) -> "nn.Module | Factors":
+    """Return the registered model that was trained; factors where its parameters are.
+
+    Raises:
+        ConfigError: the model is not registered.
+        UnexpectedError: the parameters have other names, shapes or dtypes than those of the model.
+    """
     from fastncf import models
 
-    stage = fields["plan"].final
+    stage, num_users, num_items = fields["plan"].final, len(fields["users"]), len(fields["items"])
+    if stage.model in models.FACTOR_MODELS and class_name == "MF":
+        shapes = (num_users, stage.dim), (num_items, stage.dim), (num_users,), (num_items,)
+        _require_forms(
+            parameters, {name: (shape, "float32") for name, shape in zip(_FACTOR_NAMES, shapes, strict=True)}
+        )
+        return Factors(*(parameters[name] for name in _FACTOR_NAMES))
     if stage.model not in models.names() or models.get(stage.model).__name__ != class_name:
         raise ConfigError(
-            f"{folder}: its model is a {class_name} of the user's own; expected model= with such a module"
+            f"{folder}: its model is a {class_name!r:.80} of the user's own; expected model= with such a module"
         )
-    num_items = len(fields["items"])
-    return models.build(stage, len(fields["users"]), num_items, np.zeros(num_items, dtype=np.int64))
+    is_own = not models.get(stage.model).__module__.startswith(f"{models.__name__}.")
+    try:
+        forms = models.parameter_forms(stage, num_users, num_items)
+    except Exception as error:  # whatever a constructor raises for sizes that no fit can have had
+        if not is_own:
+            raise UnexpectedError(f"it cannot be built: {str(error)[:200]}") from None
+    else:
+        _require_forms(parameters, forms)
+    if not is_own:
+        require_finite(parameters)  # buffers as well: a module of the user's own may hold infinities in a mask
+    model = models.build(stage, num_users, num_items, np.zeros(num_items, dtype=np.int64))
+    return _with_parameters(model, parameters)
 
 
-def _described(description: dict[str, Any], data: Any, model: "nn.Module | None") -> dict[str, Any]:
-    """Return the attributes of the recommender that was saved, without its model."""
-    users, items = (
-        Vocabulary(
-            pl.Series(noun, description[f"{noun}s"]["ids"], dtype=getattr(pl, description[f"{noun}s"]["dtype"])), noun
-        )
-        for noun in ("user", "item")
-    )
-    counts = description["data"]
-    split = Split(
-        num_items=len(items),
-        indptr=data["indptr"],
-        indices=data["indices"],
-        test_item=data["test_item"],
-        validation_item=data["validation_item"],
-        num_duplicates=counts["num_duplicates"],
-        num_users_all_seen=counts["num_users_all_seen"],
-        num_users_too_short=counts["num_users_too_short"],
-        holdout=description["holdout"],
-        test_candidates=data.get("test_candidates"),
-        num_candidates_seen=counts.get("num_candidates_seen", 0),
-    )
-    config = Config.from_dict(description["config"])
-    is_planned = "plan" in description
-    return {
-        "config": config,
-        "plan": Plan.from_dict(description["plan"]) if is_planned else _former_plan(config, split, description, model),
-        "users": users,
-        "items": items,
-        "split": split,
-        "metrics": description["metrics"],
-        "protocol": description["protocol"],
-        "data": counts,
-        "seconds": description["seconds"],
-        "training_log": description["training_log"],
-        "found": description["found"],
-    }
+def _require_forms(parameters: Mapping[str, Any], forms: dict[str, tuple[tuple[int, ...], str]]) -> None:
+    """Raise an error unless parameters have the names, shapes and dtypes that are expected."""
+    if set(parameters) != set(forms):
+        names = ", ".join(sorted(set(parameters) ^ set(forms)))
+        raise UnexpectedError(f"missing or unknown: {names:.200}")
+    for name, (shape, dtype) in forms.items():
+        found = tuple(parameters[name].shape), str(parameters[name].dtype).removeprefix("torch.")
+        if found != (shape, dtype):
+            raise UnexpectedError(f"{name} has shape {found[0]} and dtype {found[1]}; expected {shape} and {dtype}")
 
 
-_FORMER_NAMES = {
-    "folded": "num_duplicates",
-    "left_out": "num_users_all_seen",
-    "too_short": "num_users_too_short",
-    "rule": "holdout",
-    "history": "training_log",
-}
-"""Names in a description of format 1, and what they are called now."""
+def _trained_arrays(trained: "nn.Module | Factors") -> dict[str, Any]:
+    """Return what was trained, by name: parameters, as arrays or tensors in the same memory, and no buffers."""
+    if isinstance(trained, Factors):
+        return dict(zip(_FACTOR_NAMES, trained, strict=True))
+    return {name: parameter.detach() for name, parameter in trained.named_parameters()}
 
 
-def _with_current_names(description: dict[str, Any]) -> dict[str, Any]:
-    """Return a description of format 1 with the names of today."""
+def _with_parameters(model: "nn.Module", parameters: Mapping[str, Any]) -> "nn.Module":
+    """Return a module after its parameters were replaced by some of the same names and shapes."""
+    import torch
 
-    def renamed(values: dict[str, Any]) -> dict[str, Any]:
-        """Return values by the names of today."""
-        return {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
+    try:
+        model.load_state_dict({name: torch.as_tensor(array) for name, array in parameters.items()})
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UnexpectedError(" ".join(str(error).split())) from None
+    return model
 
-    return {**renamed(description), "data": renamed(description["data"])}
 
+def _on_device(trained: "nn.Module | Factors", device: str) -> "nn.Module | Factors":
+    """Return a model in evaluation mode on a device; factors stay what they are on a CPU, without importing torch."""
+    if isinstance(trained, Factors):
+        if device == "cpu":
+            return trained
+        from fastncf.models.mf import MF
 
-def _former_plan(config: Config, split: Split, description: dict[str, Any], model: "nn.Module | None") -> Plan:
-    """Return the plan of a fit whose settings were saved with everything filled in, and no plan."""
-    facts = DataFacts(
-        num_users=split.num_users,
-        num_items=split.num_items,
-        num_interactions=len(split.indices),
-        num_rows=int(description["found"].get("rows", split.num_interactions)),
-        has_order=config.history == "sequence",
-        order_reason="as in the fit",
-        holdout=split.holdout,
-    )
-    return make_plan(replace(config, device="cpu", precision="float32"), facts, model)
+        module: nn.Module = MF.from_factors(trained)
+    else:
+        module = trained
+    from fastncf.device import find_device
+
+    return module.to(find_device(device)).eval()
 
 
 def _require_k(k: int) -> None:

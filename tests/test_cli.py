@@ -140,7 +140,7 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["fit", "\x1b[31m\u202e"], 3, "\\x1b[31m\\u202e: no such file"),
         (["fit", "\udcff.csv"], 3, "\\udcff.csv: no such file"),
         (["fit", "a\0b"], 2, "has a NUL character"),
-        (["evaluate", "x" * 300], 1, "File name too long"),
+        (["evaluate", "x" * 300], 3, "File name too long"),
         (["fit", "{ratings}", "--device", "cuda:99"], 4, "is not available here"),
         (["fit", "{ratings}", "--device", "meta"], 4, "; expected"),
         (["evaluate", "nowhere"], 3, "holds no fastncf model"),

@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"rng", "stage", "streams", "threads"},
+    {"files", "rng", "stage", "streams", "threads"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},
     {"device"},
@@ -20,7 +20,8 @@ LEVELS = [
     {"sampling", "models"},
     {"config", "evaluation"},
     {"trainers"},
-    {"plan", "persistence"},
+    {"plan"},
+    {"persistence"},
     {"recommender", "tuning", "unused"},
     {"train"},
     {"cli"},
@@ -28,7 +29,7 @@ LEVELS = [
 """Modules and folders from the lowest to the highest; a file imports from its own folder and from lower levels only."""
 
 LIBRARIES = {
-    "polars": {"data", "recommender"},
+    "polars": {"data", "persistence", "recommender"},
     "llvmlite": {"kernels.cpu"},
     "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},

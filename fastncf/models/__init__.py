@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from fastncf.stage import Stage
 
+FACTOR_MODELS = frozenset({"mf"})
+"""Models whose parameters are :class:`~fastncf.kernels.cpu.factors.Factors`, which are loaded without torch."""
+
 _SUPPORT_MODULES = frozenset({"layers", "losses", "scorers"})
 """Files of this folder that are no models."""
 
@@ -121,6 +124,25 @@ def build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndarr
 
     generator = torch.Generator().manual_seed(key(stage.seed, Stream.PARAMETERS) >> 1)
     return get(stage.model).build(stage, num_users, num_items, item_counts, generator)
+
+
+def parameter_forms(stage: "Stage", num_users: int, num_items: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return the shape and the dtype of each parameter and buffer of the model that a stage names; no memory is taken.
+
+    Args:
+        stage: names the model and its sizes.
+        num_users: U.
+        num_items: I.
+
+    Raises:
+        ConfigError: there is no model of that name.
+        Exception: what the model raises that cannot be built with such sizes, or on torch's device ``meta``.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = build(stage, num_users, num_items, torch.empty(num_items))
+    return {name: (tuple(one.shape), str(one.dtype).removeprefix("torch.")) for name, one in model.state_dict().items()}
 
 
 def _files() -> set[str]:

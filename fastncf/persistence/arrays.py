@@ -1,0 +1,170 @@
+"""Arrays in the safetensors format, and the checks that they need before compiled code may index with them.
+
+Compiled code checks no index. So an array that is out of range would end the process, or give wrong results.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+
+from fastncf.data.split import Split
+from fastncf.persistence.plain import UnexpectedError
+
+_DTYPES = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "U16": np.uint16,
+    "U32": np.uint32,
+    "U64": np.uint64,
+    "I8": np.int8,
+    "I16": np.int16,
+    "I32": np.int32,
+    "I64": np.int64,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+}
+"""Dtypes of the format that NumPy has."""
+
+
+_NOT_WRITABLE = SafetensorError, TypeError, KeyError, ValueError, AttributeError, RuntimeError
+"""What NumPy, torch and safetensors raise for something that is no dense array of numbers."""
+
+
+def encode_arrays(arrays: Mapping[str, Any]) -> bytes:
+    """Return arrays or tensors as the content of a safetensors file; those that share memory are written each.
+
+    Raises:
+        UnexpectedError: one of them is no dense array or tensor of numbers.
+    """
+    dense: dict[str, Any] = {}
+    for name, array in arrays.items():
+        try:
+            dense[name] = array if isinstance(array, np.ndarray) else _dense(array)
+        except _NOT_WRITABLE as error:
+            raise UnexpectedError(f"{name!r:.80} is no dense tensor of numbers: {str(error)[:200]}") from None
+    try:
+        if all(isinstance(array, np.ndarray) for array in dense.values()):
+            return save({name: np.asarray(array, order="C") for name, array in dense.items()})
+        import torch
+        from safetensors.torch import save as save_tensors
+
+        return save_tensors({name: torch.as_tensor(array).clone() for name, array in dense.items()})
+    except _NOT_WRITABLE as error:
+        raise UnexpectedError(f"one of the arrays is not of numbers: {str(error)[:200]}") from None
+
+
+def decode_arrays(content: bytes) -> dict[str, Any]:
+    """Return the arrays of a safetensors file; as tensors where NumPy lacks the dtype of one, such as bfloat16.
+
+    Raises:
+        UnexpectedError: the content is not of that format.
+    """
+    try:
+        entries = deserialize(content)
+        if all(entry["dtype"] in _DTYPES for _, entry in entries):
+            return {
+                name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+                for name, entry in entries
+            }
+        from safetensors.torch import load
+
+        return load(content)
+    except (*_NOT_WRITABLE, MemoryError) as error:
+        raise UnexpectedError(f"it is no safetensors file: {str(error)[:200]}") from None
+
+
+def _dense(tensor: Any) -> Any:
+    """Return a tensor on any device as a NumPy array, or as a dense tensor on the CPU where NumPy lacks its dtype."""
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if str(tensor.layout) != "torch.strided":
+        raise TypeError(f"its layout is {tensor.layout}")
+    try:
+        return tensor.numpy()
+    except TypeError:
+        return tensor.contiguous()
+
+
+def require_finite(arrays: Mapping[str, Any]) -> None:
+    """Raise an error if an array or tensor of floats holds NaN or an infinity.
+
+    Raises:
+        UnexpectedError: one does.
+    """
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray):
+            is_finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
+        else:
+            is_finite = bool(array.isfinite().all())
+        if not is_finite:
+            raise UnexpectedError(f"{name!r:.80} holds numbers that are not finite")
+
+
+def require_split(split: Split, num_users: int) -> None:
+    """Raise an error unless all indices of a split are in range and the rows are in order.
+
+    Args:
+        split: of which nothing is known but its numbers and text.
+        num_users: U.
+
+    Raises:
+        UnexpectedError: an array has another shape or dtype, or holds what a split cannot hold.
+    """
+    num_items, indices, candidates = split.num_items, split.indices, split.test_candidates
+    _require_form("indptr", split.indptr, (num_users + 1,), np.int64)
+    _require_form("indices", indices, (math.prod(indices.shape),), np.int32)
+    _require_rows(split.indptr, indices, num_items)
+    for name in ("test_item", "validation_item"):
+        held_out = getattr(split, name)
+        _require_form(name, held_out, (num_users,), np.int32)
+        _require_range(name, held_out, -1, num_items)
+        if _is_in_row(split.indptr, indices, held_out).any():
+            raise UnexpectedError(f"{name} holds an item that its user's row of indices holds as well")
+    if ((split.test_item >= 0) & (split.test_item == split.validation_item)).any():
+        raise UnexpectedError("test_item and validation_item hold the same item of a user")
+    if candidates is not None:
+        num_lists = int((split.test_item >= 0).sum())
+        _require_form("test_candidates", candidates, (num_lists, *(candidates.shape[1:2] or (0,))), np.int32)
+        _require_range("test_candidates", candidates, -1, num_items)
+
+
+def _require_form(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
+    """Raise an error for an array of another shape or dtype, or of another number of dimensions."""
+    if array.shape != shape or array.dtype != dtype:
+        raise UnexpectedError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}; expected {shape} and {np.dtype(dtype)}"
+        )
+
+
+def _require_range(name: str, array: np.ndarray, lowest: int, end: int) -> None:
+    """Raise an error if an array holds numbers outside ``lowest`` to ``end`` - 1."""
+    if array.size and (int(array.min()) < lowest or int(array.max()) >= end):
+        raise UnexpectedError(f"{name} holds {array.min()} to {array.max()}; expected {lowest} to {end - 1}")
+
+
+def _require_rows(indptr: np.ndarray, indices: np.ndarray, num_items: int) -> None:
+    """Raise an error unless a CSR has rows within its length and ascending, distinct items in each row."""
+    if indptr[0] != 0 or indptr[-1] != len(indices) or (indptr[1:] < indptr[:-1]).any():
+        raise UnexpectedError(f"indptr does not ascend from 0 to {len(indices)}, the length of indices")
+    _require_range("indices", indices, 0, num_items)
+    ascends = indices[1:] > indices[:-1]
+    inner = indptr[1:-1]
+    ascends[inner[(inner > 0) & (inner < len(indices))] - 1] = True  # from one row to the next
+    if not ascends.all():
+        raise UnexpectedError("indices does not ascend in each row")
+
+
+def _is_in_row(indptr: np.ndarray, indices: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Return whether each user's row of a CSR holds an item (U,); a binary search in all rows at once."""
+    first, end = indptr[:-1].copy(), indptr[1:].copy()
+    for _ in range(int((end - first).max(initial=0)).bit_length()):
+        middle = (first + end) // 2
+        is_open = first < end
+        is_below = is_open & (indices[np.where(is_open, middle, 0)] < item)
+        first, end = np.where(is_below, middle + 1, first), np.where(is_open & ~is_below, middle, end)
+    found = first < indptr[1:]
+    return found & (indices[np.where(found, first, 0)] == item) if len(indices) else found

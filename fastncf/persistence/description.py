@@ -1,0 +1,243 @@
+"""What is saved of a model beside its parameters: settings, ids, split, metrics; written, and read with checks."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+import polars as pl
+
+from fastncf.config import Config
+from fastncf.data.facts import DataFacts
+from fastncf.data.ids import Vocabulary
+from fastncf.data.split import Split
+from fastncf.persistence.arrays import require_split
+from fastncf.persistence.plain import UnexpectedError, read_plain
+from fastncf.plan import Plan, make_plan
+from fastncf.trainers.loop import TrainingLog
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ARRAYS = "indptr", "indices", "test_item", "validation_item", "test_candidates"
+"""Names of the arrays of a split; the last one may be missing."""
+
+_MOST_LAYERS = 1000
+_COUNTS = "num_duplicates", "num_users_all_seen", "num_users_too_short"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ids:
+    """Ids of all users or items, ascending."""
+
+    dtype: Literal["Int64", "UInt64", "String"]
+    ids: list[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plain:
+    """The values of a description, by the names that JSON has for them; None stands for a number that is not finite."""
+
+    format: int
+    model_class: str
+    config: Config
+    plan: Plan | None = None
+    metrics: dict[str, float | None]
+    protocol: str
+    data: dict[str, int]
+    seconds: dict[str, float | None]
+    training_log: list[dict[str, float | None]]
+    found: dict[str, Any]
+    holdout: Literal["latest", "random", "given"]
+    users: _Ids
+    items: _Ids
+
+
+class Fields(TypedDict):
+    """The attributes of a :class:`~fastncf.recommender.Recommender` beside its trained parameters."""
+
+    config: Config
+    plan: Plan
+    users: Vocabulary
+    items: Vocabulary
+    split: Split
+    metrics: dict[str, float]
+    protocol: str
+    data: dict[str, int]
+    seconds: dict[str, float]
+    training_log: TrainingLog
+    found: dict[str, Any]
+
+
+def describe(model_class: str, saved: Fields) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the plain values and the arrays from which :func:`read_fields` makes the same attributes."""
+    split, plain = (
+        saved["split"],
+        {name: _plain_numbers(saved[name]) for name in ("metrics", "seconds", "training_log")},
+    )
+    description = {
+        "model_class": model_class,
+        "config": saved["config"].to_dict(),
+        "plan": saved["plan"].to_dict(),
+        **plain,
+        **{name: saved[name] for name in ("protocol", "data", "found")},
+        "holdout": split.holdout,
+        **{
+            f"{one.noun}s": {"dtype": str(one.ids.dtype), "ids": one.ids.to_list()}
+            for one in (saved["users"], saved["items"])
+        },
+    }
+    arrays = {name: getattr(split, name) for name in ARRAYS}
+    return description, {name: array for name, array in arrays.items() if array is not None}
+
+
+def read_fields(
+    description: dict[str, Any], arrays: Mapping[str, Any], model: "nn.Module | None", current_format: int
+) -> tuple[str, Fields]:
+    """Return the name of the model's class, and the attributes of the recommender that was saved.
+
+    Args:
+        description: plain values of any format.
+        arrays: of the split, by name.
+        model: a module of the user's own, for a plan of format 1.
+        current_format: in older formats, settings that have a default may be missing.
+
+    Raises:
+        UnexpectedError: a value or an array is missing, unknown, of another type, out of range, or contradicts another.
+        ConfigError: the settings exclude each other, or name what is not registered here.
+    """
+    version = description["format"]
+    current = _with_current_names(description) if version == 1 else description
+    plain = read_plain(_Plain, current, "the description", may_lack=version < current_format)
+    users, items = _vocabulary(plain.users, "user"), _vocabulary(plain.items, "item")
+    split = _read_split(plain, arrays, len(users), len(items))
+    if plain.plan is None:
+        if version != 1:
+            raise UnexpectedError("the description has no plan")
+        plan = _former_plan(plain, split, model)
+    else:
+        plan = plain.plan
+        _require_plan(plan, split)
+    return plain.model_class, Fields(
+        config=plain.config,
+        plan=plan,
+        users=users,
+        items=items,
+        split=split,
+        metrics=_numbers(plain.metrics),
+        protocol=plain.protocol,
+        data=plain.data,
+        seconds=_numbers(plain.seconds),
+        training_log=[_numbers(entry) for entry in plain.training_log],
+        found=plain.found,
+    )
+
+
+def _vocabulary(stated: _Ids, noun: str) -> Vocabulary:
+    """Return the vocabulary of ids that ascend."""
+    expected = str if stated.dtype == "String" else int
+    try:
+        if set(map(type, stated.ids)) != {expected}:
+            raise TypeError
+        ids = pl.Series(noun, stated.ids, dtype=getattr(pl, stated.dtype))
+    except (TypeError, OverflowError, ValueError, pl.exceptions.PolarsError):
+        words = "text" if expected is str else f"integers that {stated.dtype} holds"
+        raise UnexpectedError(f"the ids of {noun}s are not all {words}") from None
+    if len(ids) >= 2**31 or not bool((ids.slice(1) > ids.slice(0, len(ids) - 1)).all()):
+        raise UnexpectedError(f"the ids of {noun}s do not ascend")
+    return Vocabulary(ids, noun)
+
+
+def _read_split(plain: _Plain, arrays: Mapping[str, Any], num_users: int, num_items: int) -> Split:
+    """Return the split, whose arrays are checked, and whose counts are there."""
+    if unknown := [name for name in arrays if name not in ARRAYS]:
+        raise UnexpectedError(f"the data have the unknown array {unknown[0]!r:.80}")
+    if missing := [name for name in ARRAYS[:-1] if name not in arrays]:
+        raise UnexpectedError(f"the data have no array {missing[0]}")
+    counts = plain.data
+    if wrong := [name for name in ("users", "items", "interactions", *_COUNTS) if counts.get(name, -1) < 0]:
+        raise UnexpectedError(f"data.{wrong[0]} is missing or below 0")
+    if (counts["users"], counts["items"]) != (num_users, num_items):
+        raise UnexpectedError(f"data has other numbers of users and items than the ids, {num_users} and {num_items}")
+    split = Split(
+        num_items=num_items,
+        indptr=arrays["indptr"],
+        indices=arrays["indices"],
+        test_item=arrays["test_item"],
+        validation_item=arrays["validation_item"],
+        num_duplicates=counts["num_duplicates"],
+        num_users_all_seen=counts["num_users_all_seen"],
+        num_users_too_short=counts["num_users_too_short"],
+        num_candidates_seen=counts.get("num_candidates_seen", 0),
+        holdout=plain.holdout,
+        test_candidates=arrays.get("test_candidates"),
+    )
+    require_split(split, num_users)
+    return split
+
+
+def _require_plan(plan: Plan, split: Split) -> None:
+    """Raise an error for a plan of other data, or one that could not be printed or whose model could not be built."""
+    facts = plan.data
+    found = facts.num_users, facts.num_items, facts.num_interactions, facts.holdout
+    if found != (split.num_users, split.num_items, len(split.indices), split.holdout):
+        raise UnexpectedError("the plan is for other data than those of the split")
+    if not plan.stages or not len(plan.stages) == len(plan.reasons) == len(plan.passed_over):
+        raise UnexpectedError("the plan has another number of reasons than of stages")
+    for stage in (*plan.stages, *plan.l2_trials):
+        if min(stage.dim, stage.mlp_dim, *stage.layers, 1) < 1 or len(stage.layers) > _MOST_LAYERS:
+            raise UnexpectedError("the plan has a stage without a dimension, or with too many layers")
+    try:
+        str(plan)
+    except KeyError as error:
+        raise UnexpectedError(f"the plan has no reason for {error}") from None
+
+
+def _plain_numbers(values: Any) -> Any:
+    """Return dicts and lists of numbers with None in the place of those that are not finite, which JSON cannot hold."""
+    if isinstance(values, dict):
+        return {name: _plain_numbers(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [_plain_numbers(value) for value in values]
+    return None if isinstance(values, float | np.floating) and not math.isfinite(values) else values
+
+
+def _numbers(values: dict[str, float | None]) -> dict[str, float]:
+    """Return numbers with NaN for None."""
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+_FORMER_NAMES = {
+    "folded": "num_duplicates",
+    "left_out": "num_users_all_seen",
+    "too_short": "num_users_too_short",
+    "rule": "holdout",
+    "history": "training_log",
+}
+"""Names in a description of format 1, and what they are called now."""
+
+
+def _with_current_names(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a description of format 1 with the names of today."""
+
+    def renamed(values: Any) -> Any:
+        """Return values by the names of today."""
+        return {_FORMER_NAMES.get(n, n): v for n, v in values.items()} if isinstance(values, dict) else values
+
+    return {**renamed(description), "data": renamed(description.get("data"))}
+
+
+def _former_plan(plain: _Plain, split: Split, model: "nn.Module | None") -> Plan:
+    """Return the plan of a fit whose settings were saved with everything filled in, and no plan."""
+    num_rows = plain.found.get("rows", split.num_interactions)
+    facts = DataFacts(
+        num_users=split.num_users,
+        num_items=split.num_items,
+        num_interactions=len(split.indices),
+        num_rows=num_rows if type(num_rows) is int else split.num_interactions,
+        has_order=plain.config.history == "sequence",
+        order_reason="as in the fit",
+        holdout=split.holdout,
+    )
+    return make_plan(replace(plain.config, device="cpu", precision="float32"), facts, model)
