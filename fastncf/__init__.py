@@ -9,7 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastncf.config import Config
-from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
+from fastncf.errors import (
+    ConfigError,
+    DataError,
+    DataNotFoundError,
+    DeviceError,
+    DivergedError,
+    FastNCFError,
+    InsufficientMemoryError,
+)
 
 if TYPE_CHECKING:
     from fastncf.plan import Plan
@@ -24,7 +32,9 @@ __all__ = [
     "DataError",
     "DataNotFoundError",
     "DeviceError",
+    "DivergedError",
     "FastNCFError",
+    "InsufficientMemoryError",
     "Plan",
     "Progress",
     "Recommender",

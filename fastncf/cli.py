@@ -3,6 +3,7 @@
 import atexit
 import gc
 import json
+import math
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,7 +14,16 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from fastncf.config import Config
-from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError, FastNCFError
+from fastncf.errors import (
+    ConfigError,
+    DataError,
+    DataNotFoundError,
+    DeviceError,
+    DivergedError,
+    FastNCFError,
+    InsufficientMemoryError,
+)
+from fastncf.memory import translate_exhaustion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +31,14 @@ if TYPE_CHECKING:
     from fastncf.recommender import Recommender
     from fastncf.trainers.loop import Progress
 
-EXIT_CODES = {DataError: 3, DataNotFoundError: 3, DeviceError: 4, ConfigError: 2}
+EXIT_CODES = {
+    DataError: 3,
+    DataNotFoundError: 3,
+    DeviceError: 4,
+    InsufficientMemoryError: 4,
+    ConfigError: 2,
+    DivergedError: 1,
+}
 
 app = App(
     name="fastncf",
@@ -247,14 +264,15 @@ def generate(
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a command line and exit: 0 fine, 1 run time, 2 usage, 3 data, 4 device, 130 interrupted."""
+    """Run a command line and exit: 0 fine, 1 diverged, 2 usage, 3 data, 4 device or memory, 130 interrupted."""
     if arguments is None:  # in a process of its own, the collection of cyclic garbage among imports would take a second
         gc.set_threshold(200_000)
         atexit.register(gc.freeze)
     tokens = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in tokens
     try:
-        app(tokens, exit_on_error=False, print_error=False)
+        with translate_exhaustion(tokens[0] if tokens else "fastncf", "smaller data or a smaller model"):
+            app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _fail(" ".join(str(error).split()), 2)
     except FastNCFError as error:
@@ -321,8 +339,17 @@ def _report(recommender: "Recommender") -> dict[str, Any]:
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on a line."""
-    print(json.dumps(value))
+    """Print one JSON object on a line; numbers that are not finite, which JSON does not have, are null."""
+    print(json.dumps(_finite(value), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Return plain values with None in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _COMPILING = "compiling kernels for this machine: this takes some seconds, the first time only"

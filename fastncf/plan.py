@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastncf.config import Config
+from fastncf.config import Config, show
 from fastncf.cost import Cost, estimate
 from fastncf.data.facts import DataFacts
 from fastncf.errors import ConfigError
@@ -266,7 +266,8 @@ def make_plan(config: Config, data: DataFacts, module: "nn.Module | None" = None
         from torch import nn
 
         if not isinstance(module, nn.Module):
-            raise ConfigError(f"model={module!r:.80}: expected the name of a model or an nn.Module")
+            hint = ", an object and not the class itself" if isinstance(module, type) else ""
+            raise ConfigError(f"model={show(module)}: expected the name of a model or an nn.Module{hint}")
     refusals: dict[str, str] = {}
     for optimizer in (config.optimizer,) if config.optimizer else OPTIMIZERS:
         if optimizer == "pretrain":

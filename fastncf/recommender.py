@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from fastncf.config import Config
+from fastncf.config import Config, require_count
 from fastncf.data.csr import merge_items
 from fastncf.data.facts import DataFacts
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
-from fastncf.errors import ConfigError, DataError
+from fastncf.errors import ConfigError, DataError, DivergedError
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
-from fastncf.evaluation.metrics import metrics
+from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.persistence import DESCRIPTION, Saved, read_folder, write_folder
@@ -86,9 +86,11 @@ class Recommender:
     def model(self) -> "nn.Module":
         """Model as a module; made of the factors, in the same memory, at the first access if a kernel trained them."""
         if isinstance(self.trained, Factors):
+            from fastncf.device import default_factories
             from fastncf.models.mf import MF
 
-            self.trained = MF.from_factors(self.trained).eval()
+            with default_factories():
+                self.trained = MF.from_factors(self.trained).eval()
         return self.trained
 
     @model.setter
@@ -117,11 +119,11 @@ class Recommender:
 
         Raises:
             DataError: a user is not in the training data.
-            ConfigError: k is below 1.
+            ConfigError: k is no integer from 1.
         """
         from fastncf.evaluation.topk import top_items
 
-        _require_k(k)
+        k = require_count("k", k)
         indices = self.users.require(users)
         seen = self.split.seen() if exclude_seen else None
         count, item, score = top_items(self.model, indices, self.split.num_items, k, seen)
@@ -148,11 +150,11 @@ class Recommender:
 
         Raises:
             DataError: an item is not in the training data.
-            ConfigError: k is below 1, or the model has no ``item_vectors()``.
+            ConfigError: k is no integer from 1, or the model has no ``item_vectors()``.
         """
         from fastncf.evaluation.topk import similar_items
 
-        _require_k(k)
+        k = require_count("k", k)
         indices = self.items.require(items)
         item, score = similar_items(self.model, indices, k)
         return pl.DataFrame(
@@ -198,7 +200,9 @@ class Recommender:
         Candidates that were given as a file in the fit are used unless another number of them is asked for.
 
         Raises:
-            ConfigError: k or num_candidates is below 1.
+            ConfigError: k or num_candidates is no integer from 1.
+            InsufficientMemoryError: the memory does not suffice for so many candidates.
+            DivergedError: no held-out item has a finite score, so that the metrics would mean nothing.
         """
         changes: dict[str, Any] = {"k": k, "num_candidates": num_candidates, "full_ranking": full_ranking}
         config = replace(self.config, **{name: value for name, value in changes.items() if value is not None})
@@ -213,6 +217,12 @@ class Recommender:
             from fastncf.evaluation.ranking import candidate_ranks
 
             ranks = candidate_ranks(self.trained, lists)
+        if len(ranks) and (ranks == MISS).all():
+            raise DivergedError(
+                "evaluate: no held-out item has a finite score, as after a training that diverged; expected: a model "
+                "that was fitted with a smaller learning_rate, l2 or init_std",
+                self,
+            )
         results = metrics(ranks, config.k)
         if config.full_ranking:
             from fastncf.evaluation.ranking import catalogue_ranks
@@ -398,9 +408,3 @@ def _former_plan(config: Config, split: Split, description: dict[str, Any], mode
         holdout=split.holdout,
     )
     return make_plan(replace(config, device="cpu", precision="float32"), facts, model)
-
-
-def _require_k(k: int) -> None:
-    """Raise a ConfigError for a k below 1."""
-    if k < 1:
-        raise ConfigError(f"k={k}: expected an integer of at least 1")

@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"rng", "stage", "threads"},
+    {"rng", "stage", "threads", "memory"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},
     {"device"},

@@ -86,7 +86,7 @@ def similar_items(model: nn.Module, item_ids: np.ndarray, k: int) -> tuple[np.nd
         def choose(part: slice) -> None:
             own = torch.from_numpy(item_ids[part]).long()
             found = _make_sortable(vectors[own] @ vectors.T)
-            found[torch.arange(len(own)), own] = -torch.inf
+            found[torch.arange(len(own), device=own.device), own] = -torch.inf
             best, item = _best_columns(found, k)
             items[part], cosines[part] = item.numpy(), best.numpy()
 
@@ -117,7 +117,7 @@ def _best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: at most I.
     """
     if not k:
-        return scores[:, :0], torch.empty((len(scores), 0), dtype=torch.int64)
+        return scores[:, :0], scores.new_empty((len(scores), 0), dtype=torch.int64)
     values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     columns = columns[:, :k]
     if k < scores.shape[1]:

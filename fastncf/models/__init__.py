@@ -106,7 +106,8 @@ def get(name: str) -> Any:
 def build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndarray | Tensor") -> "nn.Module":
     """Return the untrained model that a stage names, on the CPU.
 
-    The parameters are drawn on the CPU from the seed, so that they are the same for every device.
+    The parameters are drawn on the CPU from the seed, so that they are the same for every device, and whatever torch's
+    default dtype and device are.
 
     Args:
         stage: names the model and its sizes.
@@ -119,8 +120,11 @@ def build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndarr
     """
     import torch
 
-    generator = torch.Generator().manual_seed(key(stage.seed, Stream.PARAMETERS) >> 1)
-    return get(stage.model).build(stage, num_users, num_items, item_counts, generator)
+    from fastncf.device import default_factories
+
+    with default_factories():
+        generator = torch.Generator("cpu").manual_seed(key(stage.seed, Stream.PARAMETERS) >> 1)
+        return get(stage.model).build(stage, num_users, num_items, item_counts, generator)
 
 
 def _files() -> set[str]:

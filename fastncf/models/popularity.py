@@ -36,7 +36,7 @@ class Popularity(nn.Module):
         generator: torch.Generator,
     ) -> Self:
         """Return the model; see :class:`fastncf.models.ModelClass`."""
-        return cls(torch.as_tensor(item_counts).double())
+        return cls(torch.as_tensor(item_counts, device="cpu").double())
 
     def forward(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
         """Return scores of the broadcast shape of ``user_ids`` and ``item_ids``."""

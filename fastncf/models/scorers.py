@@ -82,13 +82,13 @@ class ScratchBuffer:
     """Memory that one call after the other writes to, since fresh pages cost more time than the arithmetic."""
 
     def __init__(self) -> None:
-        self._memory = torch.empty(0)
+        self._memory = torch.empty(0, device="cpu")
 
     def take(self, *shape: int, like: Tensor) -> Tensor:
         """Return a tensor of a shape, with the dtype and device of ``like`` and any values."""
         size = math.prod(shape)
         if self._memory.numel() < size or self._memory.device != like.device or self._memory.dtype != like.dtype:
-            self._memory = torch.empty(0)  # frees the old memory before the new is allocated
+            self._memory = torch.empty(0, device="cpu")  # frees the old memory before the new is allocated
             self._memory = torch.empty(size, dtype=like.dtype, device=like.device)
         return self._memory[:size].view(shape)
 
@@ -281,7 +281,7 @@ class HiddenLayersScorer(Scorer):
         """Return the scores (B, C) of :meth:`lists`, by the Triton kernel."""
         from fastncf.kernels.cuda.scores import score_by_layers  # Triton is not installed on every machine
 
-        scores = torch.empty(item_ids.shape, device=self._user.device)
+        scores = torch.empty(item_ids.shape, dtype=torch.float32, device=self._user.device)
         if self._tables is not None:
             score_by_layers(scores, *self._tables, user_ids, item_ids.contiguous(), self._layers, self._output)
             return scores

@@ -70,7 +70,7 @@ class CUDAMLPTrainer(Trainer):
             gradients=torch.zeros_like(parameters),
             exp_avg=torch.zeros_like(parameters),
             exp_avg_sq=torch.zeros_like(parameters),
-            step_sizes=torch.empty((self.loader.batches, 2), device=self.device),
+            step_sizes=torch.empty((self.loader.batches, 2), dtype=torch.float32, device=self.device),
             losses=torch.zeros(min(num_tiles, self._max_programs()), dtype=torch.float64, device=self.device),
             order=self.loader.order,
             users=self.loader.user,
@@ -233,7 +233,7 @@ def _why_no_launch(device: torch.device, num_negatives: int, num_inputs: int, wi
 
     try:
         with device_guard(device):
-            vector = torch.zeros((num_inputs + width_1 + width_2) ** 2, device=device)
+            vector = torch.zeros((num_inputs + width_1 + width_2) ** 2, dtype=torch.float32, device=device)
             losses = torch.zeros(1, dtype=torch.float64, device=device)
             step = torch.zeros(1, dtype=torch.int64, device=device)
             negatives = torch.zeros((1, num_negatives), dtype=torch.int32, device=device)
