@@ -156,7 +156,7 @@ class Recommender:
 
         k = require_count("k", k)
         indices = self.items.require(items)
-        item, score = similar_items(self.model, indices, k)
+        item, score = similar_items(self.model, indices, k, self.split.num_items)
         return pl.DataFrame(
             {
                 "item": self.items.decode(np.repeat(indices, item.shape[1])),
@@ -260,16 +260,20 @@ class Recommender:
             DataError: the directory exists and holds something other than a fastncf model, or cannot be made.
         """
         parameters: dict[str, Any]
+        extra_state: dict[str, Any] = {}
         if isinstance(self.trained, Factors):
             parameters, class_name = dict(zip(_FACTOR_NAMES, self.trained, strict=True)), "MF"
         else:
-            parameters, class_name = self.trained.state_dict(), type(self.trained).__name__
+            from fastncf.models.state import savable_state
+
+            (parameters, extra_state), class_name = savable_state(self.trained), type(self.trained).__name__
         data = {name: getattr(self.split, name) for name in ("indptr", "indices", "test_item", "validation_item")}
         if self.split.test_candidates is not None:
             data["test_candidates"] = self.split.test_candidates
         description = {
             "format": FORMAT,
             "model_class": class_name,
+            "extra_state": extra_state,
             "config": self.config.to_dict(),
             "plan": self.plan.to_dict(),
             "metrics": self.metrics,
@@ -319,7 +323,7 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
     if model is None:
         model = _empty_model(fields, class_name, folder)
     try:
-        model.load_state_dict(saved.parameters)
+        model.load_state_dict({**saved.parameters, **description.get("extra_state", {})})
     except RuntimeError as error:
         raise DataError(f"{folder}: the parameters do not fit the model ({str(error).splitlines()[0]:.300})") from None
     return Recommender(trained=model.to(find_device(device)).eval(), **fields)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from fastncf.stage import Stage
 
-_SUPPORT_MODULES = frozenset({"layers", "losses", "scorers"})
+_SUPPORT_MODULES = frozenset({"layers", "losses", "scorers", "state"})
 """Files of this folder that are no models."""
 
 

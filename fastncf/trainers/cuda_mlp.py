@@ -15,6 +15,7 @@ from fastncf.data.split import Split
 from fastncf.device import device_guard, has_tf32
 from fastncf.models.losses import LOSSES
 from fastncf.models.mlp import MLP
+from fastncf.models.scorers import why_not_by_kernels
 from fastncf.sampling.loader import EpochLoader
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import copy_state
@@ -201,7 +202,7 @@ def _unsupported_module(module: nn.Module) -> str | None:
         return f"the module has dropout={module.dropout}, and the kernel has none"
     if not all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in module.parameters()):
         return "the kernel is for parameters in float32 of which none is frozen"
-    return None
+    return why_not_by_kernels(module)
 
 
 def _sizes(stage: Stage, module: nn.Module | None) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ def train_stages(
     models: list[Any] = []
     log: TrainingLog = []
     for stage in stages:
-        with _prepared_device(stage):
+        with _prepared_device(stage, module is not None):
             model = _initial_model(stage, module, split, models)
             epochs, divergence = _train_stage(stage, model, split, order, validation, reporter)
         log += epochs
@@ -75,9 +75,9 @@ def train_stages(
 
 
 @contextmanager
-def _prepared_device(stage: Stage) -> Iterator[None]:
-    """Make the device of a stage the current one, its operations deterministic if asked."""
-    if stage.optimizer == "sgd":
+def _prepared_device(stage: Stage, has_module: bool) -> Iterator[None]:
+    """Make the device of a stage the current one, its operations deterministic if asked, in torch's usual modes."""
+    if stage.optimizer == "sgd" and not has_module:
         yield
         return
     import torch
@@ -101,12 +101,18 @@ def _initial_model(stage: Stage, module: "nn.Module | None", split: Split, previ
         split: gives the sizes.
         previous: models of the stages before, in their order.
     """
+    if module is not None:
+        from fastncf.trainers.own_module import require_tensors, require_trainable
+
+        require_tensors(module)
+        module.to(stage.device)
+        require_trainable(module, stage, split)
+        return module
     if stage.optimizer == "sgd":
-        return init_factors(stage, split.num_users, split.num_items) if module is None else module
+        return init_factors(stage, split.num_users, split.num_items)
     from fastncf import models
 
-    if module is None:
-        module = models.build(stage, split.num_users, split.num_items, split.item_counts())
+    module = models.build(stage, split.num_users, split.num_items, split.item_counts())
     module.to(stage.device)
     if stage.start == "pretrained":
         models.get("mlp").start_from(module, previous[-1], stage.init_std)
