@@ -56,5 +56,8 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     """Import heavy libraries with the first name that needs them."""
     if name in _LAZY:
+        from fastncf.memory import require_libraries
+
+        require_libraries()
         return getattr(import_module(f"fastncf.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'fastncf' has no attribute {name!r}")

@@ -23,7 +23,7 @@ from fastncf.errors import (
     FastNCFError,
     InsufficientMemoryError,
 )
-from fastncf.memory import translate_exhaustion
+from fastncf.memory import require_libraries, translate_exhaustion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -272,6 +272,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     debug = "--debug" in tokens
     try:
         with translate_exhaustion(tokens[0] if tokens else "fastncf", "smaller data or a smaller model"):
+            if tokens and not tokens[0].startswith("-"):
+                require_libraries()
             app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _fail(" ".join(str(error).split()), 2)

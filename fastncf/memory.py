@@ -21,6 +21,11 @@ _EXHAUSTED = re.compile(
 )
 """What torch, the loader of shared libraries, Polars and Python say where the system refuses memory or a thread."""
 
+_LIBRARY_BYTES = 1650 << 20
+_TORCH_BYTES = 700 << 20
+_TORCH_AND_READING_BYTES = 1400 << 20
+"""Address space that fits of small data took with two threads in November 2026, see :func:`require_libraries`."""
+
 _THREADS = "can't start new thread"
 
 
@@ -56,6 +61,41 @@ def require_memory(what: str, needed: int, less: str) -> None:
         raise InsufficientMemoryError(
             f"{what}: needs {format_bytes(needed)} of memory, and {format_bytes(available)} are available; "
             f"expected: {less}, or more memory"
+        )
+
+
+def require_libraries() -> None:
+    """Check that a limit of address space has room for Polars and Numba; do nothing where Polars is loaded already.
+
+    Both end the process where they cannot allocate what they need when they start their threads.
+
+    Raises:
+        InsufficientMemoryError: the limit leaves less.
+    """
+    if "polars" not in sys.modules:
+        _require_address_space("Polars and Numba", _LIBRARY_BYTES)
+
+
+def require_torch(*, reads: bool) -> None:
+    """Check that a limit of address space has room for torch; do nothing where torch is loaded already.
+
+    Args:
+        reads: whether Polars has still to read data, and needs room for that as well.
+
+    Raises:
+        InsufficientMemoryError: the limit leaves less.
+    """
+    if "torch" not in sys.modules:
+        _require_address_space("torch", _TORCH_AND_READING_BYTES if reads else _TORCH_BYTES)
+
+
+def _require_address_space(libraries: str, needed: int) -> None:
+    """Raise an InsufficientMemoryError where ``ulimit -v`` leaves fewer bytes than some libraries need."""
+    if (left := _address_space_bytes()) < needed:
+        raise InsufficientMemoryError(
+            f"{libraries}: {format_bytes(needed)} of address space are needed, threads included, and the limit "
+            f"(ulimit -v) leaves {format_bytes(max(0, left))}; expected: a limit that is {format_bytes(needed - left)} "
+            f"larger"
         )
 
 

@@ -12,6 +12,7 @@ from fastncf.config import Config, show
 from fastncf.cost import Cost, estimate
 from fastncf.data.facts import DataFacts
 from fastncf.errors import ConfigError
+from fastncf.memory import require_torch
 from fastncf.stage import Stage
 from fastncf.trainers import choose
 
@@ -354,6 +355,7 @@ def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> 
 def _history(config: Config, data: DataFacts, optimizer: str) -> tuple[str, str]:
     """Return the kind of history, and the reason for it."""
     if optimizer == "adam":
+        require_torch(reads=True)
         if config.history not in (None, "none"):
             raise ConfigError(
                 f"history={config.history!r}: needs optimizer='sgd' (mf or gmf on a CPU) or 'pretrain' (mlp or neumf); "

@@ -17,6 +17,7 @@ from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_ou
 from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.memory import require_torch
 from fastncf.persistence import DESCRIPTION, Saved, read_folder, write_folder
 from fastncf.plan import Plan, make_plan
 from fastncf.rng import Stream
@@ -86,6 +87,7 @@ class Recommender:
     def model(self) -> "nn.Module":
         """Model as a module; made of the factors, in the same memory, at the first access if a kernel trained them."""
         if isinstance(self.trained, Factors):
+            require_torch(reads=False)
             from fastncf.device import default_factories
             from fastncf.models.mf import MF
 
@@ -303,6 +305,7 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
         ConfigError: the model was a module of the user's own and none is given.
         DeviceError: the device is not available.
     """
+    require_torch(reads=False)
     from fastncf.device import find_device
 
     folder = Path(directory)

@@ -219,10 +219,10 @@ class _PackedParameters:
 
     def __init__(self, model: MLP | NeuMF, split: Split) -> None:
         self._parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        for ending, rows in (("user_embedding.weight", split.num_users), ("item_embedding.weight", split.num_items)):
+        for ending, count in (("user_embedding.weight", split.num_users), ("item_embedding.weight", split.num_items)):
             for name in self._parameters:
                 if name.endswith(ending):  # a module of the user's own may have further rows, which stay as they are
-                    self._parameters[name] = self._parameters[name][:rows]
+                    self._parameters[name] = self._parameters[name][:count]
         prefixes = ["gmf_", "mlp_"] if isinstance(model, NeuMF) else [""]
         names = [f"hidden.{name}" for name, layer in model.hidden.named_children() if isinstance(layer, nn.Linear)]
         dims = [self._parameters[f"{prefix}user_embedding.weight"].shape[1] for prefix in prefixes]
