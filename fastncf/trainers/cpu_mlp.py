@@ -90,6 +90,7 @@ class CPUMLPTrainer(Trainer):
         self.model, self.stage = model, stage
         self.loader = EpochLoader.from_stage(split, stage)
         if (steps := stage.epochs * self.loader.batches) > _MOST_STEPS:
+            self.loader.close()
             raise ConfigError(
                 f"epochs={stage.epochs}, batch_size={stage.batch_size}: {steps:,} steps; expected at most "
                 f"{_MOST_STEPS:,}, or optimizer='sgd'"
