@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@np.errstate(divide="warn", over="warn", invalid="warn", under="ignore")  # as NumPy does, whatever the caller has set
 def fit(
     train: Any,
     *,

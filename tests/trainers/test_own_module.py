@@ -276,6 +276,7 @@ MODES = {
     "meta": lambda: changed(torch.set_default_device, "meta", None),
     "deterministic": lambda: changed(torch.use_deterministic_algorithms, True, False),
     "low precision": lambda: changed(torch.set_float32_matmul_precision, "medium", "highest"),
+    "NumPy's errors": lambda: np.errstate(all="raise"),
     "two threads": lambda: changed(torch.set_num_threads, 2, 1),
 }
 
