@@ -14,7 +14,9 @@ from fastncf.errors import (
     DataError,
     DataNotFoundError,
     DeviceError,
+    DivergedError,
     FastNCFError,
+    InsufficientMemoryError,
     UnusedSettingWarning,
 )
 
@@ -31,7 +33,9 @@ __all__ = [
     "DataError",
     "DataNotFoundError",
     "DeviceError",
+    "DivergedError",
     "FastNCFError",
+    "InsufficientMemoryError",
     "Plan",
     "Progress",
     "Recommender",
@@ -54,5 +58,8 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     """Import heavy libraries with the first name that needs them."""
     if name in _LAZY:
+        from fastncf.memory import require_libraries
+
+        require_libraries()
         return getattr(import_module(f"fastncf.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'fastncf' has no attribute {name!r}")

@@ -33,11 +33,14 @@ from fastncf.errors import (
     DataError,
     DataNotFoundError,
     DeviceError,
+    DivergedError,
     FastNCFError,
+    InsufficientMemoryError,
     UnusedSettingWarning,
     printable,
     short_message,
 )
+from fastncf.memory import require_libraries, translate_exhaustion
 from fastncf.streams import (
     OutputError,
     Terminated,
@@ -56,7 +59,14 @@ if TYPE_CHECKING:
     from fastncf.recommender import Recommender
     from fastncf.trainers.loop import Progress
 
-EXIT_CODES = {DataError: 3, DataNotFoundError: 3, DeviceError: 4, ConfigError: 2}
+EXIT_CODES = {
+    DataError: 3,
+    DataNotFoundError: 3,
+    DeviceError: 4,
+    InsufficientMemoryError: 4,
+    ConfigError: 2,
+    DivergedError: 1,
+}
 
 app = App(
     name="fastncf",
@@ -333,7 +343,10 @@ def _run(tokens: list[str]) -> int:
     """Run a command line, print what went wrong as one line to stderr, and return the exit code."""
     is_debug = "--debug" in tokens
     try:
-        app(tokens, console=_console(), exit_on_error=False, print_error=False, result_action="return_value")
+        with translate_exhaustion(tokens[0] if tokens else "fastncf", "smaller data or a smaller model"):
+            if tokens and not tokens[0].startswith("-"):
+                require_libraries()
+            app(tokens, console=_console(), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except (SystemExit, GeneratorExit):
         raise
@@ -371,8 +384,6 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
             return _usage_message(error), 2
         case FastNCFError():
             return str(error), next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
-        case MemoryError():
-            return f"out of memory ({str(error) or 'an allocation failed'}); expected more memory, or less data", 4
         case OSError(filename=name, strerror=reason) if name is not None and reason is not None:
             return f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {reason}", 1
     return (

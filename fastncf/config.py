@@ -1,6 +1,7 @@
 """Settings of a fit as the user asks for them. Settings that are left out are chosen by :mod:`fastncf.plan`."""
 
 import math
+import numbers
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,6 +13,12 @@ FORMER_VALUES = {
 }
 """Values of settings that were renamed: they are still taken, and stored by their new name."""
 
+LARGEST_INTEGER = 2**31 - 1
+"""Largest value of a setting that counts something."""
+
+LARGEST_NUMBER = 1e6
+"""Largest learning rate, l2 and standard deviation: the products of much larger ones overflow float32."""
+
 _WITH_LAYERS = ("mlp", "neumf")
 _WITH_MLP_DIM = ("neumf",)
 
@@ -19,6 +26,9 @@ _WITH_MLP_DIM = ("neumf",)
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of one fit; immutable. None means that the plan chooses, see ``docs/defaults.md``.
+
+    Values may be numbers, scalars and arrays of NumPy as well, and are kept as Python's own. Integers are at most
+    2,147,483,647; ``learning_rate``, ``l2`` and ``init_std`` are at most 1,000,000.
 
     Raises:
         ConfigError: a value is out of its range, or two settings exclude each other.
@@ -122,8 +132,10 @@ class Config:
     """auto: the CPU for what sgd trains, otherwise CUDA where there is one. Or a torch device such as cpu or cuda:1."""
 
     def __post_init__(self) -> None:
-        self._require("layers", isinstance(self.layers, tuple | list), "integers of at least 1")
-        object.__setattr__(self, "layers", tuple(self.layers))
+        for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        self._require("layers", isinstance(self.layers, tuple | list), "integers of at least 1, such as (64, 32)")
+        object.__setattr__(self, "layers", tuple(map(_plain, self.layers)))
         for name, former in FORMER_VALUES.items():
             value = getattr(self, name)
             object.__setattr__(self, name, former.get(value, value) if isinstance(value, str) else value)
@@ -141,6 +153,7 @@ class Config:
         for name, known in (("model", models.names()), ("loss", LOSSES), ("negatives", DISTRIBUTIONS)):
             is_left_out = name == "negatives" and self.negatives is None
             self._require(name, is_left_out or getattr(self, name) in tuple(known), f"one of {', '.join(known)}")
+        self._require("device", isinstance(self.device, str), "'auto' or the name of a torch device")
 
     def _check_choices(self) -> None:
         """Raise a ConfigError for a value that is not among those of its field's Literal type."""
@@ -153,28 +166,34 @@ class Config:
             self._require(field.name, value in expected, f"one of {', '.join(expected)}")
 
     def _check_numbers(self) -> None:
-        """Raise a ConfigError for a number that is out of its range."""
-        for name in ("dim", "mlp_dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k"):
+        """Raise a ConfigError for a number that is out of its range, or for a bool that is none."""
+        for name in ("dim", "mlp_dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k", "patience"):
             value = getattr(self, name)
-            is_left_out = value is None and name in ("dim", "mlp_dim", "epochs", "batch_size")
-            self._require(name, is_left_out or (_is_integer(value) and value >= 1), "an integer of at least 1")
-        for name in ("init_std", "learning_rate"):
+            is_left_out = value is None and Config.__dataclass_fields__[name].default is None
+            self._require(name, is_left_out or _is_count(value), _count_expected(value))
+        for name, least in (("init_std", "above 0"), ("learning_rate", "above 0"), ("l2", "of at least 0")):
             value = getattr(self, name)
-            self._require(name, value is None or (_is_number(value) and value > 0), "a finite number above 0")
-        for name in ("negatives_exponent", "l2"):
-            value = getattr(self, name)
-            self._require(name, value is None or (_is_number(value) and value >= 0), "a finite number of at least 0")
-        self._require("layers", all(_is_integer(n) and n >= 1 for n in self.layers), "integers of at least 1")
+            holds = value is None or (
+                _is_number(value) and (value > 0 or (value == 0 and name == "l2")) and value <= LARGEST_NUMBER
+            )
+            self._require(name, holds, f"a finite number {least} and at most {LARGEST_NUMBER:,.0f}")
+        value = self.negatives_exponent
+        holds = value is None or (_is_number(value) and value >= 0)
+        self._require("negatives_exponent", holds, "a finite number of at least 0")
+        wrong = next((width for width in self.layers if not _is_count(width)), 1)
+        self._require("layers", _is_count(wrong), _count_expected(wrong).replace("an integer", "integers"))
         self._require("dropout", _is_number(self.dropout) and 0 <= self.dropout < 1, "a number from 0 and below 1")
         is_share = _is_number(self.user_fraction) and 0 < self.user_fraction <= 1
         self._require("user_fraction", is_share, "a number above 0 and at most 1")
         is_seed = _is_integer(self.seed) and 0 <= self.seed < 2**63
         self._require("seed", is_seed, "an integer of at least 0 and below 2**63")
+        for field in fields(self):
+            if isinstance(field.default, bool):
+                self._require(field.name, isinstance(getattr(self, field.name), bool), "True or False")
 
     def _check_combinations(self) -> None:
         """Raise a ConfigError for settings that exclude each other."""
         if self.patience is not None:
-            self._require("patience", _is_integer(self.patience) and self.patience >= 1, "an integer of at least 1")
             self._require("patience", self.validation, "validation=True beside it, which early stopping needs")
         fits = self.mlp_dim is None or self.model in _WITH_MLP_DIM
         self._require("mlp_dim", fits, "model='neumf' beside it; the vectors of other models have the length dim")
@@ -184,7 +203,7 @@ class Config:
     def _require(self, name: str, holds: bool, expected: str) -> None:
         """Raise a ConfigError that names a setting and what is expected, unless the condition holds."""
         if not holds:
-            raise ConfigError(f"{name}={getattr(self, name)!r}: expected {expected}")
+            raise ConfigError(f"{name}={show(getattr(self, name))}: expected {expected}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that JSON can hold."""
@@ -242,9 +261,60 @@ class Config:
         return cls(**{**recipe, **changes})
 
 
+def show(value: Any) -> str:
+    """Return a value as code for a message, of at most 80 characters."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # whatever an object's own method raises; an int of more than 4,300 digits has no repr either
+        return f"<{type(value).__name__}>"
+
+
+def require_count(name: str, value: Any) -> int:
+    """Return a number of things as an int of Python's own.
+
+    Args:
+        name: argument that it was given as.
+        value: a Python integer, or one of NumPy.
+
+    Raises:
+        ConfigError: it is no integer, below 1, or too large.
+    """
+    count = _plain(value)
+    if not _is_count(count):
+        raise ConfigError(f"{name}={show(count)}: expected {_count_expected(count)}")
+    return int(count)
+
+
+def _plain(value: Any) -> Any:
+    """Return Python's own value for a scalar, string or array of another library; other values as they are."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if hasattr(value, "tolist") and hasattr(value, "ndim"):  # scalars, arrays and tensors
+        value = value.tolist()
+    if isinstance(value, numbers.Integral):
+        return int(value) if not isinstance(value, bool) else value
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if type(value).__module__ == "torch" and type(value).__name__ == "device":
+        return str(value)
+    return value
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_count(value: Any) -> bool:
+    return _is_integer(value) and 1 <= value <= LARGEST_INTEGER
+
+
+def _count_expected(value: Any) -> str:
+    """Return what is expected in place of a value that is no count."""
+    at_most = f" and at most {LARGEST_INTEGER:,}" if _is_integer(value) and value > 0 else ""
+    return f"an integer of at least 1{at_most}"
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf

@@ -11,6 +11,9 @@ from fastncf.stage import Stage
 from fastncf.threads import num_threads
 
 _SGD_TRAINERS = "history_sgd", "block_sgd"
+_WITH_LAYERS = "mlp", "neumf"
+_WITH_TABLES = "mf", "gmf", *_WITH_LAYERS
+_SCRATCH_BYTES_PER_NEGATIVE = 20  # of the interactions of the user that a thread of sgd trains
 _PYTHON_BYTES = 230 << 20
 _TORCH_BYTES = 300 << 20
 _READING_BYTES_PER_ROW = 40
@@ -75,6 +78,31 @@ def estimate(
         seconds += _TORCH_SECONDS
     base = _PYTHON_BYTES + (_TORCH_BYTES if uses_torch else 0)
     return Cost(memory_bytes=int(base + num_interactions * 12 + max(memory)), seconds=round(seconds, 1))
+
+
+def least_bytes(stage: Stage, *, num_users: int, num_items: int, num_interactions: int) -> int:
+    """Return bytes that a stage takes in any case: parameters, moments of Adam, and negatives.
+
+    A model that is not one of this package may have parameters of any size, which are not counted.
+
+    Args:
+        stage: a training run.
+        num_users: U.
+        num_items: I.
+        num_interactions: N, training interactions.
+    """
+    rows = num_users + num_items
+    numbers = rows * stage.dim if stage.model in _WITH_TABLES else 0
+    if stage.trainer in _SGD_TRAINERS:
+        has_history = stage.history != "none"
+        longest = num_interactions // num_users if has_history else 1  # at least, of a user or of a user in a block
+        scratch = _SCRATCH_BYTES_PER_NEGATIVE * stage.num_negatives * max(1, longest)
+        return _FLOAT_BYTES * numbers * (2 if has_history else 1) + scratch
+    if not stage.epochs:
+        return 0
+    if stage.model in _WITH_LAYERS:
+        numbers += sum(a * b for a, b in pairwise([2 * stage.mlp_dim, *stage.layers, 1]))
+    return _FLOAT_BYTES * (3 * numbers + num_interactions * stage.num_negatives)
 
 
 def _seconds_per_sample(stage: Stage) -> float:

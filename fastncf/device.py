@@ -4,7 +4,7 @@ import functools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -96,6 +96,60 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
             index = torch.cuda.current_device() if cuda_device.index is None else cuda_device.index
             torch.cuda.default_generators[index].manual_seed(seed)
         yield
+
+
+@contextmanager
+def own_modes(*, gradients: bool) -> Iterator[None]:
+    """Compute in the block as if the caller had set none of torch's modes, which are restored at the end.
+
+    Autocast is off, and products of float32 are not rounded to a smaller dtype.
+
+    Args:
+        gradients: whether they are recorded, in the block even where the caller is in ``torch.inference_mode()``.
+    """
+    with ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(not gradients))
+        if gradients:
+            modes.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        backends: list[Any] = [torch.backends.mkldnn, torch.backends.cuda]
+        for products in (backend.matmul for backend in backends):
+            modes.enter_context(_full_precision(products))
+        yield
+
+
+@contextmanager
+def _full_precision(products: Any) -> Iterator[None]:
+    """Let a backend of torch multiply float32 in float32, whatever precision the caller allows."""
+    before = products.fp32_precision
+    if before in ("none", "ieee"):
+        yield
+        return
+    products.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
+@contextmanager
+def default_factories() -> Iterator[None]:
+    """Let torch make tensors of float32 on the CPU in the block where neither is said.
+
+    Parameters that are made in the block can be trained. The default dtype belongs to the whole process, and is left
+    alone where it is float32.
+    """
+    before = torch.get_default_dtype()
+    if before != torch.float32:
+        torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), own_modes(gradients=True):
+            yield
+    finally:
+        if before != torch.float32:
+            torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Exceptions and warnings of fastncf, for mistakes that a user can correct, and text that is safe to print."""
 
 import re
+from typing import Any
 
 MAX_MESSAGE_LENGTH = 500
 """Number of characters beyond which a message is shortened."""
@@ -67,3 +68,24 @@ class UnusedSettingWarning(UserWarning):
 
 class DeviceError(FastNCFError, RuntimeError):
     """The requested device is not available, or has too little memory."""
+
+
+class InsufficientMemoryError(FastNCFError, MemoryError):
+    """The memory of the machine, or the limit of the process or container, does not suffice.
+
+    The message names the section of the fit, what was needed and what there is, and which settings need less.
+    """
+
+
+class DivergedError(FastNCFError, ArithmeticError):
+    """The training led to parameters, a loss or scores that are not finite.
+
+    Attributes:
+        recommender: the :class:`~fastncf.Recommender` with the parameters of the last epoch after which all were
+            finite, and without metrics. None where there is no such epoch, or where a model from which another one
+            is made diverged.
+    """
+
+    def __init__(self, message: str = "", recommender: Any = None) -> None:
+        super().__init__(message)
+        self.recommender = recommender

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastncf.config import Config
+from fastncf.config import Config, show
 from fastncf.cost import Cost, estimate
 from fastncf.data.facts import DataFacts
 from fastncf.errors import ConfigError, printable
+from fastncf.memory import require_torch
 from fastncf.stage import Stage
 from fastncf.trainers import choose
 
@@ -269,7 +270,8 @@ def make_plan(config: Config, data: DataFacts, module: "nn.Module | None" = None
         from torch import nn
 
         if not isinstance(module, nn.Module):
-            raise ConfigError(f"model={module!r:.80}: expected the name of a model or an nn.Module")
+            hint = ", an object and not the class itself" if isinstance(module, type) else ""
+            raise ConfigError(f"model={show(module)}: expected the name of a model or an nn.Module{hint}")
     refusals: dict[str, str] = {}
     for optimizer in (config.optimizer,) if config.optimizer else OPTIMIZERS:
         if optimizer == "pretrain":
@@ -356,6 +358,7 @@ def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> 
 def _history(config: Config, data: DataFacts, optimizer: str) -> tuple[str, str]:
     """Return the kind of history, and the reason for it."""
     if optimizer == "adam":
+        require_torch(reads=True)
         if config.history not in (None, "none"):
             raise ConfigError(
                 f"history={config.history!r}: needs optimizer='sgd' (mf or gmf on a CPU) or 'pretrain' (mlp or neumf); "

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from fastncf.config import Config
+from fastncf.config import Config, require_count
 from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
-from fastncf.errors import ConfigError, DataError
+from fastncf.errors import ConfigError, DataError, DivergedError
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
-from fastncf.evaluation.metrics import metrics
+from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.memory import require_torch
 from fastncf.persistence.arrays import require_finite
 from fastncf.persistence.description import Fields, describe, read_fields
 from fastncf.persistence.folder import DESCRIPTION, FORMAT, Saved, read_folder, write_folder
@@ -90,9 +91,12 @@ class Recommender:
     def model(self) -> "nn.Module":
         """Model as a module; made of the factors, in the same memory, at the first access if a kernel trained them."""
         if isinstance(self.trained, Factors):
+            require_torch(reads=False)
+            from fastncf.device import default_factories
             from fastncf.models.mf import MF
 
-            self.trained = MF.from_factors(self.trained).eval()
+            with default_factories():
+                self.trained = MF.from_factors(self.trained).eval()
         return self.trained
 
     @model.setter
@@ -122,11 +126,11 @@ class Recommender:
 
         Raises:
             DataError: a user is not in the training data.
-            ConfigError: k is below 1.
+            ConfigError: k is no integer from 1.
         """
         from fastncf.evaluation.topk import top_items
 
-        _require_k(k)
+        k = require_count("k", k)
         indices = self.users.require(users)
         seen = self.split.seen() if exclude_seen else None
         count, item, score = top_items(self.model, indices, self.split.num_items, k, seen)
@@ -153,13 +157,13 @@ class Recommender:
 
         Raises:
             DataError: an item is not in the training data.
-            ConfigError: k is below 1, or the model has no ``item_vectors()``.
+            ConfigError: k is no integer from 1, or the model has no ``item_vectors()``.
         """
         from fastncf.evaluation.topk import similar_items
 
-        _require_k(k)
+        k = require_count("k", k)
         indices = self.items.require(items)
-        item, score = similar_items(self.model, indices, k)
+        item, score = similar_items(self.model, indices, k, self.split.num_items)
         return pl.DataFrame(
             {
                 "item": self.items.decode(np.repeat(indices, item.shape[1])),
@@ -203,7 +207,9 @@ class Recommender:
         Candidates that were given as a file in the fit are used unless another number of them is asked for.
 
         Raises:
-            ConfigError: k or num_candidates is below 1.
+            ConfigError: k or num_candidates is no integer from 1.
+            InsufficientMemoryError: the memory does not suffice for so many candidates.
+            DivergedError: no held-out item has a finite score, so that the metrics would mean nothing.
         """
         changes: dict[str, Any] = {"k": k, "num_candidates": num_candidates, "full_ranking": full_ranking}
         config = replace(self.config, **{name: value for name, value in changes.items() if value is not None})
@@ -215,6 +221,12 @@ class Recommender:
             from fastncf.evaluation.ranking import candidate_ranks
 
             ranks = candidate_ranks(self.trained, lists)
+        if len(ranks) and (ranks == MISS).all():
+            raise DivergedError(
+                "evaluate: no held-out item has a finite score, as after a training that diverged; expected: a model "
+                "that was fitted with a smaller learning_rate, l2 or init_std",
+                self,
+            )
         results = metrics(ranks, config.k)
         if config.full_ranking:
             from fastncf.evaluation.ranking import catalogue_ranks
@@ -271,14 +283,17 @@ class Recommender:
                 what :func:`load` would refuse, such as parameters that are not finite. An older model stays.
         """
         parameters: dict[str, Any]
+        extra_state: dict[str, Any] = {}
         if isinstance(self.trained, Factors):
             parameters, class_name = _trained_arrays(self.trained), "MF"
         else:
-            parameters, class_name = self.trained.state_dict(), type(self.trained).__name__
+            from fastncf.models.state import savable_state
+
+            (parameters, extra_state), class_name = savable_state(self.trained), type(self.trained).__name__
         fields = Fields(**{name: getattr(self, name) for name in Fields.__annotations__})  # type: ignore[typeddict-item]
         try:
             require_finite(_trained_arrays(self.trained))
-            description, data = describe(class_name, fields)
+            description, data = describe(class_name, extra_state, fields)
             read_fields(parse_json(dump_json({"format": FORMAT, **description}).encode("utf-8")), data, None, FORMAT)
         except (UnexpectedError, ConfigError) as error:
             raise DataError(
@@ -313,11 +328,12 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
             f"{folder}: {DESCRIPTION} is not as expected ({error!s:.300}); "
             f"expected a folder as save() wrote it, in this version or an older one"
         ) from None
+    state = {**saved.parameters, **saved.description.get("extra_state", {})}
     try:
         if model is None:
-            trained = _registered_model(fields, class_name, saved.parameters, folder)
+            trained = _registered_model(fields, class_name, state, folder)
         else:
-            trained = _with_parameters(model, saved.parameters)
+            trained = _with_parameters(model, state)
         require_finite(_trained_arrays(trained))
     except UnexpectedError as error:
         raise DataError(
@@ -326,9 +342,7 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
     return Recommender(trained=_on_device(trained, device), **fields)
 
 
-def _registered_model(
-    fields: Fields, class_name: str, parameters: Mapping[str, Any], folder: Path
-) -> "nn.Module | Factors":
+def _registered_model(fields: Fields, class_name: str, state: Mapping[str, Any], folder: Path) -> "nn.Module | Factors":
     """Return the registered model that was trained; factors where its parameters are.
 
     Raises:
@@ -340,10 +354,9 @@ def _registered_model(
     stage, num_users, num_items = fields["plan"].final, len(fields["users"]), len(fields["items"])
     if stage.model in models.FACTOR_MODELS and class_name == "MF":
         shapes = (num_users, stage.dim), (num_items, stage.dim), (num_users,), (num_items,)
-        _require_forms(
-            parameters, {name: (shape, "float32") for name, shape in zip(_FACTOR_NAMES, shapes, strict=True)}
-        )
-        return Factors(*(parameters[name] for name in _FACTOR_NAMES))
+        _require_forms(state, {name: (shape, "float32") for name, shape in zip(_FACTOR_NAMES, shapes, strict=True)})
+        return Factors(*(state[name] for name in _FACTOR_NAMES))
+    require_torch(reads=False)
     if stage.model not in models.names() or models.get(stage.model).__name__ != class_name:
         raise ConfigError(
             f"{folder}: its model is a {class_name!r:.80} of the user's own; expected model= with such a module"
@@ -355,17 +368,18 @@ def _registered_model(
         if not is_own:
             raise UnexpectedError(f"it cannot be built: {str(error)[:200]}") from None
     else:
-        _require_forms(parameters, forms)
+        _require_forms(state, forms)
     if not is_own:
-        require_finite(parameters)  # buffers as well: a module of the user's own may hold infinities in a mask
+        require_finite(state)  # buffers as well: a module of the user's own may hold infinities in a mask
     model = models.build(stage, num_users, num_items, np.zeros(num_items, dtype=np.int64))
-    return _with_parameters(model, parameters)
+    return _with_parameters(model, state)
 
 
 def _require_forms(parameters: Mapping[str, Any], forms: dict[str, tuple[tuple[int, ...], str]]) -> None:
     """Raise an error unless parameters have the names, shapes and dtypes that are expected."""
-    if set(parameters) != set(forms):
-        names = ", ".join(sorted(set(parameters) ^ set(forms)))
+    tensors = {name for name, value in parameters.items() if hasattr(value, "dtype")}  # others are extra states
+    if tensors != set(forms):
+        names = ", ".join(sorted(tensors ^ set(forms)))
         raise UnexpectedError(f"missing or unknown: {names:.200}")
     for name, (shape, dtype) in forms.items():
         found = tuple(parameters[name].shape), str(parameters[name].dtype).removeprefix("torch.")
@@ -380,12 +394,14 @@ def _trained_arrays(trained: "nn.Module | Factors") -> dict[str, Any]:
     return {name: parameter.detach() for name, parameter in trained.named_parameters()}
 
 
-def _with_parameters(model: "nn.Module", parameters: Mapping[str, Any]) -> "nn.Module":
-    """Return a module after its parameters were replaced by some of the same names and shapes."""
+def _with_parameters(model: "nn.Module", state: Mapping[str, Any]) -> "nn.Module":
+    """Return a module after its state was replaced: parameters and buffers of the same shapes, and extra states."""
     import torch
 
     try:
-        model.load_state_dict({name: torch.as_tensor(array) for name, array in parameters.items()})
+        model.load_state_dict(
+            {name: torch.as_tensor(value) if hasattr(value, "dtype") else value for name, value in state.items()}
+        )
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise UnexpectedError(" ".join(str(error).split())) from None
     return model

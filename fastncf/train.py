@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastncf.config import Config
+from fastncf.config import Config, show
+from fastncf.cost import least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
 from fastncf.data.interactions import Interactions, draw_users, read_interactions
 from fastncf.data.split import Split, given_test, leave_one_out
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, DivergedError
+from fastncf.evaluation.candidates import require_candidate_memory
+from fastncf.memory import format_bytes, require_memory
 from fastncf.plan import Plan, likely_facts, make_plan
 from fastncf.recommender import Recommender
 from fastncf.rng import Stream, key
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@np.errstate(divide="warn", over="warn", invalid="warn", under="ignore")  # as NumPy does, whatever the caller has set
 def fit(
     train: Any,
     *,
@@ -58,10 +63,14 @@ def fit(
         ConfigError: a setting is out of range or unknown, two exclude each other, or no trainer takes the model with
             them.
         DeviceError: the device is not available, or its memory does not suffice.
+        InsufficientMemoryError: the memory of the machine, or of a limit, does not suffice.
+        DivergedError: the training led to numbers that are not finite; its attribute ``recommender`` has the parameters
+            of the last epoch that was.
 
     Warns:
         UnusedSettingWarning: a setting was given that has no effect beside the others.
     """
+    _require_callback(callback)
     config, module = _configured(config, model, settings)
     inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
     refuse_contradictions(config, inputs)
@@ -70,23 +79,30 @@ def fit(
     data = _Prepared.read(train, inputs, config, likely, reporter)
     plan = make_plan(config, data.facts, module)
     warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
+    _require_memory(plan, data.split)
+    reporter.expected = format_bytes(plan.cost.memory_bytes)
     with reporter.stage("tune"):
         plan = tune(plan, data.split, data.order)
     reporter.num_epochs = plan.num_epochs
     with reporter.stage("train"):
         validation = validation_of(data.split, plan.evaluation)
-        trained, log = train_stages(plan.stages, module, data.split, data.order, validation, reporter)
+        trained = train_stages(plan.stages, module, data.split, data.order, validation, reporter)
+    if trained.model is None:
+        raise DivergedError(trained.divergence or "")
     recommender = Recommender(
-        trained=trained,
+        trained=trained.model,
         config=config,
         plan=plan,
         users=data.interactions.users,
         items=data.interactions.items,
         split=data.split,
         data=_counts(data.interactions, data.split),
-        training_log=log,
+        training_log=trained.log,
         found=data.interactions.source_info,
     )
+    if trained.divergence is not None:
+        recommender.seconds = reporter.total()
+        raise DivergedError(trained.divergence, recommender)
     with reporter.stage("evaluate"):
         recommender.metrics, recommender.protocol = recommender.evaluate()
     recommender.seconds = reporter.total()
@@ -160,12 +176,45 @@ def _configured(
     if isinstance(model, str):
         settings = {**settings, "model": model}
     if config is not None and not isinstance(config, Config):
-        raise ConfigError(f"config={config!r:.80}: expected a fastncf.Config")
+        raise ConfigError(f"config={show(config)}: expected a fastncf.Config")
     known = Config.__dataclass_fields__
-    if unknown := [name for name in settings if name not in known]:
-        raise ConfigError(f"unknown setting: {', '.join(unknown)}; expected one of {', '.join(known)}")
+    for name in settings:
+        if name not in known:
+            nearest = get_close_matches(name, known, 1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ConfigError(f"unknown setting: {name:.80}; expected one of {', '.join(known)}{hint}")
     config = replace(config or Config(), **settings)
     return config, None if model is None or isinstance(model, str) else model
+
+
+def _require_callback(callback: Any) -> None:
+    """Raise a ConfigError for a callback that cannot be called."""
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback={show(callback)}: expected a function of one argument, a fastncf.Progress")
+
+
+def _require_memory(plan: Plan, split: Split) -> None:
+    """Refuse a plan whose parameters or candidates alone exceed the memory that is available.
+
+    Raises:
+        InsufficientMemoryError: says how much is needed, and what would need less.
+    """
+    data, evaluation = plan.data, plan.evaluation
+    for stage in plan.stages:
+        if stage.device == "cpu":
+            needed = least_bytes(
+                stage, num_users=data.num_users, num_items=data.num_items, num_interactions=data.num_interactions
+            )
+            require_memory(
+                f"{stage.model} with dim={stage.dim}, layers={stage.layers!r:.80} and "
+                f"num_negatives={stage.num_negatives} for {data.num_users:,} users, {data.num_items:,} items and "
+                f"{data.num_interactions:,} interactions",
+                needed,
+                "a smaller dim, layers or num_negatives",
+            )
+    if split.test_candidates is None:
+        num_lists = int((split.test_item >= 0).sum())
+        require_candidate_memory(num_lists, evaluation.num_candidates)
 
 
 def _counts(interactions: Interactions, split: Split) -> dict[str, int]:

@@ -419,7 +419,7 @@ class Panic(BaseException):
         (Panic("index out of bounds\n" * 90), 1, "internal error: Panic: index out of bounds\\nindex"),
         (OSError(5, "Input/output error", "a\nb"), 1, "a\\nb: Input/output error"),
         (OSError("no number"), 1, "internal error: OSError: no number"),
-        (MemoryError(), 4, "out of memory (an allocation failed); expected more memory"),
+        (MemoryError(), 4, "plan: the memory does not suffice, and "),
         (fastncf.FastNCFError("x"), 1, "x"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (Terminated(signal.SIGTERM), 143, "terminated by SIGTERM"),

@@ -1,9 +1,14 @@
 import dataclasses
+import fractions
+import json
 
+import numpy as np
 import pytest
+import torch
 
 import fastncf
 from fastncf import Config, ConfigError
+from fastncf.config import require_count
 
 
 def test_immutable_and_back_from_a_dict():
@@ -100,3 +105,88 @@ def test_a_value_of_another_type_is_refused_by_the_name_of_its_setting(name, val
 def test_a_config_of_another_type_is_refused():
     with pytest.raises(ConfigError, match=r"config=\{'dim': 3\}: expected a fastncf\.Config"):
         fastncf.fit("not-read.csv", config={"dim": 3})
+
+
+NUMBERS = {
+    "l2": np.float32(0.25),
+    "learning_rate": np.array(0.5),
+    "init_std": np.longdouble(0.5),
+    "dropout": fractions.Fraction(1, 4),
+    "negatives_exponent": torch.tensor(0.5),
+    "user_fraction": np.float16(0.5),
+    "epochs": np.int64(3),
+    "batch_size": np.uint8(200),
+    "k": torch.tensor(7),
+    "seed": np.uint64(2**62),
+    "layers": np.array([64, 32]),
+    "shuffle": np.bool_(False),
+    "model": np.str_("mlp"),
+    "device": torch.device("cpu"),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_values_of_other_libraries_become_pythons_own(name):
+    config = Config(**{"model": "mlp", name: NUMBERS[name]})
+    value = getattr(config, name)
+    assert type(value) in (int, float, bool, str, tuple)
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert value == {"layers": (64, 32), "device": "cpu"}.get(name, NUMBERS[name])
+
+
+def test_layers_may_hold_numpy_integers():
+    assert Config(layers=[np.int64(8), np.int32(4)]).to_dict()["layers"] == [8, 4]
+    assert Config(layers=torch.tensor([8, 4])).layers == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"learning_rate": np.float32("inf")},
+            "learning_rate=inf: expected a finite number above 0 and at most 1,",
+        ),
+        ({"l2": float("nan")}, "l2=nan: expected a finite number of at least 0 and at most 1,000,000"),
+        ({"init_std": 1e30}, r"init_std=1e\+30: expected a finite number above 0 and at most 1,000,000"),
+        ({"learning_rate": 10**400}, "learning_rate=1000"),
+        ({"user_fraction": float("nan")}, "user_fraction=nan: expected a number above 0 and at most 1"),
+        ({"dropout": 1.0}, r"dropout=1\.0: expected a number from 0 and below 1"),
+        (
+            {"num_candidates": 10**10},
+            "num_candidates=10000000000: expected an integer of at least 1 and at most 2,",
+        ),
+        ({"layers": (10**10,)}, r"layers=\(10000000000,\): expected integers of at least 1 and at most 2,147,483,647"),
+        ({"layers": 64}, r"layers=64: expected integers of at least 1, such as \(64, 32\)"),
+        ({"layers": np.ones((2, 2), dtype=int)}, "layers="),
+        (
+            {"batch_size": 10**12},
+            "batch_size=1000000000000: expected an integer of at least 1 and at most 2,147",
+        ),
+        ({"epochs": 10**5000}, "epochs=<int>: expected an integer of at least 1 and at most 2,147,483,647"),
+        ({"epochs": np.float64(3)}, r"epochs=3\.0: expected an integer of at least 1$"),
+        ({"seed": 2**70}, "seed=1180591620717411303424: expected an integer of at least 0 and below"),
+        ({"shuffle": "no"}, "shuffle='no': expected True or False"),
+        ({"full_ranking": 1}, "full_ranking=1: expected True or False"),
+        ({"device": 7}, "device=7: expected 'auto' or the name of a torch device"),
+        ({"l2": 1j}, "l2=1j: expected a finite number"),
+    ],
+)
+def test_values_out_of_the_world(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Config(**settings)
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.0, "5", True, None, 2**31, np.float32(3), [3]])
+def test_a_number_of_things_is_an_integer_from_1(value):
+    with pytest.raises(ConfigError, match=r"^k=.*: expected an integer of at least 1"):
+        require_count("k", value)
+    assert require_count("k", np.int16(5)) == 5
+
+
+def test_an_unknown_setting_is_named_with_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"^unknown setting: learnign_rate; expected .*did you mean learning_rate\?$"):
+        fastncf.fit("not-read.csv", learnign_rate=0.1)
+    with pytest.raises(ConfigError, match=r"^callback=3: expected a function"):
+        fastncf.fit("not-read.csv", callback=3)
+    with pytest.raises(ConfigError, match=r"^model=<class .*: expected .*an object and not the class itself"):
+        fastncf.fit("not-read.csv", model=torch.nn.Linear)

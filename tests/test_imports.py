@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"files", "rng", "stage", "streams", "threads"},
+    {"files", "memory", "rng", "stage", "streams", "threads"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},
     {"device"},

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError
+from fastncf.memory import require_memory
 from fastncf.rng import Stream, key
 from fastncf.sampling.negatives import sample_candidates
 
@@ -56,7 +57,9 @@ def held_out_lists(
 
     Raises:
         DataError: one of the users has seen all items.
+        InsufficientMemoryError: the lists do not fit into the memory.
     """
+    require_candidate_memory(len(users), spec.num_candidates)
     negatives = sample_candidates(
         *split.seen(),
         split.num_items,
@@ -66,6 +69,20 @@ def held_out_lists(
         distinct=spec.distinct,
     )
     return CandidateLists(users, positives, negatives)
+
+
+def require_candidate_memory(num_lists: int, num_candidates: int) -> None:
+    """Check that lists of candidates fit into the memory, before they are allocated.
+
+    Args:
+        num_lists: T.
+        num_candidates: C.
+
+    Raises:
+        InsufficientMemoryError: they do not.
+    """
+    what = f"num_candidates={num_candidates:,} for {num_lists:,} held-out items"
+    require_memory(what, num_lists * num_candidates * np.dtype(np.int32).itemsize, "a smaller num_candidates")
 
 
 def validation_lists(split: Split, spec: CandidateSpec) -> CandidateLists[np.ndarray]:

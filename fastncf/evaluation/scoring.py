@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastncf.device import chunk_bytes, device_guard, translate_out_of_memory
+from fastncf.device import chunk_bytes, device_guard, own_modes, translate_out_of_memory
 from fastncf.errors import DeviceError
 from fastncf.models.scorers import Scorer, make_scorer
 
@@ -153,7 +153,7 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), device_guard(device), translate_out_of_memory(device):
+        with own_modes(gradients=False), device_guard(device), translate_out_of_memory(device):
             yield
     finally:
         if was_training:

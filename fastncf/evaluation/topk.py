@@ -54,7 +54,9 @@ def top_items(
     return counts.clip(max=k), items, scores
 
 
-def similar_items(model: nn.Module, item_ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def similar_items(
+    model: nn.Module, item_ids: np.ndarray, k: int, num_items: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the items whose vectors have the largest cosine with that of an item, the item itself left out.
 
     The memory is that of :mod:`fastncf.evaluation.scoring`, plus a copy of all item vectors in float32.
@@ -63,6 +65,7 @@ def similar_items(model: nn.Module, item_ids: np.ndarray, k: int) -> tuple[np.nd
         model: has ``item_vectors() -> (I, D)``.
         item_ids: (n,) int32.
         k: at least 1.
+        num_items: I, all vectors of the model where it is not given; a module of the user's own may have more.
 
     Returns:
         Items (n, min(k, I - 1)) int64, best first, equal cosines in the order of the items, and cosines, float32.
@@ -78,7 +81,7 @@ def similar_items(model: nn.Module, item_ids: np.ndarray, k: int) -> tuple[np.nd
             f"expected a model with item_vectors() -> (I, D), as mf, gmf, mlp and neumf have"
         )
     with evaluating(model, device_of(model)):
-        vectors = nn.functional.normalize(item_vectors().float(), dim=1).cpu()
+        vectors = nn.functional.normalize(item_vectors()[:num_items].float(), dim=1).cpu()
         num_items = len(vectors)
         k = min(k, num_items - 1)
         items, cosines = np.empty((len(item_ids), k), dtype=np.int64), np.empty((len(item_ids), k), dtype=np.float32)
@@ -86,7 +89,7 @@ def similar_items(model: nn.Module, item_ids: np.ndarray, k: int) -> tuple[np.nd
         def choose(part: slice) -> None:
             own = torch.from_numpy(item_ids[part]).long()
             found = _make_sortable(vectors[own] @ vectors.T)
-            found[torch.arange(len(own)), own] = -torch.inf
+            found[torch.arange(len(own), device=own.device), own] = -torch.inf
             best, item = _best_columns(found, k)
             items[part], cosines[part] = item.numpy(), best.numpy()
 
@@ -117,7 +120,7 @@ def _best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: at most I.
     """
     if not k:
-        return scores[:, :0], torch.empty((len(scores), 0), dtype=torch.int64)
+        return scores[:, :0], scores.new_empty((len(scores), 0), dtype=torch.int64)
     values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     columns = columns[:, :k]
     if k < scores.shape[1]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FACTOR_MODELS = frozenset({"mf"})
 """Models whose parameters are :class:`~fastncf.kernels.cpu.factors.Factors`, which are loaded without torch."""
 
-_SUPPORT_MODULES = frozenset({"layers", "losses", "scorers"})
+_SUPPORT_MODULES = frozenset({"layers", "losses", "scorers", "state"})
 """Files of this folder that are no models."""
 
 
@@ -109,7 +109,8 @@ def get(name: str) -> Any:
 def build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndarray | Tensor") -> "nn.Module":
     """Return the untrained model that a stage names, on the CPU.
 
-    The parameters are drawn on the CPU from the seed, so that they are the same for every device.
+    The parameters are drawn on the CPU from the seed, so that they are the same for every device, and whatever torch's
+    default dtype and device are.
 
     Args:
         stage: names the model and its sizes.
@@ -120,14 +121,22 @@ def build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndarr
     Raises:
         ConfigError: there is no model of that name.
     """
+    from fastncf.device import default_factories
+
+    with default_factories():
+        return _build(stage, num_users, num_items, item_counts)
+
+
+def _build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndarray | Tensor") -> "nn.Module":
+    """Return the model of :func:`build` on torch's default device."""
     import torch
 
-    generator = torch.Generator().manual_seed(key(stage.seed, Stream.PARAMETERS) >> 1)
+    generator = torch.Generator("cpu").manual_seed(key(stage.seed, Stream.PARAMETERS) >> 1)
     return get(stage.model).build(stage, num_users, num_items, item_counts, generator)
 
 
 def parameter_forms(stage: "Stage", num_users: int, num_items: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return the shape and the dtype of each parameter and buffer of the model that a stage names; no memory is taken.
+    """Return the shape and the dtype of each parameter and buffer of the model that a stage names, for which no memory is taken.
 
     Args:
         stage: names the model and its sizes.
@@ -140,9 +149,12 @@ def parameter_forms(stage: "Stage", num_users: int, num_items: int) -> dict[str,
     """
     import torch
 
-    with torch.device("meta"):
-        model = build(stage, num_users, num_items, torch.empty(num_items))
-    return {name: (tuple(one.shape), str(one.dtype).removeprefix("torch.")) for name, one in model.state_dict().items()}
+    from fastncf.device import default_factories
+
+    with default_factories(), torch.device("meta"):
+        model = _build(stage, num_users, num_items, torch.zeros(num_items, device="cpu"))
+    tensors = {name: one for name, one in model.state_dict().items() if isinstance(one, torch.Tensor)}
+    return {name: (tuple(one.shape), str(one.dtype).removeprefix("torch.")) for name, one in tensors.items()}
 
 
 def _files() -> set[str]:

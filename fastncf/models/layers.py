@@ -95,7 +95,7 @@ def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, s
         generator: draws the numbers; torch's global one where it is None.
         std: standard deviation.
     """
-    weight = torch.empty(num_rows, dim)
+    weight = torch.empty(num_rows, dim, dtype=torch.float32, device="cpu")
     return Embedding.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
 
 
@@ -108,7 +108,7 @@ def drop_constant_columns(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
 def make_linear(num_inputs: int, num_outputs: int, generator: torch.Generator | None) -> nn.Linear:
     """Return a linear layer whose parameters have torch's default distribution, drawn from ``generator``."""
     with torch.random.fork_rng(devices=[]):  # the global generator is left alone; skip_init would cost half a second
-        layer = nn.Linear(num_inputs, num_outputs)
+        layer = nn.Linear(num_inputs, num_outputs, dtype=torch.float32, device="cpu")
     bound = num_inputs**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

@@ -33,8 +33,8 @@ class MF(nn.Module):
         super().__init__()
         self.user_embedding = make_embedding(num_users, dim, generator, std)
         self.item_embedding = make_embedding(num_items, dim, generator, std)
-        self.user_bias = nn.Parameter(torch.zeros(num_users))
-        self.item_bias = nn.Parameter(torch.zeros(num_items))
+        user_bias, item_bias = (torch.zeros(rows, dtype=torch.float32, device="cpu") for rows in (num_users, num_items))
+        self.user_bias, self.item_bias = nn.Parameter(user_bias), nn.Parameter(item_bias)
 
     @classmethod
     def build(
@@ -51,7 +51,7 @@ class MF(nn.Module):
     def forward(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
         """Return scores of the broadcast shape of ``user_ids`` and ``item_ids``."""
         if use_triton_dot(self.user_embedding.weight, user_ids, item_ids):
-            ones = torch.ones(self.user_embedding.embedding_dim, device=user_ids.device)
+            ones = self.user_embedding.weight.new_ones(self.user_embedding.embedding_dim)
             dot = weighted_dot(self.user_embedding, self.item_embedding, ones, user_ids, item_ids)
         else:
             dot = (self.user_embedding(user_ids) * self.item_embedding(item_ids)).sum(-1)

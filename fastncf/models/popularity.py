@@ -36,7 +36,7 @@ class Popularity(nn.Module):
         generator: torch.Generator,
     ) -> Self:
         """Return the model; see :class:`fastncf.models.ModelClass`."""
-        return cls(torch.as_tensor(item_counts).double())
+        return cls(torch.as_tensor(item_counts, device="cpu").double())
 
     def forward(self, user_ids: Tensor, item_ids: Tensor) -> Tensor:
         """Return scores of the broadcast shape of ``user_ids`` and ``item_ids``."""
@@ -61,7 +61,7 @@ class CountScorer(Scorer):
         return self.counts.index_select(0, item_ids.reshape(-1)).view(item_ids.shape)
 
     def catalogue(self, user_ids: Tensor, num_items: int) -> Tensor:
-        return self.counts.expand(len(user_ids), -1)
+        return self.counts[:num_items].expand(len(user_ids), -1)
 
     def list_bytes(self) -> int:
         return self.counts.element_size() + 8

@@ -14,7 +14,9 @@ from fastncf.device import has_tf32, triton_works
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.ranking import dot_lists
+from fastncf.models.layers import Embedding
 
+_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 _UNKNOWN_PAIR_BYTES = 1024
 
 
@@ -72,23 +74,41 @@ def make_scorer(model: nn.Module) -> Scorer:
     """Return the scorer of a model.
 
     That is ``model.scorer()`` where the class of the model itself defines the method. A class that inherits it, or has
-    none, may have a ``forward`` of its own and is scored by that.
+    none, may have a ``forward`` of its own and is scored by that; so is a model with hooks, which may change scores.
     """
     own = vars(type(model)).get("scorer")
-    return ModuleScorer(model) if own is None else own(model)
+    return ModuleScorer(model) if own is None or changed_forward(model) is not None else own(model)
+
+
+def changed_forward(model: nn.Module) -> str | None:
+    """Return the layer of a model that computes something else than its class does, in words; None where none does.
+
+    That is a layer with hooks or with a ``forward`` of its own, and an embedding or a linear layer of another class
+    than those of torch and of this package, such as a parametrized one.
+    """
+    for name, layer in model.named_modules():
+        own = vars(layer)
+        where = name or "the module"
+        if any(own.get(hooks) for hooks in _HOOKS):
+            return f"{where} has hooks"
+        if "forward" in own:
+            return f"{where} has a forward of its own"
+        if isinstance(layer, nn.Embedding | nn.Linear) and type(layer) not in (nn.Embedding, Embedding, nn.Linear):
+            return f"{where} is a {type(layer).__name__}"
+    return None
 
 
 class ScratchBuffer:
     """Memory that one call after the other writes to, since fresh pages cost more time than the arithmetic."""
 
     def __init__(self) -> None:
-        self._memory = torch.empty(0)
+        self._memory = torch.empty(0, device="cpu")
 
     def take(self, *shape: int, like: Tensor) -> Tensor:
         """Return a tensor of a shape, with the dtype and device of ``like`` and any values."""
         size = math.prod(shape)
         if self._memory.numel() < size or self._memory.device != like.device or self._memory.dtype != like.dtype:
-            self._memory = torch.empty(0)  # frees the old memory before the new is allocated
+            self._memory = torch.empty(0, device="cpu")  # frees the old memory before the new is allocated
             self._memory = torch.empty(size, dtype=like.dtype, device=like.device)
         return self._memory[:size].view(shape)
 
@@ -160,11 +180,12 @@ class DotScorer(Scorer):
 
     def catalogue(self, user_ids: Tensor, num_items: int) -> Tensor:
         user, item = self._vectors(user_ids)
+        item = item[:num_items]  # a module of the user's own may have more rows than there are items
         scores = torch.mm(user, item.T, out=self._scores.take(len(user), len(item), like=user))
         if self._biases is not None and self._stacked_items is None:
             user_bias, item_bias = self._biases
             scores += user_bias.index_select(0, user_ids).unsqueeze(1)
-            scores += item_bias
+            scores += item_bias[:num_items]
         return scores
 
     def _vectors(self, user_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,7 +280,10 @@ class HiddenLayersScorer(Scorer):
         if self._by_triton:
             item_ids = torch.arange(num_items, dtype=torch.int32, device=user_ids.device)
             return self.lists(user_ids, item_ids.expand(len(user_ids), -1))
-        item_part = self._item @ self._item_weight.T if self._tables is None else self._tables[1]
+        if self._tables is None:
+            item_part = self._item[:num_items] @ self._item_weight.T
+        else:
+            item_part = self._tables[1][:num_items]
         x = self._buffers[0].take(len(user_ids), *item_part.shape, like=item_part)
         torch.add(self._user_part(user_ids).unsqueeze(1), item_part, out=x).relu_()
         return self._score(x.view(-1, item_part.shape[1])).view(len(user_ids), num_items)
@@ -281,7 +305,7 @@ class HiddenLayersScorer(Scorer):
         """Return the scores (B, C) of :meth:`lists`, by the Triton kernel."""
         from fastncf.kernels.cuda.scores import score_by_layers  # Triton is not installed on every machine
 
-        scores = torch.empty(item_ids.shape, device=self._user.device)
+        scores = torch.empty(item_ids.shape, dtype=torch.float32, device=self._user.device)
         if self._tables is not None:
             score_by_layers(scores, *self._tables, user_ids, item_ids.contiguous(), self._layers, self._output)
             return scores
@@ -368,14 +392,44 @@ def score_lists(model: nn.Module, user_ids: Tensor, item_ids: Tensor) -> Tensor:
         (B, C) float.
 
     Raises:
-        ConfigError: the module returned another number of scores than it got pairs.
+        ConfigError: the module returned no floating-point tensor, or another number of scores than it got pairs.
     """
     if getattr(model, "broadcasts_ids", False):
-        return model(user_ids.unsqueeze(-1), item_ids)
-    scores = model(user_ids.repeat_interleave(item_ids.shape[1]), item_ids.reshape(-1))
-    if scores.numel() != item_ids.numel():
+        scores = model(user_ids.unsqueeze(-1), item_ids)
+        shape, fits = tuple(item_ids.shape), isinstance(scores, Tensor) and scores.shape == item_ids.shape
+    else:
+        scores = model(user_ids.repeat_interleave(item_ids.shape[1]), item_ids.reshape(-1))
+        shape, fits = (item_ids.numel(),), isinstance(scores, Tensor) and scores.numel() == item_ids.numel()
+    if not fits or not scores.dtype.is_floating_point:
+        what = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise ConfigError(
-            f"{type(model).__name__} returned scores of shape {tuple(scores.shape)} for {item_ids.numel()} pairs; "
-            f"expected one score for each (user, item)"
+            f"model={type(model).__name__}: forward returned {what} for ids of shape {shape}; expected a "
+            f"floating-point tensor with one score for each (user, item)"
         )
     return scores.reshape(item_ids.shape)
+
+
+def why_not_by_kernels(model: nn.Module) -> str | None:
+    """Return why kernels that know the class of a model cannot train this object of it; None if they can.
+
+    They compute what the class does, for parameters that are float32, trained, and in memory of their own.
+    """
+    if (reason := changed_forward(model)) is not None:
+        return reason
+    for name, layer in model.named_modules():
+        if type(layer) is nn.Embedding and (
+            layer.sparse or layer.scale_grad_by_freq or layer.max_norm is not None or layer.padding_idx is not None
+        ):
+            return f"{name} has padding_idx, max_norm, scale_grad_by_freq or sparse"
+    storages: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.dtype != torch.float32:
+            return f"{name} is {parameter.dtype}, and the kernels take float32"
+        if not parameter.requires_grad:
+            return f"{name} is frozen, and the kernels train all parameters"
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            return f"{name} has hooks"
+        other = storages.setdefault(parameter.untyped_storage().data_ptr(), name) if parameter.numel() else name
+        if other != name:
+            return f"{name} shares its memory with {other}"
+    return None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
@@ -41,6 +41,7 @@ class _Plain:
 
     format: int
     model_class: str
+    extra_state: dict[str, Any] = field(default_factory=dict)
     config: Config
     plan: Plan | None = None
     metrics: dict[str, float | None]
@@ -70,14 +71,23 @@ class Fields(TypedDict):
     found: dict[str, Any]
 
 
-def describe(model_class: str, saved: Fields) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the plain values and the arrays from which :func:`read_fields` makes the same attributes."""
+def describe(
+    model_class: str, extra_state: dict[str, Any], saved: Fields
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the plain values and the arrays from which :func:`read_fields` makes the same attributes.
+
+    Args:
+        model_class: name of the model's class.
+        extra_state: what ``get_extra_state()`` of its modules returned, by names in the state; plain values.
+        saved: attributes of the recommender.
+    """
     split, plain = (
         saved["split"],
         {name: _plain_numbers(saved[name]) for name in ("metrics", "seconds", "training_log")},
     )
     description = {
         "model_class": model_class,
+        "extra_state": extra_state,
         "config": saved["config"].to_dict(),
         "plan": saved["plan"].to_dict(),
         **plain,

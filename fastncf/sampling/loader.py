@@ -112,7 +112,7 @@ class EpochLoader:
         indptr, self.positive = (torch.from_numpy(array).to(device) for array in (split.indptr, split.indices))
         users = torch.arange(split.num_users, dtype=torch.int32, device=device)
         self.user = torch.repeat_interleave(users, indptr.diff(), output_size=len(split.indices))
-        self.order, self.negatives = torch.empty(0), torch.empty(0)
+        self.order = self.negatives = torch.empty(0, dtype=torch.int32, device="cpu")
         self._sampler: _EpochSampler
         if triton_works(device):
             self._sampler = DeviceSampler(spec, self.user, indptr, self.positive)
@@ -232,7 +232,9 @@ class PrefetchSampler:
     def __init__(self, spec: SamplingSpec) -> None:
         self.spec = spec
         cuda, shape = spec.device.type == "cuda", spec.negatives_shape
-        self.buffers = [torch.empty(shape, dtype=torch.int32, pin_memory=cuda) for _ in range(min(2, spec.num_epochs))]
+        self.buffers = [
+            torch.empty(shape, dtype=torch.int32, device="cpu", pin_memory=cuda) for _ in range(min(2, spec.num_epochs))
+        ]
         self.copies: list[torch.cuda.Event | None] = [None, None]
         self.stream = torch.cuda.Stream(spec.device) if cuda else None
         self.loaded: tuple[Tensor, Tensor] | None = None

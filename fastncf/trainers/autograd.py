@@ -63,7 +63,7 @@ class AutogradTrainer(Trainer):
         self.no_graph_reason = None if cuda else "no CUDA device"
         self.microbatch_size = self.loader.interactions_per_batch
         self.learning_rates = torch.empty(self.loader.batches, dtype=torch.float64, device=self.device)  # of the epoch
-        self.learning_rate = torch.zeros((), device=self.device)  # float32, read by the graph
+        self.learning_rate = torch.zeros((), dtype=torch.float32, device=self.device)  # read by the graph
         self.step = torch.zeros(1, dtype=torch.int64, device=self.device)  # steps of the epoch that are done
         self.total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         initial_rate = self.learning_rate if cuda else 0.0
@@ -103,7 +103,7 @@ class AutogradTrainer(Trainer):
         Names are ``parameters.``, ``buffers.``, ``exp_avg.``, ``exp_avg_sq.`` or ``step.`` before torch's name of a
         parameter or buffer, and ``microbatch_size``. All values are tensors.
         """
-        state: State = {"microbatch_size": torch.tensor(self.microbatch_size)}
+        state: State = {"microbatch_size": torch.tensor(self.microbatch_size, device="cpu")}
         for name, parameter in self.model.named_parameters():
             state[f"parameters.{name}"] = parameter.detach()
             if parameter.requires_grad:
@@ -131,7 +131,7 @@ class AutogradTrainer(Trainer):
         """Return Adam's state of a parameter, which torch makes in the first step, and which starts from zeros."""
         moments = self._adam.state[parameter]
         if not moments:
-            moments["step"] = torch.zeros((), device=parameter.device)
+            moments["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             moments["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             moments["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return moments
@@ -249,7 +249,7 @@ def copy_state(target: Mapping[str, Tensor], source: Mapping[str, Any]) -> None:
             raise ValueError(f"state: {name!r} has shape {shape}; expected {expected}")
     with torch.no_grad():
         for name, tensor in target.items():
-            tensor.copy_(torch.as_tensor(source[name]))
+            tensor.copy_(torch.as_tensor(source[name], device=tensor.device))
 
 
 def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -266,7 +266,7 @@ def l2_penalty(model: nn.Module, batch: Batch, weight: float) -> Tensor:
     penalty, since nothing says which of the two they belong to.
     """
     items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
-    total = torch.zeros((), device=batch.user.device)
+    total = torch.zeros((), dtype=torch.float32, device=batch.user.device)
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Embedding) and ("user" in name or "item" in name):
             rows = batch.user if "user" in name else items

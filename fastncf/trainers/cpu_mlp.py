@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastncf.data.split import Split
+from fastncf.errors import ConfigError
 from fastncf.kernels.cpu import mlp as kernels
 from fastncf.kernels.cpu.gemm import COLUMN_MULTIPLE
 from fastncf.kernels.cpu.lazy_adam import (
@@ -25,6 +26,7 @@ from fastncf.kernels.cpu.losses import require_code
 from fastncf.models.losses import LOSSES
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
+from fastncf.models.scorers import why_not_by_kernels
 from fastncf.rng import Stream, key
 from fastncf.sampling.loader import EpochLoader
 from fastncf.stage import Stage
@@ -35,6 +37,8 @@ from fastncf.trainers.base import State, Trainer
 _CPU = torch.device("cpu")
 _MICROBATCH_SAMPLES = 16_384
 _CALL_SAMPLES = 2_000_000
+_MOST_PARAMETERS = 2**31 - 2**20  # they are numbered in int32, with some padding
+_MOST_STEPS = 2**30 - 1  # twice a step is int32
 _MOMENTS = "parameters", "exp_avg", "exp_avg_sq"  # values, and torch's names for Adam's moments
 
 
@@ -71,13 +75,26 @@ class CPUMLPTrainer(Trainer):
             return _unsupported_module(module)
         if stage.model not in ("mlp", "neumf"):
             return f"the kernels are for model='mlp' and 'neumf' and not for {stage.model!r}"
+        widths = [2 * _padded(stage.mlp_dim), *map(_padded, stage.layers)]
+        if sum(a * b for a, b in itertools.pairwise(widths)) > _MOST_PARAMETERS:
+            return f"layers={stage.layers!r:.80} have more than {_MOST_PARAMETERS:,} weights, which the kernels number"
         return None
 
     def __init__(self, model: MLP | NeuMF, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
-        """Pack the parameters of a module for the kernels; ``order`` is not used."""
+        """Pack the parameters of a module for the kernels; ``order`` is not used.
+
+        Raises:
+            ConfigError: there are more steps than the kernels count.
+        """
         self.device = _CPU
         self.model, self.stage = model, stage
         self.loader = EpochLoader.from_stage(split, stage)
+        if (steps := stage.epochs * self.loader.batches) > _MOST_STEPS:
+            self.loader.close()
+            raise ConfigError(
+                f"epochs={stage.epochs}, batch_size={stage.batch_size}: {steps:,} steps; expected at most "
+                f"{_MOST_STEPS:,}, or optimizer='sgd'"
+            )
         self._packed = _PackedParameters(model, split)
         rates = stage.learning_rate_at(np.array([0, 1 / (stage.epochs * self.loader.batches)]))
         self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
@@ -203,6 +220,10 @@ class _PackedParameters:
 
     def __init__(self, model: MLP | NeuMF, split: Split) -> None:
         self._parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        for ending, count in (("user_embedding.weight", split.num_users), ("item_embedding.weight", split.num_items)):
+            for name in self._parameters:
+                if name.endswith(ending):  # a module of the user's own may have further rows, which stay as they are
+                    self._parameters[name] = self._parameters[name][:count]
         prefixes = ["gmf_", "mlp_"] if isinstance(model, NeuMF) else [""]
         names = [f"hidden.{name}" for name, layer in model.hidden.named_children() if isinstance(layer, nn.Linear)]
         dims = [self._parameters[f"{prefix}user_embedding.weight"].shape[1] for prefix in prefixes]
@@ -307,12 +328,10 @@ def _unsupported_module(module: nn.Module) -> str | None:
     if type(module) not in (MLP, NeuMF):
         return f"the kernels are for modules of the classes MLP and NeuMF and not for {type(module).__name__}"
     for name, parameter in module.named_parameters():
-        if parameter.dtype != torch.float32:
-            return f"{name} is {parameter.dtype}, and the kernels take float32"
         if parameter.device.type != "cpu":
             return f"{name} is on {parameter.device}, and the kernels run on the CPU"
-        if not parameter.requires_grad:
-            return f"{name} is frozen, and the kernels train all parameters"
+    if (reason := why_not_by_kernels(module)) is not None:
+        return reason
     return None
 
 

@@ -15,6 +15,7 @@ from fastncf.data.split import Split
 from fastncf.device import device_guard, has_tf32
 from fastncf.models.losses import LOSSES
 from fastncf.models.mlp import MLP
+from fastncf.models.scorers import why_not_by_kernels
 from fastncf.sampling.loader import EpochLoader
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import copy_state
@@ -70,7 +71,7 @@ class CUDAMLPTrainer(Trainer):
             gradients=torch.zeros_like(parameters),
             exp_avg=torch.zeros_like(parameters),
             exp_avg_sq=torch.zeros_like(parameters),
-            step_sizes=torch.empty((self.loader.batches, 2), device=self.device),
+            step_sizes=torch.empty((self.loader.batches, 2), dtype=torch.float32, device=self.device),
             losses=torch.zeros(min(num_tiles, self._max_programs()), dtype=torch.float64, device=self.device),
             order=self.loader.order,
             users=self.loader.user,
@@ -201,7 +202,7 @@ def _unsupported_module(module: nn.Module) -> str | None:
         return f"the module has dropout={module.dropout}, and the kernel has none"
     if not all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in module.parameters()):
         return "the kernel is for parameters in float32 of which none is frozen"
-    return None
+    return why_not_by_kernels(module)
 
 
 def _sizes(stage: Stage, module: nn.Module | None) -> tuple[int, ...]:
@@ -233,7 +234,7 @@ def _why_no_launch(device: torch.device, num_negatives: int, num_inputs: int, wi
 
     try:
         with device_guard(device):
-            vector = torch.zeros((num_inputs + width_1 + width_2) ** 2, device=device)
+            vector = torch.zeros((num_inputs + width_1 + width_2) ** 2, dtype=torch.float32, device=device)
             losses = torch.zeros(1, dtype=torch.float64, device=device)
             step = torch.zeros(1, dtype=torch.int64, device=device)
             negatives = torch.zeros((1, num_negatives), dtype=torch.int32, device=device)

@@ -1,20 +1,37 @@
 """Epoch after epoch: progress, validation, early stopping, and the log of a fit, the same for all trainers."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import named_metrics
 from fastncf.evaluation.ranking import validation_means
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.memory import translate_exhaustion
 from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
 
 STAGES = ("read", "split", "tune", "sample", "train", "evaluate", "total")
 """Sections of a fit whose seconds are measured; a :class:`~fastncf.stage.Stage` is something else, a training run."""
+
+_NEEDS_LESS = {
+    "read": "a source with fewer rows or columns",
+    "split": "a source with fewer rows",
+    "tune": "a given l2, which is not searched for, or a smaller dim",
+    "train": "a smaller dim, layers, num_negatives or batch_size",
+    "evaluate": "a smaller num_candidates, or full_ranking=False",
+}
+"""What would need less memory in a section of a fit."""
+
+LARGEST_PARAMETER = 1e18
+"""Magnitude of a parameter from which on products of two may be infinite in float32."""
 
 TrainingLog = list[dict[str, float]]
 """One dict per epoch: epoch (counted from 1), loss, seconds and, with validation, its metrics."""
@@ -48,11 +65,13 @@ class ProgressReporter:
 
     Attributes:
         num_epochs: number of epochs of all training runs of the fit.
+        expected: memory that the fit is expected to take, in words; empty before that is known.
         seconds: by the names of ``STAGES``.
     """
 
     def __init__(self, callback: Callable[[Progress], object] | None, num_epochs: int) -> None:
         self.num_epochs = num_epochs
+        self.expected = ""
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._callback = callback
         self._epochs_done = 0
@@ -60,11 +79,21 @@ class ProgressReporter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Report a section of the fit when the block begins, and keep its seconds when it ends."""
+        """Report a section of the fit when the block begins, and keep its seconds when it ends.
+
+        Raises:
+            InsufficientMemoryError: memory runs out in the block.
+        """
         self._report(name, 0, float("nan"), 0.0, {})
         start = time.perf_counter()
-        yield
+        with translate_exhaustion(name, _NEEDS_LESS[name], self.expected):
+            yield
         self.seconds[name] = time.perf_counter() - start
+
+    @property
+    def next_epoch(self) -> int:
+        """Number from 1 of the epoch that ends next."""
+        return self._epochs_done + 1
 
     def end_epoch(self, loss: float, samples_per_second: float, metrics: dict[str, float]) -> tuple[int, bool]:
         """Report the end of an epoch; return its number from 1 and whether the callback stops the training."""
@@ -124,6 +153,49 @@ class EarlyStopping:
             trainer.load_state_dict(self.state)
 
 
+class FiniteParameters:
+    """A copy of the parameters of a model after the last epoch that left all of them finite.
+
+    Args:
+        model: factors, or a module on any device, whose buffers are kept as well.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._copies: dict[str, Any] = {}
+
+    def keep(self) -> None:
+        """Copy the parameters, into the memory of the copy before; of a module on its device if that has the room."""
+        for name, values in self._values().items():
+            if name in self._copies and self._copies[name].shape == values.shape:
+                self._copies[name][...] = values
+            else:
+                self._copies[name] = values.copy() if isinstance(values, np.ndarray) else _copied(values)
+
+    def restore(self) -> None:
+        """Write the copy to the model; do nothing where there is none."""
+        for name, values in self._values().items():
+            if name in self._copies:
+                values[...] = self._copies[name]
+
+    def _values(self) -> dict[str, Any]:
+        """Return arrays, or tensors without their gradients, by name."""
+        if isinstance(self._model, Factors):
+            return self._model._asdict()
+        named = [*self._model.named_parameters(), *self._model.named_buffers()]
+        return {name: tensor.detach() for name, tensor in named if not tensor.is_sparse}
+
+
+def _copied(tensor: Any) -> Any:
+    """Return a copy of a tensor on its device, or on the CPU where the device has no room for it."""
+    import torch
+
+    try:
+        return tensor.clone()
+    except torch.OutOfMemoryError:
+        return tensor.to("cpu")
+
+
 def train_epochs(
     trainer: Trainer,
     model: Any,
@@ -131,8 +203,11 @@ def train_epochs(
     num_interactions: int,
     validation: Validation | None,
     reporter: ProgressReporter,
-) -> TrainingLog:
+) -> tuple[TrainingLog, str | None]:
     """Train all epochs of a stage; fewer where the patience of the validation runs out or the callback stops it.
+
+    The training ends as well with an epoch whose loss is not finite, or that leaves parameters that are not, or that
+    are larger than :data:`LARGEST_PARAMETER`. The model then has the parameters of the epoch before, if there is one.
 
     Args:
         trainer: trains ``model`` in place.
@@ -141,34 +216,67 @@ def train_epochs(
         num_interactions: N.
         validation: items that are ranked after each epoch, or None.
         reporter: called at the end of each epoch.
+
+    Returns:
+        The log of the finite epochs, and None; or a sentence on how the training diverged.
     """
     early_stopping = EarlyStopping(validation.patience) if validation is not None and validation.patience else None
+    finite = FiniteParameters(model)
     log: TrainingLog = []
     for number in range(stage.epochs):
-        total, seconds, metrics = _train_epoch(trainer, model, number, validation)
-        loss = total / num_interactions
-        rate = num_interactions * (1 + stage.num_negatives) / seconds
-        epoch, is_stopped = reporter.end_epoch(loss, rate, metrics)
-        log.append({"epoch": epoch, "loss": loss, "seconds": seconds, **metrics})
+        end = _train_epoch(trainer, model, number, validation)
+        loss = end.total / num_interactions
+        if not (math.isfinite(loss) and end.largest <= LARGEST_PARAMETER):
+            finite.restore()
+            return log, _divergence(stage, reporter.next_epoch, loss, end.largest)
+        rate = num_interactions * (1 + stage.num_negatives) / end.seconds
+        epoch, is_stopped = reporter.end_epoch(loss, rate, end.metrics)
+        log.append({"epoch": epoch, "loss": loss, "seconds": end.seconds, **end.metrics})
         if early_stopping is not None and validation is not None:
-            is_stopped |= early_stopping.should_stop(trainer, metrics[f"ndcg@{validation.k}"])
+            is_stopped |= early_stopping.should_stop(trainer, end.metrics[f"ndcg@{validation.k}"])
         if is_stopped:
             break
+        if number + 1 < stage.epochs:
+            finite.keep()
     if early_stopping is not None:
         early_stopping.restore(trainer)
-    return log
+    return log, None
 
 
-def _train_epoch(
-    trainer: Trainer, model: Any, number: int, validation: Validation | None
-) -> tuple[float, float, dict[str, float]]:
-    """Train one epoch; return its summed loss, its seconds and its validation metrics, read from the device at once."""
+def _divergence(stage: Stage, epoch: int, loss: float, largest: float) -> str:
+    """Return the sentence on an epoch after which the training cannot go on."""
+    found = f"loss {loss:g}" if not math.isfinite(loss) else f"a parameter of {largest:g}"
+    return (
+        f"training of {stage.model} diverged in epoch {epoch} ({found}); expected: a smaller learning_rate (now "
+        f"{stage.learning_rate:g}), l2 (now {stage.l2:g}) or init_std (now {stage.init_std:g})"
+    )
+
+
+class _EpochEnd(NamedTuple):
+    """What is known at the end of an epoch.
+
+    Attributes:
+        total: summed loss.
+        seconds: of the training.
+        metrics: of the validation, empty without one.
+        largest: greatest magnitude of a parameter; NaN where one is NaN.
+    """
+
+    total: float
+    seconds: float
+    metrics: dict[str, float]
+    largest: float
+
+
+def _train_epoch(trainer: Trainer, model: Any, number: int, validation: Validation | None) -> _EpochEnd:
+    """Train one epoch; all numbers are read from the device at once."""
     if trainer.device is None:
         begin = time.perf_counter()
         total = trainer.epoch(number)
         seconds = time.perf_counter() - begin
         means = [] if validation is None else list(validation_means(model, validation.lists, validation.k))
-        numbers = [total, *means]
+        extremes = [abs(float(pick(array, initial=0))) for array in model for pick in (np.max, np.min)]
+        numbers = [total, float(np.max(extremes)), *means]
     else:
         import torch
 
@@ -178,7 +286,18 @@ def _train_epoch(
         model.train()
         total = torch.as_tensor(trainer.epoch(number), dtype=torch.float64, device=trainer.device).reshape(1)
         watch.stop()
-        parts = [total] if validation is None else [total, validation_means(model, validation.lists, validation.k)]
+        parts = [total, _largest_parameter(model)]
+        if validation is not None:
+            parts.append(validation_means(model, validation.lists, validation.k))
         numbers = torch.cat(parts).tolist()
         seconds = watch.seconds()
-    return numbers[0], seconds, {} if validation is None else named_metrics(numbers[1:], validation.k)
+    metrics = {} if validation is None else named_metrics(numbers[2:], validation.k)
+    return _EpochEnd(numbers[0], seconds, metrics, numbers[1])
+
+
+def _largest_parameter(model: Any) -> Any:
+    """Return the greatest magnitude of a parameter that is trained, (1,) float64 on its device, NaN if one is NaN."""
+    import torch
+
+    trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
+    return torch.stack([torch.linalg.vector_norm(tensor, torch.inf).double() for tensor in trained]).amax().reshape(1)

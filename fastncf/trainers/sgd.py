@@ -133,19 +133,18 @@ def why_not_sgd(stage: Stage, module: "nn.Module | None") -> str | None:
 
 def _why_not_module(module: "nn.Module") -> str | None:
     """Return why the kernels cannot train a module of the user's own in place; None if they can."""
-    import torch
-
     from fastncf.models.mf import MF
+    from fastncf.models.scorers import why_not_by_kernels
 
     if type(module) is not MF:
         return f"the kernel is for modules of the class MF itself and not for {type(module).__name__}"
+    if (reason := why_not_by_kernels(module)) is not None:
+        return reason
     for name, parameter in module.named_parameters():
-        if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
-            return f"{name} is {parameter.dtype} on {parameter.device}; expected torch.float32 on cpu"
+        if parameter.device.type != "cpu":
+            return f"{name} is on {parameter.device}; expected cpu"
         if not parameter.is_contiguous():
             return f"{name} is not contiguous"
-        if not parameter.requires_grad:
-            return f"{name} is frozen"
     return None
 
 

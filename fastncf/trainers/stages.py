@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,21 @@ GMF_WEIGHT = 0.9
 """Weight of the score of the ``gmf`` in a ``neumf`` that joins a ``gmf`` and an ``mlp``; the mlp's is the rest."""
 
 
+class Trained(NamedTuple):
+    """Result of training all stages of a plan.
+
+    Attributes:
+        model: the factors of an ``mf`` that needed no torch, otherwise a module in evaluation mode; None where a stage
+            diverged before the model had the parameters of a finite epoch.
+        log: of all epochs that were finite.
+        divergence: a sentence on how a stage diverged, which ended the training; None where none did.
+    """
+
+    model: "Factors | nn.Module | None"
+    log: TrainingLog
+    divergence: str | None
+
+
 def train_stages(
     stages: tuple[Stage, ...],
     module: "nn.Module | None",
@@ -30,7 +45,7 @@ def train_stages(
     order: np.ndarray | None,
     validation: Validation | None,
     reporter: ProgressReporter,
-) -> tuple["Factors | nn.Module", TrainingLog]:
+) -> Trained:
     """Train the stages of a plan and return the model of the last one, and the log of all epochs.
 
     Args:
@@ -41,34 +56,37 @@ def train_stages(
         validation: items that are ranked after each epoch, or None.
         reporter: called at the end of each epoch.
 
-    Returns:
-        The factors of an ``mf`` that needed no torch, otherwise a module in evaluation mode.
-
     Raises:
+        ConfigError: the module cannot be trained on these data.
         DeviceError: the memory of the device runs out.
     """
     models: list[Any] = []
     log: TrainingLog = []
     for stage in stages:
-        with _prepared_device(stage):
+        with _prepared_device(stage, module is not None):
             model = _initial_model(stage, module, split, models)
-            log += _train_stage(stage, model, split, order, validation, reporter)
-            models.append(model)
-    return _finished(stages[-1], models[-1]), log
+            epochs, divergence = _train_stage(stage, model, split, order, validation, reporter)
+        log += epochs
+        models.append(model)
+        if divergence is not None:
+            is_usable = stage is stages[-1] and bool(epochs)
+            return Trained(_finished(stage, model) if is_usable else None, log, divergence)
+    return Trained(_finished(stages[-1], models[-1]), log, None)
 
 
 @contextmanager
-def _prepared_device(stage: Stage) -> Iterator[None]:
-    """Make the device of a stage the current one, its operations deterministic if asked."""
-    if stage.optimizer == "sgd":
+def _prepared_device(stage: Stage, has_module: bool) -> Iterator[None]:
+    """Make the device of a stage the current one, its operations deterministic if asked, in torch's usual modes."""
+    if stage.optimizer == "sgd" and not has_module:
         yield
         return
     import torch
 
-    from fastncf.device import deterministic, device_guard, translate_out_of_memory
+    from fastncf.device import deterministic, device_guard, own_modes, translate_out_of_memory
 
     device = torch.device(stage.device)
     with ExitStack() as contexts:
+        contexts.enter_context(own_modes(gradients=True))
         for context in (device_guard(device), translate_out_of_memory(device), deterministic(stage.deterministic)):
             contexts.enter_context(context)
         yield
@@ -83,12 +101,18 @@ def _initial_model(stage: Stage, module: "nn.Module | None", split: Split, previ
         split: gives the sizes.
         previous: models of the stages before, in their order.
     """
+    if module is not None:
+        from fastncf.trainers.own_module import require_tensors, require_trainable
+
+        require_tensors(module)
+        module.to(stage.device)
+        require_trainable(module, stage, split)
+        return module
     if stage.optimizer == "sgd":
-        return init_factors(stage, split.num_users, split.num_items) if module is None else module
+        return init_factors(stage, split.num_users, split.num_items)
     from fastncf import models
 
-    if module is None:
-        module = models.build(stage, split.num_users, split.num_items, split.item_counts())
+    module = models.build(stage, split.num_users, split.num_items, split.item_counts())
     module.to(stage.device)
     if stage.start == "pretrained":
         models.get("mlp").start_from(module, previous[-1], stage.init_std)
@@ -104,15 +128,15 @@ def _train_stage(
     order: np.ndarray | None,
     validation: Validation | None,
     reporter: ProgressReporter,
-) -> TrainingLog:
-    """Train a model in place."""
+) -> tuple[TrainingLog, str | None]:
+    """Train a model in place; see :func:`~fastncf.trainers.loop.train_epochs`."""
     trained = model.factors() if stage.optimizer == "sgd" and not isinstance(model, Factors) else model
     with get(stage.trainer)(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
         if validation is not None and trainer.device is not None:
             validation = replace(validation, lists=on_device(validation.lists, trainer.device))
-        log = train_epochs(trainer, trained, stage, len(split.indices), validation, reporter)
+        result = train_epochs(trainer, trained, stage, len(split.indices), validation, reporter)
         reporter.seconds["sample"] += trainer.sampling_seconds()
-    return log
+    return result
 
 
 def _finished(stage: Stage, model: Any) -> "Factors | nn.Module":
@@ -122,8 +146,10 @@ def _finished(stage: Stage, model: Any) -> "Factors | nn.Module":
     if stage.model == "mf":
         return model
     from fastncf import models
+    from fastncf.device import default_factories
 
-    return models.get(stage.model).from_factors(model).eval()
+    with default_factories():
+        return models.get(stage.model).from_factors(model).eval()
 
 
 def validation_of(split: Split, settings: Any) -> Validation | None:

@@ -100,9 +100,35 @@ def test_unusable_weights_are_refused(monkeypatch, weights):
         alias_table("mine", np.arange(5), 2.0)
 
 
-def test_overflowing_powers_are_refused():
-    with pytest.raises(ConfigError, match="positive and finite"):
-        alias_table("popularity", np.array([1, 10]), 400.0)
+@pytest.mark.parametrize("exponent", [309.0, 1000.0, 1e300, 1.7976931348623157e308])
+def test_powers_beyond_float64_draw_the_most_popular_item(exponent):
+    """Whatever the exponent is, the weights are finite, and the table holds every item."""
+    counts = np.array([10, 1, 0, 10, 9])
+    assert np.isfinite(popularity_weights(counts, exponent)).all()
+    table = alias_table("popularity", counts, exponent)
+    shares = np.diff(table.cumulative) / 2**32
+    np.testing.assert_allclose(shares[[0, 3]], 0.5, rtol=1e-6)
+    assert (shares > 0).all()
+    items = {table.item(int(number)) for number in np.linspace(0, 2**32 - 1, 1000)}
+    assert items <= set(range(5))
+
+
+def test_powers_within_float64_are_those_of_the_counts():
+    counts = np.array([0, 3, 70])
+    np.testing.assert_array_equal(popularity_weights(counts, 150.0), np.array([1.0, 3.0, 70.0]) ** 150.0)
+
+
+def test_finite_weights_whose_sum_is_not_are_taken(monkeypatch):
+    monkeypatch.setitem(DISTRIBUTIONS, "mine", lambda counts, exponent: np.array([1.5e308, 1.5e308, 0.0]))
+    shares = np.diff(alias_table("mine", np.arange(3), 1.0).cumulative) / 2**32
+    np.testing.assert_allclose(shares, [0.5, 0.5, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("weights", ["text", ["a", "b", "c", "d", "e"], [[1], [1, 2]], object(), np.ones(5) * 1j])
+def test_weights_that_are_no_numbers_are_refused(monkeypatch, weights):
+    monkeypatch.setitem(DISTRIBUTIONS, "mine", lambda counts, exponent: weights)
+    with pytest.raises(ConfigError, match="negatives='mine': expected 5 real numbers as weights"):
+        alias_table("mine", np.arange(5), 2.0)
 
 
 def test_a_distribution_is_looked_up_without_compiled_code():

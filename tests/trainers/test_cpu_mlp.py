@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import fastncf
+from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.gemm import ROW_MULTIPLE
 from fastncf.kernels.cpu.mlp import tile_size
 from fastncf.models import build
@@ -268,6 +269,15 @@ def test_other_modules_are_refused():
         (MLP(5, 6, 8, (16, 8)).to("meta"), "user_embedding.weight is on meta, and the kernels run on the CPU"),
     ):
         assert CPUMLPTrainer.why_not(stage, own) == reason
+
+
+def test_more_than_the_kernels_can_number_is_refused():
+    assert CPUMLPTrainer.why_not(replace(STAGE, layers=(46_000, 46_000)), None) is None
+    reason = CPUMLPTrainer.why_not(replace(STAGE, layers=(50_000, 50_000)), None)
+    assert reason == "layers=(50000, 50000) have more than 2,146,435,072 weights, which the kernels number"
+    split, stage = random_case(model="mlp", layers=(32, 16), epochs=2**31 - 1)
+    with pytest.raises(ConfigError, match=r"epochs=2147483647, batch_size=.* steps; expected at most 1,073,741,823"):
+        CPUMLPTrainer(build(stage, split.num_users, split.num_items, split.item_counts()), split, stage)
 
 
 def test_a_module_keeps_its_own_dropout():

@@ -64,7 +64,7 @@ class _FirstLayer(torch.autograd.Function):
         (out,) = ctx.saved_tensors
         grad_item_half = torch.empty_like(out)
         grad_user_half = torch.empty((len(out), out.shape[-1]), dtype=out.dtype, device=out.device)
-        grad_bias = torch.empty(out.shape[-1], device=out.device)
+        grad_bias = torch.empty(out.shape[-1], dtype=torch.float32, device=out.device)
         _activate_backward(grad_item_half, grad_bias, grad_out, out, ctx.dropout, grad_user_half=grad_user_half)
         return grad_user_half, grad_item_half, grad_bias, None, None
 
@@ -84,7 +84,10 @@ class _NextLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, out = ctx.saved_tensors
-        grad_product, grad_bias = torch.empty_like(out), torch.empty(out.shape[-1], device=out.device)
+        grad_product, grad_bias = (
+            torch.empty_like(out),
+            torch.empty(out.shape[-1], dtype=torch.float32, device=out.device),
+        )
         _activate_backward(grad_product, grad_bias, grad_out, out, ctx.dropout)
         return grad_product @ weight, (grad_product.T @ x).float(), grad_bias, None, None
 

@@ -34,7 +34,7 @@ class Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
-        grad_table = torch.zeros(ctx.table_shape, device=grad_out.device)
+        grad_table = torch.zeros(ctx.table_shape, dtype=torch.float32, device=grad_out.device)
         _launch(_scatter_kernel, rows.numel(), grad_table.shape[1], grad_table, grad_out.contiguous(), rows)
         return grad_table, None, None
 
@@ -51,7 +51,7 @@ class Dot(torch.autograd.Function):
         ctx: Any, user_table: Tensor, item_table: Tensor, weight: Tensor, users: Tensor, items: Tensor
     ) -> Tensor:
         items = items.contiguous()
-        out = torch.empty(items.shape, device=user_table.device)
+        out = torch.empty(items.shape, dtype=torch.float32, device=user_table.device)
         columns, rows = _tile_shape(user_table.shape[1])
         _dot_kernel[(triton.cdiv(items.numel(), rows),)](
             *(out, user_table, item_table, weight, users, items, items.numel()),
@@ -69,7 +69,7 @@ class Dot(torch.autograd.Function):
         grad_user, grad_item = torch.zeros_like(user_table), torch.zeros_like(item_table)
         columns, rows = _tile_shape(user_table.shape[1])
         num_programs = triton.cdiv(len(items), rows * _TILES_PER_PROGRAM)
-        grad_weight = torch.empty((num_programs, user_table.shape[1]), device=user_table.device)
+        grad_weight = torch.empty((num_programs, user_table.shape[1]), dtype=torch.float32, device=user_table.device)
         _dot_backward_kernel[(num_programs,)](
             *(grad_user, grad_item, grad_weight, grad_out.contiguous()),
             *(user_table, item_table, weight, users, items, len(items)),

@@ -1,0 +1,210 @@
+"""Memory: what is left for this process, and one sentence where it does not suffice."""
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastncf.errors import FastNCFError, InsufficientMemoryError
+
+_NO_LIMIT = sys.maxsize
+_CGROUPS = Path("/sys/fs/cgroup")
+_PROCESS = Path("/proc/self")
+_MACHINE = Path("/proc/meminfo")
+_EXHAUSTED = re.compile(
+    r"can't allocate memory|not enough memory|cannot allocate memory|failed to map segment|out of memory|"
+    r"allocation failed|can't start new thread|Resource temporarily unavailable",
+    re.IGNORECASE,
+)
+"""What torch, the loader of shared libraries, Polars and Python say where the system refuses memory or a thread."""
+
+_LIBRARY_BYTES = 1650 << 20
+_TORCH_BYTES = 700 << 20
+_TORCH_AND_READING_BYTES = 1400 << 20
+"""Address space that fits of small data took with two threads in November 2026, see :func:`require_libraries`."""
+
+_THREADS = "can't start new thread"
+
+
+def available_bytes() -> int:
+    """Return the bytes that this process may still allocate, as far as the system tells.
+
+    That is the least of the memory that the machine has free, swap included, and of what the limits of the process
+    (``ulimit -v``) and of its control groups, such as those of a container, leave.
+    """
+    return max(0, min(_machine_bytes(), _address_space_bytes(), _cgroup_bytes()))
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as people write it, such as ``2.1 GB``."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 10**6:,.1f} MB"
+
+
+def require_memory(what: str, needed: int, less: str) -> None:
+    """Check that the memory suffices, before anything is allocated.
+
+    Args:
+        what: what the memory is for, with the settings that determine its size.
+        needed: bytes.
+        less: what would need less memory.
+
+    Raises:
+        InsufficientMemoryError: fewer bytes are available.
+    """
+    if needed > (available := available_bytes()):
+        raise InsufficientMemoryError(
+            f"{what}: needs {format_bytes(needed)} of memory, and {format_bytes(available)} are available; "
+            f"expected: {less}, or more memory"
+        )
+
+
+def require_libraries() -> None:
+    """Check that a limit of address space has room for Polars and Numba; do nothing where Polars is loaded already.
+
+    Both end the process where they cannot allocate what they need when they start their threads.
+
+    Raises:
+        InsufficientMemoryError: the limit leaves less.
+    """
+    if "polars" not in sys.modules:
+        _require_address_space("Polars and Numba", _LIBRARY_BYTES)
+
+
+def require_torch(*, reads: bool) -> None:
+    """Check that a limit of address space has room for torch; do nothing where torch is loaded already.
+
+    Args:
+        reads: whether Polars has still to read data, and needs room for that as well.
+
+    Raises:
+        InsufficientMemoryError: the limit leaves less.
+    """
+    if "torch" not in sys.modules:
+        _require_address_space("torch", _TORCH_AND_READING_BYTES if reads else _TORCH_BYTES)
+
+
+def _require_address_space(libraries: str, needed: int) -> None:
+    """Raise an InsufficientMemoryError where ``ulimit -v`` leaves fewer bytes than some libraries need."""
+    if (left := _address_space_bytes()) < needed:
+        raise InsufficientMemoryError(
+            f"{libraries}: {format_bytes(needed)} of address space are needed, threads included, and the limit "
+            f"(ulimit -v) leaves {format_bytes(max(0, left))}; expected: a limit that is {format_bytes(needed - left)} "
+            f"larger"
+        )
+
+
+@contextmanager
+def translate_exhaustion(what: str, less: str, expected: str = "") -> Iterator[None]:
+    """Raise any library's error about exhausted memory as an error of this package.
+
+    Args:
+        what: what is done in the block.
+        less: what would need less memory.
+        expected: what the block was expected to need, such as ``about 2.1 GB``; empty where nothing is known.
+
+    Raises:
+        InsufficientMemoryError: memory ran out in the block, or no thread could be started.
+    """
+    try:
+        yield
+    except FastNCFError:
+        raise
+    except BaseException as error:
+        if not _is_exhaustion(error):
+            raise
+        lines = str(error).strip().splitlines()
+        reason = f" ({lines[0]:.120})" if lines else ""
+        if _THREADS in str(error):
+            raise InsufficientMemoryError(
+                f"{what}: no thread could be started{reason}; expected: a higher limit of processes or of memory, or "
+                f"FASTNCF_NUM_THREADS=1"
+            ) from error
+        told = f", {expected} in all were expected" if expected else ""
+        raise InsufficientMemoryError(
+            f"{what}: the memory does not suffice{reason}{told}, and {format_bytes(available_bytes())} are available; "
+            f"expected: {less}, or more memory"
+        ) from error
+
+
+def _is_exhaustion(error: BaseException) -> bool:
+    """Return whether an error says that the system refused memory or a thread; torch's about a device do not count."""
+    if isinstance(error, MemoryError):
+        return True
+    if type(error).__name__ == "OutOfMemoryError":
+        return False
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    of_polars = type(error).__name__ in ("PanicException", "ComputeError")
+    return (of_polars or isinstance(error, RuntimeError | ImportError)) and bool(_EXHAUSTED.search(str(error)))
+
+
+def _machine_bytes() -> int:
+    """Return the free bytes of the machine, swap included; its whole memory where it does not tell what is free."""
+    try:
+        lines = dict(line.split(":", 1) for line in _MACHINE.read_text(encoding="ascii").splitlines())
+        return sum(int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
+    except (OSError, ValueError, KeyError):
+        return _physical_bytes()
+
+
+def _physical_bytes() -> int:
+    """Return the bytes of the machine's memory, where the system tells."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return _NO_LIMIT
+
+
+def _address_space_bytes() -> int:
+    """Return the bytes that ``ulimit -v`` leaves to the process."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit == resource.RLIM_INFINITY:
+            return _NO_LIMIT
+        pages = int((_PROCESS / "statm").read_text(encoding="ascii").split()[0])
+        return limit - pages * resource.getpagesize()
+    except (ImportError, OSError, ValueError):
+        return _NO_LIMIT
+
+
+def _cgroup_bytes() -> int:
+    """Return the bytes that the control groups of the process leave: version 2 or 1, its own group and all above."""
+    try:
+        lines = (_PROCESS / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return _NO_LIMIT
+    left = _NO_LIMIT
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, names = _CGROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = _CGROUPS / "memory"
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            left = min(left, _group_bytes(folder, *names))
+            if folder == root:
+                break
+    return left
+
+
+def _group_bytes(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int:
+    """Return the bytes that the limit of one control group leaves; files that it caches can be dropped."""
+    try:
+        limit = int((folder / limit_name).read_text(encoding="ascii"))
+        usage = int((folder / usage_name).read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        return limit - usage + int(stat.get(cache_name, 0))
+    except (OSError, ValueError):  # no such group, or its limit is "max"
+        return _NO_LIMIT

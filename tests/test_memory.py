@@ -1,0 +1,172 @@
+"""Limits of memory: what is left, and one sentence where it does not suffice."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+import fastncf
+from fastncf import memory
+from fastncf.errors import ConfigError, InsufficientMemoryError
+from tests.conftest import checkerboard
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A system whose files are in a folder: all of its values may be set."""
+    monkeypatch.setattr(memory, "_MACHINE", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path)
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "cgroups")
+    monkeypatch.setattr(memory, "_physical_bytes", lambda: 64 << 30)
+    return tmp_path
+
+
+def write_group(folder, names, limit, usage, cache):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in zip(names, (limit, usage), strict=False):
+        (folder / name).write_text(f"{value}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {cache}\n")
+
+
+V1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+V2 = "memory.max", "memory.current", "inactive_file"
+
+
+def test_the_machine_and_its_swap(system):
+    assert memory.available_bytes() == 64 << 30  # nothing is said
+    (system / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:  3000 kB\nSwapFree: 500 kB\n")
+    assert memory.available_bytes() == 3500 * 1024
+
+
+@pytest.mark.parametrize(
+    ("line", "root", "names"), [("0::/jobs/one", "", V2), ("4:memory,cpu:/jobs/one", "memory", V1)]
+)
+def test_the_least_limit_of_the_control_groups(system, line, root, names):
+    (system / "cgroup").write_text(f"9:name=systemd:/\n{line}\n")
+    groups = system / "cgroups" / root
+    write_group(groups / "jobs/one", names, "max", 700, 0)
+    assert memory.available_bytes() == 64 << 30
+    write_group(groups / "jobs/one", names, 5000, 700, 100)
+    assert memory.available_bytes() == 4400
+    write_group(groups / "jobs", names, 1000, 900, 50)
+    assert memory.available_bytes() == 150
+    write_group(groups, names, 1000, 2000, 0)
+    assert memory.available_bytes() == 0
+
+
+def test_bytes_as_people_write_them():
+    assert [memory.format_bytes(n) for n in (0, 5_200_000, 2_100_000_000, 480 * 10**12)] == [
+        *("0.0 MB", "5.2 MB", "2.1 GB", "480.0 TB")
+    ]
+
+
+class PanicException(BaseException):
+    """Named as that of Polars, which is no Exception either."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 1.2 TiB for an array"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        PanicException("memory: Cannot allocate memory"),
+    ],
+)
+def test_errors_of_all_libraries_become_one_sentence(error):
+    sentence = r"^train: the memory does not suffice.*9 GB in all were expected, and .* available; expected: less of it"
+    with (
+        pytest.raises(InsufficientMemoryError, match=sentence) as raised,
+        memory.translate_exhaustion("train", "less of it", "9 GB"),
+    ):
+        raise error
+    assert isinstance(raised.value, MemoryError)
+    assert raised.value.__cause__ is error
+
+
+def test_a_thread_that_cannot_be_started_is_named():
+    with (
+        pytest.raises(InsufficientMemoryError, match=r"^read: no thread could be started .*FASTNCF_NUM_THREADS=1"),
+        memory.translate_exhaustion("read", "less"),
+    ):
+        raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    "error", [ConfigError("dim=0"), ValueError("x"), RuntimeError("x"), OSError(errno.ENOSPC, "x"), KeyboardInterrupt()]
+)
+def test_other_errors_stay_what_they_are(error):
+    with pytest.raises(type(error)) as raised, memory.translate_exhaustion("train", "less"):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"dim": 10**9}, "mf with dim=1000000000"),
+        ({"dim": 2 * 10**9, "model": "gmf", "history": "none"}, "gmf with dim=2000000000"),
+        ({"model": "mlp", "layers": (2 * 10**9,)}, "mlp with"),
+        ({"num_candidates": 2 * 10**9}, "num_candidates=2,000,000,000 for 60 held-out items"),
+        ({"num_negatives": 10**9}, "mf with .*num_negatives=1000000000"),
+        ({"num_negatives": 10**9, "optimizer": "adam"}, "mf with .*num_negatives=1000000000"),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_it_is_allocated(settings, what, monkeypatch):
+    monkeypatch.setattr(memory, "_machine_bytes", lambda: 16 << 30)
+    monkeypatch.setattr("fastncf.train.train_stages", lambda *arguments: pytest.fail("the training began"))
+    with pytest.raises(InsufficientMemoryError, match=rf"^{what}.*: needs .* of memory, and .* are available"):
+        fastncf.fit(checkerboard(), **settings)
+
+
+def test_evaluate_refuses_lists_that_cannot_fit():
+    rec = fastncf.fit(checkerboard(), epochs=1, dim=4)
+    with pytest.raises(InsufficientMemoryError, match="num_candidates=2,147,483,647 for 60 held-out items"):
+        rec.evaluate(num_candidates=2**31 - 1)
+
+
+def test_memory_that_runs_out_in_the_training_names_the_section(monkeypatch):
+    def no_memory(*arguments):
+        raise MemoryError("Unable to allocate 3.00 GiB")
+
+    monkeypatch.setattr("fastncf.train.train_stages", no_memory)
+    with pytest.raises(InsufficientMemoryError, match=r"^train: .*3\.00 GiB.*expected: a smaller dim, layers"):
+        fastncf.fit(checkerboard(), epochs=1)
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+from fastncf import cli
+cli.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not enforce the limit")
+@pytest.mark.parametrize(
+    ("megabytes", "settings", "codes"),
+    [
+        (150, [], {4}),
+        (600, [], {4}),
+        (1000, [], {4}),
+        (2000, ["--optimizer", "adam"], {4}),
+        (3000, ["--dim", "4000000"], {4}),
+        (16000, ["--dim", "4"], {0}),
+    ],
+)
+def test_under_a_limit_of_address_space_a_fit_succeeds_or_says_one_sentence(tmp_path, megabytes, settings, codes):
+    ratings = tmp_path / "ratings.csv"
+    checkerboard().write_csv(ratings)
+    command = [sys.executable, "-c", LIMITED, str(megabytes * MEGABYTE), "fit", ratings, "--epochs", "1", *settings]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert out.returncode in codes, out.stderr[-500:]
+    if out.returncode:
+        assert out.stdout == ""
+        assert out.stderr.count("\n") == 1
+        assert out.stderr.startswith("fastncf: ")
+        assert "expected: " in out.stderr
