@@ -136,7 +136,7 @@ def _build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndar
 
 
 def parameter_forms(stage: "Stage", num_users: int, num_items: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return the shape and the dtype of each parameter and buffer of the model that a stage names, for which no memory is taken.
+    """Return shape and dtype of each parameter and buffer of the model that a stage names; the model takes no memory.
 
     Args:
         stage: names the model and its sizes.
