@@ -4,7 +4,6 @@ import atexit
 import difflib
 import gc
 import json
-import math
 import os
 import shutil
 import sys
@@ -361,7 +360,7 @@ def _run(tokens: list[str]) -> int:
 
 
 def _console() -> "Console | None":
-    """Return a console of 40 columns where the terminal has fewer: rich takes hours for the help on a single one."""
+    """Return a console of 40 columns where the terminal has fewer: rich hangs on the help where there is one column."""
     if shutil.get_terminal_size().columns >= 40:
         return None  # cyclopts makes one where it is needed
     from rich.console import Console
@@ -406,7 +405,7 @@ _NEEDED = {
     "--user": "the id of a user",
     "--path": "the name of a file to write",
 }
-"""What a command cannot do without, by the names of its parameters."""
+"""Required arguments in words, by the names of their parameters."""
 
 
 def _usage_message(error: CycloptsError) -> str:
@@ -583,19 +582,9 @@ def _report(recommender: "Recommender") -> dict[str, Any]:
 
 def _print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on a line; numbers that are not finite, which JSON does not have, are null."""
+    from fastncf.persistence.plain import finite_or_none  # imports NumPy
 
-    def strict(value: Any) -> Any:
-        """Return a value in which None stands for numbers that are not finite."""
-        match value:
-            case dict():
-                return {name: strict(entry) for name, entry in value.items()}
-            case list() | tuple():
-                return list(map(strict, value))
-            case float() if not math.isfinite(value):
-                return None
-        return value
-
-    print(json.dumps(strict(value), allow_nan=False))
+    print(json.dumps(finite_or_none(value), allow_nan=False))
 
 
 _COMPILING = "compiling kernels for this machine: this takes some seconds, the first time only"

@@ -19,7 +19,7 @@ _EXHAUSTED = re.compile(
     r"allocation failed|can't start new thread|Resource temporarily unavailable",
     re.IGNORECASE,
 )
-"""What torch, the loader of shared libraries, Polars and Python say where the system refuses memory or a thread."""
+"""Messages of torch, the loader of shared libraries, Polars and Python about memory or a thread that was refused."""
 
 _LIBRARY_BYTES = 1650 << 20
 _TORCH_BYTES = 700 << 20

@@ -163,7 +163,7 @@ class Recommender:
 
         k = require_count("k", k)
         indices = self.items.require(items)
-        item, score = similar_items(self.model, indices, k, self.split.num_items)
+        item, score = similar_items(self.model, indices, self.split.num_items, k)
         return pl.DataFrame(
             {
                 "item": self.items.decode(np.repeat(indices, item.shape[1])),
@@ -322,13 +322,13 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
     folder = Path(directory)
     saved = read_folder(folder)
     try:
-        class_name, fields = read_fields(saved.description, saved.data, model, FORMAT)
+        class_name, extra_state, fields = read_fields(saved.description, saved.data, model, FORMAT)
     except (UnexpectedError, ConfigError) as error:
         raise DataError(
             f"{folder}: {DESCRIPTION} is not as expected ({error!s:.300}); "
             f"expected a folder as save() wrote it, in this version or an older one"
         ) from None
-    state = {**saved.parameters, **saved.description.get("extra_state", {})}
+    state = {**saved.parameters, **extra_state}
     try:
         if model is None:
             trained = _registered_model(fields, class_name, state, folder)
@@ -420,9 +420,3 @@ def _on_device(trained: "nn.Module | Factors", device: str) -> "nn.Module | Fact
     from fastncf.device import find_device
 
     return module.to(find_device(device)).eval()
-
-
-def _require_k(k: int) -> None:
-    """Raise a ConfigError for a k below 1."""
-    if k < 1:
-        raise ConfigError(f"k={k}: expected an integer of at least 1")

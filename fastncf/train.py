@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@np.errstate(divide="warn", over="warn", invalid="warn", under="ignore")  # as NumPy does, whatever the caller has set
 def fit(
     train: Any,
     *,
@@ -71,42 +70,44 @@ def fit(
         UnusedSettingWarning: a setting was given that has no effect beside the others.
     """
     _require_callback(callback)
-    config, module = _configured(config, model, settings)
-    inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
-    refuse_contradictions(config, inputs)
-    likely = make_plan(config, likely_facts(config), module)  # refuses settings before the data are read
-    reporter = ProgressReporter(callback, likely.num_epochs)
-    data = _Prepared.read(train, inputs, config, likely, reporter)
-    plan = make_plan(config, data.facts, module)
-    warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
-    _require_memory(plan, data.split)
-    reporter.expected = format_bytes(plan.cost.memory_bytes)
-    with reporter.stage("tune"):
-        plan = tune(plan, data.split, data.order)
-    reporter.num_epochs = plan.num_epochs
-    with reporter.stage("train"):
-        validation = validation_of(data.split, plan.evaluation)
-        trained = train_stages(plan.stages, module, data.split, data.order, validation, reporter)
-    if trained.model is None:
-        raise DivergedError(trained.divergence or "")
-    recommender = Recommender(
-        trained=trained.model,
-        config=config,
-        plan=plan,
-        users=data.interactions.users,
-        items=data.interactions.items,
-        split=data.split,
-        data=_counts(data.interactions, data.split),
-        training_log=trained.log,
-        found=data.interactions.source_info,
-    )
-    if trained.divergence is not None:
+    # NumPy's own settings, whatever the caller has set; no decorator, in whose file the warnings below would be
+    with np.errstate(divide="warn", over="warn", invalid="warn", under="ignore"):
+        config, module = _configured(config, model, settings)
+        inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
+        refuse_contradictions(config, inputs)
+        likely = make_plan(config, likely_facts(config), module)  # refuses settings before the data are read
+        reporter = ProgressReporter(callback, likely.num_epochs)
+        data = _Prepared.read(train, inputs, config, likely, reporter)
+        plan = make_plan(config, data.facts, module)
+        warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
+        _require_memory(plan, data.split)
+        reporter.expected = format_bytes(plan.cost.memory_bytes)
+        with reporter.stage("tune"):
+            plan = tune(plan, data.split, data.order)
+        reporter.num_epochs = plan.num_epochs
+        with reporter.stage("train"):
+            validation = validation_of(data.split, plan.evaluation)
+            trained = train_stages(plan.stages, module, data.split, data.order, validation, reporter)
+        if trained.model is None:
+            raise DivergedError(trained.divergence or "")
+        recommender = Recommender(
+            trained=trained.model,
+            config=config,
+            plan=plan,
+            users=data.interactions.users,
+            items=data.interactions.items,
+            split=data.split,
+            data=_counts(data.interactions, data.split),
+            training_log=trained.log,
+            found=data.interactions.source_info,
+        )
+        if trained.divergence is not None:
+            recommender.seconds = reporter.total()
+            raise DivergedError(trained.divergence, recommender)
+        with reporter.stage("evaluate"):
+            recommender.metrics, recommender.protocol = recommender.evaluate()
         recommender.seconds = reporter.total()
-        raise DivergedError(trained.divergence, recommender)
-    with reporter.stage("evaluate"):
-        recommender.metrics, recommender.protocol = recommender.evaluate()
-    recommender.seconds = reporter.total()
-    return recommender
+        return recommender
 
 
 def plan_fit(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a fit is given beside its settings.
+    """Inputs of a fit beside its settings.
 
     Attributes:
         test: source of the test set, or None.
@@ -194,11 +194,9 @@ def _is_planned_alike(fit: Fit, **changes: Any) -> bool:
 
 
 def _has_embeddings(module: "nn.Module | None") -> bool:
-    """Return whether l2 applies to a module: to its embeddings whose names contain user or item."""
+    """Return whether l2 applies to embeddings of a module; it does to those of registered models."""
     if module is None:
         return True
-    from torch import nn
+    from fastncf.models.layers import l2_embeddings
 
-    return any(
-        isinstance(layer, nn.Embedding) and ("user" in name or "item" in name) for name, layer in module.named_modules()
-    )
+    return bool(l2_embeddings(module))

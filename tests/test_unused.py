@@ -77,6 +77,12 @@ def test_a_setting_without_effect_is_said(settings, warned):
     assert caught[0].filename == __file__
 
 
+def test_a_warning_of_fit_is_in_the_line_that_calls_it():
+    with pytest.warns(UnusedSettingWarning) as caught:
+        fastncf.fit(checkerboard(), epochs=1, dim=8, batch_size=9)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -114,7 +114,7 @@ class Vocabulary:
 
 
 EXPECTED_IDS = "integers or text"
-"""What an id is, in words, for messages."""
+"""Description of valid ids for messages."""
 
 _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"
 _WHOLE_FLOAT = r"^(0|-?[1-9][0-9]*)\.0+$"

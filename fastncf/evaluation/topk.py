@@ -54,18 +54,16 @@ def top_items(
     return counts.clip(max=k), items, scores
 
 
-def similar_items(
-    model: nn.Module, item_ids: np.ndarray, k: int, num_items: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def similar_items(model: nn.Module, item_ids: np.ndarray, num_items: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the items whose vectors have the largest cosine with that of an item, the item itself left out.
 
     The memory is that of :mod:`fastncf.evaluation.scoring`, plus a copy of all item vectors in float32.
 
     Args:
-        model: has ``item_vectors() -> (I, D)``.
+        model: has ``item_vectors()``, of at least I rows.
         item_ids: (n,) int32.
+        num_items: I; a module of the user's own may have more vectors.
         k: at least 1.
-        num_items: I, all vectors of the model where it is not given; a module of the user's own may have more.
 
     Returns:
         Items (n, min(k, I - 1)) int64, best first, equal cosines in the order of the items, and cosines, float32.
@@ -82,7 +80,6 @@ def similar_items(
         )
     with evaluating(model, device_of(model)):
         vectors = nn.functional.normalize(item_vectors()[:num_items].float(), dim=1).cpu()
-        num_items = len(vectors)
         k = min(k, num_items - 1)
         items, cosines = np.empty((len(item_ids), k), dtype=np.int64), np.empty((len(item_ids), k), dtype=np.float32)
 

@@ -99,6 +99,18 @@ def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, s
     return Embedding.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
 
 
+def l2_embeddings(model: nn.Module) -> list[tuple[nn.Embedding, bool]]:
+    """Return the embeddings that l2 applies to, each with whether users index it and not items.
+
+    Their names contain ``user`` or ``item``; of other embeddings nothing says which of the two they belong to.
+    """
+    return [
+        (layer, "user" in name)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Embedding) and ("user" in name or "item" in name)
+    ]
+
+
 def drop_constant_columns(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
     """Return item vectors (I, D) without the columns that are constant there or in the user vectors (U, D)."""
     varies = (user_vectors != user_vectors[0]).any(0) & (item_vectors != item_vectors[0]).any(0)

@@ -1,4 +1,4 @@
-"""State of a module as it is saved: tensors that share no memory, and plain values."""
+"""State of a module as it is saved: dense tensors and plain values."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ def savable_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]
     """Return the state of a module as files of tensors and of JSON can hold it.
 
     Returns:
-        Tensors by their names in ``module.state_dict()``, those that share memory copied; and values of
+        Tensors by their names in ``module.state_dict()``, in the memory of the module; and values of
         ``get_extra_state()`` that are no tensors.
 
     Raises:
@@ -25,7 +25,6 @@ def savable_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]
     """
     tensors: dict[str, Tensor] = {}
     extra: dict[str, Any] = {}
-    storages: set[int] = set()
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor):
             extra[name] = _plain_value(module, name, value)
@@ -36,9 +35,7 @@ def savable_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]
                 f"model={type(module).__name__}: {name} is {kind}, so that it cannot be saved; expected dense tensors, "
                 f"or a buffer with persistent=False"
             )
-        storage = value.untyped_storage().data_ptr()
-        tensors[name] = value.clone() if storage in storages and value.numel() else value
-        storages.add(storage)
+        tensors[name] = value
     return tensors, extra
 
 

@@ -32,7 +32,7 @@ _DTYPES = {
 
 
 _NOT_WRITABLE = SafetensorError, TypeError, KeyError, ValueError, AttributeError, RuntimeError
-"""What NumPy, torch and safetensors raise for something that is no dense array of numbers."""
+"""Errors that NumPy, torch and safetensors raise for something that is no dense array of numbers."""
 
 
 def encode_arrays(arrays: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""What is saved of a model beside its parameters: settings, ids, split, metrics; written, and read with checks."""
+"""Description of a saved model beside its parameters: settings, ids, split, metrics; written, and read with checks."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from fastncf.data.facts import DataFacts
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.persistence.arrays import require_split
-from fastncf.persistence.plain import UnexpectedError, read_plain
+from fastncf.persistence.plain import UnexpectedError, finite_or_none, read_plain
 from fastncf.plan import Plan, make_plan
 from fastncf.trainers.loop import TrainingLog
 
@@ -37,7 +37,7 @@ class _Ids:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plain:
-    """The values of a description, by the names that JSON has for them; None stands for a number that is not finite."""
+    """Values of a description, by the names that JSON has for them; None stands for a number that is not finite."""
 
     format: int
     model_class: str
@@ -83,7 +83,7 @@ def describe(
     """
     split, plain = (
         saved["split"],
-        {name: _plain_numbers(saved[name]) for name in ("metrics", "seconds", "training_log")},
+        {name: finite_or_none(saved[name]) for name in ("metrics", "seconds", "training_log")},
     )
     description = {
         "model_class": model_class,
@@ -104,8 +104,8 @@ def describe(
 
 def read_fields(
     description: dict[str, Any], arrays: Mapping[str, Any], model: "nn.Module | None", current_format: int
-) -> tuple[str, Fields]:
-    """Return the name of the model's class, and the attributes of the recommender that was saved.
+) -> tuple[str, dict[str, Any], Fields]:
+    """Return the name of the model's class, its extra states, and the attributes of the recommender that was saved.
 
     Args:
         description: plain values of any format.
@@ -129,7 +129,7 @@ def read_fields(
     else:
         plan = plain.plan
         _require_plan(plan, split)
-    return plain.model_class, Fields(
+    fields = Fields(
         config=plain.config,
         plan=plan,
         users=users,
@@ -142,6 +142,7 @@ def read_fields(
         training_log=[_numbers(entry) for entry in plain.training_log],
         found=plain.found,
     )
+    return plain.model_class, plain.extra_state, fields
 
 
 def _vocabulary(stated: _Ids, noun: str) -> Vocabulary:
@@ -202,15 +203,6 @@ def _require_plan(plan: Plan, split: Split) -> None:
         str(plan)
     except KeyError as error:
         raise UnexpectedError(f"the plan has no reason for {error}") from None
-
-
-def _plain_numbers(values: Any) -> Any:
-    """Return dicts and lists of numbers with None in the place of those that are not finite, which JSON cannot hold."""
-    if isinstance(values, dict):
-        return {name: _plain_numbers(value) for name, value in values.items()}
-    if isinstance(values, list):
-        return [_plain_numbers(value) for value in values]
-    return None if isinstance(values, float | np.floating) and not math.isfinite(values) else values
 
 
 def _numbers(values: dict[str, float | None]) -> dict[str, float]:

@@ -266,7 +266,7 @@ def _read_file(folder: Path, name: str) -> bytes:
 
 
 class _Entry(NamedTuple):
-    """What the description says of a file; None where an older format says nothing."""
+    """Name, length and checksum of a file as the description states them; None where an older format states none."""
 
     name: str
     num_bytes: int | None = None

@@ -1,6 +1,7 @@
 """Plain values, as JSON holds them: parsed strictly, and read into the types that annotations state."""
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -65,6 +66,15 @@ def dump_json(value: Any) -> str:
 def canonical_json(value: Any) -> bytes:
     """Return JSON of a value that :func:`parse_json` returned: names in order, no blanks, ASCII; for a checksum."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return dicts, lists and tuples of plain values with None for numbers that are not finite, which JSON lacks."""
+    if isinstance(value, dict):
+        return {name: finite_or_none(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(entry) for entry in value]
+    return None if isinstance(value, float | np.floating) and not math.isfinite(value) else value
 
 
 def read_plain(kind: type[Value], value: Any, name: str, *, may_lack: bool = False) -> Value:

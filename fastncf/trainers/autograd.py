@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastncf.data.split import Split
 from fastncf.device import OUT_OF_MEMORY_HINT, device_guard, seeded
 from fastncf.errors import DeviceError
+from fastncf.models.layers import l2_embeddings
 from fastncf.models.losses import LOSSES
 from fastncf.models.scorers import score_lists
 from fastncf.rng import Stream, key
@@ -262,13 +263,11 @@ def score_batch(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 def l2_penalty(model: nn.Module, batch: Batch, weight: float) -> Tensor:
     """Return ``weight`` times the mean squared norm of the embedding vectors of a batch's samples, () float32.
 
-    An ``nn.Embedding`` whose name contains ``user`` or ``item`` is indexed by users or items. Other embeddings have no
-    penalty, since nothing says which of the two they belong to.
+    The embeddings are those of :func:`fastncf.models.layers.l2_embeddings`.
     """
     items = torch.cat([batch.positive.unsqueeze(-1), batch.negatives], dim=1)
     total = torch.zeros((), dtype=torch.float32, device=batch.user.device)
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Embedding) and ("user" in name or "item" in name):
-            rows = batch.user if "user" in name else items
-            total = total + layer(rows).square().sum() / rows.numel()
+    for layer, is_of_users in l2_embeddings(model):
+        rows = batch.user if is_of_users else items
+        total = total + layer(rows).square().sum() / rows.numel()
     return weight * total

@@ -28,7 +28,7 @@ _NEEDS_LESS = {
     "train": "a smaller dim, layers, num_negatives or batch_size",
     "evaluate": "a smaller num_candidates, or full_ranking=False",
 }
-"""What would need less memory in a section of a fit."""
+"""Advice on how to need less memory, by section of a fit."""
 
 LARGEST_PARAMETER = 1e18
 """Magnitude of a parameter from which on products of two may be infinite in float32."""
@@ -253,7 +253,7 @@ def _divergence(stage: Stage, epoch: int, loss: float, largest: float) -> str:
 
 
 class _EpochEnd(NamedTuple):
-    """What is known at the end of an epoch.
+    """Numbers that are known at the end of an epoch.
 
     Attributes:
         total: summed loss.

@@ -68,7 +68,7 @@ def consumers(
         "pairs": lambda: (scoring.score_pairs(model, pair_users, pair_items),),
     }
     if hasattr(model, "item_vectors"):
-        found["similar"] = lambda: topk.similar_items(model, np.arange(num_items, dtype=np.int32), 4)
+        found["similar"] = lambda: topk.similar_items(model, np.arange(num_items, dtype=np.int32), num_items, 4)
     return found
 
 

@@ -63,7 +63,7 @@ def test_similar_items_equal_those_of_a_sort(seed, k):
     kind = generator.integers(0, 5, 9)
     kind[3] = kind[7]
     items = generator.integers(0, 9, 4).astype(np.int32)
-    found, cosines = similar_items(Vectors(kinds[kind]), items, k)
+    found, cosines = similar_items(Vectors(kinds[kind]), items, 9, k)
     assert found.shape == cosines.shape == (4, min(k, 8))
     unit = kinds / np.linalg.norm(kinds, axis=1, keepdims=True)
     for item, similar, cosine in zip(items, found, cosines, strict=True):
@@ -77,7 +77,7 @@ def test_similar_items_equal_those_of_a_sort(seed, k):
 
 
 def test_a_catalogue_of_one_item_has_no_similar_items():
-    found, cosines = similar_items(Vectors(np.ones((1, 3), dtype=np.float32)), np.zeros(2, dtype=np.int32), 5)
+    found, cosines = similar_items(Vectors(np.ones((1, 3), dtype=np.float32)), np.zeros(2, dtype=np.int32), 1, 5)
     assert found.shape == cosines.shape == (2, 0)
 
 
@@ -85,4 +85,4 @@ def test_a_model_without_vectors_is_refused():
     with pytest.raises(
         ConfigError, match=r"Table has no vectors to compare items by; expected a model with item_vectors"
     ):
-        similar_items(Table(np.zeros((2, 3), dtype=np.float32)), np.zeros(1, dtype=np.int32), 2)
+        similar_items(Table(np.zeros((2, 3), dtype=np.float32)), np.zeros(1, dtype=np.int32), 2, 2)
