@@ -134,15 +134,19 @@ def test_a_warning_is_one_line_without_escapes_of_terminals(capsys):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_unwinds_the_program(name):
     number = getattr(signal, name)
+    former = signal.signal(number, signal.SIG_DFL)  # nohup, which runs the tests in some places, ignores SIGHUP
 
     def wait_for_signal() -> None:
         with signals_as_interrupts():
             os.kill(os.getpid(), number)
             time.sleep(30)  # is interrupted by the signal
 
-    with pytest.raises(Terminated, match=name):
-        wait_for_signal()
-    assert signal.getsignal(number) is signal.SIG_DFL
+    try:
+        with pytest.raises(Terminated, match=name):
+            wait_for_signal()
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, former)
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
