@@ -21,6 +21,7 @@ from fastncf.errors import (
 )
 
 if TYPE_CHECKING:
+    from fastncf import datasets
     from fastncf.plan import Plan
     from fastncf.recommender import Recommender, load
     from fastncf.train import fit, plan_fit
@@ -40,6 +41,7 @@ __all__ = [
     "Progress",
     "Recommender",
     "UnusedSettingWarning",
+    "datasets",
     "fit",
     "load",
     "plan_fit",
@@ -57,6 +59,8 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     """Import heavy libraries with the first name that needs them."""
+    if name == "datasets":
+        return import_module("fastncf.datasets")
     if name in _LAZY:
         from fastncf.memory import require_libraries
 

@@ -131,7 +131,8 @@ def fit(
     Parameters
     ----------
     ratings
-        CSV or TSV text (any MovieLens dialect; plain, gzip or zip) or Parquet.
+        CSV or TSV text (any MovieLens dialect; plain, gzip or zip) or Parquet; or the name of a data set, such as
+        ml-1m, which is downloaded.
     test
         Held-out interactions, one per user, instead of each user's latest.
     candidates
@@ -148,11 +149,13 @@ def fit(
             warnings.warn(f"--out {out}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
         plan(ratings, test=test, candidates=candidates, columns=columns, config=config, json=json)
         return
+    from fastncf.data.named import find_source
     from fastncf.persistence import require_savable
     from fastncf.train import fit as fit_model
 
     if out is not None:
         require_savable(out)  # before the fit, which would be lost otherwise
+    ratings = find_source(ratings)  # a download shows its own progress
     with _progress_shown() as callback:
         recommender = fit_model(
             ratings, test=test, candidates=candidates, config=config, callback=callback, **_column_names(columns)
@@ -191,7 +194,8 @@ def plan(
     Parameters
     ----------
     ratings
-        CSV or TSV text (any MovieLens dialect; plain, gzip or zip) or Parquet.
+        CSV or TSV text (any MovieLens dialect; plain, gzip or zip) or Parquet; or the name of a data set, such as
+        ml-1m, which is downloaded.
     test
         Held-out interactions, one per user, instead of each user's latest.
     candidates
@@ -313,6 +317,27 @@ def generate(
     _print(str(path))
 
 
+@app.command
+def datasets(*, json: Json = False, debug: Debug = False) -> None:
+    """List the data sets that ``fit`` and ``plan`` take by their names, and download for it.
+
+    Each stands with its interactions, the size of its archive, whether it is on this machine, and the address of its
+    terms of use. A file of the same name in the current folder is read instead.
+    """
+    from fastncf.data.named import DATASETS, LICENCE, is_cached, locations
+
+    rows = [(dataset, is_cached(name)) for name, dataset in DATASETS.items()]
+    for dataset, is_here in rows:
+        size = f"{dataset.num_interactions:>12,} interactions {dataset.num_bytes / 1e6:>7,.1f} MB"
+        _print(f"{dataset.name:<8}{size}  {'here' if is_here else '    '}  {dataset.terms}")
+    _print(f"licence: {LICENCE}")
+    server, folder, _ = locations()
+    _print(f"from {server}, kept in {folder}", file=sys.stderr)
+    if json:
+        listed = [asdict(dataset) | {"licence": dataset.licence, "is_cached": is_here} for dataset, is_here in rows]
+        _print_json({"datasets": listed})
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command line and exit.
 
@@ -398,6 +423,7 @@ _USAGE = {
     "evaluate": "fastncf evaluate MODEL",
     "recommend": "fastncf recommend MODEL --user ID",
     "generate": "fastncf generate PATH",
+    "datasets": "fastncf datasets",
 }
 _NEEDED = {
     "--ratings": "a ratings file",

@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"files", "memory", "rng", "stage", "streams", "threads"},
+    {"download", "files", "memory", "rng", "stage", "streams", "threads"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},
     {"device"},
@@ -22,18 +22,20 @@ LEVELS = [
     {"trainers"},
     {"plan"},
     {"persistence"},
-    {"recommender", "tuning", "unused"},
+    {"datasets", "recommender", "tuning", "unused"},
     {"train"},
     {"cli"},
 ]
 """Modules and folders from the lowest to the highest; a file imports from its own folder and from lower levels only."""
 
 LIBRARIES = {
-    "polars": {"data", "persistence", "recommender"},
+    "polars": {"data", "datasets", "persistence", "recommender"},
     "llvmlite": {"kernels.cpu"},
     "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
+    "filelock": {"data"},
+    "platformdirs": {"data"},
     "triton": {"kernels.cuda"},
     "safetensors": {"persistence"},
 }

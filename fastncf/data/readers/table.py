@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fastncf.data.named import find_source
 from fastncf.data.readers.checks import ColumnName, check_ids
 from fastncf.data.readers.columns import match_columns
 from fastncf.data.readers.files import EXPECTED_SOURCES, PARQUET, first_bytes, unpack
@@ -49,7 +50,7 @@ def read_table(source: Any, *, user: str | None, item: str | None, time: str | N
     given = {"user": user, "item": item, "time": time}
     names = {role: None if name is None else str(name) for role, name in given.items()}
     if isinstance(source, (str, Path)):
-        return _read_file(Path(source), names, needs_time)
+        return _read_file(find_source(source), names, needs_time)
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
         frame, columns = _collect(source.lazy(), names, needs_time, _FRAME, "cannot be computed")
         return _check_table(frame, columns, _FRAME, "polars frame")
