@@ -74,7 +74,7 @@ def test_lists_of_unequal_length_and_text_ids(read_paper):
         ({"test": TEST + "9\t20\t5\t1\n"}, "test.rating", "user 9 in line 3 has no interaction in"),
         ({"test": "user\titem\ttime\n1\t20\t1\n9\t20\t5\n"}, "test.rating", "user 9 in line 3 has no interaction in"),
         ({"test": TEST + "1\t20\t5\t1\n"}, "test.rating", "user 1 has a second test item in line 3"),
-        ({"negative": ""}, "test.negative", "holds no candidate list"),
+        ({"negative": ""}, "test.negative", "is empty"),
         ({"negative": NEGATIVE.encode() + b"(1,\xe9)\t4\n"}, "test.negative", "line 3 is not UTF-8 text"),
         ({"negative": "1\t30\t40\n"}, "test.negative", "line 1 starts with '1'"),
         ({"negative": "(1,30)\n"}, "test.negative", "line 1 starts with '(1,30)'"),
@@ -100,7 +100,7 @@ def test_bad_candidate_paths(tmp_path):
     train = pl.DataFrame({"user": [1, 2], "item": [1, 2]})
     with pytest.raises(DataNotFoundError, match="no such file"):
         read_with_test(train, train, tmp_path / "nowhere")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder"):
         read_with_test(train, train, tmp_path)
     with pytest.raises(DataError, match="expected the path of a file"):
         read_with_test(train, train, [1])

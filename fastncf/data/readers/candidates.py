@@ -7,7 +7,9 @@ import polars as pl
 
 from fastncf.data.ids import EXPECTED_IDS, canonical_ids, refused_ids
 from fastncf.data.readers.checks import first_true
-from fastncf.errors import DataError, DataNotFoundError
+from fastncf.data.readers.files import open_content, read_file
+from fastncf.data.readers.kinds import TEXT
+from fastncf.errors import DataError
 
 _EXPECTED_LINE = "(user,item), then the negatives, separated by tabs"
 
@@ -64,12 +66,12 @@ def _read_lines(path: Any) -> list[bytes]:
     """Return the lines of a file without the mark that some programs put before UTF-8 text."""
     if not isinstance(path, (str, Path)):
         raise DataError(f"candidates: expected the path of a file, got a {type(path).__name__}")
-    try:
-        return Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataNotFoundError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error!s:.200}); expected a file of lines {_EXPECTED_LINE}") from None
+    expected = f"a file of lines {_EXPECTED_LINE}"
+    source, content, kind = read_file(Path(path), expected)
+    if kind != TEXT:
+        raise DataError(f"{source}: is {kind}; expected {expected}")
+    with open_content(content) as file:
+        return file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
 
 
 def _checked_ids(lists: pl.DataFrame, name: str, path: Any) -> pl.Series:

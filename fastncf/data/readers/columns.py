@@ -18,7 +18,7 @@ ALIASES = {
 }
 """Column names that are recognised for each role, normalized by :func:`normalize_name`, best first."""
 
-NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 """Text that polars reads as a number: with blanks before it, without any behind it."""
 
 _DATE = re.compile(r"\s*\d{4}[-/]\d")

@@ -1,79 +1,251 @@
-"""Kinds of ratings files, and the text in an archive."""
+"""Files: regular ones, pipes and archives, as a content of bounded length and of a known kind."""
 
 import gzip
+import io
+import os
+import select
+import stat
+import time
 import zipfile
 from pathlib import Path
+from typing import IO, NamedTuple, Protocol
 
-from fastncf.errors import DataError, DataNotFoundError
+from fastncf.data.readers.kinds import GZIP, HEAD_BYTES, ZIP, ForeignKind, find_archive_kind, find_kind
+from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
+from fastncf.memory import available_bytes, format_bytes
 
-EXPECTED_SOURCES = "CSV or TSV text (plain, gzip or zip), Parquet, a polars or a pandas frame"
+EXPECTED_SOURCES = "CSV or TSV text or JSON lines (plain, gzip or zip), Parquet, a polars or a pandas frame"
 
-PARQUET = b"PAR1"
-"""First bytes of a Parquet file."""
+LIMIT_VARIABLE = "FASTNCF_MAX_UNPACKED_BYTES"
+"""Environment variable of the number of bytes that a file may have once it is unpacked, or that a pipe may give."""
+
+DEFAULT_LIMIT = 1 << 33
+"""The same where the variable is not set; half of the available memory, where that is less."""
 
 _RATINGS_FILES = ("ratings.csv", "rating.csv", "ratings.dat", "u.data")
 """Names of the file with the ratings in an archive of several files, best first."""
 
+_PIECE_BYTES = 1 << 20
+_WRITER_SECONDS = 10.0
+"""Seconds after which a named pipe that no program writes to is refused."""
 
-def first_bytes(path: Path) -> bytes:
-    """Return the first four bytes of a file, which tell its kind.
+_DEVICES = ((stat.S_ISCHR, "a device or a terminal"), (stat.S_ISBLK, "a block device"), (stat.S_ISSOCK, "a socket"))
 
-    Raises:
-        DataNotFoundError: there is no such file.
-        DataError: the file is empty, is a folder or cannot be read.
+
+class _Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class FileContent(NamedTuple):
+    """Content of a file that holds data of one kind.
+
+    Attributes:
+        source: name of the source in messages: the path, with the name of the member of an archive.
+        content: the path of a regular file that needs no unpacking, so that it need not be held in memory, or bytes.
+        kind: one of the kinds that are read, see :mod:`fastncf.data.readers.kinds`.
     """
-    try:
-        if path.is_dir():
-            entries = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-            raise DataError(f"{path}: is a folder ({entries:.200}); expected the path of one file, {EXPECTED_SOURCES}")
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataNotFoundError(f"{path}: no such file") from None
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path!s:.200}: cannot be read ({error!s:.200}); expected {EXPECTED_SOURCES}") from None
-    if not magic:
-        raise DataError(f"{path}: is empty; expected {EXPECTED_SOURCES}")
-    return magic
+
+    source: str
+    content: Path | bytes
+    kind: str
 
 
-def unpack(path: Path, magic: bytes) -> tuple[str, Path | bytes]:
-    """Return the name for messages and the content of a text file, or of the one in a gzip or zip archive.
-
-    The content of a plain file is its path, so that it need not be held in memory.
+def read_file(path: Path, expected: str = EXPECTED_SOURCES) -> FileContent:
+    """Return the content of a file, unpacked where it is packed, and its kind.
 
     Args:
         path: the file.
-        magic: its :func:`first_bytes`.
+        expected: what is accepted, for messages.
 
     Raises:
-        DataError: the archive is damaged, or holds several files that may be the ratings.
+        DataNotFoundError: there is no such file.
+        DataError: the file is empty, cannot be read, is a folder, a device or a socket, is of a kind that is not read,
+            or holds more bytes than the limit.
+        ConfigError: the limit in the environment is no number of bytes.
+    """
+    content = _read_raw(path, expected)
+    source, kind = str(path), find_kind(first_bytes(content))
+    if kind == ZIP:
+        member, content = _unpack(path, content, kind, expected)
+        source, kind = f"{path} ({member})", find_kind(content[:HEAD_BYTES])
+    elif kind == GZIP:
+        _, content = _unpack(path, content, kind, expected)
+        kind = find_kind(content[:HEAD_BYTES])
+    if isinstance(kind, ForeignKind):
+        raise DataError(f"{source}: is {kind.noun}; expected {expected}: {kind.remedy}")
+    if kind in (ZIP, GZIP):
+        raise DataError(f"{source}: is a {kind} archive in another one; expected {expected}: unpack it first")
+    return FileContent(source, content, kind)
+
+
+def _read_raw(path: Path, expected: str) -> Path | bytes:
+    """Return the path of a regular file, or what a pipe gives.
+
+    Raises:
+        DataNotFoundError, DataError, ConfigError: as for :func:`read_file`, the kind left aside.
     """
     try:
-        if magic == b"PK\x03\x04":
-            member, content = _read_zip(path)
-            return f"{path} ({member})", content
-        if magic[:2] == b"\x1f\x8b":
-            return str(path), gzip.decompress(path.read_bytes())
-    except DataError:
+        mode = path.stat()
+        if stat.S_ISDIR(mode.st_mode):
+            entries = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+            raise DataError(f"{path}: is a folder ({entries:.200}); expected the path of one file, {expected}")
+        for is_kind, noun in _DEVICES:
+            if is_kind(mode.st_mode):
+                raise DataError(f"{path}: is {noun}; expected the path of a file or a pipe, {expected}")
+        if stat.S_ISFIFO(mode.st_mode):
+            content: Path | bytes = _read_pipe(path)
+        else:
+            with path.open("rb") as file:
+                # files of /proc have a content and no size
+                content = path if mode.st_size and file.read(1) else read_limited(file, str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataNotFoundError(f"{path}: no such file") from None
+    except FastNCFError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path!s:.200}: cannot be read ({error!s:.200}); expected {expected}") from None
+    if not content:
+        raise DataError(f"{path}: is empty; expected {expected}")
+    return content
+
+
+def first_bytes(content: Path | bytes) -> bytes:
+    """Return the first bytes of a content, enough to tell its kind."""
+    with open_content(content) as file:
+        return file.read(HEAD_BYTES)
+
+
+def open_content(content: Path | bytes) -> IO[bytes]:
+    """Open a content for reading."""
+    return content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
+
+
+def max_unpacked_bytes() -> int:
+    """Return how many bytes a file may have once it is unpacked.
+
+    Raises:
+        ConfigError: the environment variable is no number of bytes.
+    """
+    given = os.environ.get(LIMIT_VARIABLE, "")
+    if not given:
+        return min(DEFAULT_LIMIT, available_bytes() // 2)
+    if not (given.isascii() and given.isdigit()) or len(given) > 18:
+        raise ConfigError(f"{LIMIT_VARIABLE}: is {given!r:.60}; expected a number of bytes, such as {DEFAULT_LIMIT}")
+    return int(given)
+
+
+def refuse_larger(source: str, num_bytes: int, what: str) -> None:
+    """Raise a DataError where a source needs more bytes than the limit.
+
+    Args:
+        source: name of the source in messages.
+        num_bytes: the bytes that it needs at least.
+        what: what the source does, such as "unpacks to".
+    """
+    if num_bytes > (limit := max_unpacked_bytes()):
+        raise DataError(
+            f"{source}: {what} more than {format_bytes(limit)}; expected at most {limit} bytes, a limit that the "
+            f"environment variable {LIMIT_VARIABLE} changes"
+        )
+
+
+def read_limited(file: _Readable, source: str, what: str = "gives") -> bytes:
+    """Return the rest of a stream.
+
+    Raises:
+        DataError: it holds more bytes than the limit; no more than that are read.
+    """
+    limit = max_unpacked_bytes()
+    content = io.BytesIO()
+    while piece := file.read(_PIECE_BYTES):
+        if content.tell() + len(piece) > limit:
+            refuse_larger(source, limit + 1, what)
+        content.write(piece)
+    return content.getvalue()
+
+
+def _read_pipe(path: Path) -> bytes:
+    """Return what a pipe gives until its last writer closes it.
+
+    Raises:
+        DataError: it gives more bytes than the limit, or no program opens it for writing.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return read_limited(_Pipe(descriptor, str(path)), str(path))
+    finally:
+        os.close(descriptor)
+
+
+class _Pipe:
+    """A pipe that is opened without waiting for a writer, and waits for what is written to it."""
+
+    def __init__(self, descriptor: int, source: str) -> None:
+        self._descriptor = descriptor
+        self._source = source
+        self._has_writer = False
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self._deadline = time.monotonic() + _WRITER_SECONDS
+
+    def read(self, size: int) -> bytes:
+        """Return what was written, at most ``size`` bytes; nothing once all writers have closed the pipe.
+
+        Raises:
+            DataError: no writer has come in time.
+        """
+        while True:
+            try:
+                piece = os.read(self._descriptor, size)
+            except BlockingIOError:  # a writer is there and has not written yet
+                self._has_writer = True
+                self._poll.poll()
+                continue
+            if piece or self._has_writer:
+                self._has_writer = True
+                return piece
+            if time.monotonic() > self._deadline:
+                raise DataError(
+                    f"{self._source}: is a named pipe that no program writes to; expected a program that opens it for "
+                    f"writing within {_WRITER_SECONDS:g} seconds"
+                )
+            time.sleep(0.01)
+
+
+def _unpack(path: Path, content: Path | bytes, kind: str, expected: str) -> tuple[str, bytes]:
+    """Return the name and the content of the file with the ratings in an archive; gzip has no names.
+
+    Raises:
+        DataError: the archive is damaged, unpacks to more bytes than the limit, holds several files that may be the
+            ratings, or is a document of a program that is no archive for people.
+    """
+    try:
+        with open_content(content) as file:
+            if kind == ZIP:
+                return _read_zip(path, file, expected)
+            with gzip.open(file) as unpacked:
+                return "", read_limited(unpacked, str(path), "unpacks to")
+    except (FastNCFError, MemoryError):
         raise
     except Exception as error:  # damaged archives make zipfile raise KeyError, struct.error, OSError and others
-        raise DataError(
-            f"{path}: the archive is damaged or encrypted ({error!s:.200}); expected {EXPECTED_SOURCES}"
-        ) from None
-    return str(path), path
+        raise DataError(f"{path}: the archive is damaged or encrypted ({error!s:.200}); expected {expected}") from None
 
 
-def _read_zip(path: Path) -> tuple[str, bytes]:
+def _read_zip(path: Path, file: IO[bytes], expected: str) -> tuple[str, bytes]:
     """Return the name and the content of the ratings file in an archive, in whichever folder it lies."""
-    with zipfile.ZipFile(path) as archive:
-        members = [m for m in archive.namelist() if not m.endswith("/") and not m.startswith("__MACOSX")]
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        mimetype = archive.open("mimetype").read(100) if "mimetype" in names else b""
+        if (kind := find_archive_kind(names, mimetype)) is not None:
+            raise DataError(f"{path}: is {kind.noun}; expected {expected}: {kind.remedy}")
+        members = [m for m in names if not m.endswith("/") and not m.startswith("__MACOSX")]
         by_name = [[m for m in members if Path(m).name.lower() == name] for name in _RATINGS_FILES]
         candidates = next((matches for matches in by_name if matches), members)
         if len(candidates) == 1:
-            return candidates[0], archive.read(candidates[0])
+            with archive.open(candidates[0]) as member:
+                return candidates[0], read_limited(member, f"{path} ({candidates[0]})", "unpacks to")
     listed = ", ".join(candidates[:8])
     raise DataError(
         f"{path}: which of its {len(candidates)} files holds the ratings? found {listed:.200}; expected only one named "

@@ -11,7 +11,9 @@ import polars as pl
 from fastncf.data.named import find_source
 from fastncf.data.readers.checks import ColumnName, check_ids
 from fastncf.data.readers.columns import match_columns
-from fastncf.data.readers.files import EXPECTED_SOURCES, PARQUET, first_bytes, unpack
+from fastncf.data.readers.files import EXPECTED_SOURCES, read_file
+from fastncf.data.readers.json_lines import read_json_lines
+from fastncf.data.readers.kinds import JSON_LINES, PARQUET
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import check_times
 from fastncf.errors import DataError
@@ -68,14 +70,14 @@ def read_table(source: Any, *, user: str | None, item: str | None, time: str | N
 
 
 def _read_file(path: Path, names: dict[str, str | None], needs_time: bool) -> Table:
-    """Read a Parquet or text file."""
-    magic = first_bytes(path)
-    if magic == PARQUET:
-        lazy = pl.scan_parquet(path, glob=False)
-        frame, columns = _collect(lazy, names, needs_time, str(path), "the Parquet file is damaged")
-        return _check_table(frame, columns, str(path), "Parquet")
-    source, content = unpack(path, magic)
-    frame, columns, text_format, find_line = read_text(source, content, names, needs_time)
+    """Read a text file, JSON lines or Parquet."""
+    source, content, kind = read_file(path)
+    if kind == PARQUET:
+        lazy = pl.scan_parquet(content, glob=False)
+        frame, columns = _collect(lazy, names, needs_time, source, "the Parquet file is damaged")
+        return _check_table(frame, columns, source, kind)
+    read = read_json_lines if kind == JSON_LINES else read_text
+    frame, columns, text_format, find_line = read(source, content, names, needs_time)
     return _check_table(frame, columns, source, text_format, lambda row: f"line {find_line(row)}")
 
 

@@ -36,7 +36,7 @@ BAD = {
     "BOM only": ("\ufeff", "holds only blank lines"),
     "header only": (HEADER, "holds a header (user, item, rating, time) and no row"),
     "one column": ("user\n1\n2\n", "found no columns in line 1 ('user')"),
-    "binary": (b"\x7fELF\0\0\0", "binary file of an unknown kind"),
+    "binary": (b"\x03\x02\x01\0\0\0", "binary file of an unknown kind"),
     "UTF-16": (PLAIN.encode("utf-16"), "is UTF-16"),
     "UTF-16 without mark": (PLAIN.encode("utf-16-le"), "binary file"),
     "latin-1": ((HEADER + "é,2,3,4\n").encode("latin-1"), "line 2 is not UTF-8 text"),

@@ -1,0 +1,101 @@
+"""JSON lines: what is read, and where the rest is refused."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastncf.errors import DataError
+from tests.data.readers.conftest import INTEGERS, LIVELY, archive, canonical, check_refusal, read, rows
+
+LINES = '{"user": "A", "item": 3, "time": 5}\n{"user": "B", "item": 4, "time": 6}\n'
+ROWS = [("A", 3, 5), ("B", 4, 6)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LINES,
+        LINES.rstrip(),
+        LINES.replace("\n", "\r\n"),
+        "\ufeff" + LINES,
+        "\n \n" + LINES.replace("\n", "\n\n"),
+        LINES.replace('"time"', '"rating": [1, {"x": null}], "time"'),
+        gzip.compress(LINES.encode()),
+        archive(**{"ratings.jsonl": LINES}),
+        LINES.replace('{"user": "A", "item": 3, "time": 5}', '{"time": 5, "note": "}\\n{", "item": 3.0, "user": " A"}'),
+    ],
+)
+@pytest.mark.parametrize("name", ["ratings.jsonl", "ratings.csv", "x"])
+def test_json_lines(write, content, name):
+    table = read(write(content, name))
+    assert table.frame.rows() == ROWS
+    assert table.source_info["format"] == "JSON lines"
+
+
+def test_strings_that_look_like_other_values(write):
+    users = ["true", "[1]", "1.5", "{}", "x"]
+    lines = "".join(json.dumps({"user": user, "item": 1, "time": 2}) + "\n" for user in users)
+    assert [user for user, _, _ in rows(write(lines))] == users
+
+
+@LIVELY
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "user": st.one_of(
+                    st.integers(0, 20), st.integers(-(2**70), 2**70), st.text(min_size=1).map("x{}".format)
+                ),
+                "item": st.one_of(INTEGERS, st.sampled_from(["007", "7", "7.0"])),
+                "time": st.integers(0, 2**40),
+            }
+        ),
+        min_size=2,
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_round_trip_of_json_lines(tmp_path, data, ascii_only):
+    path = tmp_path / "ratings.jsonl"
+    text = "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in data)
+    path.write_text(text, encoding="utf-8", newline="")
+    found = [tuple(map(str, row)) for row in rows(path)]
+    assert found == [tuple(str(canonical(row[name])) for name in ("user", "item", "time")) for row in data]
+
+
+BAD = {
+    "cut": (LINES[:-5], "line 2 is not JSON (Expecting ':' delimiter"),
+    "two in a line": (LINES + LINES.replace("}\n", "}"), "line 3 is not JSON (Extra data"),
+    "list of lines": (LINES.replace("}\n", "},\n"), "line 1 is not JSON (Extra data"),
+    "number": (LINES + "3\n", "line 3 is not an object: '3'"),
+    "null": (LINES + '{"user": null, "item": 1, "time": 3}', "column 'user' is empty in line 3"),
+    "missing": ("\n" + LINES + '\n{"item": 1, "time": 3}', "column 'user' is empty in line 5"),
+    "true": (LINES.replace('"A"', "1").replace('"B"', "true"), "line 2 does not have the types of the other lines"),
+    "nested": (LINES.replace('"A"', "[1]").replace('"B"', "[2]"), "column 'user' holds values of type List(Int64)"),
+    "column-oriented": ('{"user": {"0": 1}, "item": {"0": 2}, "time": {"0": 1}}', "values of type Struct"),
+    "latin-1": (LINES.replace("B", "é").encode("latin-1"), "line 2 is not UTF-8 text"),
+    "fraction": (LINES.replace("3,", "3.5,"), "column 'item' holds 3.5 in line 1"),
+    "no item": (LINES.replace("item", "x"), "which column is the item? its columns are user, x, time"),
+    "bad time": (LINES + LINES.replace("6}", '"x"}'), "column 'time' holds 'x' in line 4"),
+    "true among strings": ("\n" + LINES.replace('"B"', "true"), "column 'user' holds True in line 3"),
+    "fraction among strings": (LINES.replace('"B"', "1.5"), "column 'user' holds 1.5 in line 2"),
+    "object among strings": (LINES.replace('"B"', '{"a": 1}'), "column 'user' holds {'a': 1} in line 2"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_json_lines(write, content, message):
+    check_refusal(write(content), message)
+
+
+@pytest.mark.parametrize("bad", ["{", "3", '{"user": [1], "item": 1, "time": 1}', '{"user": "\\x"}', "x" * 100_000])
+@pytest.mark.parametrize("line", [2, 3000, 70_000, 140_000])
+def test_a_bad_line_anywhere_is_named(write, line, bad):
+    lines = [f'{{"user": "u{n % 97}", "item": {n % 89}, "time": {n}}}' for n in range(140_000)]
+    lines[line - 1] = bad
+    with pytest.raises(DataError, match=rf"\bline {line}\b") as error:
+        read(write("\n".join(lines)))
+    assert len(str(error.value)) <= 500
