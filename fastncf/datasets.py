@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from fastncf.data.named import DATASETS, Dataset, fetch
-from fastncf.data.readers.files import first_bytes, unpack
+from fastncf.data.readers.files import read_file
 
 __all__ = ["DATASETS", "Dataset", "fetch", "load"]
 
@@ -34,7 +34,7 @@ def load(name: str) -> pl.DataFrame:
 
 def _parse(path: Path, separator: str) -> pl.DataFrame:
     """Return the ratings in an archive whose checksum is right, so that its form is known."""
-    _, content = unpack(path, first_bytes(path))
+    content = read_file(path).content
     dtypes = {"user": pl.Int32(), "item": pl.Int32(), "rating": pl.Float32(), "time": pl.Int64()}
     schema: dict[str, pl.DataType] = {}
     for name, dtype in dtypes.items():

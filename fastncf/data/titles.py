@@ -1,9 +1,7 @@
 """Titles of items: from a frame, or from a file such as MovieLens' ``u.item``, ``movies.dat`` and ``movies.csv``."""
 
 import csv
-import gzip
 import io
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +12,8 @@ from fastncf.data.ids import Vocabulary
 from fastncf.data.named import find_source
 from fastncf.data.readers.checks import ColumnName, check_ids
 from fastncf.data.readers.columns import ALIASES, list_columns, normalize_name
-from fastncf.data.readers.files import PARQUET, first_bytes
+from fastncf.data.readers.files import Purpose, open_content, read_file
+from fastncf.data.readers.kinds import PARQUET, TEXT
 from fastncf.errors import DataError
 
 _TITLES = (
@@ -25,10 +24,8 @@ _TITLES = (
 
 _ITEMS = *ALIASES["item"], "id"
 
-_FILES = ("movies.csv", "movies.dat", "u.item")
-"""Names of the file with the titles in an archive of several files."""
-
 _EXPECTED = "an item and a title in each row: a frame, CSV, Parquet, u.item, movies.dat, movies.csv, or their archive"
+_TITLES_FILE = Purpose("titles", ("movies.csv", "movies.dat", "u.item"), _EXPECTED)
 
 
 class _Rows(NamedTuple):
@@ -115,16 +112,16 @@ def _read(source: Any) -> _Rows:
     if not isinstance(source, str | Path):
         raise DataError(f"cannot read titles from a {type(source).__name__}; expected {_EXPECTED}")
     path = find_source(source)
-    magic = first_bytes(path)
+    name, content, kind = read_file(path, _TITLES_FILE)
+    if kind == TEXT:
+        with open_content(content) as file:
+            return _of_text(file.read(), name)
     try:
-        if magic == PARQUET:
-            return _of_polars(pl.read_parquet(path, glob=False), str(path))
-        text_source, content = _content(path, magic)
+        return _of_polars((pl.read_parquet if kind == PARQUET else pl.read_ndjson)(content), name)
     except DataError:
         raise
-    except (Exception, pl.exceptions.PanicException) as error:  # damaged archives raise errors of many classes
-        raise DataError(f"{path}: is damaged ({str(error).partition(chr(10))[0]:.200}); expected {_EXPECTED}") from None
-    return _of_text(content, text_source)
+    except (Exception, pl.exceptions.PanicException) as error:  # a damaged file raises errors of many classes
+        raise DataError(f"{name}: is damaged ({str(error).partition(chr(10))[0]:.200}); expected {_EXPECTED}") from None
 
 
 def _locate_row(row: int) -> str:
@@ -140,20 +137,6 @@ def _of_polars(frame: pl.DataFrame, source: str) -> _Rows:
     except pl.exceptions.PolarsError:
         raise DataError(f"{source}: column {frame.columns[title]!r:.80} holds no text; expected titles") from None
     return _Rows(frame.to_series(item), titles, ColumnName(source, frame.columns[item], _locate_row))
-
-
-def _content(path: Path, magic: bytes) -> tuple[str, bytes]:
-    """Return the name for messages and the content of a text, or of the one in an archive."""
-    if magic == b"PK\x03\x04":
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.namelist() if not member.endswith("/")]
-            named = [member for name in _FILES for member in members if Path(member).name.lower() == name]
-            chosen = named[:1] or members
-            if len(chosen) == 1:
-                return f"{path} ({chosen[0]})", archive.read(chosen[0])
-        raise DataError(f"{path}: which of its {len(members)} files holds the titles? expected {' or '.join(_FILES)}")
-    content = path.read_bytes()
-    return str(path), gzip.decompress(content) if magic[:2] == b"\x1f\x8b" else content
 
 
 def _of_text(content: bytes, source: str) -> _Rows:

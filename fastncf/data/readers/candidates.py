@@ -7,11 +7,12 @@ import polars as pl
 
 from fastncf.data.ids import EXPECTED_IDS, canonical_ids, refused_ids
 from fastncf.data.readers.checks import first_true
-from fastncf.data.readers.files import open_content, read_file
+from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.kinds import TEXT
 from fastncf.errors import DataError
 
 _EXPECTED_LINE = "(user,item), then the negatives, separated by tabs"
+_LISTS = Purpose("candidates", (), f"a file of lines {_EXPECTED_LINE}")
 
 
 def read_candidates(path: Any) -> pl.DataFrame:
@@ -66,10 +67,9 @@ def _read_lines(path: Any) -> list[bytes]:
     """Return the lines of a file without the mark that some programs put before UTF-8 text."""
     if not isinstance(path, (str, Path)):
         raise DataError(f"candidates: expected the path of a file, got a {type(path).__name__}")
-    expected = f"a file of lines {_EXPECTED_LINE}"
-    source, content, kind = read_file(Path(path), expected)
+    source, content, kind = read_file(Path(path), _LISTS)
     if kind != TEXT:
-        raise DataError(f"{source}: is {kind}; expected {expected}")
+        raise DataError(f"{source}: is {kind}; expected {_LISTS.expected}")
     with open_content(content) as file:
         return file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
 

@@ -22,9 +22,6 @@ LIMIT_VARIABLE = "FASTNCF_MAX_UNPACKED_BYTES"
 DEFAULT_LIMIT = 1 << 33
 """The same where the variable is not set; half of the available memory, where that is less."""
 
-_RATINGS_FILES = ("ratings.csv", "rating.csv", "ratings.dat", "u.data")
-"""Names of the file with the ratings in an archive of several files, best first."""
-
 _PIECE_BYTES = 1 << 20
 _WRITER_SECONDS = 10.0
 """Seconds after which a named pipe that no program writes to is refused."""
@@ -36,6 +33,23 @@ class _Readable(Protocol):
     """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+class Purpose(NamedTuple):
+    """What a file is read for.
+
+    Attributes:
+        noun: what it holds, for messages.
+        members: names of the file that is taken from an archive of several files, best first.
+        expected: what is accepted, for messages.
+    """
+
+    noun: str
+    members: tuple[str, ...]
+    expected: str
+
+
+RATINGS = Purpose("ratings", ("ratings.csv", "rating.csv", "ratings.dat", "u.data"), EXPECTED_SOURCES)
 
 
 class FileContent(NamedTuple):
@@ -52,12 +66,12 @@ class FileContent(NamedTuple):
     kind: str
 
 
-def read_file(path: Path, expected: str = EXPECTED_SOURCES) -> FileContent:
+def read_file(path: Path, purpose: Purpose = RATINGS) -> FileContent:
     """Return the content of a file, unpacked where it is packed, and its kind.
 
     Args:
         path: the file.
-        expected: what is accepted, for messages.
+        purpose: what it is read for.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -65,13 +79,14 @@ def read_file(path: Path, expected: str = EXPECTED_SOURCES) -> FileContent:
             or holds more bytes than the limit.
         ConfigError: the limit in the environment is no number of bytes.
     """
+    expected = purpose.expected
     content = _read_raw(path, expected)
     source, kind = str(path), find_kind(first_bytes(content))
     if kind == ZIP:
-        member, content = _unpack(path, content, kind, expected)
+        member, content = _unpack(path, content, kind, purpose)
         source, kind = f"{path} ({member})", find_kind(content[:HEAD_BYTES])
     elif kind == GZIP:
-        _, content = _unpack(path, content, kind, expected)
+        _, content = _unpack(path, content, kind, purpose)
         kind = find_kind(content[:HEAD_BYTES])
     if isinstance(kind, ForeignKind):
         raise DataError(f"{source}: is {kind.noun}; expected {expected}: {kind.remedy}")
@@ -214,40 +229,43 @@ class _Pipe:
             time.sleep(0.01)
 
 
-def _unpack(path: Path, content: Path | bytes, kind: str, expected: str) -> tuple[str, bytes]:
-    """Return the name and the content of the file with the ratings in an archive; gzip has no names.
+def _unpack(path: Path, content: Path | bytes, kind: str, purpose: Purpose) -> tuple[str, bytes]:
+    """Return the name and the content of the file that is wanted from an archive; gzip has no names.
 
     Raises:
-        DataError: the archive is damaged, unpacks to more bytes than the limit, holds several files that may be the
-            ratings, or is a document of a program that is no archive for people.
+        DataError: the archive is damaged, unpacks to more bytes than the limit, holds several files that may be
+            meant, or is a document of a program that is no archive for people.
     """
     try:
         with open_content(content) as file:
             if kind == ZIP:
-                return _read_zip(path, file, expected)
+                return _read_zip(path, file, purpose)
             with gzip.open(file) as unpacked:
                 return "", read_limited(unpacked, str(path), "unpacks to")
     except (FastNCFError, MemoryError):
         raise
     except Exception as error:  # damaged archives make zipfile raise KeyError, struct.error, OSError and others
-        raise DataError(f"{path}: the archive is damaged or encrypted ({error!s:.200}); expected {expected}") from None
+        raise DataError(
+            f"{path}: the archive is damaged or encrypted ({error!s:.200}); expected {purpose.expected}"
+        ) from None
 
 
-def _read_zip(path: Path, file: IO[bytes], expected: str) -> tuple[str, bytes]:
-    """Return the name and the content of the ratings file in an archive, in whichever folder it lies."""
+def _read_zip(path: Path, file: IO[bytes], purpose: Purpose) -> tuple[str, bytes]:
+    """Return the name and the content of the file that is wanted from an archive, in whichever folder it lies."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         mimetype = archive.open("mimetype").read(100) if "mimetype" in names else b""
         if (kind := find_archive_kind(names, mimetype)) is not None:
-            raise DataError(f"{path}: is {kind.noun}; expected {expected}: {kind.remedy}")
+            raise DataError(f"{path}: is {kind.noun}; expected {purpose.expected}: {kind.remedy}")
         members = [m for m in names if not m.endswith("/") and not m.startswith("__MACOSX")]
-        by_name = [[m for m in members if Path(m).name.lower() == name] for name in _RATINGS_FILES]
+        by_name = [[m for m in members if Path(m).name.lower() == name] for name in purpose.members]
         candidates = next((matches for matches in by_name if matches), members)
         if len(candidates) == 1:
             with archive.open(candidates[0]) as member:
                 return candidates[0], read_limited(member, f"{path} ({candidates[0]})", "unpacks to")
     listed = ", ".join(candidates[:8])
+    named = f"one named {', '.join(purpose.members)}, or " if purpose.members else ""
     raise DataError(
-        f"{path}: which of its {len(candidates)} files holds the ratings? found {listed:.200}; expected only one named "
-        f"{', '.join(_RATINGS_FILES)}, or an archive of a single file"
+        f"{path}: which of its {len(candidates)} files holds the {purpose.noun}? found {listed:.200}; expected only "
+        f"{named}an archive of a single file"
     )
