@@ -16,7 +16,9 @@ from fastncf.errors import ConfigError, DataError, DivergedError
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import ranks_by_factors
+from fastncf.evaluation.topk import FactorItems, top_items
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.topk import Best, LeftOut
 from fastncf.memory import require_torch
 from fastncf.persistence.arrays import require_finite
 from fastncf.persistence.description import Fields, describe, read_fields
@@ -81,6 +83,7 @@ class Recommender:
     seconds: dict[str, float] = field(default_factory=dict)
     training_log: TrainingLog = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
+    _factor_items: FactorItems | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def history(self) -> TrainingLog:
@@ -90,25 +93,30 @@ class Recommender:
     @property
     def model(self) -> "nn.Module":
         """Model as a module; made of the factors, in the same memory, at the first access if a kernel trained them."""
-        if isinstance(self.trained, Factors):
-            require_torch(reads=False)
-            from fastncf.device import default_factories
-            from fastncf.models.mf import MF
-
-            with default_factories():
-                self.trained = MF.from_factors(self.trained).eval()
+        self.trained = self._as_module()
         return self.trained
 
     @model.setter
     def model(self, model: "nn.Module") -> None:
         self.trained = model
 
+    def _as_module(self) -> "nn.Module":
+        """Return the model as a module, and leave :attr:`trained` as it is: factors answer requests faster."""
+        if not isinstance(self.trained, Factors):
+            return self.trained
+        require_torch(reads=False)
+        from fastncf.device import default_factories
+        from fastncf.models.mf import MF
+
+        with default_factories():
+            return MF.from_factors(self.trained).eval()
+
     @property
     def device(self) -> "torch.device":
         """Device of the model's parameters."""
         from fastncf.evaluation.scoring import device_of
 
-        return device_of(self.model)
+        return device_of(self._as_module())
 
     def recommend(self, users: Any, k: int = 10, *, exclude_seen: bool = True) -> pl.DataFrame:
         """Return the k items with the highest scores for each user.
@@ -128,22 +136,34 @@ class Recommender:
             DataError: a user is not in the training data.
             ConfigError: k is no integer from 1.
         """
-        from fastncf.evaluation.topk import top_items
-
         k = require_count("k", k)
         indices = self.users.require(users)
-        seen = self.split.seen() if exclude_seen else None
-        count, item, score = top_items(self.model, indices, self.split.num_items, k, seen)
-        kept = np.arange(item.shape[1]) < count[:, None]
-        rank = np.arange(1, item.shape[1] + 1, dtype=np.int32)
+        left_out = LeftOut(*self._seen(indices, exclude_seen), np.empty(0, dtype=np.bool_))
+        best = self._top_items(indices, k, left_out)
+        kept = np.arange(best.items.shape[1]) < best.counts[:, None]
+        rank = np.broadcast_to(np.arange(1, best.items.shape[1] + 1, dtype=np.int32), kept.shape)
         return pl.DataFrame(
-            {
-                "user": self.users.decode(np.repeat(indices, count)),
-                "item": self.items.decode(item[kept]),
-                "score": score[kept],
-                "rank": np.broadcast_to(rank, kept.shape)[kept],
-            }
+            [
+                self.users.decode(np.repeat(indices, best.counts)),
+                self.items.decode(best.items[kept]),
+                pl.Series("score", best.scores[kept]),
+                pl.Series("rank", rank[kept]),
+            ]
         )
+
+    def _seen(self, user_ids: np.ndarray, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items that users (B,) have seen as a CSR of B rows, empty ones where they are not left out."""
+        if exclude_seen:
+            return self.split.seen_by(user_ids)
+        return np.zeros(len(user_ids) + 1, dtype=np.int64), np.empty(0, dtype=np.int32)
+
+    def _top_items(self, user_ids: np.ndarray, k: int, left_out: LeftOut) -> Best:
+        """Return the k best items of users (B,) int32."""
+        if not isinstance(self.trained, Factors):
+            return top_items(self.trained, user_ids, self.split.num_items, k, left_out)
+        if self._factor_items is None or self._factor_items.factors is not self.trained:
+            self._factor_items = FactorItems(self.trained)
+        return self._factor_items.top(user_ids, k, left_out)
 
     def similar_items(self, items: Any, k: int = 10) -> pl.DataFrame:
         """Return the k items whose vectors have the largest cosine with that of an item, the item itself left out.
@@ -163,7 +183,7 @@ class Recommender:
 
         k = require_count("k", k)
         indices = self.items.require(items)
-        item, score = similar_items(self.model, indices, self.split.num_items, k)
+        item, score = similar_items(self._as_module(), indices, self.split.num_items, k)
         return pl.DataFrame(
             {
                 "item": self.items.decode(np.repeat(indices, item.shape[1])),
@@ -191,7 +211,7 @@ class Recommender:
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
             raise DataError(f"score: users have length {len(user)} and items {len(item)}; expected equal lengths")
-        scores = score_pairs(self.model, user, item)
+        scores = score_pairs(self._as_module(), user, item)
         return pl.DataFrame({"user": self.users.decode(user), "item": self.items.decode(item), "score": scores})
 
     def evaluate(
@@ -232,7 +252,7 @@ class Recommender:
             from fastncf.evaluation.ranking import catalogue_ranks
 
             excluded = merge_items(self.split.indptr, self.split.indices, self.split.validation_item)
-            ranks = catalogue_ranks(self.model, lists, *excluded, self.split.num_items)
+            ranks = catalogue_ranks(self._as_module(), lists, *excluded, self.split.num_items)
             results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)

@@ -14,7 +14,11 @@ is this rule, for files, frames and whatever a caller names.
 Columns of raw ids are read chunk by chunk, without a temporary column.
 """
 
+import bisect
+import functools
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -82,35 +86,117 @@ class Vocabulary:
         Raises:
             DataError: an id is neither an integer nor text, or is not in the vocabulary.
         """
-        column = self._named(raw_ids)
-        indices = self.encode(column)
+        named = named_ids(raw_ids, self.noun)
+        indices = self.find(named)
         if len(indices) and indices.min() < 0:
-            unknown = column[int(np.argmin(indices))]
+            unknown = named[int(np.argmin(indices))]
+            shown = repr(unknown) if isinstance(unknown, str) else str(unknown)
             raise DataError(
-                f"{self.noun} {unknown!r:.80} is not in the training data, whose {len(self)} {self.noun} ids "
+                f"{self.noun} {shown:.80} is not in the training data, whose {len(self)} {self.noun} ids "
                 f"run from {self.ids[0]!r:.80} to {self.ids[-1]!r:.80}"
             )
         return indices
 
-    def _named(self, raw_ids: Any) -> pl.Series:
-        """Return the ids that a caller names as a column of canonical ids."""
-        if isinstance(raw_ids, np.ndarray) and raw_ids.ndim == 0:
-            raw_ids = raw_ids.item()
-        if isinstance(raw_ids, str | bytes | dict) or not hasattr(raw_ids, "__len__"):
-            raw_ids = [raw_ids]
-        refused = None
-        if isinstance(raw_ids, pl.Series) and raw_ids.dtype != pl.Object:
-            column, refused = raw_ids, refused_ids(raw_ids)
-        else:
-            # values one by one: polars would need pyarrow for a pandas series of text, and make 1 of True
-            column, refused = ids_of_objects(list(raw_ids))
-        if refused is None or refused.any():
-            raise DataError(f"{self.noun} ids are {EXPECTED_IDS}; got {raw_ids!r:.80}")
-        return canonical_ids(column)
+    def find(self, named: "NamedIds") -> np.ndarray:
+        """Return the index of each id that :func:`named_ids` returned, (n,) int32, -1 for one that is not here.
 
-    def decode(self, indices: np.ndarray) -> pl.Series:
-        """Return the raw ids (n,) of indices (n,) of any integer dtype."""
-        return self.ids.gather(indices.astype(np.int64))
+        No threads are used, so that this works in a forked child, where those of polars do not exist.
+        """
+        if self.ids.dtype == pl.String:
+            return self._find_text(named if isinstance(named, list) else list(map(str, named.tolist())))
+        values = self._integers
+        if isinstance(named, list):
+            limits = np.iinfo(values.dtype)
+            wanted = [_integer_within(text, int(limits.min), int(limits.max)) for text in named]
+            is_possible = np.array([number is not None for number in wanted], dtype=np.bool_)
+            numbers = np.array([number for number in wanted if number is not None], dtype=values.dtype)
+        else:
+            is_possible = _fits(named, values.dtype)
+            numbers = named[is_possible].astype(values.dtype, copy=False)
+        nearest = np.minimum(np.searchsorted(values, numbers), len(values) - 1)
+        indices = np.full(len(named), -1, dtype=np.int32)
+        indices[is_possible] = np.where(values[nearest] == numbers, nearest, -1)
+        return indices
+
+    @functools.cached_property
+    def _integers(self) -> np.ndarray:
+        """The ids as an array, where they are integers."""
+        return self.ids.to_numpy()
+
+    def _find_text(self, texts: list[str]) -> np.ndarray:
+        """Return the index of each text (n,) int32, -1 for one that is no id."""
+        if len(texts) * _FEW_TEXTS > len(self):
+            index_of = {text: index for index, text in enumerate(self.ids.to_list())}
+            return np.array([index_of.get(text, -1) for text in texts], dtype=np.int32)
+        indices = np.full(len(texts), -1, dtype=np.int32)
+        for number, text in enumerate(texts):  # Python compares text as polars sorts it: by code points
+            index = bisect.bisect_left(self.ids, text)
+            if index < len(self) and self.ids[index] == text:
+                indices[number] = index
+        return indices
+
+    def decode(self, indices: np.ndarray, name: str | None = None) -> pl.Series:
+        """Return the raw ids (n,) of indices (n,) of any integer dtype, as a column of a name, or of the noun's.
+
+        No threads are used, see :meth:`find`.
+        """
+        if self.ids.dtype == pl.String:
+            return self.ids.gather(indices.astype(np.int64)).alias(name or self.noun)
+        return pl.Series(name or self.noun, self._integers[indices])
+
+
+NamedIds = np.ndarray | list[str]
+"""Ids that a caller names: (n,) integers of any dtype where all of them are integers, otherwise canonical texts."""
+
+
+def named_ids(raw_ids: Any, noun: str) -> NamedIds:
+    """Return the ids that a caller names, without using any threads.
+
+    Args:
+        raw_ids: one id, or n in a list, tuple, array, or polars or pandas series.
+        noun: what messages call them.
+
+    Raises:
+        DataError: an id is neither an integer nor text.
+    """
+    values = raw_ids.item() if isinstance(raw_ids, np.ndarray) and raw_ids.ndim == 0 else raw_ids
+    if isinstance(values, str | bytes | dict) or not hasattr(values, "__len__"):
+        values = [values]
+    if isinstance(values, pl.Series) and values.dtype != pl.Object:
+        is_number = values.dtype.is_integer() or values.dtype.is_float()
+        values = values.to_numpy() if is_number and not values.has_nulls() else values.to_list()
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.ndim == 1:
+        return values
+    values = list(values)
+    if all(type(value) is int for value in values):
+        with suppress(OverflowError):
+            return np.array(values, dtype=np.int64)
+    texts = [_text_of_object(value) for value in values]
+    named = [_canonical_text(text) for text in texts if text is not None]
+    if len(named) < len(values) or not all(named):
+        raise DataError(f"{noun} ids are {EXPECTED_IDS}; got {raw_ids!r:.80}")
+    return named
+
+
+def _canonical_text(text: str) -> str:
+    """Return one text as :func:`canonical_text` does a column."""
+    text = text.strip(_BLANKS)
+    whole = re.fullmatch(_WHOLE_FLOAT, text)
+    return "0" if re.fullmatch(_NEGATIVE_ZERO, text) else whole[1] if whole else text
+
+
+def _integer_within(text: str, low: int, high: int) -> int | None:
+    """Return the integer that a canonical text stands for, or None where it is none between two bounds."""
+    if len(text) > _LONGEST_INTEGER or not re.fullmatch(_INTEGER, text):
+        return None
+    return number if low <= (number := int(text)) <= high else None
+
+
+def _fits(numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return which of some integers (n,) another integer dtype holds, (n,) bool."""
+    if numbers.dtype.kind == dtype.kind:
+        return np.ones(len(numbers), dtype=np.bool_)
+    return numbers >= 0 if dtype.kind == "u" else numbers <= np.iinfo(dtype).max
 
 
 EXPECTED_IDS = "integers or text"
@@ -122,6 +208,13 @@ _NEGATIVE_ZERO = r"^-0\.0+$"
 _SIGNIFICAND_BITS = {"Float16": 11, "Float32": 24, "Float64": 53}
 """A float holds all integers of up to so many bits; larger ones it may have rounded."""
 
+_BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""White space of Unicode, which polars strips; Python's own ``strip()`` takes four control characters as well."""
+
+_FEW_TEXTS = 64
+"""A dict of all ids takes as long as binary searches for a share of them that is so many times smaller."""
+
+_LONGEST_INTEGER = 20  # characters of the integers that a vocabulary may hold
 _LONGEST_DECIMAL = 1_000  # digits of a Decimal id: 1e999999999 would fill the memory
 
 

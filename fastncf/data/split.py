@@ -12,10 +12,22 @@ from fastncf.data.csr import balanced_ranges, group_by_user, merge_items
 from fastncf.data.given_files import GivenTest
 from fastncf.data.interactions import Interactions
 from fastncf.errors import DataError
-from fastncf.kernels.cpu.csr import SplitSource, SplitTarget, compact_rows, fill_random_times, order_rows, split_rows
+from fastncf.kernels.cpu.csr import (
+    SeenSource,
+    SplitSource,
+    SplitTarget,
+    compact_rows,
+    count_seen,
+    fill_random_times,
+    gather_seen,
+    order_rows,
+    split_rows,
+)
 from fastncf.kernels.cpu.ids import mark_present
 from fastncf.rng import Stream, key
 from fastncf.threads import even_ranges, run_ranges
+
+_FEW_SEEN = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -67,21 +79,30 @@ class Split:
         return np.bincount(self.indices, minlength=self.num_items)
 
     def seen(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the items that each user has seen, in any file of the fit: training items and held-out ones.
+        """Return the items that each user has seen; see :meth:`seen_by`."""
+        return self.seen_by(np.arange(self.num_users, dtype=np.int32))
 
-        A user without training items has seen every item: all others have at least one.
+    def seen_by(self, user_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items that some users have seen, in any file of the fit: training items and held-out ones.
+
+        A user without training items has seen every item: all others have at least one. Only the rows of these users
+        are read.
+
+        Args:
+            user_ids: (B,) int32.
 
         Returns:
-            A CSR as above: indptr (U + 1,) int64 and indices int32, ascending in each row.
+            A CSR with a row for each of them: indptr (B + 1,) int64 and indices int32, ascending in each row.
         """
-        indptr, indices = merge_items(self.indptr, self.indices, self.validation_item, self.test_item)
-        all_seen = np.diff(self.indptr) == 0
-        if not all_seen.any():
-            return indptr, indices
-        starts = np.repeat(indptr[:-1][all_seen], self.num_items)
-        catalogue = np.tile(np.arange(self.num_items, dtype=np.int32), int(all_seen.sum()))
-        added = np.concatenate([[0], np.cumsum(all_seen)]) * self.num_items
-        return indptr + added, np.insert(indices, starts, catalogue)
+        source = SeenSource(self.indptr, self.indices, self.validation_item, self.test_item, self.num_items)
+        indptr = np.empty(len(user_ids) + 1, dtype=np.int64)
+        count_seen(user_ids, source, indptr)
+        indices = np.empty(indptr[-1], dtype=np.int32)
+        if len(indices) < _FEW_SEEN:  # to start a thread takes longer
+            gather_seen(0, len(user_ids), user_ids, source, indptr, indices)
+        else:
+            run_ranges(lambda a, b: gather_seen(a, b, user_ids, source, indptr, indices), balanced_ranges(indptr))
+        return indptr, indices
 
     def is_known(self) -> np.ndarray:
         """Return whether each item has a training interaction, (I,) bool: nothing is learnt about the others."""

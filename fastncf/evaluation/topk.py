@@ -1,60 +1,93 @@
-"""Top items of a user, and the most similar items of an item, as NumPy arrays of indices."""
+"""Top items of a user, and the most similar items of an item, as NumPy arrays of indices.
+
+torch is imported when a module is asked: factors that a kernel has trained are ranked by arrays alone.
+"""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from fastncf.errors import ConfigError
-from fastncf.evaluation.scoring import ChunkedScorer, MemoryBudget, device_of, evaluating
-from fastncf.models.scorers import make_scorer
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.topk import Best, LeftOut, Request, tile_items, top_rows
+from fastncf.threads import even_ranges, run_ranges
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _BYTES_PER_ITEM = 20  # two copies of the score in float32, comparisons, and counts in int32
 _BYTES_PER_RESULT = 64  # an item and its score among the best k, also before they are in order
+_USERS_PER_THREAD = 16  # to start a thread takes as long as the scores of some users
 
 
-def top_items(
-    model: nn.Module, user_ids: np.ndarray, num_items: int, k: int, seen: tuple[np.ndarray, np.ndarray] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the k items that each user scores highest, best first, equal scores in the order of the items.
+class FactorItems:
+    """Items of a matrix factorization, arranged once to answer many requests for the best of them.
+
+    Args:
+        factors: parameters of U users and I items; the items' are copied.
+    """
+
+    def __init__(self, factors: Factors) -> None:
+        self.factors = factors
+        self._tiles = tile_items(factors)
+
+    def top(self, user_ids: np.ndarray, k: int, left_out: LeftOut) -> Best:
+        """Return the k items with the highest scores of each user.
+
+        The result is that of :func:`top_items` for an ``MF`` of these factors up to rounding, and has the same bits
+        for a user whoever else is asked for.
+
+        Args:
+            user_ids: (B,) int32.
+            k: at least 1.
+            left_out: items that are not taken.
+        """
+        best = Best.empty(len(user_ids), min(k, len(self.factors.item_vectors)))
+        request = Request(user_ids, self.factors.user_vectors, self.factors.user_bias, left_out)
+        if len(user_ids) < 2 * _USERS_PER_THREAD:
+            top_rows(0, len(user_ids), self._tiles, request, best)
+        else:
+            run_ranges(lambda a, b: top_rows(a, b, self._tiles, request, best), even_ranges(len(user_ids)))
+        return best
+
+
+def top_items(model: "nn.Module", user_ids: np.ndarray, num_items: int, k: int, left_out: LeftOut) -> Best:
+    """Return the k items that a module scores highest for each user.
 
     Args:
         model: scores (user ids, item ids).
         user_ids: (B,) int32.
         num_items: I.
         k: at least 1.
-        seen: CSR, (U + 1,) int64 and (N,) int32, of items that are left out, or None.
-
-    Returns:
-        The number of items of each user (B,) int64, at most k; items (B, min(k, I)) int64 and their scores, float32.
-        Entries of a row beyond that number mean nothing.
+        left_out: items that are not taken.
 
     Raises:
         DeviceError: the memory of the model's device runs out.
     """
+    import torch
+
+    from fastncf.evaluation.scoring import ChunkedScorer, device_of, evaluating
+    from fastncf.models.scorers import make_scorer
+
     device = device_of(model)
-    k = min(k, num_items)
-    counts = np.full(len(user_ids), num_items, dtype=np.int64)
-    if seen is not None:
-        counts -= np.diff(seen[0])[user_ids]
-    items, scores = np.empty((len(user_ids), k), dtype=np.int64), np.empty((len(user_ids), k), dtype=np.float32)
+    results = Best.empty(len(user_ids), min(k, num_items))
     with evaluating(model, device):
         chunked = ChunkedScorer(make_scorer(model), device, len(user_ids) * num_items)
 
         def choose(part: slice) -> None:
-            users = user_ids[part]
-            found = chunked.catalogue(torch.from_numpy(users).to(device), num_items)
+            found = chunked.catalogue(torch.from_numpy(user_ids[part]).to(device), num_items)
             found = _make_sortable(found.to("cpu", torch.float32, copy=True))
-            if seen is not None:
-                _leave_out(found.numpy(), users, *seen)
-            best, item = _best_columns(found, k)
-            items[part], scores[part] = item.numpy(), best.numpy()
+            _leave_out(found.numpy(), part.start, left_out)
+            best, item = _best_columns(found, results.items.shape[1])
+            results.items[part], results.scores[part] = item.numpy(), best.numpy()
 
-        bytes_per_user = chunked.bytes_per_catalogue(num_items) + num_items * _BYTES_PER_ITEM + k * _BYTES_PER_RESULT
-        chunked.for_each_chunk(choose, len(user_ids), bytes_per_user)
-    return counts.clip(max=k), items, scores
+        bytes_per_user = chunked.bytes_per_catalogue(num_items) + num_items * _BYTES_PER_ITEM
+        chunked.for_each_chunk(choose, len(user_ids), bytes_per_user + results.items.shape[1] * _BYTES_PER_RESULT)
+    np.sum(results.scores > -np.inf, axis=1, out=results.counts)
+    return results
 
 
-def similar_items(model: nn.Module, item_ids: np.ndarray, num_items: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+def similar_items(model: "nn.Module", item_ids: np.ndarray, num_items: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the items whose vectors have the largest cosine with that of an item, the item itself left out.
 
     The memory is that of :mod:`fastncf.evaluation.scoring`, plus a copy of all item vectors in float32.
@@ -72,6 +105,11 @@ def similar_items(model: nn.Module, item_ids: np.ndarray, num_items: int, k: int
         ConfigError: the model has no such method.
         DeviceError: the memory of the model's device runs out.
     """
+    import torch
+    from torch import nn
+
+    from fastncf.evaluation.scoring import MemoryBudget, device_of, evaluating
+
     item_vectors = getattr(model, "item_vectors", None)
     if item_vectors is None:
         raise ConfigError(
@@ -95,19 +133,24 @@ def similar_items(model: nn.Module, item_ids: np.ndarray, num_items: int, k: int
     return items, cosines
 
 
-def _make_sortable(scores: Tensor) -> Tensor:
+def _make_sortable(scores: "Tensor") -> "Tensor":
     """Replace NaN and -inf in place by the lowest finite number, so that -inf can mark what is left out."""
+    import torch
+
     lowest = torch.finfo(scores.dtype).min
     return scores.nan_to_num_(nan=lowest, neginf=lowest, posinf=torch.inf)
 
 
-def _leave_out(scores: np.ndarray, user_ids: np.ndarray, indptr: np.ndarray, indices: np.ndarray) -> None:
-    """Set the scores (B, I) of the items in the CSR rows of users (B,) to -inf."""
-    for row, user in enumerate(user_ids):
-        scores[row, indices[indptr[user] : indptr[user + 1]]] = -np.inf
+def _leave_out(scores: np.ndarray, first: int, left_out: LeftOut) -> None:
+    """Set the scores (n, I) of items that are left out for the users from number ``first`` on to -inf."""
+    indptr, indices, is_open = left_out
+    for row in range(len(scores)):
+        scores[row, indices[indptr[first + row] : indptr[first + row + 1]]] = -np.inf
+    if len(is_open):
+        scores[:, ~is_open] = -np.inf
 
 
-def _best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _best_columns(scores: "Tensor", k: int) -> tuple["Tensor", "Tensor"]:
     """Return the k highest scores (B, k) of each row, best first, and their columns (B, k) int64.
 
     Equal scores come in the order of the columns, which ``torch.topk`` does not promise.
@@ -116,6 +159,8 @@ def _best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         scores: (B, I), without NaN.
         k: at most I.
     """
+    import torch
+
     if not k:
         return scores[:, :0], scores.new_empty((len(scores), 0), dtype=torch.int64)
     values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
@@ -129,7 +174,7 @@ def _best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best, columns.gather(1, order)
 
 
-def _first_columns(scores: Tensor, lowest: Tensor, k: int) -> Tensor:
+def _first_columns(scores: "Tensor", lowest: "Tensor", k: int) -> "Tensor":
     """Return the columns (B, k), in order, of the scores above ``lowest`` and of the first ones that equal it.
 
     Args:
@@ -137,6 +182,8 @@ def _first_columns(scores: Tensor, lowest: Tensor, k: int) -> Tensor:
         lowest: (B, 1), the k-th highest score of each row.
         k: at most I.
     """
+    import torch
+
     is_above, is_tied = scores > lowest, scores == lowest
     num_tied = k - is_above.sum(1, keepdim=True, dtype=torch.int32)  # int64 would take twice the memory
     is_best = is_above | (is_tied & (is_tied.cumsum(1, dtype=torch.int32) <= num_tied))

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from fastncf.data.ids import (
     Vocabulary,
     canonical_ids,
+    canonical_text,
     categories,
     distinct,
     find_indices,
+    named_ids,
     refused_ids,
     to_canonical_dtype,
 )
@@ -204,3 +206,43 @@ def test_a_vocabulary_of_columns_of_several_kinds():
     negative = Vocabulary.of([pl.Series([-1]), pl.Series([2**63], dtype=pl.UInt64)], "item")
     assert negative.ids.to_list() == ["-1", str(2**63)]
     assert negative.encode(pl.Series([2**63], dtype=pl.UInt64)).tolist() == [1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.text("07.-+ \t\x1c\x85\u00a0\u2003\u200b\ufeffé٣a", max_size=6) | st.sampled_from(SPELLINGS), min_size=1
+    )
+)
+def test_text_that_a_caller_names_is_read_as_a_column_of_text(values):
+    column = pl.Series(values, dtype=pl.String)
+    if refused_ids(column).any():
+        with pytest.raises(DataError, match="user ids are integers or text; got"):
+            named_ids(values, "user")
+    else:
+        assert named_ids(values, "user") == canonical_text(column).to_list()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.sampled_from(sorted(INTEGERS)), st.booleans())
+def test_named_ids_are_found_as_a_column_is(data, which, is_text):
+    numbers = st.integers(-(2**65), 2**65) | INTEGERS[which]
+    known = pl.Series(data.draw(st.lists(INTEGERS[which], min_size=2, max_size=40)), dtype=pl.Int64)
+    if is_text:
+        known = pl.concat([known.cast(pl.String), pl.Series(["x"])])
+    vocabulary = Vocabulary.of([canonical_ids(known)], "user")
+    asked = data.draw(st.lists(st.sampled_from(known.to_list()) | numbers | numbers.map(str), min_size=1, max_size=9))
+    where = {str(one): index for index, one in enumerate(vocabulary.ids)}
+    expected = [where.get(str(one), -1) for one in asked]
+    assert vocabulary.find(named_ids(asked, "user")).tolist() == expected
+    assert vocabulary.find(named_ids(asked * len(known), "user")).tolist() == expected * len(known)
+
+
+def test_unsigned_ids_are_not_rounded_when_they_are_compared():
+    high = 2**63 + 2**40 + 1
+    vocabulary = Vocabulary.of([pl.Series([5, high], dtype=pl.UInt64)], "user")
+    for named in (np.array([high, high + 1, 5], dtype=np.uint64), [high, high + 1, 5], [str(high), str(high + 1), "5"]):
+        assert vocabulary.find(named_ids(named, "user")).tolist() == [1, -1, 0]
+    assert vocabulary.find(np.array([-5, 5])).tolist() == [-1, 0]
+    signed = Vocabulary.of([pl.Series([-1, 5])], "user")
+    assert signed.find(np.array([2**64 - 1, 5], dtype=np.uint64)).tolist() == [-1, 1]

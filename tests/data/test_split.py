@@ -164,6 +164,23 @@ def test_seen_is_everything_for_a_user_who_has_seen_every_item(is_given):
     assert seen == [[0, 1] if is_given else [0], [0, 1, 2], [0, 1, 2] if is_given else [0, 2], [1]]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_some_users_have_seen_are_their_rows_in_any_order(seed, monkeypatch):
+    generator = np.random.default_rng(seed)
+    interactions = random_interactions(generator, rows=300, users=12, items=9)
+    split = leave_one_out(interactions, validation=bool(seed % 2))
+    pairs = set(zip(interactions.user.tolist(), interactions.item.tolist(), strict=True))
+    users = generator.integers(0, split.num_users, 40).astype(np.int32)
+    for few in (0, 1 << 16):
+        monkeypatch.setattr("fastncf.data.split._FEW_SEEN", few)
+        indptr, indices = split.seen_by(users)
+        for row, user in enumerate(users.tolist()):
+            assert indices[indptr[row] : indptr[row + 1]].tolist() == sorted(i for u, i in pairs if u == user)
+    indptr, indices = split.seen_by(users[:0])
+    assert indptr.tolist() == [0]
+    assert not len(indices)
+
+
 def test_known_items_are_those_with_a_training_interaction():
     split = leave_one_out(frame(("a", "w"), ("a", "x"), ("b", "w"), ("b", "y"), ("c", "w"), time=list(range(5))))
     assert split.is_known().tolist() == [True, False, False]

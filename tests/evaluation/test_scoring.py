@@ -15,6 +15,8 @@ from fastncf import models
 from fastncf.errors import DeviceError
 from fastncf.evaluation import ranking, scoring, topk
 from fastncf.evaluation.candidates import CandidateLists
+from fastncf.kernels.cpu.topk import LeftOut
+from fastncf.models import scorers
 from fastncf.models.scorers import ModuleScorer, Scorer, make_scorer
 from tests.conftest import random_csr
 from tests.stages import make_stage
@@ -64,7 +66,7 @@ def consumers(
     found = {
         "candidates": lambda: (ranking.candidate_ranks(model, lists),),
         "catalogue": lambda: (ranking.catalogue_ranks(model, lists, *csr, num_items),),
-        "top": lambda: topk.top_items(model, users, num_items, 4, csr),
+        "top": lambda: topk.top_items(model, users, num_items, 4, LeftOut(*csr, np.empty(0, dtype=np.bool_))),
         "pairs": lambda: (scoring.score_pairs(model, pair_users, pair_items),),
     }
     if hasattr(model, "item_vectors"):
@@ -151,8 +153,7 @@ def recorded(monkeypatch) -> list[Recording]:
         return made[-1]
 
     monkeypatch.setattr(scoring, "make_scorer", make)
-    monkeypatch.setattr(topk, "make_scorer", make)
-    monkeypatch.setattr("fastncf.models.scorers.make_scorer", make)  # ranking imports it when it is needed
+    monkeypatch.setattr(scorers, "make_scorer", make)  # ranking and topk import it when it is needed
     return made
 
 
@@ -256,9 +257,8 @@ def limit(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
         scorer.most, scorer.sizes = most, sizes
         return scorer
 
-    for place in (scoring, topk):
+    for place in (scoring, scorers):
         monkeypatch.setattr(place, "make_scorer", make)
-    monkeypatch.setattr("fastncf.models.scorers.make_scorer", make)
     return sizes
 
 

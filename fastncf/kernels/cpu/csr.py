@@ -264,12 +264,12 @@ def _sort_unique(item, bits, words, out):
         used = words[block]
         words[block] = np.uint64(0)
         while used:
-            word = block << 6 | np.int64(_lowest_bit(used))
+            word = block << 6 | np.int64(lowest_bit(used))
             used &= used - np.uint64(1)
             left = bits[word]
             bits[word] = np.uint64(0)
             while left:
-                out[count] = np.int32(word << 6 | np.int64(_lowest_bit(left)))
+                out[count] = np.int32(word << 6 | np.int64(lowest_bit(left)))
                 left &= left - np.uint64(1)
                 count += 1
     return count
@@ -293,7 +293,7 @@ def _insertion_sort_unique(item, out):
 
 
 @intrinsic
-def _lowest_bit(typingctx, word):
+def lowest_bit(typingctx, word):
     """Return the position of the lowest set bit of a uint64 that is not 0."""
 
     def generate(context, builder, signature, arguments):
@@ -347,4 +347,70 @@ def merge_rows(first_user, last_user, indptr, indices, extra, merged_indptr, mer
                 merged[position] = merged[position - 1]
                 position -= 1
             merged[position] = new
+            end += 1
+
+
+class SeenSource(NamedTuple):
+    """Items that users have seen, as a split holds them.
+
+    Attributes:
+        indptr: (U + 1,) int64; a row without items stands for a user who has seen every item.
+        indices: (N,) int32, ascending in each row.
+        validation_item, test_item: (U,) int32, items that the user's row does not hold; -1 for none.
+        num_items: I.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    validation_item: np.ndarray
+    test_item: np.ndarray
+    num_items: int
+
+
+@njit(nogil=True, cache=True)
+def count_seen(user_ids, source, indptr):
+    """Write the bounds of the rows that :func:`gather_seen` fills to ``indptr`` (B + 1,) int64.
+
+    Args:
+        user_ids: (B,) int32.
+        source: :class:`SeenSource`.
+        indptr: output.
+    """
+    indptr[0] = 0
+    for row in range(len(user_ids)):
+        user = user_ids[row]
+        count = source.indptr[user + 1] - source.indptr[user]
+        count += np.int64(source.validation_item[user] >= 0) + np.int64(source.test_item[user] >= 0)
+        indptr[row + 1] = indptr[row] + (source.num_items if source.indptr[user + 1] == source.indptr[user] else count)
+
+
+@njit(nogil=True, cache=True)
+def gather_seen(first, last, user_ids, source, indptr, indices):
+    """Write the items that each user of a range of rows has seen, ascending.
+
+    Args:
+        first, last: range of rows, int64.
+        user_ids: (B,) int32.
+        source: :class:`SeenSource`.
+        indptr: (B + 1,) int64 of :func:`count_seen`.
+        indices: int32, output.
+    """
+    for row in range(first, last):
+        user, end = user_ids[row], indptr[row]
+        start, stop = source.indptr[user], source.indptr[user + 1]
+        if start == stop:
+            for item in range(source.num_items):
+                indices[end + item] = item
+            continue
+        for position in range(start, stop):
+            indices[end] = source.indices[position]
+            end += 1
+        for held_out in (source.validation_item[user], source.test_item[user]):
+            if held_out < 0:
+                continue
+            position = end
+            while position > indptr[row] and indices[position - 1] > held_out:
+                indices[position] = indices[position - 1]
+                position -= 1
+            indices[position] = held_out
             end += 1

@@ -7,6 +7,7 @@ order of its terms, whatever the size of the blocks that registers hold, so that
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -19,6 +20,9 @@ ROW_MULTIPLE = 4
 
 COLUMN_MULTIPLE = 8
 """Numbers of columns of a product are multiples of it."""
+
+ROW_COLUMN_MULTIPLE = 64
+"""Numbers of columns of :func:`gemm_row` are multiples of it: so many sums hide the time that one of them takes."""
 
 NONE, RELU, RELU_BACKWARD = range(3)
 """Epilogues, applied to an element x before it is written: x itself; max(x, 0), where NaN stays NaN; or ``scale * x``
@@ -103,6 +107,7 @@ def _make_block(rows, columns):
 _tall_wide, _low_wide = _make_block(_TALL, _WIDE), _make_block(ROW_MULTIPLE, _WIDE)
 _tall_middle, _low_middle = _make_block(_TALL, 16), _make_block(ROW_MULTIPLE, 16)
 _tall_narrow, _low_narrow = _make_block(8, COLUMN_MULTIPLE), _make_block(ROW_MULTIPLE, COLUMN_MULTIPLE)
+_row = _make_block(1, ROW_COLUMN_MULTIPLE)
 
 
 @njit(nogil=True, cache=True)
@@ -145,3 +150,17 @@ def gemm(shape, a, b, start, c, epilogue, scale):
                 _low_middle(depth, operands, row, column, epilogue, scale)
             row += height if tall else ROW_MULTIPLE
         column += width
+
+
+@njit(nogil=True, cache=True)
+def gemm_row(shape, a, b, start, c):
+    """Compute ``c = start + a @ b`` for one row, with the bits that :func:`gemm` gives to each of its rows.
+
+    Args:
+        shape: (n, k) int64: c is 1 x n, a is 1 x k, b is k x n. n is a multiple of ``ROW_COLUMN_MULTIPLE``.
+        a, b, start, c: as in :func:`gemm`, each a :class:`Matrix`.
+    """
+    columns, depth = shape
+    operands = a, b, start, c
+    for column in range(0, columns, ROW_COLUMN_MULTIPLE):
+        _row(depth, operands, 0, column, NONE, np.float32(0))
