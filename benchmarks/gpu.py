@@ -392,7 +392,7 @@ def time_training(split: Split, report: Report) -> None:
         trained_on = part if eager else split
         stage = replace(on_cuda(replace(config, epochs=2), trained_on), trainer="autograd")
         seconds, peak, model = run_epochs(trained_on, stage, eager=eager)
-        samples = len(trained_on.indices) * (1 + config.num_negatives)
+        samples = len(trained_on.indices) * (1 + stage.num_negatives)
         rate = samples / seconds
         share = rate * flops(model) / report.values["bf16_flop_per_second"]
         key = "_".join(

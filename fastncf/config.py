@@ -49,14 +49,18 @@ class Config:
     layers: tuple[int, ...] = (64, 32)
     """Widths of the hidden layers of mlp and neumf."""
 
-    dropout: float = 0.0
-    """Probability that an activation of a hidden layer is set to 0 in training."""
+    dropout: float | None = None
+    """Probability that a number is set to 0 in training: an activation of a hidden layer (mlp, neumf), or a component
+    of a user's state (loss="softmax" with histories)."""
 
     loss: str = "bce"
-    """bce: logistic loss of each sample. bpr: logistic loss of each (positive, negative) pair. Or a registered loss."""
+    """bce: logistic loss of each sample. bpr: logistic loss of each (positive, negative) pair. softmax: cross entropy
+    of each interaction over itself and its negatives; an mf then predicts each from the ones before it. Or a registered
+    loss."""
 
-    num_negatives: int = 8
-    """Sampled negatives per training interaction, drawn anew each epoch."""
+    num_negatives: int | None = None
+    """Sampled negatives per training interaction, drawn anew each epoch; all interactions of a batch share them where
+    loss="softmax" trains histories."""
 
     negatives: str | None = None
     """Distribution of the negatives over the items that a user does not have in training: uniform, popularity, or a
@@ -80,7 +84,8 @@ class Config:
     """Passes over the training interactions."""
 
     batch_size: int | None = None
-    """Samples per step of adam; an interaction counts as 1 + num_negatives of them."""
+    """Samples per step of adam; an interaction counts as 1 + num_negatives of them. Interactions per step where
+    loss="softmax" trains histories."""
 
     learning_rate: float | None = None
     """Step size at the start."""
@@ -182,7 +187,8 @@ class Config:
         self._require("negatives_exponent", holds, "a finite number of at least 0")
         wrong = next((width for width in self.layers if not _is_count(width)), 1)
         self._require("layers", _is_count(wrong), _count_expected(wrong).replace("an integer", "integers"))
-        self._require("dropout", _is_number(self.dropout) and 0 <= self.dropout < 1, "a number from 0 and below 1")
+        is_probability = self.dropout is None or (_is_number(self.dropout) and 0 <= self.dropout < 1)
+        self._require("dropout", is_probability, "a number from 0 and below 1")
         is_share = _is_number(self.user_fraction) and 0 < self.user_fraction <= 1
         self._require("user_fraction", is_share, "a number above 0 and at most 1")
         is_seed = _is_integer(self.seed) and 0 <= self.seed < 2**63

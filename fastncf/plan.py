@@ -40,7 +40,14 @@ OPTIMIZERS = "pretrain", "sgd", "adam"
 
 GENERAL = Recipe(
     "for all models",
-    {"dim": 64, "init_std": 0.1, "negatives": "uniform", "negatives_exponent": 0.75},
+    {
+        "dim": 64,
+        "init_std": 0.1,
+        "num_negatives": 8,
+        "negatives": "uniform",
+        "negatives_exponent": 0.75,
+        "dropout": 0.0,
+    },
 )
 
 SGD = {
@@ -84,6 +91,28 @@ ADAM = Recipe(
     "for adam",
     {"epochs": 20, "learning_rate": 0.005, "l2": 0.003, "batch_size": 8_192},
 )
+
+NEXT_ITEM = Recipe(
+    "for softmax with histories in their order",
+    {
+        "epochs": 16,
+        "learning_rate": 0.002,
+        "l2": 0.0,
+        "dim": 128,
+        "init_std": 0.02,
+        "num_negatives": 1_024,
+        "dropout": 0.3,
+        "batch_size": 1_024,
+    },
+)
+NEXT_ITEM_SPARSE = Recipe(
+    "for softmax on sparse data with histories in their order",
+    {"epochs": 12, "learning_rate": 0.003, "num_negatives": 512, "dropout": 0.5},
+)
+FAST_NEXT_ITEM = Recipe(
+    'for softmax with histories and budget="fast"', {"epochs": 6, "dim": 64, "num_negatives": 512, "dropout": 0.2}
+)
+"""Recipes of an mf whose users are states that run through their histories."""
 
 ADAM_BY_MODEL = {
     "mf": Recipe("for mf by adam", {"init_std": 0.02}),
@@ -306,12 +335,38 @@ def _single(
 ) -> list[_Planned] | str:
     """Plan one stage from random parameters; return the reason where no trainer takes it."""
     name = name or _name(config, module)
+    if optimizer == "adam" and name == "mf" and module is None and config.loss == "softmax":
+        planned = _next_item(config, data)
+        if not isinstance(planned, str) or config.history == "sequence":
+            return planned
     history, history_reason = _history(config, data, optimizer)
     recipes = _sgd_recipes(config, data, history) if optimizer == "sgd" else _adam_recipes(config)
     device, device_reason = _device(config, module, optimizer)
     known = {"model": name, "optimizer": optimizer, "history": history, "device": device}
     reasons = {"history": history_reason, "device": device_reason}
     return _staged(config, module, recipes, known, reasons)
+
+
+def _next_item(config: Config, data: DataFacts) -> list[_Planned] | str:
+    """Plan the training of an mf by softmax on histories; return the reason where that does not apply."""
+    if config.history in (None, "sequence") and not data.has_order:
+        return f"it needs histories in their order ({data.order_reason})"
+    if config.history not in (None, "sequence"):
+        return f"history={config.history!r} was asked for"
+    if config.device not in ("auto", "cpu"):
+        return f"device={config.device!r} is not the CPU"
+    recipes = [GENERAL, NEXT_ITEM]
+    if is_sparse(data):
+        recipes.append(NEXT_ITEM_SPARSE)
+    if config.budget == "fast":
+        recipes.append(FAST_NEXT_ITEM)
+    known = {"model": "mf", "optimizer": "adam", "history": "sequence", "device": "cpu"}
+    is_given = config.history is not None
+    reasons = {
+        "history": AS_ASKED_FOR if is_given else data.order_reason,
+        "device": AS_ASKED_FOR if config.device == "cpu" else "the kernel for histories runs on a CPU",
+    }
+    return _staged(replace(config, precision=None), None, recipes, known, reasons)
 
 
 def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> list[_Planned] | str:
@@ -413,6 +468,13 @@ def _fine_tuning_recipes(config: Config, data: DataFacts) -> list[Recipe]:
     ]
 
 
+_CHOSEN_SETTINGS = (
+    *("dim", "init_std", "num_negatives", "negatives", "negatives_exponent", "dropout"),
+    *("epochs", "batch_size", "learning_rate", "l2"),
+)
+"""Settings that recipes choose where they are not given."""
+
+
 def _staged(
     config: Config,
     module: "nn.Module | None",
@@ -426,16 +488,16 @@ def _staged(
     for recipe in recipes:
         for name, value in recipe.settings.items():
             settings[name], reasons[name] = value, f"the default {recipe.situation}"
-    for name in ("dim", "init_std", "negatives", "negatives_exponent", "epochs", "batch_size", "learning_rate", "l2"):
+    for name in _CHOSEN_SETTINGS:
         if getattr(config, name) is not None:
             settings[name], reasons[name] = getattr(config, name), AS_ASKED_FOR
     if known["optimizer"] == "sgd":
-        settings["batch_size"] = 1 + config.num_negatives
+        settings["batch_size"] = 1 + settings["num_negatives"]
         reasons["batch_size"] = "sgd takes a step for each interaction"
     settings["precision"], reasons["precision"] = _precision(config, known)
     settings["mlp_dim"] = config.mlp_dim or settings["dim"]
     reasons["mlp_dim"] = AS_ASKED_FOR if config.mlp_dim else "that of the embeddings"
-    for name in ("layers", "dropout", "loss", "num_negatives", "schedule", "shuffle", "deterministic", "seed"):
+    for name in ("layers", "loss", "schedule", "shuffle", "deterministic", "seed"):
         settings[name] = getattr(config, name)
         is_default = settings[name] == Config.__dataclass_fields__[name].default
         reasons[name] = "the default for all models" if is_default else AS_ASKED_FOR
@@ -554,7 +616,7 @@ _SHOWN_SETTINGS = (
     "device",
     "trainer",
 )
-_LAYER_SETTINGS = {"mlp_dim", "layers", "dropout"}
+_LAYER_SETTINGS = {"mlp_dim", "layers"}
 
 
 def _describe(plan: Plan) -> Iterator[str]:
@@ -572,6 +634,8 @@ def _describe(plan: Plan) -> Iterator[str]:
         yield f"{heading} by {stage.optimizer}, trainer {stage.trainer}"
         for name in _SHOWN_SETTINGS:
             if name in _LAYER_SETTINGS and stage.model not in PRETRAINING:
+                continue
+            if name == "dropout" and not stage.dropout:
                 continue
             if name == "negatives_exponent" and stage.negatives == "uniform":
                 continue

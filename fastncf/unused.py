@@ -109,9 +109,10 @@ UNUSED = (
     Unused(_OF_TRAINING, lambda fit: not fit.plan.num_epochs, "the model needs no training"),
     Unused(
         ("layers", "dropout"),
-        lambda fit: _trains(fit) and fit.plan.final.model in _WITHOUT_LAYERS,
+        lambda fit: _trains(fit) and fit.plan.final.model in _WITHOUT_LAYERS and not _drops_states(fit),
         "the model has no hidden layers",
     ),
+    Unused(("layers",), lambda fit: _trains(fit) and _drops_states(fit), "the model has no hidden layers"),
     Unused(
         ("batch_size",),
         lambda fit: _trains(fit) and all(reasons.get("batch_size") != AS_ASKED_FOR for reasons in fit.plan.reasons),
@@ -185,6 +186,11 @@ def _given(config: Config, names: tuple[str, ...]) -> dict[str, Any]:
 def _trains(fit: Fit) -> bool:
     """Return whether a registered model, or one of the user's own, is trained at all."""
     return fit.plan.num_epochs > 0
+
+
+def _drops_states(fit: Fit) -> bool:
+    """Return whether dropout applies to states that run through histories."""
+    return fit.plan.final.trainer == "next_item"
 
 
 def _is_planned_alike(fit: Fit, **changes: Any) -> bool:

@@ -83,7 +83,6 @@ def test_former_values_are_stored_by_their_new_names(former, new):
         ("learning_rate", float("inf")),
         ("init_std", float("inf")),
         ("negatives_exponent", float("inf")),
-        ("dropout", None),
         ("user_fraction", "x"),
         ("seed", True),
         ("patience", 1.5),

@@ -121,7 +121,7 @@ def test_l2_is_searched_for_where_it_is_left_out_and_affordable():
 
 
 def test_a_loss_without_a_kernel_form_is_never_trained_by_a_kernel(monkeypatch):
-    monkeypatch.setitem(LOSSES, "hinge", Loss(lambda p, n: (1 - p.unsqueeze(-1) + n).relu().mean(), pairwise=True))
+    monkeypatch.setitem(LOSSES, "hinge", Loss(lambda p, n: (1 - p.unsqueeze(-1) + n).relu().mean(), terms="pair"))
     for model in ("mf", "gmf", "mlp", "neumf"):
         plan = planned(model=model, loss="hinge")
         assert [stage.trainer for stage in plan.stages] == ["autograd"]

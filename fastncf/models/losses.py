@@ -7,7 +7,7 @@ training step. A trainer that does not implement a loss refuses it, see :meth:`f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,19 +19,19 @@ class Loss:
 
     Attributes:
         function: maps logits of positives (B,) and of their negatives (B, K) to the mean loss of all terms, ().
-        pairwise: whether a term belongs to a (positive, negative) pair; otherwise each sample has one.
+        terms: what has a term of its own: each sample, each (positive, negative) pair, or each interaction.
         cpu_kernel: code of the implementation in :mod:`fastncf.kernels.cpu.losses`; None where there is none.
         cuda_kernel: whether :mod:`fastncf.kernels.cuda.mlp` implements the loss.
     """
 
     function: "Callable[[Tensor, Tensor], Tensor]"
-    pairwise: bool
+    terms: Literal["sample", "pair", "interaction"]
     cpu_kernel: int | None = None
     cuda_kernel: bool = False
 
     def num_terms(self, num_negatives: int) -> int:
-        """Return the number of terms of one interaction with K negatives: K pairs, or 1 + K samples."""
-        return num_negatives if self.pairwise else 1 + num_negatives
+        """Return the number of terms of one interaction with K negatives: 1 + K samples, K pairs, or 1."""
+        return {"sample": 1 + num_negatives, "pair": num_negatives, "interaction": 1}[self.terms]
 
 
 def bce(positive: "Tensor", negatives: "Tensor") -> "Tensor":
@@ -49,8 +49,21 @@ def bpr(positive: "Tensor", negatives: "Tensor") -> "Tensor":
     return softplus(negatives - positive.unsqueeze(-1)).mean()
 
 
+def softmax(positive: "Tensor", negatives: "Tensor") -> "Tensor":
+    """Return the mean cross entropy of positives (B,) by softmax over each and its negatives (B, K).
+
+    That is sampled softmax (Jean et al. 2015, "On using very large target vocabulary", section 3); uniform draws need
+    no correction, which would be the same for all negatives of all interactions.
+    """
+    import torch
+
+    scores = torch.cat([positive.unsqueeze(-1), negatives], dim=-1)
+    return (torch.logsumexp(scores, dim=-1) - positive).mean()
+
+
 LOSSES: dict[str, Loss] = {
-    "bce": Loss(bce, pairwise=False, cpu_kernel=0, cuda_kernel=True),
-    "bpr": Loss(bpr, pairwise=True, cpu_kernel=1),
+    "bce": Loss(bce, terms="sample", cpu_kernel=0, cuda_kernel=True),
+    "bpr": Loss(bpr, terms="pair", cpu_kernel=1),
+    "softmax": Loss(softmax, terms="interaction"),
 }
 """Each loss by its name."""

@@ -26,6 +26,7 @@ TRAINERS = {
     "untrained": Entry("adam", "fastncf.trainers.untrained:Untrained"),
     "history_sgd": Entry("sgd", "fastncf.trainers.history_sgd:HistorySGD"),
     "block_sgd": Entry("sgd", "fastncf.trainers.block_sgd:BlockSGD"),
+    "next_item": Entry("adam", "fastncf.trainers.next_item:NextItem"),
     "cuda_mlp": Entry("adam", "fastncf.trainers.cuda_mlp:CUDAMLPTrainer"),
     "cpu_mlp": Entry("adam", "fastncf.trainers.cpu_mlp:CPUMLPTrainer"),
     "autograd": Entry("adam", "fastncf.trainers.autograd:AutogradTrainer"),

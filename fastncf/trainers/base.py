@@ -23,11 +23,13 @@ class Trainer(ABC):
     Attributes:
         name: name of the trainer in ``TRAINERS`` and in plans.
         optimizer: the optimizer that it implements.
+        trains_factors: whether the model is :class:`~fastncf.kernels.cpu.factors.Factors`; otherwise a module of torch.
         device: device of the model; None for trainers that need no torch.
     """
 
     name: ClassVar[str]
     optimizer: ClassVar[Literal["sgd", "adam"]]
+    trains_factors: ClassVar[bool] = False
     device: "torch.device | None" = None
 
     @classmethod
@@ -46,8 +48,8 @@ class Trainer(ABC):
         """Prepare the training of ``model``, which is changed in place.
 
         Args:
-            model: :class:`~fastncf.kernels.cpu.factors.Factors` where ``optimizer`` is ``sgd``, otherwise an
-                ``nn.Module`` on ``stage.device``.
+            model: :class:`~fastncf.kernels.cpu.factors.Factors` where ``trains_factors``, otherwise an ``nn.Module`` on
+                ``stage.device``.
             split: training interactions, N.
             stage: settings that :meth:`why_not` has no objection to.
             order: (N,) int32, positions within each user's row of the split from the oldest to the latest, where

@@ -57,6 +57,7 @@ class BlockSGD(Trainer):
 
     name = "block_sgd"
     optimizer = "sgd"
+    trains_factors = True
 
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:

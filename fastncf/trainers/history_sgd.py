@@ -63,6 +63,7 @@ class HistorySGD(Trainer):
 
     name = "history_sgd"
     optimizer = "sgd"
+    trains_factors = True
 
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:

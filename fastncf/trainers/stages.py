@@ -77,7 +77,7 @@ def train_stages(
 @contextmanager
 def _prepared_device(stage: Stage, has_module: bool) -> Iterator[None]:
     """Make the device of a stage the current one, its operations deterministic if asked, in torch's usual modes."""
-    if stage.optimizer == "sgd" and not has_module:
+    if get(stage.trainer).trains_factors and not has_module:
         yield
         return
     import torch
@@ -108,7 +108,7 @@ def _initial_model(stage: Stage, module: "nn.Module | None", split: Split, previ
         module.to(stage.device)
         require_trainable(module, stage, split)
         return module
-    if stage.optimizer == "sgd":
+    if get(stage.trainer).trains_factors:
         return init_factors(stage, split.num_users, split.num_items)
     from fastncf import models
 
@@ -130,8 +130,9 @@ def _train_stage(
     reporter: ProgressReporter,
 ) -> tuple[TrainingLog, str | None]:
     """Train a model in place; see :func:`~fastncf.trainers.loop.train_epochs`."""
-    trained = model.factors() if stage.optimizer == "sgd" and not isinstance(model, Factors) else model
-    with get(stage.trainer)(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
+    trainer_class = get(stage.trainer)
+    trained = model.factors() if trainer_class.trains_factors and not isinstance(model, Factors) else model
+    with trainer_class(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
         if validation is not None and trainer.device is not None:
             validation = replace(validation, lists=on_device(validation.lists, trainer.device))
         result = train_epochs(trainer, trained, stage, len(split.indices), validation, reporter)

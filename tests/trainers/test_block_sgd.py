@@ -347,7 +347,7 @@ def check_objections(trainer: type[Trainer], **settings) -> None:
 
 def check_loss_without_kernel(monkeypatch, trainer: type[Trainer], **settings) -> None:
     """Check that a loss without a form in the CPU kernels is refused, also by the constructor."""
-    monkeypatch.setitem(LOSSES, "hinge", LOSSES["bpr"].__class__(lambda positive, negatives: None, pairwise=True))
+    monkeypatch.setitem(LOSSES, "hinge", LOSSES["bpr"].__class__(lambda positive, negatives: None, terms="pair"))
     split, stage = random_split(0), sgd_stage(loss="hinge", **settings)
     assert "loss='hinge'" in trainer.why_not(stage, None)
     with pytest.raises(ValueError, match="loss code None"):

@@ -1,0 +1,59 @@
+"""States of users: what their histories say, as a linear recurrence over vectors of the items."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+
+class HistoryEncoder(NamedTuple):
+    """Maps a history to a vector of D numbers, its state, which is updated by one more item in O(C D).
+
+    The state is the sum over c of ``gains[c] * feature[c]``, number by number. A feature is a sum of the vectors of the
+    items so far, whose weights decay: ``feature = decays[c] * feature + vectors[item]``; or it is their mean.
+
+    Attributes:
+        vectors: (I, D) float32.
+        gains: (C, D) float32.
+        decays: (C, D) float32, at most 1; 1 where the feature is a mean.
+        is_mean: (C,) bool.
+        longest: int, number of the latest items that a state is made of.
+    """
+
+    vectors: np.ndarray
+    gains: np.ndarray
+    decays: np.ndarray
+    is_mean: np.ndarray
+    longest: int
+
+
+@njit(nogil=True, cache=True)
+def encode_histories(first_user, last_user, indptr, items, encoder, out):
+    """Write the states of a range of users after their whole history.
+
+    Args:
+        first_user, last_user: range of users, int64.
+        indptr: (U + 1,) int64, where the histories begin and end in ``items``.
+        items: (N,) int32, the oldest item of each history first.
+        encoder: :class:`HistoryEncoder`.
+        out: (U, D) float32, rows ``first_user`` to ``last_user`` are written; 0 for a user without a history.
+    """
+    num_features, width = encoder.gains.shape
+    features = np.empty((num_features, width), dtype=np.float32)
+    for u in range(first_user, last_user):
+        features[:] = _ZERO
+        first, last = max(indptr[u], indptr[u + 1] - encoder.longest), indptr[u + 1]
+        for at in range(first, last):
+            vector = encoder.vectors[items[at]]
+            for c in range(num_features):
+                decay = encoder.decays[c]
+                for d in range(width):
+                    features[c, d] = decay[d] * features[c, d] + vector[d]
+        for d in range(width):
+            total = _ZERO
+            for c in range(num_features):
+                weight = np.float32(1.0 / max(last - first, 1)) if encoder.is_mean[c] else _ONE
+                total += weight * (encoder.gains[c, d] * features[c, d])
+            out[u, d] = total

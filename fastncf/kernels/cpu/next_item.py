@@ -1,0 +1,827 @@
+"""Training of states that run through histories, by softmax over sampled negatives, batch by batch.
+
+The state of a user before an interaction is ``sum over c of gain[c] * feature[c]``, number by number: each feature is a
+sum of history vectors of the items so far, whose weights decay with a rate of its own, or their mean (a linear
+recurrence; compare Katharopoulos et al. 2020, "Transformers are RNNs"). Every interaction but the first of a history is
+predicted from the state before it. The loss is softmax cross entropy over the item itself and negatives that all
+positions of a batch share, whose scores are corrected for how they were drawn (Bengio and Senecal 2008; Yi et al. 2019,
+"Sampling-bias-corrected neural modeling"); negatives that stand in the user's own history are left out. Adam is exact
+and lazy, see :mod:`fastncf.kernels.cpu.lazy_adam`. ``tests/reference.py`` has the same step in NumPy.
+
+A batch has five phases, between which all threads wait:
+
+1. Gather: the rows of all items of the batch catch up and are copied side by side, each to a *slot*.
+2. States: each window of a history runs forward.
+3. Softmax: chunks of ``CHUNK`` positions compute scores, softmax and gradients, in memory that stays in a core's cache.
+4. Windows run backward.
+5. Update: each slot adds up its gradients and takes a step of Adam.
+
+The bits do not depend on the number of threads: what a phase divides among them is fixed by the data, and each sum has
+one owner and one order.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from fastncf.kernels.cpu.barrier import fetch_add, wait
+from fastncf.kernels.cpu.gemm import NONE, Matrix, Transposed, gemm
+from fastncf.kernels.cpu.hashing import mix64
+from fastncf.kernels.cpu.lazy_adam import AdamSchedule, LazyTable, make_step, read_row, remaining_update, write_row
+from fastncf.kernels.cpu.rows import (
+    BETA_1,
+    BETA_2,
+    AdamCoefficients,
+    adam_step,
+    add_rows,
+    axpy,
+    copy_row,
+    dot,
+    dropout,
+    pointers,
+)
+from fastncf.kernels.cpu.simd import VectorBuilder, get, offset, pointer, put
+from fastncf.rng import GOLDEN
+
+CHUNK = 64
+"""Positions of a chunk."""
+
+PHASES = 5
+"""Phases of a batch, each with a counter of its own."""
+
+_SLOTS = 16  # slots that a thread takes at once
+_MASKED = np.float32(-1e30)
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+
+class Windows(NamedTuple):
+    """Parts of the histories of all users.
+
+    A window has ``contexts[w] + lengths[w]`` tokens from ``starts[w]`` on. Each token but the first ``contexts[w]``
+    is a position: its state predicts the item after it.
+
+    Attributes:
+        indptr: (U + 1,) int64, where the histories of the users begin and end in ``items``.
+        items: (N,) int32, oldest first, user by user.
+        users: (W,) int32.
+        starts: (W,) int64, in ``items``.
+        contexts: (W,) int32.
+        lengths: (W,) int32, at least 1.
+    """
+
+    indptr: np.ndarray
+    items: np.ndarray
+    users: np.ndarray
+    starts: np.ndarray
+    contexts: np.ndarray
+    lengths: np.ndarray
+
+
+class Epoch(NamedTuple):
+    """Order and draws of an epoch.
+
+    Attributes:
+        order: (W,) int32, windows in the order of their visits.
+        bounds: (B + 1,) int64, where batches begin and end in ``order``.
+        key: uint64, of the negatives.
+        num_items: I, int64.
+        num_negatives: K, at most I, int64.
+        num_slots: slots before that of the first item that is no negative, K rounded up, int64.
+    """
+
+    order: np.ndarray
+    bounds: np.ndarray
+    key: np.uint64
+    num_items: int
+    num_negatives: int
+    num_slots: int
+
+
+class Plans(NamedTuple):
+    """What R batches use, a row each, all int32 but ``sizes``.
+
+    Attributes:
+        sizes: (R, 4) int64: windows, tokens, positions, slots.
+        window_tokens: (R, windows + 1), first token of each window.
+        window_positions: (R, windows + 1), first position of each window.
+        token_slots: (R, tokens).
+        target_slots: (R, positions), slot of the item that follows.
+        position_windows: (R, positions).
+        slot_items: (R, slots); the first are the negatives; -1 for slots without an item.
+        input_indptr: (R, slots + 1), CSR of the tokens of each slot.
+        input_tokens: (R, tokens).
+        target_indptr: (R, slots + 1), CSR of the positions whose target a slot is.
+        target_positions: (R, positions).
+        mask_indptr: (R, windows + 1), CSR of the negatives that stand in the history of a window's user.
+        mask_slots: (R, masks).
+    """
+
+    sizes: np.ndarray
+    window_tokens: np.ndarray
+    window_positions: np.ndarray
+    token_slots: np.ndarray
+    target_slots: np.ndarray
+    position_windows: np.ndarray
+    slot_items: np.ndarray
+    input_indptr: np.ndarray
+    input_tokens: np.ndarray
+    target_indptr: np.ndarray
+    target_positions: np.ndarray
+    mask_indptr: np.ndarray
+    mask_slots: np.ndarray
+
+
+@njit(inline="always")
+def draw_negative(key, number, k, num_items, num_negatives):
+    """Return negative ``k`` of a batch, drawn from the k-th of K parts of the catalogue, and the size of the part."""
+    first, last = k * num_items // num_negatives, (k + 1) * num_items // num_negatives
+    place = np.uint64(number) * np.uint64(num_negatives) + np.uint64(k)
+    bits = mix64(key + place * np.uint64(GOLDEN)) >> np.uint64(32)
+    size = last - first
+    return first + np.int64((bits * np.uint64(size)) >> np.uint64(32)), size
+
+
+@njit(nogil=True, cache=True)
+def plan_batches(first, last, first_planned, windows, epoch, plans):
+    """Find slots, uses and masks of a range of batches.
+
+    Args:
+        first, last: range of batches of the epoch, int64.
+        first_planned: batch whose plan is row 0 of ``plans``, int64.
+        windows: :class:`Windows`.
+        epoch: :class:`Epoch`.
+        plans: :class:`Plans`, written.
+    """
+    slot_of = np.full(epoch.num_items, -1, dtype=np.int32)
+    for number in range(first, last):
+        row = number - first_planned
+        _plan_slots(number, row, windows, epoch, plans, slot_of)
+        _plan_masks(number, row, windows, epoch, plans, slot_of)
+        num_slots = plans.sizes[row, 3]
+        for slot in range(num_slots):
+            item = plans.slot_items[row, slot]
+            if item >= 0:
+                slot_of[item] = -1
+        tokens, positions = plans.sizes[row, 1], plans.sizes[row, 2]
+        _invert(plans.token_slots[row], tokens, num_slots, plans.input_indptr[row], plans.input_tokens[row])
+        _invert(plans.target_slots[row], positions, num_slots, plans.target_indptr[row], plans.target_positions[row])
+
+
+@njit(nogil=True, cache=True)
+def _plan_slots(number, row, windows, epoch, plans, slot_of):
+    """Assign slots to negatives, tokens and targets of a batch."""
+    slot_items = plans.slot_items[row]
+    slot_items[: epoch.num_slots] = -1
+    for k in range(epoch.num_negatives):
+        item, _ = draw_negative(epoch.key, number, k, epoch.num_items, epoch.num_negatives)
+        slot_items[k] = item
+        slot_of[item] = k
+    num_slots = epoch.num_slots
+    token, position, count = 0, 0, 0
+    for at in range(epoch.bounds[number], epoch.bounds[number + 1]):
+        w = epoch.order[at]
+        plans.window_tokens[row, count] = token
+        plans.window_positions[row, count] = position
+        num_tokens = windows.contexts[w] + windows.lengths[w]
+        for j in range(num_tokens + 1):
+            item = windows.items[windows.starts[w] + j]
+            slot = slot_of[item]
+            if slot < 0:
+                slot = num_slots
+                slot_of[item] = slot
+                slot_items[slot] = item
+                num_slots += 1
+            if j < num_tokens:
+                plans.token_slots[row, token] = slot
+                token += 1
+            if j > windows.contexts[w]:
+                plans.target_slots[row, position] = slot
+                plans.position_windows[row, position] = count
+                position += 1
+        count += 1
+    plans.window_tokens[row, count] = token
+    plans.window_positions[row, count] = position
+    plans.sizes[row, 0], plans.sizes[row, 1], plans.sizes[row, 2], plans.sizes[row, 3] = (
+        count,
+        token,
+        position,
+        num_slots,
+    )
+
+
+@njit(nogil=True, cache=True)
+def _plan_masks(number, row, windows, epoch, plans, slot_of):
+    """List the negatives that stand in the history of each window's user."""
+    count, total = 0, 0
+    for at in range(epoch.bounds[number], epoch.bounds[number + 1]):
+        user = windows.users[epoch.order[at]]
+        plans.mask_indptr[row, count] = total
+        for place in range(windows.indptr[user], windows.indptr[user + 1]):
+            slot = slot_of[windows.items[place]]
+            if 0 <= slot < epoch.num_negatives:
+                plans.mask_slots[row, total] = slot
+                total += 1
+        count += 1
+    plans.mask_indptr[row, count] = total
+
+
+@njit(nogil=True, cache=True)
+def _invert(slots, count, num_slots, indptr, members):
+    """Write the CSR of the places below ``count`` at which each slot stands in ``slots``, ascending."""
+    indptr[: num_slots + 1] = 0
+    for place in range(count):
+        indptr[slots[place] + 1] += 1
+    for slot in range(num_slots):
+        indptr[slot + 1] += indptr[slot]
+    for place in range(count - 1, -1, -1):
+        slot = slots[place]
+        indptr[slot + 1] -= 1
+        members[indptr[slot + 1]] = place
+    # each end has come down to the beginning of its slot: move the bounds back by one
+    for slot in range(num_slots):
+        indptr[slot] = indptr[slot + 1]
+    indptr[num_slots] = count
+
+
+class Settings(NamedTuple):
+    """Sizes and settings.
+
+    Attributes:
+        width: D, a multiple of 16, int64.
+        num_features: C, int64.
+        num_negatives: K rounded up to a multiple of 16, the number of slots of negatives, int64.
+        is_mean: (C,) int64, whether a feature is a mean, whose decay is 1, or a decaying sum.
+        log_sizes: (K,) float32, logarithm of the number of items that a negative was drawn from; 0 if there is no item.
+        dropout: probability that a number of a state is set to 0, float64.
+        dropout_key: uint64, of the epoch.
+    """
+
+    width: int
+    num_features: int
+    num_negatives: int
+    is_mean: Any
+    log_sizes: Any
+    dropout: float
+    dropout_key: np.uint64
+
+
+class Buffers(NamedTuple):
+    """Memory that all threads share in a batch, float32 unless said otherwise.
+
+    Attributes:
+        values: (slots * (2 * D + 8),), rows of the table as they are before the step.
+        negatives: (D * K,), output vectors of the negatives, a column each.
+        biases: (K,), biases of the negatives plus the logarithms of their parts' sizes.
+        states: (positions * D,), after dropout.
+        grad_states: (positions * D,).
+        coefficients: (positions,), gradients with respect to the scores of the targets.
+        grad_tokens: (tokens * D,).
+        partial: (chunks * K * D,), gradients of the negatives' vectors.
+        partial_biases: (chunks * K,).
+        decays: (C * D,), sigmoid of their parameters; 1 for means.
+        partial_recurrence: (windows * 2 * C * D,), gradients of gains and decays.
+        zeros: (D,).
+        losses: (positions,) float64.
+    """
+
+    values: Any
+    negatives: Any
+    biases: Any
+    states: Any
+    grad_states: Any
+    coefficients: Any
+    grad_tokens: Any
+    partial: Any
+    partial_biases: Any
+    decays: Any
+    partial_recurrence: Any
+    zeros: Any
+    losses: Any
+
+
+class Shared(NamedTuple):
+    """What the threads share.
+
+    Attributes:
+        num_threads: int64.
+        barrier: (1,) int64.
+        counters: (R * PHASES,) int64, tasks of each phase that were taken; 0 before the first batch.
+        settings: :class:`Settings`.
+        table: :class:`~fastncf.kernels.cpu.lazy_adam.LazyTable` of a row for each item: history vector, output vector,
+            bias, and 7 numbers that stay 0.
+        recurrence: (3 * 2 * C * D,) float32: gains (C, D) and logits of the decays (C, D), their means, their mean
+            squares.
+        buffers: :class:`Buffers`.
+        schedule: of the learning rate.
+        total: (R,) float64, loss of each batch, written.
+    """
+
+    num_threads: int
+    barrier: Any
+    counters: Any
+    settings: Settings
+    table: LazyTable
+    recurrence: Any
+    buffers: Buffers
+    schedule: AdamSchedule
+    total: Any
+
+
+class Batch(NamedTuple):
+    """Pointers to the plan of one batch, see :class:`Plans`, and its sizes."""
+
+    windows: int
+    tokens: int
+    positions: int
+    slots: int
+    window_tokens: Any
+    window_positions: Any
+    token_slots: Any
+    target_slots: Any
+    position_windows: Any
+    slot_items: Any
+    input_indptr: Any
+    input_tokens: Any
+    target_indptr: Any
+    target_positions: Any
+    mask_indptr: Any
+    mask_slots: Any
+
+
+@njit(inline="always")
+def _row_of(array, row):
+    return array[row]
+
+
+@intrinsic
+def row_max(typingctx, row, count):
+    """Return the greatest of ``count`` float32, a multiple of 16."""
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        row, count = vec.arguments
+        best = vec.alloca()
+        builder.store(vec.constant(-3e38), best)
+        with vec.for_each_vector(count) as (at, _):
+            x, old = vec.load(row, at), builder.load(best)
+            builder.store(vec.select(x, ">", old, x, old), best)
+        vector, lanes = builder.load(best), vec.lanes
+        numbers = [builder.extract_element(vector, ir.Constant(ir.IntType(32), lane)) for lane in range(lanes)]
+        while len(numbers) > 1:
+            half = len(numbers) // 2
+            numbers = [
+                builder.select(builder.fcmp_ordered(">", a, b), a, b)
+                for a, b in zip(numbers[:half], numbers[half:], strict=True)
+            ]
+        return numbers[0]
+
+    return types.float32(row, count), generate
+
+
+@intrinsic
+def exp_sum(typingctx, row, count, highest):
+    """Replace ``count`` float32 x by ``exp(x - highest)``, 0 where x is below -1e29, and return their sum.
+
+    ``highest`` is not smaller than any of them; differences below -87 count as -87.
+    """
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        row, count, highest = vec.arguments
+        highest, least, zero, masked = vec.splat(highest), vec.constant(-87.0), vec.constant(0.0), vec.constant(-1e29)
+        total = vec.alloca()
+        builder.store(zero, total)
+        with vec.for_each_vector(count) as (at, _):
+            x = vec.load(row, at)
+            difference = builder.fsub(x, highest)
+            power = vec.exp(vec.select(difference, "<", least, least, difference))
+            power = vec.select(x, "<", masked, zero, power)
+            vec.store(power, row, at)
+            builder.store(builder.fadd(builder.load(total), power), total)
+        return vec.reduce_add(builder.load(total))
+
+    return types.float32(row, count, highest), generate
+
+
+@intrinsic
+def scale_row(typingctx, row, count, factor):
+    """Multiply ``count`` float32, a multiple of 16, by a factor, in place."""
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        row, count, factor = vec.arguments
+        factor = vec.splat(factor)
+        with vec.for_each_vector(count) as (at, _):
+            vec.store(builder.fmul(vec.load(row, at), factor), row, at)
+        return context.get_dummy_value()
+
+    return types.void(row, count, factor), generate
+
+
+@intrinsic
+def multiply_row(typingctx, to, row, width):
+    """Multiply a row by another, number by number: ``to = to * row``."""
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        to, row, width = vec.arguments
+        with vec.for_each_vector(width) as (at, _):
+            vec.store(builder.fmul(vec.load(to, at), vec.load(row, at)), to, at)
+        return context.get_dummy_value()
+
+    return types.void(to, row, width), generate
+
+
+@intrinsic
+def add_product(typingctx, to, scale, a, b, width):
+    """Add a scaled product of rows: ``to += scale * a * b``, number by number; scale float32."""
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        to, scale, a, b, width = vec.arguments
+        scale = vec.splat(scale)
+        with vec.for_each_vector(width) as (at, _):
+            product = builder.fmul(scale, builder.fmul(vec.load(a, at), vec.load(b, at)))
+            vec.store(builder.fadd(vec.load(to, at), product), to, at)
+        return context.get_dummy_value()
+
+    return types.void(to, scale, a, b, width), generate
+
+
+@njit(inline="always")
+def _clear(to, count):
+    """Set ``count`` float32 to 0."""
+    for at in range(count):
+        put(to, at, _ZERO)
+
+
+@intrinsic
+def decay_row(typingctx, to, decay, row, width):
+    """Take an item into a decaying sum: ``to = decay * to + row``, number by number."""
+
+    def generate(context, builder, signature, arguments):
+        vec = VectorBuilder(context, builder, signature, arguments)
+        to, decay, row, width = vec.arguments
+        with vec.for_each_vector(width) as (at, _):
+            kept = builder.fmul(vec.load(to, at), vec.load(decay, at))
+            vec.store(builder.fadd(kept, vec.load(row, at)), to, at)
+        return context.get_dummy_value()
+
+    return types.void(to, decay, row, width), generate
+
+
+@njit(inline="always")
+def _advance(features, before, item, decays, num_features, width):
+    """Write the features (C, D) after one more item: ``decay * before + item``."""
+    for c in range(num_features):
+        feature = offset(features, c * width)
+        copy_row(feature, offset(before, c * width), width)
+        decay_row(feature, offset(decays, c * width), item, width)
+
+
+@njit(inline="always")
+def _weight(is_mean, c, count):
+    """Return what feature ``c`` is multiplied by after ``count`` items: 1, or 1 / count for a mean."""
+    return np.float32(1.0 / count) if get(is_mean, c) else _ONE
+
+
+@njit(inline="always")
+def _read_state(to, features, gains, is_mean, count, num_features, width):
+    """Write the state after ``count`` items."""
+    _clear(to, width)
+    for c in range(num_features):
+        weight = _weight(is_mean, c, count)
+        add_product(to, weight, offset(gains, c * width), offset(features, c * width), width)
+
+
+@njit(inline="always")
+def _compute_decays(shared):
+    """Write the decays of a batch."""
+    settings = shared.settings
+    size = settings.num_features * settings.width
+    for c in range(settings.num_features):
+        for d in range(settings.width):
+            at = c * settings.width + d
+            logit = np.float64(get(shared.recurrence, size + at))
+            put(shared.buffers.decays, at, _ONE if get(settings.is_mean, c) else np.float32(1 / (1 + np.exp(-logit))))
+
+
+@njit(inline="always")
+def _gather(shared, batch, now, remaining, first, last):
+    """Phase 1 for the slots of a range."""
+    settings, buffers, table = shared.settings, shared.buffers, shared.table
+    width, num_negatives = settings.width, settings.num_negatives
+    for slot in range(first, last):
+        item = np.int64(get(batch.slot_items, slot))
+        values = offset(buffers.values, slot * table.width)
+        if item >= 0:
+            read_row(values, table, item, now, remaining, shared.schedule)
+        else:
+            _clear(values, table.width)
+        if slot < num_negatives:
+            for d in range(width):
+                put(buffers.negatives, d * num_negatives + slot, get(values, width + d))
+            bias = get(values, 2 * width) + get(settings.log_sizes, slot) if item >= 0 else _MASKED
+            put(buffers.biases, slot, bias)
+
+
+@njit(inline="always")
+def _forward(shared, batch, w, features):
+    """Phase 2 for a window: write the states of its positions."""
+    settings, buffers = shared.settings, shared.buffers
+    width, num_features = settings.width, settings.num_features
+    first, last = np.int64(get(batch.window_tokens, w)), np.int64(get(batch.window_tokens, w + 1))
+    position, end = np.int64(get(batch.window_positions, w)), np.int64(get(batch.window_positions, w + 1))
+    context = last - first - (end - position)
+    _clear(features, num_features * width)
+    for j in range(last - first):
+        slot = np.int64(get(batch.token_slots, first + j))
+        item = offset(buffers.values, slot * shared.table.width)
+        for c in range(num_features):
+            decay_row(offset(features, c * width), offset(buffers.decays, c * width), item, width)
+        if j >= context:
+            to = offset(buffers.states, (position + j - context) * width)
+            _read_state(to, features, shared.recurrence, settings.is_mean, j + 1, num_features, width)
+
+
+@njit(inline="always")
+def _softmax(shared, batch, chunk, scores, dropout_key):
+    """Phase 3 for a chunk of positions: loss and gradients of states, negatives and targets."""
+    settings, buffers = shared.settings, shared.buffers
+    width, count = settings.width, settings.num_negatives
+    first = chunk * CHUNK
+    size = min(CHUNK, batch.positions - first)
+    rows = (size + 3) // 4 * 4
+    states = offset(buffers.states, first * width)
+    grad_states = offset(buffers.grad_states, first * width)
+    for row in range(size, rows):
+        _clear(offset(states, row * width), width)
+    key = mix64(dropout_key + np.uint64(chunk) * np.uint64(GOLDEN))
+    if settings.dropout > 0:
+        dropout(states, rows * width, settings.dropout, key)
+    states_matrix, scores_matrix = Matrix(states, width), Matrix(scores, count)
+    zero_stride = np.int64(0)
+    gemm(
+        (rows, count, width),
+        states_matrix,
+        Matrix(buffers.negatives, count),
+        Matrix(buffers.biases, zero_stride),
+        scores_matrix,
+        NONE,
+        _ONE,
+    )
+    scale = np.float32(1.0 / batch.positions)
+    for row in range(size):
+        position, own = first + row, offset(scores, row * count)
+        w = np.int64(get(batch.position_windows, position))
+        for at in range(get(batch.mask_indptr, w), get(batch.mask_indptr, w + 1)):
+            put(own, np.int64(get(batch.mask_slots, at)), _MASKED)
+        target = offset(buffers.values, np.int64(get(batch.target_slots, position)) * shared.table.width)
+        positive = dot(offset(states, row * width), offset(target, width), width) + get(target, 2 * width)
+        highest = max(row_max(own, count), positive)
+        difference = max(positive - highest, np.float32(-87))
+        power = np.float32(np.exp(difference))
+        total = exp_sum(own, count, highest) + power
+        scale_row(own, count, scale / total)
+        put(buffers.coefficients, position, np.float32((power / total - _ONE) * scale))
+        put(buffers.losses, position, np.log(np.float64(total)) - np.float64(positive - highest))
+    for row in range(size, rows):
+        _clear(offset(scores, row * count), count)
+    # gradients of the states: scores (rows, K) times the negatives' vectors, which lie in rows of the slots
+    gemm(
+        (rows, width, count),
+        scores_matrix,
+        Matrix(offset(buffers.values, width), shared.table.width),
+        Matrix(buffers.zeros, zero_stride),
+        Matrix(grad_states, width),
+        NONE,
+        _ONE,
+    )
+    for row in range(size):
+        position = first + row
+        target = offset(buffers.values, np.int64(get(batch.target_slots, position)) * shared.table.width)
+        axpy(offset(grad_states, row * width), get(buffers.coefficients, position), offset(target, width), width)
+    partial = offset(buffers.partial, chunk * count * width)
+    gemm(
+        (count, width, rows),
+        Transposed(scores, count),
+        states_matrix,
+        Matrix(buffers.zeros, zero_stride),
+        Matrix(partial, width),
+        NONE,
+        _ONE,
+    )
+    biases = offset(buffers.partial_biases, chunk * count)
+    _clear(biases, count)
+    add_rows(biases, scores, count, rows, count)
+    if settings.dropout > 0:
+        dropout(grad_states, rows * width, settings.dropout, key)
+
+
+@njit(inline="always")
+def _backward(shared, batch, w, features, grads):
+    """Phase 4 for a window: write the gradients of its tokens' vectors, of the gains and of the decays.
+
+    Args:
+        features: memory for those before the first token and after each (tokens + 1, C, D).
+        grads: memory for their gradients (C, D).
+    """
+    settings, buffers = shared.settings, shared.buffers
+    width, num_features = settings.width, settings.num_features
+    size = num_features * width
+    first, last = np.int64(get(batch.window_tokens, w)), np.int64(get(batch.window_tokens, w + 1))
+    position, end = np.int64(get(batch.window_positions, w)), np.int64(get(batch.window_positions, w + 1))
+    context = last - first - (end - position)
+    grad_gains = offset(buffers.partial_recurrence, w * 2 * size)
+    grad_decays = offset(grad_gains, size)
+    _clear(grad_gains, 2 * size)
+    _clear(grads, size)
+    _clear(features, size)
+    for j in range(last - first):
+        slot = np.int64(get(batch.token_slots, first + j))
+        item = offset(buffers.values, slot * shared.table.width)
+        before = offset(features, j * size)
+        _advance(offset(before, size), before, item, buffers.decays, num_features, width)
+    for j in range(last - first - 1, -1, -1):
+        to = offset(buffers.grad_tokens, (first + j) * width)
+        _clear(to, width)
+        before = offset(features, j * size)
+        after = offset(before, size)
+        for c in range(num_features):
+            at = c * width
+            grad, decay = offset(grads, at), offset(buffers.decays, at)
+            if j >= context:
+                weight = _weight(settings.is_mean, c, j + 1)
+                grad_state = offset(buffers.grad_states, (position + j - context) * width)
+                add_product(offset(grad_gains, at), weight, grad_state, offset(after, at), width)
+                add_product(grad, weight, offset(shared.recurrence, at), grad_state, width)
+            axpy(to, _ONE, grad, width)
+            add_product(offset(grad_decays, at), _ONE, grad, offset(before, at), width)
+            multiply_row(grad, decay, width)
+
+
+@njit(inline="always")
+def _update(shared, batch, step, gradient, first, last):
+    """Phase 5 for the slots of a range: add up the gradients of each and take a step."""
+    settings, buffers, table = shared.settings, shared.buffers, shared.table
+    width, num_negatives = settings.width, settings.num_negatives
+    num_chunks = (batch.positions + CHUNK - 1) // CHUNK
+    for slot in range(first, last):
+        item = np.int64(get(batch.slot_items, slot))
+        if item < 0:
+            continue
+        _clear(gradient, table.width)
+        output, bias = offset(gradient, width), _ZERO
+        for at in range(get(batch.input_indptr, slot), get(batch.input_indptr, slot + 1)):
+            token = np.int64(get(batch.input_tokens, at))
+            axpy(gradient, _ONE, offset(buffers.grad_tokens, token * width), width)
+        for at in range(get(batch.target_indptr, slot), get(batch.target_indptr, slot + 1)):
+            position = np.int64(get(batch.target_positions, at))
+            coefficient = get(buffers.coefficients, position)
+            axpy(output, coefficient, offset(buffers.states, position * width), width)
+            bias += coefficient
+        if slot < num_negatives:
+            add_rows(output, offset(buffers.partial, slot * width), num_negatives * width, num_chunks, width)
+            for chunk in range(num_chunks):
+                bias += get(buffers.partial_biases, chunk * num_negatives + slot)
+        put(output, width, bias)
+        write_row(table, item, step, offset(buffers.values, slot * table.width), gradient, shared.schedule)
+
+
+@njit(inline="always")
+def _update_recurrence(shared, batch, step, gradient):
+    """Take a step for gains and decays."""
+    half = shared.settings.num_features * shared.settings.width
+    size = 2 * half
+    _clear(gradient, size)
+    add_rows(gradient, shared.buffers.partial_recurrence, size, batch.windows, size)
+    for at in range(half):
+        decay = get(shared.buffers.decays, at)
+        put(gradient, half + at, get(gradient, half + at) * decay * (_ONE - decay))
+    coefficients = AdamCoefficients(np.float32(BETA_1), np.float32(BETA_2), step.rate, step.root)
+    adam_step(shared.recurrence, shared.recurrence, gradient, size, size, coefficients)
+
+
+def scratch_size(longest, state_size, num_slots, row_width):
+    """Return how many float32 a thread needs for itself.
+
+    Args:
+        longest: tokens of a window at most.
+        state_size: C * D.
+        num_slots: K, see :class:`Settings`.
+        row_width: width of the table.
+    """
+    return state_size + CHUNK * num_slots + max(row_width, 2 * state_size) + (longest + 1) * state_size
+
+
+@njit(nogil=True, cache=True)
+def train_batches(thread, num_batches, first_batch, first_step, plans, shared, scratch):
+    """Train batches that are planned, on one of the threads that all call this function.
+
+    Args:
+        thread: number of the thread, int64.
+        num_batches: number of rows of ``plans`` that are trained, int64.
+        first_batch: number of the first of them in the epoch, int64.
+        first_step: number of its step, counted from 1, int64.
+        plans: :class:`Plans`.
+        shared: :class:`Shared`.
+        scratch: (n,) float32, memory of the thread alone, see :func:`scratch_size`.
+    """
+    owner_plans = plans
+    shared, scratch = pointers(shared), pointer(scratch)
+    settings = shared.settings
+    state_size = settings.num_features * settings.width
+    grads, scores = scratch, offset(scratch, state_size)
+    gradient = offset(scores, CHUNK * settings.num_negatives)
+    features = offset(gradient, max(shared.table.width, 2 * state_size))
+    for row in range(num_batches):
+        batch = _batch_of(owner_plans, row)
+        step = make_step(first_step + row, shared.schedule)
+        remaining = remaining_update(step.number - 1, shared.schedule)
+        counters = offset(shared.counters, row * PHASES)
+        dropout_key = mix64(settings.dropout_key + np.uint64(first_batch + row) * np.uint64(GOLDEN))
+        if batch.positions == 0:
+            continue
+        task = fetch_add(counters)
+        while task * _SLOTS < batch.slots:
+            last = min((task + 1) * _SLOTS, batch.slots)
+            _gather(shared, batch, step.number - 1, remaining, task * _SLOTS, last)
+            if task == 0:
+                _compute_decays(shared)
+            task = fetch_add(counters)
+        wait(shared.barrier, shared.num_threads)
+        counters = offset(counters, 1)
+        w = fetch_add(counters)
+        while w < batch.windows:
+            _forward(shared, batch, w, features)
+            w = fetch_add(counters)
+        wait(shared.barrier, shared.num_threads)
+        counters = offset(counters, 1)
+        chunk = fetch_add(counters)
+        while chunk * CHUNK < batch.positions:
+            _softmax(shared, batch, chunk, scores, dropout_key)
+            chunk = fetch_add(counters)
+        wait(shared.barrier, shared.num_threads)
+        counters = offset(counters, 1)
+        w = fetch_add(counters)
+        while w < batch.windows:
+            _backward(shared, batch, w, features, grads)
+            w = fetch_add(counters)
+        wait(shared.barrier, shared.num_threads)
+        counters = offset(counters, 1)
+        task = fetch_add(counters)
+        if task == 0:
+            _update_recurrence(shared, batch, step, gradient)
+            total = 0.0
+            for position in range(batch.positions):
+                total += get(shared.buffers.losses, position)
+            put(shared.total, row, total)
+        while (task - 1) * _SLOTS < batch.slots:
+            if task > 0:
+                _update(shared, batch, step, gradient, (task - 1) * _SLOTS, min(task * _SLOTS, batch.slots))
+            task = fetch_add(counters)
+        wait(shared.barrier, shared.num_threads)
+
+
+@njit(inline="always")
+def _batch_of(plans, row):
+    """Return the :class:`Batch` of a row of plans."""
+    rows = pointers(
+        Plans(
+            plans.sizes[row],
+            plans.window_tokens[row],
+            plans.window_positions[row],
+            plans.token_slots[row],
+            plans.target_slots[row],
+            plans.position_windows[row],
+            plans.slot_items[row],
+            plans.input_indptr[row],
+            plans.input_tokens[row],
+            plans.target_indptr[row],
+            plans.target_positions[row],
+            plans.mask_indptr[row],
+            plans.mask_slots[row],
+        )
+    )
+    sizes = rows.sizes
+    return Batch(
+        get(sizes, 0),
+        get(sizes, 1),
+        get(sizes, 2),
+        get(sizes, 3),
+        rows.window_tokens,
+        rows.window_positions,
+        rows.token_slots,
+        rows.target_slots,
+        rows.position_windows,
+        rows.slot_items,
+        rows.input_indptr,
+        rows.input_tokens,
+        rows.target_indptr,
+        rows.target_positions,
+        rows.mask_indptr,
+        rows.mask_slots,
+    )

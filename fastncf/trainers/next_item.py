@@ -1,0 +1,359 @@
+"""Training of states by softmax: each interaction is predicted from the interactions before it.
+
+A user is a state that runs through the history, see :class:`~fastncf.kernels.cpu.encoder.HistoryEncoder`; there is no
+vector of the user's own. Its gains and decays are learnt, together with two vectors and a bias for each item: one
+vector enters the states, the other is what states are multiplied by (as in FPMC, Rendle et al. 2010, and SASRec, Kang
+and McAuley 2018). After an epoch the states after whole histories are written to the table of users, so that the model
+is a matrix factorization.
+"""
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fastncf.data.csr import balanced_ranges
+from fastncf.data.split import Split
+from fastncf.kernels.cpu import next_item as kernels
+from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.lazy_adam import LazyTable, catch_up, make_schedule, restore_steps, steps_of, stride_of
+from fastncf.kernels.cpu.simd import LANES, aligned_zeros
+from fastncf.rng import Stream, key
+from fastncf.stage import Stage
+from fastncf.threads import even_ranges, num_threads, run_ranges, run_threads
+from fastncf.trainers.base import State, Trainer
+from fastncf.trainers.sgd import load_arrays
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FIRST_DECAYS = 0.1, 0.6, 0.9
+"""Decays of the features before the first epoch; the last feature is a mean."""
+
+WINDOW = 128
+"""Positions of a window at most, and interactions before them that their states are made of at most."""
+
+_BATCHES_PER_CALL = 32  # Ctrl-C waits for a call
+_BIAS_COLUMNS = 8  # the bias and numbers that stay 0, so that rows have whole vectors
+_MOMENTS = "parameters", "exp_avg", "exp_avg_sq"
+
+
+class NextItem(Trainer):
+    """Trains histories and items by softmax over negatives that all positions of a batch share."""
+
+    name = "next_item"
+    optimizer = "adam"
+    trains_factors = True
+
+    @classmethod
+    def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:
+        """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
+        if stage.optimizer != cls.optimizer:
+            return f"takes steps by {cls.optimizer}, not by {stage.optimizer}"
+        if module is not None:
+            return "the kernel trains no modules"
+        if stage.model != "mf":
+            return f"the kernel is for mf and not for {stage.model!r}"
+        if stage.loss != "softmax":
+            return f"the kernel computes softmax and not loss={stage.loss!r}"
+        if stage.history != "sequence":
+            return f"history={stage.history!r} was asked for, and the kernel needs histories in their order"
+        if stage.device != "cpu":
+            return f"device={stage.device!r} is not the CPU"
+        if stage.precision != "float32":
+            return f"precision={stage.precision!r} was asked for, and the kernel multiplies in float32"
+        if stage.negatives != "uniform":
+            return f"negatives={stage.negatives!r} was asked for, and the kernel draws uniformly"
+        if stage.l2:
+            return f"l2={stage.l2:g} was asked for, and the kernel has dropout in its place; expected l2=0"
+        return None
+
+    def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.__init__`; the parameters of ``model`` are drawn anew."""
+        if order is None:
+            raise ValueError("order: expected one, which histories need")
+        self.model, self.stage, self.num_items = model, stage, split.num_items
+        starts = np.repeat(split.indptr[:-1], np.diff(split.indptr))
+        self.windows = make_windows(split.indptr, split.indices[starts + order])
+        self.num_positions = int(self.windows.lengths.sum())
+        self.num_batches = -(-self.num_positions // stage.batch_size)
+        self.num_negatives = min(stage.num_negatives, split.num_items)
+        self.num_slots = _whole_lanes(self.num_negatives)
+        self.width = _whole_lanes(stage.dim)
+        self.is_mean = np.array([False] * len(FIRST_DECAYS) + [True])
+        self._table = self._first_table()
+        self._recurrence = self._first_recurrence()
+        rates = stage.learning_rate_at(np.array([0, 1 / max(1, stage.epochs * self.num_batches)]))
+        self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
+
+    def _first_table(self) -> LazyTable:
+        """Return the rows of all items: normally distributed vectors and biases of 0."""
+        row_width = 2 * self.width + _BIAS_COLUMNS
+        memory, stride = aligned_zeros(self.num_items * stride_of(row_width)), stride_of(row_width)
+        table = LazyTable(memory, memory.view(np.int32), row_width, stride)
+        generator = np.random.Generator(np.random.Philox(key=key(self.stage.seed, Stream.PARAMETERS)))
+        shape = self.num_items, self.stage.dim
+        for start in (0, self.width):
+            vectors = generator.standard_normal(shape, dtype=np.float32) * np.float32(self.stage.init_std)
+            memory.reshape(-1, stride)[:, start : start + self.stage.dim] = vectors
+        return table
+
+    def _first_recurrence(self) -> np.ndarray:
+        """Return gains of 1 and logits of the decays, with room for their moments: (3, 2, C, D)."""
+        recurrence = aligned_zeros((3, 2, len(self.is_mean), self.width))
+        recurrence[0, 0, :, : self.stage.dim] = 1
+        for feature, decay in enumerate(FIRST_DECAYS):
+            recurrence[0, 1, feature, : self.stage.dim] = np.log(decay / (1 - decay))
+        return recurrence
+
+    def epoch(self, number: int) -> float:
+        """Visit every window once, in an order drawn anew. See :meth:`fastncf.trainers.base.Trainer.epoch`."""
+        if self.num_batches == 0:
+            self._write_model()
+            return 0.0
+        epoch = self._draw_epoch(number)
+        most = _Most.of(self.windows, epoch)
+        plans, buffers = make_plans(_BATCHES_PER_CALL, most), self._make_buffers(most)
+        threads = num_threads()
+        scratch = [aligned_zeros(self._scratch_size()) for _ in range(threads)]
+        settings = self._settings(number)
+        total = 0.0
+        for first, last in itertools.pairwise([*range(0, self.num_batches, _BATCHES_PER_CALL), self.num_batches]):
+            shared = kernels.Shared(
+                num_threads=threads,
+                barrier=np.zeros(1, dtype=np.int64),
+                counters=np.zeros((last - first) * kernels.PHASES, dtype=np.int64),
+                settings=settings,
+                table=self._table,
+                recurrence=self._recurrence.reshape(-1),
+                buffers=buffers,
+                schedule=self._schedule,
+                total=np.zeros(last - first),
+            )
+
+            def plan(a: int, b: int, first: int = first) -> None:
+                kernels.plan_batches(first + a, first + b, first, self.windows, epoch, plans)
+
+            def train(thread: int, first: int = first, shared: kernels.Shared = shared) -> None:
+                step = number * self.num_batches + first + 1
+                kernels.train_batches(thread, len(shared.total), first, step, plans, shared, scratch[thread])
+
+            run_ranges(plan, np.arange(last - first + 1))
+            run_threads(train, threads)
+            total += float(shared.total.sum())
+        self._catch_up((number + 1) * self.num_batches)
+        self._write_model()
+        return total * len(self.windows.items) / self.num_positions
+
+    def _draw_epoch(self, number: int) -> kernels.Epoch:
+        """Return the order of the windows in an epoch, divided into batches, and the key of its negatives."""
+        windows, stage = self.windows, self.stage
+        turn = number if stage.shuffle else 0
+        generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.HISTORIES, turn)))
+        order = generator.permutation(len(windows.users)).astype(np.int32)
+        lengths = windows.lengths[order]
+        starts = np.cumsum(lengths, dtype=np.int64) - lengths
+        bounds = np.searchsorted(starts, np.arange(self.num_batches + 1) * stage.batch_size)
+        bounds[-1] = len(order)
+        return kernels.Epoch(
+            order=order,
+            bounds=bounds,
+            key=np.uint64(key(stage.seed, Stream.NEGATIVES, number)),
+            num_items=self.num_items,
+            num_negatives=self.num_negatives,
+            num_slots=self.num_slots,
+        )
+
+    def _settings(self, number: int) -> kernels.Settings:
+        """Return the settings of the kernel for an epoch."""
+        bounds = np.arange(self.num_negatives + 1) * self.num_items // self.num_negatives
+        log_sizes = np.zeros(self.num_slots, dtype=np.float32)
+        log_sizes[: self.num_negatives] = np.log(np.diff(bounds))
+        return kernels.Settings(
+            width=self.width,
+            num_features=len(self.is_mean),
+            num_negatives=self.num_slots,
+            is_mean=self.is_mean.astype(np.int64),
+            log_sizes=log_sizes,
+            dropout=float(self.stage.dropout),
+            dropout_key=np.uint64(key(self.stage.seed, Stream.DROPOUT, number)),
+        )
+
+    def _make_buffers(self, most: "_Most") -> kernels.Buffers:
+        """Return memory for the largest batch."""
+        width, features = self.width, len(self.is_mean)
+        chunks = -(-most.positions // kernels.CHUNK)
+        positions = chunks * kernels.CHUNK
+        return kernels.Buffers(
+            values=aligned_zeros((self.num_slots + most.items) * self._table.width),
+            negatives=aligned_zeros(width * self.num_slots),
+            biases=aligned_zeros(self.num_slots),
+            states=aligned_zeros(positions * width),
+            grad_states=aligned_zeros(positions * width),
+            coefficients=aligned_zeros(positions),
+            grad_tokens=aligned_zeros(most.tokens * width),
+            partial=aligned_zeros(chunks * self.num_slots * width),
+            partial_biases=aligned_zeros(chunks * self.num_slots),
+            decays=aligned_zeros(features * width),
+            partial_recurrence=aligned_zeros(most.windows * 2 * features * width),
+            zeros=aligned_zeros(width),
+            losses=np.zeros(positions),
+        )
+
+    def _scratch_size(self) -> int:
+        """Return how many numbers a thread needs for itself."""
+        longest = int((self.windows.lengths + self.windows.contexts).max(initial=0))
+        size = len(self.is_mean) * self.width
+        return kernels.scratch_size(longest, size, self.num_slots, self._table.width)
+
+    def _catch_up(self, step: int) -> None:
+        """Bring all rows to the state after a step."""
+        run_ranges(
+            lambda first, last: catch_up(first, last, step, self._table, self._schedule), even_ranges(self.num_items)
+        )
+
+    @property
+    def encoder(self) -> HistoryEncoder:
+        """Encoder of histories with the parameters as they are; copies."""
+        gains, logits = self._recurrence[0]
+        decays = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+        decays[self.is_mean] = 1
+        dim = self.stage.dim
+        vectors = self._columns(0)["history_vectors"].copy()
+        return HistoryEncoder(vectors, gains[:, :dim].copy(), decays[:, :dim].copy(), self.is_mean, WINDOW + 1)
+
+    def _write_model(self) -> None:
+        """Write the states of all users, and the vectors and biases of the items, to the model."""
+        encoder, windows, model = self.encoder, self.windows, self.model
+        run_ranges(
+            lambda first, last: encode_histories(
+                first, last, windows.indptr, windows.items, encoder, model.user_vectors
+            ),
+            balanced_ranges(windows.indptr),
+        )
+        columns = self._columns(0)
+        model.item_vectors[:] = columns["item_vectors"]
+        model.item_bias[:] = columns["item_bias"]
+        model.user_bias[:] = 0
+
+    def _columns(self, moment: int) -> State:
+        """Return views of the values (0), means (1) or mean squares (2) of all parameters, by name."""
+        dim, width, table = self.stage.dim, self.width, self._table
+        rows = table.rows.reshape(-1, table.stride)[:, moment * table.width : (moment + 1) * table.width]
+        gains, logits = self._recurrence[moment]
+        return {
+            "history_vectors": rows[:, :dim],
+            "item_vectors": rows[:, width : width + dim],
+            "item_bias": rows[:, 2 * width],
+            "gains": gains[:, :dim],
+            "decay_logits": logits[:, :dim],
+        }
+
+    def _arrays(self) -> State:
+        """Return views of everything that the next epoch depends on, by name."""
+        arrays = {
+            f"{prefix}.{name}": array
+            for moment, prefix in enumerate(_MOMENTS)
+            for name, array in self._columns(moment).items()
+        }
+        return arrays | {"steps": steps_of(self._table)}
+
+    def state_dict(self) -> State:
+        """Return copies of parameters, moments and steps.
+
+        Returns:
+            Arrays by ``parameters.``, ``exp_avg.`` or ``exp_avg_sq.`` before ``history_vectors`` (I, D),
+            ``item_vectors`` (I, D), ``item_bias`` (I,), ``gains`` (C, D) or ``decay_logits`` (C, D), float32; and
+            ``steps`` (I,) int32, the step that an item's row was last written in, counted from 1, 0 before the first.
+        """
+        return {name: np.array(array) for name, array in self._arrays().items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.load_state_dict`."""
+        load_arrays(self._arrays(), state)
+        restore_steps(0, self.num_items, np.array(state["steps"], dtype=np.int32), self._table, self._schedule)
+        self._write_model()
+
+
+def make_windows(indptr: np.ndarray, items: np.ndarray) -> kernels.Windows:
+    """Divide histories into windows of at most ``WINDOW`` positions, those of one history of about the same length.
+
+    Args:
+        indptr: (U + 1,) int64, where the histories begin and end in ``items``.
+        items: (N,) int32, the oldest item of each history first.
+    """
+    positions = np.maximum(np.diff(indptr) - 1, 0)
+    parts = -(-positions // WINDOW)
+    users = np.repeat(np.arange(len(positions)), parts)
+    part = np.arange(len(users)) - np.repeat(np.cumsum(parts) - parts, parts)
+    starts, ends = (positions[users] * number // parts[users] for number in (part, part + 1))
+    contexts = np.minimum(starts, WINDOW)
+    return kernels.Windows(
+        indptr=indptr,
+        items=items,
+        users=users.astype(np.int32),
+        starts=indptr[users] + starts - contexts,
+        contexts=contexts.astype(np.int32),
+        lengths=(ends - starts).astype(np.int32),
+    )
+
+
+class _Most(NamedTuple):
+    """Sizes of the largest batch of an epoch.
+
+    Attributes:
+        windows, tokens, positions: numbers of them.
+        items: items of tokens and targets at most.
+        masks: negatives that stand in the histories of its windows' users at most.
+        slots: of negatives.
+    """
+
+    windows: int
+    tokens: int
+    positions: int
+    items: int
+    masks: int
+    slots: int
+
+    @classmethod
+    def of(cls, windows: kernels.Windows, epoch: kernels.Epoch) -> "_Most":
+        """Return the sizes over all batches of an epoch."""
+
+        def most(by_window: np.ndarray) -> int:
+            totals = np.concatenate([[0], np.cumsum(by_window[epoch.order], dtype=np.int64)])
+            return int(np.diff(totals[epoch.bounds]).max())
+
+        num_windows, tokens = most(np.ones_like(windows.lengths)), most(windows.lengths + windows.contexts)
+        in_histories = np.minimum(np.diff(windows.indptr), epoch.num_negatives)
+        masks = most(in_histories[windows.users])
+        return cls(num_windows, tokens, most(windows.lengths), tokens + num_windows, masks, epoch.num_slots)
+
+
+def make_plans(count: int, most: _Most) -> kernels.Plans:
+    """Return memory for the plans of ``count`` batches."""
+
+    def rows(length: int) -> np.ndarray:
+        return np.empty((count, length), dtype=np.int32)
+
+    slots = most.slots + most.items
+    return kernels.Plans(
+        sizes=np.zeros((count, 4), dtype=np.int64),
+        window_tokens=rows(most.windows + 1),
+        window_positions=rows(most.windows + 1),
+        token_slots=rows(most.tokens),
+        target_slots=rows(most.positions),
+        position_windows=rows(most.positions),
+        slot_items=rows(slots),
+        input_indptr=rows(slots + 1),
+        input_tokens=rows(most.tokens),
+        target_indptr=rows(slots + 1),
+        target_positions=rows(most.positions),
+        mask_indptr=rows(most.windows + 1),
+        mask_slots=rows(most.masks),
+    )
+
+
+def _whole_lanes(count: int) -> int:
+    """Return the next multiple of the lanes of a vector."""
+    return -(-count // LANES) * LANES
