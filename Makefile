@@ -30,7 +30,7 @@ docs: .venv/installed-docs
 	rm -rf build/pages
 	mkdir -p build/pages/docs build/pages/benchmarks build/pages/fastncf/kernels
 	cp *.md LICENSE CITATION.cff build/pages
-	cp docs/*.md build/pages/docs
+	cp -R docs/*.md docs/images build/pages/docs
 	cp fastncf/kernels/README.md build/pages/fastncf/kernels
 	cp -R benchmarks/*.md benchmarks/results build/pages/benchmarks
 	$(BIN)/zensical build --strict --clean

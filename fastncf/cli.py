@@ -284,6 +284,35 @@ def recommend(
 
 
 @app.command
+def report(
+    model: PathArgument,
+    *,
+    out: PathArgument | None = None,
+    titles: PathArgument | None = None,
+    debug: Debug = False,
+) -> None:
+    """Write a page about a saved model: one HTML file that needs no network.
+
+    It shows how the model was measured, HR and NDCG over k beside the most popular items, the epochs, the time of each
+    stage, popularity and coverage of recommendations, a map of the items, and a box in which to pick items.
+
+    Parameters
+    ----------
+    model
+        Folder that ``fastncf fit --out`` wrote.
+    out
+        File to write; report.html in the folder of the model where it is not given.
+    titles
+        Titles of the items: u.item, movies.dat, movies.csv, another file with columns item and title, or ml-1m.
+    """
+    from fastncf.recommender import load
+    from fastncf.report import require_packages
+
+    require_packages()
+    _print(str(load(model).report(model / "report.html" if out is None else out, titles=titles)))
+
+
+@app.command
 def generate(
     path: PathArgument,
     *,
@@ -422,6 +451,7 @@ _USAGE = {
     "plan": "fastncf plan RATINGS",
     "evaluate": "fastncf evaluate MODEL",
     "recommend": "fastncf recommend MODEL --user ID",
+    "report": "fastncf report MODEL",
     "generate": "fastncf generate PATH",
     "datasets": "fastncf datasets",
 }

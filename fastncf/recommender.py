@@ -235,12 +235,7 @@ class Recommender:
         config = replace(self.config, **{name: value for name, value in changes.items() if value is not None})
         lists, against = self._test_lists(config, is_redrawn=num_candidates is not None)
         protocol = self._describe_lists(lists, against) + "; ties count against the held-out item"
-        if isinstance(self.trained, Factors):
-            ranks = ranks_by_factors(self.trained, lists)
-        else:
-            from fastncf.evaluation.ranking import candidate_ranks
-
-            ranks = candidate_ranks(self.trained, lists)
+        ranks = self._ranks(lists)
         if len(ranks) and (ranks == MISS).all():
             raise DivergedError(
                 "evaluate: no held-out item has a finite score, as after a training that diverged; expected: a model "
@@ -256,6 +251,39 @@ class Recommender:
             results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)
+
+    def report(self, path: str | Path, *, titles: Any | None = None) -> Path:
+        """Write a page about the model: one HTML file that needs no network, for any browser and for phones.
+
+        It shows how the model was measured, HR and NDCG over k beside those of the most popular items, the epochs, the
+        time of each stage, how popular and how many the recommended items are, and a map of the items; in a box a
+        reader picks items and sees similar ones. It needs the extra ``report``: Altair and vl-convert.
+
+        Args:
+            path: the file; an older report is replaced.
+            titles: titles of the items, which the page shows in place of ids: a frame with columns item and title,
+                ``u.item``, ``movies.dat``, ``movies.csv`` or a similar file, or the name of a data set.
+
+        Returns:
+            The path.
+
+        Raises:
+            DataNotFoundError: there is no such file of titles.
+            DataError: the titles cannot be used; the file is no report, or cannot be written.
+            FastNCFError: the extra ``report`` is not installed.
+        """
+        from fastncf.report import write_report
+
+        lists, _ = self._test_lists(self.config, is_redrawn=False)
+        return write_report(self, lists, self._ranks(lists), path, titles)
+
+    def _ranks(self, lists: CandidateLists[np.ndarray]) -> np.ndarray:
+        """Return the rank of each held-out item within its list, (T,) int64 from 0."""
+        if isinstance(self.trained, Factors):
+            return ranks_by_factors(self.trained, lists)
+        from fastncf.evaluation.ranking import candidate_ranks
+
+        return candidate_ranks(self.trained, lists)
 
     def _describe_lists(self, lists: CandidateLists[np.ndarray], against: str) -> str:
         """Return in words what is ranked against what, and how much of it no training interaction has."""

@@ -22,6 +22,7 @@ LEVELS = [
     {"trainers"},
     {"plan"},
     {"persistence"},
+    {"report"},
     {"datasets", "recommender", "tuning", "unused"},
     {"train"},
     {"cli"},
@@ -29,7 +30,7 @@ LEVELS = [
 """Modules and folders from the lowest to the highest; a file imports from its own folder and from lower levels only."""
 
 LIBRARIES = {
-    "polars": {"data", "datasets", "persistence", "recommender"},
+    "polars": {"data", "datasets", "persistence", "recommender", "report"},
     "llvmlite": {"kernels.cpu"},
     "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},
@@ -38,6 +39,8 @@ LIBRARIES = {
     "platformdirs": {"data"},
     "triton": {"kernels.cuda"},
     "safetensors": {"persistence"},
+    "altair": {"report"},
+    "vl_convert": {"report"},
 }
 
 

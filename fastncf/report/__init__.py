@@ -1,0 +1,61 @@
+"""A page about a fitted model: one HTML file that needs no network.
+
+``measure`` computes what it shows, ``charts`` draws, ``tables`` packs the vectors for the box in which a reader picks
+items, ``sections`` writes what stands in the page, and ``page`` the file, with ``page.css`` and ``page.js``.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastncf.errors import FastNCFError
+from fastncf.evaluation.candidates import CandidateLists
+
+if TYPE_CHECKING:
+    from fastncf.report.sections import Reported
+
+
+def require_packages() -> None:
+    """Check that the packages that draw charts are installed.
+
+    Raises:
+        FastNCFError: one of them is not.
+    """
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise FastNCFError(
+            f"a report needs the package {error.name}, which is not installed; expected: pip install 'fastncf[report]'"
+        ) from None
+
+
+def write_report(
+    recommender: "Reported",
+    lists: CandidateLists[np.ndarray],
+    ranks: np.ndarray,
+    path: str | Path,
+    titles: Any | None = None,
+) -> Path:
+    """Write a page about a fitted model and return its path.
+
+    Args:
+        recommender: the model with its data.
+        lists: T held-out items with their candidates.
+        ranks: (T,) int64 from 0, the ranks of the held-out items by the model.
+        path: file to write; an older report is replaced.
+        titles: see :func:`fastncf.data.titles.read_titles`; None shows ids in place of titles.
+
+    Raises:
+        FastNCFError: a package is not installed.
+        DataNotFoundError, DataError: the titles cannot be read; the file is no report, or cannot be written.
+    """
+    require_packages()
+    from fastncf.report.page import require_replaceable, write_page
+    from fastncf.report.sections import Sections
+
+    target = Path(path)
+    require_replaceable(target)
+    write_page(Sections(recommender, lists, ranks, titles), target)
+    return target

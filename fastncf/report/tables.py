@@ -1,0 +1,83 @@
+"""Tables of numbers for a page: as exact as the size of a page allows."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MAX_BYTES = 2_000_000
+"""Bytes of vectors in a page; base64 makes four thirds of them."""
+
+
+@dataclass(frozen=True)
+class PackedVectors:
+    """Vectors of items in a form that a page holds.
+
+    Attributes:
+        items: (n,) int64, ascending: the items that are in the page.
+        dtype: ``float32``, or ``int16`` or ``int8`` with a scale for each vector.
+        data: what the script of the page decodes.
+    """
+
+    items: np.ndarray
+    dtype: str
+    data: dict[str, Any]
+
+    def describe(self, num_items: int) -> str:
+        """Return in a sentence what was left out to keep the page small; empty if nothing was.
+
+        Args:
+            num_items: I.
+        """
+        if self.dtype == "float32":
+            return ""
+        bits, which = self.dtype.removeprefix("int"), "the vectors are"
+        if len(self.items) < num_items:
+            which = (
+                f"only the {len(self.items):,} of {num_items:,} items with the most interactions are here, with vectors"
+            )
+        return (
+            f"To keep this file small, {which} rounded to {bits} bits, so that items with almost equal scores may "
+            f"change places."
+        )
+
+
+def pack_vectors(vectors: np.ndarray, counts: np.ndarray, max_bytes: int = MAX_BYTES) -> PackedVectors:
+    """Return vectors in the most exact form that fits a number of bytes.
+
+    Float32 is tried first, then integers of 16 and of 8 bits that are scaled by the largest entry of their vector. If
+    8 bits are too many, the items with the most interactions are kept.
+
+    Args:
+        vectors: (I, D) float32, finite.
+        counts: (I,) interactions of each item.
+        max_bytes: bytes of all vectors.
+    """
+    num_items, dim = vectors.shape
+    forms = {"float32": 4 * dim, "int16": 2 * dim + 4, "int8": dim + 4}
+    dtype = next((name for name, size in forms.items() if num_items * size <= max_bytes), "int8")
+    kept = min(num_items, max(1, max_bytes // forms[dtype]))
+    items = np.sort(np.argsort(-counts, kind="stable")[:kept])
+    chosen = np.ascontiguousarray(vectors[items], dtype="<f4")
+    data: dict[str, Any] = {"dtype": dtype, "dim": dim}
+    if dtype == "float32":
+        data["values"] = _base64(chosen)
+    else:
+        integers, scale = quantize(chosen, int(dtype.removeprefix("int")))
+        data |= {"values": _base64(integers), "scale": _base64(scale)}
+    return PackedVectors(items, dtype, data)
+
+
+def quantize(vectors: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return vectors (n, D) as integers (n, D) of some bits, and scales (n,) float32 to multiply them by."""
+    highest = 2 ** (bits - 1) - 1
+    scale = (np.abs(vectors).max(axis=1, initial=0) / highest).astype("<f4")
+    divisor = np.where(scale > 0, scale, np.float32(1))[:, None]
+    integers = np.clip(np.rint(vectors / divisor), -highest, highest).astype(f"<i{bits // 8}")
+    return integers, scale
+
+
+def _base64(array: np.ndarray) -> str:
+    """Return the bytes of an array as text."""
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")

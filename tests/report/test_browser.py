@@ -1,0 +1,144 @@
+"""Pages in a browser: charts are drawn, nothing is complained about, and the box gives the model's own answers."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from html import unescape
+from pathlib import Path
+from urllib.parse import urlencode
+
+import polars as pl
+import pytest
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium in PATH: pages are not opened in a browser")
+
+
+def open_page(
+    page: Path,
+    tmp_path: Path,
+    liked: Sequence[str] = (),
+    script: str = "",
+    size: str = "1000,800",
+    options: Sequence[str] = (),
+) -> str:
+    """Return the document after the page has run, without any complaint of the browser.
+
+    Args:
+        page: the file.
+        tmp_path: folder for the profile of the browser, and for the page with the script.
+        liked: ids of items that are picked by the address.
+        script: JavaScript that runs after the page's own.
+        size: width and height of the window.
+        options: further options of the browser.
+    """
+    if script:
+        content = page.read_text(encoding="utf-8")
+        page = tmp_path / "with-script.html"
+        before, end, after = content.rpartition("</body>")
+        page.write_text(f"{before}<script>{script}</script>{end}{after}", encoding="utf-8")
+    address = page.as_uri() + ("#" + urlencode([("liked", item) for item in liked]) if liked else "")
+    ran = subprocess.run(
+        [
+            *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size}", "--enable-logging=stderr"),
+            *(*options, "--virtual-time-budget=20000", "--dump-dom", address),
+        ],
+        capture_output=True,
+        timeout=180,
+    )
+    complaints = [line for line in ran.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
+    assert complaints == []
+    return ran.stdout.decode()
+
+
+def answers(document: str) -> list[tuple[str, float]]:
+    """The ids and scores of the recommended items."""
+    found = re.search(r'<ol id="answers".*?</ol>', document, flags=re.DOTALL)[0]
+    return [
+        (
+            unescape(re.search(r'data-item="(.*?)"', line, flags=re.DOTALL)[1]),
+            float(re.search(r'data-score="(.*?)"', line)[1]),
+        )
+        for line in re.findall(r"<li .*?>", found, flags=re.DOTALL)
+    ]
+
+
+def test_all_charts_are_drawn_and_titles_are_text(page, tmp_path):
+    document = open_page(page, tmp_path, script="document.body.dataset.title = document.title")
+    assert 'data-state="drawn"' in document
+    charts = re.findall(r'<div class="chart[^"]*" id="(\w+)".*?</svg>', document, flags=re.DOTALL)
+    assert charts == ["hr", "ndcg", "loss", "validation", "time", "popularity", "map"]
+    map_of_items = re.search(r'id="map".*?</svg>', document, flags=re.DOTALL)[0]
+    assert map_of_items.count("<path") > 40
+    assert 'data-title="fastncf: mf"' in document
+
+
+@pytest.mark.parametrize("number", [0, 1, 17, 39])
+def test_one_item_gets_the_models_own_answers(page, recommender, tmp_path, number):
+    item = recommender.items.ids[number]
+    expected = recommender.similar_items(item)
+    found = answers(open_page(page, tmp_path, [item]))
+    assert [score for _, score in found] == pytest.approx(expected["score"].to_list(), abs=1e-5)
+    assert {other for other, _ in found} == set(expected["similar_item"])
+
+
+def test_several_items_get_the_mean(page, recommender, tmp_path):
+    liked = recommender.items.ids.gather([2, 11, 30]).to_list()
+    similar = pl.concat([recommender.similar_items(item, k=39) for item in liked]).filter(
+        ~pl.col("similar_item").is_in(liked)
+    )
+    expected = similar.group_by("similar_item").agg(pl.col("score").mean()).sort("score", descending=True).head(10)
+    found = answers(open_page(page, tmp_path, [*liked, "an item that is not there", liked[0]]))
+    assert [score for _, score in found] == pytest.approx(expected["score"].to_list(), abs=1e-5)
+    assert {item for item, _ in found} == set(expected["similar_item"])
+
+
+CLICKS = """
+const search = document.getElementById("search"), found = document.getElementById("found");
+const type = (text) => { search.value = text; search.dispatchEvent(new Event("input")); };
+type("TITLE 2");
+document.body.dataset.found = [...found.children].map((element) => element.textContent).join("|");
+found.children[1].click();
+type("title 15#15");
+search.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
+document.body.dataset.hash = location.hash;
+document.getElementById("liked").children[0].click();
+document.body.dataset.left = document.getElementById("liked").textContent;
+"""
+
+
+def test_items_are_found_picked_and_removed(page, titles, tmp_path):
+    document = open_page(page, tmp_path, script=CLICKS)
+    in_order = [title for item, title in titles.iter_rows() if "title 2" in f"{title} {item}"]
+    assert unescape(re.search(r'data-found="(.*?)"', document)[1]).split("|") == in_order[:8]
+    assert unescape(re.search(r'data-hash="(.*?)"', document)[1]).count("liked=") == 2
+    assert re.search(r'data-left="(.*?)"', document)[1] == f"{dict(titles.iter_rows())['title 15#15']} \u00d7"
+    assert len(answers(document)) == 10
+
+
+WIDTH = """
+document.body.dataset.width = `${document.documentElement.scrollWidth} ${window.innerWidth}`;
+const drawn = setInterval(() => {
+  if (document.documentElement.dataset.state !== "drawn") return;
+  clearInterval(drawn);
+  document.body.dataset.width = `${document.documentElement.scrollWidth} ${window.innerWidth}`;
+}, 50);
+"""
+
+
+@pytest.mark.parametrize("size", ["500,900", "1400,900"])
+def test_nothing_is_wider_than_the_window(page, tmp_path, size):
+    document = open_page(page, tmp_path, script=WIDTH, size=size)
+    content, window = map(int, re.search(r'data-width="(\d+) (\d+)"', document).groups())
+    assert content <= window
+    assert window <= int(size.partition(",")[0])
+
+
+def test_the_colours_follow_the_system(page, tmp_path):
+    light = open_page(page, tmp_path)
+    dark = open_page(page, tmp_path, options=["--blink-settings=preferredColorScheme=0"])
+    colours = [set(re.findall(r'fill="(#[0-9a-f]{6})"', document)) for document in (light, dark)]
+    assert "#1c2026" in colours[0] - colours[1]
+    assert "#e6e9ed" in colours[1] - colours[0]
