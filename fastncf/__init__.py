@@ -8,6 +8,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fastncf import processes as _processes  # noqa: F401 (notices forks from now on)
 from fastncf.config import Config
 from fastncf.errors import (
     ConfigError,
@@ -16,6 +17,7 @@ from fastncf.errors import (
     DeviceError,
     DivergedError,
     FastNCFError,
+    ForkError,
     InsufficientMemoryError,
     UnusedSettingWarning,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "DeviceError",
     "DivergedError",
     "FastNCFError",
+    "ForkError",
     "InsufficientMemoryError",
     "Plan",
     "Progress",

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from fastncf.errors import DeviceError
+from fastncf.errors import DeviceError, ForkError
+from fastncf.processes import lacks_threads
 
 VARIABLE = "FASTNCF_DEVICE"
 """Environment variable that names the device of ``device="auto"``."""
@@ -29,13 +30,19 @@ def find_device(name: str) -> torch.device:
             variable ``FASTNCF_DEVICE`` names, otherwise for CUDA where torch finds it, otherwise for the CPU.
 
     Raises:
+        ForkError: only the parent of this process can use the device; ``auto`` is the CPU then.
         DeviceError: the device is not available, has no kernels in this build of torch, or has no float64.
     """
-    if name == "auto":
+    if name == "auto" and _is_forked_from_cuda():
+        name = "cpu"
+    elif name == "auto":
         name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        require_device_after_fork(device)
         torch.ones(1, dtype=torch.float64, device=device).item()  # sums of losses are float64
+    except ForkError:
+        raise
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise DeviceError(
@@ -43,6 +50,24 @@ def find_device(name: str) -> torch.device:
             f"expected: 'cpu', or a CUDA device that this build of torch has kernels for"
         ) from None
     return device
+
+
+def require_device_after_fork(device: torch.device) -> None:
+    """Check that this process can use a device: a forked child cannot use CUDA if its parent did.
+
+    Raises:
+        ForkError: it cannot.
+    """
+    if device.type == "cuda" and _is_forked_from_cuda():
+        raise ForkError(
+            f"{device} cannot be used by this forked process, since its parent had used CUDA; expected: "
+            f"load(..., device='cpu'), or a process that multiprocessing starts with 'spawn' or 'forkserver'"
+        )
+
+
+def _is_forked_from_cuda() -> bool:
+    """Return whether this process is a forked child of one that had used CUDA."""
+    return lacks_threads("torch") and bool(torch.cuda._is_in_bad_fork())
 
 
 @functools.cache

@@ -70,6 +70,10 @@ class DeviceError(FastNCFError, RuntimeError):
     """The requested device is not available, or has too little memory."""
 
 
+class ForkError(FastNCFError, RuntimeError):
+    """A forked process was asked for what needs threads, or a CUDA device, that only its parent can use."""
+
+
 class InsufficientMemoryError(FastNCFError, MemoryError):
     """The memory of the machine, or the limit of the process or container, does not suffice.
 

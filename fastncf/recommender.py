@@ -25,6 +25,7 @@ from fastncf.persistence.description import Fields, describe, read_fields
 from fastncf.persistence.folder import DESCRIPTION, FORMAT, Saved, read_folder, write_folder
 from fastncf.persistence.plain import UnexpectedError, dump_json, parse_json
 from fastncf.plan import Plan
+from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.rng import Stream
 from fastncf.trainers.loop import TrainingLog
 
@@ -102,6 +103,7 @@ class Recommender:
 
     def _as_module(self) -> "nn.Module":
         """Return the model as a module, and leave :attr:`trained` as it is: factors answer requests faster."""
+        use_one_torch_thread_after_fork()
         if not isinstance(self.trained, Factors):
             return self.trained
         require_torch(reads=False)
@@ -330,6 +332,7 @@ class Recommender:
             DataError: the folder holds something other than a fastncf model, or cannot be written; or the model holds
                 what :func:`load` would refuse, such as parameters that are not finite. An older model stays.
         """
+        use_one_torch_thread_after_fork()
         parameters: dict[str, Any]
         extra_state: dict[str, Any] = {}
         if isinstance(self.trained, Factors):
@@ -367,6 +370,7 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
         ConfigError: the model was a module of the user's own and none is given.
         DeviceError: the device is not available.
     """
+    use_one_torch_thread_after_fork()
     folder = Path(directory)
     saved = read_folder(folder)
     try:

@@ -17,6 +17,7 @@ from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.candidates import require_candidate_memory
 from fastncf.memory import format_bytes, require_memory
 from fastncf.plan import Plan, likely_facts, make_plan
+from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.recommender import Recommender
 from fastncf.rng import Stream, key
 from fastncf.trainers.loop import Progress, ProgressReporter
@@ -63,6 +64,7 @@ def fit(
         ConfigError: a setting is out of range or unknown, two exclude each other, or no trainer takes the model with
             them.
         DeviceError: the device is not available, or its memory does not suffice.
+        ForkError: this process was forked from one that had used Polars, or CUDA where that is asked for.
         InsufficientMemoryError: the memory of the machine, or of a limit, does not suffice.
         DivergedError: the training led to numbers that are not finite; its attribute ``recommender`` has the parameters
             of the last epoch that was.
@@ -71,6 +73,7 @@ def fit(
         UnusedSettingWarning: a setting was given that has no effect beside the others.
     """
     _require_callback(callback)
+    use_one_torch_thread_after_fork()
     # NumPy's own settings, whatever the caller has set; no decorator, in whose file the warnings below would be
     with np.errstate(divide="warn", over="warn", invalid="warn", under="ignore"):
         config, module = _configured(config, model, settings)

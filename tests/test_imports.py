@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"download", "files", "memory", "rng", "stage", "streams", "threads"},
+    {"download", "files", "memory", "processes", "rng", "stage", "streams", "threads"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},
     {"device"},

@@ -138,10 +138,10 @@ class Vocabulary:
     def decode(self, indices: np.ndarray, name: str | None = None) -> pl.Series:
         """Return the raw ids (n,) of indices (n,) of any integer dtype, as a column of a name, or of the noun's.
 
-        No threads are used, see :meth:`find`.
+        No threads are used, see :meth:`find`; ``gather()`` would start those of polars.
         """
         if self.ids.dtype == pl.String:
-            return self.ids.gather(indices.astype(np.int64)).alias(name or self.noun)
+            return self.ids[indices.astype(np.int64)].alias(name or self.noun)
         return pl.Series(name or self.noun, self._integers[indices])
 
 

@@ -42,6 +42,7 @@ from fastncf.kernels.cpu.synthetic import (
     hash_counter,
     sample_users,
 )
+from fastncf.processes import require_polars_threads
 from fastncf.threads import num_threads as allowed_threads
 
 Dialect = Literal["grouplens", "kaggle", "parquet"]
@@ -348,7 +349,9 @@ def write_synthetic_movielens(
         ConfigError: the dialect is unknown, or as for `synthetic_movielens`.
         DataNotFoundError: the folder of the file does not exist.
         DataError: the path names something other than a file, or the file cannot be written.
+        ForkError: this process lacks the threads of Polars.
     """
+    require_polars_threads("writing a data set")
     if dialect not in get_args(Dialect):
         raise ConfigError(f"dialect={dialect!r}: expected one of {', '.join(get_args(Dialect))}")
     _check_size(num_users, num_items, num_interactions, seed)

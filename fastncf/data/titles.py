@@ -15,6 +15,7 @@ from fastncf.data.readers.columns import ALIASES, list_columns, normalize_name
 from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.kinds import PARQUET, TEXT
 from fastncf.errors import DataError
+from fastncf.processes import require_polars_threads
 
 _TITLES = (
     *("title", "name", "itemtitle", "itemname", "movietitle", "producttitle", "productname", "booktitle"),
@@ -58,7 +59,9 @@ def read_titles(source: Any, items: Vocabulary) -> pl.Series:
     Raises:
         DataNotFoundError: there is no such file.
         DataError: the source cannot be used: no column of titles, an item with two titles, or none of the items.
+        ForkError: this process lacks the threads of Polars.
     """
+    require_polars_threads("reading titles")
     rows = _read(source)
     ids = check_ids(rows.ids, rows.name)
     frame = pl.DataFrame({"index": items.encode(ids), "title": rows.titles.str.strip_chars()})

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastncf.device import chunk_bytes, device_guard, own_modes, translate_out_of_memory
+from fastncf.device import chunk_bytes, device_guard, own_modes, require_device_after_fork, translate_out_of_memory
 from fastncf.errors import DeviceError
 from fastncf.models.scorers import Scorer, make_scorer
+from fastncf.processes import use_one_torch_thread_after_fork
 
 _TABLE_BUDGETS = 64
 _BYTES_PER_SCORED_PAIR = 16  # of score_pairs: ids on the device and their score, also as float32 and on the CPU
@@ -149,7 +150,10 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
 
     Raises:
         DeviceError: the memory of the device runs out.
+        ForkError: only the parent of this process can use the device.
     """
+    require_device_after_fork(device)
+    use_one_torch_thread_after_fork()
     was_training = model.training
     model.eval()
     try:

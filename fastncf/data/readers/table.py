@@ -17,6 +17,7 @@ from fastncf.data.readers.kinds import JSON_LINES, PARQUET
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import check_times
 from fastncf.errors import DataError
+from fastncf.processes import require_polars_threads
 
 _FRAME = "the frame"
 
@@ -48,7 +49,9 @@ def read_table(source: Any, *, user: str | None, item: str | None, time: str | N
     Raises:
         DataNotFoundError: there is no such file.
         DataError: the input cannot be used; the message names the source, the column and the first bad row or line.
+        ForkError: this process lacks the threads of Polars.
     """
+    require_polars_threads("reading interactions")
     given = {"user": user, "item": item, "time": time}
     names = {role: None if name is None else str(name) for role, name in given.items()}
     if isinstance(source, (str, Path)):

@@ -1,0 +1,209 @@
+"""Forked children of a process that has used everything: they serve, or say in one sentence what they cannot do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastncf
+from fastncf import processes
+from fastncf.errors import ForkError
+
+FOLDER = Path(fastncf.__file__).parents[1]
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+PARENT = """
+import faulthandler, json, os, signal, sys, threading
+import numpy as np, polars as pl, torch
+import fastncf
+
+torch.set_num_threads(2)
+folder = sys.argv[1]
+rows = [(user, f"i{item}", item) for user in range(300) for item in range(user % 7, 400, 5)]
+frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+
+
+def in_child(work):
+    '''Return what a forked child's call returns as JSON, or the type and text of its error.'''
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        faulthandler.register(signal.SIGALRM, chain=True)  # shows where it hangs, and ends it
+        signal.alarm(50)
+        try:
+            answer = work()
+        except Exception as error:
+            answer = [type(error).__name__, str(error)]
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    assert status == 0 and text, f"status {status}"
+    return json.loads(text)
+
+
+def use_all_threads():
+    '''Use the threads of Polars and torch.'''
+    frame.sort("time").group_by("user").len()
+    torch.ones(2000, 500) @ torch.ones(500, 2000)
+
+
+def uses(rec, name):
+    '''All that a recommender serves, as plain values.'''
+    users = [0, "7", 12.0]
+    rec.save(f"{folder}/{name}")
+    again = fastncf.load(f"{folder}/{name}")
+    found = [
+        rec.recommend(users, 5).rows(),
+        again.recommend(pl.Series(users, dtype=pl.Object), 300).to_dicts(),
+        rec.score(users, np.array(["i3", "i0", "i399"])).rows(),
+        rec.evaluate(full_ranking=True, num_candidates=20).metrics,
+        again.evaluate().metrics,
+    ]
+    if hasattr(rec.model, "item_vectors"):
+        found.append(rec.similar_items(["i3", "i4"], 350).rows())
+    return found
+
+"""
+
+
+def run(code: str, folder: Path) -> None:
+    """Run code behind that of the parent in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", PARENT + code, str(folder)], cwd=FOLDER, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@needs_fork
+@pytest.mark.parametrize("model", ["mf", "mlp", "popularity", "own"])
+def test_a_child_serves_what_its_parent_does(model, tmp_path):
+    run(
+        f"""
+class Own(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.user, self.item = torch.nn.Embedding(300, 200), torch.nn.Embedding(400, 200)
+        self.output = torch.nn.Linear(200, 1)
+
+    def forward(self, user, item):
+        return self.output(self.user(user) * self.item(item)).squeeze(-1)
+
+name = {model!r}
+rec = fastncf.fit(frame, model=Own() if name == "own" else name, epochs=1, num_candidates=20)
+use_all_threads()
+if name == "own":
+    fastncf.load = lambda folder, load=fastncf.load: load(folder, model=Own())
+expected = json.loads(json.dumps(uses(rec, "parent")))
+assert in_child(lambda: uses(rec, "child")) == expected
+assert in_child(lambda: in_child(lambda: uses(rec, "grandchild"))) == expected
+
+def on_a_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(uses(rec, "thread")))
+    thread.start()
+    thread.join()
+    return found[0]
+
+assert in_child(on_a_thread) == expected
+""",
+        tmp_path,
+    )
+
+
+@needs_fork
+def test_a_child_says_at_once_what_needs_the_threads_of_its_parent(tmp_path):
+    run(
+        """
+use_all_threads()
+frame.write_csv(f"{folder}/ratings.csv")
+test = frame.unique("user", keep="last")
+for work in (
+    lambda: fastncf.fit(frame, epochs=1),
+    lambda: fastncf.fit(f"{folder}/ratings.csv", epochs=1),
+    lambda: fastncf.fit(frame.lazy(), test=test, epochs=1),
+    lambda: fastncf.plan_fit(frame),
+):
+    name, message = in_child(work)
+    assert name == "ForkError" and "reading interactions needs the threads of Polars" in message, message
+
+def write():
+    from fastncf.data.synthetic import write_synthetic_movielens
+    write_synthetic_movielens(f"{folder}/x.csv", 20, 20, 100)
+
+assert in_child(write)[0] == "ForkError"
+assert not os.path.exists(f"{folder}/x.csv")
+assert fastncf.fit(frame, epochs=1).metrics  # the parent goes on as before
+""",
+        tmp_path,
+    )
+
+
+@needs_fork
+@pytest.mark.parametrize("model", ["mf", "mlp", "popularity"])
+def test_loading_and_serving_start_no_threads_so_that_a_child_can_do_everything(model, tmp_path):
+    """A server that loads a model and then forks: its workers have threads of their own."""
+    run(f"rec = fastncf.fit(frame, model={model!r}, epochs=1)\nrec.save(folder + '/model')", tmp_path)
+    run(
+        f"""
+rec = fastncf.load(folder + "/model")
+rec.recommend([0, 1])
+rec.score([1, 2], ["i3", "i5"])
+
+def work():
+    frame.filter(pl.col("user") > 5).sort("time")
+    rec.recommend([5, 6]).filter(pl.col("rank") == 1)
+    fastncf.fit(frame, model={model!r}, epochs=1)
+    return "done"
+
+assert in_child(work) == "done"
+""",
+        tmp_path,
+    )
+
+
+@needs_fork
+def test_a_child_trains_on_one_thread_of_torch(tmp_path):
+    run(
+        """
+def work():
+    rec = fastncf.fit(frame, model="mlp", epochs=1, dropout=0.1, precision="float32", device="cpu")
+    return [rec.metrics, torch.get_num_threads()]
+
+torch.ones(2000, 500) @ torch.ones(500, 2000)
+metrics, threads = in_child(work)
+assert threads == 1
+use_all_threads()
+assert work() == [metrics, 2]
+""",
+        tmp_path,
+    )
+
+
+def test_polars_counts_as_used_where_the_system_does_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "_TASKS", tmp_path / "missing")
+    assert processes._has_polars_threads()
+    monkeypatch.delitem(sys.modules, "polars")
+    assert not processes._has_polars_threads()
+
+
+def test_a_thread_that_ends_meanwhile_does_not_matter(monkeypatch, tmp_path):
+    for number, name in ((1, "python"), (2, None), (3, "polars-ooc-cleaner")):
+        (tmp_path / str(number)).mkdir()
+        if name is not None:
+            (tmp_path / str(number) / "comm").write_text(name + "\n")
+    monkeypatch.setattr(processes, "_TASKS", tmp_path)
+    assert not processes._has_polars_threads()
+    (tmp_path / "4").mkdir()
+    (tmp_path / "4" / "comm").write_text("polars-0\n")
+    assert processes._has_polars_threads()
+
+
+def test_the_sentence_names_what_is_accepted(monkeypatch):
+    monkeypatch.setattr(processes, "_lost", frozenset({"polars"}))
+    with pytest.raises(ForkError, match=r"reading needs the threads of Polars.*expected: .*'spawn'"):
+        processes.require_polars_threads("reading")
