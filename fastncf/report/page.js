@@ -44,13 +44,12 @@
     const search = document.getElementById("search");
     const places = Object.fromEntries(["found", "liked", "answers"].map((id) => [id, document.getElementById(id)]));
     const indexOf = new Map(box.ids.map((id, index) => [id, index]));
-    const name = (item) => box.titles[item] ?? box.ids[item];
-    const lowered = box.ids.map((id, item) => `${name(item)}\n${id}`.toLowerCase());
+    const lowered = box.ids.map((id, item) => `${box.names[item]}\n${id}`.toLowerCase());
     let liked = [];
 
     function entry(tag, item, onClick) {
       const element = document.createElement(tag);
-      element.textContent = name(item);
+      element.textContent = box.names[item];
       element.title = box.ids[item];
       element.dataset.item = box.ids[item];
       if (onClick) {
@@ -73,7 +72,7 @@
     function show() {
       places.liked.replaceChildren(...liked.map((item) => {
         const button = entry("button", item, () => change(liked.filter((other) => other !== item)));
-        button.setAttribute("aria-label", `remove ${name(item)}`);
+        button.setAttribute("aria-label", `remove ${box.names[item]}`);
         button.append(" \u00d7");
         return button;
       }));

@@ -64,9 +64,11 @@ class Sections:
         self.box: dict[str, Any] | None = None
         self._recommender, self._lists, self._ranks = recommender, lists, ranks
         self._ids = [str(raw_id) for raw_id in recommender.items.ids.to_list()]
-        self._titles: list[str | None] = [None] * len(self._ids)
+        names = self._ids
         if titles is not None:
-            self._titles = read_titles(titles, recommender.items).to_list()
+            found = read_titles(titles, recommender.items).to_list()
+            names = [title or raw_id for title, raw_id in zip(found, self._ids, strict=True)]
+        self._names = list(map(printable, names))
         self._counts = recommender.split.item_counts()
         self._vectors = _item_vectors(recommender)
         self.model = str(recommender.plan.final.model)
@@ -112,7 +114,7 @@ class Sections:
         packed = pack_vectors(measure.normalized(self._vectors), self._counts)
         self.box = {
             "ids": [self._ids[item] for item in packed.items],
-            "titles": [self._titles[item] for item in packed.items],
+            "names": [self._names[item] for item in packed.items],
             "vectors": packed.data,
         }
         return _section(
@@ -207,8 +209,8 @@ class Sections:
         if self._vectors is None:
             return _section("Map of items", "<p>This model has no vectors of items.</p>")
         shown = np.argsort(-self._counts, kind="stable")[:_NUM_ON_MAP]
-        names = [self._titles[item] or self._ids[item] for item in shown]
-        ids = [self._ids[item] for item in shown]
+        names = [self._names[item] for item in shown]
+        ids = [printable(self._ids[item]) for item in shown]
         chart = charts.item_map(measure.project(self._vectors)[shown], names, ids, self._counts[shown])
         which = f"all {len(shown):,} items"
         if len(shown) < len(self._ids):

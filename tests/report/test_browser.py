@@ -1,5 +1,6 @@
 """Pages in a browser: charts are drawn, nothing is complained about, and the box gives the model's own answers."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from urllib.parse import urlencode
 
 import polars as pl
 import pytest
+
+from fastncf.errors import printable
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium in PATH: pages are not opened in a browser")
@@ -126,6 +129,32 @@ const drawn = setInterval(() => {
   document.body.dataset.width = `${document.documentElement.scrollWidth} ${window.innerWidth}`;
 }, 50);
 """
+
+
+HOVER = """
+const shown = [];
+const drawn = setInterval(async () => {
+  if (document.documentElement.dataset.state !== "drawn") return;
+  clearInterval(drawn);
+  for (const point of document.querySelectorAll("#map .mark-symbol.role-mark path")) {
+    const { left, top, width, height } = point.getBoundingClientRect();
+    const at = { bubbles: true, clientX: left + width / 2, clientY: top + height / 2 };
+    for (const kind of ["pointerover", "pointermove"]) point.dispatchEvent(new PointerEvent(kind, at));
+    const tooltip = document.getElementById("vg-tooltip-element");
+    shown.push(tooltip.querySelector("td.value").textContent);
+    document.body.dataset.tags = [...new Set([...tooltip.querySelectorAll("*")].map((tag) => tag.tagName))].sort();
+  }
+  document.body.dataset.shown = JSON.stringify(shown);
+}, 50);
+"""
+
+
+def test_titles_are_shown_as_text_on_hover(page, titles, tmp_path):
+    document = open_page(page, tmp_path, script=HOVER)
+    shown = json.loads(unescape(re.search(r'data-shown="(.*?)"', document)[1]))
+    known = {printable(title.strip()) for title in titles["title"] if title.strip()}
+    assert known <= set(shown)
+    assert re.search(r'data-tags="(.*?)"', document)[1] == "TABLE,TBODY,TD,TR"
 
 
 @pytest.mark.parametrize("size", ["500,900", "1400,900"])

@@ -12,7 +12,7 @@ import pytest
 
 import fastncf
 from fastncf import cli
-from fastncf.errors import DataError, DataNotFoundError, FastNCFError
+from fastncf.errors import DataError, DataNotFoundError, FastNCFError, printable
 from tests.conftest import checkerboard
 from tests.report.conftest import HOSTILE, hostile
 
@@ -59,9 +59,9 @@ def test_hostile_ids_and_titles_stay_text(page, recommender, titles):
     box = data_of(page)["box"]
     assert box["ids"] == recommender.items.ids.to_list()
     expected = dict(titles.iter_rows())
-    assert box["titles"] == [(expected.get(item) or "").strip() or None for item in box["ids"]]
+    assert box["names"] == [printable((expected.get(item) or "").strip() or item) for item in box["ids"]]
     points = data_of(page)["charts"]["map"]["data"]["values"]
-    assert sorted(point["id"] for point in points) == sorted(box["ids"])
+    assert sorted(point["id"] for point in points) == sorted(map(printable, box["ids"]))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -200,7 +200,7 @@ def test_command_line(recommender, titles, tmp_path, capsys):
     titles.write_parquet(tmp_path / "titles")
     out = tmp_path / "other.html"
     assert run("report", str(tmp_path / "model"), "--out", str(out), "--titles", str(tmp_path / "titles")) == 0
-    assert hostile(9) in data_of(out)["box"]["titles"]
+    assert hostile(9) in data_of(out)["box"]["names"]
     assert run("report", str(tmp_path / "model"), "--titles", "nowhere.csv") == 3
     assert run("report", str(tmp_path / "nothing")) == 3
 
