@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from cyclopts import Token
     from rich.console import Console
 
+    from fastncf.data.ids import Vocabulary
     from fastncf.recommender import Recommender
     from fastncf.trainers.loop import Progress
 
@@ -251,16 +252,24 @@ def evaluate(
 def recommend(
     model: PathArgument,
     *,
-    user: list[str],
+    user: list[str] | None = None,
+    users: PathArgument | None = None,
+    all_users: Annotated[bool, Parameter(negative="")] = False,
     k: int = 10,
     include_seen: Annotated[bool, Parameter(negative="")] = False,
+    items: PathArgument | None = None,
+    exclude: PathArgument | None = None,
+    unknown: Literal["error", "skip", "popular"] = "error",
+    out: PathArgument | None = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print the items that a saved model recommends to users, best first.
+    """Print the items that a saved model recommends to users, best first, or write them to a file.
 
     The table is separated by tabs. A tab, an end of a line, a backslash or another control character within an id is
-    printed as an escape that starts with a backslash. Programs read --json.
+    printed as an escape that starts with a backslash. Programs read --json or --out.
+
+    Files of ids hold one id per line, or are tables in CSV, TSV, Parquet or JSON lines.
 
     Parameters
     ----------
@@ -268,19 +277,58 @@ def recommend(
         Folder that ``fastncf fit --out`` wrote.
     user
         Raw user id; give it once for each user.
+    users
+        File of user ids.
+    all_users
+        Recommend to all users of the training data.
     k
         Items per user.
     include_seen
         Also recommend items that the user has already seen.
+    items
+        File of the only items that may be recommended.
+    exclude
+        File of items that are never recommended; of users and items, to leave out an item for one user.
+    unknown
+        What to do about users who are not in the training data: stop with an error, skip them, or recommend popular
+        items.
+    out
+        File to write, which ends in .parquet or .csv.
     """
+    if sum((bool(user), users is not None, all_users)) != 1:
+        raise ConfigError(f"recommend needs users, in one of three ways: {_USAGE['recommend']}")
+    from fastncf.data.readers.id_columns import read_id_file
     from fastncf.recommender import load
+    from fastncf.serving.output import require_format
 
-    frame = load(model).recommend(list(map(_as_utf8, user)), k, exclude_seen=not include_seen)
-    print("\t".join(frame.columns))
-    for row in frame.iter_rows():
-        print("\t".join(map(_table_field, row)))
+    if out is not None:
+        require_format(out)  # before the model is read
+    asked: Any = list(map(_as_utf8, user)) if user else None
+    only: Any = None
+    nobody: Any = None
+    if users is not None:
+        asked = read_id_file(users, ("user",))["user"]
+    if items is not None:
+        only = read_id_file(items, ("item",))["item"]
+    if exclude is not None:
+        nobody = read_id_file(exclude, ("item", "user"))
+    recommender = load(model)
+    if users is not None and unknown != "error":
+        _tell_unknown(recommender.users, asked, users, "are skipped" if unknown == "skip" else "get popular items")
+    for path, ids in ((items, only), (exclude, None if nobody is None else nobody["item"])):
+        if path is not None:
+            _tell_unknown(recommender.items, ids, path, "are ignored")
+    frame = recommender.recommend(
+        asked, k, exclude_seen=not include_seen, items=only, exclude=nobody, unknown=unknown, out=out
+    )
+    if isinstance(frame, Path):
+        _print(str(frame))
+    else:
+        print("\t".join(frame.columns))
+        for row in frame.iter_rows():
+            print("\t".join(map(_table_field, row)))
     if json:
-        _print_json({"recommendations": frame.to_dicts()})
+        _print_json({"out": str(out)} if isinstance(frame, Path) else {"recommendations": frame.to_dicts()})
 
 
 @app.command
@@ -450,7 +498,7 @@ _USAGE = {
     "fit": "fastncf fit RATINGS",
     "plan": "fastncf plan RATINGS",
     "evaluate": "fastncf evaluate MODEL",
-    "recommend": "fastncf recommend MODEL --user ID",
+    "recommend": "fastncf recommend MODEL --user ID, --users FILE or --all-users",
     "report": "fastncf report MODEL",
     "generate": "fastncf generate PATH",
     "datasets": "fastncf datasets",
@@ -458,7 +506,6 @@ _USAGE = {
 _NEEDED = {
     "--ratings": "a ratings file",
     "--model": "the folder of a saved model",
-    "--user": "the id of a user",
     "--path": "the name of a file to write",
 }
 """Required arguments in words, by the names of their parameters."""
@@ -526,6 +573,18 @@ def _as_utf8(text: str) -> str:
     if any("\udc80" <= character <= "\udcff" for character in text):
         return os.fsencode(text).decode("utf-8", "surrogateescape")
     return text
+
+
+def _tell_unknown(vocabulary: "Vocabulary", ids: Any, path: Path, what: str) -> None:
+    """Say on stderr how many ids of a file a model does not know, and what is done about them."""
+    from fastncf.data.ids import named_ids
+
+    unknown = int((vocabulary.find(named_ids(ids, vocabulary.noun)) < 0).sum())
+    if unknown:
+        _print(
+            f"{path}: {unknown:,} of {len(ids):,} {vocabulary.noun}s are not in the training data and {what}",
+            file=sys.stderr,
+        )
 
 
 def _column_names(columns: Columns | None) -> dict[str, str | None]:

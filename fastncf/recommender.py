@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,10 @@ from fastncf.persistence.plain import UnexpectedError, dump_json, parse_json
 from fastncf.plan import Plan
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.rng import Stream
+from fastncf.serving.answers import Request
+from fastncf.serving.filters import make_filters
+from fastncf.serving.output import require_format, write_answers
+from fastncf.serving.users import Unknown, find_users
 from fastncf.trainers.loop import TrainingLog
 
 if TYPE_CHECKING:
@@ -120,44 +124,84 @@ class Recommender:
 
         return device_of(self._as_module())
 
-    def recommend(self, users: Any, k: int = 10, *, exclude_seen: bool = True) -> pl.DataFrame:
+    @overload
+    def recommend(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        items: Any = None,
+        exclude: Any = None,
+        unknown: Unknown = "error",
+        out: None = None,
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def recommend(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        items: Any = None,
+        exclude: Any = None,
+        unknown: Unknown = "error",
+        out: str | Path,
+    ) -> Path: ...
+
+    def recommend(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        items: Any = None,
+        exclude: Any = None,
+        unknown: Unknown = "error",
+        out: str | Path | None = None,
+    ) -> pl.DataFrame | Path:
         """Return the k items with the highest scores for each user.
 
         Args:
-            users: one raw user id or many, in any spelling of the same id, such as 7, "7" or 7.0.
-            k: number of items for each user.
-            exclude_seen: leave out the items that the user has seen in any file of the fit, held-out ones included. A
-                user with fewer than k other items gets as many rows as there are, and one who has seen every item gets
-                none.
+            users: one raw user id or many, in any spelling of the same id, such as 7, "7" or 7.0. All users of the
+                training data where none are given.
+            k: number of items for each user. A user gets fewer only where fewer are left, and none where none is.
+            exclude_seen: leave out the items that the user has seen in any file of the fit, held-out ones included.
+            items: raw ids of the only items that may be recommended, or a frame with a column of them. Those that the
+                model does not know are ignored.
+            exclude: raw ids of items that are recommended to nobody, or a frame with a column of them; with a column of
+                users beside it, each item is left out for the user of its row alone.
+            unknown: what is done about users who are not in the training data: ``error``; ``skip`` them; or recommend
+                the items with the most training interactions (``popular``), whose score is that number.
+            out: a ``.parquet`` or ``.csv`` file that the answer is written to, in memory that does not grow with the
+                number of users. A file that is there is replaced when the answer is complete.
 
         Returns:
             Columns user, item (raw ids), score (float), rank (from 1), users in the given order, best item first;
-            equal scores in the order of the item ids.
+            equal scores in the order of the item ids. With ``out``, the path of the file. Unknown users who are no
+            integers among integers make text of the column of users.
 
         Raises:
-            DataError: a user is not in the training data.
-            ConfigError: k is no integer from 1.
+            DataError: a user is not in the training data; an id is neither an integer nor text; a frame lacks a column;
+                none of ``items`` is known; or the file cannot be written.
+            DataNotFoundError: the folder of the file does not exist.
+            ConfigError: k is no integer from 1, ``unknown`` is none of these, or the file is called otherwise.
         """
-        k = require_count("k", k)
-        indices = self.users.require(users)
-        left_out = LeftOut(*self._seen(indices, exclude_seen), np.empty(0, dtype=np.bool_))
-        best = self._top_items(indices, k, left_out)
-        kept = np.arange(best.items.shape[1]) < best.counts[:, None]
-        rank = np.broadcast_to(np.arange(1, best.items.shape[1] + 1, dtype=np.int32), kept.shape)
-        return pl.DataFrame(
-            [
-                self.users.decode(np.repeat(indices, best.counts)),
-                self.items.decode(best.items[kept]),
-                pl.Series("score", best.scores[kept]),
-                pl.Series("rank", rank[kept]),
-            ]
+        k, path = require_count("k", k), None if out is None else require_format(out)
+        asked = find_users(self.users, users, unknown)
+        request = Request(
+            users=asked,
+            filters=make_filters(asked, self.items, self.split if exclude_seen else None, items, exclude),
+            items=self.items,
+            k=k,
+            top_items=self._top_items,
+            counts=self.split.item_counts() if asked.unknown else None,
         )
-
-    def _seen(self, user_ids: np.ndarray, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the items that users (B,) have seen as a CSR of B rows, empty ones where they are not left out."""
-        if exclude_seen:
-            return self.split.seen_by(user_ids)
-        return np.zeros(len(user_ids) + 1, dtype=np.int64), np.empty(0, dtype=np.int32)
+        if path is None:
+            return request.frame(list(request.chunks()))
+        write_answers(request, path)
+        return path
 
     def _top_items(self, user_ids: np.ndarray, k: int, left_out: LeftOut) -> Best:
         """Return the k best items of users (B,) int32."""

@@ -89,6 +89,52 @@ def test_fit_evaluate_recommend(capsys, ratings, tmp_path):
     assert json.loads(out[-1])["recommendations"] == expected.to_dicts()
 
 
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """A saved model whose users and items are numbers."""
+    folder = tmp_path_factory.mktemp("numbered")
+    fastncf.fit(checkerboard(), dim=4, epochs=1, l2=0.001).save(folder / "model")
+    return folder / "model"
+
+
+def test_recommend_from_files_of_ids(capsys, numbered, tmp_path):
+    rec = fastncf.load(numbered)
+    (tmp_path / "users").write_text("4\n7\n\n999\n4\n", encoding="utf-8")
+    (tmp_path / "items.csv").write_text("movieId,title\n3,a\n9,b\n11,c\n2,d\n777,e\n", encoding="utf-8")
+    (tmp_path / "exclude.tsv").write_text("4\t9\n7\t3\n", encoding="utf-8")
+    (tmp_path / "never").write_text("3\n", encoding="utf-8")
+    files = "--users", tmp_path / "users", "--items", tmp_path / "items.csv", "--exclude", tmp_path / "exclude.tsv"
+    code, out, err = run(capsys, "recommend", numbered, *files, "--unknown", "popular", "--json", "--include-seen")
+    assert code == 0
+    assert f"{tmp_path / 'users'}: 1 of 4 users are not in the training data and get popular items" in err
+    assert f"{tmp_path / 'items.csv'}: 1 of 5 items are not in the training data and are ignored" in err
+    pairs = pl.DataFrame({"user": [4, 7], "item": [9, 3]})
+    expected = rec.recommend([4, 7, 999, 4], items=[3, 9, 11, 2], exclude=pairs, unknown="popular", exclude_seen=False)
+    assert json.loads(out[-1])["recommendations"] == expected.to_dicts()
+    code, out, err = run(
+        capsys, "recommend", numbered, "--users", tmp_path / "users", "--unknown=skip", "--exclude", tmp_path / "never"
+    )
+    assert "1 of 4 users are not in the training data and are skipped" in err
+    assert len(out) == 1 + rec.recommend([4, 7, 4], exclude=[3]).height
+    code, _, err = run(capsys, "recommend", numbered, "--users", tmp_path / "users")
+    assert code == 3
+    assert "user 999 is not in the training data" in err
+
+
+@pytest.mark.parametrize("name", ["recs.parquet", "recs.csv"])
+def test_recommend_to_all_users_in_a_file(capsys, numbered, tmp_path, name):
+    path = tmp_path / name
+    code, out, _ = run(capsys, "recommend", numbered, "--all-users", "--k", 3, "--out", path, "--json")
+    assert code == 0
+    assert out[0] == str(path)
+    assert json.loads(out[1]) == {"out": str(path)}
+    found = (pl.read_parquet if name.endswith("parquet") else pl.read_csv)(path)
+    expected = fastncf.load(numbered).recommend(k=3)
+    assert found.select("user", "item", "rank").rows() == expected.select("user", "item", "rank").rows()
+    code, out, _ = run(capsys, "recommend", numbered, "--all-users", "--k", 3)
+    assert len(out) == 1 + expected.height
+
+
 def test_every_setting_is_a_flag(capsys):
     code, out, _ = run(capsys, "fit", "--help")
     text = "\n".join(out)
@@ -127,7 +173,16 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["fit", "{ratings}", "--dim", "\x1b[31m[red]"], 2, '"\\x1b[31m[red]"'),
         (["fit"], 2, "fit needs a ratings file: fastncf fit RATINGS"),
         (["evaluate"], 2, "evaluate needs the folder of a saved model: fastncf evaluate MODEL"),
-        (["recommend", "m"], 2, "recommend needs the id of a user: fastncf recommend MODEL --user ID"),
+        (
+            ["recommend", "m"],
+            2,
+            "recommend needs users, in one of three ways: fastncf recommend MODEL --user ID, --users",
+        ),
+        (["recommend", "m", "--user", "1", "--all-users"], 2, "recommend needs users, in one of three ways"),
+        (["recommend", "m", "--user", "1", "--out", "x.txt"], 2, "whose name ends in .parquet or .csv"),
+        (["recommend", "m", "--users", "nowhere.csv"], 3, "nowhere.csv: no such file"),
+        (["recommend", "m", "--user", "1", "--items", "nowhere.csv"], 3, "nowhere.csv: no such file"),
+        (["recommend", "m", "--user", "1", "--exclude", "nowhere.csv"], 3, "nowhere.csv: no such file"),
         (["generate"], 2, "generate needs the name of a file to write: fastncf generate PATH"),
         (
             ["recommend", "m", "--user", "-a"],
@@ -366,6 +421,9 @@ def test_an_id_that_the_locale_did_not_decode_is_utf8(capsys, saved):
         "plan r.csv --test={}",
         "evaluate {}",
         "recommend {} --user 1",
+        "recommend m --users={}",
+        "recommend m --user 1 --items={}",
+        "recommend m --user 1 --exclude={}",
         "generate {}",
     ],
 )

@@ -19,7 +19,7 @@ LEVELS = [
     {"data"},
     {"sampling", "models"},
     {"config", "evaluation"},
-    {"trainers"},
+    {"trainers", "serving"},
     {"plan"},
     {"persistence"},
     {"report"},
@@ -30,7 +30,7 @@ LEVELS = [
 """Modules and folders from the lowest to the highest; a file imports from its own folder and from lower levels only."""
 
 LIBRARIES = {
-    "polars": {"data", "datasets", "persistence", "recommender", "report"},
+    "polars": {"data", "datasets", "persistence", "recommender", "report", "serving"},
     "llvmlite": {"kernels.cpu"},
     "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},

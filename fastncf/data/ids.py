@@ -89,13 +89,22 @@ class Vocabulary:
         named = named_ids(raw_ids, self.noun)
         indices = self.find(named)
         if len(indices) and indices.min() < 0:
-            unknown = named[int(np.argmin(indices))]
-            shown = repr(unknown) if isinstance(unknown, str) else str(unknown)
-            raise DataError(
-                f"{self.noun} {shown:.80} is not in the training data, whose {len(self)} {self.noun} ids "
-                f"run from {self.ids[0]!r:.80} to {self.ids[-1]!r:.80}"
-            )
+            raise DataError(self.describe_unknown(named, indices))
         return indices
+
+    def describe_unknown(self, named: "NamedIds", indices: np.ndarray) -> str:
+        """Return in words which of some ids is the first that is not here, and which ids are.
+
+        Args:
+            named: ids that a caller names.
+            indices: what :meth:`find` returned of them.
+        """
+        unknown = str(named[int(np.argmin(indices))])
+        shown = unknown if re.fullmatch(_INTEGER, unknown) else repr(unknown)
+        return (
+            f"{self.noun} {shown:.80} is not in the training data, whose {len(self)} {self.noun} ids "
+            f"run from {self.ids[0]!r:.80} to {self.ids[-1]!r:.80}"
+        )
 
     def find(self, named: "NamedIds") -> np.ndarray:
         """Return the index of each id that :func:`named_ids` returned, (n,) int32, -1 for one that is not here.
@@ -103,7 +112,7 @@ class Vocabulary:
         No threads are used, so that this works in a forked child, where those of polars do not exist.
         """
         if self.ids.dtype == pl.String:
-            return self._find_text(named if isinstance(named, list) else list(map(str, named.tolist())))
+            return self._find_text(to_texts(named))
         values = self._integers
         if isinstance(named, list):
             limits = np.iinfo(values.dtype)
@@ -144,6 +153,22 @@ class Vocabulary:
             return self.ids[indices.astype(np.int64)].alias(name or self.noun)
         return pl.Series(name or self.noun, self._integers[indices])
 
+    def extended(self, texts: list[str]) -> "Vocabulary":
+        """Return a vocabulary in which further ids follow those of this one, to decode indices of either.
+
+        Its ids do not ascend, so that it finds none. They are text where a further one is no integer that fits.
+
+        Args:
+            texts: canonical ids.
+        """
+        if self.ids.dtype != pl.String:
+            limits = np.iinfo(self._integers.dtype)
+            numbers = [_integer_within(text, int(limits.min), int(limits.max)) for text in texts]
+            if None not in numbers:
+                further = pl.Series(numbers, dtype=self.ids.dtype)
+                return Vocabulary(pl.concat([self.ids, further]), self.noun)
+        return Vocabulary(pl.concat([self.ids.cast(pl.String), pl.Series(texts, dtype=pl.String)]), self.noun)
+
 
 NamedIds = np.ndarray | list[str]
 """Ids that a caller names: (n,) integers of any dtype where all of them are integers, otherwise canonical texts."""
@@ -165,17 +190,34 @@ def named_ids(raw_ids: Any, noun: str) -> NamedIds:
     if isinstance(values, pl.Series) and values.dtype != pl.Object:
         is_number = values.dtype.is_integer() or values.dtype.is_float()
         values = values.to_numpy() if is_number and not values.has_nulls() else values.to_list()
+    named, invalid = canonical_values(values)
+    if invalid is not None:
+        raise DataError(f"{noun} ids are {EXPECTED_IDS}; got {raw_ids!r:.80}")
+    return named
+
+
+def canonical_values(values: Any) -> tuple[NamedIds, int | None]:
+    """Return values as canonical ids, and the position of the first one that is none; None where all are ids.
+
+    No threads are used.
+
+    Args:
+        values: (n,) an array of integers, or any iterable of Python's and NumPy's values.
+    """
     if isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.ndim == 1:
-        return values
+        return values, None
     values = list(values)
     if all(type(value) is int for value in values):
         with suppress(OverflowError):
-            return np.array(values, dtype=np.int64)
+            return np.array(values, dtype=np.int64), None
     texts = [_text_of_object(value) for value in values]
-    named = [_canonical_text(text) for text in texts if text is not None]
-    if len(named) < len(values) or not all(named):
-        raise DataError(f"{noun} ids are {EXPECTED_IDS}; got {raw_ids!r:.80}")
-    return named
+    named = ["" if text is None else _canonical_text(text) for text in texts]
+    return named, None if all(named) else named.index("")
+
+
+def to_texts(named: NamedIds) -> list[str]:
+    """Return canonical ids as text."""
+    return named if isinstance(named, list) else list(map(str, named.tolist()))
 
 
 def _canonical_text(text: str) -> str:

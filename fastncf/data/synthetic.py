@@ -17,11 +17,9 @@ of threads nor on how users are divided into chunks. (On another CPU or with oth
 """
 
 import os
-import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal, get_args
@@ -31,7 +29,8 @@ import numpy.typing as npt
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
+from fastncf.data.replaced_file import replaced_file
+from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.alias import fill_alias_table
 from fastncf.kernels.cpu.synthetic import (
     RatingColumns,
@@ -355,7 +354,7 @@ def write_synthetic_movielens(
     if dialect not in get_args(Dialect):
         raise ConfigError(f"dialect={dialect!r}: expected one of {', '.join(get_args(Dialect))}")
     _check_size(num_users, num_items, num_interactions, seed)
-    with _replaced_file(Path(path)) as partial:
+    with replaced_file(Path(path)) as partial:
         rows = synthetic_movielens(num_users, num_items, num_interactions, seed=seed)
         if dialect == "parquet":
             rows.sink_parquet(partial)
@@ -365,42 +364,3 @@ def write_synthetic_movielens(
             rows.with_columns(pl.from_epoch("timestamp")).sink_csv(
                 partial, quote_style="always", datetime_format="%Y-%m-%d %H:%M:%S"
             )
-
-
-@contextmanager
-def _replaced_file(path: Path) -> Iterator[Path]:
-    """Yield the path of an empty file to write, which replaces the file at ``path`` when the block ends without error.
-
-    A link is followed. That the file can be written is tried before the block, which may take long.
-
-    Raises:
-        DataNotFoundError: the folder does not exist.
-        DataError: the path names something other than a file, or writing fails.
-    """
-    partial = None
-    try:
-        target = Path(os.path.realpath(path))
-        if target.is_symlink():
-            raise DataError(f"{path}: cannot be written (a loop of links); expected the name of a file")
-        if not target.parent.is_dir():
-            raise DataNotFoundError(f"{path}: its folder does not exist; expected the name of a file in one that does")
-        if target.exists() and not target.is_file():
-            raise DataError(f"{path}: is no file; expected the name of a new file, or of one to replace")
-        str(target).encode()  # Polars takes names in UTF-8 alone
-        partial = target.with_name(f".{uuid.uuid4().hex}")
-        partial.touch()
-        yield partial
-        partial.replace(target)
-    except FastNCFError:
-        raise
-    except UnicodeEncodeError:
-        raise DataError(f"{path}: its name is not UTF-8; expected a name that is") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise DataError(
-            f"{path}: cannot be written ({reason:.200}); expected a folder that can be written, on a disk with space"
-        ) from error
-    finally:
-        if partial is not None:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)

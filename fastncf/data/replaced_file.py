@@ -1,0 +1,50 @@
+"""Files that polars writes: complete, or not there."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import polars as pl
+
+from fastncf.errors import DataError, DataNotFoundError, FastNCFError
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yield the path of an empty file to write, which replaces the file at ``path`` when the block ends without error.
+
+    A link is followed. That the file can be written is tried before the block, which may take long.
+
+    Raises:
+        DataNotFoundError: the folder does not exist.
+        DataError: the path names something other than a file, or writing fails.
+    """
+    partial = None
+    try:
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise DataError(f"{path}: cannot be written (a loop of links); expected the name of a file")
+        if not target.parent.is_dir():
+            raise DataNotFoundError(f"{path}: its folder does not exist; expected the name of a file in one that does")
+        if target.exists() and not target.is_file():
+            raise DataError(f"{path}: is no file; expected the name of a new file, or of one to replace")
+        str(target).encode()  # Polars takes names in UTF-8 alone
+        partial = target.with_name(f".{uuid.uuid4().hex}")
+        partial.touch()
+        yield partial
+        partial.replace(target)
+    except FastNCFError:
+        raise
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: its name is not UTF-8; expected a name that is") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise DataError(
+            f"{path}: cannot be written ({reason:.200}); expected a folder that can be written, on a disk with space"
+        ) from error
+    finally:
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)

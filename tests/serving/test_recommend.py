@@ -1,0 +1,180 @@
+"""Recommendations with filters and unknown users, beside a plain reference: all scores, a set of items, a sort."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+from torch import nn
+
+import fastncf
+from fastncf.errors import ConfigError, DataError, DataNotFoundError
+from fastncf.serving import answers
+
+USERS, ITEMS = 12, 17
+
+
+def interactions(is_text: bool) -> pl.DataFrame:
+    """Random rows, some of them repeated; user 0 has a single item and user 1 has seen every item."""
+    generator = np.random.default_rng(3)
+    rows = [(0, 5, 0), *((1, item, item) for item in range(ITEMS))]
+    for user in range(2, USERS):
+        items = generator.choice(ITEMS, int(generator.integers(3, ITEMS - 2)), replace=False)
+        rows += [(user, int(item), time) for time, item in enumerate([*items, items[0]])]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    if is_text:
+        return frame.with_columns(pl.format("u-{}", "user").alias("user"), pl.format("i {}", "item").alias("item"))
+    return frame.with_columns(pl.col("user") * 7 - 20, pl.col("item") * 3 + 2**40)
+
+
+@pytest.fixture(scope="module", params=["mf", "gmf"])
+def fitted(request) -> dict[bool, fastncf.Recommender]:
+    settings = {"dim": 4, "epochs": 2, "num_negatives": 2, "validation": True, "l2": 0.001}
+    return {is_text: fastncf.fit(interactions(is_text), model=request.param, **settings) for is_text in (False, True)}
+
+
+def reference(rec: fastncf.Recommender, data: pl.DataFrame, users: list, k: int, wanted: dict[str, Any]) -> list[tuple]:
+    """The rows of an answer, from all scores of a user and the set of items that may be recommended."""
+    items = rec.items.ids.to_list()
+    counts = dict(zip(items, rec.split.item_counts().tolist(), strict=True))
+    rows = []
+    for user in users:
+        is_known = user in set(rec.users.ids)
+        touched = set(data.filter(pl.col("user") == user)["item"]) if is_known else set()
+        free = [
+            item
+            for item in items
+            if not (wanted["exclude_seen"] and item in touched)
+            and (wanted["items"] is None or item in wanted["items"])
+            and item not in wanted["nobody"]
+            and (user, item) not in wanted["pairs"]
+        ]
+        if not free:
+            continue
+        if is_known:
+            found = rec.score([user] * len(free), free)["score"].to_list()
+        else:
+            found = [float(counts[item]) for item in free]
+        order = sorted(range(len(free)), key=lambda at: (-found[at], at))[:k]
+        rows += [(user, free[at], found[at], rank) for rank, at in enumerate(order, start=1)]
+    return rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.booleans())
+def test_an_answer_equals_the_reference(fitted, data, is_text):
+    rec, source = fitted[is_text], interactions(is_text)
+    users, items = rec.users.ids.to_list(), rec.items.ids.to_list()
+    strangers = ["nobody", "u-99"] if is_text else [3, 10**9]
+    asked = data.draw(st.lists(st.sampled_from(users + strangers), max_size=9))
+    some_items = st.lists(st.sampled_from([*items, *strangers]), max_size=12)
+    pairs = data.draw(st.none() | st.lists(st.tuples(st.sampled_from(users + strangers), st.sampled_from(items))))
+    only = data.draw(st.none() | some_items.filter(lambda some: bool(set(some) & set(items))))
+    nobody = data.draw(some_items) if pairs is None else []
+    exclude_seen, k = data.draw(st.booleans()), data.draw(st.integers(1, ITEMS + 2))
+    if pairs is None:
+        exclude: Any = nobody
+    else:
+        exclude = {"user_id": [user for user, _ in pairs], "movieId": [item for _, item in pairs], "why": pairs}
+        exclude = pl.DataFrame(exclude, strict=False) if data.draw(st.booleans()) else pd.DataFrame(exclude)
+    answer = rec.recommend(asked, k, items=only, exclude=exclude, exclude_seen=exclude_seen, unknown="popular")
+    wanted = {"items": only, "nobody": nobody, "pairs": set(pairs or ()), "exclude_seen": exclude_seen}
+    expected = pl.DataFrame(reference(rec, source, asked, k, wanted), schema=answer.schema, orient="row")
+    assert_frame_equal(answer, expected, abs_tol=1e-5)
+    known = [user for user in asked if user not in strangers]
+    skipped = rec.recommend(asked, k, items=only, exclude=exclude, exclude_seen=exclude_seen, unknown="skip")
+    assert_frame_equal(skipped, answer.filter(pl.col("user").is_in(known)), abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+def test_all_users_in_chunks_and_in_a_file_are_the_same(fitted, is_text, monkeypatch, tmp_path):
+    rec = fitted[is_text]
+    whole = rec.recommend(k=4)
+    assert_frame_equal(whole, rec.recommend(rec.users.ids, k=4), check_exact=True)
+    assert whole["user"].unique(maintain_order=True).to_list() == [
+        user for user in rec.users.ids if user in set(whole["user"])
+    ]
+    assert whole["user"].n_unique() == USERS - 1  # one has seen every item
+    for users_per_chunk in (1, 5):
+        monkeypatch.setattr(answers, "_CHUNK_USERS", users_per_chunk)
+        assert_frame_equal(rec.recommend(k=4), whole, abs_tol=1e-6)
+        for name in ("recs.parquet", "recs.CSV"):
+            path = tmp_path / name
+            path.write_text("an older file", encoding="utf-8")
+            assert rec.recommend(k=4, out=path) == path
+            found = pl.read_parquet(path) if name == "recs.parquet" else pl.read_csv(path, schema=whole.schema)
+            assert_frame_equal(found, whole, abs_tol=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recs.CSV", "recs.parquet"]
+
+
+def test_an_empty_answer_has_the_same_columns(fitted, tmp_path):
+    rec = fitted[False]
+    schema = rec.recommend(1).schema
+    assert rec.recommend([], k=3).schema == rec.recommend([5, 6], unknown="skip").schema == schema
+    assert not rec.recommend([5, 6], unknown="skip").height
+    rec.recommend([], out=tmp_path / "none.parquet")
+    assert pl.read_parquet_schema(tmp_path / "none.parquet") == schema
+
+
+def test_unknown_users_of_another_kind_make_the_column_text(fitted):
+    rec = fitted[False]
+    assert rec.recommend([1, 5], unknown="popular")["user"].dtype == pl.Int64
+    mixed = rec.recommend([1, "x", 2**70], k=1, unknown="popular")
+    assert mixed["user"].to_list() == ["1", "x", str(2**70)]
+
+
+def test_wrong_requests_are_named(fitted, tmp_path):
+    rec = fitted[False]
+    with pytest.raises(DataError, match=r"user 5 is not in .* \(nor are 2 of the others\); expected .*'skip' or 'pop"):
+        rec.recommend([1, 5, 6, "x"])
+    with pytest.raises(DataError, match=r"user 5 is not in the training data, .* ids run from -20 to 57; expected one"):
+        rec.recommend(5)
+    with pytest.raises(ConfigError, match="unknown='drop': expected one of error, skip, popular"):
+        rec.recommend(1, unknown="drop")
+    with pytest.raises(DataError, match="items: none of them is in the training data, whose 17 item ids run from"):
+        rec.recommend(1, items=[4, 5])
+    with pytest.raises(DataError, match="item ids are integers or text; got"):
+        rec.recommend(1, exclude=[None])
+    with pytest.raises(DataError, match=r"exclude: column 'item' holds 0\.5 in row 2; expected integers or text"):
+        rec.recommend(1, exclude=pl.DataFrame({"item": [1.0, 0.5], "user": [1, 1]}))
+    with pytest.raises(DataError, match="exclude: column 'user' is empty in row 2; expected integers or text"):
+        rec.recommend(1, exclude=pd.DataFrame({"item": [1, 2], "user": ["a", None]}))
+    with pytest.raises(DataError, match=r"items: which column is the item\? its columns are user, name; expected"):
+        rec.recommend(1, items=pl.DataFrame({"user": [1], "name": ["x"]}))
+    for out in ("recs.txt", "recs", 7):
+        with pytest.raises(
+            ConfigError, match=r"out=.*: expected the path of a file whose name ends in .parquet or .cs"
+        ):
+            rec.recommend(1, out=out)
+    with pytest.raises(DataNotFoundError, match="its folder does not exist"):
+        rec.recommend(1, out=tmp_path / "no" / "recs.csv")
+
+
+def test_an_error_within_an_answer_leaves_the_older_file(fitted, tmp_path, monkeypatch):
+    rec, path = fitted[False], tmp_path / "recs.csv"
+    path.write_text("older", encoding="utf-8")
+    monkeypatch.setattr(answers, "_CHUNK_USERS", 1)
+    calls = []
+
+    def fail(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > 3:
+            raise DataError("the fourth fails")
+        return top_items(*arguments)
+
+    top_items = rec._top_items
+    monkeypatch.setattr(rec, "_top_items", fail, raising=False)
+    with pytest.raises(DataError, match="the fourth fails"):
+        rec.recommend(out=path)
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("recs.csv", "older")]
+
+
+def test_what_is_exposed_as_a_module_answers_as_before(fitted):
+    rec = fastncf.fit(interactions(False), dim=3, epochs=1, l2=0.001)
+    before = rec.recommend(k=3)
+    assert isinstance(rec.model, nn.Module)
+    assert_frame_equal(rec.recommend(k=3), before, abs_tol=1e-6)
