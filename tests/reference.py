@@ -207,7 +207,16 @@ def bpr(scores: np.ndarray) -> tuple[float, np.ndarray]:
     return float(np.logaddexp(0, margins).mean()), grad_scores
 
 
-LOSSES = {"bce": bce, "bpr": bpr}
+def softmax(scores: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the mean cross entropy of the positives by softmax over the samples (Jean et al. 2015, section 3)."""
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    grad_scores = shares.copy()
+    grad_scores[:, 0] -= 1
+    return float(-np.log(shares[:, 0]).mean()), grad_scores / len(scores)
+
+
+LOSSES = {"bce": bce, "bpr": bpr, "softmax": softmax}
 """Each loss by its name."""
 
 
