@@ -15,7 +15,7 @@ from fastncf.data.split import Split
 from fastncf.errors import ConfigError, DataError, DivergedError
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import MISS, metrics
-from fastncf.evaluation.ranking import ranks_by_factors
+from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors
 from fastncf.evaluation.topk import FactorItems, top_items
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.topk import Best, LeftOut
@@ -290,10 +290,13 @@ class Recommender:
             )
         results = metrics(ranks, config.k)
         if config.full_ranking:
-            from fastncf.evaluation.ranking import catalogue_ranks
-
             excluded = merge_items(self.split.indptr, self.split.indices, self.split.validation_item)
-            ranks = catalogue_ranks(self._as_module(), lists, *excluded, self.split.num_items)
+            if isinstance(self.trained, Factors):
+                ranks = catalogue_ranks_by_factors(self.trained, lists, *excluded)
+            else:
+                from fastncf.evaluation.ranking import catalogue_ranks
+
+                ranks = catalogue_ranks(self.trained, lists, *excluded, self.split.num_items)
             results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)

@@ -13,7 +13,7 @@ import numpy as np
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import METRICS, MISS, metric_means
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.kernels.cpu.ranking import count_not_lower, rank_lists
+from fastncf.kernels.cpu.ranking import count_not_lower, rank_by_tiles, rank_lists
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,22 @@ def ranks_by_factors(factors: Factors, lists: CandidateLists[np.ndarray]) -> np.
     """
     ranks = np.empty(len(lists.users), dtype=np.int64)
     rank_lists(*lists, factors, MISS, ranks)
+    return ranks
+
+
+def catalogue_ranks_by_factors(
+    factors: Factors, lists: CandidateLists[np.ndarray], indptr: np.ndarray, indices: np.ndarray
+) -> np.ndarray:
+    """Return what :func:`catalogue_ranks` does for an ``MF`` of these factors, (T,) int64 from 0.
+
+    Args:
+        factors: parameters of U users and I items.
+        lists: held-out items; their negatives are not read.
+        indptr: (U + 1,) int64 of the CSR of excluded items, which do not include the positives.
+        indices: (N,) int32 of that CSR.
+    """
+    ranks = np.empty(len(lists.users), dtype=np.int64)
+    rank_by_tiles(lists.users, lists.positives, (indptr, indices), factors, MISS, ranks)
     return ranks
 
 

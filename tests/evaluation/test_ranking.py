@@ -13,6 +13,7 @@ from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import (
     candidate_ranks,
     catalogue_ranks,
+    catalogue_ranks_by_factors,
     csr_pairs,
     on_device,
     rank_by_counting,
@@ -129,6 +130,30 @@ def test_catalogue_ranks_equal_plain_counting(seed):
         excluded = {*indices[indptr[user] : indptr[user + 1]].tolist(), int(positive)}
         counted = [float(scores[user, item]) for item in range(20) if item not in excluded]
         assert rank == plain_rank(float(scores[user, positive]), counted)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_catalogue_ranks_by_factors_equal_plain_counting(seed):
+    """With scores that are exact and tie, some of them infinite or NaN, and several tiles and blocks."""
+    generator = np.random.default_rng(seed)
+    num_users, num_items = 600, (3, 575, 576, 1500)[seed]
+    indptr, indices = random_csr(generator, num_users, num_items, min(40, num_items - 1))
+    users = generator.permutation(num_users).astype(np.int32)[: num_users - seed]
+    positives = np.empty(len(users), dtype=np.int32)
+    for row, user in enumerate(users):
+        left = np.setdiff1d(np.arange(num_items), indices[indptr[user] : indptr[user + 1]])
+        positives[row] = generator.choice(left)
+    vectors = [generator.integers(-2, 3, (rows, 3)).astype(np.float32) for rows in (num_users, num_items)]
+    factors = Factors(*vectors, awkward(generator, num_users).numpy(), awkward(generator, num_items).numpy())
+    lists = CandidateLists(users, positives, np.empty((len(users), 0), dtype=np.int32))
+    ranks = catalogue_ranks_by_factors(factors, lists, indptr, indices)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        scores = vectors[0] @ vectors[1].T + factors.user_bias[:, None] + factors.item_bias
+    for user, positive, rank in zip(users, positives, ranks, strict=True):
+        is_counted = np.ones(num_items, dtype=bool)
+        is_counted[indices[indptr[user] : indptr[user + 1]]] = False
+        is_counted[positive] = False
+        assert rank == plain_rank(float(scores[user, positive]), scores[user, is_counted].tolist())
 
 
 def test_ranks_of_arrays_and_means_of_validation():

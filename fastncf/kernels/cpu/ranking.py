@@ -9,6 +9,9 @@ import numpy as np
 from numba import njit
 
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.gemm import ROW_COLUMN_MULTIPLE, Matrix, gemm_row
+from fastncf.kernels.cpu.simd import offset, pointer
+from fastncf.kernels.cpu.topk import BLOCK_ROWS, GROUP_ROWS, TILE, Request, load_user, score_tile, tile_items
 from fastncf.threads import even_ranges, run_ranges
 
 _REORDER = {"reassoc", "contract"}
@@ -20,6 +23,14 @@ class _Candidates(NamedTuple):
     user_ids: np.ndarray
     positives: np.ndarray
     negatives: np.ndarray
+
+
+class _Positives(NamedTuple):
+    """Arguments of :func:`rank_by_tiles`."""
+
+    positives: np.ndarray
+    indptr: np.ndarray
+    indices: np.ndarray
 
 
 class _Catalogue(NamedTuple):
@@ -69,6 +80,30 @@ def rank_lists(
     """
     lists = _Candidates(user_ids, positives, negatives)
     run_ranges(lambda a, b: _rank_rows(a, b, lists, factors, miss, ranks), even_ranges(len(user_ids), 1))
+
+
+def rank_by_tiles(
+    user_ids: np.ndarray,
+    positives: np.ndarray,
+    seen: tuple[np.ndarray, np.ndarray],
+    factors: Factors,
+    miss: int,
+    ranks: np.ndarray,
+) -> None:
+    """Rank each user's positive among all items that the user has not seen, by a matrix factorization.
+
+    Args:
+        user_ids: (B,) int32.
+        positives: (B,) int32.
+        seen: CSR of the seen items, which do not hold the positives: (U + 1,) int64 and (N,) int32.
+        factors: parameters that the scores are computed from.
+        miss: rank of a positive whose score is not finite.
+        ranks: (B,) int64, written.
+    """
+    tiles = tile_items(factors)
+    users = Request(user_ids, factors.user_vectors, factors.user_bias, ())
+    lists = _Positives(positives, *seen)
+    run_ranges(lambda a, b: _rank_by_tiles(a, b, tiles, users, lists, miss, ranks), even_ranges(len(user_ids), 1))
 
 
 def count_not_lower(
@@ -129,6 +164,49 @@ def _rank_rows(first, last, lists, factors, miss, ranks):
             if item >= 0 and item != positive:
                 rank += not _dot(user, item_vectors[item]) + (bias + item_bias[item]) < threshold
         ranks[row] = rank
+
+
+@njit(nogil=True, cache=True)
+def _rank_by_tiles(first, last, tiles, users, lists, miss, ranks):
+    """Compute ranks ``first`` to ``last`` of :func:`rank_by_tiles`."""
+    positives, indptr, indices = lists
+    depth = tiles.vectors.shape[1]
+    vectors = np.zeros((BLOCK_ROWS, depth), dtype=np.float32)
+    scores, own = np.empty((GROUP_ROWS, TILE), dtype=np.float32), np.empty(ROW_COLUMN_MULTIPLE, dtype=np.float32)
+    thresholds, next_seen = np.empty(BLOCK_ROWS, dtype=np.float32), np.empty(BLOCK_ROWS, dtype=np.int64)
+    for start in range(first, last, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, last)
+        for row in range(start, stop):
+            load_user(users.user_ids[row], users, vectors[row - start])
+            next_seen[row - start] = indptr[users.user_ids[row]]
+            tile, column = positives[row] // TILE, positives[row] % TILE
+            column -= column % ROW_COLUMN_MULTIPLE
+            b = Matrix(offset(pointer(tiles.vectors), tile * depth * TILE + column), TILE)
+            a = Matrix(offset(pointer(vectors), (row - start) * depth), depth)
+            bias = Matrix(offset(pointer(tiles.bias), tile * TILE + column), 0)
+            gemm_row((ROW_COLUMN_MULTIPLE, depth), a, b, bias, Matrix(pointer(own), ROW_COLUMN_MULTIPLE))
+            thresholds[row - start] = own[positives[row] % TILE - column]
+            ranks[row] = -1  # the positive is not lower than itself
+        for tile in range(len(tiles.bias)):
+            begin, width = tile * TILE, min(TILE, tiles.num_items - tile * TILE)
+            for group in range(start, stop, GROUP_ROWS):
+                rows = min(GROUP_ROWS, stop - group)
+                score_tile(vectors, group - start, rows, tiles, tile, scores)
+                for row in range(group, group + rows):
+                    at, end = next_seen[row - start], indptr[users.user_ids[row] + 1]
+                    threshold, found = thresholds[row - start], scores[row - group]
+                    lower = np.int32(0)
+                    for column in range(width):
+                        lower += np.int32(found[column] < threshold)
+                    counted = width - lower
+                    while at < end and indices[at] < begin + width:
+                        counted -= not found[indices[at] - begin] < threshold
+                        at += 1
+                    next_seen[row - start] = at
+                    ranks[row] += counted
+        for row in range(start, stop):
+            if not np.isfinite(thresholds[row - start]):
+                ranks[row] = miss
 
 
 @njit(nogil=True, cache=True)

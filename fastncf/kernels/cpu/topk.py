@@ -129,13 +129,13 @@ def top_rows(first, last, tiles, request, best):
         users, scores, next_left_out = borrow(users_owner), borrow(scores_owner), borrow(next_owner)
         stop = min(start + BLOCK_ROWS, last)
         for row in range(start, stop):
-            _load_user(request.user_ids[row], request, users[row - start])
+            load_user(request.user_ids[row], request, users[row - start])
             next_left_out[row - start] = left_out.indptr[row]
             best.counts[row] = 0
         for tile in range(len(tiles.bias)):
             for group in range(start, stop, GROUP_ROWS):
                 rows = min(GROUP_ROWS, stop - group)
-                _score_tile(users, group - start, rows, tiles, tile, scores)
+                score_tile(users, group - start, rows, tiles, tile, scores)
                 for row in range(group, group + rows):
                     at = offset(pointer(scores), (row - group) * TILE)
                     entries = next_left_out[row - start], left_out.indptr[row + 1]
@@ -146,7 +146,7 @@ def top_rows(first, last, tiles, request, best):
 
 
 @njit(nogil=True, cache=True)
-def _load_user(user, request, out):
+def load_user(user, request, out):
     """Write a user's vector and behind it the bias to ``out`` (D + 1,)."""
     for term in range(request.user_vectors.shape[1]):
         out[term] = request.user_vectors[user, term]
@@ -154,7 +154,7 @@ def _load_user(user, request, out):
 
 
 @njit(nogil=True, cache=True)
-def _score_tile(users, first, rows, tiles, tile, scores):
+def score_tile(users, first, rows, tiles, tile, scores):
     """Compute the scores (rows, TILE) of some users with a tile.
 
     Args:
