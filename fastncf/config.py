@@ -106,6 +106,9 @@ class Config:
     split: Literal["latest", "random"] = "latest"
     """Which interaction of each user is held out for the test: the latest (the first row among ties) or any."""
 
+    time_format: str | None = None
+    """Format of dates as strftime has it, such as %d.%m.%Y %H:%M, where it cannot be recognised."""
+
     validation: bool = False
     """Hold out a second interaction per user and report ranking metrics on it after each epoch."""
 
@@ -158,6 +161,8 @@ class Config:
         for name, known in (("model", models.names()), ("loss", LOSSES), ("negatives", DISTRIBUTIONS)):
             is_left_out = name == "negatives" and self.negatives is None
             self._require(name, is_left_out or getattr(self, name) in tuple(known), f"one of {', '.join(known)}")
+        holds = self.time_format is None or (isinstance(self.time_format, str) and "%" in self.time_format)
+        self._require("time_format", holds, "a format such as '%d.%m.%Y %H:%M:%S'")
         self._require("device", isinstance(self.device, str), "'auto' or the name of a torch device")
 
     def _check_choices(self) -> None:

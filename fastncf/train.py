@@ -155,10 +155,11 @@ class _Prepared:
         """Read interactions, keep the asked-for share of the users, and hold out items."""
         given = None
         with reporter.stage("read"):
+            columns: dict[str, Any] = {**inputs.columns, "time_format": config.time_format}
             if inputs.test is None:
-                interactions = read_interactions(train, **inputs.columns, needs_time=config.split == "latest")
+                interactions = read_interactions(train, **columns, needs_time=config.split == "latest")
             else:
-                interactions, given = read_with_test(train, inputs.test, inputs.candidates, **inputs.columns)
+                interactions, given = read_with_test(train, inputs.test, inputs.candidates, **columns)
         with reporter.stage("split"):
             share = (config.user_fraction, key(config.seed, Stream.USERS)) if config.user_fraction < 1 else None
             if given is None:

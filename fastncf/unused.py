@@ -142,12 +142,12 @@ UNUSED = (
         "candidates= gives the lists of the test",
     ),
     Unused(
-        ("time",),
+        ("time", "time_format"),
         lambda fit: fit.likely.data.holdout == "random" and not fit.likely.uses_order,
         "neither the held-out items nor the model depend on times",
     ),
     Unused(
-        ("time",),
+        ("time", "time_format"),
         lambda fit: fit.inputs.test is not None and not fit.likely.uses_order,
         "test= gives the held-out items, and the model does not depend on times",
     ),
@@ -167,8 +167,8 @@ def warn_of_unused(fit: Fit, *, stacklevel: int) -> None:
     warned: set[str] = set()
     for unused in UNUSED:
         given = _given(fit.config, unused.settings)
-        if unused.settings == ("time",) and fit.inputs.columns["time"] is not None:
-            given = {"time": fit.inputs.columns["time"]}
+        if "time" in unused.settings and fit.inputs.columns["time"] is not None:
+            given = {"time": fit.inputs.columns["time"], **given}
         given = {name: value for name, value in given.items() if name not in warned}
         if given and unused.holds(fit):
             warned |= given.keys()

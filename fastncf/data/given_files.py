@@ -44,6 +44,7 @@ def read_with_test(
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
+    time_format: str | None = None,
 ) -> tuple[Interactions, GivenTest]:
     """Read training interactions, a test set and, optionally, its candidates.
 
@@ -57,13 +58,16 @@ def read_with_test(
         user: name of the user column of ``train`` and ``test``.
         item: name of the item column.
         time: name of the time column.
+        time_format: format of dates as strftime has it, where it cannot be recognised.
 
     Raises:
         DataNotFoundError: there is no such file.
         DataError: the input cannot be used, or a test user has no training interaction.
+        ConfigError: the format cannot be used.
     """
-    table = read_table(train, user=user, item=item, time=time, needs_time=False)
-    held_out = read_table(test, user=user, item=item, time=time, needs_time=False)
+    columns: dict[str, Any] = {"user": user, "item": item, "time": time, "time_format": time_format}
+    table = read_table(train, **columns, needs_time=False)
+    held_out = read_table(test, **columns, needs_time=False, is_test=True)
     users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]
     lists = None
     if candidates is not None:

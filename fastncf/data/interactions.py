@@ -60,7 +60,13 @@ class Interactions:
 
 
 def read_interactions(
-    source: Any, *, user: str | None = None, item: str | None = None, time: str | None = None, needs_time: bool = True
+    source: Any,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    needs_time: bool = True,
+    time_format: str | None = None,
 ) -> Interactions:
     """Read interactions from a file or a frame.
 
@@ -74,12 +80,14 @@ def read_interactions(
         item: the same for the item column.
         time: the same for the time column.
         needs_time: whether a source without times is an error.
+        time_format: format of dates as strftime has it, such as ``%d.%m.%Y %H:%M``, where it cannot be recognised.
 
     Raises:
         DataNotFoundError: there is no such file.
         DataError: the input cannot be used; the message names the source, the column and the first bad row.
+        ConfigError: the format cannot be used.
     """
-    table = read_table(source, user=user, item=item, time=time, needs_time=needs_time)
+    table = read_table(source, user=user, item=item, time=time, needs_time=needs_time, time_format=time_format)
     return encode_table(
         table, Vocabulary.of([table.frame["user"]], "user"), Vocabulary.of([table.frame["item"]], "item")
     )

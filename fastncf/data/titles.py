@@ -11,9 +11,10 @@ import polars as pl
 from fastncf.data.ids import Vocabulary
 from fastncf.data.named import find_source
 from fastncf.data.readers.checks import ColumnName, check_ids
-from fastncf.data.readers.columns import ALIASES, list_columns, normalize_name
+from fastncf.data.readers.columns import list_columns
 from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.kinds import PARQUET, TEXT
+from fastncf.data.readers.names import has_name_of, normalize_name
 from fastncf.errors import DataError
 from fastncf.processes import require_polars_threads
 
@@ -22,8 +23,6 @@ _TITLES = (
     *("trackname", "songname", "artistname", "description"),
 )
 """Column names that are recognised for titles, normalized, best first."""
-
-_ITEMS = *ALIASES["item"], "id"
 
 _EXPECTED = "an item and a title in each row: a frame, CSV, Parquet, u.item, movies.dat, movies.csv, or their archive"
 _TITLES_FILE = Purpose("titles", ("movies.csv", "movies.dat", "u.item"), _EXPECTED)
@@ -146,7 +145,7 @@ def _of_text(content: bytes, source: str) -> _Rows:
     """Return the items and titles of a text."""
     lines = list(_records(content, source))
     first = lines[0][1]
-    has_header = any(normalize_name(field) in (*_ITEMS, *_TITLES) for field in first)
+    has_header = any(_is_item(field) or normalize_name(field) in _TITLES for field in first)
     item, title = _find_columns(first, source) if has_header else (0, 1)
     body = lines[has_header:]
     for number, fields in body:
@@ -184,6 +183,11 @@ def _records(content: bytes, source: str) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{source}: line {reader.line_num} cannot be split into fields ({error})") from None
 
 
+def _is_item(column: str) -> bool:
+    """Return whether a column may hold the ids of the items by its name."""
+    return has_name_of("item", column) or normalize_name(column) == "id"
+
+
 def _find_columns(columns: list[str], source: str) -> tuple[int, int]:
     """Return the positions of the columns of items and of titles.
 
@@ -192,7 +196,7 @@ def _find_columns(columns: list[str], source: str) -> tuple[int, int]:
     """
     names = [normalize_name(column) for column in columns]
     titles = [names.index(alias) for alias in _TITLES if alias in names]
-    items = [names.index(alias) for alias in _ITEMS if alias in names and names.index(alias) not in titles[:1]]
+    items = [place for place, column in enumerate(columns) if _is_item(column) and place not in titles[:1]]
     for role, found, name in (("item", items, "item"), ("title", titles, "title")):
         if not found:
             raise DataError(

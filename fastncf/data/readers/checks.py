@@ -30,12 +30,14 @@ class ColumnName:
 
     def refuse(self, values: pl.Series, invalid: pl.Series, expected: str) -> None:
         """Raise a DataError for the first row in which the mask ``invalid`` is true, if there is one."""
-        if not invalid.any():
-            return
-        row = first_true(invalid)
+        if invalid.any():
+            raise self.wrong_value(values, first_true(invalid), expected)
+
+    def wrong_value(self, values: pl.Series, row: int, expected: str) -> DataError:
+        """Return the error for the value of a row."""
         value = values[row]
         state = "is empty" if value is None or value == "" else f"holds {value!r:.60}"
-        raise DataError(f"{self.source}: column {self.column!r} {state} in {self.locate(row)}; expected {expected}")
+        return DataError(f"{self.source}: column {self.column!r} {state} in {self.locate(row)}; expected {expected}")
 
     def wrong_dtype(self, values: pl.Series, expected: str) -> DataError:
         """Return the error for a column whose dtype cannot be used."""

@@ -1,33 +1,40 @@
 """User, item and time columns of a source, found by their names or, without a header, by their positions.
 
-A column's *role* is ``user``, ``item`` or ``time``.
+A column's *role* is ``user``, ``item``, ``time``, or ``clock`` for the time of day beside a ``time`` of whole days.
+Where two columns could have one role, the caller is asked; only a date and a time of day are combined.
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import polars as pl
+
+from fastncf.data.readers.dates import formats_of, is_time_of_day, looks_like_time
+from fastncf.data.readers.names import CLOCKS, DATES, has_name_of, normalize_name
 from fastncf.errors import DataError
-
-ALIASES = {
-    "user": ("user", "userid", "uid", "customer", "customerid", "visitorid", "reviewerid", "accountid"),
-    "item": (
-        *("item", "itemid", "iid", "movie", "movieid", "mid", "product", "productid", "asin", "book", "bookid"),
-        *("isbn", "track", "trackid", "song", "songid", "artist", "artistid", "business", "businessid"),
-        *("venueid", "locationid", "article", "articleid", "gameid", "animeid", "recipeid"),
-    ),
-    "time": ("time", "timestamp", "datetime", "date", "ts", "unixtime", "unixreviewtime", "eventtime", "createdat"),
-}
-"""Column names that are recognised for each role, normalized by :func:`normalize_name`, best first."""
 
 NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 """Text that polars reads as a number: with blanks before it, without any behind it."""
 
-_DATE = re.compile(r"\s*\d{4}[-/]\d")
 _MAX_LISTED = 200
 
 
-def normalize_name(name: str) -> str:
-    """Return a column name in lower case, without punctuation and without the ':type' that RecBole appends."""
-    return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a caller says of the columns of a source.
+
+    Attributes:
+        names: the given name of the user, item and time column, or None for each.
+        needs_time: whether a source without a time column is an error.
+        time_format: format of the times as strftime has it, or None to recognise it.
+        is_test: whether the source is a test set, whose users are looked up in training.
+    """
+
+    names: dict[str, str | None]
+    needs_time: bool
+    time_format: str | None = None
+    is_test: bool = False
 
 
 def list_columns(columns: list[str]) -> str:
@@ -36,34 +43,58 @@ def list_columns(columns: list[str]) -> str:
     return listed if len(listed) <= _MAX_LISTED else listed[:_MAX_LISTED] + "..."
 
 
-def match_columns(columns: list[str], names: dict[str, str | None], source: str, needs_time: bool) -> dict[str, str]:
+def match_columns(columns: list[str], options: ReadOptions, source: str) -> dict[str, str]:
     """Return the column of each role: a given name first, then the usual ones.
 
     Args:
         columns: names of all columns of the source.
-        names: the given name of each role, or None.
+        options: what the caller says of them.
         source: name of the source in messages.
-        needs_time: whether a source without a time column is an error.
 
     Returns:
-        A column for ``user``, for ``item`` and, if there is one, for ``time``.
+        A column for ``user``, for ``item`` and, if there is one, for ``time``; also for ``clock`` where ``time`` is the
+        name of a date and another column may hold the time of day.
 
     Raises:
         DataError: a column is missing, ambiguous or used twice.
     """
     listed = list_columns(columns)
-    chosen: dict[str, str] = {}
-    for role, given in names.items():
-        if given is not None and given not in columns:
-            raise DataError(f"{source}: has no column {given!r:.80} for {role}=; its columns are {listed}")
-        column = given if given is not None else _find_column(columns, role, source)
-        if column is not None:
-            chosen[role] = column
-        elif role != "time":
+    given = {role: name for role, name in options.names.items() if name is not None}
+    for role, name in given.items():
+        if name not in columns:
+            raise DataError(f"{source}: has no column {name!r:.80} for {role}=; its columns are {listed}")
+    chosen = dict(given)
+    for role in ("user", "item", "time"):
+        if role not in given:
+            others = [column for column in columns if column not in given.values()]
+            chosen |= _find_columns(others, role, source) or _find_columns(columns, role, source)
+        if role not in chosen and role != "time":
             raise DataError(
                 f"{source}: which column is the {role}? its columns are {listed}; "
                 f"name it with {role}=..., or call it {role} or {role}_id"
             )
+    _require_one_column_each(chosen, columns, source)
+    if "time" not in chosen:
+        _refuse_format_of_nothing(options, source)
+    if "time" not in chosen and options.needs_time:
+        raise DataError(
+            f"{source}: has no time column (its columns are {listed}), which tells the latest interaction of a user; "
+            f"name the column with time=..., or choose split='random' to hold out any interaction"
+        )
+    return {role: chosen[role] for role in ("user", "item", "time", "clock") if role in chosen}
+
+
+def _refuse_format_of_nothing(options: ReadOptions, source: str) -> None:
+    """Raise a DataError for a format of times where training has no times."""
+    if options.time_format is not None and not options.is_test:
+        raise DataError(
+            f"{source}: has no time column for time_format={options.time_format!r:.80}; name the column with time=..."
+        )
+
+
+def _require_one_column_each(chosen: dict[str, str], columns: list[str], source: str) -> None:
+    """Raise a DataError for a column that has two roles, or for one of two that have the same name."""
+    listed = list_columns(columns)
     if len(set(chosen.values())) < len(chosen):
         raise DataError(f"{source}: one column cannot serve twice: {chosen}; its columns are {listed}")
     for role, column in chosen.items():
@@ -72,64 +103,152 @@ def match_columns(columns: list[str], names: dict[str, str | None], source: str,
                 f"{source}: which column is the {role}? {columns.count(column)} are called {column!r:.80}; "
                 f"its columns are {listed}; expected one column of each name that is used"
             )
-    if "time" not in chosen and needs_time:
-        raise DataError(
-            f"{source}: has no time column (its columns are {listed}), which tells the latest interaction of a user; "
-            f"name the column with time=..., or choose split='random' to hold out any interaction"
-        )
-    return chosen
 
 
-def _find_column(columns: list[str], role: str, source: str) -> str | None:
-    """Return the column with the best alias of a role, or None.
+def _find_columns(columns: list[str], role: str, source: str) -> dict[str, str]:
+    """Return the column of a role by its name, if there is one; a date may have a time of day beside it.
 
     Raises:
-        DataError: different columns have that alias.
+        DataError: several columns have names of the role.
     """
-    for alias in ALIASES[role]:
-        matches = [column for column in columns if normalize_name(column) == alias]
-        if len(set(matches)) > 1:
-            raise DataError(
-                f"{source}: which column is the {role}, {' or '.join(map(repr, matches))}? name one with {role}=..."
-            )
-        if matches:
-            return matches[0]
-    return None
+    found = list(dict.fromkeys(column for column in columns if has_name_of(role, column)))
+    if role == "time" and found:
+        dates = [column for column in found if DATES.fullmatch(normalize_name(column))]
+        others = [column for column in found if column not in dates]
+        clocks = others or [column for column in columns if CLOCKS.fullmatch(normalize_name(column))]
+        if len(dates) == 1 and len(clocks) == 1:
+            return {"time": dates[0], "clock": clocks[0]}
+    if len(found) > 1:
+        listed = " or ".join(f"{column!r:.60}" for column in found[:4])
+        raise DataError(
+            f"{source}: which column is the {role}, {listed}? name one with {role}=...; "
+            f"its columns are {list_columns(columns)}"
+        )
+    return dict.fromkeys((role,), found[0]) if found else {}
 
 
-def guess_columns(
-    columns: list[str], rows: list[list[str]], names: dict[str, str | None], source: str, needs_time: bool
-) -> dict[str, str]:
+def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOptions, source: str) -> dict[str, str]:
     """Return the column of each role in a source without a header.
 
-    Given names come first, then positions: user, item, rating, time. With three columns the third is the time if it
-    looks like one.
+    Given names come first, then positions: user, item, rating, time. The third or the fourth column is the time if all
+    of it looks like times, see :func:`~fastncf.data.readers.dates.looks_like_time`.
 
     Args:
         columns: names of all columns: column_1, column_2 and so on.
         rows: fields of the first rows.
-        names: the given name of each role, or None.
+        options: what the caller says of the columns.
         source: name of the source in messages.
-        needs_time: whether a source without a time column is an error.
 
     Raises:
-        DataError: there are more than four columns and not all of them are named, or as for :func:`match_columns`.
+        DataError: there are more than four columns and not all of them are named, both the third and the fourth may be
+            the time, or as for :func:`match_columns`.
     """
+    names = options.names
     if len(columns) > 4 and not (names["user"] and names["item"]):
         raise DataError(
             f"{source}: has {len(columns)} columns and no header ({rows[0]!r:.80}); expected user, item, rating, "
             f"time in this order, or names for them, such as user='column_1', item='column_3', time='column_2'"
         )
     guess = dict(zip(("user", "item"), columns, strict=False))
-    times = [n for n in (2, 3) if _looks_like_time([row[n] for row in rows if n < len(row)])]
-    if len(columns) == 4 or (len(columns) == 3 and times):
-        guess["time"] = columns[2 if times == [2] else -1]
+    if names["time"] is None and len(columns) <= 4:
+        guess |= _guess_time(columns, rows, source)
     unnamed = {role: column for role, column in guess.items() if column not in names.values()}
-    return match_columns(columns, {role: names[role] or unnamed.get(role) for role in names}, source, needs_time)
+    chosen = {role: names.get(role) or unnamed.get(role) for role in ("user", "item", "time", "clock")}
+    if chosen["time"] is None:
+        _refuse_format_of_nothing(options, source)
+    if chosen["time"] is None and options.needs_time:
+        raise DataError(
+            f"{source}: has no header, and neither its third nor its fourth column looks like times ({rows[0]!r:.80}), "
+            f"which tell the latest interaction of a user; name the column, such as time='column_{len(columns)}', or "
+            f"choose split='random' to hold out any interaction"
+        )
+    given = {role: name for role, name in chosen.items() if name is not None}
+    for role, name in given.items():
+        if name not in columns:
+            raise DataError(
+                f"{source}: has no column {name!r:.80} for {role}=; its columns are {list_columns(columns)}"
+            )
+    _require_one_column_each(given, columns, source)
+    return given
 
 
-def _looks_like_time(values: list[str]) -> bool:
-    """Return whether most values are times rather than ratings: dates, or numbers beyond any rating scale."""
-    filled = [value for value in values if value.strip()]
-    times = sum(float(value) >= 1e6 if NUMBER.fullmatch(value) else bool(_DATE.match(value)) for value in filled)
-    return 2 * times > len(filled)
+def _guess_time(columns: list[str], rows: list[list[str]], source: str) -> dict[str, str]:
+    """Return which of the third and the fourth column is the time by the first rows, if one is.
+
+    Raises:
+        DataError: both look like times.
+    """
+    values = {
+        column: [row[at] for row in rows if at < len(row) and row[at].strip()] for at, column in enumerate(columns)
+    }
+    later = columns[2:]
+    times = [column for column in later if _are_mostly(values[column], looks_like_time)]
+    if len(times) > 1:
+        raise DataError(
+            f"{source}: which column is the time, {' or '.join(times)}? it has no header ({rows[0]!r:.80}); "
+            f"name one with time=..."
+        )
+    clocks = [column for column in later if _are_mostly(values[column], lambda text: is_time_of_day(text.strip()))]
+    if times and clocks and not any(":" in value for value in values[times[0]][:1]):
+        return {"time": times[0], "clock": clocks[0]}
+    return {"time": times[0]} if times else {}
+
+
+def _are_mostly(values: list[str], holds: Callable[[str], bool]) -> bool:
+    """Return whether a condition holds for most values; the other ones are refused when all rows are known."""
+    return 2 * sum(map(holds, values)) > len(values)
+
+
+def refuse_doubtful_header(
+    frame: pl.DataFrame, rows: list[list[str]], position_of: dict[str, int], source: str
+) -> None:
+    """Raise an error where the first row of a source without a header may be one.
+
+    It may be one where it holds no number and no date, or consecutive numbers, as programs count columns, and its user
+    or item occurs in no other row; or numbers where no other row does.
+
+    Args:
+        frame: columns ``user`` and ``item`` of all rows.
+        rows: fields of the first rows.
+        position_of: position of the user and of the item among them.
+        source: name of the source in messages.
+
+    Raises:
+        DataError: says how to tell.
+    """
+    first = [field.strip() for field in rows[0]]
+    user, item = position_of["user"], position_of["item"]
+    ids = [frame[role].to_physical() for role in ("user", "item")]
+    is_alone = [bool((column == column[0]).sum() == 1) for column in ids]
+    if not _may_be_header(first, [[row[at] for at in (user, item) if at < len(row)] for row in rows[1:]], is_alone):
+        return
+    raise DataError(
+        f"{source}: is its first row ({', '.join(first)!r:.80}) a header or an interaction? for a header, name the "
+        f"columns as it does (user={first[user]!r:.40}, item={first[item]!r:.40}); for an interaction, say "
+        f"user='column_{user + 1}', item='column_{item + 1}'"
+    )
+
+
+def _may_be_header(first: list[str], below: list[list[str]], is_alone: list[bool]) -> bool:
+    """Return whether the first row of a source may be its header.
+
+    Args:
+        first: its fields.
+        below: ids of the rows below.
+        is_alone: whether its user, and its item, occur in no other row.
+    """
+    if not any(_is_value(field) for field in first):
+        return all(is_alone)
+    if not all(field.isdecimal() for field in first):
+        return False
+    ids = [field for row in below for field in row]
+    if ids and not any(NUMBER.fullmatch(field) for field in ids):
+        return True
+    if first == list(map(str, range(len(first)))):
+        return any(is_alone)
+    return len(first) > 2 and first == list(map(str, range(1, len(first) + 1))) and all(is_alone)
+
+
+def _is_value(field: str) -> bool:
+    """Return whether a field holds a number or a date, as no name of a column does."""
+    return NUMBER.fullmatch(field) is not None or bool(formats_of(field)) or is_time_of_day(field)

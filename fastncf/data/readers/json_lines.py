@@ -9,7 +9,7 @@ from typing import IO
 import polars as pl
 
 from fastncf.data.ids import EXPECTED_IDS
-from fastncf.data.readers.columns import match_columns
+from fastncf.data.readers.columns import ReadOptions, match_columns
 from fastncf.data.readers.files import open_content
 from fastncf.data.readers.text import TextTable
 from fastncf.errors import DataError
@@ -23,14 +23,13 @@ _CHUNK_BYTES = 1 << 24
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
-def read_json_lines(source: str, content: Path | bytes, names: dict[str, str | None], needs_time: bool) -> TextTable:
+def read_json_lines(source: str, content: Path | bytes, options: ReadOptions) -> TextTable:
     """Read the user, item and time columns of JSON lines; blank lines are skipped.
 
     Args:
         source: name of the source in messages.
         content: path of the text, or the text itself.
-        names: the given column name of each role, or None.
-        needs_time: whether a text without a time column is an error.
+        options: what the caller says of the columns.
 
     Raises:
         DataError: a line is not a JSON object, its values do not fit those of other lines, or a column is missing.
@@ -42,7 +41,7 @@ def read_json_lines(source: str, content: Path | bytes, names: dict[str, str | N
     try:
         lazy = pl.scan_ndjson(io.BytesIO(content) if isinstance(content, bytes) else content, infer_schema_length=None)
         schema = lazy.collect_schema()  # the types of all lines, not of the first ones
-        columns = match_columns(schema.names(), names, source, needs_time)
+        columns = match_columns(schema.names(), options, source)
         frame = lazy.select(pl.col(column).alias(role) for role, column in columns.items()).collect()
     except _UNREADABLE as error:
         raise _explain_failure(source, content, schema, str(error).partition("\n")[0]) from None

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import polars as pl
 
-from fastncf.data.readers.columns import ALIASES, NUMBER, guess_columns, match_columns, normalize_name
+from fastncf.data.readers.columns import NUMBER, ReadOptions, guess_columns, match_columns
+from fastncf.data.readers.dates import HEAD_ROWS, formats_of
 from fastncf.data.readers.files import EXPECTED_SOURCES
+from fastncf.data.readers.names import is_known
 from fastncf.data.readers.records import open_text, split_records
-from fastncf.data.readers.times import HEAD_ROWS
 from fastncf.errors import DataError
 
 _SEPARATORS = (("::",), ("\t",), (",", ";", "|"), (" ",))
@@ -34,9 +35,10 @@ class TextLayout:
         quoted: whether double quotes enclose fields that are used, or separators.
         has_header: whether the first row holds the names of the columns.
         columns: names of all columns: those of the header, or column_1, column_2 and so on.
-        column_of: name of the column of each role (``user``, ``item`` and perhaps ``time``).
+        column_of: name of the column of each role (``user``, ``item`` and perhaps ``time`` and ``clock``).
         position_of: position among the columns of each role.
-        dtype_of: Int64, Float64 or String, by what most of the first values of each role look like.
+        dtype_of: Int64 or String, by what most of the first values of each role look like.
+        rows: fields of the first rows, without the header.
         head_of: the first values of each role.
         text_positions: positions of all columns that hold something other than numbers in the first rows.
     """
@@ -48,8 +50,13 @@ class TextLayout:
     column_of: dict[str, str]
     position_of: dict[str, int]
     dtype_of: dict[str, pl.DataType]
+    rows: list[list[str]]
     head_of: dict[str, list[str]]
     text_positions: list[int]
+
+    def with_times_as_text(self) -> dict[str, pl.DataType]:
+        """Return the dtype of each role with String for times, which all rows then decide the meaning of."""
+        return {role: pl.String() if role in ("time", "clock") else dtype for role, dtype in self.dtype_of.items()}
 
     def describe(self) -> str:
         """Return the layout in words."""
@@ -57,14 +64,13 @@ class TextLayout:
         return f"text separated by {separator!r}, {'with' if self.has_header else 'without'} header"
 
 
-def detect_layout(source: str, content: Path | bytes, names: dict[str, str | None], needs_time: bool) -> TextLayout:
+def detect_layout(source: str, content: Path | bytes, options: ReadOptions) -> TextLayout:
     """Recognise the layout of a text by its first rows.
 
     Args:
         source: name of the source in messages.
         content: path of the text, or the text itself.
-        names: the given column name of each role, or None.
-        needs_time: whether a text without a time column is an error.
+        options: what the caller says of the columns.
 
     Raises:
         DataError: the layout cannot be recognised, or a column is missing or ambiguous.
@@ -73,17 +79,20 @@ def detect_layout(source: str, content: Path | bytes, names: dict[str, str | Non
         head = _decode_head(file.read(_HEAD_BYTES), source, has_more=bool(file.read(1)))
     separator = _find_separator(head, source)
     rows = [row for _, row in _head_records(head, separator, source)]
-    has_header = _has_header(rows, names)
+    has_header = _has_header(rows, options.names)
     columns = [field.strip() for field in rows[0]] if has_header else [f"column_{i + 1}" for i in range(len(rows[0]))]
     body = rows[1:] if has_header else rows
     if not body:
         raise DataError(f"{source}: holds a header ({', '.join(columns):.200}) and no row; expected rows below it")
     if has_header:
-        column_of = match_columns(columns, names, source, needs_time)
+        column_of = match_columns(columns, options, source)
     else:
-        column_of = guess_columns(columns, body, names, source, needs_time)
+        column_of = guess_columns(columns, body, options, source)
     position_of = {role: columns.index(column) for role, column in column_of.items()}
     head_of = {role: [row[i] for row in body if i < len(row)] for role, i in position_of.items()}
+    dtype_of = {role: _guess_dtype(values, is_time=role in ("time", "clock")) for role, values in head_of.items()}
+    if options.time_format is not None and "time" in dtype_of:
+        dtype_of["time"] = pl.String()
     return TextLayout(
         separator=separator,
         quoted=separator != "::" and _has_quotes(head, separator, len(columns), position_of),
@@ -91,7 +100,8 @@ def detect_layout(source: str, content: Path | bytes, names: dict[str, str | Non
         columns=columns,
         column_of=column_of,
         position_of=position_of,
-        dtype_of={role: _guess_dtype(values, is_time=role == "time") for role, values in head_of.items()},
+        dtype_of=dtype_of,
+        rows=body,
         head_of=head_of,
         text_positions=[i for i in range(len(columns)) if not all(_is_number(row[i]) for row in body if i < len(row))],
     )
@@ -147,19 +157,28 @@ def _find_separator(head: str, source: str) -> str:
 def _has_header(rows: list[list[str]], names: dict[str, str | None]) -> bool:
     """Return whether the first row names the columns.
 
-    It does if it holds a given name or a known one, or no number but text above a column of numbers.
+    It does if it holds a given name or a known one, or no number but text above a column of numbers or dates. It does
+    not if the given names are those of a text without a header.
     """
     first = [field.strip() for field in rows[0]]
     given = [name for name in names.values() if name is not None]
     if any(name in first or not re.fullmatch(r"column_\d+", name) for name in given):
         return True
-    known = {alias for aliases in ALIASES.values() for alias in aliases}
-    if any(normalize_name(field) in known for field in first):
+    if given:
+        return False
+    if any(map(is_known, first)):
         return True
     below = rows[1:]
-    return not any(_is_number(field) for field in first) and any(
-        field and all(_is_number(row[i]) for row in below if i < len(row)) for i, field in enumerate(first) if below
+    return not any(_is_number_or_date(field) for field in first) and any(
+        field and all(_is_number_or_date(row[i]) for row in below if i < len(row))
+        for i, field in enumerate(first)
+        if below
     )
+
+
+def _is_number_or_date(value: str) -> bool:
+    """Return whether a field is a number or a date."""
+    return _is_number(value) or bool(formats_of(value.strip()))
 
 
 def _has_quotes(head: str, separator: str, num_columns: int, position_of: dict[str, int]) -> bool:
@@ -173,14 +192,11 @@ def _has_quotes(head: str, separator: str, num_columns: int, position_of: dict[s
 
 
 def _guess_dtype(values: list[str], *, is_time: bool) -> pl.DataType:
-    """Return Int64, Float64 or String, by what most of the first values look like."""
+    """Return Int64 or String, by what most of the first values look like."""
     filled = [value for value in values if value.strip()]
     integers = sum(map(_is_integer, filled))
-    if is_time:
-        numbers = sum(map(_is_number, filled))
-        if 2 * numbers < len(filled):
-            return pl.String()
-        return pl.Int64() if integers == numbers else pl.Float64()
+    if is_time:  # of text, all rows decide what it means
+        return pl.Int64() if 2 * integers > len(filled) else pl.String()
     # 007, +7 and what Int64 cannot hold are text: as integers they would be other ids
     textual = any(_DIGITS.fullmatch(value) and not _is_integer(value) for value in filled)
     return pl.Int64() if 2 * integers > len(filled) and not textual else pl.String()
@@ -203,7 +219,6 @@ def fits_32_bits(value: str) -> bool:
 
 FIELDS: dict[str, tuple[Callable[[str], bool], str]] = {
     "Int64": (_is_integer, "an integer"),
-    "Float64": (_is_number, "a number"),
     "String": (lambda value: True, "text"),
 }
 """For each dtype: whether a field can be read as it, and in words what is expected."""

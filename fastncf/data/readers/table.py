@@ -1,5 +1,6 @@
 """One source, a file or a frame, as a checked table of raw ids and times."""
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,18 @@ import polars as pl
 
 from fastncf.data.named import find_source
 from fastncf.data.readers.checks import ColumnName, check_ids
-from fastncf.data.readers.columns import match_columns
+from fastncf.data.readers.columns import ReadOptions, match_columns, refuse_doubtful_header
 from fastncf.data.readers.files import EXPECTED_SOURCES, read_file
 from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import JSON_LINES, PARQUET
 from fastncf.data.readers.text import read_text
-from fastncf.data.readers.times import check_times
+from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
 from fastncf.errors import DataError
 from fastncf.processes import require_polars_threads
 
 _FRAME = "the frame"
+_FOREIGN_TYPES = ("decimal256", "month_day_nano_interval", "extension", "map", "union", "dense_union", "sparse_union")
+"""Types of pyarrow at which polars panics, or of which it makes others."""
 
 
 @dataclass(frozen=True)
@@ -41,51 +44,71 @@ class Table:
     locate: Callable[[int], str]
 
 
-def read_table(source: Any, *, user: str | None, item: str | None, time: str | None, needs_time: bool) -> Table:
+def read_table(
+    source: Any,
+    *,
+    user: str | None,
+    item: str | None,
+    time: str | None,
+    needs_time: bool,
+    time_format: str | None = None,
+    is_test: bool = False,
+) -> Table:
     """Read the user, item and time columns of a source and check them.
 
-    For the arguments see :func:`fastncf.data.interactions.read_interactions`.
+    For the arguments see :func:`fastncf.data.interactions.read_interactions`; ``is_test`` tells that the source is a
+    test set, whose users are looked up in training.
 
     Raises:
         DataNotFoundError: there is no such file.
         DataError: the input cannot be used; the message names the source, the column and the first bad row or line.
         ForkError: this process lacks the threads of Polars.
+        ConfigError: the given format of times cannot be used.
     """
     require_polars_threads("reading interactions")
     given = {"user": user, "item": item, "time": time}
     names = {role: None if name is None else str(name) for role, name in given.items()}
+    options = ReadOptions(names, needs_time, time_format, is_test)
     if isinstance(source, (str, Path)):
-        return _read_file(find_source(source), names, needs_time)
+        return _read_file(find_source(source), options)
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
-        frame, columns = _collect(source.lazy(), names, needs_time, _FRAME, "cannot be computed")
-        return _check_table(frame, columns, _FRAME, "polars frame")
+        frame, columns = _collect(source.lazy(), options, _FRAME, "cannot be computed")
+        return _check_table(frame, _Origin(_FRAME, "polars frame", columns), options)
     if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
         all_columns = [str(column) for column in source.columns]
-        columns = match_columns(all_columns, names, _FRAME, needs_time)
+        columns = match_columns(all_columns, options, _FRAME)
         frame = pl.DataFrame(
             {
-                role: _from_pandas(source.iloc[:, all_columns.index(column)], is_id=role != "time")
+                role: _from_pandas(source.iloc[:, all_columns.index(column)], is_id=role in ("user", "item"))
                 for role, column in columns.items()
             }
         )
-        return _check_table(frame, columns, _FRAME, "pandas frame")
+        return _check_table(frame, _Origin(_FRAME, "pandas frame", columns), options)
     raise DataError(f"cannot read interactions from a {type(source).__name__}; expected {EXPECTED_SOURCES}")
 
 
-def _read_file(path: Path, names: dict[str, str | None], needs_time: bool) -> Table:
+def _read_file(path: Path, options: ReadOptions) -> Table:
     """Read a text file, JSON lines or Parquet."""
     source, content, kind = read_file(path)
     if kind == PARQUET:
         lazy = pl.scan_parquet(content, glob=False)
-        frame, columns = _collect(lazy, names, needs_time, source, "the Parquet file is damaged")
-        return _check_table(frame, columns, source, kind)
+        frame, columns = _collect(lazy, options, source, "the Parquet file is damaged")
+        return _check_table(frame, _Origin(source, kind, columns), options)
     read = read_json_lines if kind == JSON_LINES else read_text
-    frame, columns, text_format, find_line = read(source, content, names, needs_time)
-    return _check_table(frame, columns, source, text_format, lambda row: f"line {find_line(row)}")
+    frame, columns, text_format, find_line, layout = read(source, content, options)
+    origin = _Origin(source, text_format, columns, lambda row: f"line {find_line(row)}")
+    if layout is None or layout.has_header:
+        return _check_table(frame, origin, options)
+    if options.names["time"] is None and "time" in columns:
+        check_likely_times(frame["time"], origin.name_column("time"))
+    table = _check_table(frame, origin, options)
+    if not (options.is_test or (options.names["user"] and options.names["item"])):
+        refuse_doubtful_header(table.frame, layout.rows, layout.position_of, source)
+    return table
 
 
 def _collect(
-    lazy: pl.LazyFrame, names: dict[str, str | None], needs_time: bool, source: str, failure: str
+    lazy: pl.LazyFrame, options: ReadOptions, source: str, failure: str
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """Return the used columns of a lazy frame, named by their roles, and the column of each role.
 
@@ -93,7 +116,7 @@ def _collect(
         DataError: the frame cannot be computed, for which ``failure`` is the reason given.
     """
     try:
-        columns = match_columns(lazy.collect_schema().names(), names, source, needs_time)
+        columns = match_columns(lazy.collect_schema().names(), options, source)
         return lazy.select(pl.col(column).alias(role) for role, column in columns.items()).collect(), columns
     except DataError:
         raise
@@ -105,13 +128,16 @@ def _collect(
 def _from_pandas(column: Any, *, is_id: bool) -> pl.Series:
     """Return a pandas column as a polars one. ``pl.from_pandas`` would need pyarrow for text.
 
-    Ids of several types and NumPy's scalars are left as objects: polars would make other text of them, or round them.
+    Ids of several types, NumPy's scalars and dates are left as objects: polars would make other text of them, or round
+    them.
     """
+    if type(column.dtype).__name__ == "ArrowDtype" or getattr(column.dtype, "storage", None) == "pyarrow":
+        return _from_arrow(column.array.__arrow_array__())
     if getattr(column.dtype, "tz", None) is not None:
         column = column.dt.tz_convert(None)
     if column.dtype.kind == "M" and column.dt.unit == "s":  # polars has no such unit
         column = column.dt.as_unit("ms")
-    if column.dtype.kind in "iufM":
+    if column.dtype.kind in "iufMm":
         missing = column.isna()
         if not missing.any():
             return pl.Series(column.to_numpy())
@@ -120,8 +146,8 @@ def _from_pandas(column: Any, *, is_id: bool) -> pl.Series:
     values = column.astype(object)
     values = values.where(values.notna(), None).tolist()
     types = set(map(type, values)) - {type(None)}
-    is_mixed = is_id and (len(types) > 1 or any(issubclass(kind, np.generic) for kind in types))
-    if is_mixed or (bool in types and len(types) > 1):  # polars would take True for 1
+    is_mixed = len(types) > 1 or any(issubclass(kind, np.generic | dt.datetime) for kind in types)
+    if is_mixed:
         return pl.Series(values, dtype=pl.Object)
     try:
         return pl.Series(values, strict=False, dtype=None if values else pl.String)
@@ -129,23 +155,51 @@ def _from_pandas(column: Any, *, is_id: bool) -> pl.Series:
         return pl.Series(values, dtype=pl.Object)
 
 
-def _check_table(
-    frame: pl.DataFrame,
-    columns: dict[str, str],
-    source: str,
-    source_format: str,
-    locate: Callable[[int], str] = lambda row: f"row {row + 1}",
-) -> Table:
+@dataclass(frozen=True)
+class _Origin:
+    """Where a frame of user, item and time columns comes from.
+
+    Attributes:
+        source: name of the source in messages.
+        format: kind of the source, for people.
+        columns: name of the column of each role.
+        locate: returns in words where a row of the frame stands in the source.
+    """
+
+    source: str
+    format: str
+    columns: dict[str, str]
+    locate: Callable[[int], str] = lambda row: f"row {row + 1}"
+
+    def name_column(self, role: str) -> ColumnName:
+        """Return the column of a role for messages."""
+        return ColumnName(self.source, self.columns[role], self.locate)
+
+
+def _from_arrow(values: Any) -> pl.Series:
+    """Return an array of pyarrow as a polars column; one of a type that polars does not have as objects."""
+    is_foreign = str(values.type).startswith(_FOREIGN_TYPES)
+    return pl.Series(values.to_pylist(), dtype=pl.Object) if is_foreign else pl.Series(pl.from_arrow(values))
+
+
+def _check_table(frame: pl.DataFrame, origin: _Origin, options: ReadOptions) -> Table:
     """Return the table of a frame of user, item and time columns, after all checks of their values.
 
     Raises:
         DataError: the frame is empty, or a value is not as expected.
+        ConfigError: the given format of times cannot be used.
     """
+    source, columns = origin.source, dict(origin.columns)
     if frame.height == 0:
         raise DataError(f"{source}: holds no row; expected at least two users and two items")
-    checks = {"user": check_ids, "item": check_ids, "time": check_times}
-    checked = pl.DataFrame(
-        [checks[role](frame[role], ColumnName(source, columns[role], locate)).alias(role) for role in frame.columns]
-    )
-    source_info = {"source": source, "format": source_format, "columns": columns, "rows": frame.height}
-    return Table(checked, source, source_info, locate)
+    checked = [check_ids(frame[role], origin.name_column(role)).alias(role) for role in ("user", "item")]
+    if "clock" in columns:
+        names = origin.name_column("time"), origin.name_column("clock")
+        time = combine_times(TimeColumns(frame["time"], frame["clock"], *names), options.time_format)
+        columns["time"] += f" + {columns.pop('clock')}"
+    elif "time" in columns:
+        time = check_times(frame["time"], origin.name_column("time"), options.time_format)
+    if "time" in columns:
+        checked.append(time.alias("time"))
+    source_info = {"source": source, "format": origin.format, "columns": columns, "rows": frame.height}
+    return Table(pl.DataFrame(checked), source, source_info, origin.locate)

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from fastncf.data.ids import categories
+from fastncf.data.readers.columns import ReadOptions
+from fastncf.data.readers.dates import EXPECTED_CLOCKS, EXPECTED_TIMES, have_four_digits, parse_dates, plain_format
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.layout import FIELDS, TextLayout, detect_layout, fits_32_bits
 from fastncf.data.readers.records import read_lines, split_records
-from fastncf.data.readers.times import are_numbers, guess_date_format, parse_dates
 from fastncf.errors import DataError
 
 _NUM_EXTRA = 3  # columns beyond the last one that are read, to see whether a row has too many fields
@@ -27,34 +28,36 @@ class TextTable(NamedTuple):
     """Columns that were read from a text.
 
     Attributes:
-        frame: columns ``user``, ``item`` and perhaps ``time``: ids Int32, Int64, Categorical or String, times numbers,
-            dates or String.
+        frame: columns ``user``, ``item`` and perhaps ``time`` and ``clock``: ids Int32, Int64, Categorical or String,
+            times Int64, dates or String.
         columns: name of the column of each role.
-        format: the layout in words.
+        format: the format in words.
         find_line: returns the line number of a row of the frame.
+        layout: the layout of a text with separators, None for JSON lines.
     """
 
     frame: pl.DataFrame
     columns: dict[str, str]
     format: str
     find_line: Callable[[int], int]
+    layout: TextLayout | None = None
 
 
-def read_text(source: str, content: Path | bytes, names: dict[str, str | None], needs_time: bool) -> TextTable:
+def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextTable:
     """Read the user, item and time columns of a text.
 
     Args:
         source: name of the source in messages.
         content: path of the text, or the text itself.
-        names: the given column name of each role, or None.
-        needs_time: whether a text without a time column is an error.
+        options: what the caller says of the columns.
 
     Raises:
         DataError: the text cannot be read; the message names the source and the first line that is wrong.
     """
-    reader = _TextReader(source, content, detect_layout(source, content, names, needs_time))
+    reader = _TextReader(source, content, detect_layout(source, content, options), options.time_format)
     frame = reader.read()
-    return TextTable(frame, reader.layout.column_of, reader.layout.describe(), reader.find_line)
+    layout = reader.layout
+    return TextTable(frame, layout.column_of, layout.describe(), reader.find_line, layout)
 
 
 class _DateFormatError(Exception):
@@ -68,27 +71,29 @@ class _TextReader:
         source: name of the source in messages.
         content: path of the text, or the text itself.
         layout: its layout by the first rows.
+        time_format: format of the times as strftime has it, or None to recognise it.
         quoted: whether double quotes enclose fields, in the present attempt to read the text.
     """
 
-    def __init__(self, source: str, content: Path | bytes, layout: TextLayout) -> None:
+    def __init__(self, source: str, content: Path | bytes, layout: TextLayout, time_format: str | None) -> None:
         self.source = source
         self.content = content
         self.layout = layout
+        self.time_format = time_format
         self.quoted = layout.quoted
 
     def read(self) -> pl.DataFrame:
         """Return the used columns.
 
-        The layout of the first rows is tried first, then fractions in the times, then quotes.
+        The layout of the first rows is tried first, then text as times, then quotes.
         """
-        dtypes = self.layout.dtype_of
+        dtypes, as_text = self.layout.dtype_of, self.layout.with_times_as_text()
         reason = ""
         for quoted in (self.quoted,) if self.quoted or self.layout.separator == "::" else (False, True):
             self.quoted = quoted
-            for time in (pl.Int64(), pl.Float64()) if dtypes.get("time") == pl.Int64 else (dtypes.get("time"),):
+            for attempt in (dtypes, as_text) if as_text != dtypes else (dtypes,):
                 try:
-                    frame = self._scan_narrow_first(dtypes if time is None else {**dtypes, "time": time})
+                    frame = self._scan_narrow_first(attempt)
                 except _UNREADABLE as error:
                     reason = reason or str(error).partition("\n")[0]
                     continue
@@ -133,8 +138,10 @@ class _TextReader:
         has_dates = self._narrow(dtypes, dtype_at, used) if narrow else False
         flags = self._doubts(dtype_at, has_dates)
         frame = self._scan_csv(dtype_at).select(**used, **flags).collect(engine="streaming")
-        if has_dates and (frame["time"].is_null() & frame["user"].is_not_null()).any():
-            raise _DateFormatError
+        if has_dates:
+            times = frame["time"]
+            if (times.is_null() & frame["user"].is_not_null()).any() or not have_four_digits(times):
+                raise _DateFormatError
         if frame.drop_in_place("extra").any():
             return None
         doubtful = [name for name in ("short", "long") if name in flags and frame.drop_in_place(name).any()]
@@ -159,9 +166,11 @@ class _TextReader:
                 dtype_at[self.layout.position_of[role]] = pl.Int32()
             elif dtypes[role] == pl.String:
                 used[role] = used[role].cast(pl.Categorical(pl.Categories.random()))
-        if dtypes.get("time") == pl.String and not are_numbers(head := pl.Series(head_of["time"])):
-            used["time"] = parse_dates(used["time"], guess_date_format(head))
-            return True
+        if dtypes.get("time") == pl.String and self.time_format is None and "clock" not in dtypes:
+            fmt = plain_format(head_of["time"])
+            if fmt is not None:
+                used["time"] = parse_dates(used["time"], fmt)
+                return True
         return False
 
     def _doubts(self, dtype_at: dict[int, pl.DataType], has_dates: bool) -> dict[str, pl.Expr]:
@@ -215,9 +224,7 @@ class _TextReader:
 
     def _explain_failure(self, reason: str) -> DataError:
         """Return the error for a text that no attempt could read: its first bad line, or else the reason of polars."""
-        dtypes = dict(self.layout.dtype_of)
-        if dtypes.get("time") == pl.Int64:
-            dtypes["time"] = pl.Float64()
+        dtypes = self.layout.with_times_as_text()
         for quoted in (self.layout.quoted, self.quoted):
             self.quoted = quoted
             for line, row in self._body():
@@ -239,12 +246,13 @@ class _TextReader:
             return f"line {line} has {len(row)} fields; expected {len(columns)} ({', '.join(columns):.200})"
         for role, position in self.layout.position_of.items():
             is_readable, expected = FIELDS[str(dtypes[role])]
+            expected = {"time": EXPECTED_TIMES, "clock": EXPECTED_CLOCKS}.get(role, expected)
             column, field = columns[position], row[position]
             if not field.strip():
                 return f"column {column!r:.80} is empty in line {line}; expected {expected}"
             if not is_readable(field):
-                hint = "" if role == "time" else " as in the rows before (text ids: pass a frame with text)"
-                return f"column {column!r:.80} holds {field!r:.60} in line {line}; expected {expected}{hint}"
+                hint = "as in the rows before (text ids: pass a frame with text)"
+                return f"column {column!r:.80} holds {field!r:.60} in line {line}; expected {expected} {hint}"
         return None
 
 

@@ -17,6 +17,8 @@ from fastncf.errors import DataError
 HEADER = "user,item,rating,time\n"
 PLAIN = HEADER + "1,2,3,4\n5,6,7,8\n"
 ROWS = [(1, 2, 4), (5, 6, 8)]
+BARE_ROWS = [(1, 2, 1112486027), (5, 6, 1112486028)]
+"""Rows whose times are recognised without a header."""
 DAY = dt.datetime(2020, 1, 1)
 LIVELY = settings(
     deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -33,8 +35,8 @@ def write(tmp_path):
     return _write
 
 
-def read(source, *, needs_time=True, user=None, item=None, time=None) -> Table:
-    return read_table(source, user=user, item=item, time=time, needs_time=needs_time)
+def read(source, *, needs_time=True, user=None, item=None, time=None, **options) -> Table:
+    return read_table(source, user=user, item=item, time=time, needs_time=needs_time, **options)
 
 
 def rows(source, **arguments):

@@ -33,7 +33,7 @@ BAD = {
     "zip of others": (archive(a="1", b="2"), "which of its 2 files holds the ratings?"),
     "zip of two": (archive(**{"x/ratings.csv": PLAIN, "y/ratings.csv": PLAIN}), "which of its 2 files"),
     "zip, bad line": (
-        archive(**{"ml/u.data": "1\t2\t3\t4\n5\t6\t7\tx\n1\t2\t3\t4\n"}),
+        archive(**{"ml/u.data": "1\t2\t3\t900000004\n5\t6\t7\tx\n1\t2\t3\t900000004\n"}),
         "(ml/u.data): column",
     ),
 }
