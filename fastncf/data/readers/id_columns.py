@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 
 from fastncf.data.ids import EXPECTED_IDS, NamedIds, canonical_values
-from fastncf.data.readers.columns import ALIASES, list_columns, normalize_name
+from fastncf.data.readers.columns import list_columns
 from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.kinds import PARQUET, TEXT
+from fastncf.data.readers.names import has_name_of, is_known, normalize_name
 from fastncf.errors import DataError
 
 _EXPECTED = "one id per line, or a table in CSV, Parquet or JSON lines with a column of them"
@@ -81,14 +82,13 @@ def _of_text(content: bytes, source: str, roles: tuple[str, ...]) -> dict[str, N
     records = _records(text, source)
     if not records:
         raise DataError(f"{source}: holds no id; expected {_EXPECTED}")
-    names = [normalize_name(field) for field in records[0][1]]
-    has_header = any(name == "id" or any(name in aliases for aliases in ALIASES.values()) for name in names)
-    if has_header:
+    first = records[0][1]
+    if any(is_known(field) or normalize_name(field) == "id" for field in first):
         columns = [field.strip() for field in records.pop(0)[1]]
         positions = _find_columns(columns, source, roles)
     else:
-        columns = [f"column_{number + 1}" for number in range(len(names))]
-        is_pair = len(roles) > 1 and len(names) > 1
+        columns = [f"column_{number + 1}" for number in range(len(first))]
+        is_pair = len(roles) > 1 and len(first) > 1
         positions = {"user": 0, "item": 1} if is_pair else {roles[0]: 0}
     found = {}
     for role, position in positions.items():
@@ -116,14 +116,17 @@ def _find_columns(columns: list[str], source: str, roles: tuple[str, ...]) -> di
     """Return the position of the column of each role that is there.
 
     Raises:
-        DataError: the first role has no column.
+        DataError: the first role has no column, or one of them has several.
     """
     names = [normalize_name(column) for column in columns]
     found = {}
     for role in roles:
-        position = next((names.index(alias) for alias in ALIASES[role] if alias in names), None)
-        if position is not None:
-            found[role] = position
+        positions = [position for position, column in enumerate(columns) if has_name_of(role, column)]
+        if len(positions) > 1:
+            listed = " or ".join(f"{columns[position]!r:.60}" for position in positions[:4])
+            raise DataError(f"{source}: which column is the {role}, {listed}? expected one")
+        if positions:
+            found[role] = positions[0]
     if roles[0] not in found:
         if "id" in names:
             found[roles[0]] = names.index("id")

@@ -67,6 +67,7 @@ def test_frames(make):
         (b"user,item\n1,5\n2\n", "column 'item' is empty in line 3; expected integers or text"),
         (b"user,item\n1,5\n\n2, \n", "column 'item' is empty in line 4; expected integers or text"),
         (b'item,why\n"5,x\n', "line 2 cannot be split into fields"),
+        (b"item,movie_id\n1,5\n", "which column is the item, 'item' or 'movie_id'. expected one"),
         (b"PAR1 damaged", "is damaged .*; expected one id per line, or a table"),
         (b"%PDF-1.4", "is a PDF document; expected one id per line"),
         (b"", "is empty; expected one id per line"),
