@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-MAX_BYTES = 2_000_000
+MAX_BYTES = 1_200_000
 """Bytes of vectors in a page; base64 makes four thirds of them."""
 
 

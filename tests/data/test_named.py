@@ -59,6 +59,7 @@ class Server(ThreadingHTTPServer):
         cut_after: bytes of an answer after which it closes the connection, one entry for each answer.
         takes_ranges: whether it heeds the header ``Range``.
         shift: what is added to the begin of each range, as a broken server may.
+        status: of its answers.
         tells_length: whether answers have ``Content-Length`` and ``Content-Range`` as they should.
         gate: an answer waits for it before its last byte.
         asked: the header ``Range``, or None, of each request.
@@ -70,7 +71,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content: dict[str, bytes] = {}
         self.cut_after: list[int] = []
-        self.takes_ranges, self.shift, self.tells_length = True, 0, True
+        self.takes_ranges, self.shift, self.tells_length, self.status = True, 0, True, 200
         self.gate = threading.Event()
         self.gate.set()
         self.asked: list[str | None] = []
@@ -87,8 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         server, asked = self.server, self.headers["Range"]
         server.asked.append(asked)
         content = server.content.get(self.path)
-        if content is None:
-            self.send_error(404)
+        if content is None or server.status != 200:
+            self.send_error(404 if content is None else server.status)
             return
         begin = 0
         if asked and server.takes_ranges:
@@ -255,6 +256,25 @@ def test_no_file_and_no_server(cache, server, monkeypatch, path, message):
     with pytest.raises(DataError if path == "closed" else DataNotFoundError, match=message) as caught:
         fetch("ml-1m")
     assert ENVIRONMENT in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, DataError), (410, DataNotFoundError), (503, DataError)])
+def test_a_server_that_refuses(cache, server, status, kind):
+    server.status = status
+    with pytest.raises(kind, match=f"the server answered {status}"):
+        fetch("ml-1m")
+    server.status = 200
+    assert fetch("ml-1m").exists()
+
+
+def test_a_part_that_is_longer_than_what_the_server_has(cache, server):
+    right = server.content["/ml-1m.zip"]
+    cache.mkdir(parents=True)
+    (cache / "ml-1m.zip.part").write_bytes(right[:2000])
+    server.content["/ml-1m.zip"] = right[:1500]
+    with pytest.raises(DataError, match=r"the server sent a file of 1,500 bytes; expected [\d,]+ bytes"):
+        fetch("ml-1m")
+    assert server.asked == ["bytes=2000-", None]
 
 
 def test_offline_once_cached(cache, server, monkeypatch):

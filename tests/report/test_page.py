@@ -152,7 +152,7 @@ def test_a_large_catalogue_makes_a_page_of_a_few_megabytes(tmp_path):
         {"item": range(27_000), "title": [f"A title of usual length {n} (1999)" for n in range(27_000)]}
     )
     path = fastncf.fit(frame, dim=64, epochs=1).report(tmp_path / "page.html", titles=titles)
-    assert path.stat().st_size < 6_000_000
+    assert path.stat().st_size < 4_000_000
     assert "To keep this file small" in path.read_text(encoding="utf-8")
     assert len(data_of(path)["charts"]["map"]["data"]["values"]) == 2_500
 
