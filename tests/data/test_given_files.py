@@ -69,7 +69,7 @@ def test_lists_of_unequal_length_and_text_ids(read_paper):
 @pytest.mark.parametrize(
     ("changed", "name", "message"),
     [
-        ({"test": "1\t30\t5\t1\nx\t20\t5\t1\n1\t2\t3\t4\n"}, "test.rating", "holds 'x' in line 2"),
+        ({"test": "1\t30\t5\t1\nx\t20\t5\t1\n1\t2\t3\t4\n"}, "test.rating", "user 'x' in line 2 has no interaction in"),
         ({"test": "a\t30\t5\t1\n"}, "test.rating", "user 'a' in line 1 has no interaction in"),
         ({"test": TEST + "9\t20\t5\t1\n"}, "test.rating", "user 9 in line 3 has no interaction in"),
         ({"test": "user\titem\ttime\n1\t20\t1\n9\t20\t5\n"}, "test.rating", "user 9 in line 3 has no interaction in"),

@@ -1,61 +1,328 @@
-"""Records of a text, split into fields in Python: slow, for the first rows of a file and for errors."""
+"""Records of a text: its first rows as text, and all of them checked by a compiled kernel."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
+import mmap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+
+import numpy as np
 
 from fastncf.errors import DataError
+from fastncf.kernels.cpu import text as kernel
+from fastncf.kernels.cpu.text import TextFormat
+from fastncf.threads import num_threads, run_ranges
+
+_BOM = b"\xef\xbb\xbf"
+_HEAD_BYTES = 1 << 16
+_RANGE_BYTES = 1 << 23
+_INT32 = np.iinfo(np.int32)
 
 
-def open_text(content: Path | bytes) -> IO[bytes]:
-    """Open a file, or its content, for reading."""
-    return content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
+class Text:
+    """The bytes of a text, mapped from its file or held in memory.
+
+    Attributes:
+        source: name of the source in messages.
+        content: path of the text, or the text itself.
+        data: (n,) uint8.
+        start: where the text begins, behind the mark that some programs put before UTF-8.
+        has_quotes: whether it holds a double quote.
+        has_high_bytes: whether it holds characters beyond ASCII.
+    """
+
+    def __init__(self, source: str, content: Path | bytes) -> None:
+        self.source = source
+        self.content = content
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                buffer: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        else:
+            buffer = content
+        self.data = np.frombuffer(buffer, dtype=np.uint8)
+        self.start = len(_BOM) if buffer[: len(_BOM)] == _BOM else 0
+        self.has_quotes, self.has_high_bytes = self._survey()
+
+    def count(self, byte: bytes, start: int, stop: int) -> int:
+        """Return how often a byte occurs in a range."""
+        return int(self._count_in_ranges(byte, np.linspace(start, stop, self._num_ranges(start, stop) + 1)).sum())
+
+    def line_at(self, position: int) -> int:
+        """Return the number of the line, from 1, that holds a position."""
+        return self.count(b"\n", 0, position) + 1
+
+    def decode(self, start: int, stop: int) -> str:
+        """Return a range as text.
+
+        Raises:
+            DataError: it is not UTF-8.
+        """
+        raw = self.data[start:stop].tobytes()
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            line = self.line_at(start + error.start)
+            raise DataError(f"{self.source}: line {line} is not UTF-8 text; expected UTF-8") from None
+
+    def require_utf8(self) -> None:
+        """Raise a DataError that names the first line that is not UTF-8, if there is one."""
+        start = self.start
+        while start < len(self.data):
+            stop = int(
+                kernel.find_record(self.data, (min(start + _RANGE_BYTES, len(self.data)), len(self.data)), False, False)
+            )
+            self.decode(start, stop)
+            start = stop
+
+    def ranges(self, start: int, *, quoted: bool) -> np.ndarray:
+        """Return bounds (m + 1,) int64 of ranges of whole records, ascending, from a position to the end.
+
+        Quotes enclose line ends where ``quoted``. What stands behind a misplaced quote may be divided wrongly.
+        """
+        size = len(self.data)
+        even = np.linspace(start, size, self._num_ranges(start, size) + 1).astype(np.int64)
+        is_open = np.zeros(len(even), dtype=bool)
+        if quoted:
+            is_open[1:] = np.cumsum(self._count_in_ranges(b'"', even)) % 2 == 1
+        bounds = even.copy()
+
+        def align(number: int, _: int) -> None:
+            """Move a bound to where the next record begins."""
+            bounds[number] = kernel.find_record(self.data, (even[number], size), quoted, bool(is_open[number]))
+
+        run_ranges(align, np.arange(1, len(even)))
+        return np.maximum.accumulate(bounds)
+
+    def _survey(self) -> tuple[bool, bool]:
+        """Return whether the text holds quotes, and whether it holds characters beyond ASCII."""
+        bounds = np.linspace(self.start, len(self.data), self._num_ranges(self.start, len(self.data)) + 1)
+        found = [(False, False)] * (len(bounds) - 1)
+
+        def survey(number: int, following: int) -> None:
+            """Look at one range."""
+            found[number] = kernel.survey(self.data, int(bounds[number]), int(bounds[following]))
+
+        run_ranges(survey, np.arange(len(bounds)))
+        return any(quotes for quotes, _ in found), any(high for _, high in found)
+
+    def _num_ranges(self, start: int, stop: int) -> int:
+        """Return into how many ranges a part of the text is divided."""
+        return max(1, min((stop - start) // 1024, max((stop - start) // _RANGE_BYTES, 4 * num_threads())))
+
+    def _count_in_ranges(self, byte: bytes, bounds: np.ndarray) -> np.ndarray:
+        """Return how often a byte occurs in each range (m,)."""
+        bounds = bounds.astype(np.int64)
+        counts = np.zeros(len(bounds) - 1, dtype=np.int64)
+
+        def count(number: int, following: int) -> None:
+            """Count in one range."""
+            counts[number] = kernel.count_byte(self.data, bounds[number], bounds[following], byte[0])
+
+        run_ranges(count, np.arange(len(bounds)))
+        return counts
 
 
-def read_lines(content: Path | bytes, source: str) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text with their ends.
+@dataclass(frozen=True)
+class Fault:
+    """The first record of a text that is not as expected.
+
+    Attributes:
+        kind: what is wrong: one of the constants of :mod:`fastncf.kernels.cpu.text`.
+        start: where the record begins.
+        num_fields: how many fields it has, as far as it was read.
+    """
+
+    kind: int
+    start: int
+    num_fields: int
+
+    def describe(self, text: Text) -> str:
+        """Return in words where the record stands and what is wrong with it, unless that is the number of fields."""
+        kinds = {
+            kernel.STRAY_QUOTE: "a quote inside a field; expected quotes around whole fields, doubled inside them",
+            kernel.OPEN_QUOTE: "a quote that its field does not close; expected quotes around whole fields, doubled "
+            "inside them",
+            kernel.STRAY_RETURN: "a carriage return inside a field; expected lines that end in \\n or \\r\\n",
+            kernel.NUL: "a NUL character; expected text",
+        }
+        return f"{text.source}: line {text.line_at(self.start)} holds {kinds[self.kind]}"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first records of a text.
+
+    Attributes:
+        records: their fields.
+        starts: where each of them begins, and where the last one ends.
+        fault: what is wrong with the record that follows, or None.
+    """
+
+    records: list[list[str]]
+    starts: list[int]
+    fault: Fault | None
+
+
+def read_head(text: Text, form: TextFormat, num_records: int) -> Head:
+    """Return the first records of a text: those in its first 64 KiB, but two if there are two.
 
     Raises:
-        DataError: a line is not UTF-8 text.
+        DataError: a field is not UTF-8.
     """
-    with open_text(content) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise DataError(f"{source}: line {number} is not UTF-8 text; expected UTF-8") from None
+    size = _HEAD_BYTES
+    while True:
+        stop = min(text.start + size, len(text.data))
+        num_fields = 1 + sum(text.count(byte, text.start, stop) for byte in (b"\n", bytes([form.separator])))
+        fields, records = np.empty((num_fields, 2), dtype=np.int64), np.empty((num_records, 2), dtype=np.int64)
+        count, fault, end = kernel.find_fields(text.data, (text.start, stop), form, fields, records)
+        is_cut = stop < len(text.data)
+        if is_cut and count and end == stop and text.data[stop - 1] != kernel.NEWLINE:
+            count, end = count - 1, int(records[count - 1, 0])
+        if is_cut and fault == kernel.OPEN_QUOTE:
+            fault = kernel.NO_FAULT
+        if is_cut and fault == kernel.NO_FAULT and count < 2:
+            size *= 8
+            continue
+        ends = records[:count, 1].tolist()
+        contents = [text.decode(*field) for field in fields[: ends[-1] if ends else 0].tolist()]
+        if form.quoted:
+            contents = [content.replace('""', '"') for content in contents]
+        rows = [contents[first:last] for first, last in zip([0, *ends], ends, strict=False)]
+        starts = [*records[:count, 0].tolist(), int(end)]
+        return Head(rows, starts, None if fault == kernel.NO_FAULT else Fault(fault, int(end), 0))
 
 
-def split_records(
-    lines: Iterable[str], separator: str, source: str, *, quoted: bool, strict: bool = True
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of the first line and the fields of every record, blank lines left out.
+@dataclass(frozen=True)
+class ColumnScan:
+    """What all values of a column are.
+
+    Attributes:
+        is_canonical: whether each is a canonical integer of 64 bits.
+        is_integer: whether each is an integer of 64 bits.
+        is_number: whether each is a number.
+        has_leading_quote: whether one begins with a quote, behind the quotes that enclose it.
+        first_empty: where the first record begins in which it is empty or blank, or -1.
+        integers: the values, where all of them are integers, in arrays (n,) of int32 or, where one of an array does
+            not fit, int64.
+    """
+
+    is_canonical: bool
+    is_integer: bool
+    is_number: bool
+    has_leading_quote: bool
+    first_empty: int
+    integers: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Result of reading all records of a text.
+
+    Attributes:
+        form: how the text is divided.
+        fault: the first record that is not as expected, or None. All else tells about the records before it.
+        num_records: number of records.
+        num_blank: number of blank lines.
+        columns: what the values of the scanned columns are.
+        bounds: (m + 1,) ranges of the text.
+        ends: (m,) number of records up to the end of each range.
+    """
+
+    form: TextFormat
+    fault: Fault | None
+    num_records: int
+    num_blank: int
+    columns: list[ColumnScan]
+    bounds: np.ndarray
+    ends: np.ndarray
+
+
+def scan(text: Text, start: int, form: TextFormat, num_fields: int, positions: list[int]) -> Scan:
+    """Read all records of a text from a position on.
 
     Args:
-        lines: the text.
-        separator: what stands between two fields.
-        source: name of the source in messages.
-        quoted: whether double quotes enclose fields, which may then hold separators and line ends.
-        strict: whether misplaced quotes are an error.
-
-    Raises:
-        DataError: a quote is misplaced.
+        text: the text.
+        start: where the first record begins.
+        form: how the text is divided.
+        num_fields: number of fields that each record must have.
+        positions: positions of the columns to scan.
     """
-    if not quoted:
-        for number, line in enumerate(lines, start=1):
-            if stripped := line.rstrip("\r\n"):
-                yield number, stripped.split(separator)
-        return
-    reader = csv.reader(lines, delimiter=separator, strict=strict)
-    while True:
-        number = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(f"{source}: line {number} cannot be split into fields ({error})") from None
-        if row:
-            yield number, row
+    role_at = np.full(num_fields, -1, dtype=np.int64)
+    role_at[positions] = np.arange(len(positions))
+    bounds = text.ranges(start, quoted=form.quoted)
+    found: list[_RangeScan | None] = [None] * (len(bounds) - 1)
+
+    def scan_range(number: int, following: int) -> None:
+        """Scan one range."""
+        found[number] = _scan_range(text.data, (bounds[number], bounds[following]), form, role_at)
+
+    run_ranges(scan_range, np.arange(len(bounds)))
+    ranges = [part for part in found if part is not None]
+    faulty = next((number for number, part in enumerate(ranges) if part.counts[kernel.FAULT]), None)
+    fault = None
+    if faulty is not None:
+        ranges = ranges[: faulty + 1]
+        counts = ranges[-1].counts
+        fault = Fault(*(int(counts[at]) for at in (kernel.FAULT, kernel.FAULT_START, kernel.FAULT_FIELDS)))
+    return Scan(
+        form=form,
+        fault=fault,
+        num_records=sum(int(part.counts[kernel.NUM_RECORDS]) for part in ranges),
+        num_blank=sum(int(part.counts[kernel.NUM_BLANK]) for part in ranges),
+        columns=[_join_facts(ranges, number) for number in range(len(positions))],
+        bounds=bounds,
+        ends=np.cumsum([part.counts[kernel.NUM_RECORDS] for part in ranges]),
+    )
+
+
+def find_line(text: Text, found: Scan, row: int) -> int:
+    """Return the number of the line in which a record begins, by the record's number from 0."""
+    part = int(np.searchsorted(found.ends, row, side="right"))
+    before = int(found.ends[part - 1]) if part else 0
+    start, stop = (int(bound) for bound in found.bounds[part : part + 2])
+    records = np.empty((row - before + 1, 2), dtype=np.int64)
+    separators = text.count(bytes([found.form.separator]), start, stop)
+    fields = np.empty((separators + text.count(b"\n", start, stop) + 1, 2), dtype=np.int64)
+    kernel.find_fields(text.data, (start, stop), found.form, fields, records)
+    return text.line_at(int(records[-1, 0]))
+
+
+@dataclass(frozen=True)
+class _RangeScan:
+    """Findings of a range: counts (NUM_COUNTS,), facts (R, NUM_FACTS), and the integers of each column."""
+
+    counts: np.ndarray
+    facts: np.ndarray
+    integers: list[np.ndarray]
+
+
+def _scan_range(data: np.ndarray, bounds: tuple[int, int], form: TextFormat, role_at: np.ndarray) -> _RangeScan:
+    """Scan the records of one range."""
+    num_roles = int(role_at.max(initial=-1)) + 1
+    facts = np.zeros((num_roles, kernel.NUM_FACTS), dtype=np.int64)
+    facts[:, kernel.EMPTY] = -1
+    facts[:, kernel.LOWEST], facts[:, kernel.HIGHEST] = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+    counts = np.zeros(kernel.NUM_COUNTS, dtype=np.int64)
+    capacity = (bounds[1] - bounds[0]) // len(role_at) + 1  # a field has at least the byte behind it
+    values = np.empty((num_roles, capacity), dtype=np.int64)
+    kernel.scan_records(data, bounds, form, role_at, kernel.Findings(facts, counts, values))
+    num_records = int(counts[kernel.NUM_RECORDS])
+    integers = []
+    for fact, column in zip(facts, values, strict=True):
+        fits = fact[kernel.LOWEST] >= _INT32.min and fact[kernel.HIGHEST] <= _INT32.max
+        kept = 0 if fact[kernel.NOT_INTEGER] else num_records
+        integers.append(column[:kept].astype(np.int32 if fits else np.int64))
+    return _RangeScan(counts, facts, integers)
+
+
+def _join_facts(ranges: list[_RangeScan], number: int) -> ColumnScan:
+    """Return what all ranges tell about a column."""
+    facts = np.array([part.facts[number] for part in ranges]).reshape(-1, kernel.NUM_FACTS)
+    isnt_canonical, isnt_integer, isnt_number, has_quote = (bool(facts[:, at].any()) for at in range(4))
+    empty = facts[facts[:, kernel.EMPTY] >= 0, kernel.EMPTY]
+    return ColumnScan(
+        is_canonical=not isnt_canonical,
+        is_integer=not isnt_integer,
+        is_number=not isnt_number,
+        has_leading_quote=has_quote,
+        first_empty=int(empty[0]) if len(empty) else -1,
+        integers=[part.integers[number] for part in ranges if not isnt_integer],
+    )

@@ -1,25 +1,25 @@
 """Text files: their user, item and time columns, and for a broken file the line and what is wrong with it.
 
-polars reads the text. It accepts short rows, long rows, and rows that a stray quote has joined, so each attempt is
-checked, and rejected where a row may be lost or changed. If all attempts fail, the text is read once more in Python, to
-say which line is wrong.
+A compiled kernel checks all records and reads the columns of integers. Of columns that hold something else it says so,
+and polars reads them. So the types of the columns are decided on all rows, and a file gives the same ids in any order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from fastncf.data.ids import categories
+from fastncf.data.ids import EXPECTED_IDS
 from fastncf.data.readers.columns import ReadOptions
 from fastncf.data.readers.dates import EXPECTED_CLOCKS, EXPECTED_TIMES, have_four_digits, parse_dates, plain_format
 from fastncf.data.readers.files import EXPECTED_SOURCES
-from fastncf.data.readers.layout import FIELDS, TextLayout, detect_layout, fits_32_bits
-from fastncf.data.readers.records import read_lines, split_records
+from fastncf.data.readers.layout import TextLayout, detect_layout
+from fastncf.data.readers.records import ColumnScan, Fault, Scan, Text, find_line, scan
 from fastncf.errors import DataError
+from fastncf.kernels.cpu.text import WRONG_NUMBER
 
-_NUM_EXTRA = 3  # columns beyond the last one that are read, to see whether a row has too many fields
+_IDS = ("user", "item")
 _SPARE_BYTES = (0x1F, 0x1E, 0x1D, 0x1C, 1, 2, 3)
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
@@ -54,210 +54,176 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
     Raises:
         DataError: the text cannot be read; the message names the source and the first line that is wrong.
     """
-    reader = _TextReader(source, content, detect_layout(source, content, options), options.time_format)
-    frame = reader.read()
-    layout = reader.layout
-    return TextTable(frame, layout.column_of, layout.describe(), reader.find_line, layout)
+    text = Text(source, content)
+    layout = detect_layout(text, options)
+    found = _scan(text, layout)
+    by_role = dict(zip(layout.position_of, found.columns, strict=True))
+    _refuse_empty(text, layout, by_role)
+    columns = {
+        role: _join_integers(column, role)
+        for role, column in by_role.items()
+        if (column.is_canonical if role in _IDS else column.is_integer and options.time_format is None)
+    }
+    others = [role for role in by_role if role not in columns]
+    if others:
+        columns |= _read_columns(text, layout, found, others, options)
+    elif text.has_high_bytes:
+        text.require_utf8()  # polars, which refuses other encodings, was not needed
+    frame = pl.DataFrame([columns[role].alias(role) for role in by_role])
+    _refuse_header_within(text, layout, found, frame)
+    return TextTable(frame, layout.column_of, layout.describe(), lambda row: find_line(text, found, row), layout)
 
 
-class _DateFormatError(Exception):
-    """A date is not of the format of the first ones."""
+def _scan(text: Text, layout: TextLayout) -> Scan:
+    """Return the scan of all rows, with quotes if they enclose fields on all rows, else without if that is possible.
 
-
-class _TextReader:
-    """Reads the used columns of one text.
-
-    Attributes:
-        source: name of the source in messages.
-        content: path of the text, or the text itself.
-        layout: its layout by the first rows.
-        time_format: format of the times as strftime has it, or None to recognise it.
-        quoted: whether double quotes enclose fields, in the present attempt to read the text.
+    Raises:
+        DataError: a row is not as expected either way, or both ways make different rows.
     """
 
-    def __init__(self, source: str, content: Path | bytes, layout: TextLayout, time_format: str | None) -> None:
-        self.source = source
-        self.content = content
-        self.layout = layout
-        self.time_format = time_format
-        self.quoted = layout.quoted
+    def scan_as(quoted: bool) -> Scan:
+        """Scan all rows, with or without quotes."""
+        form = layout.form._replace(quoted=quoted)
+        return scan(text, layout.body_start, form, layout.num_fields, list(layout.position_of.values()))
 
-    def read(self) -> pl.DataFrame:
-        """Return the used columns.
+    if layout.separator == "::" or not text.has_quotes:
+        plain = scan_as(quoted=False)
+        if plain.fault is not None:
+            raise _explain(text, layout, plain.fault)
+        return plain
+    quoted = scan_as(quoted=True)
+    if quoted.fault is None and not _spans_lines(text, layout, quoted):
+        return quoted
+    plain = scan_as(quoted=False)
+    is_plain = plain.fault is None and not any(column.has_leading_quote for column in plain.columns)
+    if quoted.fault is None:
+        if is_plain:
+            raise DataError(
+                f"{text.source}: line {_first_difference(text, quoted, plain)} is within quotes that begin before it, "
+                f"and a row without them; expected quotes that leave no doubt"
+            )
+        return quoted
+    if is_plain:
+        return plain
+    if plain.fault is not None and plain.fault.start > quoted.fault.start:
+        raise _explain(text, layout, plain.fault)
+    raise _explain(text, layout, quoted.fault)
 
-        The layout of the first rows is tried first, then text as times, then quotes.
-        """
-        dtypes, as_text = self.layout.dtype_of, self.layout.with_times_as_text()
-        reason = ""
-        for quoted in (self.quoted,) if self.quoted or self.layout.separator == "::" else (False, True):
-            self.quoted = quoted
-            for attempt in (dtypes, as_text) if as_text != dtypes else (dtypes,):
-                try:
-                    frame = self._scan_narrow_first(attempt)
-                except _UNREADABLE as error:
-                    reason = reason or str(error).partition("\n")[0]
-                    continue
-                if frame is not None:
-                    return frame
-        raise self._explain_failure(reason or "quotes inside fields run rows together")
 
-    def find_line(self, row: int) -> int:
-        """Return the line number of a row of the frame."""
-        return next(line for number, (line, _) in enumerate(self._body()) if number == row)
+def _spans_lines(text: Text, layout: TextLayout, found: Scan) -> bool:
+    """Return whether a row stands in more than one line."""
+    size = len(text.data)
+    num_lines = text.count(b"\n", layout.body_start, size) + (text.data[size - 1] != ord("\n"))
+    return num_lines != found.num_records + found.num_blank
 
-    def _body(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the line number and the fields of every row below the header: slow."""
-        lines = read_lines(self.content, self.source)
-        records = split_records(lines, self.layout.separator, self.source, quoted=self.quoted)
-        if self.layout.has_header:
-            next(records)
-        return records
 
-    def _scan_narrow_first(self, dtypes: dict[str, pl.DataType]) -> pl.DataFrame | None:
-        """Return the used columns, in narrow dtypes if the values fit; None as for :meth:`_scan`."""
-        try:
-            return self._scan(dtypes, narrow=True)
-        except (_DateFormatError, *_UNREADABLE):
-            return self._scan(dtypes, narrow=False)
+def _first_difference(text: Text, quoted: Scan, plain: Scan) -> int:
+    """Return the number of the first line in which a row begins without quotes and none does with them."""
+    low, high = 0, quoted.num_records
+    while low < high:  # up to the first difference, the rows begin in the same lines
+        middle = (low + high) // 2
+        if find_line(text, quoted, middle) == find_line(text, plain, middle):
+            low = middle + 1
+        else:
+            high = middle
+    return find_line(text, plain, low)
 
-    def _scan(self, dtypes: dict[str, pl.DataType], narrow: bool) -> pl.DataFrame | None:
-        """Return the used columns without blank lines, or None where a row lacks a value or has too many fields.
 
-        Args:
-            dtypes: dtype of each role.
-            narrow: take half the memory or less: integer ids of 32 bits, text ids as categories, and dates parsed while
-                the text is read.
+def _explain(text: Text, layout: TextLayout, fault: Fault) -> DataError:
+    """Return the error for a row that is not as expected."""
+    if fault.kind != WRONG_NUMBER:
+        return DataError(fault.describe(text))
+    expected = f"expected {len(layout.columns)} ({', '.join(layout.columns):.200})"
+    if layout.form.trailing:
+        expected += " and a separator behind them, as in other rows"
+    return DataError(f"{text.source}: line {text.line_at(fault.start)} has {fault.num_fields} fields; {expected}")
 
-        Raises:
-            PolarsError, PanicException, OSError: polars cannot read the text as these dtypes.
-            _DateFormatError: with ``narrow``, a date is not of the format of the first ones.
-        """
-        layout = self.layout
-        dtype_at = {layout.position_of[role]: dtype for role, dtype in dtypes.items()}
-        used = {role: pl.col(f"c{position}") for role, position in layout.position_of.items()}
-        has_dates = self._narrow(dtypes, dtype_at, used) if narrow else False
-        flags = self._doubts(dtype_at, has_dates)
-        frame = self._scan_csv(dtype_at).select(**used, **flags).collect(engine="streaming")
-        if has_dates:
-            times = frame["time"]
-            if (times.is_null() & frame["user"].is_not_null()).any() or not have_four_digits(times):
-                raise _DateFormatError
-        if frame.drop_in_place("extra").any():
-            return None
-        doubtful = [name for name in ("short", "long") if name in flags and frame.drop_in_place(name).any()]
-        if doubtful and not self._is_sound(frame):
-            return None
-        if not self.quoted and any(_has_leading_quote(column) for column in frame):
-            return None
-        if any(column.has_nulls() for column in frame):
-            # blank lines are the only rows that may lack a value
-            frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-            if any(column.has_nulls() for column in frame) or frame.height != sum(1 for _ in self._body()):
-                return None
-        return frame
 
-    def _narrow(
-        self, dtypes: dict[str, pl.DataType], dtype_at: dict[int, pl.DataType], used: dict[str, pl.Expr]
-    ) -> bool:
-        """Replace dtypes by position and expressions by role by narrow ones; return whether times become dates."""
-        head_of = self.layout.head_of
-        for role in ("user", "item"):
-            if dtypes[role] == pl.Int64 and all(map(fits_32_bits, head_of[role])):
-                dtype_at[self.layout.position_of[role]] = pl.Int32()
-            elif dtypes[role] == pl.String:
-                used[role] = used[role].cast(pl.Categorical(pl.Categories.random()))
-        if dtypes.get("time") == pl.String and self.time_format is None and "clock" not in dtypes:
-            fmt = plain_format(head_of["time"])
-            if fmt is not None:
-                used["time"] = parse_dates(used["time"], fmt)
-                return True
-        return False
-
-    def _doubts(self, dtype_at: dict[int, pl.DataType], has_dates: bool) -> dict[str, pl.Expr]:
-        """Return for each sign of a broken row an expression that is true where it shows.
-
-        ``extra``: the row has too many fields. ``short``: its last field, which is not used, is missing or empty.
-        ``long``: a field holds a line end, so that a quote inside a field may have joined rows.
-        """
-        layout = self.layout
-        num_columns = len(layout.columns)
-        extra = [pl.col(f"c{i}").is_not_null() for i in range(num_columns, num_columns + _NUM_EXTRA)]
-        flags = {"extra": pl.any_horizontal(extra)}
-        if num_columns - 1 not in dtype_at:
-            flags["short"] = pl.col(f"c{num_columns - 1}").is_null()
-        if self.quoted:
-            parsed = {layout.position_of["time"]} if has_dates else set()  # no date has a second line
-            text = [
-                f"c{i}" for i in layout.text_positions if dtype_at.get(i, pl.String) == pl.String and i not in parsed
-            ]
-            flags["long"] = pl.any_horizontal(pl.lit(False), pl.col(text).str.contains("\n", literal=True))
-        return flags
-
-    def _scan_csv(self, dtype_at: dict[int, pl.DataType]) -> pl.LazyFrame:
-        """Return the rows below the header as a lazy frame of columns c0, c1 and so on, other ones as String."""
-        content: Any = self.content
-        separator = self.layout.separator
-        if separator == "::":  # polars splits at single bytes: take one that the text does not hold
-            raw = content.read_bytes() if isinstance(content, Path) else content
-            separator = next((chr(byte) for byte in _SPARE_BYTES if byte not in raw), "\x1f")
-            content = raw.replace(b"::", separator.encode())
-        num_columns = len(self.layout.columns)
-        return pl.scan_csv(
-            content,
-            separator=separator,
-            has_header=False,
-            skip_lines=next(self._body())[0] - 1,
-            schema={
-                **{f"c{i}": dtype_at.get(i, pl.String()) for i in range(num_columns)},
-                **{f"c{i}": pl.Boolean() for i in range(num_columns, num_columns + _NUM_EXTRA)},
-            },
-            missing_columns="insert",  # no row should have the last ones, and nulls of this kind are small
-            quote_char='"' if self.quoted else None,
-            glob=False,
+def _refuse_empty(text: Text, layout: TextLayout, by_role: dict[str, ColumnScan]) -> None:
+    """Raise a DataError for the first row in which an id or a time is empty or blank."""
+    empty = {role: column.first_empty for role, column in by_role.items() if column.first_empty >= 0}
+    if empty:
+        role = min(empty, key=lambda role: empty[role])
+        expected = {"time": EXPECTED_TIMES, "clock": EXPECTED_CLOCKS}.get(role, EXPECTED_IDS)
+        raise DataError(
+            f"{text.source}: column {layout.column_of[role]!r:.80} is empty in line {text.line_at(empty[role])}; "
+            f"expected {expected}"
         )
 
-    def _is_sound(self, frame: pl.DataFrame) -> bool:
-        """Return whether every record has all its fields, and the frame has a row for each record and blank line."""
-        blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series().sum()
-        lengths = [len(row) for _, row in self._body()]
-        return set(lengths) == {len(self.layout.columns)} and len(lengths) == frame.height - blank
 
-    def _explain_failure(self, reason: str) -> DataError:
-        """Return the error for a text that no attempt could read: its first bad line, or else the reason of polars."""
-        dtypes = self.layout.with_times_as_text()
-        for quoted in (self.layout.quoted, self.quoted):
-            self.quoted = quoted
-            for line, row in self._body():
-                if (fault := self._find_fault(line, row, dtypes)) is not None:
-                    return DataError(f"{self.source}: {fault}")
-        lines = enumerate(read_lines(self.content, self.source), start=1)
-        odd = next((number for number, line in lines if line.count('"') % 2), None)
-        if self.quoted and odd is not None:
-            return DataError(
-                f"{self.source}: line {odd} holds a quote that its field does not close; "
-                f"expected quotes around whole fields, doubled inside them"
-            )
-        return DataError(f"{self.source}: cannot be read as text ({reason:.200}); expected {EXPECTED_SOURCES}")
-
-    def _find_fault(self, line: int, row: list[str], dtypes: dict[str, pl.DataType]) -> str | None:
-        """Return in words what is wrong with a row, given its line number and its fields, or None."""
-        columns = self.layout.columns
-        if len(row) != len(columns):
-            return f"line {line} has {len(row)} fields; expected {len(columns)} ({', '.join(columns):.200})"
-        for role, position in self.layout.position_of.items():
-            is_readable, expected = FIELDS[str(dtypes[role])]
-            expected = {"time": EXPECTED_TIMES, "clock": EXPECTED_CLOCKS}.get(role, expected)
-            column, field = columns[position], row[position]
-            if not field.strip():
-                return f"column {column!r:.80} is empty in line {line}; expected {expected}"
-            if not is_readable(field):
-                hint = "as in the rows before (text ids: pass a frame with text)"
-                return f"column {column!r:.80} holds {field!r:.60} in line {line}; expected {expected} {hint}"
-        return None
+def _refuse_header_within(text: Text, layout: TextLayout, found: Scan, frame: pl.DataFrame) -> None:
+    """Raise a DataError for a row that repeats the header, as files do that were joined."""
+    if not layout.has_header or any(frame[role].dtype.is_integer() for role in _IDS):
+        return
+    names = (layout.column_of["user"], layout.column_of["item"])
+    ids = (pl.col(role).cast(pl.String).str.strip_chars() for role in _IDS)
+    repeats = frame.select(
+        pl.all_horizontal(column == name for column, name in zip(ids, names, strict=True))
+    ).to_series()
+    if repeats.any():
+        line = find_line(text, found, int(repeats.arg_max() or 0))
+        raise DataError(f"{text.source}: line {line} repeats the header; expected one header, in the first line")
 
 
-def _has_leading_quote(column: pl.Series) -> bool:
-    """Return whether a value of a column of text begins with a quote; no other column has such a value."""
-    if isinstance(column.dtype, pl.Categorical):
-        column = categories(column)
-    return column.dtype == pl.String and column.str.starts_with('"').any()
+def _join_integers(column: ColumnScan, role: str) -> pl.Series:
+    """Return the integers of a column as one series, Int32 for ids if that holds all of them, otherwise Int64."""
+    is_narrow = role in _IDS and all(part.dtype == "int32" for part in column.integers)
+    dtype = pl.Int32() if is_narrow else pl.Int64()
+    return pl.concat([pl.Series(part).cast(dtype) for part in column.integers])
+
+
+def _read_columns(
+    text: Text, layout: TextLayout, found: Scan, roles: list[str], options: ReadOptions
+) -> dict[str, pl.Series]:
+    """Return columns of text: ids as categories, and times as dates or String.
+
+    Raises:
+        DataError: the text is not UTF-8.
+    """
+    used = {role: pl.col(f"c{layout.position_of[role]}") for role in roles}
+    used |= {role: used[role].cast(pl.Categorical(pl.Categories.random())) for role in roles if role in _IDS}
+    date_format = None
+    if "time" in used and options.time_format is None and "clock" not in layout.position_of:
+        date_format = plain_format(layout.head_of["time"])
+    narrow = used if date_format is None else {**used, "time": parse_dates(used["time"], date_format)}
+    try:
+        frame = _scan_csv(text, layout, found).select(**narrow).collect(engine="streaming")
+        if date_format is not None and not _are_dates(frame["time"], found):
+            frame = _scan_csv(text, layout, found).select(**used).collect(engine="streaming")
+    except _UNREADABLE as error:
+        text.require_utf8()
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{text.source}: cannot be read as text ({reason:.200}); expected {EXPECTED_SOURCES}") from None
+    if found.num_blank:
+        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    if frame.height != found.num_records or any(column.has_nulls() for column in frame):
+        raise DataError(
+            f"{text.source}: has {found.num_records} rows, of which polars reads {frame.height}; "
+            f"expected {EXPECTED_SOURCES}"
+        )
+    return frame.to_dict()
+
+
+def _are_dates(times: pl.Series, found: Scan) -> bool:
+    """Return whether all rows have dates of the format by which they were read, with years of four digits."""
+    return times.null_count() == found.num_blank and have_four_digits(times.drop_nulls())
+
+
+def _scan_csv(text: Text, layout: TextLayout, found: Scan) -> pl.LazyFrame:
+    """Return the rows below the header, and blank lines, as a lazy frame of columns c0, c1 and so on of String."""
+    content: Any = text.content
+    separator = layout.separator
+    if separator == "::":  # polars splits at single bytes: take one that the text does not hold
+        raw = content.read_bytes() if isinstance(content, Path) else content
+        separator = next((chr(byte) for byte in _SPARE_BYTES if byte not in raw), "\x1f")
+        content = raw.replace(b"::", separator.encode())
+    return pl.scan_csv(
+        content,
+        separator=separator,
+        has_header=False,
+        skip_lines=text.line_at(layout.body_start) - 1,
+        schema={f"c{i}": pl.String() for i in range(layout.num_fields)},
+        missing_columns="insert",  # blank lines have none
+        quote_char='"' if found.form.quoted else None,
+        glob=False,
+    )

@@ -41,7 +41,7 @@ BAD = {
     "UTF-16 without mark": (PLAIN.encode("utf-16-le"), "binary file"),
     "latin-1": ((HEADER + "é,2,3,4\n").encode("latin-1"), "line 2 is not UTF-8 text"),
     "CR": (PLAIN.replace("\n", "\r"), r"lines that end in \r alone"),
-    "ragged": (HEADER + "1,2,3,4,\n5,6,7,8,\n", "line 1 has 4 fields at ',', line 2 has 5"),
+    "ragged": (HEADER + "1,2,3,4,5\n5,6,7,8,9\n", "line 1 has 4 fields at ',', line 2 has 5"),
 }
 
 
