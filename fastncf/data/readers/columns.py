@@ -204,8 +204,8 @@ def refuse_doubtful_header(
 ) -> None:
     """Raise an error where the first row of a source without a header may be one.
 
-    It may be one where it holds no number and no date, or consecutive numbers, as programs count columns, and its user
-    or item occurs in no other row; or numbers where no other row does.
+    It may be one where it has text for an id, no number or date beside the ids, and a user and an item that occur in no
+    other row; or numbers alone, if no other row has a number for an id, or if they count the columns.
 
     Args:
         frame: columns ``user`` and ``item`` of all rows.
@@ -218,9 +218,11 @@ def refuse_doubtful_header(
     """
     first = [field.strip() for field in rows[0]]
     user, item = position_of["user"], position_of["item"]
-    ids = [frame[role].to_physical() for role in ("user", "item")]
-    is_alone = [bool((column == column[0]).sum() == 1) for column in ids]
-    if not _may_be_header(first, [[row[at] for at in (user, item) if at < len(row)] for row in rows[1:]], is_alone):
+    columns = [frame[role].to_physical() for role in ("user", "item")]
+    is_alone = [bool((column == column[0]).sum() == 1) for column in columns]
+    ids = [[row[at] for at in (user, item) if at < len(row)] for row in rows]
+    others = [field for at, field in enumerate(first) if at not in (user, item)]
+    if not _may_be_header(ids, others, is_alone):
         return
     raise DataError(
         f"{source}: is its first row ({', '.join(first)!r:.80}) a header or an interaction? for a header, name the "
@@ -229,24 +231,25 @@ def refuse_doubtful_header(
     )
 
 
-def _may_be_header(first: list[str], below: list[list[str]], is_alone: list[bool]) -> bool:
+def _may_be_header(ids: list[list[str]], others: list[str], is_alone: list[bool]) -> bool:
     """Return whether the first row of a source may be its header.
 
     Args:
-        first: its fields.
-        below: ids of the rows below.
+        ids: user and item of the first rows.
+        others: the other fields of the first one.
         is_alone: whether its user, and its item, occur in no other row.
     """
-    if not any(_is_value(field) for field in first):
-        return all(is_alone)
-    if not all(field.isdecimal() for field in first):
+    first, *below = ids
+    if not all(field.strip().isdecimal() for field in first):
+        return all(is_alone) and not any(map(_is_value, others))
+    if not all(field.isdecimal() for field in others):
         return False
-    ids = [field for row in below for field in row]
-    if ids and not any(NUMBER.fullmatch(field) for field in ids):
+    if below and not any(NUMBER.fullmatch(field) for row in below for field in row):
         return True
-    if first == list(map(str, range(len(first)))):
+    numbers = sorted(map(int, [*first, *others]))
+    if numbers == list(range(len(numbers))):
         return any(is_alone)
-    return len(first) > 2 and first == list(map(str, range(1, len(first) + 1))) and all(is_alone)
+    return len(numbers) > 2 and numbers == list(range(1, len(numbers) + 1)) and all(is_alone)
 
 
 def _is_value(field: str) -> bool:

@@ -141,6 +141,7 @@ def _check_numbers(values: pl.Series, name: ColumnName) -> pl.Series:
         return _check_integers(integers, name)
     floats = text.cast(pl.Float64, strict=False)
     name.refuse(values, ~floats.is_finite().fill_null(value=False), "a number, as in the rows before")
+    _refuse_rounded_text(values, text, floats, name)
     digits = text.str.replace(r"[eE].*$", "").str.replace_all(r"[^0-9]", "").str.strip_chars_start("0")
     if bool((digits.str.len_bytes() <= _MOST_DIGITS).all()):
         return _check_floats(floats, name)
@@ -149,6 +150,16 @@ def _check_numbers(values: pl.Series, name: ColumnName) -> pl.Series:
     held = (fraction <= scale) & (floats.abs() < 2.0**63) & ~text.str.contains("[eE]")
     name.refuse(values, ~held, f"{EXPECTED_TIMES}, below 2**63 and with at most {scale} digits behind the point")
     return _ranks(text.cast(pl.Decimal(precision, scale)))
+
+
+def _refuse_rounded_text(values: pl.Series, text: pl.Series, floats: pl.Series, name: ColumnName) -> None:
+    """Raise a DataError for equal numbers with an exponent that leaves out digits, as spreadsheets write them."""
+    exponent = text.str.extract(r"[eE]\+?(\d{1,3})$").cast(pl.Int64)
+    if exponent.null_count() == len(exponent):
+        return
+    shown = text.str.extract(r"\.(\d+)[eE]").str.len_bytes().fill_null(0).cast(pl.Int64)
+    is_rounded = (exponent > shown).fill_null(value=False) & floats.is_duplicated()
+    name.refuse(values, is_rounded, "all digits of a time, since different times are rounded to one here")
 
 
 def _ranks(values: pl.Series) -> pl.Series:

@@ -253,6 +253,8 @@ HEADERS = {
     "counted, two": "0,1\n196,242\n186,302\n",
     "counted from 1": "1,2,3\n196,242,3\n186,302,3\n",
     "numbers above text": "17,4\nann,tea\nbob,tea\nann,pot\n",
+    "a year among names": "imię,2020\nann,7\nbob,7\nann,8\n",
+    "counted, other order": "1,0,2\n196,242,3\n186,302,3\n",
     "unknown language": "użytkownik,towar\nann,tea\nbob,tea\nann,pot\n",
     "an empty rating": "użytkownik,towar,ocena\nann,tea,3\nbob,tea,\n",
 }

@@ -131,6 +131,7 @@ ASCENDING = {
     "100 ns": ["2020-01-01T00:00:00.1234567Z", "2020-01-01T00:00:00.1234568Z", "2020-01-01T00:00:00.123457Z"],
     "fractions first": ["2020-01-01 00:00:00.5", "2020-01-01 00:00:01", "2020-01-01 00:00:01.25"],
     "seconds with nanoseconds": ["1112486027", "1112486027.123456788", "1112486027.123456789", "1112486027.2"],
+    "exponents with all digits": ["1.577836800e+09", "1.577836800e+09", "1.577836801e+09"],
     "18 digits": ["1112486027123456788.5", "1112486027123456789", "1112486027123456790"],
     "padded": [" 2020-01-01", "2020-01-02 ", "2020-01-03"],
     "numbers as dates": ["20050402", "20050403", "20051201"],
@@ -145,7 +146,7 @@ def test_text_times_ascend_in_any_order_of_the_rows(write, times):
         shuffled = [times[at] for at in order]
         for source in in_all_sources(write, shuffled):
             read_times = dict(zip(shuffled, read(source).frame["time"], strict=True))
-            assert [read_times[text] for text in times] == sorted(set(read_times.values()))
+            assert [read_times[text] for text in dict.fromkeys(times)] == sorted(set(read_times.values()))
 
 
 REFUSED = {
@@ -161,6 +162,7 @@ REFUSED = {
     "finer than 1 ns": (["2020-01-01 00:00:00.1234567891", "2020-01-02 00:00:00"], "no finer than a nanosecond"),
     "nanoseconds of 1500": (["2020-01-01 00:00:00.1234567", "1500-01-01 00:00:00"], "a year from 1678 to 2261"),
     "too many digits": (["1.1234567890123456789", "1.5"], "with at most 18 digits behind the point"),
+    "rounded by a spreadsheet": (["1.11249E+09", "1.2E+09", "1.11249E+09"], "holds '1.11249E+09' in {1}; expected all"),
     "beyond 64 bits": (["10000000000000000000000", "1"], "below 2**63"),
     "day first as a number": (["31122019", "01012020"], "expected a date that begins with its year, or the format"),
     "month first as a number": (["12312019", "01012020"], "expected a date that begins with its year, or the format"),
