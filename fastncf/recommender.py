@@ -199,7 +199,7 @@ class Recommender:
             counts=self.split.item_counts() if asked.unknown else None,
         )
         if path is None:
-            return request.frame(list(request.chunks()))
+            return request.frame(request.answer())
         write_answers(request, path)
         return path
 

@@ -113,19 +113,27 @@ class Vocabulary:
         """
         if self.ids.dtype == pl.String:
             return self._find_text(to_texts(named))
-        values = self._integers
+        dtype = self._integers.dtype
         if isinstance(named, list):
-            limits = np.iinfo(values.dtype)
+            limits = np.iinfo(dtype)
             wanted = [_integer_within(text, int(limits.min), int(limits.max)) for text in named]
             is_possible = np.array([number is not None for number in wanted], dtype=np.bool_)
-            numbers = np.array([number for number in wanted if number is not None], dtype=values.dtype)
+            numbers = np.array([number for number in wanted if number is not None], dtype=dtype)
+        elif named.dtype.kind == dtype.kind:
+            return self._find_integers(named.astype(dtype, copy=False))
         else:
-            is_possible = _fits(named, values.dtype)
-            numbers = named[is_possible].astype(values.dtype, copy=False)
-        nearest = np.minimum(np.searchsorted(values, numbers), len(values) - 1)
+            is_possible = named >= 0 if dtype.kind == "u" else named <= np.iinfo(dtype).max
+            numbers = named[is_possible].astype(dtype)
         indices = np.full(len(named), -1, dtype=np.int32)
-        indices[is_possible] = np.where(values[nearest] == numbers, nearest, -1)
+        indices[is_possible] = self._find_integers(numbers)
         return indices
+
+    def _find_integers(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the index of each number (n,) of the dtype of the ids, (n,) int32, -1 for one that is no id."""
+        nearest = self._integers.searchsorted(numbers)
+        nearest[nearest == len(self)] = 0
+        nearest[self._integers[nearest] != numbers] = -1
+        return nearest.astype(np.int32)
 
     @functools.cached_property
     def _integers(self) -> np.ndarray:
@@ -232,13 +240,6 @@ def _integer_within(text: str, low: int, high: int) -> int | None:
     if len(text) > _LONGEST_INTEGER or not re.fullmatch(_INTEGER, text):
         return None
     return number if low <= (number := int(text)) <= high else None
-
-
-def _fits(numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return which of some integers (n,) another integer dtype holds, (n,) bool."""
-    if numbers.dtype.kind == dtype.kind:
-        return np.ones(len(numbers), dtype=np.bool_)
-    return numbers >= 0 if dtype.kind == "u" else numbers <= np.iinfo(dtype).max
 
 
 EXPECTED_IDS = "integers or text"

@@ -21,13 +21,14 @@ from fastncf.kernels.cpu.csr import (
     fill_random_times,
     gather_seen,
     order_rows,
+    seen_rows,
     split_rows,
 )
 from fastncf.kernels.cpu.ids import mark_present
 from fastncf.rng import Stream, key
 from fastncf.threads import even_ranges, run_ranges
 
-_FEW_SEEN = 1 << 16
+_FEW_USERS = 256
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,12 @@ class Split:
             A CSR with a row for each of them: indptr (B + 1,) int64 and indices int32, ascending in each row.
         """
         source = SeenSource(self.indptr, self.indices, self.validation_item, self.test_item, self.num_items)
+        if len(user_ids) < _FEW_USERS:  # to start a thread takes longer
+            return seen_rows(user_ids, source)
         indptr = np.empty(len(user_ids) + 1, dtype=np.int64)
         count_seen(user_ids, source, indptr)
         indices = np.empty(indptr[-1], dtype=np.int32)
-        if len(indices) < _FEW_SEEN:  # to start a thread takes longer
-            gather_seen(0, len(user_ids), user_ids, source, indptr, indices)
-        else:
-            run_ranges(lambda a, b: gather_seen(a, b, user_ids, source, indptr, indices), balanced_ranges(indptr))
+        run_ranges(lambda a, b: gather_seen(a, b, user_ids, source, indptr, indices), balanced_ranges(indptr))
         return indptr, indices
 
     def is_known(self) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from fastncf.data.ids import Vocabulary
-from fastncf.kernels.cpu.topk import Best, LeftOut
+from fastncf.kernels.cpu.topk import Best, LeftOut, flatten_best
 from fastncf.serving.filters import Filters
 from fastncf.serving.users import AskedUsers
 
@@ -58,33 +58,41 @@ class Request:
 
     def chunks(self) -> Iterator[Recommendations]:
         """Yield the answers for consecutive users, so many that memory is bounded."""
+        rows = self.filters.without_sated(self.users.rows)
         users_per_chunk = max(1, min(_CHUNK_USERS, _CHUNK_RESULTS // min(self.k, len(self.items))))
-        for start in range(0, max(1, len(self.users.rows)), users_per_chunk):
-            yield self._answer(self.users.rows[start : start + users_per_chunk])
+        for start in range(0, max(1, len(rows)), users_per_chunk):
+            yield self._answer(rows[start : start + users_per_chunk])
 
-    def frame(self, answers: list[Recommendations]) -> pl.DataFrame:
+    def answer(self) -> Recommendations:
+        """Return the answers for all users."""
+        answers = list(self.chunks())
+        return answers[0] if len(answers) == 1 else Recommendations(*map(np.concatenate, zip(*answers, strict=True)))
+
+    def frame(self, answer: Recommendations) -> pl.DataFrame:
         """Return answers as a frame of raw ids; see :meth:`fastncf.Recommender.recommend`."""
-        rows, items, scores, ranks = map(np.concatenate, zip(*answers, strict=True)) if len(answers) > 1 else answers[0]
-        return pl.DataFrame(
-            [self.users.decode(rows), self.items.decode(items), pl.Series("score", scores), pl.Series("rank", ranks)]
-        )
+        users = self.users.decode(answer.rows).to_frame()  # DataFrame(...) takes three times as long for few rows
+        scores, ranks = pl.Series("score", answer.scores), pl.Series("rank", answer.ranks)
+        return users.hstack([self.items.decode(answer.items), scores, ranks])
 
     def _answer(self, rows: np.ndarray) -> Recommendations:
         """Return the answer for some users."""
+        best = self._mixed(rows) if self.users.unknown else self._by_model(rows)
+        size = int(best.counts.sum())
+        answer = Recommendations(
+            np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, np.int32)
+        )
+        flatten_best(rows, best, *answer)
+        return answer
+
+    def _mixed(self, rows: np.ndarray) -> Best:
+        """Return the best items of users of whom some are not in the training data."""
         best = Best.empty(len(rows), min(self.k, len(self.items)))
-        best.counts[:] = 0
         is_known = rows < len(self.users.vocabulary)
-        known = np.flatnonzero(is_known)
-        known = known[~self.filters.has_seen_all(rows[known])]
-        for part, find in ((known, self._by_model), (np.flatnonzero(~is_known), self._by_popularity)):
-            if 0 < len(part) == len(rows):
-                best = find(rows)
-            elif len(part):
-                for found, target in zip(find(rows[part]), best, strict=True):
-                    target[part] = found
-        kept = np.arange(best.items.shape[1]) < best.counts[:, None]
-        ranks = np.broadcast_to(np.arange(1, kept.shape[1] + 1, dtype=np.int32), kept.shape)
-        return Recommendations(np.repeat(rows, best.counts), best.items[kept], best.scores[kept], ranks[kept])
+        known, others = np.flatnonzero(is_known), np.flatnonzero(~is_known)
+        for part, find in ((known, self._by_model), (others, self._by_popularity)):
+            for found, target in zip(find(rows[part]), best, strict=True):
+                target[part] = found
+        return best
 
     def _by_model(self, rows: np.ndarray) -> Best:
         """Return the best items of users of the training data."""

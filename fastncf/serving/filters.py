@@ -31,11 +31,15 @@ class Filters:
     is_open: np.ndarray
     pairs: np.ndarray | None
 
-    def has_seen_all(self, user_ids: np.ndarray) -> np.ndarray:
-        """Return which users (B,) of the training data have seen every item, so that nothing is left, (B,) bool."""
-        if self.seen is None:
-            return np.zeros(len(user_ids), dtype=np.bool_)
-        return self.seen.indptr[user_ids] == self.seen.indptr[user_ids + 1]
+    def without_sated(self, rows: np.ndarray) -> np.ndarray:
+        """Return users (n,) without those for whom no item is left, since they have seen every one.
+
+        What they have seen would fill the memory where there are many of them.
+        """
+        if self.seen is None or len(rows) == 1:
+            return rows
+        users = np.minimum(rows, self.seen.num_users - 1)
+        return rows[(self.seen.indptr[users] < self.seen.indptr[users + 1]) | (rows > users)]
 
     def left_out(self, rows: np.ndarray) -> LeftOut:
         """Return the items that are left out for users.

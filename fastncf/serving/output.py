@@ -40,7 +40,7 @@ def write_answers(request: Request, path: Path) -> None:
         DataError: the path names something other than a file, or the file cannot be written.
     """
     answers = request.chunks()
-    first = request.frame([next(answers)])
+    first = request.frame(next(answers))
 
     def source(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
@@ -48,7 +48,7 @@ def write_answers(request: Request, path: Path) -> None:
         """Yield all frames; polars asks for no part of them."""
         yield first
         for answer in answers:
-            yield request.frame([answer])
+            yield request.frame(answer)
 
     with replaced_file(path) as partial:
         lazy = register_io_source(source, schema=first.schema)

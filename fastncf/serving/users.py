@@ -14,6 +14,8 @@ from fastncf.errors import ConfigError, DataError
 Unknown = Literal["error", "skip", "popular"]
 """What is done about users who are not in the training data."""
 
+_CHOICES = get_args(Unknown)
+
 
 @dataclass(frozen=True)
 class AskedUsers:
@@ -66,15 +68,15 @@ def find_users(vocabulary: Vocabulary, raw_ids: Any, unknown: Unknown) -> AskedU
         ConfigError: ``unknown`` is none of these.
         DataError: an id is neither an integer nor text, or with ``error`` not in the training data.
     """
-    if unknown not in get_args(Unknown):
-        raise ConfigError(f"unknown={show(unknown)}: expected one of {', '.join(get_args(Unknown))}")
+    if unknown not in _CHOICES:
+        raise ConfigError(f"unknown={show(unknown)}: expected one of {', '.join(_CHOICES)}")
     if raw_ids is None:
         return AskedUsers(np.arange(len(vocabulary), dtype=np.int32), vocabulary)
     named = named_ids(raw_ids, vocabulary.noun)
     rows = vocabulary.find(named)
-    is_unknown = rows < 0
-    if not is_unknown.any():
+    if not len(rows) or rows.min() >= 0:
         return AskedUsers(rows, vocabulary)
+    is_unknown = rows < 0
     if unknown == "error":
         others = int(is_unknown.sum()) - 1
         also = f" (nor are {others:,} of the others)" if others else ""

@@ -21,14 +21,14 @@ ROW_MULTIPLE = 4
 COLUMN_MULTIPLE = 8
 """Numbers of columns of a product are multiples of it."""
 
-ROW_COLUMN_MULTIPLE = 64
-"""Numbers of columns of :func:`gemm_row` are multiples of it: so many sums hide the time that one of them takes."""
-
 NONE, RELU, RELU_BACKWARD = range(3)
 """Epilogues, applied to an element x before it is written: x itself; max(x, 0), where NaN stays NaN; or ``scale * x``
 where the element of ``c`` that x replaces, an activation, is above 0, and 0 elsewhere."""
 
-_TALL, _WIDE = (12, 32) if llvm.get_host_cpu_features().get("avx512f") else (6, 16)
+_TALL, _WIDE, _LONG = (12, 32, 192) if llvm.get_host_cpu_features().get("avx512f") else (6, 16, 64)
+
+ROW_COLUMN_MULTIPLE = 192
+"""Numbers of columns of :func:`gemm_row` are multiples of it."""
 
 
 class Matrix(NamedTuple):
@@ -107,7 +107,7 @@ def _make_block(rows, columns):
 _tall_wide, _low_wide = _make_block(_TALL, _WIDE), _make_block(ROW_MULTIPLE, _WIDE)
 _tall_middle, _low_middle = _make_block(_TALL, 16), _make_block(ROW_MULTIPLE, 16)
 _tall_narrow, _low_narrow = _make_block(8, COLUMN_MULTIPLE), _make_block(ROW_MULTIPLE, COLUMN_MULTIPLE)
-_row = _make_block(1, ROW_COLUMN_MULTIPLE)
+_row = _make_block(1, _LONG)
 
 
 @njit(nogil=True, cache=True)
@@ -162,5 +162,5 @@ def gemm_row(shape, a, b, start, c):
     """
     columns, depth = shape
     operands = a, b, start, c
-    for column in range(0, columns, ROW_COLUMN_MULTIPLE):
+    for column in range(0, columns, _LONG):
         _row(depth, operands, 0, column, NONE, np.float32(0))

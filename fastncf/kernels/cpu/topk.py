@@ -123,8 +123,10 @@ def top_rows(first, last, tiles, request, best):
     """
     tiles, request, best = borrow(tiles), borrow(request), borrow(best)
     left_out = request.left_out
-    users_owner = np.zeros((BLOCK_ROWS, tiles.vectors.shape[1]), dtype=np.float32)
-    scores_owner, next_owner = np.empty((GROUP_ROWS, TILE), dtype=np.float32), np.empty(BLOCK_ROWS, dtype=np.int64)
+    # whole groups: the last one may have fewer users, and is computed for a multiple of ROW_MULTIPLE
+    num_rows = min(BLOCK_ROWS, (last - first + GROUP_ROWS - 1) // GROUP_ROWS * GROUP_ROWS)
+    users_owner, next_owner = np.zeros((num_rows, tiles.vectors.shape[1]), np.float32), np.empty(num_rows, np.int64)
+    scores_owner = np.empty((GROUP_ROWS, TILE), dtype=np.float32)
     for start in range(first, last, BLOCK_ROWS):
         users, scores, next_left_out = borrow(users_owner), borrow(scores_owner), borrow(next_owner)
         stop = min(start + BLOCK_ROWS, last)
@@ -143,6 +145,24 @@ def top_rows(first, last, tiles, request, best):
                     _keep_best(row, tile * TILE, at, best)
     for row in range(first, last):
         _sort_best(best.items[row], best.scores[row], best.counts[row])
+
+
+@njit(nogil=True, cache=True)
+def flatten_best(user_ids, best, users, items, scores, ranks):
+    """Write the best items of all users one after the other.
+
+    Args:
+        user_ids: (B,) int32.
+        best: :class:`Best`.
+        users, items, scores, ranks: (n,) int32, int32, float32 and int32, written; n is the sum of the counts, and
+            ranks are from 1.
+    """
+    end = 0
+    for row in range(len(user_ids)):
+        for rank in range(best.counts[row]):
+            users[end], items[end] = user_ids[row], best.items[row, rank]
+            scores[end], ranks[end] = best.scores[row, rank], rank + 1
+            end += 1
 
 
 @njit(nogil=True, cache=True)
