@@ -1,4 +1,4 @@
-"""Check the comparison with implicit on generated data: both sides give the same answers, and other ones are refused."""
+"""Check the comparison with implicit on generated data: both sides give the same answers, other ones are refused."""
 
 import numpy as np
 import pytest
