@@ -11,7 +11,7 @@ from numba import njit
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.gemm import ROW_COLUMN_MULTIPLE, Matrix, gemm_row
 from fastncf.kernels.cpu.simd import offset, pointer
-from fastncf.kernels.cpu.topk import BLOCK_ROWS, GROUP_ROWS, TILE, Request, load_user, score_tile, tile_items
+from fastncf.kernels.cpu.topk import BLOCK_ROWS, GROUP_ROWS, TILE, LeftOut, Request, load_user, score_tile, tile_items
 from fastncf.threads import even_ranges, run_ranges
 
 _REORDER = {"reassoc", "contract"}
@@ -101,7 +101,8 @@ def rank_by_tiles(
         ranks: (B,) int64, written.
     """
     tiles = tile_items(factors)
-    users = Request(user_ids, factors.user_vectors, factors.user_bias, ())
+    left_out = LeftOut(*seen, np.empty(0, dtype=np.bool_))
+    users = Request(user_ids, factors.user_vectors, factors.user_bias, left_out)
     lists = _Positives(positives, *seen)
     run_ranges(lambda a, b: _rank_by_tiles(a, b, tiles, users, lists, miss, ranks), even_ranges(len(user_ids), 1))
 
