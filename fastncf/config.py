@@ -109,6 +109,12 @@ class Config:
     time_format: str | None = None
     """Format of dates as strftime has it, such as %d.%m.%Y %H:%M, where it cannot be recognised."""
 
+    dayfirst: bool | None = None
+    """Whether the day stands before the month in dates such as 03/04/2021, where no row tells."""
+
+    drop_missing: bool = False
+    """Leave out rows that lack a user, an item or a time, and count them, rather than refuse them."""
+
     validation: bool = False
     """Hold out a second interaction per user and report ranking metrics on it after each epoch."""
 
@@ -163,6 +169,7 @@ class Config:
             self._require(name, is_left_out or getattr(self, name) in tuple(known), f"one of {', '.join(known)}")
         holds = self.time_format is None or (isinstance(self.time_format, str) and "%" in self.time_format)
         self._require("time_format", holds, "a format such as '%d.%m.%Y %H:%M:%S'")
+        self._require("dayfirst", self.dayfirst is None or isinstance(self.dayfirst, bool), "True or False")
         self._require("device", isinstance(self.device, str), "'auto' or the name of a torch device")
 
     def _check_choices(self) -> None:
@@ -206,6 +213,8 @@ class Config:
         """Raise a ConfigError for settings that exclude each other."""
         if self.patience is not None:
             self._require("patience", self.validation, "validation=True beside it, which early stopping needs")
+        is_told_once = self.dayfirst is None or self.time_format is None
+        self._require("dayfirst", is_told_once, "no time_format= beside it, which tells the order as well")
         fits = self.mlp_dim is None or self.model in _WITH_MLP_DIM
         self._require("mlp_dim", fits, "model='neumf' beside it; the vectors of other models have the length dim")
         has_width = self.model not in _WITH_LAYERS or len(self.layers) >= 1
@@ -215,6 +224,10 @@ class Config:
         """Raise a ConfigError that names a setting and what is expected, unless the condition holds."""
         if not holds:
             raise ConfigError(f"{name}={show(getattr(self, name))}: expected {expected}")
+
+    def reading(self) -> dict[str, Any]:
+        """Return the settings of the reading of the data, see :class:`~fastncf.data.readers.options.Reading`."""
+        return {name: getattr(self, name) for name in ("time_format", "dayfirst", "drop_missing")}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that JSON can hold."""

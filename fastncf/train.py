@@ -155,11 +155,11 @@ class _Prepared:
         """Read interactions, keep the asked-for share of the users, and hold out items."""
         given = None
         with reporter.stage("read"):
-            columns: dict[str, Any] = {**inputs.columns, "time_format": config.time_format}
+            options: dict[str, Any] = {**inputs.columns, **config.reading()}
             if inputs.test is None:
-                interactions = read_interactions(train, **columns, needs_time=config.split == "latest")
+                interactions = read_interactions(train, **options, needs_time=config.split == "latest")
             else:
-                interactions, given = read_with_test(train, inputs.test, inputs.candidates, **columns)
+                interactions, given = read_with_test(train, inputs.test, inputs.candidates, **options)
         with reporter.stage("split"):
             share = (config.user_fraction, key(config.seed, Stream.USERS)) if config.user_fraction < 1 else None
             if given is None:
@@ -230,6 +230,7 @@ def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
         "users": len(interactions.users),
         "items": len(interactions.items),
         "interactions": split.num_interactions,
+        "num_missing": interactions.num_missing,
         "num_duplicates": split.num_duplicates,
         "num_users_all_seen": split.num_users_all_seen,
         "num_users_too_short": split.num_users_too_short,

@@ -142,12 +142,12 @@ UNUSED = (
         "candidates= gives the lists of the test",
     ),
     Unused(
-        ("time", "time_format"),
+        ("time", "time_format", "dayfirst"),
         lambda fit: fit.likely.data.holdout == "random" and not fit.likely.uses_order,
         "neither the held-out items nor the model depend on times",
     ),
     Unused(
-        ("time", "time_format"),
+        ("time", "time_format", "dayfirst"),
         lambda fit: fit.inputs.test is not None and not fit.likely.uses_order,
         "test= gives the held-out items, and the model does not depend on times",
     ),

@@ -4,7 +4,7 @@ X. He, L. Liao, H. Zhang, L. Nie, X. Hu and T.-S. Chua, "Neural Collaborative Fi
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,7 @@ import polars as pl
 from fastncf.data.ids import Vocabulary
 from fastncf.data.interactions import Interactions, choose_users, encode_table
 from fastncf.data.readers.candidates import read_candidates
+from fastncf.data.readers.options import Reading
 from fastncf.data.readers.table import Table, read_table
 from fastncf.errors import ConfigError, DataError
 
@@ -44,7 +45,7 @@ def read_with_test(
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
-    time_format: str | None = None,
+    **reading: Unpack[Reading],
 ) -> tuple[Interactions, GivenTest]:
     """Read training interactions, a test set and, optionally, its candidates.
 
@@ -58,22 +59,22 @@ def read_with_test(
         user: name of the user column of ``train`` and ``test``.
         item: name of the item column.
         time: name of the time column.
-        time_format: format of dates as strftime has it, where it cannot be recognised.
+        **reading: further settings, see :class:`~fastncf.data.readers.options.Reading`.
 
     Raises:
         DataNotFoundError: there is no such file.
         DataError: the input cannot be used, or a test user has no training interaction.
         ConfigError: the format cannot be used.
     """
-    columns: dict[str, Any] = {"user": user, "item": item, "time": time, "time_format": time_format}
-    table = read_table(train, **columns, needs_time=False)
-    held_out = read_table(test, **columns, needs_time=False, is_test=True)
+    table = read_table(train, user=user, item=item, time=time, needs_time=False, **reading)
+    held_out = read_table(test, user=user, item=item, time=time, needs_time=False, is_test=True, **reading)
     users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]
     lists = None
     if candidates is not None:
         lists = read_candidates(candidates)
         items.append(lists["negative"])
     interactions = encode_table(table, Vocabulary.of(users, "user"), Vocabulary.of(items, "item"))
+    interactions = replace(interactions, num_missing=table.num_missing + held_out.num_missing)
     test_user = interactions.users.encode(held_out.frame["user"])
     test_item = interactions.items.encode(held_out.frame["item"])
     _check_test_users(test_user, held_out, table)

@@ -1,11 +1,12 @@
 """Interactions as indices of users and items, with the vocabularies of their raw ids."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from fastncf.data.ids import Vocabulary
+from fastncf.data.readers.options import Reading
 from fastncf.data.readers.table import Table, read_table
 from fastncf.errors import ConfigError, DataError
 
@@ -22,6 +23,7 @@ class Interactions:
         items: raw ids of the I items.
         source: name of the source in messages.
         source_info: what was recognised in the source, see :class:`~fastncf.data.readers.table.Table`.
+        num_missing: number of rows that lacked a value and were left out.
     """
 
     user: np.ndarray
@@ -31,6 +33,7 @@ class Interactions:
     items: Vocabulary
     source: str
     source_info: dict[str, Any]
+    num_missing: int = 0
 
     def keep_users(self, kept: np.ndarray, other_items: np.ndarray | None = None) -> "Interactions":
         """Return the interactions of some users only, with new indices for these users and for the items they have.
@@ -56,6 +59,7 @@ class Interactions:
             items=Vocabulary(self.items.decode(np.flatnonzero(present)), "item"),
             source=self.source,
             source_info=self.source_info,
+            num_missing=self.num_missing,
         )
 
 
@@ -66,7 +70,7 @@ def read_interactions(
     item: str | None = None,
     time: str | None = None,
     needs_time: bool = True,
-    time_format: str | None = None,
+    **reading: Unpack[Reading],
 ) -> Interactions:
     """Read interactions from a file or a frame.
 
@@ -80,14 +84,14 @@ def read_interactions(
         item: the same for the item column.
         time: the same for the time column.
         needs_time: whether a source without times is an error.
-        time_format: format of dates as strftime has it, such as ``%d.%m.%Y %H:%M``, where it cannot be recognised.
+        **reading: further settings, see :class:`~fastncf.data.readers.options.Reading`.
 
     Raises:
         DataNotFoundError: there is no such file.
         DataError: the input cannot be used; the message names the source, the column and the first bad row.
         ConfigError: the format cannot be used.
     """
-    table = read_table(source, user=user, item=item, time=time, needs_time=needs_time, time_format=time_format)
+    table = read_table(source, user=user, item=item, time=time, needs_time=needs_time, **reading)
     return encode_table(
         table, Vocabulary.of([table.frame["user"]], "user"), Vocabulary.of([table.frame["item"]], "item")
     )
@@ -120,6 +124,7 @@ def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interact
         items=items,
         source=table.source,
         source_info=table.source_info,
+        num_missing=table.num_missing,
     )
 
 

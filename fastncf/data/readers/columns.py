@@ -6,35 +6,18 @@ Where two columns could have one role, the caller is asked; only a date and a ti
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import polars as pl
 
-from fastncf.data.readers.dates import formats_of, is_time_of_day, looks_like_time
+from fastncf.data.readers.dates import DateFormat, formats_of, is_time_of_day, looks_like_time
 from fastncf.data.readers.names import CLOCKS, DATES, has_name_of, normalize_name
+from fastncf.data.readers.options import ReadOptions
 from fastncf.errors import DataError
 
 NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 """Text that polars reads as a number: with blanks before it, without any behind it."""
 
 _MAX_LISTED = 200
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """What a caller says of the columns of a source.
-
-    Attributes:
-        names: the given name of the user, item and time column, or None for each.
-        needs_time: whether a source without a time column is an error.
-        time_format: format of the times as strftime has it, or None to recognise it.
-        is_test: whether the source is a test set, whose users are looked up in training.
-    """
-
-    names: dict[str, str | None]
-    needs_time: bool
-    time_format: str | None = None
-    is_test: bool = False
 
 
 def list_columns(columns: list[str]) -> str:
@@ -86,10 +69,9 @@ def match_columns(columns: list[str], options: ReadOptions, source: str) -> dict
 
 def _refuse_format_of_nothing(options: ReadOptions, source: str) -> None:
     """Raise a DataError for a format of times where training has no times."""
-    if options.time_format is not None and not options.is_test:
-        raise DataError(
-            f"{source}: has no time column for time_format={options.time_format!r:.80}; name the column with time=..."
-        )
+    if options.has_date_format() and not options.is_test:
+        given = DateFormat(options.time_format, options.dayfirst)
+        raise DataError(f"{source}: has no time column for {given}; name the column with time=...")
 
 
 def _require_one_column_each(chosen: dict[str, str], columns: list[str], source: str) -> None:
@@ -218,6 +200,8 @@ def refuse_doubtful_header(
     """
     first = [field.strip() for field in rows[0]]
     user, item = position_of["user"], position_of["item"]
+    if not (first[user] and first[item]):
+        return  # left out as a row that lacks a value
     columns = [frame[role].to_physical() for role in ("user", "item")]
     is_alone = [bool((column == column[0]).sum() == 1) for column in columns]
     ids = [[row[at] for at in (user, item) if at < len(row)] for row in rows]

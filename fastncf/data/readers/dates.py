@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import polars as pl
 
@@ -14,6 +15,26 @@ HEAD_ROWS = 1000
 
 EXPECTED_CLOCKS = "a time of day such as 23:53:47"
 EXPECTED_TIMES = "a number such as 1112486027, or a date such as 2005-04-02 23:53:47"
+
+
+class DateFormat(NamedTuple):
+    """What a caller says of the dates of a column.
+
+    Attributes:
+        time_format: their format as strftime has it, or None to recognise it.
+        dayfirst: whether the day stands before the month, or None to recognise it.
+    """
+
+    time_format: str | None = None
+    dayfirst: bool | None = None
+
+    def is_given(self) -> bool:
+        """Return whether anything is said."""
+        return self != DateFormat()
+
+    def __str__(self) -> str:
+        return f"dayfirst={self.dayfirst}" if self.time_format is None else f"time_format={self.time_format!r:.80}"
+
 
 _MONTH = r"[A-Za-z]{3,9}"
 _DATES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -122,23 +143,28 @@ def have_four_digits(dates: pl.Series) -> bool:
     return bool(dates.to_physical().is_between(*_FOUR_DIGITS).all())
 
 
-def read_dates(values: pl.Series, name: ColumnName, time_format: str | None) -> pl.Series:
+def read_dates(values: pl.Series, name: ColumnName, given: DateFormat) -> pl.Series:
     """Return a column of text as dates, in nanoseconds if one of them is finer than a microsecond.
 
     Args:
         values: text without nulls.
         name: the column in messages.
-        time_format: format of the dates as strftime has it, or None to recognise it.
+        given: what the caller says of the format.
 
     Raises:
         DataError: a date has another format than the others, or the order of day and month cannot be told.
         ConfigError: the given format cannot be used.
     """
     text = values.str.strip_chars()
+    time_format = given.time_format
     formats = common_formats(text.head(HEAD_ROWS)) if time_format is None else (time_format.replace(".%f", "%.f"),)
     if not formats:
         row = next(row for row, value in enumerate(text) if not formats_of(value))
         raise name.wrong_value(values, row, _expected(text[row], time_format))
+    if given.dayfirst is not None:
+        if len(formats) == 1:
+            raise name.wrong_value(values, 0, f"dates such as 31/12/2019 or 12/31/2019 beside {given}")
+        formats = formats[:1] if given.dayfirst else formats[1:]
     readings = [_parse_all(text, fmt) for fmt in formats]
     complete = [reading for reading in readings if not reading[0].has_nulls()]
     if not complete:
@@ -152,7 +178,8 @@ def read_dates(values: pl.Series, name: ColumnName, time_format: str | None) -> 
         row = first_true(differ)
         raise DataError(
             f"{name.source}: column {name.column!r:.80} holds {values[row]!r:.60} in {name.locate(row)}, and no row "
-            f"tells day and month apart; expected time_format={formats[0]!r} or time_format={formats[1]!r}"
+            f"tells day and month apart; expected time_format={formats[0]!r} or time_format={formats[1]!r} "
+            f"(or dayfirst=True, dayfirst=False)"
         )
     return _refine(dates, text, fmt, values, name) if "%.f" in fmt else dates
 

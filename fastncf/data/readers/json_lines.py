@@ -9,8 +9,9 @@ from typing import IO
 import polars as pl
 
 from fastncf.data.ids import EXPECTED_IDS
-from fastncf.data.readers.columns import ReadOptions, match_columns
+from fastncf.data.readers.columns import match_columns
 from fastncf.data.readers.files import open_content
+from fastncf.data.readers.options import ReadOptions
 from fastncf.data.readers.text import TextTable
 from fastncf.errors import DataError
 

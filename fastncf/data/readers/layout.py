@@ -6,10 +6,11 @@ What is decided here is checked on all rows while the text is read, see :mod:`fa
 import re
 from dataclasses import dataclass, replace
 
-from fastncf.data.readers.columns import NUMBER, ReadOptions, guess_columns, match_columns
+from fastncf.data.readers.columns import NUMBER, guess_columns, match_columns
 from fastncf.data.readers.dates import HEAD_ROWS, formats_of
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.names import is_known
+from fastncf.data.readers.options import ReadOptions
 from fastncf.data.readers.records import Head, Text, read_head
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.text import TextFormat

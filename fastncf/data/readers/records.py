@@ -285,6 +285,15 @@ def find_line(text: Text, found: Scan, row: int) -> int:
     return text.line_at(int(records[-1, 0]))
 
 
+def find_filled_line(text: Text, found: Scan, num_fields: int, row: int) -> int:
+    """Return the number of the line in which a record begins, by its number from 0 among those that have any value."""
+    fields = np.empty((found.num_records * num_fields, 2), dtype=np.int64)
+    records = np.empty((found.num_records, 2), dtype=np.int64)
+    kernel.find_fields(text.data, (int(found.bounds[0]), int(found.bounds[-1])), found.form, fields, records)
+    is_filled = (fields[:, 1] > fields[:, 0]).reshape(-1, num_fields).any(axis=1)
+    return text.line_at(int(records[np.flatnonzero(is_filled)[row], 0]))
+
+
 @dataclass(frozen=True)
 class _RangeScan:
     """Findings of a range: counts (NUM_COUNTS,), facts (R, NUM_FACTS), and the integers of each column."""

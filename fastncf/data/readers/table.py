@@ -2,19 +2,21 @@
 
 import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import polars as pl
 
 from fastncf.data.named import find_source
-from fastncf.data.readers.checks import ColumnName, check_ids
-from fastncf.data.readers.columns import ReadOptions, match_columns, refuse_doubtful_header
+from fastncf.data.readers.checks import ColumnName, check_ids, is_missing
+from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
+from fastncf.data.readers.dates import DateFormat
 from fastncf.data.readers.files import EXPECTED_SOURCES, read_file
 from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import JSON_LINES, PARQUET
+from fastncf.data.readers.options import Reading, ReadOptions
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
 from fastncf.errors import DataError
@@ -36,12 +38,14 @@ class Table:
         source_info: what was recognised, for people: ``source``, ``format``, ``columns`` (the column of each role) and
             ``rows``.
         locate: returns in words where a row of the frame stands in the source, such as "line 3".
+        num_missing: number of rows that lacked a value and were left out.
     """
 
     frame: pl.DataFrame
     source: str
     source_info: dict[str, Any]
     locate: Callable[[int], str]
+    num_missing: int = 0
 
 
 def read_table(
@@ -51,8 +55,8 @@ def read_table(
     item: str | None,
     time: str | None,
     needs_time: bool,
-    time_format: str | None = None,
     is_test: bool = False,
+    **reading: Unpack[Reading],
 ) -> Table:
     """Read the user, item and time columns of a source and check them.
 
@@ -68,7 +72,7 @@ def read_table(
     require_polars_threads("reading interactions")
     given = {"user": user, "item": item, "time": time}
     names = {role: None if name is None else str(name) for role, name in given.items()}
-    options = ReadOptions(names, needs_time, time_format, is_test)
+    options = ReadOptions(names, needs_time, is_test, **reading)
     if isinstance(source, (str, Path)):
         return _read_file(find_source(source), options)
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
@@ -95,15 +99,20 @@ def _read_file(path: Path, options: ReadOptions) -> Table:
         frame, columns = _collect(lazy, options, source, "the Parquet file is damaged")
         return _check_table(frame, _Origin(source, kind, columns), options)
     read = read_json_lines if kind == JSON_LINES else read_text
-    frame, columns, text_format, find_line, layout = read(source, content, options)
-    origin = _Origin(source, text_format, columns, lambda row: f"line {find_line(row)}")
-    if layout is None or layout.has_header:
-        return _check_table(frame, origin, options)
-    if options.names["time"] is None and "time" in columns:
-        check_likely_times(frame["time"], origin.name_column("time"))
-    table = _check_table(frame, origin, options)
-    if not (options.is_test or (options.names["user"] and options.names["item"])):
-        refuse_doubtful_header(table.frame, layout.rows, layout.position_of, source)
+    text = read(source, content, options)
+    is_guess = text.layout is not None and not text.layout.has_header and options.names["time"] is None
+    origin = _Origin(
+        source,
+        text.format,
+        text.columns,
+        lambda row: f"line {text.find_line(row)}",
+        num_empty=text.num_empty,
+        is_time_guessed=is_guess and "time" in text.columns,
+    )
+    table = _check_table(text.frame, origin, options)
+    is_named = options.is_test or (options.names["user"] and options.names["item"])
+    if text.layout is not None and not (text.layout.has_header or is_named):
+        refuse_doubtful_header(table.frame, text.layout.rows, text.layout.position_of, source)
     return table
 
 
@@ -164,12 +173,16 @@ class _Origin:
         format: kind of the source, for people.
         columns: name of the column of each role.
         locate: returns in words where a row of the frame stands in the source.
+        num_empty: number of rows without any value, which are not in the frame.
+        is_time_guessed: whether the time column is only known by its position.
     """
 
     source: str
     format: str
     columns: dict[str, str]
     locate: Callable[[int], str] = lambda row: f"row {row + 1}"
+    num_empty: int = 0
+    is_time_guessed: bool = False
 
     def name_column(self, role: str) -> ColumnName:
         """Return the column of a role for messages."""
@@ -189,17 +202,33 @@ def _check_table(frame: pl.DataFrame, origin: _Origin, options: ReadOptions) -> 
         DataError: the frame is empty, or a value is not as expected.
         ConfigError: the given format of times cannot be used.
     """
+    num_rows = frame.height + origin.num_empty
+    if options.drop_missing:
+        frame, origin = _drop_missing(frame, origin)
     source, columns = origin.source, dict(origin.columns)
     if frame.height == 0:
-        raise DataError(f"{source}: holds no row; expected at least two users and two items")
+        without = f" without a missing value ({num_rows} have one)" if num_rows else ""
+        raise DataError(f"{source}: holds no row{without}; expected at least two users and two items")
+    if origin.is_time_guessed:
+        check_likely_times(frame["time"], origin.name_column("time"))
+    given = DateFormat(options.time_format, options.dayfirst)
     checked = [check_ids(frame[role], origin.name_column(role)).alias(role) for role in ("user", "item")]
     if "clock" in columns:
         names = origin.name_column("time"), origin.name_column("clock")
-        time = combine_times(TimeColumns(frame["time"], frame["clock"], *names), options.time_format)
+        time = combine_times(TimeColumns(frame["time"], frame["clock"], *names), given)
         columns["time"] += f" + {columns.pop('clock')}"
     elif "time" in columns:
-        time = check_times(frame["time"], origin.name_column("time"), options.time_format)
+        time = check_times(frame["time"], origin.name_column("time"), given)
     if "time" in columns:
         checked.append(time.alias("time"))
     source_info = {"source": source, "format": origin.format, "columns": columns, "rows": frame.height}
-    return Table(pl.DataFrame(checked), source, source_info, origin.locate)
+    return Table(pl.DataFrame(checked), source, source_info, origin.locate, num_rows - frame.height)
+
+
+def _drop_missing(frame: pl.DataFrame, origin: _Origin) -> tuple[pl.DataFrame, _Origin]:
+    """Return the rows of a frame that lack no value, and where they stand."""
+    kept = pl.select(~pl.any_horizontal([is_missing(column) for column in frame])).to_series()
+    if kept.all():
+        return frame, origin
+    numbers = kept.arg_true()
+    return frame.filter(kept), replace(origin, locate=lambda row: origin.locate(numbers[row]))

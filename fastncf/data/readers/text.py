@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from fastncf.data.ids import EXPECTED_IDS
-from fastncf.data.readers.columns import ReadOptions
 from fastncf.data.readers.dates import EXPECTED_CLOCKS, EXPECTED_TIMES, have_four_digits, parse_dates, plain_format
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.layout import TextLayout, detect_layout
-from fastncf.data.readers.records import ColumnScan, Fault, Scan, Text, find_line, scan
+from fastncf.data.readers.options import ReadOptions
+from fastncf.data.readers.records import ColumnScan, Fault, Scan, Text, find_filled_line, find_line, scan
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.text import WRONG_NUMBER
 
@@ -34,6 +34,7 @@ class TextTable(NamedTuple):
         format: the format in words.
         find_line: returns the line number of a row of the frame.
         layout: the layout of a text with separators, None for JSON lines.
+        num_empty: number of rows without any value, which are not in the frame.
     """
 
     frame: pl.DataFrame
@@ -41,6 +42,7 @@ class TextTable(NamedTuple):
     format: str
     find_line: Callable[[int], int]
     layout: TextLayout | None = None
+    num_empty: int = 0
 
 
 def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextTable:
@@ -57,12 +59,14 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
     text = Text(source, content)
     layout = detect_layout(text, options)
     found = _scan(text, layout)
+    if options.drop_missing:
+        return _read_with_missing(text, layout, found)
     by_role = dict(zip(layout.position_of, found.columns, strict=True))
     _refuse_empty(text, layout, by_role)
     columns = {
         role: _join_integers(column, role)
         for role, column in by_role.items()
-        if (column.is_canonical if role in _IDS else column.is_integer and options.time_format is None)
+        if (column.is_canonical if role in _IDS else column.is_integer and not options.has_date_format())
     }
     others = [role for role in by_role if role not in columns]
     if others:
@@ -183,17 +187,12 @@ def _read_columns(
     used = {role: pl.col(f"c{layout.position_of[role]}") for role in roles}
     used |= {role: used[role].cast(pl.Categorical(pl.Categories.random())) for role in roles if role in _IDS}
     date_format = None
-    if "time" in used and options.time_format is None and "clock" not in layout.position_of:
+    if "time" in used and not options.has_date_format() and "clock" not in layout.position_of:
         date_format = plain_format(layout.head_of["time"])
     narrow = used if date_format is None else {**used, "time": parse_dates(used["time"], date_format)}
-    try:
-        frame = _scan_csv(text, layout, found).select(**narrow).collect(engine="streaming")
-        if date_format is not None and not _are_dates(frame["time"], found):
-            frame = _scan_csv(text, layout, found).select(**used).collect(engine="streaming")
-    except _UNREADABLE as error:
-        text.require_utf8()
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{text.source}: cannot be read as text ({reason:.200}); expected {EXPECTED_SOURCES}") from None
+    frame = _collect(text, layout, found, narrow)
+    if date_format is not None and not _are_dates(frame["time"], found):
+        frame = _collect(text, layout, found, used)
     if found.num_blank:
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     if frame.height != found.num_records or any(column.has_nulls() for column in frame):
@@ -202,6 +201,35 @@ def _read_columns(
             f"expected {EXPECTED_SOURCES}"
         )
     return frame.to_dict()
+
+
+def _collect(text: Text, layout: TextLayout, found: Scan, used: dict[str, pl.Expr]) -> pl.DataFrame:
+    """Return expressions of the columns of a text, for each row and each blank line.
+
+    Raises:
+        DataError: the text is not UTF-8.
+    """
+    try:
+        return _scan_csv(text, layout, found).select(**used).collect(engine="streaming")
+    except _UNREADABLE as error:
+        text.require_utf8()
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{text.source}: cannot be read as text ({reason:.200}); expected {EXPECTED_SOURCES}") from None
+
+
+def _read_with_missing(text: Text, layout: TextLayout, found: Scan) -> TextTable:
+    """Return the used columns as String, of all rows that have any value, with nulls where a field is empty."""
+    used = {role: pl.col(f"c{position}") for role, position in layout.position_of.items()}
+    frame = _collect(text, layout, found, {**used, "is_empty": pl.all_horizontal(pl.all().fill_null("") == "")})
+    is_empty = frame.drop_in_place("is_empty")
+    return TextTable(
+        frame.filter(~is_empty),
+        layout.column_of,
+        layout.describe(),
+        lambda row: find_filled_line(text, found, layout.num_fields, row),
+        layout,
+        int(is_empty.sum()) - found.num_blank,
+    )
 
 
 def _are_dates(times: pl.Series, found: Scan) -> bool:

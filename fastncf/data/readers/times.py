@@ -13,6 +13,7 @@ from fastncf.data.readers.dates import (
     EXPECTED_TIMES,
     HEAD_ROWS,
     LIKELY_TIMES,
+    DateFormat,
     formats_of,
     is_time_of_day,
     read_dates,
@@ -20,6 +21,7 @@ from fastncf.data.readers.dates import (
 from fastncf.data.readers.objects import times_of_objects
 from fastncf.errors import DataError
 
+_RECOGNISE = DateFormat()
 _DAY = 86_400 * 10**9  # nanoseconds
 _MOST_DIGITS = 15  # numbers of more digits may become one Float64
 _DECIMAL = (38, 18)  # digits of a Decimal, and those behind its point
@@ -27,7 +29,7 @@ _YEARS = (1900, 2100)  # of dates that are written as one number
 _FIXED_WIDTHS = {"%Y": 4, "%m": 2, "%d": 2, "%H": 2, "%M": 2, "%S": 2, "%y": 2, "%j": 3}
 
 
-def check_times(values: pl.Series, name: ColumnName, time_format: str | None = None) -> pl.Series:
+def check_times(values: pl.Series, name: ColumnName, given: DateFormat = _RECOGNISE) -> pl.Series:
     """Return a column of times as Int64, without nulls and in the same order.
 
     Integers stay as they are, dates become microseconds (or stay in the unit of their column), floats become the
@@ -37,7 +39,7 @@ def check_times(values: pl.Series, name: ColumnName, time_format: str | None = N
     Args:
         values: the column.
         name: the column in messages.
-        time_format: format of the dates as strftime has it, or None to recognise it.
+        given: what the caller says of the format of dates.
 
     Raises:
         DataError: a time is missing, is neither a number nor a date, or may have been rounded by its dtype; or day and
@@ -45,12 +47,12 @@ def check_times(values: pl.Series, name: ColumnName, time_format: str | None = N
         ConfigError: the given format cannot be used.
     """
     values = _plain(values, name, EXPECTED_TIMES)
-    if time_format is not None:
-        return read_dates(_as_text(values, name, time_format), name, time_format).to_physical()
+    if given.is_given():
+        return read_dates(_as_text(values, name, given), name, given).to_physical()
     if values.dtype == pl.String:
         if are_numbers(values.head(HEAD_ROWS)):
             return _check_numbers(values, name)
-        return read_dates(values, name, None).to_physical()
+        return read_dates(values, name, given).to_physical()
     if values.dtype == pl.Date:
         values = values.cast(pl.Datetime("us"))
     if values.dtype == pl.Datetime:
@@ -167,7 +169,7 @@ def _ranks(values: pl.Series) -> pl.Series:
     return values.rank("dense").cast(pl.Int64)
 
 
-def _as_text(values: pl.Series, name: ColumnName, time_format: str) -> pl.Series:
+def _as_text(values: pl.Series, name: ColumnName, given: DateFormat) -> pl.Series:
     """Return dates that a format is given for as text; leading zeros that a column of integers has lost are added.
 
     Raises:
@@ -178,9 +180,9 @@ def _as_text(values: pl.Series, name: ColumnName, time_format: str) -> pl.Series
     if values.dtype.is_float():
         values = _whole_numbers(values)
     if not values.dtype.is_integer():
-        raise name.wrong_dtype(values, f"text beside time_format={time_format!r:.80}")
-    parts = re.findall("%.", time_format)
-    is_fixed = "".join(parts) == time_format and all(part in _FIXED_WIDTHS for part in parts)
+        raise name.wrong_dtype(values, f"text beside {given}")
+    parts = re.findall("%.", given.time_format or "")
+    is_fixed = "".join(parts) == given.time_format and all(part in _FIXED_WIDTHS for part in parts)
     return values.cast(pl.String).str.zfill(sum(_FIXED_WIDTHS[part] for part in parts) if is_fixed else 0)
 
 
@@ -199,20 +201,20 @@ class TimeColumns(NamedTuple):
     clock_name: ColumnName
 
 
-def combine_times(columns: TimeColumns, time_format: str | None) -> pl.Series:
+def combine_times(columns: TimeColumns, given: DateFormat) -> pl.Series:
     """Return dates and times of day as one time in nanoseconds or, if none is finer, in microseconds: Int64.
 
     Args:
         columns: M dates and M times of day. Dates are whole days, also as numbers such as 20050402; times of day are
             text such as 23:53 or 11:53:47 PM, numbers such as 2353 or 235347, or of dtype Time or Duration.
-        time_format: format of the dates as strftime has it, or None to recognise it.
+        given: what the caller says of the format of dates.
 
     Raises:
         DataError: a value is missing, or the two columns are not of this kind, so that each could be the time.
     """
     dates = _plain(columns.dates, columns.date_name, EXPECTED_TIMES)
     clocks = _plain(columns.clocks, columns.clock_name, EXPECTED_CLOCKS)
-    days = _whole_days(dates, columns.date_name, time_format)
+    days = _whole_days(dates, columns.date_name, given)
     nanoseconds = _nanoseconds_of_day(clocks)
     if days is None or nanoseconds is None:
         date, clock = columns.date_name.column, columns.clock_name.column
@@ -227,19 +229,19 @@ def combine_times(columns: TimeColumns, time_format: str | None) -> pl.Series:
     return days * _DAY + nanoseconds
 
 
-def _whole_days(dates: pl.Series, name: ColumnName, time_format: str | None) -> pl.Series | None:
+def _whole_days(dates: pl.Series, name: ColumnName, given: DateFormat) -> pl.Series | None:
     """Return dates as days since 1970, Int64; None where they are no dates, or have times of day."""
     if dates.dtype.is_float():
         dates = _whole_numbers(dates)
-    if time_format is not None:
-        dates = read_dates(_as_text(dates, name, time_format), name, time_format)
+    if given.is_given():
+        dates = read_dates(_as_text(dates, name, given), name, given)
     elif dates.dtype.is_integer() or (dates.dtype == pl.String and are_numbers(dates.head(HEAD_ROWS))):
         text = dates.cast(pl.String).str.strip_chars()
         dates = text.str.to_datetime("%Y%m%d", strict=False, time_unit="us")
         if dates.has_nulls() or not bool(text.str.contains(r"^[12]\d{7}$").all()):
             return None
     elif dates.dtype == pl.String:
-        dates = read_dates(dates, name, None)
+        dates = read_dates(dates, name, given)
     if not dates.dtype.is_temporal() or dates.dtype in (pl.Time, pl.Duration):
         return None
     if dates.dtype == pl.Datetime and bool((dates.dt.time().to_physical() != 0).any()):

@@ -211,6 +211,28 @@ def test_a_given_format(write, times, time_format, expected):
         assert found.cast(pl.Datetime("us")).to_list() == expected
 
 
+def test_the_caller_tells_day_from_month(write):
+    for source in in_all_sources(write, ["03/04/2021 10:00", "04/03/2021 09:00"]):
+        for dayfirst, expected in ((True, [dt.date(2021, 4, 3), dt.date(2021, 3, 4)]), (False, [])):
+            found = read(source, dayfirst=dayfirst).frame["time"].cast(pl.Datetime("us")).dt.date().to_list()
+            assert found == (expected or [dt.date(2021, 3, 4), dt.date(2021, 4, 3)])
+
+
+@pytest.mark.parametrize(
+    ("times", "dayfirst", "message"),
+    [
+        (["13/04/2021", "04/03/2021"], False, "holds '13/04/2021' in row 1; expected"),
+        (["2021-01-02", "2021-02-01"], True, "expected dates such as 31/12/2019 or 12/31/2019 beside dayfirst=True"),
+        ([1, 2], True, "holds '1' in row 1; expected"),
+        ([DAY, DAY], True, "expected text beside dayfirst=True"),
+    ],
+)
+def test_an_order_of_day_and_month_that_does_not_fit(times, dayfirst, message):
+    with pytest.raises(DataError) as error:
+        read(pl.DataFrame({"user": [1, 2], "item": [1, 2], "time": times}), dayfirst=dayfirst)
+    assert message in str(error.value)
+
+
 def test_a_given_format_of_integers():
     for numbers in (pl.Series([31122019, 1012020]), pl.Series([31122019.0, 1012020.0])):
         frame = pl.DataFrame({"user": [1, 2], "item": [1, 2], "time": numbers})

@@ -1,0 +1,41 @@
+"""What a caller says of a source beside naming it."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+
+class Reading(TypedDict, total=False):
+    """Settings of the reading of a source, as :class:`~fastncf.config.Config` has them.
+
+    Attributes:
+        time_format: format of dates as strftime has it, or None to recognise it.
+        dayfirst: whether the day stands before the month, or None to recognise it.
+        drop_missing: leave out rows that lack a user, an item or a time, rather than refuse them.
+    """
+
+    time_format: str | None
+    dayfirst: bool | None
+    drop_missing: bool
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a caller says of a source.
+
+    Attributes:
+        names: the given name of the user, item and time column, or None for each.
+        needs_time: whether a source without a time column is an error.
+        is_test: whether the source is a test set, whose users are looked up in training.
+        time_format, dayfirst, drop_missing: see :class:`Reading`.
+    """
+
+    names: dict[str, str | None]
+    needs_time: bool
+    is_test: bool = False
+    time_format: str | None = None
+    dayfirst: bool | None = None
+    drop_missing: bool = False
+
+    def has_date_format(self) -> bool:
+        """Return whether the caller says anything of the format of dates."""
+        return self.time_format is not None or self.dayfirst is not None
