@@ -665,7 +665,7 @@ def _found(recommender: "Recommender") -> list[str]:
         "num_candidates_unknown": "given candidates are such items",
         "num_candidates_seen": "given candidates that their user has seen were left out",
     }
-    return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data[name]]
+    return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data.get(name)]
 
 
 def _table(metrics: dict[str, float]) -> list[str]:

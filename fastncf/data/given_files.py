@@ -74,7 +74,8 @@ def read_with_test(
         lists = read_candidates(candidates)
         items.append(lists["negative"])
     interactions = encode_table(table, Vocabulary.of(users, "user"), Vocabulary.of(items, "item"))
-    interactions = replace(interactions, num_missing=table.num_missing + held_out.num_missing)
+    if table.num_missing is not None and held_out.num_missing is not None:
+        interactions = replace(interactions, num_missing=table.num_missing + held_out.num_missing)
     test_user = interactions.users.encode(held_out.frame["user"])
     test_item = interactions.items.encode(held_out.frame["item"])
     _check_test_users(test_user, held_out, table)

@@ -23,7 +23,7 @@ class Interactions:
         items: raw ids of the I items.
         source: name of the source in messages.
         source_info: what was recognised in the source, see :class:`~fastncf.data.readers.table.Table`.
-        num_missing: number of rows that lacked a value and were left out.
+        num_missing: number of rows that lacked a value and were left out, or None where they would be refused.
     """
 
     user: np.ndarray
@@ -33,7 +33,7 @@ class Interactions:
     items: Vocabulary
     source: str
     source_info: dict[str, Any]
-    num_missing: int = 0
+    num_missing: int | None = None
 
     def keep_users(self, kept: np.ndarray, other_items: np.ndarray | None = None) -> "Interactions":
         """Return the interactions of some users only, with new indices for these users and for the items they have.

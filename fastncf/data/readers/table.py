@@ -38,14 +38,14 @@ class Table:
         source_info: what was recognised, for people: ``source``, ``format``, ``columns`` (the column of each role) and
             ``rows``.
         locate: returns in words where a row of the frame stands in the source, such as "line 3".
-        num_missing: number of rows that lacked a value and were left out.
+        num_missing: number of rows that lacked a value and were left out, or None where they would be refused.
     """
 
     frame: pl.DataFrame
     source: str
     source_info: dict[str, Any]
     locate: Callable[[int], str]
-    num_missing: int = 0
+    num_missing: int | None = None
 
 
 def read_table(
@@ -222,7 +222,13 @@ def _check_table(frame: pl.DataFrame, origin: _Origin, options: ReadOptions) -> 
     if "time" in columns:
         checked.append(time.alias("time"))
     source_info = {"source": source, "format": origin.format, "columns": columns, "rows": frame.height}
-    return Table(pl.DataFrame(checked), source, source_info, origin.locate, num_rows - frame.height)
+    return Table(
+        pl.DataFrame(checked),
+        source,
+        source_info,
+        origin.locate,
+        num_rows - frame.height if options.drop_missing else None,
+    )
 
 
 def _drop_missing(frame: pl.DataFrame, origin: _Origin) -> tuple[pl.DataFrame, _Origin]:
