@@ -27,7 +27,7 @@ class TextLayout:
         separator: what stands between two fields.
         form: the same for the kernels; whether quotes enclose fields is decided on all rows.
         num_fields: number of fields of each row, with an empty one where a separator ends it.
-        has_header: whether the first row holds the names of the columns.
+        header: fields of the header; empty where there is none.
         columns: names of all columns: those of the header, or column_1, column_2 and so on.
         column_of: name of the column of each role (``user``, ``item`` and perhaps ``time`` and ``clock``).
         position_of: position among the columns of each role.
@@ -39,13 +39,18 @@ class TextLayout:
     separator: str
     form: TextFormat
     num_fields: int
-    has_header: bool
+    header: list[str]
     columns: list[str]
     column_of: dict[str, str]
     position_of: dict[str, int]
     rows: list[list[str]]
     head_of: dict[str, list[str]]
     body_start: int
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the first row holds the names of the columns."""
+        return bool(self.header)
 
     def describe(self) -> str:
         """Return the layout in words."""
@@ -86,7 +91,7 @@ def detect_layout(text: Text, options: ReadOptions) -> TextLayout:
         separator=separator,
         form=form,
         num_fields=num_fields,
-        has_header=has_header,
+        header=rows[0] if has_header else [],
         columns=columns,
         column_of=column_of,
         position_of=position_of,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from fastncf.errors import DataError
 from fastncf.kernels.cpu import text as kernel
@@ -32,22 +33,47 @@ class Text:
     def __init__(self, source: str, content: Path | bytes) -> None:
         self.source = source
         self.content = content
+        self._map: mmap.mmap | None = None
         if isinstance(content, Path):
             with content.open("rb") as file:
-                buffer: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        else:
-            buffer = content
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        buffer = content if isinstance(content, bytes) else self._map
+        assert buffer is not None
         self.data = np.frombuffer(buffer, dtype=np.uint8)
         self.start = len(_BOM) if buffer[: len(_BOM)] == _BOM else 0
-        self.has_quotes, self.has_high_bytes = self._survey()
+        size = len(self.data)
+        num_ranges = max(
+            1, min((size - self.start) // 1024, max((size - self.start) // _RANGE_BYTES, 4 * num_threads()))
+        )
+        self._bounds = np.linspace(self.start, size, num_ranges + 1).astype(np.int64)
+        self._num_quotes, self._num_lines, self.has_high_bytes = self._survey()
+        self.has_quotes = bool(self._num_quotes.any())
+
+    def _survey(self) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Return for each range the number of quotes and of line ends, and whether one holds more than ASCII."""
+        found = np.zeros((len(self._bounds) - 1, 3), dtype=np.int64)
+
+        def survey(number: int, following: int) -> None:
+            """Look at one range."""
+            start, stop = int(self._bounds[number]), int(self._bounds[following])
+            found[number] = kernel.survey(self.data, start, stop)
+            self.release(start, stop)
+
+        run_ranges(survey, np.arange(len(self._bounds)))
+        return found[:, 0], found[:, 1], bool(found[:, 2].any())
 
     def count(self, byte: bytes, start: int, stop: int) -> int:
-        """Return how often a byte occurs in a range."""
-        return int(self._count_in_ranges(byte, np.linspace(start, stop, self._num_ranges(start, stop) + 1)).sum())
+        """Return how often a byte occurs in a range, which should be short."""
+        return int(kernel.count_byte(self.data, start, stop, byte[0]))
+
+    def count_lines(self, position: int) -> int:
+        """Return the number of line ends before a position."""
+        part = max(0, int(np.searchsorted(self._bounds, position, side="right")) - 1)
+        return int(self._num_lines[:part].sum()) + self.count(b"\n", int(self._bounds[part]), position)
 
     def line_at(self, position: int) -> int:
         """Return the number of the line, from 1, that holds a position."""
-        return self.count(b"\n", 0, position) + 1
+        return self.count_lines(position) + 1
 
     def decode(self, start: int, stop: int) -> str:
         """Return a range as text.
@@ -61,6 +87,12 @@ class Text:
         except UnicodeDecodeError as error:
             line = self.line_at(start + error.start)
             raise DataError(f"{self.source}: line {line} is not UTF-8 text; expected UTF-8") from None
+
+    def release(self, start: int, stop: int) -> None:
+        """Give the memory of a range of a mapped file back; the next access maps it again."""
+        first, last = (-(-bound // mmap.PAGESIZE) * mmap.PAGESIZE for bound in (start, stop))
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED") and first < last <= len(self.data):
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def require_utf8(self) -> None:
         """Raise a DataError that names the first line that is not UTF-8, if there is one."""
@@ -78,46 +110,17 @@ class Text:
         Quotes enclose line ends where ``quoted``. What stands behind a misplaced quote may be divided wrongly.
         """
         size = len(self.data)
-        even = np.linspace(start, size, self._num_ranges(start, size) + 1).astype(np.int64)
-        is_open = np.zeros(len(even), dtype=bool)
-        if quoted:
-            is_open[1:] = np.cumsum(self._count_in_ranges(b'"', even)) % 2 == 1
-        bounds = even.copy()
+        is_open = np.concatenate([[0], np.cumsum(self._num_quotes)]) % 2 == 1
+        bounds = self._bounds.copy()
 
         def align(number: int, _: int) -> None:
             """Move a bound to where the next record begins."""
-            bounds[number] = kernel.find_record(self.data, (even[number], size), quoted, bool(is_open[number]))
+            is_within = quoted and bool(is_open[number])
+            bounds[number] = kernel.find_record(self.data, (self._bounds[number], size), quoted, is_within)
 
-        run_ranges(align, np.arange(1, len(even)))
+        run_ranges(align, np.arange(1, len(bounds)))
+        bounds[0] = start
         return np.maximum.accumulate(bounds)
-
-    def _survey(self) -> tuple[bool, bool]:
-        """Return whether the text holds quotes, and whether it holds characters beyond ASCII."""
-        bounds = np.linspace(self.start, len(self.data), self._num_ranges(self.start, len(self.data)) + 1)
-        found = [(False, False)] * (len(bounds) - 1)
-
-        def survey(number: int, following: int) -> None:
-            """Look at one range."""
-            found[number] = kernel.survey(self.data, int(bounds[number]), int(bounds[following]))
-
-        run_ranges(survey, np.arange(len(bounds)))
-        return any(quotes for quotes, _ in found), any(high for _, high in found)
-
-    def _num_ranges(self, start: int, stop: int) -> int:
-        """Return into how many ranges a part of the text is divided."""
-        return max(1, min((stop - start) // 1024, max((stop - start) // _RANGE_BYTES, 4 * num_threads())))
-
-    def _count_in_ranges(self, byte: bytes, bounds: np.ndarray) -> np.ndarray:
-        """Return how often a byte occurs in each range (m,)."""
-        bounds = bounds.astype(np.int64)
-        counts = np.zeros(len(bounds) - 1, dtype=np.int64)
-
-        def count(number: int, following: int) -> None:
-            """Count in one range."""
-            counts[number] = kernel.count_byte(self.data, bounds[number], bounds[following], byte[0])
-
-        run_ranges(count, np.arange(len(bounds)))
-        return counts
 
 
 @dataclass(frozen=True)
@@ -197,19 +200,23 @@ class ColumnScan:
     Attributes:
         is_canonical: whether each is a canonical integer of 64 bits.
         is_integer: whether each is an integer of 64 bits.
-        is_number: whether each is a number.
+        is_float: whether each is a number that a Float64 holds apart from other ones.
         has_leading_quote: whether one begins with a quote, behind the quotes that enclose it.
         first_empty: where the first record begins in which it is empty or blank, or -1.
-        integers: the values, where all of them are integers, in arrays (n,) of int32 or, where one of an array does
-            not fit, int64.
+        num_others: how many are no numbers, or -1 where blanks beyond ASCII may make them so.
+        first_other: where the record of the first of these begins.
+        integers: the values, where all of them are integers, in pieces of Int32 or, where one of a piece does not fit,
+            Int64.
     """
 
     is_canonical: bool
     is_integer: bool
-    is_number: bool
+    is_float: bool
     has_leading_quote: bool
     first_empty: int
-    integers: list[np.ndarray]
+    num_others: int
+    first_other: int
+    integers: list[pl.Series]
 
 
 @dataclass(frozen=True)
@@ -222,8 +229,7 @@ class Scan:
         num_records: number of records.
         num_blank: number of blank lines.
         columns: what the values of the scanned columns are.
-        bounds: (m + 1,) ranges of the text.
-        ends: (m,) number of records up to the end of each range.
+        places: where the records stand.
     """
 
     form: TextFormat
@@ -231,8 +237,52 @@ class Scan:
     num_records: int
     num_blank: int
     columns: list[ColumnScan]
+    places: "RecordPlaces"
+
+
+@dataclass(frozen=True)
+class RecordPlaces:
+    """Where the records of a text stand.
+
+    Attributes:
+        text: the text.
+        form: how it is divided.
+        bounds: (m + 1,) ranges of whole records.
+        ends: (m,) number of records up to the end of each range.
+    """
+
+    text: Text
+    form: TextFormat
     bounds: np.ndarray
     ends: np.ndarray
+
+    def fields_at(self, start: int) -> list[str]:
+        """Return the fields of the record that begins at a position."""
+        records = np.empty((1, 2), dtype=np.int64)
+        fields = np.empty((1 << 16, 2), dtype=np.int64)
+        kernel.find_fields(self.text.data, (start, len(self.text.data)), self.form, fields, records)
+        return [self.text.decode(*field) for field in fields[: records[0, 1]].tolist()]
+
+    def line_of(self, row: int) -> int:
+        """Return the number of the line in which a record begins, by the record's number from 0."""
+        part = int(np.searchsorted(self.ends, row, side="right"))
+        before = int(self.ends[part - 1]) if part else 0
+        start, stop = (int(bound) for bound in self.bounds[part : part + 2])
+        records = np.empty((row - before + 1, 2), dtype=np.int64)
+        num_fields = 1 + sum(self.text.count(byte, start, stop) for byte in (b"\n", bytes([self.form.separator])))
+        fields = np.empty((num_fields, 2), dtype=np.int64)
+        kernel.find_fields(self.text.data, (start, stop), self.form, fields, records)
+        return self.text.line_at(int(records[-1, 0]))
+
+    def filled_line_of(self, row: int, num_fields: int) -> int:
+        """Return what :meth:`line_of` returns, by the number of the record among those that have any value."""
+        num_records = int(self.ends[-1])
+        fields = np.empty((num_records * num_fields, 2), dtype=np.int64)
+        records = np.empty((num_records, 2), dtype=np.int64)
+        bounds = int(self.bounds[0]), int(self.bounds[-1])
+        kernel.find_fields(self.text.data, bounds, self.form, fields, records)
+        is_filled = (fields[:, 1] > fields[:, 0]).reshape(-1, num_fields).any(axis=1)
+        return self.text.line_at(int(records[np.flatnonzero(is_filled)[row], 0]))
 
 
 def scan(text: Text, start: int, form: TextFormat, num_fields: int, positions: list[int]) -> Scan:
@@ -252,7 +302,9 @@ def scan(text: Text, start: int, form: TextFormat, num_fields: int, positions: l
 
     def scan_range(number: int, following: int) -> None:
         """Scan one range."""
-        found[number] = _scan_range(text.data, (bounds[number], bounds[following]), form, role_at)
+        start, stop = int(bounds[number]), int(bounds[following])
+        found[number] = _scan_range(text.data, (start, stop), form, role_at)
+        text.release(start, stop)
 
     run_ranges(scan_range, np.arange(len(bounds)))
     ranges = [part for part in found if part is not None]
@@ -268,30 +320,18 @@ def scan(text: Text, start: int, form: TextFormat, num_fields: int, positions: l
         num_records=sum(int(part.counts[kernel.NUM_RECORDS]) for part in ranges),
         num_blank=sum(int(part.counts[kernel.NUM_BLANK]) for part in ranges),
         columns=[_join_facts(ranges, number) for number in range(len(positions))],
-        bounds=bounds,
-        ends=np.cumsum([part.counts[kernel.NUM_RECORDS] for part in ranges]),
+        places=RecordPlaces(text, form, bounds, np.cumsum([part.counts[kernel.NUM_RECORDS] for part in ranges])),
     )
 
-
-def find_line(text: Text, found: Scan, row: int) -> int:
-    """Return the number of the line in which a record begins, by the record's number from 0."""
-    part = int(np.searchsorted(found.ends, row, side="right"))
-    before = int(found.ends[part - 1]) if part else 0
-    start, stop = (int(bound) for bound in found.bounds[part : part + 2])
-    records = np.empty((row - before + 1, 2), dtype=np.int64)
-    separators = text.count(bytes([found.form.separator]), start, stop)
-    fields = np.empty((separators + text.count(b"\n", start, stop) + 1, 2), dtype=np.int64)
-    kernel.find_fields(text.data, (start, stop), found.form, fields, records)
-    return text.line_at(int(records[-1, 0]))
-
-
-def find_filled_line(text: Text, found: Scan, num_fields: int, row: int) -> int:
-    """Return the number of the line in which a record begins, by its number from 0 among those that have any value."""
-    fields = np.empty((found.num_records * num_fields, 2), dtype=np.int64)
-    records = np.empty((found.num_records, 2), dtype=np.int64)
-    kernel.find_fields(text.data, (int(found.bounds[0]), int(found.bounds[-1])), found.form, fields, records)
-    is_filled = (fields[:, 1] > fields[:, 0]).reshape(-1, num_fields).any(axis=1)
-    return text.line_at(int(records[np.flatnonzero(is_filled)[row], 0]))
+    def filled_line_of(self, row: int, num_fields: int) -> int:
+        """Return what :meth:`line_of` returns, by the number of the record among those that have any value."""
+        num_records = int(self.ends[-1])
+        fields = np.empty((num_records * num_fields, 2), dtype=np.int64)
+        records = np.empty((num_records, 2), dtype=np.int64)
+        bounds = int(self.bounds[0]), int(self.bounds[-1])
+        kernel.find_fields(self.text.data, bounds, self.form, fields, records)
+        filled = np.flatnonzero((fields[:, 1] > fields[:, 0]).reshape(-1, num_fields).any(axis=1))
+        return self.text.line_at(int(records[filled[row], 0]))
 
 
 @dataclass(frozen=True)
@@ -325,13 +365,16 @@ def _scan_range(data: np.ndarray, bounds: tuple[int, int], form: TextFormat, rol
 def _join_facts(ranges: list[_RangeScan], number: int) -> ColumnScan:
     """Return what all ranges tell about a column."""
     facts = np.array([part.facts[number] for part in ranges]).reshape(-1, kernel.NUM_FACTS)
-    isnt_canonical, isnt_integer, isnt_number, has_quote = (bool(facts[:, at].any()) for at in range(4))
+    has = [bool(column.any()) for column in facts.T]
     empty = facts[facts[:, kernel.EMPTY] >= 0, kernel.EMPTY]
+    others = facts[facts[:, kernel.NUM_OTHERS] > 0, kernel.FIRST_OTHER]
     return ColumnScan(
-        is_canonical=not isnt_canonical,
-        is_integer=not isnt_integer,
-        is_number=not isnt_number,
-        has_leading_quote=has_quote,
+        is_canonical=not has[kernel.NOT_CANONICAL],
+        is_integer=not has[kernel.NOT_INTEGER],
+        is_float=not has[kernel.NOT_FLOAT],
+        has_leading_quote=has[kernel.LEADING_QUOTE],
         first_empty=int(empty[0]) if len(empty) else -1,
-        integers=[part.integers[number] for part in ranges if not isnt_integer],
+        num_others=-1 if has[kernel.NOT_ASCII] else int(facts[:, kernel.NUM_OTHERS].sum()),
+        first_other=int(others[0]) if len(others) else -1,
+        integers=[] if has[kernel.NOT_INTEGER] else [pl.Series(part.integers[number]) for part in ranges],
     )

@@ -15,7 +15,7 @@ from fastncf.data.readers.dates import EXPECTED_CLOCKS, EXPECTED_TIMES, have_fou
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.layout import TextLayout, detect_layout
 from fastncf.data.readers.options import ReadOptions
-from fastncf.data.readers.records import ColumnScan, Fault, Scan, Text, find_filled_line, find_line, scan
+from fastncf.data.readers.records import ColumnScan, Fault, Scan, Text, scan
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.text import WRONG_NUMBER
 
@@ -59,23 +59,25 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
     text = Text(source, content)
     layout = detect_layout(text, options)
     found = _scan(text, layout)
-    if options.drop_missing:
-        return _read_with_missing(text, layout, found)
     by_role = dict(zip(layout.position_of, found.columns, strict=True))
+    if options.drop_missing and any(column.first_empty >= 0 for column in found.columns):
+        return _read_with_missing(layout, found)
     _refuse_empty(text, layout, by_role)
+    if "time" in by_role and "clock" not in by_role and not options.has_date_format():
+        _refuse_odd_time(layout, found, by_role["time"])
     columns = {
         role: _join_integers(column, role)
         for role, column in by_role.items()
         if (column.is_canonical if role in _IDS else column.is_integer and not options.has_date_format())
     }
-    others = [role for role in by_role if role not in columns]
+    others = {role: column for role, column in by_role.items() if role not in columns}
     if others:
-        columns |= _read_columns(text, layout, found, others, options)
+        columns |= _read_columns(layout, found, others, options)
     elif text.has_high_bytes:
         text.require_utf8()  # polars, which refuses other encodings, was not needed
     frame = pl.DataFrame([columns[role].alias(role) for role in by_role])
-    _refuse_header_within(text, layout, found, frame)
-    return TextTable(frame, layout.column_of, layout.describe(), lambda row: find_line(text, found, row), layout)
+    _refuse_header_within(layout, found, frame)
+    return TextTable(frame, layout.column_of, layout.describe(), found.places.line_of, layout)
 
 
 def _scan(text: Text, layout: TextLayout) -> Scan:
@@ -103,7 +105,7 @@ def _scan(text: Text, layout: TextLayout) -> Scan:
     if quoted.fault is None:
         if is_plain:
             raise DataError(
-                f"{text.source}: line {_first_difference(text, quoted, plain)} is within quotes that begin before it, "
+                f"{text.source}: line {_first_difference(quoted, plain)} is within quotes that begin before it, "
                 f"and a row without them; expected quotes that leave no doubt"
             )
         return quoted
@@ -117,20 +119,20 @@ def _scan(text: Text, layout: TextLayout) -> Scan:
 def _spans_lines(text: Text, layout: TextLayout, found: Scan) -> bool:
     """Return whether a row stands in more than one line."""
     size = len(text.data)
-    num_lines = text.count(b"\n", layout.body_start, size) + (text.data[size - 1] != ord("\n"))
+    num_lines = text.count_lines(size) - text.count_lines(layout.body_start) + (text.data[size - 1] != ord("\n"))
     return num_lines != found.num_records + found.num_blank
 
 
-def _first_difference(text: Text, quoted: Scan, plain: Scan) -> int:
+def _first_difference(quoted: Scan, plain: Scan) -> int:
     """Return the number of the first line in which a row begins without quotes and none does with them."""
     low, high = 0, quoted.num_records
     while low < high:  # up to the first difference, the rows begin in the same lines
         middle = (low + high) // 2
-        if find_line(text, quoted, middle) == find_line(text, plain, middle):
+        if quoted.places.line_of(middle) == plain.places.line_of(middle):
             low = middle + 1
         else:
             high = middle
-    return find_line(text, plain, low)
+    return plain.places.line_of(low)
 
 
 def _explain(text: Text, layout: TextLayout, fault: Fault) -> DataError:
@@ -155,80 +157,100 @@ def _refuse_empty(text: Text, layout: TextLayout, by_role: dict[str, ColumnScan]
         )
 
 
-def _refuse_header_within(text: Text, layout: TextLayout, found: Scan, frame: pl.DataFrame) -> None:
+def _refuse_odd_time(layout: TextLayout, found: Scan, column: ColumnScan) -> None:
+    """Raise a DataError for the first time that is no number, if most times are numbers."""
+    if 0 < 2 * column.num_others < found.num_records:
+        text = found.places.text
+        value = found.places.fields_at(column.first_other)[layout.position_of["time"]]
+        raise DataError(
+            f"{text.source}: column {layout.column_of['time']!r:.80} holds {value!r:.60} in line "
+            f"{text.line_at(column.first_other)}; expected a number, as in most rows"
+        )
+
+
+def _refuse_header_within(layout: TextLayout, found: Scan, frame: pl.DataFrame) -> None:
     """Raise a DataError for a row that repeats the header, as files do that were joined."""
     if not layout.has_header or any(frame[role].dtype.is_integer() for role in _IDS):
         return
-    names = (layout.column_of["user"], layout.column_of["item"])
-    ids = (pl.col(role).cast(pl.String).str.strip_chars() for role in _IDS)
-    repeats = frame.select(
-        pl.all_horizontal(column == name for column, name in zip(ids, names, strict=True))
-    ).to_series()
-    if repeats.any():
-        line = find_line(text, found, int(repeats.arg_max() or 0))
-        raise DataError(f"{text.source}: line {line} repeats the header; expected one header, in the first line")
+    repeats = frame.select(pl.col(role) == layout.header[layout.position_of[role]] for role in _IDS)
+    both = repeats["user"] & repeats["item"]
+    if both.any():
+        line = found.places.line_of(int(both.arg_max() or 0))
+        raise DataError(
+            f"{found.places.text.source}: line {line} repeats the header; expected one header, in the first line"
+        )
 
 
 def _join_integers(column: ColumnScan, role: str) -> pl.Series:
     """Return the integers of a column as one series, Int32 for ids if that holds all of them, otherwise Int64."""
-    is_narrow = role in _IDS and all(part.dtype == "int32" for part in column.integers)
-    dtype = pl.Int32() if is_narrow else pl.Int64()
-    return pl.concat([pl.Series(part).cast(dtype) for part in column.integers])
+    is_narrow = role in _IDS and all(part.dtype == pl.Int32 for part in column.integers)
+    return pl.concat([part.cast(pl.Int32() if is_narrow else pl.Int64()) for part in column.integers])
 
 
 def _read_columns(
-    text: Text, layout: TextLayout, found: Scan, roles: list[str], options: ReadOptions
+    layout: TextLayout, found: Scan, by_role: dict[str, ColumnScan], options: ReadOptions
 ) -> dict[str, pl.Series]:
-    """Return columns of text: ids as categories, and times as dates or String.
+    """Return columns of text or fractions: ids as categories, and times as Float64, dates or String.
+
+    Args:
+        layout: the layout of the text.
+        found: the scan of all its rows.
+        by_role: what all values of the columns to read are.
+        options: what the caller says of the columns.
 
     Raises:
         DataError: the text is not UTF-8.
     """
-    used = {role: pl.col(f"c{layout.position_of[role]}") for role in roles}
-    used |= {role: used[role].cast(pl.Categorical(pl.Categories.random())) for role in roles if role in _IDS}
+    used = {role: pl.col(f"c{layout.position_of[role]}") for role in by_role}
+    used |= {role: used[role].cast(pl.Categorical(pl.Categories.random())) for role in by_role if role in _IDS}
+    dtypes: dict[str, pl.DataType] = {}
     date_format = None
     if "time" in used and not options.has_date_format() and "clock" not in layout.position_of:
         date_format = plain_format(layout.head_of["time"])
-    narrow = used if date_format is None else {**used, "time": parse_dates(used["time"], date_format)}
-    frame = _collect(text, layout, found, narrow)
-    if date_format is not None and not _are_dates(frame["time"], found):
-        frame = _collect(text, layout, found, used)
+        if by_role["time"].is_float:
+            dtypes[f"c{layout.position_of['time']}"] = pl.Float64()
+    dates = used if date_format is None or dtypes else used | {"time": parse_dates(used["time"], date_format)}
+    frame = _collect(layout, found, dates, dtypes)
+    if dates is not used and not _are_dates(frame["time"], found):
+        frame = _collect(layout, found, used, dtypes)
     if found.num_blank:
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     if frame.height != found.num_records or any(column.has_nulls() for column in frame):
         raise DataError(
-            f"{text.source}: has {found.num_records} rows, of which polars reads {frame.height}; "
+            f"{found.places.text.source}: has {found.num_records} rows, of which polars reads {frame.height}; "
             f"expected {EXPECTED_SOURCES}"
         )
     return frame.to_dict()
 
 
-def _collect(text: Text, layout: TextLayout, found: Scan, used: dict[str, pl.Expr]) -> pl.DataFrame:
+def _collect(layout: TextLayout, found: Scan, used: dict[str, pl.Expr], dtypes: dict[str, pl.DataType]) -> pl.DataFrame:
     """Return expressions of the columns of a text, for each row and each blank line.
 
     Raises:
         DataError: the text is not UTF-8.
     """
+    text = found.places.text
     try:
-        return _scan_csv(text, layout, found).select(**used).collect(engine="streaming")
+        return _scan_csv(layout, found, dtypes).select(**used).collect(engine="streaming")
     except _UNREADABLE as error:
         text.require_utf8()
         reason = str(error).partition("\n")[0]
         raise DataError(f"{text.source}: cannot be read as text ({reason:.200}); expected {EXPECTED_SOURCES}") from None
 
 
-def _read_with_missing(text: Text, layout: TextLayout, found: Scan) -> TextTable:
+def _read_with_missing(layout: TextLayout, found: Scan) -> TextTable:
     """Return the used columns as String, of all rows that have any value, with nulls where a field is empty."""
     used = {role: pl.col(f"c{position}") for role, position in layout.position_of.items()}
-    frame = _collect(text, layout, found, {**used, "is_empty": pl.all_horizontal(pl.all().fill_null("") == "")})
-    is_empty = frame.drop_in_place("is_empty")
+    is_empty = pl.all_horizontal(pl.all().fill_null("") == "")
+    frame = _collect(layout, found, {**used, "is_empty": is_empty}, {})
+    empty = frame.drop_in_place("is_empty")
     return TextTable(
-        frame.filter(~is_empty),
+        frame.filter(~empty),
         layout.column_of,
         layout.describe(),
-        lambda row: find_filled_line(text, found, layout.num_fields, row),
+        lambda row: found.places.filled_line_of(row, layout.num_fields),
         layout,
-        int(is_empty.sum()) - found.num_blank,
+        int(empty.sum()) - found.num_blank,
     )
 
 
@@ -237,8 +259,12 @@ def _are_dates(times: pl.Series, found: Scan) -> bool:
     return times.null_count() == found.num_blank and have_four_digits(times.drop_nulls())
 
 
-def _scan_csv(text: Text, layout: TextLayout, found: Scan) -> pl.LazyFrame:
-    """Return the rows below the header, and blank lines, as a lazy frame of columns c0, c1 and so on of String."""
+def _scan_csv(layout: TextLayout, found: Scan, dtypes: dict[str, pl.DataType]) -> pl.LazyFrame:
+    """Return the rows below the header, and blank lines, as a lazy frame of columns c0, c1 and so on.
+
+    They are of String, except those of other dtypes.
+    """
+    text = found.places.text
     content: Any = text.content
     separator = layout.separator
     if separator == "::":  # polars splits at single bytes: take one that the text does not hold
@@ -250,7 +276,7 @@ def _scan_csv(text: Text, layout: TextLayout, found: Scan) -> pl.LazyFrame:
         separator=separator,
         has_header=False,
         skip_lines=text.line_at(layout.body_start) - 1,
-        schema={f"c{i}": pl.String() for i in range(layout.num_fields)},
+        schema={f"c{i}": dtypes.get(f"c{i}", pl.String()) for i in range(layout.num_fields)},
         missing_columns="insert",  # blank lines have none
         quote_char='"' if found.form.quoted else None,
         glob=False,

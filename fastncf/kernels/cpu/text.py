@@ -28,9 +28,12 @@ NUM_RECORDS, NUM_BLANK, FAULT, FAULT_START, FAULT_FIELDS = 0, 1, 2, 3, 4
 """Positions in the counts of :func:`scan_records`."""
 NUM_COUNTS = 5
 
-NOT_CANONICAL, NOT_INTEGER, NOT_NUMBER, LEADING_QUOTE, EMPTY, LOWEST, HIGHEST = 0, 1, 2, 3, 4, 5, 6
+NOT_CANONICAL, NOT_INTEGER, NOT_FLOAT, LEADING_QUOTE, NOT_ASCII, EMPTY, LOWEST, HIGHEST = 0, 1, 2, 3, 4, 5, 6, 7
+NUM_OTHERS, FIRST_OTHER = 8, 9
 """Positions in the facts of :func:`scan_records`."""
-NUM_FACTS = 7
+NUM_FACTS = 10
+
+_FLOAT_DIGITS = 15  # a Float64 holds numbers of so many digits apart
 
 _MAX = np.int64(2**63 - 1)
 
@@ -55,9 +58,10 @@ class Findings(NamedTuple):
     """What :func:`scan_records` finds in a range of a text, for R columns.
 
     Attributes:
-        facts: (R, NUM_FACTS) int64: 1 where a value is no canonical integer, no integer of 64 bits, no number, or
-            begins with a quote behind the quotes that enclose it; where the first record without a value begins (-1
-            before); the lowest and the highest canonical integer.
+        facts: (R, NUM_FACTS) int64: 1 where a value is no canonical integer, no integer of 64 bits, no number that a
+            Float64 holds apart from others, begins with a quote behind the quotes that enclose it, or is no number and
+            not ASCII; where the first record without a value begins (-1 before); the lowest and the highest integer;
+            how many values are no numbers, and where the record of the first one begins.
         counts: (NUM_COUNTS,) int64: records and blank lines before the fault; the fault (NO_FAULT if there is none),
             where its record begins, and how many fields that has as far as it was read.
         values: (R, capacity) int64: the values of each column, as far as they are integers of 64 bits.
@@ -80,15 +84,17 @@ def count_byte(text, start, stop, byte):
 
 @njit(nogil=True, cache=True)
 def survey(text, start, stop):
-    """Return whether a range of a text holds quotes, and whether it holds bytes beyond ASCII."""
+    """Return how many quotes and line ends a range of a text holds, and whether it holds bytes beyond ASCII."""
     num_quotes = 0
+    num_lines = 0
     bits = np.uint8(0)
     text = pointer(text)
     for at in range(start, stop):
         byte = get(text, at)
         num_quotes += byte == QUOTE
+        num_lines += byte == NEWLINE
         bits |= byte
-    return num_quotes > 0, bits >= 128
+    return num_quotes, num_lines, bits >= 128
 
 
 @njit
@@ -198,16 +204,17 @@ def _note_integer(value, facts, values):
 def _note_field(text, begin, end, record, facts, values):
     """Note in ``facts`` (NUM_FACTS,) what the content of a field is, and write it to ``values`` if it is an integer.
 
-    The record of the field begins at ``record``.
+    The record of the field begins at ``record``. Blanks around the content are no part of a number, but polars reads
+    numbers only without blanks behind them.
     """
     while begin < end and (get(text, begin) == BLANK or get(text, begin) == TAB):
         begin += 1
-    if begin == end:
+    last = end
+    while begin < last and (get(text, last - 1) == BLANK or get(text, last - 1) == TAB):
+        last -= 1
+    if begin == last:
         if get(facts, EMPTY) < 0:
             put(facts, EMPTY, record)
-        put(facts, NOT_CANONICAL, 1)
-        put(facts, NOT_INTEGER, 1)
-        put(facts, NOT_NUMBER, 1)
         return
     if get(text, begin) == QUOTE:
         put(facts, LEADING_QUOTE, 1)
@@ -217,20 +224,21 @@ def _note_field(text, begin, end, record, facts, values):
     at += is_signed
     first = at
     value = np.uint64(0)
-    digit = _digit(text, at, end)
+    digit = _digit(text, at, last)
     while digit >= 0:
         if at - first < 19:  # 19 digits fit into 64 bits without a sign
             value = value * np.uint64(10) + np.uint64(digit)
         at += 1
-        digit = _digit(text, at, end)
+        digit = _digit(text, at, last)
     num_digits = at - first
-    if at < end or not num_digits:
+    if last < end or num_digits > _FLOAT_DIGITS:
+        put(facts, NOT_FLOAT, 1)
+    if at < last or not num_digits:
         put(facts, NOT_CANONICAL, 1)
         put(facts, NOT_INTEGER, 1)
-        if not _is_fraction(text, at, end, num_digits):
-            put(facts, NOT_NUMBER, 1)
+        _note_fraction(text, (begin, at, last, num_digits), record, facts)
         return
-    if num_digits > 19 or value > np.uint64(_MAX) + np.uint64(is_negative):
+    if last < end or num_digits > 19 or value > np.uint64(_MAX) + np.uint64(is_negative):
         put(facts, NOT_CANONICAL, 1)
         put(facts, NOT_INTEGER, 1)
         return
@@ -241,24 +249,50 @@ def _note_field(text, begin, end, record, facts, values):
 
 
 @njit
-def _is_fraction(text, at, end, num_digits):
-    """Return whether a decimal point and an exponent, or one of them, stand from ``at`` to the end of a field."""
+def _note_fraction(text, places, record, facts):
+    """Note whether a value is a number, behind whose digits something else follows.
+
+    ``places`` are where the value begins, where its digits end, where it ends, and the number of its digits.
+    """
+    begin, at, end, num_digits = places
+    all_digits = _count_fraction_digits(text, at, end, num_digits)
+    if all_digits > _FLOAT_DIGITS:
+        put(facts, NOT_FLOAT, 1)
+    if all_digits >= 0:
+        return
+    put(facts, NOT_FLOAT, 1)
+    if not get(facts, NUM_OTHERS):
+        put(facts, FIRST_OTHER, record)
+    put(facts, NUM_OTHERS, get(facts, NUM_OTHERS) + 1)
+    for place in range(begin, end):
+        if get(text, place) > 127:
+            put(facts, NOT_ASCII, 1)
+
+
+@njit
+def _count_fraction_digits(text, at, end, num_digits):
+    """Return how many digits a number has, or -1 where a value is no number.
+
+    One with an exponent, which may be beyond all Float64, has more than those hold apart. A decimal point and an
+    exponent, or one of them, stand from ``at`` to the end, behind ``num_digits`` digits.
+    """
     if at < end and get(text, at) == POINT:
         at += 1
         while _digit(text, at, end) >= 0:
             num_digits += 1
             at += 1
     if not num_digits:
-        return False
+        return np.int64(-1)
     if at < end and (get(text, at) == _UPPER_E or get(text, at) == _LOWER_E):
         at += 1
         if at < end and (get(text, at) == PLUS or get(text, at) == MINUS):
             at += 1
         if _digit(text, at, end) < 0:
-            return False
+            return np.int64(-1)
         while _digit(text, at, end) >= 0:
             at += 1
-    return at == end
+        num_digits = np.int64(_FLOAT_DIGITS + 1)
+    return num_digits if at == end else np.int64(-1)
 
 
 @njit
@@ -267,6 +301,8 @@ def _read_integer(text, at, stop, form, facts, values):
 
     The position is -1 for any other field, among them integers of 19 digits, which may be too large.
     """
+    is_enclosed = form.quoted and at < stop and get(text, at) == QUOTE
+    at += is_enclosed
     first = at
     value = np.int64(0)
     digit = _digit(text, at, stop)
@@ -274,8 +310,15 @@ def _read_integer(text, at, stop, form, facts, values):
         value = value * 10 + digit
         at += 1
         digit = _digit(text, at, stop)
-    if at == stop or not 1 <= at - first <= 18 or (get(text, first) == ZERO and at - first > 1):
+    num_digits = at - first
+    if at == stop or not 1 <= num_digits <= 18 or (get(text, first) == ZERO and num_digits > 1):
         return np.int64(-1), MORE
+    if num_digits > _FLOAT_DIGITS:
+        put(facts, NOT_FLOAT, 1)
+    if is_enclosed:
+        if get(text, at) != QUOTE or at + 1 == stop:
+            return np.int64(-1), MORE
+        at += 1
     if form.width == 1 and get(text, at) == form.separator:
         _note_integer(value, facts, values)
         return at + 1, MORE
@@ -315,11 +358,10 @@ def scan_records(text, bounds, form, role_at, findings):
         while status == MORE:
             role = get(role_at, field) if field < num_fields else -1
             following = np.int64(-1)
-            begin = end = at
+            begin, end = np.int64(0), np.int64(1)  # a field that is read as an integer is not empty
             if role >= 0:
                 fact, value = offset(facts, role * NUM_FACTS), offset(values, role * capacity + num_records)
                 following, status = _read_integer(text, at, stop, form, fact, value)
-                end = following
             if following < 0:
                 begin, end, following, status = _read_field(text, at, stop, form)
                 if role >= 0 and status <= LAST:

@@ -199,7 +199,7 @@ def test_odd_texts_that_are_refused(write, content, message):
 @pytest.mark.parametrize("place", [1, 2000])
 def test_a_header_among_the_rows(write, place):
     lines = ["user,item", *(f"u{n},i{n}" for n in range(3000))]
-    lines.insert(place, "user, item")
+    lines.insert(place, "user,item")
     with pytest.raises(DataError, match=f"line {place + 1} repeats the header; expected one header, in the first line"):
         read(write("\n".join(lines)), needs_time=False)
 
