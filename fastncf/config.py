@@ -112,6 +112,9 @@ class Config:
     dayfirst: bool | None = None
     """Whether the day stands before the month in dates such as 03/04/2021, where no row tells."""
 
+    encoding: str | None = None
+    """Encoding of text files, such as latin-1, utf-16 or gbk; otherwise UTF-8."""
+
     drop_missing: bool = False
     """Leave out rows that lack a user, an item or a time, and count them, rather than refuse them."""
 
@@ -169,6 +172,8 @@ class Config:
             self._require(name, is_left_out or getattr(self, name) in tuple(known), f"one of {', '.join(known)}")
         holds = self.time_format is None or (isinstance(self.time_format, str) and "%" in self.time_format)
         self._require("time_format", holds, "a format such as '%d.%m.%Y %H:%M:%S'")
+        holds = self.encoding is None or (isinstance(self.encoding, str) and _is_encoding(self.encoding))
+        self._require("encoding", holds, "the name of an encoding that Python knows, such as 'latin-1'")
         self._require("dayfirst", self.dayfirst is None or isinstance(self.dayfirst, bool), "True or False")
         self._require("device", isinstance(self.device, str), "'auto' or the name of a torch device")
 
@@ -227,7 +232,7 @@ class Config:
 
     def reading(self) -> dict[str, Any]:
         """Return the settings of the reading of the data, see :class:`~fastncf.data.readers.options.Reading`."""
-        return {name: getattr(self, name) for name in ("time_format", "dayfirst", "drop_missing")}
+        return {name: getattr(self, name) for name in ("time_format", "dayfirst", "encoding", "drop_missing")}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that JSON can hold."""
@@ -283,6 +288,14 @@ class Config:
             "distinct_candidates": False,
         }
         return cls(**{**recipe, **changes})
+
+
+def _is_encoding(name: str) -> bool:
+    """Return whether Python can decode text by a name."""
+    try:
+        return bool(b"a\n\0\0".decode(name, "replace"))
+    except (LookupError, ValueError):
+        return False
 
 
 def show(value: Any) -> str:

@@ -71,7 +71,7 @@ def read_with_test(
     users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]
     lists = None
     if candidates is not None:
-        lists = read_candidates(candidates)
+        lists = read_candidates(candidates, reading.get("encoding"))
         items.append(lists["negative"])
     interactions = encode_table(table, Vocabulary.of(users, "user"), Vocabulary.of(items, "item"))
     if table.num_missing is not None and held_out.num_missing is not None:

@@ -13,7 +13,7 @@ from fastncf.data.named import find_source
 from fastncf.data.readers.checks import ColumnName, check_ids
 from fastncf.data.readers.columns import list_columns
 from fastncf.data.readers.files import Purpose, open_content, read_file
-from fastncf.data.readers.kinds import PARQUET, TEXT
+from fastncf.data.readers.kinds import FEATHER, PARQUET, TEXT
 from fastncf.data.readers.names import has_name_of, normalize_name
 from fastncf.errors import DataError
 from fastncf.processes import require_polars_threads
@@ -119,7 +119,7 @@ def _read(source: Any) -> _Rows:
         with open_content(content) as file:
             return _of_text(file.read(), name)
     try:
-        return _of_polars((pl.read_parquet if kind == PARQUET else pl.read_ndjson)(content), name)
+        return _of_polars({PARQUET: pl.read_parquet, FEATHER: pl.read_ipc}.get(kind, pl.read_ndjson)(content), name)
     except DataError:
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # a damaged file raises errors of many classes

@@ -15,12 +15,13 @@ _EXPECTED_LINE = "(user,item), then the negatives, separated by tabs"
 _LISTS = Purpose("candidates", (), f"a file of lines {_EXPECTED_LINE}")
 
 
-def read_candidates(path: Any) -> pl.DataFrame:
+def read_candidates(path: Any, encoding: str | None = None) -> pl.DataFrame:
     """Read lists of negatives from a file.
 
     Args:
         path: a text file of lines ``(user,item)<tab>negative<tab>negative...`` with raw ids, which may be quoted; blank
             lines are skipped.
+        encoding: encoding of the file, or None for UTF-8.
 
     Returns:
         One row for each negative, in the order of the file: user, item (the test row that the list belongs to), line
@@ -33,7 +34,7 @@ def read_candidates(path: Any) -> pl.DataFrame:
     numbers: list[int] = []
     keys: list[tuple[str, str]] = []
     negatives: list[list[str]] = []
-    for number, raw in enumerate(_read_lines(path), start=1):
+    for number, raw in enumerate(_read_lines(path, encoding), start=1):
         try:
             line = raw.decode().strip()
         except UnicodeDecodeError:
@@ -63,11 +64,11 @@ def _split_head(head: str) -> tuple[str, str] | None:
     return user.strip().removeprefix("'").removesuffix("'"), item.strip().removeprefix("'").removesuffix("'")
 
 
-def _read_lines(path: Any) -> list[bytes]:
+def _read_lines(path: Any, encoding: str | None) -> list[bytes]:
     """Return the lines of a file without the mark that some programs put before UTF-8 text."""
     if not isinstance(path, (str, Path)):
         raise DataError(f"candidates: expected the path of a file, got a {type(path).__name__}")
-    source, content, kind = read_file(Path(path), _LISTS)
+    source, content, kind = read_file(Path(path), _LISTS, encoding)
     if kind != TEXT:
         raise DataError(f"{source}: is {kind}; expected {_LISTS.expected}")
     with open_content(content) as file:

@@ -1,6 +1,5 @@
 """Files: regular ones, pipes and archives, as a content of bounded length and of a known kind."""
 
-import gzip
 import io
 import os
 import select
@@ -10,11 +9,23 @@ import zipfile
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
-from fastncf.data.readers.kinds import GZIP, HEAD_BYTES, ZIP, ForeignKind, find_archive_kind, find_kind
+from fastncf.data.readers.kinds import (
+    HEAD_BYTES,
+    JSON_LINES,
+    PACKED,
+    TEXT,
+    ZIP,
+    ForeignKind,
+    find_archive_kind,
+    find_kind,
+)
+from fastncf.data.readers.packed import open_packed
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
 from fastncf.memory import available_bytes, format_bytes
 
-EXPECTED_SOURCES = "CSV or TSV text or JSON lines (plain, gzip or zip), Parquet, a polars or a pandas frame"
+EXPECTED_SOURCES = (
+    "CSV or TSV text or JSON lines (plain, gzip, zip, bzip2, xz or zstd), Parquet, Feather, a polars or a pandas frame"
+)
 
 LIMIT_VARIABLE = "FASTNCF_MAX_UNPACKED_BYTES"
 """Environment variable of the number of bytes that a file may have once it is unpacked, or that a pipe may give."""
@@ -66,17 +77,18 @@ class FileContent(NamedTuple):
     kind: str
 
 
-def read_file(path: Path, purpose: Purpose = RATINGS) -> FileContent:
+def read_file(path: Path, purpose: Purpose = RATINGS, encoding: str | None = None) -> FileContent:
     """Return the content of a file, unpacked where it is packed, and its kind.
 
     Args:
         path: the file.
         purpose: what it is read for.
+        encoding: encoding of a text; what is returned is UTF-8.
 
     Raises:
         DataNotFoundError: there is no such file.
         DataError: the file is empty, cannot be read, is a folder, a device or a socket, is of a kind that is not read,
-            or holds more bytes than the limit.
+            is not text of the encoding, or holds more bytes than the limit.
         ConfigError: the limit in the environment is no number of bytes.
     """
     expected = purpose.expected
@@ -85,13 +97,18 @@ def read_file(path: Path, purpose: Purpose = RATINGS) -> FileContent:
     if kind == ZIP:
         member, content = _unpack(path, content, kind, purpose)
         source, kind = f"{path} ({member})", find_kind(content[:HEAD_BYTES])
-    elif kind == GZIP:
+    elif kind in PACKED:
         _, content = _unpack(path, content, kind, purpose)
         kind = find_kind(content[:HEAD_BYTES])
     if isinstance(kind, ForeignKind):
         raise DataError(f"{source}: is {kind.noun}; expected {expected}: {kind.remedy}")
-    if kind in (ZIP, GZIP):
+    if kind in (ZIP, *PACKED):
         raise DataError(f"{source}: is a {kind} archive in another one; expected {expected}: unpack it first")
+    if encoding is not None:
+        if kind not in (TEXT, JSON_LINES):
+            raise DataError(f"{source}: is {kind}; expected text beside encoding={encoding!r:.40}")
+        content = _to_utf8(source, content, encoding)
+        kind = str(find_kind(content[:HEAD_BYTES]))
     return FileContent(source, content, kind)
 
 
@@ -124,6 +141,21 @@ def _read_raw(path: Path, expected: str) -> Path | bytes:
     if not content:
         raise DataError(f"{path}: is empty; expected {expected}")
     return content
+
+
+def _to_utf8(source: str, content: Path | bytes, encoding: str) -> bytes:
+    """Return text of another encoding as UTF-8.
+
+    Raises:
+        DataError: it is not of the encoding.
+    """
+    with open_content(content) as file:
+        raw = read_limited(file, source)
+    try:
+        return raw.decode(encoding).removeprefix("\ufeff").encode()
+    except UnicodeError as error:
+        line = raw[: getattr(error, "start", 0)].decode(encoding, "replace").count("\n") + 1
+        raise DataError(f"{source}: line {line} is not text in {encoding}; expected the encoding of the file") from None
 
 
 def first_bytes(content: Path | bytes) -> bytes:
@@ -230,7 +262,7 @@ class _Pipe:
 
 
 def _unpack(path: Path, content: Path | bytes, kind: str, purpose: Purpose) -> tuple[str, bytes]:
-    """Return the name and the content of the file that is wanted from an archive; gzip has no names.
+    """Return the name and the content of the file that is wanted from an archive; only zip has names.
 
     Raises:
         DataError: the archive is damaged, unpacks to more bytes than the limit, holds several files that may be
@@ -240,7 +272,7 @@ def _unpack(path: Path, content: Path | bytes, kind: str, purpose: Purpose) -> t
         with open_content(content) as file:
             if kind == ZIP:
                 return _read_zip(path, file, purpose)
-            with gzip.open(file) as unpacked:
+            with open_packed(file, kind, str(path)) as unpacked:
                 return "", read_limited(unpacked, str(path), "unpacks to")
     except (FastNCFError, MemoryError):
         raise

@@ -11,7 +11,7 @@ import polars as pl
 from fastncf.data.ids import EXPECTED_IDS, NamedIds, canonical_values
 from fastncf.data.readers.columns import list_columns
 from fastncf.data.readers.files import Purpose, open_content, read_file
-from fastncf.data.readers.kinds import PARQUET, TEXT
+from fastncf.data.readers.kinds import FEATHER, PARQUET, TEXT
 from fastncf.data.readers.names import has_name_of, is_known, normalize_name
 from fastncf.errors import DataError
 
@@ -62,7 +62,7 @@ def read_id_file(path: Path, roles: tuple[str, ...]) -> pl.DataFrame:
             named = _of_text(file.read(), source, roles)
     else:
         try:
-            frame = (pl.read_parquet if kind == PARQUET else pl.read_ndjson)(content)
+            frame = {PARQUET: pl.read_parquet, FEATHER: pl.read_ipc}.get(kind, pl.read_ndjson)(content)
         except (Exception, pl.exceptions.PanicException) as error:  # a damaged file raises errors of many classes
             reason = str(error).partition("\n")[0]
             raise DataError(f"{source}: is damaged ({reason:.200}); expected {_EXPECTED}") from None

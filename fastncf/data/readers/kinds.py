@@ -4,7 +4,21 @@ import json
 import re
 from typing import NamedTuple
 
-TEXT, JSON_LINES, PARQUET, GZIP, ZIP = "text", "JSON lines", "Parquet", "gzip", "zip"
+TEXT, JSON_LINES, PARQUET, FEATHER = "text", "JSON lines", "Parquet", "Feather"
+GZIP, BZIP2, XZ, ZSTD, ZIP = "gzip", "bzip2", "xz", "zstd", "zip"
+PACKED = (GZIP, BZIP2, XZ, ZSTD)
+"""Kinds of a file that holds one other file, without its name."""
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (rb"PAR1", PARQUET),
+    (rb"ARROW1\0", FEATHER),
+    (rb"\x1f\x8b", GZIP),
+    (rb"BZh[1-9]1AY&SY", BZIP2),
+    (rb"\xfd7zXZ\0", XZ),
+    (rb"\x28\xb5\x2f\xfd", ZSTD),
+    (rb"PK(\x03\x04|\x05\x06)", ZIP),
+)
+"""Patterns of the first bytes of the kinds that are read, text and JSON lines aside."""
 
 HEAD_BYTES = 1 << 12
 """Number of first bytes that tell the kind of a file."""
@@ -44,7 +58,6 @@ _FOREIGN: tuple[tuple[bytes, ForeignKind], ...] = (
     (rb".{8}DUCK.\0\0\0", _frame("a DuckDB database", 'duckdb.connect(PATH).sql("SELECT ...").pl()')),
     (rb"PGDMP[\0-\x1f]", ForeignKind("a dump of PostgreSQL", "export the table with COPY ... WITH CSV HEADER")),
     (rb"\xd0\xcf\x11\xe0", _frame("an Excel file of before 2007, or a like document", "polars.read_excel(PATH)")),
-    (rb"ARROW1\0", _frame("a Feather or Arrow file", "polars.read_ipc(PATH)")),
     (rb"FEA1\0", _frame("a Feather file of version 1", "pandas.read_feather(PATH)")),
     (rb"\xff\xff\xff\xff", _frame("a stream of Arrow", "polars.read_ipc_stream(PATH)")),
     (rb"Obj\x01", _frame("an Avro file", "polars.read_avro(PATH)")),
@@ -65,9 +78,6 @@ _FOREIGN: tuple[tuple[bytes, ForeignKind], ...] = (
     (rb"%PDF-", ForeignKind("a PDF document", "save its table as CSV")),
     (rb"\{\\rtf", _DOCUMENT),
     (rb".{257}ustar", ForeignKind("a tar archive", "unpack it with tar -xf PATH, and pass the file of rows in it")),
-    (rb"\x28\xb5\x2f\xfd", _frame("a file packed by zstd", "polars.read_csv(PATH)")),
-    (rb"\xfd7zXZ\0", _frame("a file packed by xz", 'pandas.read_csv(PATH, compression="xz")')),
-    (rb"BZh[1-9]1AY&SY", _frame("a file packed by bzip2", 'pandas.read_csv(PATH, compression="bz2")')),
     (rb"\x04\x22\x4d\x18", ForeignKind("a file packed by lz4", "unpack it with lz4 -d PATH")),
     (rb"\x1f\x9d", ForeignKind("a file packed by compress", "unpack it with uncompress PATH")),
     (rb"7z\xbc\xaf\x27\x1c", ForeignKind("a 7z archive", "unpack it with 7z x PATH")),
@@ -96,13 +106,8 @@ _MEMBERS: tuple[tuple[str, ForeignKind], ...] = (
 def find_kind(head: bytes) -> str | ForeignKind:
     """Return the kind of a file, by its first bytes: at most :data:`HEAD_BYTES` are looked at."""
     head = head[:HEAD_BYTES]
-    if head.startswith(b"PAR1"):
-        return PARQUET
-    if head.startswith(b"\x1f\x8b"):
-        return GZIP
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return ZIP
-    for pattern, kind in _FOREIGN:
+    known: tuple[tuple[bytes, str | ForeignKind], ...] = (*_MAGIC, *_FOREIGN)
+    for pattern, kind in known:
         if re.match(pattern, head, re.DOTALL):
             return kind
     return _find_json(head)

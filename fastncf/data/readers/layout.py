@@ -105,7 +105,7 @@ def _refuse_other_texts(text: Text) -> None:
     """Raise a DataError for text in another encoding, with other line ends, or for no text at all."""
     head = text.data[: 1 << 16].tobytes()
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{text.source}: is UTF-16 or UTF-32 text; expected UTF-8")
+        raise DataError(f"{text.source}: is UTF-16 or UTF-32 text; expected UTF-8, or encoding='utf-16'")
     if b"\0" in head:
         raise DataError(f"{text.source}: is a binary file of an unknown kind; expected {EXPECTED_SOURCES}")
     if b"\r" in head and b"\n" not in head and b'"' not in head:

@@ -10,11 +10,13 @@ class Reading(TypedDict, total=False):
     Attributes:
         time_format: format of dates as strftime has it, or None to recognise it.
         dayfirst: whether the day stands before the month, or None to recognise it.
+        encoding: encoding of text files, or None for UTF-8.
         drop_missing: leave out rows that lack a user, an item or a time, rather than refuse them.
     """
 
     time_format: str | None
     dayfirst: bool | None
+    encoding: str | None
     drop_missing: bool
 
 
@@ -26,7 +28,7 @@ class ReadOptions:
         names: the given name of the user, item and time column, or None for each.
         needs_time: whether a source without a time column is an error.
         is_test: whether the source is a test set, whose users are looked up in training.
-        time_format, dayfirst, drop_missing: see :class:`Reading`.
+        time_format, dayfirst, encoding, drop_missing: see :class:`Reading`.
     """
 
     names: dict[str, str | None]
@@ -34,6 +36,7 @@ class ReadOptions:
     is_test: bool = False
     time_format: str | None = None
     dayfirst: bool | None = None
+    encoding: str | None = None
     drop_missing: bool = False
 
     def has_date_format(self) -> bool:

@@ -86,7 +86,7 @@ class Text:
             return raw.decode()
         except UnicodeDecodeError as error:
             line = self.line_at(start + error.start)
-            raise DataError(f"{self.source}: line {line} is not UTF-8 text; expected UTF-8") from None
+            raise DataError(f"{self.source}: line {line} is not UTF-8 text; expected UTF-8, or encoding=...") from None
 
     def release(self, start: int, stop: int) -> None:
         """Give the memory of a range of a mapped file back; the next access maps it again."""

@@ -15,7 +15,7 @@ from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
 from fastncf.data.readers.dates import DateFormat
 from fastncf.data.readers.files import EXPECTED_SOURCES, read_file
 from fastncf.data.readers.json_lines import read_json_lines
-from fastncf.data.readers.kinds import JSON_LINES, PARQUET
+from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
 from fastncf.data.readers.options import Reading, ReadOptions
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
@@ -75,6 +75,8 @@ def read_table(
     options = ReadOptions(names, needs_time, is_test, **reading)
     if isinstance(source, (str, Path)):
         return _read_file(find_source(source), options)
+    if encoding := reading.get("encoding"):
+        raise DataError(f"{_FRAME}: has no encoding; expected a text file beside encoding={encoding!r:.40}")
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
         frame, columns = _collect(source.lazy(), options, _FRAME, "cannot be computed")
         return _check_table(frame, _Origin(_FRAME, "polars frame", columns), options)
@@ -92,11 +94,11 @@ def read_table(
 
 
 def _read_file(path: Path, options: ReadOptions) -> Table:
-    """Read a text file, JSON lines or Parquet."""
-    source, content, kind = read_file(path)
-    if kind == PARQUET:
-        lazy = pl.scan_parquet(content, glob=False)
-        frame, columns = _collect(lazy, options, source, "the Parquet file is damaged")
+    """Read a text file, JSON lines, Parquet or Feather."""
+    source, content, kind = read_file(path, encoding=options.encoding)
+    if kind in (PARQUET, FEATHER):
+        lazy = pl.scan_parquet(content, glob=False) if kind == PARQUET else pl.scan_ipc(content, glob=False)
+        frame, columns = _collect(lazy, options, source, f"the {kind} file is damaged")
         return _check_table(frame, _Origin(source, kind, columns), options)
     read = read_json_lines if kind == JSON_LINES else read_text
     text = read(source, content, options)

@@ -1,9 +1,7 @@
 """Folders, missing files, archives, pipes, devices, and kinds of files that are not read."""
 
-import bz2
 import gzip
 import io
-import lzma
 import os
 import pickle
 import re
@@ -81,7 +79,6 @@ def _tar() -> bytes:
 FRAME = pl.DataFrame({"user": [1, 5], "item": [2, 6], "time": [4, 8]})
 _FRAME = "pass the frame that {} makes"
 FOREIGN = {
-    "a.feather": (_written(FRAME.write_ipc), "a Feather or Arrow file", _FRAME.format("polars.read_ipc(PATH)")),
     "a.arrows": (
         *(_written(FRAME.write_ipc_stream), "a stream of Arrow"),
         _FRAME.format("polars.read_ipc_stream(PATH)"),
@@ -138,17 +135,6 @@ FOREIGN = {
     "a.png": (b"\x89PNG\r\n\x1a\n", "an image", "pass a file of rows with a user and an item"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c\0\x04", "a 7z archive", "unpack it with 7z x PATH"),
     "a.rar": (b"Rar!\x1a\x07\x01\0", "a RAR archive", "unpack it with unrar x PATH"),
-    "a.zst": (b"\x28\xb5\x2f\xfd\x04", "a file packed by zstd", _FRAME.format("polars.read_csv(PATH)")),
-    "a.xz": (
-        lzma.compress(PLAIN.encode()),
-        "a file packed by xz",
-        _FRAME.format('pandas.read_csv(PATH, compression="xz")'),
-    ),
-    "a.bz2": (
-        bz2.compress(PLAIN.encode()),
-        "a file packed by bzip2",
-        _FRAME.format('pandas.read_csv(PATH, compression="bz2")'),
-    ),
     "a.tar": (_tar(), "a tar archive", "unpack it with tar -xf PATH, and pass the file of rows in it"),
     "a.csv": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
