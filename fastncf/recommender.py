@@ -321,10 +321,13 @@ class Recommender:
             DataError: the titles cannot be used; the file is no report, or cannot be written.
             FastNCFError: the extra ``report`` is not installed.
         """
-        from fastncf.report import write_report
+        from fastncf.report import HeldOut, write_report
 
-        lists, _ = self._test_lists(self.config, is_redrawn=False)
-        return write_report(self, lists, self._ranks(lists), path, titles)
+        held_out = None
+        if (self.split.test_item >= 0).any():
+            lists, _ = self._test_lists(self.config, is_redrawn=False)
+            held_out = HeldOut(lists, self._ranks(lists))
+        return write_report(self, held_out, path, titles)
 
     def _ranks(self, lists: CandidateLists[np.ndarray]) -> np.ndarray:
         """Return the rank of each held-out item within its list, (T,) int64 from 0."""

@@ -7,10 +7,8 @@ items, ``sections`` writes what stands in the page, and ``page`` the file, with 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastncf.errors import FastNCFError
-from fastncf.evaluation.candidates import CandidateLists
+from fastncf.report.measure import HeldOut
 
 if TYPE_CHECKING:
     from fastncf.report.sections import Reported
@@ -33,8 +31,7 @@ def require_packages() -> None:
 
 def write_report(
     recommender: "Reported",
-    lists: CandidateLists[np.ndarray],
-    ranks: np.ndarray,
+    held_out: HeldOut | None,
     path: str | Path,
     titles: Any | None = None,
 ) -> Path:
@@ -42,8 +39,7 @@ def write_report(
 
     Args:
         recommender: the model with its data.
-        lists: T held-out items with their candidates.
-        ranks: (T,) int64 from 0, the ranks of the held-out items by the model.
+        held_out: held-out items and their ranks; None where nothing is held out.
         path: file to write; an older report is replaced.
         titles: see :func:`fastncf.data.titles.read_titles`; None shows ids in place of titles.
 
@@ -57,5 +53,5 @@ def write_report(
 
     target = Path(path)
     require_replaceable(target)
-    write_page(Sections(recommender, lists, ranks, titles), target)
+    write_page(Sections(recommender, held_out, titles), target)
     return target

@@ -20,6 +20,18 @@ _NORMAL_95 = 1.96
 """Quantile of the standard normal distribution: so many standard errors on both sides cover 95 %."""
 
 
+class HeldOut(NamedTuple):
+    """Held-out items and where a model ranks them.
+
+    Attributes:
+        lists: T held-out items with their candidates.
+        ranks: (T,) int64 from 0, the rank of each item within its list.
+    """
+
+    lists: CandidateLists[np.ndarray]
+    ranks: np.ndarray
+
+
 class Curve(NamedTuple):
     """A metric over k.
 

@@ -13,7 +13,6 @@ from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.data.titles import read_titles
 from fastncf.errors import printable
-from fastncf.evaluation.candidates import CandidateLists
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.report import charts, measure
 from fastncf.report.tables import pack_vectors
@@ -52,17 +51,14 @@ class Sections:
 
     Args:
         recommender: the model with its data.
-        lists: T held-out items with their candidates.
-        ranks: (T,) int64 from 0, the ranks of the held-out items by the model.
+        held_out: held-out items and their ranks; None where nothing is held out.
         titles: see :func:`fastncf.data.titles.read_titles`; None shows ids in place of titles.
     """
 
-    def __init__(
-        self, recommender: Reported, lists: CandidateLists[np.ndarray], ranks: np.ndarray, titles: Any | None
-    ) -> None:
+    def __init__(self, recommender: Reported, held_out: measure.HeldOut | None, titles: Any | None) -> None:
         self.charts: dict[str, dict[str, Any]] = {}
         self.box: dict[str, Any] | None = None
-        self._recommender, self._lists, self._ranks = recommender, lists, ranks
+        self._recommender, self._held_out = recommender, held_out
         self._ids = [str(raw_id) for raw_id in recommender.items.ids.to_list()]
         names = self._ids
         if titles is not None:
@@ -128,20 +124,21 @@ class Sections:
 
     def _accuracy(self) -> str:
         """Return HR and NDCG over k, beside those of the most popular items."""
-        if not len(self._ranks):
-            return _section("Accuracy", "<p>No item was held out, so that nothing can be measured.</p>")
-        popular = measure.popularity_ranks(self._recommender.split, self._lists)
-        length = self._lists.negatives.shape[1] + 1
+        if self._held_out is None:
+            return _section("HR and NDCG over k", "<p>The model holds no items out, so that it cannot be measured.</p>")
+        lists, ranks = self._held_out
+        popular = measure.popularity_ranks(self._recommender.split, lists)
+        length = lists.negatives.shape[1] + 1
         figures = ""
         for name in ("hr", "ndcg"):
             by_series = {
-                self.model: measure.metric_curve(name, self._ranks, length),
+                self.model: measure.metric_curve(name, ranks, length),
                 "most popular": measure.metric_curve(name, popular, length),
             }
             label = f"{name.upper()}@k"
             figures += _section(f"{name.upper()} over k", self._chart(name, label, charts.curves(by_series, label)))
         return (
-            f'<div class="grid">{figures}</div><p class="soft">{len(self._ranks):,} held-out items, each among '
+            f'<div class="grid">{figures}</div><p class="soft">{len(ranks):,} held-out items, each among '
             f"{length:,}. Bars are 95 % confidence intervals of the means. Most popular: the items of a list in the "
             f"order of their training interactions.</p>"
         )

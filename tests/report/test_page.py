@@ -3,6 +3,7 @@
 import builtins
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -122,6 +123,15 @@ def test_a_model_without_vectors_and_epochs(tmp_path):
     assert "Nothing was trained in epochs" in content
     assert data_of(path)["box"] is None
     assert set(data_of(path)["charts"]) == {"hr", "ndcg", "time", "popularity"}
+
+
+def test_a_model_that_holds_nothing_out(recommender, tmp_path):
+    split = replace(recommender.split, test_item=np.full_like(recommender.split.test_item, -1))
+    path = replace(recommender, split=split).report(tmp_path / "page.html")
+    content = path.read_text(encoding="utf-8")
+    assert "holds no items out" in content
+    assert f"<dd>{recommender.metrics['hr@10']:.4f}</dd>" in content  # as it was measured before
+    assert not {"hr", "ndcg"} & set(data_of(path)["charts"])
 
 
 @pytest.mark.parametrize("model", ["gmf", "mlp", "neumf"])
