@@ -122,6 +122,7 @@ def fit(
     out: PathArgument | None = None,
     notebook: Notebook = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
+    refit: Annotated[bool, Parameter(negative="")] = False,
     columns: Columns | None = None,
     config: Annotated[Config | None, Parameter(name="*")] = None,
     json: Json = False,
@@ -144,7 +145,11 @@ def fit(
         Start from the recipe of the NCF notebook instead of the defaults.
     dry_run
         Print the plan, and train nothing.
+    refit
+        After the model is measured, train it again on all interactions, the held-out ones included.
     """
+    if refit and config is not None and config.holdout == "none":
+        raise ConfigError("--refit: expected no --holdout none beside it, which measures nothing")
     if dry_run:
         if out is not None:
             warnings.warn(f"--out {out}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
@@ -166,6 +171,10 @@ def fit(
         _print(*_table(recommender.metrics), f"protocol: {recommender.protocol}")
         _print("seconds:  " + "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items()))
         sys.stdout.flush()  # what a fit has found is shown before anything else can go wrong
+        if refit:
+            with _progress_shown() as callback:
+                recommender.refit(callback=callback)
+            _print(f"refit:    {recommender.protocol.rpartition('; ')[2]}")
     finally:
         try:
             _save(recommender, out)

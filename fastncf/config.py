@@ -118,6 +118,10 @@ class Config:
     drop_missing: bool = False
     """Leave out rows that lack a user, an item or a time, and count them, rather than refuse them."""
 
+    holdout: Literal["one", "none"] = "one"
+    """one: hold out an item of each user, by which the model is measured. none, or None: train on all interactions by
+    the plan that a fit with one has, and measure nothing."""
+
     validation: bool = False
     """Hold out a second interaction per user and report ranking metrics on it after each epoch."""
 
@@ -151,6 +155,8 @@ class Config:
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        if self.holdout is None:  # "none" is its name on the command line and in JSON
+            object.__setattr__(self, "holdout", "none")
         self._require("layers", isinstance(self.layers, tuple | list), "integers of at least 1, such as (64, 32)")
         object.__setattr__(self, "layers", tuple(map(_plain, self.layers)))
         for name, former in FORMER_VALUES.items():

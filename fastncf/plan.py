@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fastncf.config import Config, show
 from fastncf.cost import Cost, estimate
 from fastncf.data.facts import DataFacts
+from fastncf.data.split import Split
 from fastncf.errors import ConfigError, printable
 from fastncf.memory import require_torch
 from fastncf.stage import Stage
@@ -225,6 +226,11 @@ class Plan:
     def uses_order(self) -> bool:
         """True if a stage is trained on histories in their order."""
         return any(stage.history == "sequence" for stage in self.stages)
+
+    def with_everything(self, split: Split) -> "Plan":
+        """Return the plan for a split in which nothing is held out; what is done stays the same."""
+        facts = replace(self.data, num_interactions=len(split.indices), holdout=split.holdout)
+        return replace(self, data=facts, l2_trials=())
 
     def with_l2(self, l2: float, reason: str) -> "Plan":
         """Return the plan with another l2 in its first stage, and no search for it."""
@@ -643,6 +649,10 @@ def _describe(plan: Plan) -> Iterator[str]:
         for trainer, why in plan.passed_over[number - 1].items():
             yield f"  not by {trainer}: {why}"
     evaluation = plan.evaluation
+    if data.holdout == "none":
+        yield "evaluation: none, nothing is held out"
+        yield f"expect: {plan.cost}"
+        return
     yield (
         f"evaluation: HR@{evaluation.k}, NDCG@{evaluation.k} and MRR of held-out items ({data.holdout}) among "
         f"1 + {evaluation.num_candidates} candidates{' and the whole catalogue' if evaluation.full_ranking else ''}"

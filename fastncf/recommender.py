@@ -1,9 +1,9 @@
 """Fitted recommender: recommendations by the user's own ids as polars frames, evaluation, saving and loading."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
 import polars as pl
@@ -26,12 +26,13 @@ from fastncf.persistence.folder import DESCRIPTION, FORMAT, Saved, read_folder, 
 from fastncf.persistence.plain import UnexpectedError, dump_json, parse_json
 from fastncf.plan import Plan
 from fastncf.processes import use_one_torch_thread_after_fork
+from fastncf.refit import train_on_all
 from fastncf.rng import Stream
 from fastncf.serving.answers import Request
 from fastncf.serving.filters import make_filters
 from fastncf.serving.output import require_format, write_answers
 from fastncf.serving.users import Unknown, find_users
-from fastncf.trainers.loop import TrainingLog
+from fastncf.trainers.loop import Progress, ProgressReporter, TrainingLog
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,9 @@ class Recommender:
             with training.
         training_log: one dict per epoch: epoch, loss, seconds and, with validation, its metrics.
         found: format, columns and rows that were recognised in the source.
+        order: (N,) int32, for each user the positions in its row of the split from the oldest interaction to the
+            latest; None where the model is trained without it.
+        num_kept: for each stage of the plan, the epochs that the parameters are the result of.
     """
 
     trained: "nn.Module | Factors"
@@ -88,6 +92,8 @@ class Recommender:
     seconds: dict[str, float] = field(default_factory=dict)
     training_log: TrainingLog = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
+    order: np.ndarray | None = None
+    num_kept: tuple[int, ...] = ()
     _factor_items: FactorItems | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -273,7 +279,7 @@ class Recommender:
         Candidates that were given as a file in the fit are used unless another number of them is asked for.
 
         Raises:
-            ConfigError: k or num_candidates is no integer from 1.
+            ConfigError: k or num_candidates is no integer from 1, or nothing is held out.
             InsufficientMemoryError: the memory does not suffice for so many candidates.
             DivergedError: no held-out item has a finite score, so that the metrics would mean nothing.
         """
@@ -300,6 +306,56 @@ class Recommender:
             results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)
+
+    def refit(self, *, callback: Callable[[Progress], object] | None = None) -> Self:
+        """Train again on all interactions, the held-out ones included, by the plan that was measured.
+
+        The metrics stay those that were measured before, and :attr:`protocol` says so; a model in which nothing is held
+        out cannot be measured any more. The result is that of ``fit`` with ``holdout=None``, with as many epochs as an
+        early stopping has kept. Nothing is done where nothing is held out.
+
+        Args:
+            callback: called after each epoch, see :func:`fastncf.fit`.
+
+        Returns:
+            The recommender itself, trained anew.
+
+        Raises:
+            ConfigError: the model is a module of the user's own, whose untrained parameters are gone; or it was saved
+                by a version that did not keep the order of the interactions.
+            DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
+        """
+        if self.split.holdout == "none":
+            return self
+        self._require_refittable()
+        reporter = ProgressReporter(callback, sum(self.num_kept or (self.plan.num_epochs,)))
+        with reporter.stage("train"):
+            found = train_on_all(self.plan, None, self.split, self.order, reporter, self.num_kept or None)
+        if found.trained.divergence is not None or found.trained.model is None:
+            raise DivergedError(found.trained.divergence or "", self)
+        size = len(found.split.indices)
+        self.trained, self.plan, self.split = found.trained.model, found.plan, found.split
+        self.order, self.num_kept = found.order, found.trained.num_kept
+        self.protocol += f"; afterwards trained on all {size:,} interactions by the same plan, nothing held out"
+        self.data = {**self.data, "num_items_unknown": int((~self.split.is_known()).sum())}
+        seconds = reporter.total()["total"]
+        self.seconds = {**self.seconds, "refit": seconds, "total": self.seconds.get("total", 0.0) + seconds}
+        return self
+
+    def _require_refittable(self) -> None:
+        """Raise a ConfigError for a model that cannot be trained anew from its plan and its data."""
+        from fastncf import models
+
+        if self.plan.final.model not in models.names():
+            raise ConfigError(
+                f"refit: the model is a module of your own ({self.plan.final.model:.80}), whose untrained parameters "
+                f"are gone; expected fit(data, model=..., holdout=None) with a new module"
+            )
+        if self.plan.uses_order and self.order is None:
+            raise ConfigError(
+                "refit: the model was saved without the order of the interactions, by an older version; expected "
+                "fit(data, holdout=None)"
+            )
 
     def report(self, path: str | Path, *, titles: Any | None = None) -> Path:
         """Write a page about the model: one HTML file that needs no network, for any browser and for phones.
@@ -352,7 +408,16 @@ class Recommender:
         return protocol
 
     def _test_lists(self, config: Config, *, is_redrawn: bool) -> tuple[CandidateLists[np.ndarray], str]:
-        """Return the test items with their candidates, and in words what the candidates are."""
+        """Return the test items with their candidates, and in words what the candidates are.
+
+        Raises:
+            ConfigError: nothing is held out.
+        """
+        if self.split.holdout == "none":
+            raise ConfigError(
+                "evaluate: nothing is held out, since the model was trained on all interactions; expected a model of a "
+                "fit without holdout=None and before refit(), whose metrics are in rec.metrics"
+            )
         users = np.flatnonzero(self.split.test_item >= 0).astype(np.int32)
         positives = self.split.test_item[users]
         if self.split.test_candidates is not None and not is_redrawn:

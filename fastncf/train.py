@@ -19,6 +19,7 @@ from fastncf.memory import format_bytes, require_memory
 from fastncf.plan import Plan, likely_facts, make_plan
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.recommender import Recommender
+from fastncf.refit import TrainedOnAll, train_on_all
 from fastncf.rng import Stream, key
 from fastncf.trainers.loop import Progress, ProgressReporter
 from fastncf.trainers.stages import train_stages, validation_of
@@ -90,8 +91,7 @@ def fit(
             plan = tune(plan, data.split, data.order)
         reporter.num_epochs = plan.num_epochs
         with reporter.stage("train"):
-            validation = validation_of(data.split, plan.evaluation)
-            trained = train_stages(plan.stages, module, data.split, data.order, validation, reporter)
+            trained, plan, split, order = _train(plan, module, data, config, reporter)
         if trained.model is None:
             raise DivergedError(trained.divergence or "")
         recommender = Recommender(
@@ -100,16 +100,21 @@ def fit(
             plan=plan,
             users=data.interactions.users,
             items=data.interactions.items,
-            split=data.split,
-            data=_counts(data.interactions, data.split),
+            split=split,
+            data=_counts(data.interactions, split),
             training_log=trained.log,
             found=data.interactions.source_info,
+            order=order if plan.uses_order else None,
+            num_kept=trained.num_kept,
         )
         if trained.divergence is not None:
             recommender.seconds = reporter.total()
             raise DivergedError(trained.divergence, recommender)
         with reporter.stage("evaluate"):
-            recommender.metrics, recommender.protocol = recommender.evaluate()
+            if split.holdout == "none":
+                recommender.protocol = f"not measured: nothing is held out of the {len(split.indices):,} interactions"
+            else:
+                recommender.metrics, recommender.protocol = recommender.evaluate()
         recommender.seconds = reporter.total()
         return recommender
 
@@ -157,15 +162,21 @@ class _Prepared:
         with reporter.stage("read"):
             options: dict[str, Any] = {**inputs.columns, **config.reading()}
             if inputs.test is None:
-                interactions = read_interactions(train, **options, needs_time=config.split == "latest")
+                needs_time = config.split == "latest" and config.holdout == "one"
+                interactions = read_interactions(train, **options, needs_time=needs_time)
             else:
                 interactions, given = read_with_test(train, inputs.test, inputs.candidates, **options)
         with reporter.stage("split"):
             share = (config.user_fraction, key(config.seed, Stream.USERS)) if config.user_fraction < 1 else None
             if given is None:
                 interactions = draw_users(interactions, *share) if share else interactions
-                is_random = config.split == "random"
-                split = leave_one_out(interactions, validation=config.validation, random=is_random, seed=config.seed)
+                split = leave_one_out(
+                    interactions,
+                    validation=config.validation,
+                    random=config.split == "random" or interactions.time is None,
+                    seed=config.seed,
+                    needs_test=config.holdout == "one",
+                )
             else:
                 interactions, given = draw_test_users(interactions, given, *share) if share else (interactions, given)
                 split = given_test(interactions, given)
@@ -173,6 +184,17 @@ class _Prepared:
                 interactions, split, needs_order=likely.uses_order, history=config.history, seed=config.seed
             )
         return cls(interactions, split, facts, order)
+
+
+def _train(
+    plan: Plan, module: "nn.Module | None", data: _Prepared, config: Config, reporter: ProgressReporter
+) -> TrainedOnAll:
+    """Train on the training interactions, or on all of them where nothing is to be held out."""
+    if config.holdout == "none":
+        return train_on_all(plan, module, data.split, data.order, reporter)
+    validation = validation_of(data.split, plan.evaluation)
+    trained = train_stages(plan.stages, module, data.split, data.order, validation, reporter)
+    return TrainedOnAll(trained, plan, data.split, data.order)
 
 
 def _configured(

@@ -56,6 +56,14 @@ CONTRADICTIONS = (
         "validation=True: holds items out of a file without a given test set; expected no test=",
     ),
     Contradiction(
+        lambda config, inputs: config.holdout == "none" and inputs.test is not None,
+        "holdout=None: holds nothing out, and test= gives what is held out; expected one of them",
+    ),
+    Contradiction(
+        lambda config, inputs: config.holdout == "none" and config.validation,
+        "holdout=None: holds nothing out, and validation=True needs an item of each user; expected one of them",
+    ),
+    Contradiction(
         lambda config, inputs: inputs.test is not None and "split" in _given(config, ("split",)),
         "split={split!r}: says which items are held out, and test= gives them; expected no test=, or no split=",
     ),

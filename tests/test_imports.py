@@ -23,7 +23,8 @@ LEVELS = [
     {"plan"},
     {"persistence"},
     {"report"},
-    {"datasets", "recommender", "tuning", "unused"},
+    {"refit", "tuning"},
+    {"datasets", "recommender", "unused"},
     {"train"},
     {"cli"},
 ]

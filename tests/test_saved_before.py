@@ -18,7 +18,7 @@ def loaded(request):
 
 
 def test_models_are_there():
-    assert NAMES == ["given", "mf", "mlp", "neumf", "popularity"]
+    assert NAMES == ["format3", "given", "mf", "mlp", "neumf", "popularity"]
 
 
 def test_metrics_are_those_of_before(loaded):

@@ -31,7 +31,7 @@ class DataFacts:
     num_rows: int
     has_order: bool
     order_reason: str
-    holdout: Literal["latest", "random", "given"]
+    holdout: Literal["latest", "random", "given", "none"]
 
 
 def find_facts(

@@ -13,6 +13,7 @@ from fastncf.data.given_files import GivenTest
 from fastncf.data.interactions import Interactions
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.csr import (
+    OrderSource,
     SeenSource,
     SplitSource,
     SplitTarget,
@@ -20,6 +21,7 @@ from fastncf.kernels.cpu.csr import (
     count_seen,
     fill_random_times,
     gather_seen,
+    merge_order,
     order_rows,
     seen_rows,
     split_rows,
@@ -46,7 +48,7 @@ class Split:
             tested.
         num_users_too_short: users with too few interactions to hold one out; they are trained on.
         holdout: how the test items were chosen: each user's ``latest`` interaction, a ``random`` one, or a ``given``
-            test set.
+            test set; ``none`` where nothing is held out.
         test_candidates: (T, C) int32, given negatives of the T users with a test item, in the order of the users; -1
             fills up short rows and stands for items that the user has seen. None where no candidates were given.
         num_candidates_seen: entries of the given candidates that their user has seen, the test item included.
@@ -60,7 +62,7 @@ class Split:
     num_duplicates: int
     num_users_all_seen: int
     num_users_too_short: int
-    holdout: Literal["latest", "random", "given"]
+    holdout: Literal["latest", "random", "given", "none"]
     test_candidates: np.ndarray | None = None
     num_candidates_seen: int = 0
 
@@ -112,7 +114,12 @@ class Split:
 
 
 def leave_one_out(
-    interactions: Interactions, *, validation: bool = False, random: bool = False, seed: int = 0
+    interactions: Interactions,
+    *,
+    validation: bool = False,
+    random: bool = False,
+    seed: int = 0,
+    needs_test: bool = True,
 ) -> Split:
     """Hold out one interaction of each user for the test, and on request another one for validation.
 
@@ -125,6 +132,7 @@ def leave_one_out(
         validation: hold out the second latest interaction as well, for validation.
         random: hold out random interactions in place of the latest ones.
         seed: determines the random ones.
+        needs_test: whether it is an error that no test item can be held out.
 
     Raises:
         DataError: the times are missing, every user has seen every item, or no user has two distinct items.
@@ -140,7 +148,7 @@ def leave_one_out(
         )
     parts = _split_by_user(interactions, time, num_held_out=2 if validation else 1)
     test_item, validation_item = parts.held_out
-    if not (test_item >= 0).any():
+    if needs_test and not (test_item >= 0).any():
         raise DataError(
             f"{interactions.source}: no user has two different items, so that none can be held out; "
             f"expected at least one user with two"
@@ -218,6 +226,38 @@ def time_order(interactions: Interactions, split: Split) -> np.ndarray:
     order = np.empty(len(split.indices), dtype=np.int32)
     run_ranges(lambda a, b: order_rows(a, b, rows, split.indptr, split.indices, order), balanced_ranges(rows.indptr))
     return order
+
+
+def hold_out_nothing(split: Split, order: np.ndarray | None) -> tuple[Split, np.ndarray | None]:
+    """Return a split in which the held-out items of another one belong to the training interactions.
+
+    Args:
+        split: N training interactions of U users.
+        order: (N,) int32 of :func:`time_order`, or None. The test item of a user counts as the latest, and the
+            validation item as the one before.
+
+    Returns:
+        The split, and the order of its interactions, None where there was none.
+    """
+    held_out = np.stack([split.validation_item, split.test_item])
+    indptr, indices = merge_items(split.indptr, split.indices, *held_out)
+    merged_order = None
+    if order is not None:
+        merged_order = np.empty(len(indices), dtype=np.int32)
+        source = OrderSource(split.indptr, split.indices, order, held_out)
+        run_ranges(lambda a, b: merge_order(a, b, source, indptr, merged_order), balanced_ranges(indptr))
+    none = np.full(split.num_users, -1, dtype=np.int32)
+    whole = replace(
+        split,
+        indptr=indptr,
+        indices=indices,
+        test_item=none,
+        validation_item=none,
+        test_candidates=None,
+        num_candidates_seen=0,
+        holdout="none",
+    )
+    return whole, merged_order
 
 
 def hold_out_another(

@@ -132,6 +132,21 @@ def require_split(split: Split, num_users: int) -> None:
         _require_range("test_candidates", candidates, -1, num_items)
 
 
+def require_order(order: np.ndarray, indptr: np.ndarray) -> None:
+    """Raise an error unless an array holds the positions of each row of a CSR, each once.
+
+    Raises:
+        UnexpectedError: it has another shape or dtype, or holds something else.
+    """
+    _require_form("order", order, (int(indptr[-1]),), np.int32)
+    lengths = np.diff(indptr)
+    is_met = np.zeros(len(order), dtype=np.bool_)
+    if bool(((order >= 0) & (order < np.repeat(lengths, lengths))).all()):
+        is_met[np.repeat(indptr[:-1], lengths) + order] = True
+    if not is_met.all():
+        raise UnexpectedError("order does not hold the positions of each row, each once")
+
+
 def _require_form(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
     """Raise an error for an array of another shape or dtype, or of another number of dimensions."""
     if array.shape != shape or array.dtype != dtype:

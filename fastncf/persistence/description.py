@@ -12,7 +12,7 @@ from fastncf.config import Config
 from fastncf.data.facts import DataFacts
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
-from fastncf.persistence.arrays import require_split
+from fastncf.persistence.arrays import require_order, require_split
 from fastncf.persistence.plain import UnexpectedError, finite_or_none, read_plain
 from fastncf.plan import Plan, make_plan
 from fastncf.trainers.loop import TrainingLog
@@ -50,7 +50,8 @@ class _Plain:
     seconds: dict[str, float | None]
     training_log: list[dict[str, float | None]]
     found: dict[str, Any]
-    holdout: Literal["latest", "random", "given"]
+    holdout: Literal["latest", "random", "given", "none"]
+    num_kept: tuple[int, ...] = ()
     users: _Ids
     items: _Ids
 
@@ -69,6 +70,8 @@ class Fields(TypedDict):
     seconds: dict[str, float]
     training_log: TrainingLog
     found: dict[str, Any]
+    order: np.ndarray | None
+    num_kept: tuple[int, ...]
 
 
 def describe(
@@ -93,12 +96,13 @@ def describe(
         **plain,
         **{name: saved[name] for name in ("protocol", "data", "found")},
         "holdout": split.holdout,
+        "num_kept": list(saved["num_kept"]),
         **{
             f"{one.noun}s": {"dtype": str(one.ids.dtype), "ids": one.ids.to_list()}
             for one in (saved["users"], saved["items"])
         },
     }
-    arrays = {name: getattr(split, name) for name in ARRAYS}
+    arrays = {name: getattr(split, name) for name in ARRAYS} | {"order": saved["order"]}
     return description, {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -122,6 +126,8 @@ def read_fields(
     plain = read_plain(_Plain, current, "the description", may_lack=version < current_format)
     users, items = _vocabulary(plain.users, "user"), _vocabulary(plain.items, "item")
     split = _read_split(plain, arrays, len(users), len(items))
+    if (order := arrays.get("order")) is not None:
+        require_order(order, split.indptr)
     if plain.plan is None:
         if version != 1:
             raise UnexpectedError("the description has no plan")
@@ -129,6 +135,10 @@ def read_fields(
     else:
         plan = plain.plan
         _require_plan(plan, split)
+    if plain.num_kept and len(plain.num_kept) != len(plan.stages):
+        raise UnexpectedError("num_kept has another length than the stages of the plan")
+    if any(not 0 <= kept <= stage.epochs for kept, stage in zip(plain.num_kept, plan.stages, strict=False)):
+        raise UnexpectedError("num_kept holds more epochs than the plan has, or fewer than 0")
     fields = Fields(
         config=plain.config,
         plan=plan,
@@ -141,6 +151,8 @@ def read_fields(
         seconds=_numbers(plain.seconds),
         training_log=[_numbers(entry) for entry in plain.training_log],
         found=plain.found,
+        order=order,
+        num_kept=plain.num_kept,
     )
     return plain.model_class, plain.extra_state, fields
 
@@ -162,7 +174,7 @@ def _vocabulary(stated: _Ids, noun: str) -> Vocabulary:
 
 def _read_split(plain: _Plain, arrays: Mapping[str, Any], num_users: int, num_items: int) -> Split:
     """Return the split, whose arrays are checked, and whose counts are there."""
-    if unknown := [name for name in arrays if name not in ARRAYS]:
+    if unknown := [name for name in arrays if name not in (*ARRAYS, "order")]:
         raise UnexpectedError(f"the data have the unknown array {unknown[0]!r:.80}")
     if missing := [name for name in ARRAYS[:-1] if name not in arrays]:
         raise UnexpectedError(f"the data have no array {missing[0]}")

@@ -22,8 +22,9 @@ from fastncf.persistence.arrays import decode_arrays, encode_arrays
 from fastncf.persistence.plain import UnexpectedError, canonical_json, dump_json, parse_json
 
 DESCRIPTION = "fastncf.json"
-FORMAT = 3
-READABLE_FORMATS = 1, 2, FORMAT
+FORMAT = 4
+READABLE_FORMATS = 1, 2, 3, FORMAT
+_FORMATS_WITHOUT_CHECKSUMS = 1, 2
 
 _ROLES = "model", "data"
 _FORMER_FILES = {role: f"{role}.safetensors" for role in _ROLES}
@@ -165,7 +166,7 @@ def _former_files(folder: Path) -> tuple[str, ...]:
     """Return the names of the arrays of a model in an older format, which have no number."""
     try:
         description = parse_json(files.read(folder / DESCRIPTION))
-        is_former = description["format"] in READABLE_FORMATS[:-1] and "model_class" in description
+        is_former = description["format"] in _FORMATS_WITHOUT_CHECKSUMS and "model_class" in description
     except (OSError, UnexpectedError, KeyError, TypeError):
         return ()
     return tuple(_FORMER_FILES.values()) if is_former else ()
@@ -285,7 +286,7 @@ def _parse_description(folder: Path, content: bytes) -> tuple[dict[str, Any], di
                 f"{folder}: has format {version!r:.80}; expected format {READABLE_FORMATS[0]} to {FORMAT}, which this "
                 f"version reads"
             )
-        if version < FORMAT:
+        if version in _FORMATS_WITHOUT_CHECKSUMS:
             return description, {role: _Entry(name) for role, name in _FORMER_FILES.items()}
         checksum = description.pop("sha256", None)
         if checksum != files.sha256(canonical_json(description)):

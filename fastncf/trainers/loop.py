@@ -135,13 +135,16 @@ class EarlyStopping:
     def __init__(self, patience: int) -> None:
         self.patience = patience
         self.best = -1.0
+        self.best_number = 0
+        self.num_seen = 0
         self.num_waited = 0
         self.state: State | None = None
 
     def should_stop(self, trainer: Trainer, value: float) -> bool:
         """Record the metric of the epoch that has ended, larger is better; return whether the patience has run out."""
+        self.num_seen += 1
         if value > self.best:
-            self.best, self.num_waited = value, 0
+            self.best, self.best_number, self.num_waited = value, self.num_seen, 0
             self.state = copy.deepcopy(trainer.state_dict())
         else:
             self.num_waited += 1
@@ -196,6 +199,20 @@ def _copied(tensor: Any) -> Any:
         return tensor.to("cpu")
 
 
+class TrainedEpochs(NamedTuple):
+    """Result of the training of a stage.
+
+    Attributes:
+        log: of the epochs that were finite.
+        num_kept: epochs that the parameters are the result of; fewer than the log has where an earlier one was best.
+        divergence: a sentence on how the training diverged; None where it did not.
+    """
+
+    log: TrainingLog
+    num_kept: int
+    divergence: str | None
+
+
 def train_epochs(
     trainer: Trainer,
     model: Any,
@@ -203,7 +220,9 @@ def train_epochs(
     num_interactions: int,
     validation: Validation | None,
     reporter: ProgressReporter,
-) -> tuple[TrainingLog, str | None]:
+    *,
+    num_epochs: int | None = None,
+) -> TrainedEpochs:
     """Train all epochs of a stage; fewer where the patience of the validation runs out or the callback stops it.
 
     The training ends as well with an epoch whose loss is not finite, or that leaves parameters that are not, or that
@@ -216,19 +235,18 @@ def train_epochs(
         num_interactions: N.
         validation: items that are ranked after each epoch, or None.
         reporter: called at the end of each epoch.
-
-    Returns:
-        The log of the finite epochs, and None; or a sentence on how the training diverged.
+        num_epochs: epochs after which the training ends, if it has more; the learning rate is that of all epochs.
     """
     early_stopping = EarlyStopping(validation.patience) if validation is not None and validation.patience else None
     finite = FiniteParameters(model)
     log: TrainingLog = []
-    for number in range(stage.epochs):
+    last = stage.epochs if num_epochs is None else min(num_epochs, stage.epochs)
+    for number in range(last):
         end = _train_epoch(trainer, model, number, validation)
         loss = end.total / num_interactions
         if not (math.isfinite(loss) and end.largest <= LARGEST_PARAMETER):
             finite.restore()
-            return log, _divergence(stage, reporter.next_epoch, loss, end.largest)
+            return TrainedEpochs(log, len(log), _divergence(stage, reporter.next_epoch, loss, end.largest))
         rate = num_interactions * (1 + stage.num_negatives) / end.seconds
         epoch, is_stopped = reporter.end_epoch(loss, rate, end.metrics)
         log.append({"epoch": epoch, "loss": loss, "seconds": end.seconds, **end.metrics})
@@ -236,11 +254,12 @@ def train_epochs(
             is_stopped |= early_stopping.should_stop(trainer, end.metrics[f"ndcg@{validation.k}"])
         if is_stopped:
             break
-        if number + 1 < stage.epochs:
+        if number + 1 < last:
             finite.keep()
-    if early_stopping is not None:
-        early_stopping.restore(trainer)
-    return log, None
+    if early_stopping is None:
+        return TrainedEpochs(log, len(log), None)
+    early_stopping.restore(trainer)
+    return TrainedEpochs(log, early_stopping.best_number or len(log), None)
 
 
 def _divergence(stage: Stage, epoch: int, loss: float, largest: float) -> str:

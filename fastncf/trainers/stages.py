@@ -13,7 +13,7 @@ from fastncf.evaluation.ranking import on_device
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.stage import Stage
 from fastncf.trainers import get
-from fastncf.trainers.loop import ProgressReporter, TrainingLog, Validation, train_epochs
+from fastncf.trainers.loop import ProgressReporter, TrainedEpochs, TrainingLog, Validation, train_epochs
 from fastncf.trainers.sgd import init_factors
 
 if TYPE_CHECKING:
@@ -30,11 +30,13 @@ class Trained(NamedTuple):
         model: the factors of an ``mf`` that needed no torch, otherwise a module in evaluation mode; None where a stage
             diverged before the model had the parameters of a finite epoch.
         log: of all epochs that were finite.
+        num_kept: for each stage, the epochs that its parameters are the result of.
         divergence: a sentence on how a stage diverged, which ended the training; None where none did.
     """
 
     model: "Factors | nn.Module | None"
     log: TrainingLog
+    num_kept: tuple[int, ...]
     divergence: str | None
 
 
@@ -45,6 +47,8 @@ def train_stages(
     order: np.ndarray | None,
     validation: Validation | None,
     reporter: ProgressReporter,
+    *,
+    num_epochs: tuple[int, ...] | None = None,
 ) -> Trained:
     """Train the stages of a plan and return the model of the last one, and the log of all epochs.
 
@@ -55,6 +59,7 @@ def train_stages(
         order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
         validation: items that are ranked after each epoch, or None.
         reporter: called at the end of each epoch.
+        num_epochs: for each stage, the epochs after which it ends.
 
     Raises:
         ConfigError: the module cannot be trained on these data.
@@ -62,16 +67,19 @@ def train_stages(
     """
     models: list[Any] = []
     log: TrainingLog = []
-    for stage in stages:
+    num_kept: tuple[int, ...] = ()
+    for number, stage in enumerate(stages):
+        most = None if num_epochs is None else num_epochs[number]
         with _prepared_device(stage, module is not None):
             model = _initial_model(stage, module, split, models)
-            epochs, divergence = _train_stage(stage, model, split, order, validation, reporter)
-        log += epochs
+            result = _train_stage(stage, model, split, order, validation, reporter, most)
+        log += result.log
+        num_kept += (result.num_kept,)
         models.append(model)
-        if divergence is not None:
-            is_usable = stage is stages[-1] and bool(epochs)
-            return Trained(_finished(stage, model) if is_usable else None, log, divergence)
-    return Trained(_finished(stages[-1], models[-1]), log, None)
+        if result.divergence is not None:
+            is_usable = stage is stages[-1] and bool(result.log)
+            return Trained(_finished(stage, model) if is_usable else None, log, num_kept, result.divergence)
+    return Trained(_finished(stages[-1], models[-1]), log, num_kept, None)
 
 
 @contextmanager
@@ -128,14 +136,16 @@ def _train_stage(
     order: np.ndarray | None,
     validation: Validation | None,
     reporter: ProgressReporter,
-) -> tuple[TrainingLog, str | None]:
+    num_epochs: int | None,
+) -> TrainedEpochs:
     """Train a model in place; see :func:`~fastncf.trainers.loop.train_epochs`."""
     trainer_class = get(stage.trainer)
     trained = model.factors() if trainer_class.trains_factors and not isinstance(model, Factors) else model
     with trainer_class(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
         if validation is not None and trainer.device is not None:
             validation = replace(validation, lists=on_device(validation.lists, trainer.device))
-        result = train_epochs(trainer, trained, stage, len(split.indices), validation, reporter)
+        size = len(split.indices)
+        result = train_epochs(trainer, trained, stage, size, validation, reporter, num_epochs=num_epochs)
         reporter.seconds["sample"] += trainer.sampling_seconds()
     return result
 

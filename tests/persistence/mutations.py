@@ -194,6 +194,7 @@ def use(rec: fastncf.Recommender, folder: Path) -> None:
         lambda: rec.evaluate(),
         lambda: rec.evaluate(num_candidates=3, full_ranking=True),
         lambda: rec.recommend(users, k=3),
+        lambda: fastncf.load(folder).refit().recommend(k=3),
         lambda: rec.recommend(users[0], k=1000, exclude_seen=False),
         lambda: rec.similar_items(items, k=3),
         lambda: rec.score(users[:1] * len(items), items),

@@ -18,7 +18,7 @@ BEFORE = Path(__file__).parents[1] / "golden" / "saved"
 """Folder of models of older formats."""
 
 MODELS = {
-    "mf": {"dim": 4, "epochs": 1, "validation": True},
+    "mf": {"dim": 4, "epochs": 1, "validation": True, "history": "sequence"},
     "neumf": {"dim": 4, "layers": (8, 4), "epochs": 1, "optimizer": "adam"},
     "popularity": {},
 }
@@ -37,12 +37,14 @@ def arrays_of(rec: fastncf.Recommender) -> dict[str, np.ndarray]:
     else:
         parameters = {name: tensor.numpy() for name, tensor in rec.trained.state_dict().items()}
     names = ("indptr", "indices", "test_item", "validation_item", "test_candidates")
-    return {name: getattr(rec.split, name) for name in names if getattr(rec.split, name) is not None} | parameters
+    order = {} if rec.order is None else {"order": rec.order}
+    split = {name: getattr(rec.split, name) for name in names if getattr(rec.split, name) is not None}
+    return split | order | parameters
 
 
 def is_same(one: fastncf.Recommender, other: fastncf.Recommender) -> bool:
     """Return whether two recommenders have the same state."""
-    names = ("config", "plan", "metrics", "protocol", "data", "seconds", "training_log", "found")
+    names = ("config", "plan", "metrics", "protocol", "data", "seconds", "training_log", "found", "num_kept")
     arrays, others = arrays_of(one), arrays_of(other)
     return (
         all(getattr(one, name) == getattr(other, name) for name in names)

@@ -424,3 +424,51 @@ def seen_rows(user_ids, source):
     indices = np.empty(indptr[-1], dtype=np.int32)
     gather_seen(0, len(user_ids), user_ids, source, indptr, indices)
     return indptr, indices
+
+
+class OrderSource(NamedTuple):
+    """Rows in the order of their times, and items that are to be merged into them.
+
+    Attributes:
+        indptr: (U + 1,) int64.
+        indices: (N,) int32, ascending in each row.
+        order: (N,) int32, positions within each row from the oldest to the latest.
+        later: (E, U) int32, items that follow all of a user's row, the oldest first; -1 for none.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    order: np.ndarray
+    later: np.ndarray
+
+
+@njit(nogil=True, cache=True)
+def merge_order(first_user, last_user, source, merged_indptr, merged_order):
+    """Write the order of rows into which further items were merged by :func:`merge_rows`.
+
+    Args:
+        first_user: first user of the range.
+        last_user: the user after the last one.
+        source: :class:`OrderSource`.
+        merged_indptr: (U + 1,) int64, bounds of the rows with the further items.
+        merged_order: int32, output: positions within each of these rows from the oldest to the latest.
+    """
+    for u in range(first_user, last_user):
+        start, stop, end = source.indptr[u], source.indptr[u + 1], merged_indptr[u]
+        for row in range(start, stop):
+            position = source.order[row]
+            item, moved = source.indices[start + position], 0
+            for one in source.later[:, u]:
+                moved += 0 <= one < item
+            merged_order[end] = position + moved
+            end += 1
+        for one in source.later[:, u]:
+            if one < 0:
+                continue
+            position = 0
+            for row in range(start, stop):
+                position += source.indices[row] < one
+            for other in source.later[:, u]:
+                position += 0 <= other < one
+            merged_order[end] = position
+            end += 1
