@@ -24,7 +24,7 @@ from benchmarks.stages import stage_of
 from fastncf.config import Config
 from fastncf.data.given_files import read_with_test
 from fastncf.data.interactions import read_interactions
-from fastncf.data.order import order_matters
+from fastncf.data.order import draw_sample, order_matters
 from fastncf.data.split import Split, given_test, leave_one_out, time_order
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import metrics
@@ -59,7 +59,7 @@ def load(options: argparse.Namespace) -> tuple[Split, np.ndarray | None, Candida
         split = leave_one_out(interactions)
     order: np.ndarray | None = time_order(interactions, split)
     assert order is not None
-    if not order_matters(split, order, seed=0):
+    if not order_matters(split, order, draw_sample(split, seed=0), seed=0):
         order = None
     users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
     positives = split.test_item[users]

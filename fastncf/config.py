@@ -53,7 +53,7 @@ class Config:
     """Probability that a number is set to 0 in training: an activation of a hidden layer (mlp, neumf), or a component
     of a user's state (loss="softmax" with histories)."""
 
-    loss: str = "bce"
+    loss: str | None = None
     """bce: logistic loss of each sample. bpr: logistic loss of each (positive, negative) pair. softmax: cross entropy
     of each interaction over itself and its negatives; an mf then predicts each from the ones before it. Or a registered
     loss."""
@@ -174,7 +174,7 @@ class Config:
         from fastncf.sampling.distributions import DISTRIBUTIONS
 
         for name, known in (("model", models.names()), ("loss", LOSSES), ("negatives", DISTRIBUTIONS)):
-            is_left_out = name == "negatives" and self.negatives is None
+            is_left_out = name in ("loss", "negatives") and getattr(self, name) is None
             self._require(name, is_left_out or getattr(self, name) in tuple(known), f"one of {', '.join(known)}")
         holds = self.time_format is None or (isinstance(self.time_format, str) and "%" in self.time_format)
         self._require("time_format", holds, "a format such as '%d.%m.%Y %H:%M:%S'")

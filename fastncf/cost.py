@@ -11,6 +11,7 @@ from fastncf.stage import Stage
 from fastncf.threads import num_threads
 
 _SGD_TRAINERS = "history_sgd", "block_sgd"
+_NEXT_ITEM = "next_item"
 _WITH_LAYERS = "mlp", "neumf"
 _WITH_TABLES = "mf", "gmf", *_WITH_LAYERS
 _SCRATCH_BYTES_PER_NEGATIVE = 20  # of the interactions of the user that a thread of sgd trains
@@ -18,6 +19,7 @@ _PYTHON_BYTES = 230 << 20
 _TORCH_BYTES = 300 << 20
 _READING_BYTES_PER_ROW = 40
 _FLOAT_BYTES = 4
+_POSITIONS_PER_CHUNK = 64
 _START_SECONDS = 1.0
 _TORCH_SECONDS = 2.5
 _READING_ROWS_PER_SECOND = 4e6
@@ -65,13 +67,18 @@ def estimate(
     memory, seconds = [num_rows * _READING_BYTES_PER_ROW], _START_SECONDS + num_rows / _READING_ROWS_PER_SECOND
     uses_torch = False
     for stage in stages:
-        is_sgd = stage.trainer in _SGD_TRAINERS
-        uses_torch |= not is_sgd
-        rows = num_users + num_items
-        numbers = rows * stage.dim * 3 if is_sgd else rows * (stage.dim + stage.mlp_dim) * 3
-        samples = 0 if is_sgd else num_interactions * (2 * stage.num_negatives + 6)
+        uses_torch |= stage.trainer not in (*_SGD_TRAINERS, _NEXT_ITEM)
+        num_negatives = stage.num_negatives
+        if stage.trainer == _NEXT_ITEM:
+            num_negatives = min(num_negatives, num_items)
+            numbers, samples = _next_item_numbers(stage, num_users, num_items), num_interactions
+        elif stage.trainer in _SGD_TRAINERS:
+            numbers, samples = (num_users + num_items) * stage.dim * 3, 0
+        else:
+            numbers = (num_users + num_items) * (stage.dim + stage.mlp_dim) * 3
+            samples = num_interactions * (2 * num_negatives + 6)
         memory.append(num_interactions * 8 + (numbers + samples) * _FLOAT_BYTES)
-        seconds += stage.epochs * num_interactions * (1 + stage.num_negatives) * _seconds_per_sample(stage)
+        seconds += stage.epochs * num_interactions * (1 + num_negatives) * _seconds_per_sample(stage)
     seconds += num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
     memory.append(num_users * num_candidates * 8)
     if uses_torch:
@@ -100,13 +107,23 @@ def least_bytes(stage: Stage, *, num_users: int, num_items: int, num_interaction
         return _FLOAT_BYTES * numbers * (2 if has_history else 1) + scratch
     if not stage.epochs:
         return 0
+    if stage.trainer == _NEXT_ITEM:
+        return _FLOAT_BYTES * _next_item_numbers(stage, num_users, num_items)
     if stage.model in _WITH_LAYERS:
         numbers += sum(a * b for a, b in pairwise([2 * stage.mlp_dim, *stage.layers, 1]))
     return _FLOAT_BYTES * (3 * numbers + num_interactions * stage.num_negatives)
 
 
+def _next_item_numbers(stage: Stage, num_users: int, num_items: int) -> int:
+    """Return the float32 of states, of rows with their moments, and of the negatives' gradients in a batch."""
+    gradients = stage.batch_size // _POSITIONS_PER_CHUNK * min(stage.num_negatives, num_items) * stage.dim
+    return num_users * stage.dim + num_items * 6 * stage.dim + gradients
+
+
 def _seconds_per_sample(stage: Stage) -> float:
     """Return the seconds that training one sample takes: a positive or a negative."""
+    if stage.trainer == _NEXT_ITEM:
+        return 6 * stage.dim / (_ADAM_FLOPS_PER_SECOND * num_threads())
     if stage.trainer in _SGD_TRAINERS:
         return stage.dim / (_SGD_NUMBERS_PER_SECOND * min(2, num_threads()))
     widths = [2 * stage.mlp_dim, *stage.layers, 1]

@@ -14,6 +14,7 @@ from fastncf.data.facts import DataFacts
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError, printable
 from fastncf.memory import require_torch
+from fastncf.models import FACTOR_MODELS
 from fastncf.stage import Stage
 from fastncf.trainers import choose
 
@@ -48,6 +49,7 @@ GENERAL = Recipe(
         "negatives": "uniform",
         "negatives_exponent": 0.75,
         "dropout": 0.0,
+        "loss": "bce",
     },
 )
 
@@ -104,16 +106,23 @@ NEXT_ITEM = Recipe(
         "num_negatives": 1_024,
         "dropout": 0.3,
         "batch_size": 1_024,
+        "loss": "softmax",
     },
 )
 NEXT_ITEM_SPARSE = Recipe(
     "for softmax on sparse data with histories in their order",
-    {"epochs": 12, "learning_rate": 0.003, "num_negatives": 512, "dropout": 0.5},
+    {"num_negatives": 512, "dropout": 0.5},
 )
 FAST_NEXT_ITEM = Recipe(
     'for softmax with histories and budget="fast"', {"epochs": 6, "dim": 64, "num_negatives": 512, "dropout": 0.2}
 )
 """Recipes of an mf whose users are states that run through their histories."""
+
+NEGATIVES_OF_SOFTMAX = 64
+"""Smallest ``num_negatives`` beside which softmax is chosen for an mf: fewer tell too little of a catalogue."""
+
+LOSS_TRIALS_UP_TO = 2_000_000
+"""Training interactions up to which softmax is compared with ``bce`` on held-out items."""
 
 ADAM_BY_MODEL = {
     "mf": Recipe("for mf by adam", {"init_std": 0.02}),
@@ -238,6 +247,10 @@ class Plan:
         reasons = ({**self.reasons[0], "l2": reason}, *self.reasons[1:])
         return replace(self, stages=stages, reasons=reasons, l2_trials=())
 
+    def with_reason(self, name: str, reason: str) -> "Plan":
+        """Return the plan with another reason for a setting of its last stage."""
+        return replace(self, reasons=(*self.reasons[:-1], {**self.reasons[-1], name: reason}))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values that JSON can hold."""
         return {
@@ -308,6 +321,11 @@ def make_plan(config: Config, data: DataFacts, module: "nn.Module | None" = None
             hint = ", an object and not the class itself" if isinstance(module, type) else ""
             raise ConfigError(f"model={show(module)}: expected the name of a model or an nn.Module{hint}")
     refusals: dict[str, str] = {}
+    if config.loss is None and config.optimizer is None and module is None and config.model in FACTOR_MODELS:
+        planned = _next_item(config, data)
+        if not isinstance(planned, str):
+            return _finish(config, data, module, planned, refusals)
+        refusals["next_item"] = planned
     for optimizer in (config.optimizer,) if config.optimizer else OPTIMIZERS:
         if optimizer == "pretrain":
             planned = _pretrained(config, data, module)
@@ -316,11 +334,34 @@ def make_plan(config: Config, data: DataFacts, module: "nn.Module | None" = None
         if not isinstance(planned, str):
             return _finish(config, data, module, planned, refusals)
         refusals[optimizer] = planned
-    reason = list(refusals.values())[-1]
+    reason = refusals[optimizer]
     if config.optimizer:
         others = " or ".join(repr(other) for other in OPTIMIZERS if other != config.optimizer)
         raise ConfigError(f"optimizer={config.optimizer!r}: {reason:.300}; expected {others}")
     raise ConfigError(f"model={_name(config, module)!r}: {reason:.300}")
+
+
+def alternative_plan(config: Config, plan: Plan) -> Plan | None:
+    """Return the plan to compare with a plan on held-out items; None where none is worth the time.
+
+    Softmax over histories ranks best on most data, and ``bce`` on some, such as those of few users.
+
+    Args:
+        config: what was asked for.
+        plan: what :func:`make_plan` has made of it.
+    """
+    if config.loss is not None or plan.final.trainer != "next_item" or config.budget == "fast":
+        return None
+    return (
+        make_plan(replace(config, loss="bce"), plan.data) if plan.data.num_interactions <= LOSS_TRIALS_UP_TO else None
+    )
+
+
+def trial_of(config: Config, plan: Plan) -> Stage:
+    """Return the stage that is trained to compare a plan with another on held-out items: its own, or a faster one."""
+    if plan.data.num_interactions <= L2_FULL_SEARCH_UP_TO:
+        return plan.final
+    return make_plan(replace(config, loss=plan.final.loss, budget="fast"), plan.data).final
 
 
 def _name(config: Config, module: "nn.Module | None") -> str:
@@ -341,7 +382,7 @@ def _single(
 ) -> list[_Planned] | str:
     """Plan one stage from random parameters; return the reason where no trainer takes it."""
     name = name or _name(config, module)
-    if optimizer == "adam" and name == "mf" and module is None and config.loss == "softmax":
+    if optimizer == "adam" and name in FACTOR_MODELS and module is None and config.loss == "softmax":
         planned = _next_item(config, data)
         if not isinstance(planned, str) or config.history == "sequence":
             return planned
@@ -355,10 +396,14 @@ def _single(
 
 def _next_item(config: Config, data: DataFacts) -> list[_Planned] | str:
     """Plan the training of an mf by softmax on histories; return the reason where that does not apply."""
-    if config.history in (None, "sequence") and not data.has_order:
-        return f"it needs histories in their order ({data.order_reason})"
     if config.history not in (None, "sequence"):
         return f"history={config.history!r} was asked for"
+    if not data.has_order:
+        return f"it needs histories in their order ({data.order_reason})"
+    if config.loss is None and (config.num_negatives or NEGATIVES_OF_SOFTMAX) < NEGATIVES_OF_SOFTMAX:
+        return f"num_negatives={config.num_negatives} are too few for softmax"
+    if config.negatives_exponent is not None:
+        return f"negatives_exponent={config.negatives_exponent:g} was asked for, and negatives are drawn uniformly"
     if config.device not in ("auto", "cpu"):
         return f"device={config.device!r} is not the CPU"
     recipes = [GENERAL, NEXT_ITEM]
@@ -475,7 +520,7 @@ def _fine_tuning_recipes(config: Config, data: DataFacts) -> list[Recipe]:
 
 
 _CHOSEN_SETTINGS = (
-    *("dim", "init_std", "num_negatives", "negatives", "negatives_exponent", "dropout"),
+    *("dim", "init_std", "loss", "num_negatives", "negatives", "negatives_exponent", "dropout"),
     *("epochs", "batch_size", "learning_rate", "l2"),
 )
 """Settings that recipes choose where they are not given."""
@@ -503,7 +548,7 @@ def _staged(
     settings["precision"], reasons["precision"] = _precision(config, known)
     settings["mlp_dim"] = config.mlp_dim or settings["dim"]
     reasons["mlp_dim"] = AS_ASKED_FOR if config.mlp_dim else "that of the embeddings"
-    for name in ("layers", "loss", "schedule", "shuffle", "deterministic", "seed"):
+    for name in ("layers", "schedule", "shuffle", "deterministic", "seed"):
         settings[name] = getattr(config, name)
         is_default = settings[name] == Config.__dataclass_fields__[name].default
         reasons[name] = "the default for all models" if is_default else AS_ASKED_FOR

@@ -16,14 +16,14 @@ from fastncf.data.split import Split, given_test, leave_one_out
 from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.candidates import require_candidate_memory
 from fastncf.memory import format_bytes, require_memory
-from fastncf.plan import Plan, likely_facts, make_plan
+from fastncf.plan import Plan, alternative_plan, likely_facts, make_plan, trial_of
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.recommender import Recommender
 from fastncf.refit import TrainedOnAll, train_on_all
 from fastncf.rng import Stream, key
 from fastncf.trainers.loop import Progress, ProgressReporter
 from fastncf.trainers.stages import train_stages, validation_of
-from fastncf.tuning import tune
+from fastncf.tuning import choose_plan, tune
 from fastncf.unused import Fit, Inputs, refuse_contradictions, warn_of_unused
 
 if TYPE_CHECKING:
@@ -88,6 +88,10 @@ def fit(
         _require_memory(plan, data.split)
         reporter.expected = format_bytes(plan.cost.memory_bytes)
         with reporter.stage("tune"):
+            alternative = alternative_plan(config, plan)
+            if alternative is not None:
+                trials = trial_of(config, plan), trial_of(config, alternative)
+                plan = choose_plan((plan, alternative), trials, data.split, data.order)
             plan = tune(plan, data.split, data.order)
         reporter.num_epochs = plan.num_epochs
         with reporter.stage("train"):

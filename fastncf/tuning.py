@@ -1,20 +1,53 @@
-"""Tuning of the l2 of sgd on items that are held out of the training for it."""
+"""Choices that are made by items which are held out of the training for them: the loss, and the l2 of sgd."""
 
 from dataclasses import replace
 
 import numpy as np
 
 from fastncf.data.split import Split, hold_out_another
-from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
+from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import METRICS
-from fastncf.evaluation.ranking import ranks_by_factors
+from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.plan import L2_FACTORS, Plan
-from fastncf.rng import Stream
+from fastncf.rng import Stream, key
 from fastncf.stage import Stage
 from fastncf.threads import run_ranges
 from fastncf.trainers import get
 from fastncf.trainers.sgd import init_factors
+
+_MOST_LISTS = 20_000
+"""Held-out items that two plans are compared by at most."""
+
+
+def choose_plan(plans: tuple[Plan, Plan], trials: tuple[Stage, Stage], split: Split, order: np.ndarray | None) -> Plan:
+    """Return the plan whose trial ranks held-out items better in the whole catalogue, with both NDCG in its reasons.
+
+    Args:
+        plans: the first one is returned where the trials are equal, or too few users have two items.
+        trials: what is trained for each.
+        split: N training interactions.
+        order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
+    """
+    training, order, positives = hold_out_another(split, order, seed=trials[0].seed)
+    users = np.flatnonzero(positives >= 0).astype(np.int32)
+    if len(users) < 2:
+        return plans[0]
+    if len(users) > _MOST_LISTS:
+        generator = np.random.Generator(np.random.Philox(key=key(trials[0].seed, Stream.TUNING)))
+        users = np.sort(generator.permutation(users)[:_MOST_LISTS])
+    lists = CandidateLists(users, positives[users], np.empty((len(users), 0), dtype=np.int32))
+    k, ndcgs = plans[0].evaluation.k, []
+    for trial in trials:
+        factors = _train(trial, training, order if trial.history == "sequence" else None)
+        ranks = catalogue_ranks_by_factors(factors, lists, training.indptr, training.indices)
+        ndcgs.append(float(METRICS["ndcg"](ranks, k).mean()))
+    better, other = (0, 1) if ndcgs[0] >= ndcgs[1] else (1, 0)
+    reason = (
+        f"NDCG@{k} of {len(users):,} held-out items in the whole catalogue: {ndcgs[better]:.4f}; "
+        f"{trials[other].loss}: {ndcgs[other]:.4f}"
+    )
+    return plans[better].with_reason("loss", reason)
 
 
 def tune(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:

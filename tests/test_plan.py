@@ -16,7 +16,7 @@ from fastncf.data.facts import DataFacts
 from fastncf.errors import ConfigError
 from fastncf.models.losses import LOSSES, Loss
 from fastncf.models.mf import MF
-from fastncf.plan import Plan, likely_facts, make_plan
+from fastncf.plan import Plan, alternative_plan, likely_facts, make_plan, trial_of
 from tests.conftest import checkerboard
 
 DENSE = DataFacts(
@@ -49,7 +49,8 @@ def planned(data: DataFacts = DENSE, module: nn.Module | None = None, **settings
 @pytest.mark.parametrize(
     ("settings", "trainers"),
     [
-        ({}, ["history_sgd"]),
+        ({}, ["next_item"]),
+        ({"loss": "bce"}, ["history_sgd"]),
         ({"history": "none"}, ["block_sgd"]),
         ({"model": "gmf"}, ["history_sgd"]),
         ({"model": "gmf", "dim": 2}, ["autograd"]),
@@ -73,13 +74,16 @@ def test_the_first_trainer_without_an_objection_is_taken(settings, trainers):
 @pytest.mark.parametrize(
     ("data", "settings", "expected"),
     [
-        (DENSE, {}, {"epochs": 16, "l2": 0.005, "negatives": "popularity", "negatives_exponent": 0.2, "dim": 64}),
+        (DENSE, {}, {"epochs": 16, "loss": "softmax", "l2": 0, "num_negatives": 1_024, "dim": 128, "dropout": 0.3}),
+        (DENSE, {"loss": "bce"}, {"epochs": 16, "l2": 0.005, "negatives": "popularity", "dim": 64, "dropout": 0}),
         (DENSE, {"history": "bag"}, {"epochs": 16, "l2": 0.0025, "negatives": "uniform", "init_std": 0.02}),
         (DENSE, {"history": "none"}, {"epochs": 20, "learning_rate": 0.05, "l2": 0.0025}),
-        (DENSE, {"budget": "fast"}, {"epochs": 6, "learning_rate": 0.1}),
-        (SPARSE, {}, {"epochs": 32, "l2": 0.015, "dim": 128, "init_std": 0.05, "negatives_exponent": 0.2}),
+        (DENSE, {"budget": "fast"}, {"epochs": 6, "num_negatives": 512, "dim": 64, "trainer": "next_item"}),
+        (DENSE, {"budget": "fast", "loss": "bpr"}, {"epochs": 6, "learning_rate": 0.1}),
+        (SPARSE, {}, {"epochs": 16, "learning_rate": 0.002, "dropout": 0.5, "negatives": "uniform"}),
+        (SPARSE, {"loss": "bce"}, {"epochs": 32, "l2": 0.015, "dim": 128, "init_std": 0.05}),
         (SPARSE, {"history": "bag"}, {"epochs": 32, "l2": 0.01, "negatives": "popularity", "negatives_exponent": 0.1}),
-        (SPARSE, {"budget": "fast"}, {"epochs": 12, "learning_rate": 0.1, "dim": 128}),
+        (SPARSE, {"budget": "fast", "loss": "bce"}, {"epochs": 12, "learning_rate": 0.1, "dim": 128}),
         (DENSE, {"optimizer": "adam"}, {"epochs": 20, "learning_rate": 0.005, "l2": 0.003, "init_std": 0.02}),
         (DENSE, {"model": "gmf", "optimizer": "adam"}, {"batch_size": 8_192, "init_std": 0.1, "history": "none"}),
         (DENSE, {"model": "mlp", "optimizer": "adam"}, {"epochs": 12, "learning_rate": 0.003, "batch_size": 1_024}),
@@ -112,12 +116,52 @@ def test_an_mlp_that_starts_from_an_mf_takes_more_epochs_over_less(budget):
 
 
 def test_l2_is_searched_for_where_it_is_left_out_and_affordable():
-    assert planned().l2_trials[0].epochs == 6  # by the fast recipe
-    assert planned(replace(DENSE, num_interactions=50_000)).l2_trials[0].epochs == 32
+    assert planned(loss="bce").l2_trials[0].epochs == 6  # by the fast recipe
+    assert planned(replace(DENSE, num_interactions=50_000), loss="bce").l2_trials[0].epochs == 32
     assert planned(model="mlp", l2=0.1).l2_trials  # which is the l2 of the layers
-    for settings in ({"l2": 0.1}, {"budget": "fast"}, {"optimizer": "adam"}, {"model": "popularity"}):
+    for settings in (
+        {"l2": 0.1},
+        {"loss": "softmax"},
+        {"loss": "bce", "budget": "fast"},
+        {"optimizer": "adam"},
+        {"model": "popularity"},
+    ):
         assert not planned(**settings).l2_trials
-    assert not planned(replace(DENSE, num_interactions=2_000_001)).l2_trials
+    assert not planned(replace(DENSE, num_interactions=2_000_001), loss="bce").l2_trials
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"history": "bag"}, "history='bag' was asked for"),
+        ({"num_negatives": 4}, "num_negatives=4 are too few"),
+        ({"negatives": "popularity"}, "negatives='popularity' was asked for"),
+        ({"negatives_exponent": 0.5}, "negatives_exponent=0.5 was asked for"),
+        ({"l2": 0.1}, "l2=0.1 was asked for"),
+    ],
+)
+def test_softmax_is_not_chosen_beside_settings_that_it_cannot_use(settings, reason):
+    plan = planned(**settings)
+    assert (plan.final.trainer, plan.final.loss) == ("history_sgd", "bce")
+    assert reason in plan.passed_over[0]["next_item"]
+
+
+def test_softmax_is_compared_with_bce_where_that_is_affordable():
+    def compared(data=DENSE, **settings):
+        config = Config(**settings)
+        plan = make_plan(config, data)
+        alternative = alternative_plan(config, plan)
+        return alternative and tuple(trial_of(config, one) for one in (plan, alternative))
+
+    small = replace(DENSE, num_interactions=50_000)
+    for data, epochs in ((DENSE, (6, 6)), (small, (16, 32))):
+        trials = compared(data)
+        assert [trial.loss for trial in trials] == ["softmax", "bce"]
+        assert tuple(trial.epochs for trial in trials) == epochs
+    assert compared(epochs=3, dim=5)[0].epochs == 3
+    for settings in ({"loss": "softmax"}, {"loss": "bce"}, {"budget": "fast"}, {"history": "bag"}, {"model": "mlp"}):
+        assert compared(**settings) is None
+    assert compared(replace(DENSE, num_interactions=2_000_001)) is None
 
 
 def test_a_loss_without_a_kernel_form_is_never_trained_by_a_kernel(monkeypatch):

@@ -9,6 +9,7 @@ import fastncf
 from fastncf import plan as planning
 from fastncf import tuning
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
+from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.mf import MF
 from fastncf.models.mlp import MLP
 from fastncf.sampling.loader import Batch
@@ -362,6 +363,53 @@ def test_l2_is_chosen_where_it_is_left_out(model, monkeypatch):
     assert fastncf.fit(popular_noise(), model=model, l2=0.02).plan.final.l2 == 0.02
     monkeypatch.setattr(planning, "L2_SEARCH_UP_TO", 1_000)
     assert fastncf.fit(popular_noise(), model=model).plan.final.l2 == recipe
+
+
+@pytest.mark.parametrize("better", ["softmax", "bce"])
+def test_the_loss_is_chosen_by_held_out_items_in_the_whole_catalogue(better, monkeypatch):
+    frame = circles()
+    last = frame.filter(pl.col("time") == 10)["item"].to_numpy()  # held out for the choice, the latest for the test
+    tried = []
+
+    def train(stage, split, order):
+        tried.append((stage.loss, stage.epochs, len(split.indices), order is not None))
+        user_vectors, item_vectors = np.zeros((300, 60), np.float32), np.eye(60, dtype=np.float32)
+        if stage.loss == better:
+            user_vectors[np.arange(300), last] = 1
+        return Factors(user_vectors, item_vectors, np.zeros(300, np.float32), np.zeros(60, np.float32))
+
+    monkeypatch.setattr(tuning, "_train", train)
+    rec = fastncf.fit(frame, epochs=1, dim=4)
+    assert tried[:2] == [("softmax", 1, 3_000, True), ("bce", 1, 3_000, True)]
+    assert len(tried) == 2 or better == "bce"  # whose l2 is chosen next
+    assert rec.plan.final.loss == better
+    other = {"softmax": "bce", "bce": "softmax"}[better]
+    expected = f"NDCG@10 of 300 held-out items in the whole catalogue: 1.0000; {other}: 0.0000"
+    assert rec.plan.reasons[0]["loss"] == expected
+    assert rec.plan.final.trainer == {"softmax": "next_item", "bce": "history_sgd"}[better]
+    count = len(tried)
+    for settings in ({"loss": "softmax"}, {"budget": "fast"}):
+        assert fastncf.fit(frame, epochs=1, dim=4, **settings).plan.final.loss == "softmax"
+    assert len(tried) == count
+
+
+def circles() -> pl.DataFrame:
+    """Users who walk on a circle of 60 items, 12 steps each."""
+    start = np.random.default_rng(0).integers(0, 60, 300)
+    items = (start[:, None] + np.arange(12)) % 60
+    return pl.DataFrame(
+        {"user": np.repeat(np.arange(300), 12), "item": items.reshape(-1), "time": np.tile(np.arange(12), 300)}
+    )
+
+
+def test_softmax_learns_what_follows():
+    rec = fastncf.fit(circles(), loss="softmax", dim=16, learning_rate=0.02, full_ranking=True)
+    assert rec.metrics["full/hr@10"] > 0.9
+    assert rec.plan.final.trainer == "next_item"
+    for model in ("gmf", "mlp"):
+        by_torch = fastncf.fit(circles(), model=model, loss="softmax", epochs=1, device="cpu")
+        assert by_torch.plan.final.trainer == "autograd"
+        assert 0 < by_torch.training_log[0]["loss"] < 10
 
 
 def test_what_sgd_trains_first_has_its_l2_chosen_too(monkeypatch):

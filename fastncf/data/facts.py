@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from fastncf.data.interactions import Interactions
-from fastncf.data.order import order_matters
+from fastncf.data.order import draw_sample, order_matters
 from fastncf.data.split import Split, time_order
 from fastncf.errors import ConfigError
 
@@ -59,10 +59,10 @@ def find_facts(
             raise ConfigError(f"history='sequence': {interactions.source} has no times; expected 'bag' or 'none'")
         reason = "the data have no times"
     elif needs_order:
-        order = time_order(interactions, split)
         has_order, reason = True, "it was asked for"
         if history is None:
-            has_order = order_matters(split, order, seed)
+            users = draw_sample(split, seed)
+            has_order = order_matters(split, time_order(interactions, split, users), users, seed)
             reason = (
                 "items that follow each other in one user's history do so in others', more often than by chance"
                 if has_order
@@ -70,6 +70,8 @@ def find_facts(
             )
     elif history is None and split.holdout == "random":
         reason = "any interaction is held out, so the order must not tell which"
+    if has_order:
+        order = time_order(interactions, split)
     facts = DataFacts(
         num_users=split.num_users,
         num_items=split.num_items,
@@ -79,4 +81,4 @@ def find_facts(
         order_reason=reason,
         holdout=split.holdout,
     )
-    return facts, order if has_order else None
+    return facts, order

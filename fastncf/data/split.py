@@ -207,7 +207,7 @@ def given_test(interactions: Interactions, test: GivenTest) -> Split:
     return split
 
 
-def time_order(interactions: Interactions, split: Split) -> np.ndarray:
+def time_order(interactions: Interactions, split: Split, users: np.ndarray | None = None) -> np.ndarray:
     """Return each user's training interactions in the order of their times.
 
     Times count as in :func:`leave_one_out`: the latest of a repeated pair, and among equal times the first row is the
@@ -216,15 +216,20 @@ def time_order(interactions: Interactions, split: Split) -> np.ndarray:
     Args:
         interactions: the data that were split, with times.
         split: N training interactions.
+        users: int32, the users whose order is needed; all where it is not given.
 
     Returns:
         (N,) int32: the part ``indptr[u]`` to ``indptr[u + 1]`` holds positions within user u's row of the split,
-        oldest interaction first.
+        oldest interaction first. The parts of other users than ``users`` have no meaning.
     """
     assert interactions.time is not None
     rows, _ = group_by_user(interactions.user, interactions.item, interactions.time, split.num_users)
     order = np.empty(len(split.indices), dtype=np.int32)
-    run_ranges(lambda a, b: order_rows(a, b, rows, split.indptr, split.indices, order), balanced_ranges(rows.indptr))
+    if users is None:
+        users = np.arange(split.num_users, dtype=np.int32)
+    lengths = rows.indptr[users + 1] - rows.indptr[users]
+    bounds = balanced_ranges(np.concatenate([[0], np.cumsum(lengths)]))
+    run_ranges(lambda a, b: order_rows(a, b, users, split.num_items, rows, split.indptr, split.indices, order), bounds)
     return order
 
 

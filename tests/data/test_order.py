@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from fastncf.data.order import order_matters, repeated_neighbours
+from fastncf.data.order import draw_sample, order_matters, repeated_neighbours
 from fastncf.data.split import Split
+from fastncf.kernels.cpu.csr import shuffle_rows
+from fastncf.rng import key
 from tests.conftest import plain_split
 
 
@@ -22,16 +24,33 @@ def test_walks_have_an_order_and_shuffled_ones_have_none(num_users):
     for user, row in enumerate(rows):  # behind a gap the walk begins anew
         begin = next(at for at in range(12) if walked[row[at - 1]] != row[at])
         order[user] = np.roll(np.arange(12), -begin)
-    assert order_matters(split, order.reshape(-1).astype(np.int32), seed=0)
+    assert order_matters(split, order.reshape(-1).astype(np.int32), draw_sample(split, 0), seed=0)
     shuffled = np.random.default_rng(1).permuted(order, axis=1)
-    assert not order_matters(split, shuffled.reshape(-1).astype(np.int32), seed=0)
+    assert not order_matters(split, shuffled.reshape(-1).astype(np.int32), draw_sample(split, 0), seed=0)
 
 
 def test_no_order_in_few_interactions():
     split = circle_walks(3, 50, 2)
-    assert not order_matters(split, np.tile(np.arange(2), 3).astype(np.int32), seed=0)
+    assert not order_matters(split, np.tile(np.arange(2), 3).astype(np.int32), draw_sample(split, 0), seed=0)
 
 
 def test_neighbours_of_different_users_are_none():
     user, item = np.array([0, 0, 0, 1, 1, 2, 2]), np.array([1, 2, 3, 2, 1, 3, 2])
     assert repeated_neighbours(user, item, 5) == 2
+
+
+def test_a_sample_is_all_of_small_data_and_a_million_interactions_of_large_data():
+    assert sorted(draw_sample(circle_walks(100, 500, 12), 0).tolist()) == list(range(100))
+    assert 83_000 < len(draw_sample(circle_walks(100_000, 500, 12), 0)) <= 1_000_000 / 12
+
+
+def test_rows_are_shuffled_uniformly_and_apart():
+    indptr = np.array([0, 0, 4, 5, 7], dtype=np.int64)
+    counts = np.zeros((4, 4))
+    for number in range(2_000):
+        items = np.arange(7, dtype=np.int32)
+        shuffle_rows(indptr, items, np.uint64(key(0, number)))
+        assert sorted(items[:4].tolist()) == [0, 1, 2, 3]
+        assert (items[4], sorted(items[5:].tolist())) == (4, [5, 6])
+        counts[np.arange(4), items[:4]] += 1
+    assert abs(counts - 500).max() < 100

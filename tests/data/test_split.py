@@ -196,11 +196,16 @@ def test_same_split_for_any_number_of_threads(monkeypatch, threads):
         np.testing.assert_array_equal(getattr(split, name), getattr(base, name))
 
 
-@pytest.mark.parametrize("validation", [False, True])
-def test_order_by_time_is_that_of_a_sorted_frame(validation):
-    interactions = random_interactions(np.random.default_rng(11), rows=600, users=30, items=25)
+@pytest.mark.parametrize(("validation", "rows", "items"), [(False, 600, 25), (True, 600, 25), (False, 9_000, 900)])
+def test_order_by_time_is_that_of_a_sorted_frame(validation, rows, items):
+    interactions = random_interactions(np.random.default_rng(11), rows=rows, users=30, items=items)
     split = leave_one_out(interactions, validation=validation)
     order = time_order(interactions, split)
+    some = np.array([7, 3], dtype=np.int32)
+    part = time_order(interactions, split, some)
+    for user in some:
+        row = slice(*split.indptr[user : user + 2])
+        np.testing.assert_array_equal(part[row], order[row])
     rows = pl.DataFrame({"u": interactions.user, "i": interactions.item, "t": interactions.time}).with_row_index("row")
     rows = rows.sort("t", "row", descending=[False, True])  # the first row among equal times is the latest
     rows = rows.unique(["u", "i"], keep="last", maintain_order=True)

@@ -127,12 +127,14 @@ def find_latest(first_user, last_user, rows, latest):
 
 
 @njit(nogil=True, cache=True)
-def order_rows(first_user, last_user, rows, indptr, indices, order):
-    """Sort the training items of each user by their latest times, oldest first.
+def order_rows(first, last, users, num_items, rows, indptr, indices, order):
+    """Sort the training items of some users by their latest times, oldest first.
 
     Args:
-        first_user: first user of the range.
-        last_user: the user after the last one.
+        first: position in ``users`` of the first user.
+        last: position after that of the last user.
+        users: int32.
+        num_items: I.
         rows: :class:`UserRows`. Its items that are not among the training items are passed over.
         indptr: (U + 1,) int64 of the training CSR.
         indices: (N,) int32 of the training CSR, ascending in each row.
@@ -140,56 +142,90 @@ def order_rows(first_user, last_user, rows, indptr, indices, order):
     """
     item, time = rows.item, rows.time
     longest = 0
-    for u in range(first_user, last_user):
+    for u in users[first:last]:
         longest = max(longest, indptr[u + 1] - indptr[u])
-    latest_row = np.empty(longest, dtype=np.int64)  # for each training item of a user, -1 before one is found
-    for u in range(first_user, last_user):
+    position_of = np.full(num_items, -1, dtype=np.int32)  # of each training item of a user in its row
+    latest_row = np.empty(longest, dtype=np.int64)  # of each training item, -1 before one is found
+    times, positions = np.empty((2, longest), dtype=np.int64), np.empty((2, longest), dtype=np.int32)
+    for u in users[first:last]:
         kept = indices[indptr[u] : indptr[u + 1]]
-        positions = order[indptr[u] : indptr[u + 1]]
         for position in range(len(kept)):
-            positions[position] = position
+            position_of[kept[position]] = position
             latest_row[position] = -1
         for row in range(rows.indptr[u], rows.indptr[u + 1]):
-            position = np.searchsorted(kept, item[row])
-            if (
-                position < len(kept)
-                and kept[position] == item[row]
-                and (latest_row[position] < 0 or time[row] > time[latest_row[position]])
-            ):
+            position = position_of[item[row]]
+            if position >= 0 and (latest_row[position] < 0 or time[row] > time[latest_row[position]]):
                 latest_row[position] = row
-        _sort_positions(positions, latest_row, time)
+        count = 0
+        for row in range(
+            rows.indptr[u + 1] - 1, rows.indptr[u] - 1, -1
+        ):  # among equal times the last row is the oldest
+            position = position_of[item[row]]
+            if position >= 0 and latest_row[position] == row:
+                times[0, count], positions[0, count] = time[row], position
+                count += 1
+        side = _merge_sort(times, positions, count)
+        order[indptr[u] : indptr[u + 1]] = positions[side, :count]
+        for position in range(len(kept)):
+            position_of[kept[position]] = -1
 
 
-@njit(inline="always")
-def _is_earlier(row, other, time):
-    """Return whether one row is older than another; among equal times the later row is the older one."""
-    return time[row] < time[other] or (time[row] == time[other] and row > other)
+_RUN = 16  # numbers that are sorted by insertion before they are merged
 
 
 @njit(nogil=True, cache=True)
-def _sort_positions(positions, latest_row, time):
-    """Sort positions by the times of their latest rows, oldest first, with a heapsort.
+def _merge_sort(keys, values, count):
+    """Sort keys, and values with them, keeping the order of equal keys.
 
-    ``np.argsort`` would have to be called twice, and takes seconds to compile.
+    ``np.argsort`` takes seconds to compile.
+
+    Args:
+        keys: (2, n) int64, those in row 0 are sorted; row 1 is memory.
+        values: (2, n) int32, likewise.
+        count: number of keys.
+
+    Returns:
+        The row that holds the result.
     """
-    root, end = len(positions) >> 1, len(positions)
-    while end > 1:
-        if root > 0:
-            root -= 1
-            moving = positions[root]
-        else:
-            end -= 1
-            moving = positions[end]
-            positions[end] = positions[0]
-        parent, child = root, 2 * root + 1
-        while child < end:
-            if child + 1 < end and _is_earlier(latest_row[positions[child]], latest_row[positions[child + 1]], time):
-                child += 1
-            if not _is_earlier(latest_row[moving], latest_row[positions[child]], time):
-                break
-            positions[parent] = positions[child]
-            parent, child = child, 2 * child + 1
-        positions[parent] = moving
+    for start in range(0, count, _RUN):
+        for at in range(start + 1, min(start + _RUN, count)):
+            key, value, to = keys[0, at], values[0, at], at
+            while to > start and keys[0, to - 1] > key:
+                keys[0, to], values[0, to] = keys[0, to - 1], values[0, to - 1]
+                to -= 1
+            keys[0, to], values[0, to] = key, value
+    side, width = 0, _RUN
+    while width < count:
+        other = 1 - side
+        for start in range(0, count, 2 * width):
+            left, middle, end = start, min(start + width, count), min(start + 2 * width, count)
+            right = middle
+            for to in range(start, end):
+                if left < middle and (right == end or keys[side, left] <= keys[side, right]):
+                    keys[other, to], values[other, to] = keys[side, left], values[side, left]
+                    left += 1
+                else:
+                    keys[other, to], values[other, to] = keys[side, right], values[side, right]
+                    right += 1
+        side, width = other, 2 * width
+    return side
+
+
+@njit(nogil=True, cache=True)
+def shuffle_rows(indptr, items, shuffle_key):
+    """Shuffle the items of each row of a CSR in place (Durstenfeld 1964), by hashes of their places.
+
+    Args:
+        indptr: (U + 1,) int64.
+        items: (N,) int32.
+        shuffle_key: uint64.
+    """
+    for u in range(len(indptr) - 1):
+        start = indptr[u]
+        for at in range(indptr[u + 1] - 1, start, -1):
+            bits = mix64(shuffle_key + np.uint64(at) * np.uint64(GOLDEN)) >> np.uint64(32)
+            other = start + np.int64(bits * np.uint64(at - start + 1) >> np.uint64(32))
+            items[at], items[other] = items[other], items[at]
 
 
 @njit(nogil=True, cache=True)

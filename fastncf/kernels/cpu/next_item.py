@@ -28,7 +28,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from fastncf.kernels.cpu.barrier import fetch_add, wait
-from fastncf.kernels.cpu.gemm import NONE, Matrix, Transposed, gemm
+from fastncf.kernels.cpu.gemm import NONE, ROW_MULTIPLE, Matrix, Transposed, gemm
 from fastncf.kernels.cpu.hashing import mix64
 from fastncf.kernels.cpu.lazy_adam import AdamSchedule, LazyTable, make_step, read_row, remaining_update, write_row
 from fastncf.kernels.cpu.rows import (
@@ -54,6 +54,7 @@ PHASES = 5
 
 _SLOTS = 16  # slots that a thread takes at once
 _MASKED = np.float32(-1e30)
+_LEAST_EXPONENT = np.float32(-87)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
@@ -549,76 +550,69 @@ def _forward(shared, batch, w, features):
 
 @njit(inline="always")
 def _softmax(shared, batch, chunk, scores, dropout_key):
-    """Phase 3 for a chunk of positions: loss and gradients of states, negatives and targets."""
+    """Phase 3 for a chunk of positions: loss, and gradients of states, targets and negatives.
+
+    Args:
+        shared: :class:`Shared` of pointers.
+        batch: :class:`Batch`.
+        chunk: int64.
+        scores: memory for (CHUNK, K) float32.
+        dropout_key: uint64, of the batch.
+    """
     settings, buffers = shared.settings, shared.buffers
     width, count = settings.width, settings.num_negatives
     first = chunk * CHUNK
     size = min(CHUNK, batch.positions - first)
-    rows = (size + 3) // 4 * 4
-    states = offset(buffers.states, first * width)
-    grad_states = offset(buffers.grad_states, first * width)
-    for row in range(size, rows):
-        _clear(offset(states, row * width), width)
+    rows = (size + ROW_MULTIPLE - 1) // ROW_MULTIPLE * ROW_MULTIPLE
+    states, grad_states = offset(buffers.states, first * width), offset(buffers.grad_states, first * width)
     key = mix64(dropout_key + np.uint64(chunk) * np.uint64(GOLDEN))
+    _clear(offset(states, size * width), (rows - size) * width)
     if settings.dropout > 0:
         dropout(states, rows * width, settings.dropout, key)
-    states_matrix, scores_matrix = Matrix(states, width), Matrix(scores, count)
-    zero_stride = np.int64(0)
-    gemm(
-        (rows, count, width),
-        states_matrix,
-        Matrix(buffers.negatives, count),
-        Matrix(buffers.biases, zero_stride),
-        scores_matrix,
-        NONE,
-        _ONE,
-    )
-    scale = np.float32(1.0 / batch.positions)
+    a, b, start = Matrix(states, width), Matrix(buffers.negatives, count), Matrix(buffers.biases, np.int64(0))
+    gemm((rows, count, width), a, b, start, Matrix(scores, count), NONE, _ONE)
     for row in range(size):
-        position, own = first + row, offset(scores, row * count)
-        w = np.int64(get(batch.position_windows, position))
-        for at in range(get(batch.mask_indptr, w), get(batch.mask_indptr, w + 1)):
-            put(own, np.int64(get(batch.mask_slots, at)), _MASKED)
-        target = offset(buffers.values, np.int64(get(batch.target_slots, position)) * shared.table.width)
-        positive = dot(offset(states, row * width), offset(target, width), width) + get(target, 2 * width)
-        highest = max(row_max(own, count), positive)
-        difference = max(positive - highest, np.float32(-87))
-        power = np.float32(np.exp(difference))
-        total = exp_sum(own, count, highest) + power
-        scale_row(own, count, scale / total)
-        put(buffers.coefficients, position, np.float32((power / total - _ONE) * scale))
-        put(buffers.losses, position, np.log(np.float64(total)) - np.float64(positive - highest))
-    for row in range(size, rows):
-        _clear(offset(scores, row * count), count)
-    # gradients of the states: scores (rows, K) times the negatives' vectors, which lie in rows of the slots
-    gemm(
-        (rows, width, count),
-        scores_matrix,
-        Matrix(offset(buffers.values, width), shared.table.width),
-        Matrix(buffers.zeros, zero_stride),
-        Matrix(grad_states, width),
-        NONE,
-        _ONE,
-    )
+        _softmax_row(shared, batch, first + row, offset(scores, row * count))
+    _clear(offset(scores, size * count), (rows - size) * count)
+    a, b = Matrix(scores, count), Matrix(offset(buffers.values, width), shared.table.width)
+    zeros = Matrix(buffers.zeros, np.int64(0))
+    gemm((rows, width, count), a, b, zeros, Matrix(grad_states, width), NONE, _ONE)
     for row in range(size):
-        position = first + row
-        target = offset(buffers.values, np.int64(get(batch.target_slots, position)) * shared.table.width)
-        axpy(offset(grad_states, row * width), get(buffers.coefficients, position), offset(target, width), width)
-    partial = offset(buffers.partial, chunk * count * width)
-    gemm(
-        (count, width, rows),
-        Transposed(scores, count),
-        states_matrix,
-        Matrix(buffers.zeros, zero_stride),
-        Matrix(partial, width),
-        NONE,
-        _ONE,
-    )
+        target = _target_of(shared, batch, first + row)
+        axpy(offset(grad_states, row * width), get(buffers.coefficients, first + row), target, width)
+    if settings.dropout > 0:
+        dropout(grad_states, rows * width, settings.dropout, key)
+    partial = Matrix(offset(buffers.partial, chunk * count * width), width)
+    gemm((count, width, rows), Transposed(scores, count), Matrix(states, width), zeros, partial, NONE, _ONE)
     biases = offset(buffers.partial_biases, chunk * count)
     _clear(biases, count)
     add_rows(biases, scores, count, rows, count)
-    if settings.dropout > 0:
-        dropout(grad_states, rows * width, settings.dropout, key)
+
+
+@njit(inline="always")
+def _target_of(shared, batch, position):
+    """Return a pointer to the output vector of a position's target, behind which is its bias."""
+    slot = np.int64(get(batch.target_slots, position))
+    return offset(shared.buffers.values, slot * shared.table.width + shared.settings.width)
+
+
+@njit(inline="always")
+def _softmax_row(shared, batch, position, scores):
+    """Replace the scores (K,) of a position by the gradients of the mean loss; write its loss and its coefficient."""
+    settings, buffers = shared.settings, shared.buffers
+    width, count = settings.width, settings.num_negatives
+    w = np.int64(get(batch.position_windows, position))
+    for at in range(get(batch.mask_indptr, w), get(batch.mask_indptr, w + 1)):
+        put(scores, np.int64(get(batch.mask_slots, at)), _MASKED)
+    target = _target_of(shared, batch, position)
+    positive = dot(offset(buffers.states, position * width), target, width) + get(target, width)
+    highest = max(row_max(scores, count), positive)
+    power = np.float32(np.exp(max(positive - highest, _LEAST_EXPONENT)))
+    total = exp_sum(scores, count, highest) + power
+    scale = np.float32(1.0 / batch.positions)
+    scale_row(scores, count, scale / total)
+    put(buffers.coefficients, position, np.float32((power / total - _ONE) * scale))
+    put(buffers.losses, position, np.log(np.float64(total)) - np.float64(positive - highest))
 
 
 @njit(inline="always")
