@@ -16,9 +16,8 @@ from fastncf.errors import ConfigError, DataError, DivergedError
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors
-from fastncf.evaluation.topk import FactorItems, top_items
+from fastncf.evaluation.topk import FactorItems, ModuleItems
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.kernels.cpu.topk import Best, LeftOut
 from fastncf.memory import require_torch
 from fastncf.persistence.arrays import require_finite
 from fastncf.persistence.description import Fields, describe, read_fields
@@ -198,10 +197,12 @@ class Recommender:
         asked = find_users(self.users, users, unknown)
         request = Request(
             users=asked,
-            filters=make_filters(asked, self.items, self.split if exclude_seen else None, items, exclude),
+            filters=make_filters(
+                asked, self.items, self.split, exclude_seen=bool(exclude_seen), items=items, exclude=exclude
+            ),
             items=self.items,
             k=k,
-            top_items=self._top_items,
+            ranker=self._ranker(),
             counts=self.split.item_counts() if asked.unknown else None,
         )
         if path is None:
@@ -209,13 +210,13 @@ class Recommender:
         write_answers(request, path)
         return path
 
-    def _top_items(self, user_ids: np.ndarray, k: int, left_out: LeftOut) -> Best:
-        """Return the k best items of users (B,) int32."""
+    def _ranker(self) -> FactorItems | ModuleItems:
+        """Return what ranks items for users; the items of factors are arranged once."""
         if not isinstance(self.trained, Factors):
-            return top_items(self.trained, user_ids, self.split.num_items, k, left_out)
+            return ModuleItems(self.trained, self.split.num_items)
         if self._factor_items is None or self._factor_items.factors is not self.trained:
             self._factor_items = FactorItems(self.trained)
-        return self._factor_items.top(user_ids, k, left_out)
+        return self._factor_items
 
     def similar_items(self, items: Any, k: int = 10) -> pl.DataFrame:
         """Return the k items whose vectors have the largest cosine with that of an item, the item itself left out.

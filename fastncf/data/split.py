@@ -3,6 +3,7 @@
 A split holds indices of users and items, see :mod:`fastncf.data.ids`.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -77,6 +78,11 @@ class Split:
         held_out = int((self.test_item >= 0).sum() + (self.validation_item >= 0).sum())
         return len(self.indices) + held_out + self.num_users_all_seen * self.num_items
 
+    @functools.cached_property
+    def seen_source(self) -> SeenSource:
+        """Arrays from which kernels find what users have seen."""
+        return SeenSource(self.indptr, self.indices, self.validation_item, self.test_item, self.num_items)
+
     def item_counts(self) -> np.ndarray:
         """Return the number of training interactions of each item, (I,) int64."""
         return np.bincount(self.indices, minlength=self.num_items)
@@ -97,7 +103,7 @@ class Split:
         Returns:
             A CSR with a row for each of them: indptr (B + 1,) int64 and indices int32, ascending in each row.
         """
-        source = SeenSource(self.indptr, self.indices, self.validation_item, self.test_item, self.num_items)
+        source = self.seen_source
         if len(user_ids) < _FEW_USERS:  # to start a thread takes longer
             return seen_rows(user_ids, source)
         indptr = np.empty(len(user_ids) + 1, dtype=np.int64)

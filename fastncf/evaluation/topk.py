@@ -3,13 +3,14 @@
 torch is imported when a module is asked: factors that a kernel has trained are ranked by arrays alone.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fastncf.data.split import Split
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.kernels.cpu.topk import Best, LeftOut, Request, tile_items, top_rows
+from fastncf.kernels.cpu.topk import Best, LeftOut, Request, answer_rows, flatten_best, tile_items, top_rows
 from fastncf.threads import even_ranges, run_ranges
 
 if TYPE_CHECKING:
@@ -17,7 +18,34 @@ if TYPE_CHECKING:
 
 _BYTES_PER_ITEM = 20  # two copies of the score in float32, comparisons, and counts in int32
 _BYTES_PER_RESULT = 64  # an item and its score among the best k, also before they are in order
-_USERS_PER_THREAD = 16  # to start a thread takes as long as the scores of some users
+
+FEW_USERS = 32
+"""Users below which one thread answers a request: to start another takes as long as the scores of some users."""
+
+
+class Answer(NamedTuple):
+    """The best items of all users of a request, those of a user together and best first.
+
+    Attributes:
+        users: (n,) int32.
+        items: (n,) int32.
+        scores: (n,) float32.
+        ranks: (n,) int32, from 1.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    scores: np.ndarray
+    ranks: np.ndarray
+
+
+def flatten(user_ids: np.ndarray, best: Best) -> Answer:
+    """Return the best items of users (B,) int32 one after the other."""
+    size = int(best.counts.sum())
+    users, items, ranks = (np.empty(size, dtype=np.int32) for _ in range(3))
+    answer = Answer(users, items, np.empty(size, dtype=np.float32), ranks)
+    flatten_best(user_ids, best, *answer)
+    return answer
 
 
 class FactorItems:
@@ -44,11 +72,41 @@ class FactorItems:
         """
         best = Best.empty(len(user_ids), min(k, len(self.factors.item_vectors)))
         request = Request(user_ids, self.factors.user_vectors, self.factors.user_bias, left_out)
-        if len(user_ids) < 2 * _USERS_PER_THREAD:
+        if len(user_ids) < FEW_USERS:
             top_rows(0, len(user_ids), self._tiles, request, best)
         else:
             run_ranges(lambda a, b: top_rows(a, b, self._tiles, request, best), even_ranges(len(user_ids)))
         return best
+
+    def answer(self, user_ids: np.ndarray, k: int, split: Split, *, leaves_out: bool, is_open: np.ndarray) -> Answer:
+        """Return the same for a few users, flattened, in a fraction of the time.
+
+        Args:
+            user_ids: (B,) int32.
+            k: at least 1.
+            split: what users have seen.
+            leaves_out: whether that is not taken.
+            is_open: see :class:`~fastncf.kernels.cpu.topk.LeftOut`.
+        """
+        users = user_ids, self.factors.user_vectors, self.factors.user_bias
+        k = min(k, len(self.factors.item_vectors))
+        return Answer(*answer_rows(users, split.seen_source, leaves_out, is_open, self._tiles, k))
+
+
+class ModuleItems:
+    """Items that a module scores.
+
+    Args:
+        model: scores (user ids, item ids).
+        num_items: I.
+    """
+
+    def __init__(self, model: "nn.Module", num_items: int) -> None:
+        self._model, self._num_items = model, num_items
+
+    def top(self, user_ids: np.ndarray, k: int, left_out: LeftOut) -> Best:
+        """Return the k items with the highest scores of each user; see :func:`top_items`."""
+        return top_items(self._model, user_ids, self._num_items, k, left_out)
 
 
 def top_items(model: "nn.Module", user_ids: np.ndarray, num_items: int, k: int, left_out: LeftOut) -> Best:

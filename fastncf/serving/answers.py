@@ -1,38 +1,20 @@
 """Answers to a request: the best items of each user, chunk by chunk, and as a frame."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from fastncf.data.ids import Vocabulary
-from fastncf.kernels.cpu.topk import Best, LeftOut, flatten_best
+from fastncf.evaluation.topk import FEW_USERS, Answer, FactorItems, ModuleItems, flatten
+from fastncf.kernels.cpu.topk import Best
 from fastncf.serving.filters import Filters
 from fastncf.serving.users import AskedUsers
 
 _CHUNK_USERS = 1 << 13
 _CHUNK_RESULTS = 1 << 22
-
-TopItems = Callable[[np.ndarray, int, LeftOut], Best]
-"""Returns the k best items of users (B,) int32 of the training data, without some that are left out."""
-
-
-class Recommendations(NamedTuple):
-    """Recommended items, those of a user together and best first.
-
-    Attributes:
-        rows: (n,) int32, numbers of the users, see :class:`~fastncf.serving.users.AskedUsers`.
-        items: (n,) int32.
-        scores: (n,) float32.
-        ranks: (n,) int32, from 1.
-    """
-
-    rows: np.ndarray
-    items: np.ndarray
-    scores: np.ndarray
-    ranks: np.ndarray
+_FIRST_RANKS = pl.Series("rank", np.arange(1, 1025, dtype=np.int32))  # a new column takes 5 % of one user's answer
 
 
 @dataclass(frozen=True)
@@ -44,7 +26,7 @@ class Request:
         filters: what they may get.
         items: ids of the I items.
         k: items for each user, at least 1.
-        top_items: ranks items for users of the training data.
+        ranker: ranks items for users of the training data.
         counts: (I,) int64, training interactions of each item, by which items are ranked for other users; None where
             there are no such users.
     """
@@ -53,36 +35,39 @@ class Request:
     filters: Filters
     items: Vocabulary
     k: int
-    top_items: TopItems
+    ranker: FactorItems | ModuleItems
     counts: np.ndarray | None = None
 
-    def chunks(self) -> Iterator[Recommendations]:
+    def chunks(self) -> Iterator[Answer]:
         """Yield the answers for consecutive users, so many that memory is bounded."""
         rows = self.filters.without_sated(self.users.rows)
         users_per_chunk = max(1, min(_CHUNK_USERS, _CHUNK_RESULTS // min(self.k, len(self.items))))
         for start in range(0, max(1, len(rows)), users_per_chunk):
             yield self._answer(rows[start : start + users_per_chunk])
 
-    def answer(self) -> Recommendations:
-        """Return the answers for all users."""
+    def answer(self) -> Answer:
+        """Return the answers for all users, numbered as in :class:`~fastncf.serving.users.AskedUsers`."""
+        filters, rows = self.filters, self.users.rows
+        is_plain = filters.pairs is None and not self.users.unknown
+        if isinstance(self.ranker, FactorItems) and is_plain and len(rows) < FEW_USERS:
+            return self.ranker.answer(
+                rows, self.k, filters.split, leaves_out=filters.leaves_out_seen, is_open=filters.is_open
+            )
         answers = list(self.chunks())
-        return answers[0] if len(answers) == 1 else Recommendations(*map(np.concatenate, zip(*answers, strict=True)))
+        return answers[0] if len(answers) == 1 else Answer(*map(np.concatenate, zip(*answers, strict=True)))
 
-    def frame(self, answer: Recommendations) -> pl.DataFrame:
+    def frame(self, answer: Answer) -> pl.DataFrame:
         """Return answers as a frame of raw ids; see :meth:`fastncf.Recommender.recommend`."""
-        users = self.users.decode(answer.rows).to_frame()  # DataFrame(...) takes three times as long for few rows
-        scores, ranks = pl.Series("score", answer.scores), pl.Series("rank", answer.ranks)
+        users = self.users.decode(answer.users).to_frame()  # DataFrame(...) takes three times as long for few rows
+        is_one = len(self.users.rows) == 1 and len(answer.ranks) <= len(_FIRST_RANKS)
+        scores = pl.Series("score", answer.scores)
+        ranks = _FIRST_RANKS.head(len(answer.ranks)) if is_one else pl.Series("rank", answer.ranks)
         return users.hstack([self.items.decode(answer.items), scores, ranks])
 
-    def _answer(self, rows: np.ndarray) -> Recommendations:
+    def _answer(self, rows: np.ndarray) -> Answer:
         """Return the answer for some users."""
         best = self._mixed(rows) if self.users.unknown else self._by_model(rows)
-        size = int(best.counts.sum())
-        answer = Recommendations(
-            np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, np.int32)
-        )
-        flatten_best(rows, best, *answer)
-        return answer
+        return flatten(rows, best)
 
     def _mixed(self, rows: np.ndarray) -> Best:
         """Return the best items of users of whom some are not in the training data."""
@@ -96,7 +81,7 @@ class Request:
 
     def _by_model(self, rows: np.ndarray) -> Best:
         """Return the best items of users of the training data."""
-        return self.top_items(rows, self.k, self.filters.left_out(rows))
+        return self.ranker.top(rows, self.k, self.filters.left_out(rows))
 
     def _by_popularity(self, rows: np.ndarray) -> Best:
         """Return the items with the most training interactions that other users may get, scored by their number."""

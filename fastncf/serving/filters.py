@@ -21,13 +21,15 @@ class Filters:
 
     Attributes:
         num_items: I.
-        seen: what users have seen, where it is left out.
+        split: what users have seen.
+        leaves_out_seen: whether that is left out.
         is_open: (I,) bool, items that may be recommended at all; empty where all may be.
         pairs: (m,) int64, ascending and distinct: number of a user times I plus an item that this user may not get.
     """
 
     num_items: int
-    seen: Split | None
+    split: Split
+    leaves_out_seen: bool
     is_open: np.ndarray
     pairs: np.ndarray | None
 
@@ -36,10 +38,10 @@ class Filters:
 
         What they have seen would fill the memory where there are many of them.
         """
-        if self.seen is None or len(rows) == 1:
+        if not self.leaves_out_seen:
             return rows
-        users = np.minimum(rows, self.seen.num_users - 1)
-        return rows[(self.seen.indptr[users] < self.seen.indptr[users + 1]) | (rows > users)]
+        users = np.minimum(rows, self.split.num_users - 1)
+        return rows[(self.split.indptr[users] < self.split.indptr[users + 1]) | (rows > users)]
 
     def left_out(self, rows: np.ndarray) -> LeftOut:
         """Return the items that are left out for users.
@@ -47,10 +49,10 @@ class Filters:
         Args:
             rows: (B,) int32, all of them users of the training data, or none of them.
         """
-        if self.seen is None or (len(rows) and rows[0] >= self.seen.num_users):
-            indptr, indices = np.zeros(len(rows) + 1, dtype=np.int64), np.empty(0, dtype=np.int32)
+        if self.leaves_out_seen and len(rows) and rows[0] < self.split.num_users:
+            indptr, indices = self.split.seen_by(rows)
         else:
-            indptr, indices = self.seen.seen_by(rows)
+            indptr, indices = np.zeros(len(rows) + 1, dtype=np.int64), np.empty(0, dtype=np.int32)
         if self.pairs is not None:
             indptr, indices = self._with_pairs(rows, indptr, indices)
         return LeftOut(indptr, indices, self.is_open)
@@ -68,13 +70,16 @@ class Filters:
         return bounds.astype(np.int64), (merged % self.num_items).astype(np.int32)
 
 
-def make_filters(users: AskedUsers, vocabulary: Vocabulary, seen: Split | None, items: Any, exclude: Any) -> Filters:
+def make_filters(
+    users: AskedUsers, vocabulary: Vocabulary, split: Split, *, exclude_seen: bool, items: Any, exclude: Any
+) -> Filters:
     """Return the filters of a request.
 
     Args:
         users: users of the request.
         vocabulary: ids of the I items.
-        seen: see :class:`Filters`.
+        split: what users have seen.
+        exclude_seen: whether to leave it out.
         items: ids of the only items that may be recommended, or a frame with a column of them; None for all.
         exclude: ids of items that nobody gets, or a frame with a column of them; with a column of users beside it, an
             item is left out for the user of its row alone. None for none.
@@ -101,7 +106,7 @@ def make_filters(users: AskedUsers, vocabulary: Vocabulary, seen: Split | None, 
         else:
             is_excluded = _mask(vocabulary, columns["item"])
             is_open = ~is_excluded & is_open if len(is_open) else ~is_excluded
-    return Filters(len(vocabulary), seen, is_open, pairs)
+    return Filters(len(vocabulary), split, exclude_seen, is_open, pairs)
 
 
 def _mask(vocabulary: Vocabulary, named: NamedIds) -> np.ndarray:

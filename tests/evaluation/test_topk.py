@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fastncf.errors import ConfigError
-from fastncf.evaluation.topk import FactorItems, similar_items, top_items
+from fastncf.evaluation.topk import FactorItems, flatten, similar_items, top_items
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.topk import BLOCK_ROWS, TILE, LeftOut
-from tests.conftest import random_csr
+from tests.conftest import plain_split, random_csr
 
 
 class Table(nn.Module):
@@ -148,3 +148,21 @@ def test_a_user_gets_the_same_bits_in_any_company():
         alone = items.top(users[part], 20, left_out_of(rows[part], everything))
         for one, all_of_them in zip(alone, together, strict=True):
             np.testing.assert_array_equal(one, all_of_them[part])
+
+
+@pytest.mark.parametrize("leaves_out", [False, True])
+@pytest.mark.parametrize("k", [1, 7, 500])
+def test_the_answer_for_a_few_users_is_that_for_many(k, leaves_out):
+    generator = np.random.default_rng(k)
+    shapes = (30, 5), (90, 5), (30,), (90,)
+    items = FactorItems(Factors(*(generator.standard_normal(shape).astype(np.float32) for shape in shapes)))
+    split = plain_split(*random_csr(generator, 30, 90), 90)
+    users = generator.integers(0, 30, 12).astype(np.int32)
+    for is_open in (np.empty(0, dtype=np.bool_), generator.random(90) < 0.5):
+        nothing = np.zeros(len(users) + 1, dtype=np.int64), np.empty(0, dtype=np.int32)
+        left_out = LeftOut(*(split.seen_by(users) if leaves_out else nothing), is_open)
+        expected = flatten(users, items.top(users, k, left_out))
+        found = items.answer(users, k, split, leaves_out=leaves_out, is_open=is_open)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype

@@ -164,10 +164,12 @@ def test_an_error_within_an_answer_leaves_the_older_file(fitted, tmp_path, monke
         calls.append(arguments)
         if len(calls) > 3:
             raise DataError("the fourth fails")
-        return top_items(*arguments)
+        return top(*arguments)
 
-    top_items = rec._top_items
-    monkeypatch.setattr(rec, "_top_items", fail, raising=False)
+    ranker = rec._ranker()
+    top = ranker.top
+    monkeypatch.setattr(rec, "_ranker", lambda: ranker, raising=False)
+    monkeypatch.setattr(ranker, "top", fail)
     with pytest.raises(DataError, match="the fourth fails"):
         rec.recommend(out=path)
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("recs.csv", "older")]
