@@ -165,7 +165,7 @@ class Head:
 
 
 def read_head(text: Text, form: TextFormat, num_records: int) -> Head:
-    """Return the first records of a text: those in its first 64 KiB, but two if there are two.
+    """Return the first records of a text, at most ``num_records``: those in its first 64 KiB, but two if there are two.
 
     Raises:
         DataError: a field is not UTF-8.
@@ -181,7 +181,7 @@ def read_head(text: Text, form: TextFormat, num_records: int) -> Head:
             count, end = count - 1, int(records[count - 1, 0])
         if is_cut and fault == kernel.OPEN_QUOTE:
             fault = kernel.NO_FAULT
-        if is_cut and fault == kernel.NO_FAULT and count < 2:
+        if is_cut and fault == kernel.NO_FAULT and count < min(2, num_records):
             size *= 8
             continue
         ends = records[:count, 1].tolist()

@@ -13,13 +13,14 @@ from fastncf.data.named import find_source
 from fastncf.data.readers.checks import ColumnName, check_ids, is_missing
 from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
 from fastncf.data.readers.dates import DateFormat
-from fastncf.data.readers.files import EXPECTED_SOURCES, read_file
+from fastncf.data.readers.files import EXPECTED_SOURCES, read_file, refuse_larger
 from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
 from fastncf.data.readers.options import Reading, ReadOptions
+from fastncf.data.readers.parquet import VALUE_BYTES, unpacked_bytes
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
-from fastncf.errors import DataError
+from fastncf.errors import DataError, FastNCFError
 from fastncf.processes import require_polars_threads
 
 _FRAME = "the frame"
@@ -98,7 +99,16 @@ def _read_file(path: Path, options: ReadOptions) -> Table:
     source, content, kind = read_file(path, encoding=options.encoding)
     if kind in (PARQUET, FEATHER):
         lazy = pl.scan_parquet(content, glob=False) if kind == PARQUET else pl.scan_ipc(content, glob=False)
-        frame, columns = _collect(lazy, options, source, f"the {kind} file is damaged")
+
+        def check_size(columns: list[str]) -> None:
+            """Refuse columns that unpack to too many bytes."""
+            if kind == PARQUET:
+                needed = unpacked_bytes(content, columns)
+            else:
+                needed = VALUE_BYTES * len(columns) * int(lazy.select(pl.len()).collect().item())
+            refuse_larger(source, needed, "unpacks to")
+
+        frame, columns = _collect(lazy, options, source, f"the {kind} file is damaged", check_size)
         return _check_table(frame, _Origin(source, kind, columns), options)
     read = read_json_lines if kind == JSON_LINES else read_text
     text = read(source, content, options)
@@ -119,17 +129,29 @@ def _read_file(path: Path, options: ReadOptions) -> Table:
 
 
 def _collect(
-    lazy: pl.LazyFrame, options: ReadOptions, source: str, failure: str
+    lazy: pl.LazyFrame,
+    options: ReadOptions,
+    source: str,
+    failure: str,
+    check: Callable[[list[str]], None] = lambda columns: None,
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """Return the used columns of a lazy frame, named by their roles, and the column of each role.
 
+    Args:
+        lazy: the frame.
+        options: what the caller says of it.
+        source: its name in messages.
+        failure: the reason to give where it cannot be computed.
+        check: called with the names of the used columns before they are computed.
+
     Raises:
-        DataError: the frame cannot be computed, for which ``failure`` is the reason given.
+        DataError: the frame cannot be computed.
     """
     try:
         columns = match_columns(lazy.collect_schema().names(), options, source)
+        check(list(columns.values()))
         return lazy.select(pl.col(column).alias(role) for role, column in columns.items()).collect(), columns
-    except DataError:
+    except (FastNCFError, MemoryError):
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # a scan runs whatever the user put into it
         reason = str(error).splitlines()[0]

@@ -5,6 +5,7 @@ and polars reads them. So the types of the columns are decided on all rows, and 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,9 @@ from fastncf.data.readers.dates import EXPECTED_CLOCKS, EXPECTED_TIMES, have_fou
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.layout import TextLayout, detect_layout
 from fastncf.data.readers.options import ReadOptions
-from fastncf.data.readers.records import ColumnScan, Fault, Scan, Text, scan
+from fastncf.data.readers.records import ColumnScan, Fault, Scan, Text, read_head, scan
 from fastncf.errors import DataError
-from fastncf.kernels.cpu.text import WRONG_NUMBER
+from fastncf.kernels.cpu.text import WRONG_NUMBER, TextFormat
 
 _IDS = ("user", "item")
 _SPARE_BYTES = (0x1F, 0x1E, 0x1D, 0x1C, 1, 2, 3)
@@ -90,7 +91,9 @@ def _scan(text: Text, layout: TextLayout) -> Scan:
     def scan_as(quoted: bool) -> Scan:
         """Scan all rows, with or without quotes."""
         form = layout.form._replace(quoted=quoted)
-        return scan(text, layout.body_start, form, layout.num_fields, list(layout.position_of.values()))
+        found = scan(text, layout.body_start, form, layout.num_fields, list(layout.position_of.values()))
+        fault = _find_header_fault(text, layout, form)
+        return found if fault is None else replace(found, fault=fault)
 
     if layout.separator == "::" or not text.has_quotes:
         plain = scan_as(quoted=False)
@@ -114,6 +117,16 @@ def _scan(text: Text, layout: TextLayout) -> Scan:
     if plain.fault is not None and plain.fault.start > quoted.fault.start:
         raise _explain(text, layout, plain.fault)
     raise _explain(text, layout, quoted.fault)
+
+
+def _find_header_fault(text: Text, layout: TextLayout, form: TextFormat) -> Fault | None:
+    """Return what is wrong with the header where it is read like the rows, with or without quotes."""
+    if not layout.has_header:
+        return None
+    head = read_head(text, form, 1)
+    if head.fault is None and len(head.records[0]) != len(layout.header):
+        return Fault(WRONG_NUMBER, head.starts[0], len(head.records[0]))
+    return head.fault
 
 
 def _spans_lines(text: Text, layout: TextLayout, found: Scan) -> bool:

@@ -1,0 +1,15 @@
+"""Mutated text files, by ``tests.data.readers.mutations``; ``make nightly`` tries more of them."""
+
+import re
+import subprocess
+import sys
+
+
+def test_mutated_texts_are_refused_or_read_as_by_a_plain_reader():
+    """A process of its own, so that a file at which the reading hangs ends the test."""
+    command = [sys.executable, "-m", "tests.data.readers.mutations", "0", "400"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = re.fullmatch(r"400 texts: (\d+) refused, (\d+) read\n", run.stdout)
+    assert found
+    assert min(map(int, found.groups())) > 100
