@@ -46,9 +46,10 @@ def fit(
     """Read interactions, hold out one per user, train, evaluate, and return the fitted recommender.
 
     Args:
-        train: a ratings file in any MovieLens dialect, CSV, TSV or Parquet, a polars or pandas frame, or the name of a
-            data set such as ``ml-1m``, which is downloaded unless there is a file of this name;
-            see :func:`fastncf.data.interactions.read_interactions`. Every row is an interaction; ratings are not read.
+        train: a ratings file in any MovieLens dialect, CSV, TSV, JSON lines, Parquet or Feather, a list of such files,
+            a pattern or a folder of Parquet files; a polars or pandas frame; or the name of a data set such as
+            ``ml-1m``, which is downloaded unless there is a file of this name; see
+            :func:`fastncf.data.interactions.read_interactions`. Every row is an interaction; ratings are not read.
         test: held-out interactions, one per user, instead of holding out the latest of ``train``.
         candidates: with ``test``, the file of its negatives in the format of He et al. 2017; otherwise they are drawn.
         user: name of the user column where it is not one of the usual ones.

@@ -76,9 +76,9 @@ def read_interactions(
 
     Args:
         source: path of a CSV or TSV file in any MovieLens dialect (with or without header, separated by
-            ``::``, tab, comma, semicolon, bar or space; plain, gzip or zip), or of a Parquet file; the name of a
-            data set such as ``ml-1m``, see :mod:`fastncf.datasets`; or a polars frame (eager or lazy) or a pandas
-            frame.
+            ``::``, tab, comma, semicolon, bar or space; plain or packed), JSON lines, Parquet or Feather; several
+            such files as a list of paths, a pattern, or a folder of Parquet files; the name of a data set such as
+            ``ml-1m``, see :mod:`fastncf.datasets`; or a polars frame (eager or lazy) or a pandas frame.
         user: name of the user column, if it is not one of the usual ones; without a header the columns
             are called column_1, column_2 and so on.
         item: the same for the item column.

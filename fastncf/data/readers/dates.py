@@ -87,7 +87,8 @@ LIKELY_TIMES = (
 """Ranges of the numbers that are times rather than ratings, counts or ids: unix times, and dates as one number."""
 
 _FOUR_DIGITS = (-30_610_224_000_000_000, 253_402_300_799_999_999)  # the years 1000 to 9999 in us since 1970
-_NANOSECOND_YEARS = (1678, 2261)  # 64 bits hold no nanoseconds of other ones
+NANOSECOND_YEARS = (1678, 2261)
+"""First and last year of which 64 bits hold all nanoseconds."""
 
 
 def formats_of(text: str) -> tuple[str, ...]:
@@ -216,7 +217,7 @@ def _refine(dates: pl.Series, text: pl.Series, fmt: str, values: pl.Series, name
     if not text.str.contains(r"\.\d{6}\d*[1-9]").any():
         return dates
     name.refuse(values, text.str.contains(r"\.\d{9}\d*[1-9]"), "a time no finer than a nanosecond")
-    first, last = _NANOSECOND_YEARS
+    first, last = NANOSECOND_YEARS
     name.refuse(values, ~dates.dt.year().is_between(first, last), f"a year from {first} to {last} beside nanoseconds")
     return text.str.to_datetime(fmt, time_unit="ns")
 

@@ -28,12 +28,14 @@ class ReadOptions:
         names: the given name of the user, item and time column, or None for each.
         needs_time: whether a source without a time column is an error.
         is_test: whether the source is a test set, whose users are looked up in training.
+        keeps_text: whether dates in text stay text, since the rows of other files decide on their format as well.
         time_format, dayfirst, encoding, drop_missing: see :class:`Reading`.
     """
 
     names: dict[str, str | None]
     needs_time: bool
     is_test: bool = False
+    keeps_text: bool = False
     time_format: str | None = None
     dayfirst: bool | None = None
     encoding: str | None = None

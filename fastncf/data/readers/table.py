@@ -1,31 +1,30 @@
 """One source, a file or a frame, as a checked table of raw ids and times."""
 
-import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
 import polars as pl
 
 from fastncf.data.named import find_source
-from fastncf.data.readers.checks import ColumnName, check_ids, is_missing
+from fastncf.data.readers.checks import check_ids, is_missing
 from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
 from fastncf.data.readers.dates import DateFormat
 from fastncf.data.readers.files import EXPECTED_SOURCES, read_file, refuse_larger
+from fastncf.data.readers.frames import from_pandas
 from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
 from fastncf.data.readers.options import Reading, ReadOptions
 from fastncf.data.readers.parquet import VALUE_BYTES, unpacked_bytes
+from fastncf.data.readers.parts import Origin, Part
+from fastncf.data.readers.several import join_parts, list_files
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
 from fastncf.errors import DataError, FastNCFError
 from fastncf.processes import require_polars_threads
 
 _FRAME = "the frame"
-_FOREIGN_TYPES = ("decimal256", "month_day_nano_interval", "extension", "map", "union", "dense_union", "sparse_union")
-"""Types of pyarrow at which polars panics, or of which it makes others."""
 
 
 @dataclass(frozen=True)
@@ -74,28 +73,31 @@ def read_table(
     given = {"user": user, "item": item, "time": time}
     names = {role: None if name is None else str(name) for role, name in given.items()}
     options = ReadOptions(names, needs_time, is_test, **reading)
-    if isinstance(source, (str, Path)):
-        return _read_file(find_source(source), options)
-    if encoding := reading.get("encoding"):
-        raise DataError(f"{_FRAME}: has no encoding; expected a text file beside encoding={encoding!r:.40}")
+    if (several := list_files(source)) is not None:
+        return _make_table(_read_files(*several, options), options)
+    is_file = isinstance(source, str | Path)
+    frame, origin = _read_file(find_source(source), options) if is_file else _read_frame(source, options)
+    return _make_table(_check_part(frame, origin, options), options)
+
+
+def _read_frame(source: Any, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
+    """Return the used columns of a polars or pandas frame, and where they come from."""
+    if options.encoding is not None:
+        raise DataError(f"{_FRAME}: has no encoding; expected a text file beside encoding={options.encoding!r:.40}")
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
         frame, columns = _collect(source.lazy(), options, _FRAME, "cannot be computed")
-        return _check_table(frame, _Origin(_FRAME, "polars frame", columns), options)
+        return frame, Origin(_FRAME, "polars frame", columns)
     if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
         all_columns = [str(column) for column in source.columns]
         columns = match_columns(all_columns, options, _FRAME)
-        frame = pl.DataFrame(
-            {
-                role: _from_pandas(source.iloc[:, all_columns.index(column)], is_id=role in ("user", "item"))
-                for role, column in columns.items()
-            }
-        )
-        return _check_table(frame, _Origin(_FRAME, "pandas frame", columns), options)
+        used = {role: source.iloc[:, all_columns.index(column)] for role, column in columns.items()}
+        series = {role: from_pandas(column, is_id=role in ("user", "item")) for role, column in used.items()}
+        return pl.DataFrame(series), Origin(_FRAME, "pandas frame", columns)
     raise DataError(f"cannot read interactions from a {type(source).__name__}; expected {EXPECTED_SOURCES}")
 
 
-def _read_file(path: Path, options: ReadOptions) -> Table:
-    """Read a text file, JSON lines, Parquet or Feather."""
+def _read_file(path: Path, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
+    """Return the used columns of a text file, JSON lines, Parquet or Feather, and where they come from."""
     source, content, kind = read_file(path, encoding=options.encoding)
     if kind in (PARQUET, FEATHER):
         lazy = pl.scan_parquet(content, glob=False) if kind == PARQUET else pl.scan_ipc(content, glob=False)
@@ -109,23 +111,16 @@ def _read_file(path: Path, options: ReadOptions) -> Table:
             refuse_larger(source, needed, "unpacks to")
 
         frame, columns = _collect(lazy, options, source, f"the {kind} file is damaged", check_size)
-        return _check_table(frame, _Origin(source, kind, columns), options)
-    read = read_json_lines if kind == JSON_LINES else read_text
-    text = read(source, content, options)
-    is_guess = text.layout is not None and not text.layout.has_header and options.names["time"] is None
-    origin = _Origin(
-        source,
-        text.format,
-        text.columns,
-        lambda row: f"line {text.find_line(row)}",
-        num_empty=text.num_empty,
-        is_time_guessed=is_guess and "time" in text.columns,
-    )
-    table = _check_table(text.frame, origin, options)
-    is_named = options.is_test or (options.names["user"] and options.names["item"])
-    if text.layout is not None and not (text.layout.has_header or is_named):
-        refuse_doubtful_header(table.frame, text.layout.rows, text.layout.position_of, source)
-    return table
+        return frame, Origin(source, kind, columns)
+    text = (read_json_lines if kind == JSON_LINES else read_text)(source, content, options)
+    locate = lambda row: f"line {text.find_line(row)}"  # noqa: E731
+    return text.frame, Origin(source, text.format, text.columns, locate, text.layout, text.num_empty)
+
+
+def _read_files(source: str, paths: list[Path], options: ReadOptions) -> Part:
+    """Return the rows of several files as those of one."""
+    options = replace(options, keeps_text=True)
+    return join_parts([_check_part(*_read_file(path, options), options) for path in paths], source)
 
 
 def _collect(
@@ -158,104 +153,54 @@ def _collect(
         raise DataError(f"{source}: {failure} ({reason:.200}); expected {EXPECTED_SOURCES}") from None
 
 
-def _from_pandas(column: Any, *, is_id: bool) -> pl.Series:
-    """Return a pandas column as a polars one. ``pl.from_pandas`` would need pyarrow for text.
-
-    Ids of several types, NumPy's scalars and dates are left as objects: polars would make other text of them, or round
-    them.
-    """
-    if type(column.dtype).__name__ == "ArrowDtype" or getattr(column.dtype, "storage", None) == "pyarrow":
-        return _from_arrow(column.array.__arrow_array__())
-    if getattr(column.dtype, "tz", None) is not None:
-        column = column.dt.tz_convert(None)
-    if column.dtype.kind == "M" and column.dt.unit == "s":  # polars has no such unit
-        column = column.dt.as_unit("ms")
-    if column.dtype.kind in "iufMm":
-        missing = column.isna()
-        if not missing.any():
-            return pl.Series(column.to_numpy())
-        if column.dtype.kind in "iu":
-            column = column.astype(object)
-    values = column.astype(object)
-    values = values.where(values.notna(), None).tolist()
-    types = set(map(type, values)) - {type(None)}
-    is_mixed = len(types) > 1 or any(issubclass(kind, np.generic | dt.datetime) for kind in types)
-    if is_mixed:
-        return pl.Series(values, dtype=pl.Object)
-    try:
-        return pl.Series(values, strict=False, dtype=None if values else pl.String)
-    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
-        return pl.Series(values, dtype=pl.Object)
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where a frame of user, item and time columns comes from.
-
-    Attributes:
-        source: name of the source in messages.
-        format: kind of the source, for people.
-        columns: name of the column of each role.
-        locate: returns in words where a row of the frame stands in the source.
-        num_empty: number of rows without any value, which are not in the frame.
-        is_time_guessed: whether the time column is only known by its position.
-    """
-
-    source: str
-    format: str
-    columns: dict[str, str]
-    locate: Callable[[int], str] = lambda row: f"row {row + 1}"
-    num_empty: int = 0
-    is_time_guessed: bool = False
-
-    def name_column(self, role: str) -> ColumnName:
-        """Return the column of a role for messages."""
-        return ColumnName(self.source, self.columns[role], self.locate)
-
-
-def _from_arrow(values: Any) -> pl.Series:
-    """Return an array of pyarrow as a polars column; one of a type that polars does not have as objects."""
-    is_foreign = str(values.type).startswith(_FOREIGN_TYPES)
-    return pl.Series(values.to_pylist(), dtype=pl.Object) if is_foreign else pl.Series(pl.from_arrow(values))
-
-
-def _check_table(frame: pl.DataFrame, origin: _Origin, options: ReadOptions) -> Table:
-    """Return the table of a frame of user, item and time columns, after all checks of their values.
+def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Part:
+    """Return the rows of one source, whose ids are checked.
 
     Raises:
-        DataError: the frame is empty, or a value is not as expected.
-        ConfigError: the given format of times cannot be used.
+        DataError: an id is not as expected, or the first row may be a header.
     """
     num_rows = frame.height + origin.num_empty
     if options.drop_missing:
         frame, origin = _drop_missing(frame, origin)
-    source, columns = origin.source, dict(origin.columns)
+    layout, names = origin.layout, options.names
+    ids = [check_ids(frame[role], origin.name_column(role)).alias(role) for role in ("user", "item") if frame.height]
+    frame = frame.with_columns(ids)
+    if layout is not None and not layout.has_header and frame.height:
+        if names["time"] is None and "time" in origin.columns:
+            check_likely_times(frame["time"], origin.name_column("time"))
+        if not (options.is_test or (names["user"] and names["item"])):
+            refuse_doubtful_header(frame, layout.rows, layout.position_of, origin.source)
+    return Part(frame, origin, num_rows - frame.height)
+
+
+def _make_table(part: Part, options: ReadOptions) -> Table:
+    """Return the table of rows whose ids are checked, after the check of their times.
+
+    Raises:
+        DataError: there is no row, or a time is not as expected.
+        ConfigError: the given format of times cannot be used.
+    """
+    frame, origin, num_missing = part
+    columns = dict(origin.columns)
     if frame.height == 0:
-        without = f" without a missing value ({num_rows} have one)" if num_rows else ""
-        raise DataError(f"{source}: holds no row{without}; expected at least two users and two items")
-    if origin.is_time_guessed:
-        check_likely_times(frame["time"], origin.name_column("time"))
+        without = f" without a missing value ({num_missing} have one)" if num_missing else ""
+        raise DataError(f"{origin.source}: holds no row{without}; expected at least two users and two items")
     given = DateFormat(options.time_format, options.dayfirst)
-    checked = [check_ids(frame[role], origin.name_column(role)).alias(role) for role in ("user", "item")]
     if "clock" in columns:
         names = origin.name_column("time"), origin.name_column("clock")
         time = combine_times(TimeColumns(frame["time"], frame["clock"], *names), given)
         columns["time"] += f" + {columns.pop('clock')}"
     elif "time" in columns:
         time = check_times(frame["time"], origin.name_column("time"), given)
+    checked = frame.select("user", "item")
     if "time" in columns:
-        checked.append(time.alias("time"))
-    source_info = {"source": source, "format": origin.format, "columns": columns, "rows": frame.height}
-    return Table(
-        pl.DataFrame(checked),
-        source,
-        source_info,
-        origin.locate,
-        num_rows - frame.height if options.drop_missing else None,
-    )
+        checked = checked.with_columns(time.alias("time"))
+    source_info = {"source": origin.source, "format": origin.format, "columns": columns, "rows": frame.height}
+    missing = num_missing if options.drop_missing else None
+    return Table(checked, origin.source, source_info, origin.locate, missing)
 
 
-def _drop_missing(frame: pl.DataFrame, origin: _Origin) -> tuple[pl.DataFrame, _Origin]:
+def _drop_missing(frame: pl.DataFrame, origin: Origin) -> tuple[pl.DataFrame, Origin]:
     """Return the rows of a frame that lack no value, and where they stand."""
     kept = pl.select(~pl.any_horizontal([is_missing(column) for column in frame])).to_series()
     if kept.all():

@@ -218,7 +218,7 @@ def _read_columns(
     used |= {role: used[role].cast(pl.Categorical(pl.Categories.random())) for role in by_role if role in _IDS}
     dtypes: dict[str, pl.DataType] = {}
     date_format = None
-    if "time" in used and not options.has_date_format() and "clock" not in layout.position_of:
+    if "time" in used and not (options.has_date_format() or options.keeps_text) and "clock" not in layout.position_of:
         date_format = plain_format(layout.head_of["time"])
         if by_role["time"].is_float:
             dtypes[f"c{layout.position_of['time']}"] = pl.Float64()

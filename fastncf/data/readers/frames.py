@@ -1,0 +1,46 @@
+"""Columns of pandas frames as columns of polars, without a change of their values."""
+
+import datetime as dt
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+_FOREIGN_TYPES = ("decimal256", "month_day_nano_interval", "extension", "map", "union", "dense_union", "sparse_union")
+"""Types of pyarrow at which polars panics, or of which it makes others."""
+
+
+def from_pandas(column: Any, *, is_id: bool) -> pl.Series:
+    """Return a pandas column as a polars one. ``pl.from_pandas`` would need pyarrow for text.
+
+    Ids of several types, NumPy's scalars and dates are left as objects: polars would make other text of them, or round
+    them.
+    """
+    if type(column.dtype).__name__ == "ArrowDtype" or getattr(column.dtype, "storage", None) == "pyarrow":
+        return _from_arrow(column.array.__arrow_array__())
+    if getattr(column.dtype, "tz", None) is not None:
+        column = column.dt.tz_convert(None)
+    if column.dtype.kind == "M" and column.dt.unit == "s":  # polars has no such unit
+        column = column.dt.as_unit("ms")
+    if column.dtype.kind in "iufMm":
+        missing = column.isna()
+        if not missing.any():
+            return pl.Series(column.to_numpy())
+        if column.dtype.kind in "iu":
+            column = column.astype(object)
+    values = column.astype(object)
+    values = values.where(values.notna(), None).tolist()
+    types = set(map(type, values)) - {type(None)}
+    is_mixed = len(types) > 1 or any(issubclass(kind, np.generic | dt.datetime) for kind in types)
+    if is_mixed:
+        return pl.Series(values, dtype=pl.Object)
+    try:
+        return pl.Series(values, strict=False, dtype=None if values else pl.String)
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
+        return pl.Series(values, dtype=pl.Object)
+
+
+def _from_arrow(values: Any) -> pl.Series:
+    """Return an array of pyarrow as a polars column; one of a type that polars does not have as objects."""
+    is_foreign = str(values.type).startswith(_FOREIGN_TYPES)
+    return pl.Series(values.to_pylist(), dtype=pl.Object) if is_foreign else pl.Series(pl.from_arrow(values))

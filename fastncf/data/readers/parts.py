@@ -1,0 +1,49 @@
+"""What was read of one file or frame: its columns, before their times are checked, and where they come from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import polars as pl
+
+from fastncf.data.readers.checks import ColumnName
+from fastncf.data.readers.layout import TextLayout
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a frame of user, item and time columns comes from.
+
+    Attributes:
+        source: name of the source in messages.
+        format: kind of the source, for people.
+        columns: name of the column of each role.
+        locate: returns in words where a row of the frame stands in the source.
+        layout: the layout of a text with separators, or None.
+        num_empty: number of rows without any value, which are not in the frame.
+    """
+
+    source: str
+    format: str
+    columns: dict[str, str]
+    locate: Callable[[int], str] = lambda row: f"row {row + 1}"
+    layout: TextLayout | None = None
+    num_empty: int = 0
+
+    def name_column(self, role: str) -> ColumnName:
+        """Return the column of a role for messages."""
+        return ColumnName(self.source, self.columns[role], self.locate)
+
+
+class Part(NamedTuple):
+    """Rows of one source whose ids are checked.
+
+    Attributes:
+        frame: columns ``user`` and ``item`` in canonical form, and perhaps ``time`` and ``clock`` as they were read.
+        origin: where they come from.
+        num_missing: number of rows that lacked a value and were left out.
+    """
+
+    frame: pl.DataFrame
+    origin: Origin
+    num_missing: int
