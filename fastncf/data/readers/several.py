@@ -44,7 +44,7 @@ def list_files(source: Any) -> tuple[str, list[Path]] | None:
         if glob.has_magic(str(source)) and not path.exists():
             found = sorted(file for file in map(Path, glob.glob(str(source), recursive=True)) if file.is_file())
             if not found:
-                raise DataNotFoundError(f"{source}: no file fits this pattern")
+                raise DataNotFoundError(f"{source}: no such file, and none fits this pattern")
             return f"{source}", found
     except FastNCFError:
         raise

@@ -169,7 +169,7 @@ def test_lists_of_something_else(source):
 
 
 def test_nothing_fits(tmp_path):
-    with pytest.raises(DataNotFoundError, match=r"\*\.csv: no file fits this pattern"):
+    with pytest.raises(DataNotFoundError, match=r"\*\.csv: no such file, and none fits this pattern"):
         read(tmp_path / "*.csv")
     with pytest.raises(DataNotFoundError, match="no such file"):
         read([tmp_path / "a.csv"])
