@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import polars as pl
 
-from fastncf.data.readers.dates import DateFormat, formats_of, is_time_of_day, looks_like_time
+from fastncf.data.readers.dates import DateFormat, is_date, is_time_of_day, looks_like_time
 from fastncf.data.readers.names import CLOCKS, DATES, has_name_of, normalize_name
 from fastncf.data.readers.options import ReadOptions
 from fastncf.errors import DataError
@@ -238,4 +238,4 @@ def _may_be_header(ids: list[list[str]], others: list[str], is_alone: list[bool]
 
 def _is_value(field: str) -> bool:
     """Return whether a field holds a number or a date, as no name of a column does."""
-    return NUMBER.fullmatch(field) is not None or bool(formats_of(field)) or is_time_of_day(field)
+    return NUMBER.fullmatch(field) is not None or is_date(field) or is_time_of_day(field)

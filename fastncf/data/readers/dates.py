@@ -78,7 +78,7 @@ _SHAPES = tuple(
     )
     for date, formats in _DATES
 )
-_TWO_DIGIT_YEAR = re.compile(r"\d\d?([-/. ])\d\d?\1\d\d?(?!\d)")
+_TWO_DIGIT_YEAR = re.compile(r"\d\d?([-/. ])\d\d?\1\d\d?(?=$|[ T,])")
 
 LIKELY_TIMES = (
     *((3 * 10**8 * unit, 5 * 10**9 * unit) for unit in (1, 10**3, 10**6, 10**9)),  # s, ms, us, ns from 1979 to 2128
@@ -110,12 +110,18 @@ def is_time_of_day(text: str) -> bool:
     return _CLOCK.fullmatch(text) is not None
 
 
+def is_date(text: str) -> bool:
+    """Return whether text is a date, or one whose year has two digits, which is refused where it is read."""
+    stripped = text.strip()
+    return bool(formats_of(stripped)) or _TWO_DIGIT_YEAR.match(stripped) is not None
+
+
 def looks_like_time(text: str) -> bool:
     """Return whether text is a date or a number that no one would take for a rating, a count or an id."""
     try:
         number = float(text)
     except ValueError:
-        return bool(formats_of(text.strip()))
+        return is_date(text)
     return any(low <= number <= high for low, high in LIKELY_TIMES)
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 
 from fastncf.data.readers.columns import NUMBER, guess_columns, match_columns
-from fastncf.data.readers.dates import HEAD_ROWS, formats_of
+from fastncf.data.readers.dates import HEAD_ROWS, is_date
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.names import is_known
 from fastncf.data.readers.options import ReadOptions
@@ -196,7 +196,7 @@ def _has_header(rows: list[list[str]], names: dict[str, str | None]) -> bool:
 
 def _is_number_or_date(value: str) -> bool:
     """Return whether a field is a number or a date."""
-    return _is_number(value) or bool(formats_of(value.strip()))
+    return _is_number(value) or is_date(value)
 
 
 def _is_number(value: str) -> bool:

@@ -20,13 +20,15 @@ def _normalized(*groups: str) -> set[str]:
 
 _USERS = _normalized(
     "user customer account visitor reviewer client member buyer shopper consumer",
-    "nutzer benutzer kunde kunden kundin käufer",
+    "nutzer benutzer kunde kunden kundin käufer mitglied",
     "usuario usuaria cliente comprador utilizador utente",
     "utilisateur utilisatrice acheteur",
     "用户 用戶 使用者 顾客 顧客 客户 客戶 会员 會員 买家",
     "ユーザー ユーザ 利用者 会員 お客様",
 )
-_USERS_BY_ID = _normalized("cust person profile listener reader player viewer subscriber guest learner student rater")
+_USERS_BY_ID = _normalized(
+    "cust household person profile listener reader player viewer subscriber guest learner student rater"
+)
 _ITEMS = _normalized(
     "item movie film product book track song artist album video article business game anime recipe restaurant hotel",
     "artikel produkt buch lied spiel ware",
@@ -40,18 +42,20 @@ _ITEMS_BY_ID = _normalized(
     "prod venue location poi news post course app show goods content doc document listing property page offer",
     "stock place photo podcast job ad merchandise material",
 )
-_ITEM_WORDS = _normalized("iid mid pid asin isbn isbn10 isbn13 sku ean gtin stockcode poi 品番 型番 货号 貨號")
+_ITEM_WORDS = _normalized(
+    "iid mid pid asin isbn isbn10 isbn13 sku ean gtin stockcode poi lineitemsku 品番 型番 货号 貨號"
+)
 _SUFFIXES = (
-    "id no nr num number nummer code key index idx uuid guid hash identifier kennung kod",
+    "id no nr num number nummer code key index idx uuid guid hash identifier kennung kod ref uniqueid",
     "编号 編號 编码 代码 号 號 番号 コード",
 )
 _PREFIXES = (
-    "id num numero nro no cod codigo code identifiant unique",
+    "id num numero nro no cod codigo code identifiant unique ref reference",
     "idde iddel iddo idda numerode numerodel codigode codigodel codigodo codigoda codede numerodo idd",
 )
 
 _DATES = _normalized(
-    "date dt datum fecha data 日期 日付 年月日",
+    "date dt tdat datum fecha data 日期 日付 年月日 購入日 注文日 登録日 評価日 視聴日 利用日",
 )
 _MOMENTS = _normalized(
     "time timestamp datetime dateandtime timedate ts epoch unixtime unixtimestamp",
@@ -67,13 +71,13 @@ _EVENTS = _normalized(
     "play played listen listening checkin created creation added server log logged interaction action activity",
     "behavior behaviour utc unix unixreview local access request payment booking checkout",
     "posted submitted reviewed purchased",
-    "bestell kauf rechnungs bewertungs erstellungs buchungs",
-    "购买 下单 訂單 订单 购物 交易 创建 浏览 点击 评分 評分 評論 评论 購買 注文 登録 閲覧 視聴 作成 評価",
+    "bestell kauf verkaufs rechnungs transaktions bewertungs erstellungs buchungs",
+    "购买 下单 訂單 订单 购物 交易 创建 浏览 点击 评分 評分 評論 评论 購買 購入 注文 登録 閲覧 視聴 作成 評価",
 )
 _EVENTS_BEHIND = _normalized(
     "compra pedido venta factura valoracion evento creacion visita",
     "venda fatura avaliacao criacao",
-    "commande achat vente facture evaluation creation visite evenement",
+    "created added purchased ordered commande achat vente facture evaluation creation visite evenement",
 )
 _LINKS = _normalized("de dela del do da d des")
 _UNITS = _normalized(
@@ -101,7 +105,7 @@ def _with_affixes(nouns: set[str], nouns_by_id: set[str], others: set[str]) -> r
 def _of_events(nouns: set[str]) -> str:
     """Return a pattern of nouns of times, alone or with the event whose time they are."""
     noun = _any_of(nouns)
-    return f"(?:{_any_of(_EVENTS)}?{noun}|{noun}{_any_of(_LINKS)}?{_any_of(_EVENTS_BEHIND)})"
+    return f"(?:{_any_of(_EVENTS)}{{0,2}}{noun}|{noun}{_any_of(_LINKS)}?{_any_of(_EVENTS_BEHIND)})"
 
 
 DATES = re.compile(_of_events(_DATES))

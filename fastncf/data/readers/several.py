@@ -87,7 +87,8 @@ def join_parts(parts: Sequence[Part], source: str) -> Part:
         return f"{origin.locate(row - int(bounds[number]))} of {origin.source}"
 
     kinds = dict.fromkeys(part.origin.format for part in parts)
-    origin = Origin(source, f"{len(parts)} files: {', '.join(kinds)}", first.columns, locate)
+    count = f"{len(parts)} files: " if len(parts) > 1 else ""
+    origin = Origin(source, f"{count}{', '.join(kinds)}", first.columns, locate)
     return Part(pl.DataFrame(columns), origin, sum(part.num_missing for part in parts))
 
 

@@ -203,6 +203,13 @@ def test_two_columns_that_could_be_one_role(write, columns, role):
         "visitorid,itemid,event_time",
         "reviewerID,asin,unixReviewTime",
         "member_no,sku,purchased_at",
+        "customer_unique_id,product_id,order_purchase_timestamp",
+        "customer_id,article_id,t_dat",
+        "customer_id,product_id,date_created",
+        "household_key,PRODUCT_ID,TRANSACTION_DT",
+        "Mitglied,Artikel-Nr.,Verkaufsdatum",
+        "id client,réf. produit,date d'achat",
+        "顧客番号,商品ID,購入日",
     ],
 )
 def test_known_names(write, header):
@@ -226,6 +233,13 @@ def test_ratings_and_counts_are_no_times(write, row):
         read(path)
     assert "time" not in read(path, needs_time=False, user="column_1", item="column_2").source_info["columns"]
     assert read(path, time="column_3").frame["time"].dtype == pl.Int64 if row != "ann,tea,a title,12" else True
+
+
+def test_years_of_two_digits_without_a_header(write):
+    path = write("1,10,31-12-19\n1,11,01-01-20\n")
+    for needs_time in (True, False):
+        with pytest.raises(DataError, match="'31-12-19' in line 1; expected a year of four digits"):
+            read(path, needs_time=needs_time)
 
 
 @pytest.mark.parametrize("bad", ["3", "1500", ""])
