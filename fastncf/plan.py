@@ -237,8 +237,10 @@ class Plan:
         return any(stage.history == "sequence" for stage in self.stages)
 
     def with_everything(self, split: Split) -> "Plan":
-        """Return the plan for a split in which nothing is held out; what is done stays the same."""
-        facts = replace(self.data, num_interactions=len(split.indices), holdout=split.holdout)
+        """Return the plan for another split of the items, such as one without held-out ones; what is done stays."""
+        facts = replace(
+            self.data, num_users=split.num_users, num_interactions=len(split.indices), holdout=split.holdout
+        )
         return replace(self, data=facts, l2_trials=())
 
     def with_l2(self, l2: float, reason: str) -> "Plan":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 
 import numpy as np
 import polars as pl
@@ -11,16 +11,20 @@ import polars as pl
 from fastncf.config import Config, require_count
 from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
-from fastncf.data.split import Split
+from fastncf.data.split import Split, ordered_items, select_rows
+from fastncf.data.updates import add_interactions
 from fastncf.errors import ConfigError, DataError, DivergedError
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors
 from fastncf.evaluation.topk import FactorItems, ModuleItems
+from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import require_torch
+from fastncf.models import FACTOR_MODELS
 from fastncf.persistence.arrays import require_finite
 from fastncf.persistence.description import Fields, describe, read_fields
+from fastncf.persistence.encoder import encoder_arrays, split_encoder
 from fastncf.persistence.folder import DESCRIPTION, FORMAT, Saved, read_folder, write_folder
 from fastncf.persistence.plain import UnexpectedError, dump_json, parse_json
 from fastncf.plan import Plan
@@ -29,6 +33,7 @@ from fastncf.refit import train_on_all
 from fastncf.rng import Stream
 from fastncf.serving.answers import Request
 from fastncf.serving.filters import make_filters
+from fastncf.serving.histories import FixedItems, encode, group_histories, is_table, read_rows, solve_users
 from fastncf.serving.output import require_format, write_answers
 from fastncf.serving.users import Unknown, find_users
 from fastncf.trainers.loop import Progress, ProgressReporter, TrainingLog
@@ -73,6 +78,7 @@ class Recommender:
         seconds: by section of the fit: read, split, tune, sample, train, evaluate, total; sampling may overlap
             with training.
         training_log: one dict per epoch: epoch, loss, seconds and, with validation, its metrics.
+        encoder: what makes vectors of histories, of an ``mf`` whose users have them; otherwise None.
         found: format, columns and rows that were recognised in the source.
         order: (N,) int32, for each user the positions in its row of the split from the oldest interaction to the
             latest; None where the model is trained without it.
@@ -93,6 +99,7 @@ class Recommender:
     found: dict[str, Any] = field(default_factory=dict)
     order: np.ndarray | None = None
     num_kept: tuple[int, ...] = ()
+    encoder: HistoryEncoder | None = None
     _factor_items: FactorItems | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -139,6 +146,7 @@ class Recommender:
         items: Any = None,
         exclude: Any = None,
         unknown: Unknown = "error",
+        history: Any = None,
         out: None = None,
     ) -> pl.DataFrame: ...
 
@@ -152,6 +160,7 @@ class Recommender:
         items: Any = None,
         exclude: Any = None,
         unknown: Unknown = "error",
+        history: Any = None,
         out: str | Path,
     ) -> Path: ...
 
@@ -164,6 +173,7 @@ class Recommender:
         items: Any = None,
         exclude: Any = None,
         unknown: Unknown = "error",
+        history: Any = None,
         out: str | Path | None = None,
     ) -> pl.DataFrame | Path:
         """Return the k items with the highest scores for each user.
@@ -179,13 +189,18 @@ class Recommender:
                 users beside it, each item is left out for the user of its row alone.
             unknown: what is done about users who are not in the training data: ``error``; ``skip`` them; or recommend
                 the items with the most training interactions (``popular``), whose score is that number.
+            history: in place of ``users``, what users who are not in the training data have done: raw ids of items of
+                one user, the oldest first; or a frame or a file with columns of users, items and, perhaps, times. Only
+                an ``mf`` takes it. ``unknown`` then says what is done about items that the model does not know:
+                ``error``, or ``skip`` their rows, and users who have no others.
             out: a ``.parquet`` or ``.csv`` file that the answer is written to, in memory that does not grow with the
                 number of users. A file that is there is replaced when the answer is complete.
 
         Returns:
             Columns user, item (raw ids), score (float), rank (from 1), users in the given order, best item first;
             equal scores in the order of the item ids. With ``out``, the path of the file. Unknown users who are no
-            integers among integers make text of the column of users.
+            integers among integers make text of the column of users. Users of a ``history`` are in the order of their
+            ids, and there is no column of them where it is that of one user.
 
         Raises:
             DataError: a user is not in the training data; an id is neither an integer nor text; a frame lacks a column;
@@ -193,6 +208,12 @@ class Recommender:
             DataNotFoundError: the folder of the file does not exist.
             ConfigError: k is no integer from 1, ``unknown`` is none of these, or the file is called otherwise.
         """
+        if history is not None:
+            if users is not None:
+                raise ConfigError("recommend: users= and history= are given; expected one of them")
+            guests = self._with_histories(history, unknown)
+            found = guests.recommend(None, k, exclude_seen=exclude_seen, items=items, exclude=exclude, out=out)
+            return found if isinstance(found, Path) or is_table(history) else found.drop("user")
         k, path = require_count("k", k), None if out is None else require_format(out)
         asked = find_users(self.users, users, unknown)
         request = Request(
@@ -210,12 +231,112 @@ class Recommender:
         write_answers(request, path)
         return path
 
+    def _with_histories(self, history: Any, unknown: str) -> "Recommender":
+        """Return the same model for other users, who are known by their histories."""
+        rows, indptr, items = group_histories(read_rows(history, self.items, unknown, "history"))
+        vectors, bias = self._states(indptr, items), np.zeros(len(rows.users), dtype=np.float32)
+        factors = self._require_factors()._replace(user_vectors=vectors, user_bias=bias)
+        none = np.full(len(rows.users), -1, dtype=np.int32)
+        by_item = np.lexsort((items, np.repeat(np.arange(len(rows.users)), np.diff(indptr))))
+        guests = replace(
+            self,
+            trained=factors,
+            users=rows.users,
+            split=Split(len(self.items), indptr, items[by_item], none, none, 0, 0, 0, "none"),
+            order=None,
+        )
+        guests._factor_items = self._tiled_items().for_users(factors)
+        return guests
+
+    def _states(self, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Return vectors (U, D) of users from their histories alone, oldest item first."""
+        factors, stage = self._require_factors(), self.plan.final
+        if self.encoder is not None:
+            return encode(self.encoder, indptr, items)
+        fixed = FixedItems(factors.item_vectors, factors.item_bias, stage.num_negatives, stage.l2)
+        return solve_users(fixed, indptr, items)
+
+    def _require_factors(self) -> Factors:
+        """Return the factors of an ``mf``.
+
+        Raises:
+            ConfigError: the model is another one, or was saved without its encoder of histories.
+        """
+        if not isinstance(self.trained, Factors):
+            from fastncf.models.scorers import make_scorer
+
+            factors = make_scorer(self.trained).factors
+            if factors is None or self.plan.final.model not in FACTOR_MODELS:
+                raise ConfigError(
+                    f"history: a {self.plan.final.model:.80} knows its users by their ids alone; expected model='mf'"
+                )
+            return factors
+        if self.encoder is None and self.plan.final.history != "none":
+            raise ConfigError(
+                "history: the model was saved by an older version, without its encoder of histories; expected a new fit"
+            )
+        return self.trained
+
+    def update(self, new: Any, *, unknown: Literal["error", "skip"] = "error") -> Self:
+        """Take new interactions of known and of new users into the histories, without training.
+
+        The vectors of these users are computed from their whole histories: what was trained on, what was held out of
+        them, and the new interactions, which count as later ones. Metrics stay those of the fit; :meth:`evaluate` ranks
+        held-out items of the other users.
+
+        Args:
+            new: a frame or a file with columns of users, items and, perhaps, times.
+            unknown: what is done about rows with items that the model does not know: ``error``, or ``skip`` them.
+
+        Returns:
+            The recommender itself.
+
+        Raises:
+            DataNotFoundError: there is no such file.
+            DataError: the source cannot be used, or with ``error`` holds an item that the model does not know.
+            ConfigError: the model is no ``mf``; or it needs the order of its histories and was saved without it.
+        """
+        if not is_table(new):
+            raise DataError(f"update: got a {type(new).__name__}; expected a frame or a file of users and items")
+        factors = self._require_factors()
+        if self.plan.uses_order and self.order is None:
+            raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
+        rows = read_rows(new, self.items, unknown, "update")
+        users = Vocabulary.of([self.users.ids, rows.users.ids], "user")
+        new_index, changed = users.encode(self.users.ids), np.unique(users.encode(rows.users.ids)[rows.user])
+        own = np.zeros((len(users), factors.user_vectors.shape[1]), dtype=np.float32)
+        own[new_index] = factors.user_vectors
+        bias = np.zeros(len(users), dtype=np.float32)
+        bias[new_index] = factors.user_bias
+        if self.encoder is not None:  # what remains is the part of a user that is no history
+            own[new_index] -= encode(self.encoder, self.split.indptr, ordered_items(self.split, self.order))
+        self.split, self.order = add_interactions(
+            self.split, self.order, users.encode(rows.users.ids)[rows.user], rows.item, new_index, len(users)
+        )
+        indptr, items = select_rows(self.split, self.order, changed)
+        vectors = own.copy()
+        vectors[new_index] = factors.user_vectors
+        vectors[changed] = self._states(indptr, items) + (own[changed] if self.encoder is not None else 0)
+        self.trained = factors._replace(user_vectors=vectors, user_bias=bias)
+        self.users, self._factor_items = users, None
+        self.plan = self.plan.with_everything(self.split)
+        self.protocol += f"; afterwards {len(rows.item):,} interactions were added without training"
+        counts = {"users": len(users), "interactions": self.split.num_interactions}
+        counts |= {"num_users_all_seen": self.split.num_users_all_seen}
+        self.data = {**self.data, **counts}
+        return self
+
     def _ranker(self) -> FactorItems | ModuleItems:
-        """Return what ranks items for users; the items of factors are arranged once."""
+        """Return what ranks items for users."""
         if not isinstance(self.trained, Factors):
             return ModuleItems(self.trained, self.split.num_items)
-        if self._factor_items is None or self._factor_items.factors is not self.trained:
-            self._factor_items = FactorItems(self.trained)
+        return self._tiled_items()
+
+    def _tiled_items(self) -> FactorItems:
+        """Return the items of a factorization in the form that answers requests fast, made at the first request."""
+        factors = self.trained if isinstance(self.trained, Factors) else self._require_factors()
+        if self._factor_items is None or self._factor_items.factors is not factors:
+            self._factor_items = FactorItems(factors)
         return self._factor_items
 
     def similar_items(self, items: Any, k: int = 10) -> pl.DataFrame:
@@ -336,7 +457,7 @@ class Recommender:
             raise DivergedError(found.trained.divergence or "", self)
         size = len(found.split.indices)
         self.trained, self.plan, self.split = found.trained.model, found.plan, found.split
-        self.order, self.num_kept = found.order, found.trained.num_kept
+        self.order, self.num_kept, self.encoder = found.order, found.trained.num_kept, found.trained.encoder
         self.protocol += f"; afterwards trained on all {size:,} interactions by the same plan, nothing held out"
         self.data = {**self.data, "num_items_unknown": int((~self.split.is_known()).sum())}
         seconds = reporter.total()["total"]
@@ -457,6 +578,7 @@ class Recommender:
             from fastncf.models.state import savable_state
 
             (parameters, extra_state), class_name = savable_state(self.trained), type(self.trained).__name__
+        parameters |= encoder_arrays(self.encoder)
         fields = Fields(**{name: getattr(self, name) for name in Fields.__annotations__})  # type: ignore[typeddict-item]
         try:
             require_finite(_trained_arrays(self.trained))
@@ -496,7 +618,14 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
             f"{folder}: {DESCRIPTION} is not as expected ({error!s:.300}); "
             f"expected a folder as save() wrote it, in this version or an older one"
         ) from None
-    state = {**saved.parameters, **extra_state}
+    dim, num_items = fields["plan"].final.dim, len(fields["items"])
+    try:
+        parameters, encoder = split_encoder(saved.parameters, num_items, dim)
+    except UnexpectedError as error:
+        raise DataError(
+            f"{folder}: the encoder of histories does not fit the model ({error!s:.300}); expected what save() wrote"
+        ) from None
+    state = {**parameters, **extra_state}
     try:
         if model is None:
             trained = _registered_model(fields, class_name, state, folder)
@@ -507,7 +636,7 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
         raise DataError(
             f"{folder}: the parameters do not fit the model ({error!s:.300}); expected those that save() wrote"
         ) from None
-    return Recommender(trained=_on_device(trained, device), **fields)
+    return Recommender(trained=_on_device(trained, device), **fields, encoder=encoder)
 
 
 def _registered_model(fields: Fields, class_name: str, state: Mapping[str, Any], folder: Path) -> "nn.Module | Factors":

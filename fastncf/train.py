@@ -111,6 +111,7 @@ def fit(
             found=data.interactions.source_info,
             order=order if plan.uses_order else None,
             num_kept=trained.num_kept,
+            encoder=trained.encoder,
         )
         if trained.divergence is not None:
             recommender.seconds = reporter.total()

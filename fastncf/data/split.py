@@ -239,6 +239,26 @@ def time_order(interactions: Interactions, split: Split, users: np.ndarray | Non
     return order
 
 
+def ordered_items(split: Split, order: np.ndarray | None) -> np.ndarray:
+    """Return the training items (N,) int32 user by user, a user's oldest first; as they stand without an order."""
+    if order is None:
+        return split.indices
+    return split.indices[np.repeat(split.indptr[:-1], np.diff(split.indptr)) + order]
+
+
+def select_rows(split: Split, order: np.ndarray | None, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the CSR of the training items of some users (B,), in the order of :func:`ordered_items`.
+
+    Returns:
+        indptr (B + 1,) int64 and items int32.
+    """
+    lengths = np.diff(split.indptr)[users]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    start = np.repeat(split.indptr[users], lengths)
+    place = start + np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths)
+    return indptr, split.indices[place if order is None else start + order[place]]
+
+
 def hold_out_nothing(split: Split, order: np.ndarray | None) -> tuple[Split, np.ndarray | None]:
     """Return a split in which the held-out items of another one belong to the training interactions.
 

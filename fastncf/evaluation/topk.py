@@ -3,6 +3,7 @@
 torch is imported when a module is asked: factors that a kernel has trained are ranked by arrays alone.
 """
 
+import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -58,6 +59,12 @@ class FactorItems:
     def __init__(self, factors: Factors) -> None:
         self.factors = factors
         self._tiles = tile_items(factors)
+
+    def for_users(self, factors: Factors) -> "FactorItems":
+        """Return the same items, whose arrays are shared, for the users of other factors with these items."""
+        others = copy.copy(self)
+        others.factors = factors
+        return others
 
     def top(self, user_ids: np.ndarray, k: int, left_out: LeftOut) -> Best:
         """Return the k items with the highest scores of each user.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from fastncf.data.split import Split
+from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.stage import Stage
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class Trainer(ABC):
         Raises:
             ValueError: a name is missing or superfluous, or an array has another shape.
         """
+
+    @property
+    def encoder(self) -> HistoryEncoder | None:
+        """Encoder that makes the histories' part of a user's vector, as copies; None where users have no histories."""
+        return None
 
     def sampling_seconds(self) -> float:
         """Return the seconds of sampling beside or before the training; 0 where sampling is part of the training."""

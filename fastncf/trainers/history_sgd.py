@@ -16,6 +16,7 @@ import numpy as np
 
 from fastncf.data.csr import balanced_ranges, split_ranges
 from fastncf.data.split import Split
+from fastncf.kernels.cpu.encoder import LONGEST, HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors, NegativeSampling, SGDStep, pad_to_lanes, unpad_into
 from fastncf.kernels.cpu.histories import (
     Histories,
@@ -140,6 +141,15 @@ class HistorySGD(Trainer):
             for shared, copies in zip(self.tables[2:], self.copies, strict=True):
                 copies[:] = shared
         self._compose_users()
+
+    @property
+    def encoder(self) -> HistoryEncoder:
+        """See :attr:`fastncf.trainers.base.Trainer.encoder`: the mean of a history, and its recent part."""
+        weights, vectors = self.histories.weights, self._unpadded()["history_vectors"].copy()
+        gains = np.full((2, vectors.shape[1]), weights.mean, dtype=np.float32)
+        gains[1], decays = weights.recent, np.ones_like(gains)
+        decays[1] = weights.decay
+        return HistoryEncoder(vectors, gains, decays, np.array([True, False]), LONGEST)
 
     def _unpadded(self) -> State:
         """Return views of the tables without the columns of :func:`~fastncf.kernels.cpu.factors.pad_to_lanes`."""

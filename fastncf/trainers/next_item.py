@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastncf.data.csr import balanced_ranges
-from fastncf.data.split import Split
+from fastncf.data.split import Split, ordered_items
 from fastncf.kernels.cpu import next_item as kernels
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
 from fastncf.kernels.cpu.factors import Factors
@@ -74,8 +74,7 @@ class NextItem(Trainer):
         if order is None:
             raise ValueError("order: expected one, which histories need")
         self.model, self.stage, self.num_items = model, stage, split.num_items
-        starts = np.repeat(split.indptr[:-1], np.diff(split.indptr))
-        self.windows = make_windows(split.indptr, split.indices[starts + order])
+        self.windows = make_windows(split.indptr, ordered_items(split, order))
         self.num_positions = int(self.windows.lengths.sum())
         self.num_batches = -(-self.num_positions // stage.batch_size)
         self.num_negatives = min(stage.num_negatives, split.num_items)

@@ -10,6 +10,7 @@ import numpy as np
 from fastncf.data.split import Split
 from fastncf.evaluation.candidates import CandidateSpec, validation_lists
 from fastncf.evaluation.ranking import on_device
+from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.stage import Stage
 from fastncf.trainers import get
@@ -31,12 +32,14 @@ class Trained(NamedTuple):
             diverged before the model had the parameters of a finite epoch.
         log: of all epochs that were finite.
         num_kept: for each stage, the epochs that its parameters are the result of.
+        encoder: encoder of histories of the last stage; None where there is none.
         divergence: a sentence on how a stage diverged, which ended the training; None where none did.
     """
 
     model: "Factors | nn.Module | None"
     log: TrainingLog
     num_kept: tuple[int, ...]
+    encoder: HistoryEncoder | None
     divergence: str | None
 
 
@@ -72,14 +75,16 @@ def train_stages(
         most = None if num_epochs is None else num_epochs[number]
         with _prepared_device(stage, module is not None):
             model = _initial_model(stage, module, split, models)
-            result = _train_stage(stage, model, split, order, validation, reporter, most)
+            result, encoder = _train_stage(stage, model, split, order, validation, reporter, most)
         log += result.log
         num_kept += (result.num_kept,)
         models.append(model)
         if result.divergence is not None:
             is_usable = stage is stages[-1] and bool(result.log)
-            return Trained(_finished(stage, model) if is_usable else None, log, num_kept, result.divergence)
-    return Trained(_finished(stages[-1], models[-1]), log, num_kept, None)
+            usable = _finished(stage, model) if is_usable else None
+            return Trained(usable, log, num_kept, None, result.divergence)
+    finished = _finished(stages[-1], models[-1])
+    return Trained(finished, log, num_kept, encoder if isinstance(finished, Factors) else None, None)
 
 
 @contextmanager
@@ -137,8 +142,8 @@ def _train_stage(
     validation: Validation | None,
     reporter: ProgressReporter,
     num_epochs: int | None,
-) -> TrainedEpochs:
-    """Train a model in place; see :func:`~fastncf.trainers.loop.train_epochs`."""
+) -> tuple[TrainedEpochs, HistoryEncoder | None]:
+    """Train a model in place; see :func:`~fastncf.trainers.loop.train_epochs`. Return the encoder of histories too."""
     trainer_class = get(stage.trainer)
     trained = model.factors() if trainer_class.trains_factors and not isinstance(model, Factors) else model
     with trainer_class(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
@@ -147,7 +152,7 @@ def _train_stage(
         size = len(split.indices)
         result = train_epochs(trainer, trained, stage, size, validation, reporter, num_epochs=num_epochs)
         reporter.seconds["sample"] += trainer.sampling_seconds()
-    return result
+        return result, trainer.encoder
 
 
 def _finished(stage: Stage, model: Any) -> "Factors | nn.Module":

@@ -5,6 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+LONGEST = 2**31 - 1
+"""Number of items that a state is made of where it is not limited."""
+
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 

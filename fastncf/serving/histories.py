@@ -1,0 +1,166 @@
+"""Histories of users who are not in the training data, and what they say of these users."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from fastncf.config import show
+from fastncf.data.csr import balanced_ranges
+from fastncf.data.ids import Vocabulary, named_ids
+from fastncf.data.readers.table import read_table
+from fastncf.errors import ConfigError, DataError
+from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
+from fastncf.threads import run_ranges
+
+_STEPS = 25
+_TOLERANCE = 1e-6
+
+
+class NewRows(NamedTuple):
+    """Interactions with items of a model, of any users, a user's oldest first.
+
+    Attributes:
+        users: raw ids of the users.
+        user: (M,) int32, indices of :attr:`users`, ascending.
+        item: (M,) int32, indices of the model's items.
+        num_skipped: rows with other items, which were left out.
+    """
+
+    users: Vocabulary
+    user: np.ndarray
+    item: np.ndarray
+    num_skipped: int
+
+
+def is_table(source: Any) -> bool:
+    """Return whether a source is a frame or a file, not a list of items."""
+    return hasattr(source, "columns") or isinstance(source, str | Path | pl.LazyFrame)
+
+
+def read_rows(source: Any, items: Vocabulary, unknown: str, name: str) -> NewRows:
+    """Read interactions from a frame or a file, or take the items of one user.
+
+    Args:
+        source: a frame or a file with columns of users, items and, perhaps, times; or raw ids of items, oldest first,
+            whose user is called 0.
+        items: ids of the model's items.
+        unknown: what is done about other items: ``error``, or leave their rows out (``skip``).
+        name: name of the argument in messages.
+
+    Raises:
+        ConfigError: ``unknown`` is neither.
+        DataNotFoundError: there is no such file.
+        DataError: the source cannot be used, or with ``error`` holds an item that the model does not know.
+    """
+    if unknown not in ("error", "skip"):
+        raise ConfigError(f"unknown={show(unknown)}: expected error or skip beside {name}")
+    raw: Any
+    by_age: tuple[np.ndarray, ...]
+    if is_table(source):
+        table = read_table(source, user=None, item=None, time=None, needs_time=False)
+        users = Vocabulary.of([table.frame["user"]], "user")
+        user, item = users.encode(table.frame["user"]), items.encode(table.frame["item"])
+        raw, rows = table.frame["item"], np.arange(len(user))
+        # among equal times the first row is the latest, as in the split
+        by_age = (-rows, table.frame["time"].to_numpy()) if "time" in table.frame.columns else (rows,)
+    else:
+        named = named_ids(source, "item")
+        users, item = Vocabulary(pl.Series("user", [0]), "user"), items.find(named)
+        user, raw, by_age = np.zeros(len(item), dtype=np.int32), named, (np.arange(len(item)),)
+    is_known = item >= 0
+    if unknown == "error" and not is_known.all():
+        row = int(np.argmin(is_known)) + 1
+        raise DataError(
+            f"{name}: row {row}: {items.describe_unknown(raw, item)}; expected one of those, or unknown='skip'"
+        )
+    if not is_known.any():
+        raise DataError(f"{name}: holds no item of the training data; expected at least one")
+    ordered = np.lexsort((*by_age, user))
+    kept = ordered[is_known[ordered]]
+    return NewRows(users, user[kept], item[kept], int((~is_known).sum()))
+
+
+def group_histories(rows: NewRows) -> tuple[NewRows, np.ndarray, np.ndarray]:
+    """Return rows without users who have none, and their histories, in which a repeated item counts where it is last.
+
+    Returns:
+        The rows; indptr (U + 1,) int64; and items (N,) int32, the oldest of each history first.
+    """
+    present, user = np.unique(rows.user, return_inverse=True)
+    users = Vocabulary(rows.users.decode(present), "user")
+    pair = user.astype(np.int64) * (int(rows.item.max(initial=0)) + 1) + rows.item
+    last = len(pair) - 1 - np.unique(pair[::-1], return_index=True)[1]
+    kept = np.sort(last)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(user[kept], minlength=len(present)))])
+    return NewRows(users, user.astype(np.int32), rows.item, rows.num_skipped), indptr, rows.item[kept]
+
+
+def encode(encoder: HistoryEncoder, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Return the states (U, D) float32 after histories: indptr (U + 1,) int64, items (N,) int32 oldest first."""
+    out = np.empty((len(indptr) - 1, encoder.gains.shape[1]), dtype=np.float32)
+    run_ranges(lambda a, b: encode_histories(a, b, indptr, items, encoder, out), balanced_ranges(indptr))
+    return out
+
+
+class FixedItems(NamedTuple):
+    """Items of a matrix factorization, for users who are solved for against them.
+
+    Attributes:
+        vectors: (I, D) float32.
+        bias: (I,) float32.
+        num_negatives: K, negatives of an interaction in training.
+        l2: weight of the squared norm of a user's vector in the mean loss of an interaction.
+    """
+
+    vectors: np.ndarray
+    bias: np.ndarray
+    num_negatives: int
+    l2: float
+
+
+def solve_users(fixed: FixedItems, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Return vectors (U, D) float32 of users with the least logistic loss for their histories, by Newton's method.
+
+    The loss is what training would minimise for the user with these items: each item of the history is a positive, all
+    others are negatives with the weight that uniform draws give them, and l2 counts for each sample.
+
+    Args:
+        fixed: the items.
+        indptr: (U + 1,) int64.
+        items: (N,) int32.
+    """
+    vectors, bias = fixed.vectors.astype(np.float64), fixed.bias.astype(np.float64)
+    found = np.zeros((len(indptr) - 1, vectors.shape[1]))
+    for row, (start, stop) in enumerate(zip(indptr[:-1].tolist(), indptr[1:].tolist(), strict=True)):
+        weights = np.full(len(vectors), (stop - start) * fixed.num_negatives / max(1, len(vectors) - (stop - start)))
+        labels = np.zeros(len(vectors))
+        weights[items[start:stop]], labels[items[start:stop]] = 1.0, 1.0
+        ridge = max(2 * fixed.l2 * (stop - start) * (1 + fixed.num_negatives), 1e-3)
+        found[row] = _newton(vectors, bias, weights, labels, ridge)
+    return found.astype(np.float32)
+
+
+def _newton(vectors: np.ndarray, bias: np.ndarray, weights: np.ndarray, labels: np.ndarray, ridge: float) -> np.ndarray:
+    """Return the minimum (D,) of a weighted logistic loss plus half of ``ridge`` times the squared norm."""
+    user = np.zeros(vectors.shape[1])
+
+    def loss_of(user: np.ndarray) -> float:
+        scores = vectors @ user + bias
+        return float(weights @ (np.logaddexp(0, scores) - labels * scores) + ridge / 2 * user @ user)
+
+    loss = loss_of(user)
+    for _ in range(_STEPS):
+        shares = 1 / (1 + np.exp(-np.clip(vectors @ user + bias, -60, 60)))
+        gradient = vectors.T @ (weights * (shares - labels)) + ridge * user
+        curvature = (vectors * (weights * shares * (1 - shares))[:, None]).T @ vectors
+        step = np.linalg.solve(curvature + ridge * np.eye(len(user)), gradient)
+        length = 1.0
+        while (new_loss := loss_of(user - length * step)) > loss and length > 1e-4:
+            length /= 2
+        user = user - length * step
+        if loss - new_loss <= _TOLERANCE * abs(loss):
+            break
+        loss = new_loss
+    return user
