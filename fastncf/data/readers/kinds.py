@@ -35,10 +35,6 @@ class ForeignKind(NamedTuple):
     noun: str
     remedy: str
 
-    def describe(self) -> str:
-        """Return what the file is and what to do, as the end of a sentence that begins with its path."""
-        return f"is {self.noun}; expected a table: {self.remedy}"
-
 
 def _frame(noun: str, call: str) -> ForeignKind:
     """Return a kind of which a call makes a frame."""

@@ -11,7 +11,8 @@ from fastncf.data.readers.dates import HEAD_ROWS, is_date
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.names import is_known
 from fastncf.data.readers.options import ReadOptions
-from fastncf.data.readers.records import Head, Text, read_head
+from fastncf.data.readers.raw_text import RawText
+from fastncf.data.readers.records import Head, read_head
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.text import TextFormat
 
@@ -34,6 +35,7 @@ class TextLayout:
         rows: fields of the first rows, without the header.
         head_of: the first values of each role.
         body_start: where the first row below the header begins.
+        has_quotes: whether one of the first rows holds a quote.
     """
 
     separator: str
@@ -46,6 +48,7 @@ class TextLayout:
     rows: list[list[str]]
     head_of: dict[str, list[str]]
     body_start: int
+    has_quotes: bool
 
     @property
     def has_header(self) -> bool:
@@ -58,7 +61,7 @@ class TextLayout:
         return f"text separated by {separator!r}, {'with' if self.has_header else 'without'} header"
 
 
-def detect_layout(text: Text, options: ReadOptions) -> TextLayout:
+def detect_layout(text: RawText, options: ReadOptions) -> TextLayout:
     """Recognise the layout of a text by its first rows.
 
     Args:
@@ -98,12 +101,13 @@ def detect_layout(text: Text, options: ReadOptions) -> TextLayout:
         rows=body,
         head_of={role: [row[i] for row in body if i < len(row)] for role, i in position_of.items()},
         body_start=head.starts[1 if has_header else 0],
+        has_quotes=b'"' in text.read(head.starts[0], head.starts[-1]).tobytes(),
     )
 
 
-def _refuse_other_texts(text: Text) -> None:
+def _refuse_other_texts(text: RawText) -> None:
     """Raise a DataError for text in another encoding, with other line ends, or for no text at all."""
-    head = text.data[: 1 << 16].tobytes()
+    head = text.read(0, min(1 << 16, text.size)).tobytes()
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{text.source}: is UTF-16 or UTF-32 text; expected UTF-8, or encoding='utf-16'")
     if b"\0" in head:
@@ -112,7 +116,7 @@ def _refuse_other_texts(text: Text) -> None:
         raise DataError(f"{text.source}: has lines that end in \\r alone; expected \\n or \\r\\n")
 
 
-def _read_head(text: Text, separator: str) -> tuple[TextFormat, Head]:
+def _read_head(text: RawText, separator: str) -> tuple[TextFormat, Head]:
     """Return the first records at a separator, with quotes unless they are misplaced."""
     form = TextFormat(ord(separator[0]), len(separator), separator != "::")
     if form.quoted:
@@ -129,7 +133,7 @@ def _without_quotes(field: str) -> str:
     return field[1:-1] if len(field) > 1 and field[0] == field[-1] == '"' else field
 
 
-def _find_separator(text: Text) -> tuple[str, TextFormat, Head]:
+def _find_separator(text: RawText) -> tuple[str, TextFormat, Head]:
     """Return the separator that splits most of the first rows into the same number of fields, at least two.
 
     Rows may also have one separator more than the first one has, behind which nothing stands.
@@ -164,7 +168,7 @@ def _find_separator(text: Text) -> tuple[str, TextFormat, Head]:
     )
 
 
-def _describe_ragged(text: Text, separator: str, head: Head) -> str:
+def _describe_ragged(text: RawText, separator: str, head: Head) -> str:
     """Return in words which of the first rows have different numbers of fields."""
     lengths = list(map(len, head.records))
     other = next(number for number, length in enumerate(lengths) if length != lengths[0])

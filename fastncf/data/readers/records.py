@@ -1,126 +1,17 @@
 """Records of a text: its first rows as text, and all of them checked by a compiled kernel."""
 
-import mmap
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from fastncf.errors import DataError
+from fastncf.data.readers.raw_text import RawText
 from fastncf.kernels.cpu import text as kernel
 from fastncf.kernels.cpu.text import TextFormat
-from fastncf.threads import num_threads, run_ranges
+from fastncf.threads import run_ranges
 
-_BOM = b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 16
-_RANGE_BYTES = 1 << 23
 _INT32 = np.iinfo(np.int32)
-
-
-class Text:
-    """The bytes of a text, mapped from its file or held in memory.
-
-    Attributes:
-        source: name of the source in messages.
-        content: path of the text, or the text itself.
-        data: (n,) uint8.
-        start: where the text begins, behind the mark that some programs put before UTF-8.
-        has_quotes: whether it holds a double quote.
-        has_high_bytes: whether it holds characters beyond ASCII.
-    """
-
-    def __init__(self, source: str, content: Path | bytes) -> None:
-        self.source = source
-        self.content = content
-        self._map: mmap.mmap | None = None
-        if isinstance(content, Path):
-            with content.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        buffer = content if isinstance(content, bytes) else self._map
-        assert buffer is not None
-        self.data = np.frombuffer(buffer, dtype=np.uint8)
-        self.start = len(_BOM) if buffer[: len(_BOM)] == _BOM else 0
-        size = len(self.data)
-        num_ranges = max(
-            1, min((size - self.start) // 1024, max((size - self.start) // _RANGE_BYTES, 4 * num_threads()))
-        )
-        self._bounds = np.linspace(self.start, size, num_ranges + 1).astype(np.int64)
-        self._num_quotes, self._num_lines, self.has_high_bytes = self._survey()
-        self.has_quotes = bool(self._num_quotes.any())
-
-    def _survey(self) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Return for each range the number of quotes and of line ends, and whether one holds more than ASCII."""
-        found = np.zeros((len(self._bounds) - 1, 3), dtype=np.int64)
-
-        def survey(number: int, following: int) -> None:
-            """Look at one range."""
-            start, stop = int(self._bounds[number]), int(self._bounds[following])
-            found[number] = kernel.survey(self.data, start, stop)
-            self.release(start, stop)
-
-        run_ranges(survey, np.arange(len(self._bounds)))
-        return found[:, 0], found[:, 1], bool(found[:, 2].any())
-
-    def count(self, byte: bytes, start: int, stop: int) -> int:
-        """Return how often a byte occurs in a range, which should be short."""
-        return int(kernel.count_byte(self.data, start, stop, byte[0]))
-
-    def count_lines(self, position: int) -> int:
-        """Return the number of line ends before a position."""
-        part = max(0, int(np.searchsorted(self._bounds, position, side="right")) - 1)
-        return int(self._num_lines[:part].sum()) + self.count(b"\n", int(self._bounds[part]), position)
-
-    def line_at(self, position: int) -> int:
-        """Return the number of the line, from 1, that holds a position."""
-        return self.count_lines(position) + 1
-
-    def decode(self, start: int, stop: int) -> str:
-        """Return a range as text.
-
-        Raises:
-            DataError: it is not UTF-8.
-        """
-        raw = self.data[start:stop].tobytes()
-        try:
-            return raw.decode()
-        except UnicodeDecodeError as error:
-            line = self.line_at(start + error.start)
-            raise DataError(f"{self.source}: line {line} is not UTF-8 text; expected UTF-8, or encoding=...") from None
-
-    def release(self, start: int, stop: int) -> None:
-        """Give the memory of a range of a mapped file back; the next access maps it again."""
-        first, last = (-(-bound // mmap.PAGESIZE) * mmap.PAGESIZE for bound in (start, stop))
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED") and first < last <= len(self.data):
-            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-    def require_utf8(self) -> None:
-        """Raise a DataError that names the first line that is not UTF-8, if there is one."""
-        start = self.start
-        while start < len(self.data):
-            stop = int(
-                kernel.find_record(self.data, (min(start + _RANGE_BYTES, len(self.data)), len(self.data)), False, False)
-            )
-            self.decode(start, stop)
-            start = stop
-
-    def ranges(self, start: int, *, quoted: bool) -> np.ndarray:
-        """Return bounds (m + 1,) int64 of ranges of whole records, ascending, from a position to the end.
-
-        Quotes enclose line ends where ``quoted``. What stands behind a misplaced quote may be divided wrongly.
-        """
-        size = len(self.data)
-        is_open = np.concatenate([[0], np.cumsum(self._num_quotes)]) % 2 == 1
-        bounds = self._bounds.copy()
-
-        def align(number: int, _: int) -> None:
-            """Move a bound to where the next record begins."""
-            is_within = quoted and bool(is_open[number])
-            bounds[number] = kernel.find_record(self.data, (self._bounds[number], size), quoted, is_within)
-
-        run_ranges(align, np.arange(1, len(bounds)))
-        bounds[0] = start
-        return np.maximum.accumulate(bounds)
 
 
 @dataclass(frozen=True)
@@ -137,7 +28,7 @@ class Fault:
     start: int
     num_fields: int
 
-    def describe(self, text: Text) -> str:
+    def describe(self, text: RawText) -> str:
         """Return in words where the record stands and what is wrong with it, unless that is the number of fields."""
         kinds = {
             kernel.STRAY_QUOTE: "a quote inside a field; expected quotes around whole fields, doubled inside them",
@@ -164,33 +55,47 @@ class Head:
     fault: Fault | None
 
 
-def read_head(text: Text, form: TextFormat, num_records: int) -> Head:
+def read_head(text: RawText, form: TextFormat, num_records: int, start: int | None = None) -> Head:
     """Return the first records of a text, at most ``num_records``: those in its first 64 KiB, but two if there are two.
+
+    Args:
+        text: the text.
+        form: how it is divided.
+        num_records: the most records to return.
+        start: where the first of them begins, if not at the begin of the text.
 
     Raises:
         DataError: a field is not UTF-8.
     """
+    start = text.start if start is None else start
     size = _HEAD_BYTES
     while True:
-        stop = min(text.start + size, len(text.data))
-        num_fields = 1 + sum(text.count(byte, text.start, stop) for byte in (b"\n", bytes([form.separator])))
-        fields, records = np.empty((num_fields, 2), dtype=np.int64), np.empty((num_records, 2), dtype=np.int64)
-        count, fault, end = kernel.find_fields(text.data, (text.start, stop), form, fields, records)
-        is_cut = stop < len(text.data)
-        if is_cut and count and end == stop and text.data[stop - 1] != kernel.NEWLINE:
-            count, end = count - 1, int(records[count - 1, 0])
+        stop = min(start + size, text.size)
+        data = text.read(start, stop)
+        fields, records, fault, end = _find_fields(data, form, num_records)
+        is_cut = stop < text.size
+        if is_cut and len(records) and end == len(data) and data[-1] != kernel.NEWLINE:
+            records, end = records[:-1], int(records[-1, 0])
         if is_cut and fault == kernel.OPEN_QUOTE:
             fault = kernel.NO_FAULT
-        if is_cut and fault == kernel.NO_FAULT and count < min(2, num_records):
+        if is_cut and fault == kernel.NO_FAULT and len(records) < min(2, num_records):
             size *= 8
             continue
-        ends = records[:count, 1].tolist()
-        contents = [text.decode(*field) for field in fields[: ends[-1] if ends else 0].tolist()]
+        ends = records[:, 1].tolist()
+        contents = [text.decode(data[begin:end], start + begin) for begin, end in fields[: (ends or [0])[-1]].tolist()]
         if form.quoted:
             contents = [content.replace('""', '"') for content in contents]
         rows = [contents[first:last] for first, last in zip([0, *ends], ends, strict=False)]
-        starts = [*records[:count, 0].tolist(), int(end)]
-        return Head(rows, starts, None if fault == kernel.NO_FAULT else Fault(fault, int(end), 0))
+        starts = [start + at for at in (*records[:, 0].tolist(), end)]
+        return Head(rows, starts, None if fault == kernel.NO_FAULT else Fault(fault, start + end, 0))
+
+
+def _find_fields(data: np.ndarray, form: TextFormat, num_records: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Return the fields and records that :func:`fastncf.kernels.cpu.text.find_fields` finds, the fault, and the end."""
+    num_fields = 1 + sum(int(kernel.count_byte(data, byte)) for byte in (kernel.NEWLINE, form.separator))
+    fields, records = np.empty((num_fields, 2), dtype=np.int64), np.empty((num_records, 2), dtype=np.int64)
+    count, fault, end = kernel.find_fields(data, form, fields, records)
+    return fields, records[:count], int(fault), int(end)
 
 
 @dataclass(frozen=True)
@@ -220,27 +125,6 @@ class ColumnScan:
 
 
 @dataclass(frozen=True)
-class Scan:
-    """Result of reading all records of a text.
-
-    Attributes:
-        form: how the text is divided.
-        fault: the first record that is not as expected, or None. All else tells about the records before it.
-        num_records: number of records.
-        num_blank: number of blank lines.
-        columns: what the values of the scanned columns are.
-        places: where the records stand.
-    """
-
-    form: TextFormat
-    fault: Fault | None
-    num_records: int
-    num_blank: int
-    columns: list[ColumnScan]
-    places: "RecordPlaces"
-
-
-@dataclass(frozen=True)
 class RecordPlaces:
     """Where the records of a text stand.
 
@@ -251,41 +135,64 @@ class RecordPlaces:
         ends: (m,) number of records up to the end of each range.
     """
 
-    text: Text
+    text: RawText
     form: TextFormat
     bounds: np.ndarray
     ends: np.ndarray
 
     def fields_at(self, start: int) -> list[str]:
         """Return the fields of the record that begins at a position."""
-        records = np.empty((1, 2), dtype=np.int64)
-        fields = np.empty((1 << 16, 2), dtype=np.int64)
-        kernel.find_fields(self.text.data, (start, len(self.text.data)), self.form, fields, records)
-        return [self.text.decode(*field) for field in fields[: records[0, 1]].tolist()]
+        return read_head(self.text, self.form, 1, start).records[0]
 
     def line_of(self, row: int) -> int:
         """Return the number of the line in which a record begins, by the record's number from 0."""
         part = int(np.searchsorted(self.ends, row, side="right"))
         before = int(self.ends[part - 1]) if part else 0
         start, stop = (int(bound) for bound in self.bounds[part : part + 2])
-        records = np.empty((row - before + 1, 2), dtype=np.int64)
-        num_fields = 1 + sum(self.text.count(byte, start, stop) for byte in (b"\n", bytes([self.form.separator])))
-        fields = np.empty((num_fields, 2), dtype=np.int64)
-        kernel.find_fields(self.text.data, (start, stop), self.form, fields, records)
-        return self.text.line_at(int(records[-1, 0]))
+        _, records, _, _ = _find_fields(self.text.read(start, stop), self.form, row - before + 1)
+        return self.text.line_at(start + int(records[-1, 0]))
 
     def filled_line_of(self, row: int, num_fields: int) -> int:
         """Return what :meth:`line_of` returns, by the number of the record among those that have any value."""
-        num_records = int(self.ends[-1])
-        fields = np.empty((num_records * num_fields, 2), dtype=np.int64)
-        records = np.empty((num_records, 2), dtype=np.int64)
-        bounds = int(self.bounds[0]), int(self.bounds[-1])
-        kernel.find_fields(self.text.data, bounds, self.form, fields, records)
-        is_filled = (fields[:, 1] > fields[:, 0]).reshape(-1, num_fields).any(axis=1)
-        return self.text.line_at(int(records[np.flatnonzero(is_filled)[row], 0]))
+        before = 0
+        for start, stop, size in zip(self.bounds, self.bounds[1:], np.diff(self.ends, prepend=0), strict=False):
+            fields, records, _, _ = _find_fields(self.text.read(int(start), int(stop)), self.form, int(size))
+            lengths = np.diff(fields[: len(records) * num_fields]).reshape(-1, num_fields)
+            filled = np.flatnonzero((lengths > 0).any(axis=1))
+            if row < before + len(filled):
+                return self.text.line_at(int(start) + int(records[filled[row - before], 0]))
+            before += len(filled)
+        raise IndexError(row)
 
 
-def scan(text: Text, start: int, form: TextFormat, num_fields: int, positions: list[int]) -> Scan:
+@dataclass(frozen=True)
+class Scan:
+    """Result of reading all records of a text.
+
+    Attributes:
+        form: how the text is divided.
+        fault: the first record that is not as expected, or None. All else tells about the records before it.
+        num_records: number of records.
+        num_blank: number of blank lines.
+        num_lines: number of lines.
+        has_quotes: whether a record holds a double quote, also the one that is not as expected.
+        has_high_bytes: whether a record holds characters beyond ASCII.
+        columns: what the values of the scanned columns are.
+        places: where the records stand.
+    """
+
+    form: TextFormat
+    fault: Fault | None
+    num_records: int
+    num_blank: int
+    num_lines: int
+    has_quotes: bool
+    has_high_bytes: bool
+    columns: list[ColumnScan]
+    places: RecordPlaces
+
+
+def scan(text: RawText, start: int, form: TextFormat, num_fields: int, positions: list[int]) -> Scan:
     """Read all records of a text from a position on.
 
     Args:
@@ -302,9 +209,7 @@ def scan(text: Text, start: int, form: TextFormat, num_fields: int, positions: l
 
     def scan_range(number: int, following: int) -> None:
         """Scan one range."""
-        start, stop = int(bounds[number]), int(bounds[following])
-        found[number] = _scan_range(text.data, (start, stop), form, role_at)
-        text.release(start, stop)
+        found[number] = _scan_range(text, (int(bounds[number]), int(bounds[following])), form, role_at)
 
     run_ranges(scan_range, np.arange(len(bounds)))
     ranges = [part for part in found if part is not None]
@@ -314,24 +219,18 @@ def scan(text: Text, start: int, form: TextFormat, num_fields: int, positions: l
         ranges = ranges[: faulty + 1]
         counts = ranges[-1].counts
         fault = Fault(*(int(counts[at]) for at in (kernel.FAULT, kernel.FAULT_START, kernel.FAULT_FIELDS)))
+    totals = np.sum([part.counts for part in ranges], axis=0).tolist()
     return Scan(
         form=form,
         fault=fault,
-        num_records=sum(int(part.counts[kernel.NUM_RECORDS]) for part in ranges),
-        num_blank=sum(int(part.counts[kernel.NUM_BLANK]) for part in ranges),
+        num_records=totals[kernel.NUM_RECORDS],
+        num_blank=totals[kernel.NUM_BLANK],
+        num_lines=totals[kernel.NUM_LINES],
+        has_quotes=totals[kernel.HAS_QUOTES] > 0,
+        has_high_bytes=totals[kernel.HAS_HIGH_BYTES] > 0,
         columns=[_join_facts(ranges, number) for number in range(len(positions))],
         places=RecordPlaces(text, form, bounds, np.cumsum([part.counts[kernel.NUM_RECORDS] for part in ranges])),
     )
-
-    def filled_line_of(self, row: int, num_fields: int) -> int:
-        """Return what :meth:`line_of` returns, by the number of the record among those that have any value."""
-        num_records = int(self.ends[-1])
-        fields = np.empty((num_records * num_fields, 2), dtype=np.int64)
-        records = np.empty((num_records, 2), dtype=np.int64)
-        bounds = int(self.bounds[0]), int(self.bounds[-1])
-        kernel.find_fields(self.text.data, bounds, self.form, fields, records)
-        filled = np.flatnonzero((fields[:, 1] > fields[:, 0]).reshape(-1, num_fields).any(axis=1))
-        return self.text.line_at(int(records[filled[row], 0]))
 
 
 @dataclass(frozen=True)
@@ -343,16 +242,20 @@ class _RangeScan:
     integers: list[np.ndarray]
 
 
-def _scan_range(data: np.ndarray, bounds: tuple[int, int], form: TextFormat, role_at: np.ndarray) -> _RangeScan:
+def _scan_range(text: RawText, bounds: tuple[int, int], form: TextFormat, role_at: np.ndarray) -> _RangeScan:
     """Scan the records of one range."""
     num_roles = int(role_at.max(initial=-1)) + 1
     facts = np.zeros((num_roles, kernel.NUM_FACTS), dtype=np.int64)
     facts[:, kernel.EMPTY] = -1
     facts[:, kernel.LOWEST], facts[:, kernel.HIGHEST] = np.iinfo(np.int64).max, np.iinfo(np.int64).min
     counts = np.zeros(kernel.NUM_COUNTS, dtype=np.int64)
-    capacity = (bounds[1] - bounds[0]) // len(role_at) + 1  # a field has at least the byte behind it
+    start, stop = bounds
+    capacity = (stop - start) // len(role_at) + 1  # a field has at least the byte behind it
     values = np.empty((num_roles, capacity), dtype=np.int64)
-    kernel.scan_records(data, bounds, form, role_at, kernel.Findings(facts, counts, values))
+    kernel.scan_records(text.read(start, stop), form, role_at, kernel.Findings(facts, counts, values))
+    counts[kernel.FAULT_START] += start
+    facts[:, kernel.FIRST_OTHER] += start
+    facts[:, kernel.EMPTY] += start * (facts[:, kernel.EMPTY] >= 0)
     num_records = int(counts[kernel.NUM_RECORDS])
     integers = []
     for fact, column in zip(facts, values, strict=True):
@@ -363,11 +266,14 @@ def _scan_range(data: np.ndarray, bounds: tuple[int, int], form: TextFormat, rol
 
 
 def _join_facts(ranges: list[_RangeScan], number: int) -> ColumnScan:
-    """Return what all ranges tell about a column."""
+    """Return what all ranges tell about a column, and take its integers from them, so that none is held twice."""
     facts = np.array([part.facts[number] for part in ranges]).reshape(-1, kernel.NUM_FACTS)
     has = [bool(column.any()) for column in facts.T]
     empty = facts[facts[:, kernel.EMPTY] >= 0, kernel.EMPTY]
     others = facts[facts[:, kernel.NUM_OTHERS] > 0, kernel.FIRST_OTHER]
+    pieces = [part.integers[number] for part in ranges]
+    for part in ranges:
+        part.integers[number] = np.empty(0)
     return ColumnScan(
         is_canonical=not has[kernel.NOT_CANONICAL],
         is_integer=not has[kernel.NOT_INTEGER],
@@ -376,5 +282,5 @@ def _join_facts(ranges: list[_RangeScan], number: int) -> ColumnScan:
         first_empty=int(empty[0]) if len(empty) else -1,
         num_others=-1 if has[kernel.NOT_ASCII] else int(facts[:, kernel.NUM_OTHERS].sum()),
         first_other=int(others[0]) if len(others) else -1,
-        integers=[] if has[kernel.NOT_INTEGER] else [pl.Series(part.integers[number]) for part in ranges],
+        integers=[] if has[kernel.NOT_INTEGER] else [pl.Series(pieces.pop(0)) for _ in range(len(pieces))],
     )

@@ -16,7 +16,8 @@ from fastncf.data.readers.dates import EXPECTED_CLOCKS, EXPECTED_TIMES, have_fou
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.layout import TextLayout, detect_layout
 from fastncf.data.readers.options import ReadOptions
-from fastncf.data.readers.records import ColumnScan, Fault, Scan, Text, read_head, scan
+from fastncf.data.readers.raw_text import RawText
+from fastncf.data.readers.records import ColumnScan, Fault, Scan, read_head, scan
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.text import WRONG_NUMBER, TextFormat
 
@@ -57,7 +58,7 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
     Raises:
         DataError: the text cannot be read; the message names the source and the first line that is wrong.
     """
-    text = Text(source, content)
+    text = RawText(source, content)
     layout = detect_layout(text, options)
     found = _scan(text, layout)
     by_role = dict(zip(layout.position_of, found.columns, strict=True))
@@ -74,14 +75,14 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
     others = {role: column for role, column in by_role.items() if role not in columns}
     if others:
         columns |= _read_columns(layout, found, others, options)
-    elif text.has_high_bytes:
+    elif found.has_high_bytes:
         text.require_utf8()  # polars, which refuses other encodings, was not needed
     frame = pl.DataFrame([columns[role].alias(role) for role in by_role])
     _refuse_header_within(layout, found, frame)
     return TextTable(frame, layout.column_of, layout.describe(), found.places.line_of, layout)
 
 
-def _scan(text: Text, layout: TextLayout) -> Scan:
+def _scan(text: RawText, layout: TextLayout) -> Scan:
     """Return the scan of all rows, with quotes if they enclose fields on all rows, else without if that is possible.
 
     Raises:
@@ -95,15 +96,17 @@ def _scan(text: Text, layout: TextLayout) -> Scan:
         fault = _find_header_fault(text, layout, form)
         return found if fault is None else replace(found, fault=fault)
 
-    if layout.separator == "::" or not text.has_quotes:
+    plain = None
+    if layout.separator == "::" or not layout.has_quotes:
         plain = scan_as(quoted=False)
-        if plain.fault is not None:
-            raise _explain(text, layout, plain.fault)
-        return plain
+        if layout.separator == "::" or not plain.has_quotes:
+            if plain.fault is not None:
+                raise _explain(text, layout, plain.fault)
+            return plain
     quoted = scan_as(quoted=True)
-    if quoted.fault is None and not _spans_lines(text, layout, quoted):
-        return quoted
-    plain = scan_as(quoted=False)
+    if quoted.fault is None and quoted.num_lines == quoted.num_records + quoted.num_blank:
+        return quoted  # each row stands in one line
+    plain = plain or scan_as(quoted=False)
     is_plain = plain.fault is None and not any(column.has_leading_quote for column in plain.columns)
     if quoted.fault is None:
         if is_plain:
@@ -119,7 +122,7 @@ def _scan(text: Text, layout: TextLayout) -> Scan:
     raise _explain(text, layout, quoted.fault)
 
 
-def _find_header_fault(text: Text, layout: TextLayout, form: TextFormat) -> Fault | None:
+def _find_header_fault(text: RawText, layout: TextLayout, form: TextFormat) -> Fault | None:
     """Return what is wrong with the header where it is read like the rows, with or without quotes."""
     if not layout.has_header:
         return None
@@ -127,13 +130,6 @@ def _find_header_fault(text: Text, layout: TextLayout, form: TextFormat) -> Faul
     if head.fault is None and len(head.records[0]) != len(layout.header):
         return Fault(WRONG_NUMBER, head.starts[0], len(head.records[0]))
     return head.fault
-
-
-def _spans_lines(text: Text, layout: TextLayout, found: Scan) -> bool:
-    """Return whether a row stands in more than one line."""
-    size = len(text.data)
-    num_lines = text.count_lines(size) - text.count_lines(layout.body_start) + (text.data[size - 1] != ord("\n"))
-    return num_lines != found.num_records + found.num_blank
 
 
 def _first_difference(quoted: Scan, plain: Scan) -> int:
@@ -148,7 +144,7 @@ def _first_difference(quoted: Scan, plain: Scan) -> int:
     return plain.places.line_of(low)
 
 
-def _explain(text: Text, layout: TextLayout, fault: Fault) -> DataError:
+def _explain(text: RawText, layout: TextLayout, fault: Fault) -> DataError:
     """Return the error for a row that is not as expected."""
     if fault.kind != WRONG_NUMBER:
         return DataError(fault.describe(text))
@@ -158,7 +154,7 @@ def _explain(text: Text, layout: TextLayout, fault: Fault) -> DataError:
     return DataError(f"{text.source}: line {text.line_at(fault.start)} has {fault.num_fields} fields; {expected}")
 
 
-def _refuse_empty(text: Text, layout: TextLayout, by_role: dict[str, ColumnScan]) -> None:
+def _refuse_empty(text: RawText, layout: TextLayout, by_role: dict[str, ColumnScan]) -> None:
     """Raise a DataError for the first row in which an id or a time is empty or blank."""
     empty = {role: column.first_empty for role, column in by_role.items() if column.first_empty >= 0}
     if empty:

@@ -24,9 +24,9 @@ MORE, LAST = 0, 1
 NO_FAULT, WRONG_NUMBER, STRAY_QUOTE, OPEN_QUOTE, STRAY_RETURN, NUL = 0, 2, 3, 4, 5, 6
 """What is wrong with a record."""
 
-NUM_RECORDS, NUM_BLANK, FAULT, FAULT_START, FAULT_FIELDS = 0, 1, 2, 3, 4
+NUM_RECORDS, NUM_BLANK, NUM_LINES, FAULT, FAULT_START, FAULT_FIELDS, HAS_QUOTES, HAS_HIGH_BYTES = 0, 1, 2, 3, 4, 5, 6, 7
 """Positions in the counts of :func:`scan_records`."""
-NUM_COUNTS = 5
+NUM_COUNTS = 8
 
 NOT_CANONICAL, NOT_INTEGER, NOT_FLOAT, LEADING_QUOTE, NOT_ASCII, EMPTY, LOWEST, HIGHEST = 0, 1, 2, 3, 4, 5, 6, 7
 NUM_OTHERS, FIRST_OTHER = 8, 9
@@ -62,8 +62,9 @@ class Findings(NamedTuple):
             Float64 holds apart from others, begins with a quote behind the quotes that enclose it, or is no number and
             not ASCII; where the first record without a value begins (-1 before); the lowest and the highest integer;
             how many values are no numbers, and where the record of the first one begins.
-        counts: (NUM_COUNTS,) int64: records and blank lines before the fault; the fault (NO_FAULT if there is none),
-            where its record begins, and how many fields that has as far as it was read.
+        counts: (NUM_COUNTS,) int64, zeros before: records, blank lines and all lines before the fault; the fault
+            (NO_FAULT if there is none), where its record begins, and how many fields that has as far as it was read;
+            1 where a quote was read, and where a byte beyond ASCII was.
         values: (R, capacity) int64: the values of each column, as far as they are integers of 64 bits.
     """
 
@@ -73,28 +74,14 @@ class Findings(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def count_byte(text, start, stop, byte):
-    """Return how often a byte occurs in a range of a text."""
+def count_byte(text, byte):
+    """Return how often a byte occurs in a text (n,) uint8."""
     count = 0
+    stop = len(text)
     text = pointer(text)
-    for at in range(start, stop):
+    for at in range(stop):
         count += get(text, at) == byte
     return count
-
-
-@njit(nogil=True, cache=True)
-def survey(text, start, stop):
-    """Return how many quotes and line ends a range of a text holds, and whether it holds bytes beyond ASCII."""
-    num_quotes = 0
-    num_lines = 0
-    bits = np.uint8(0)
-    text = pointer(text)
-    for at in range(start, stop):
-        byte = get(text, at)
-        num_quotes += byte == QUOTE
-        num_lines += byte == NEWLINE
-        bits |= byte
-    return num_quotes, num_lines, bits >= 128
 
 
 @njit
@@ -119,11 +106,15 @@ def _is_separator(text, at, stop, form):
 
 
 @njit
-def _read_quoted(text, at, stop, form):
+def _read_quoted(text, at, stop, form, counts):
     """Return what :func:`_read_field` returns of a field that begins with a quote."""
     begin = at + 1
     at = begin
+    bits = np.uint8(0)
+    num_lines = 0
     while at < stop:
+        bits |= get(text, at)
+        num_lines += get(text, at) == NEWLINE
         if get(text, at) == 0:
             return begin, at, at, NUL
         if get(text, at) == QUOTE:
@@ -132,6 +123,10 @@ def _read_quoted(text, at, stop, form):
             else:
                 break
         at += 1
+    put(counts, NUM_LINES, get(counts, NUM_LINES) + num_lines)
+    put(counts, HAS_QUOTES, 1)
+    if bits >= 128:
+        put(counts, HAS_HIGH_BYTES, 1)
     if at >= stop:
         return begin, stop, stop, OPEN_QUOTE
     end = at
@@ -147,13 +142,17 @@ def _read_quoted(text, at, stop, form):
 
 
 @njit
-def _read_plain(text, at, stop, form):
+def _read_plain(text, at, stop, form, counts):
     """Return what :func:`_read_field` returns of a field that begins with no quote, or where quotes are not read."""
     begin = at
     separator = np.uint8(form.separator)
+    bits = np.uint8(0)
     while True:
         while at < stop and get(text, at) > QUOTE and get(text, at) != separator:
+            bits |= get(text, at)
             at += 1
+        if bits >= 128:
+            put(counts, HAS_HIGH_BYTES, 1)
         if at >= stop:
             return begin, stop, stop, LAST
         if _is_separator(text, at, stop, form):
@@ -164,22 +163,25 @@ def _read_plain(text, at, stop, form):
                 return begin, at, following, LAST
             if get(text, at) == RETURN:
                 return begin, at, at, STRAY_RETURN
-            if get(text, at) == QUOTE and form.quoted:
-                return begin, at, at, STRAY_QUOTE
+            if get(text, at) == QUOTE:
+                put(counts, HAS_QUOTES, 1)
+                if form.quoted:
+                    return begin, at, at, STRAY_QUOTE
             if get(text, at) == 0:
                 return begin, at, at, NUL
         at += 1
 
 
 @njit
-def _read_field(text, at, stop, form):
+def _read_field(text, at, stop, form, counts):
     """Return where the content of the field at a position begins and ends, where the next one begins, and a status.
 
-    The status is MORE, LAST, or what is wrong with the field.
+    The status is MORE, LAST, or what is wrong with the field. The counts are those of :class:`Findings`, of which the
+    lines within quotes, HAS_QUOTES and HAS_HIGH_BYTES are written.
     """
     if form.quoted and at < stop and get(text, at) == QUOTE:
-        return _read_quoted(text, at, stop, form)
-    return _read_plain(text, at, stop, form)
+        return _read_quoted(text, at, stop, form, counts)
+    return _read_plain(text, at, stop, form, counts)
 
 
 @njit
@@ -329,17 +331,16 @@ def _read_integer(text, at, stop, form, facts, values):
 
 
 @njit(nogil=True, cache=True)
-def scan_records(text, bounds, form, role_at, findings):
-    """Check the records of a range of a text, up to the first that is not as expected, and read their integers.
+def scan_records(text, form, role_at, findings):
+    """Check the records of a text, up to the first that is not as expected, and read their integers.
 
     Args:
-        text: (n,) uint8.
-        bounds: (start, stop): where the first record begins and the last one ends.
+        text: (n,) uint8: whole records.
         form: a :class:`TextFormat`.
         role_at: (number of fields that each record must have,) int64: the row of the findings for a column, or -1.
         findings: :class:`Findings`, written. The capacity of its values is at least the number of records.
     """
-    at, stop = bounds
+    at, stop = 0, len(text)
     num_fields = len(role_at)
     capacity = findings.values.shape[1]
     text, role_at, facts = pointer(text), pointer(role_at), pointer(findings.facts)
@@ -363,7 +364,7 @@ def scan_records(text, bounds, form, role_at, findings):
                 fact, value = offset(facts, role * NUM_FACTS), offset(values, role * capacity + num_records)
                 following, status = _read_integer(text, at, stop, form, fact, value)
             if following < 0:
-                begin, end, following, status = _read_field(text, at, stop, form)
+                begin, end, following, status = _read_field(text, at, stop, form, counts)
                 if role >= 0 and status <= LAST:
                     _note_field(text, begin, end, record, fact, value)
             at = following
@@ -378,15 +379,15 @@ def scan_records(text, bounds, form, role_at, findings):
         num_records += 1
     put(counts, NUM_RECORDS, num_records)
     put(counts, NUM_BLANK, num_blank)
+    put(counts, NUM_LINES, get(counts, NUM_LINES) + num_records + num_blank)
 
 
 @njit(nogil=True, cache=True)
-def find_fields(text, bounds, form, fields, records):
-    """Find the fields of the first records of a range of a text.
+def find_fields(text, form, fields, records):
+    """Find the fields of the first records of a text.
 
     Args:
         text: (n,) uint8.
-        bounds: (start, stop): where the first record begins, and where the last one ends at the latest.
         form: a :class:`TextFormat`.
         fields: (m, 2) int64, written: where the content of each field begins and ends. It lies within enclosing quotes.
         records: (r, 2) int64, written: where each record begins, and the number of fields up to its end.
@@ -395,8 +396,10 @@ def find_fields(text, bounds, form, fields, records):
         Number of records, what is wrong with the record that follows (NO_FAULT if nothing is), and where that record,
         or the rest of the text, begins. ``fields`` and ``records`` end the search where they are full.
     """
-    at, stop = bounds
+    at, stop = 0, len(text)
     text = pointer(text)
+    ignored = np.zeros(NUM_COUNTS, dtype=np.int64)
+    counts = pointer(ignored)
     num_fields = 0
     num_records = 0
     while at < stop and num_records < len(records):
@@ -409,7 +412,7 @@ def find_fields(text, bounds, form, fields, records):
         while status == MORE:
             if num_fields == len(fields):
                 return num_records, NO_FAULT, record
-            begin, end, at, status = _read_field(text, at, stop, form)
+            begin, end, at, status = _read_field(text, at, stop, form, counts)
             if status > LAST:
                 return num_records, status, record
             fields[num_fields] = begin, end
@@ -420,21 +423,19 @@ def find_fields(text, bounds, form, fields, records):
 
 
 @njit(nogil=True, cache=True)
-def find_record(text, bounds, quoted, is_open):
-    """Return where the first record behind a position begins, or the end of the range.
+def find_record(text, quoted, is_open):
+    """Return where the first record behind the begin of a text begins, or -1.
 
     Args:
         text: (n,) uint8.
-        bounds: (start, stop): the position, and the end of the range.
         quoted: whether quotes enclose line ends.
-        is_open: whether a quoted field is open at the position.
+        is_open: whether a quoted field is open at the begin.
     """
-    at, stop = bounds
+    stop = len(text)
     text = pointer(text)
-    while at < stop:
+    for at in range(stop):
         if quoted and get(text, at) == QUOTE:
             is_open = not is_open
         elif get(text, at) == NEWLINE and not is_open:
             return at + 1
-        at += 1
-    return stop
+    return -1

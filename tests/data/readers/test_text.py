@@ -1,12 +1,17 @@
 """Text files: what is read, and where the rest is refused."""
 
+import csv
 import gzip
+import io
+import random
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastncf.data.readers import raw_text
+from fastncf.data.readers import text as text_reader
 from fastncf.errors import DataError, FastNCFError
 from tests.data.readers.conftest import HEADER, LIVELY, canonical, check_refusal, interactions, read, rows
 
@@ -335,3 +340,51 @@ def test_a_mutated_text_is_read_as_it_stands_or_refused(tmp_path, data, separato
     for at, role in enumerate(("user", "item")):
         kept = table.frame[role].cast(pl.String).to_list()
         assert kept == [canonical(row[at]) for row in body]
+
+
+def _random_records(draw, num_records):
+    """Rows with quoted fields of several lines, of very different lengths."""
+    rows = []
+    for _ in range(num_records):
+        note = draw.choice(["", "x", 'a "b"', "a,b", "line\n" * draw.randrange(1, 40), '"\n",\n""' * draw.randrange(9)])
+        rows.append([str(draw.randrange(97)), draw.choice(["7", "i,j", 'k"', "é\n"]), note, str(draw.randrange(10**9))])
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_records_are_those_of_the_csv_module_in_ranges_of_any_bounds(write, monkeypatch, seed):
+    draw = random.Random(seed)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator=draw.choice(["\n", "\r\n"]), quoting=draw.choice([0, 1]))
+    writer.writerow(["user", "item", "note", "time"])
+    writer.writerows(_random_records(draw, 3000))
+    content = buffer.getvalue()
+    path = write(content.encode())
+    monkeypatch.setattr(raw_text, "_RANGE_BYTES", draw.choice([1, 1 << 10, 1 << 14, 1 << 22]))
+    monkeypatch.setattr(raw_text, "_WINDOW_BYTES", draw.choice([1, 100]))
+    table = read(path)
+    reader = csv.reader(io.StringIO(content, newline=""))
+    expected, lines = [], []
+    next(reader)
+    while True:
+        line = reader.line_num + 1
+        row = next(reader, None)
+        if row is None:
+            break
+        expected.append((int(row[0]), canonical(row[1]), int(row[3])))
+        lines.append(line)
+    assert table.frame.rows() == expected
+    for row in draw.sample(range(3000), 20):
+        assert table.locate(row) == f"line {lines[row]}"
+
+
+def test_a_file_that_changes_while_it_is_read(write, monkeypatch):
+    path = write(HEADER + "1,2,3,4\n" * 50_000)
+    scan = text_reader.scan
+
+    def cut_and_scan(*arguments):
+        path.write_bytes(path.read_bytes()[:200_000])
+        return scan(*arguments)
+
+    monkeypatch.setattr(text_reader, "scan", cut_and_scan)
+    check_refusal(path, "changed while it was read; expected a file that stays as it is")
