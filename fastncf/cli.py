@@ -120,6 +120,7 @@ def fit(
     test: PathArgument | None = None,
     candidates: PathArgument | None = None,
     out: PathArgument | None = None,
+    titles: PathArgument | None = None,
     notebook: Notebook = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     refit: Annotated[bool, Parameter(negative="")] = False,
@@ -141,6 +142,9 @@ def fit(
         With --test: its negatives in the format of He et al. 2017.
     out
         Folder to save the model in.
+    titles
+        Titles of the items, which the model keeps: u.item, movies.dat, movies.csv, another file with columns item and
+        title, or ml-1m.
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
     dry_run
@@ -163,9 +167,8 @@ def fit(
         require_savable(out)  # before the fit, which would be lost otherwise
     ratings = find_source(ratings)  # a download shows its own progress
     with _progress_shown() as callback:
-        recommender = fit_model(
-            ratings, test=test, candidates=candidates, config=config, callback=callback, **_column_names(columns)
-        )
+        given: dict[str, Any] = {"test": test, "candidates": candidates, "titles": titles, **_column_names(columns)}
+        recommender = fit_model(ratings, config=config, callback=callback, **given)
     try:
         _print(*_found(recommender), *str(recommender.plan).split("\n"), file=sys.stderr)
         _print(*_table(recommender.metrics), f"protocol: {recommender.protocol}")
@@ -269,6 +272,7 @@ def recommend(
     items: PathArgument | None = None,
     exclude: PathArgument | None = None,
     unknown: Literal["error", "skip", "popular"] = "error",
+    titles: PathArgument | None = None,
     out: PathArgument | None = None,
     json: Json = False,
     debug: Debug = False,
@@ -301,6 +305,8 @@ def recommend(
     unknown
         What to do about users who are not in the training data: stop with an error, skip them, or recommend popular
         items.
+    titles
+        Titles of the items, as for fit; those that the model keeps where none are given.
     out
         File to write, which ends in .parquet or .csv.
     """
@@ -321,7 +327,7 @@ def recommend(
         only = read_id_file(items, ("item",))["item"]
     if exclude is not None:
         nobody = read_id_file(exclude, ("item", "user"))
-    recommender = load(model)
+    recommender = load(model, titles=titles)
     if users is not None and unknown != "error":
         _tell_unknown(recommender.users, asked, users, "are skipped" if unknown == "skip" else "get popular items")
     for path, ids in ((items, only), (exclude, None if nobody is None else nobody["item"])):
@@ -338,6 +344,22 @@ def recommend(
             print("\t".join(map(_table_field, row)))
     if json:
         _print_json({"out": str(out)} if isinstance(frame, Path) else {"recommendations": frame.to_dicts()})
+
+
+@app.command
+def export(model: PathArgument, out: PathArgument, *, debug: Debug = False) -> None:
+    """Write the vectors of all users and items of a saved model to files that other programs read.
+
+    Parameters
+    ----------
+    model
+        Folder that ``fastncf fit --out`` wrote.
+    out
+        File that ends in .npz, or a folder for users.parquet and items.parquet.
+    """
+    from fastncf.recommender import load
+
+    _print(*map(str, load(model).export(out)))
 
 
 @app.command
@@ -509,12 +531,14 @@ _USAGE = {
     "evaluate": "fastncf evaluate MODEL",
     "recommend": "fastncf recommend MODEL --user ID, --users FILE or --all-users",
     "report": "fastncf report MODEL",
+    "export": "fastncf export MODEL OUT",
     "generate": "fastncf generate PATH",
     "datasets": "fastncf datasets",
 }
 _NEEDED = {
     "--ratings": "a ratings file",
     "--model": "the folder of a saved model",
+    "--out": "the name of a file or folder to write",
     "--path": "the name of a file to write",
 }
 """Required arguments in words, by the names of their parameters."""

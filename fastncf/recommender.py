@@ -12,12 +12,13 @@ from fastncf.config import Config, require_count
 from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split, ordered_items, select_rows
+from fastncf.data.titles import read_titles
 from fastncf.data.updates import add_interactions
 from fastncf.errors import ConfigError, DataError, DivergedError
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import MISS, metrics
-from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors
-from fastncf.evaluation.topk import FactorItems, ModuleItems
+from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors, scores_by_factors
+from fastncf.evaluation.topk import FactorItems, ModuleItems, flatten, similar_rows
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import require_torch
@@ -32,6 +33,7 @@ from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.refit import train_on_all
 from fastncf.rng import Stream
 from fastncf.serving.answers import Request
+from fastncf.serving.export import export_vectors
 from fastncf.serving.filters import make_filters
 from fastncf.serving.histories import FixedItems, encode, group_histories, is_table, read_rows, solve_users
 from fastncf.serving.output import require_format, write_answers
@@ -83,6 +85,7 @@ class Recommender:
         order: (N,) int32, for each user the positions in its row of the split from the oldest interaction to the
             latest; None where the model is trained without it.
         num_kept: for each stage of the plan, the epochs that the parameters are the result of.
+        titles: (I,) String, titles of the items, null for one without; None where none were given.
     """
 
     trained: "nn.Module | Factors"
@@ -100,6 +103,7 @@ class Recommender:
     order: np.ndarray | None = None
     num_kept: tuple[int, ...] = ()
     encoder: HistoryEncoder | None = None
+    titles: pl.Series | None = None
     _factor_items: FactorItems | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -147,6 +151,7 @@ class Recommender:
         exclude: Any = None,
         unknown: Unknown = "error",
         history: Any = None,
+        titles: Any = None,
         out: None = None,
     ) -> pl.DataFrame: ...
 
@@ -161,6 +166,7 @@ class Recommender:
         exclude: Any = None,
         unknown: Unknown = "error",
         history: Any = None,
+        titles: Any = None,
         out: str | Path,
     ) -> Path: ...
 
@@ -174,6 +180,7 @@ class Recommender:
         exclude: Any = None,
         unknown: Unknown = "error",
         history: Any = None,
+        titles: Any = None,
         out: str | Path | None = None,
     ) -> pl.DataFrame | Path:
         """Return the k items with the highest scores for each user.
@@ -193,14 +200,17 @@ class Recommender:
                 one user, the oldest first; or a frame or a file with columns of users, items and, perhaps, times. Only
                 an ``mf`` takes it. ``unknown`` then says what is done about items that the model does not know:
                 ``error``, or ``skip`` their rows, and users who have no others.
+            titles: titles of the items, for a further column behind that of the items: a frame with columns item and
+                title, ``u.item``, ``movies.dat``, ``movies.csv`` or a similar file, or the name of a data set; those of
+                the recommender, if it has any, where none are given.
             out: a ``.parquet`` or ``.csv`` file that the answer is written to, in memory that does not grow with the
                 number of users. A file that is there is replaced when the answer is complete.
 
         Returns:
-            Columns user, item (raw ids), score (float), rank (from 1), users in the given order, best item first;
-            equal scores in the order of the item ids. With ``out``, the path of the file. Unknown users who are no
-            integers among integers make text of the column of users. Users of a ``history`` are in the order of their
-            ids, and there is no column of them where it is that of one user.
+            Columns user, item (raw ids), title where titles are known, score (float), rank (from 1), users in the given
+            order, best item first; equal scores in the order of the item ids. With ``out``, the path of the file.
+            Unknown users who are no integers among integers make text of the column of users. Users of a
+            ``history`` are in the order of their ids, and there is no column of them where it is that of one user.
 
         Raises:
             DataError: a user is not in the training data; an id is neither an integer nor text; a frame lacks a column;
@@ -222,6 +232,7 @@ class Recommender:
                 asked, self.items, self.split, exclude_seen=bool(exclude_seen), items=items, exclude=exclude
             ),
             items=self.items,
+            titles=self.titles if titles is None else read_titles(titles, self.items),
             k=k,
             ranker=self._ranker(),
             counts=self.split.item_counts() if asked.unknown else None,
@@ -339,33 +350,147 @@ class Recommender:
             self._factor_items = FactorItems(factors)
         return self._factor_items
 
-    def similar_items(self, items: Any, k: int = 10) -> pl.DataFrame:
+    def similar_items(self, items: Any, k: int = 10, *, titles: Any = None) -> pl.DataFrame:
         """Return the k items whose vectors have the largest cosine with that of an item, the item itself left out.
 
         Args:
             items: one raw item id or many.
             k: number of similar items for each item; fewer are returned where there are fewer.
+            titles: see :meth:`recommend`.
 
         Returns:
-            Columns item, similar_item (raw ids), score (cosine), rank (from 1).
+            Columns item, similar_item (raw ids), score (cosine), rank (from 1); equal cosines in the order of the ids.
+            With titles, title and similar_title as well.
 
         Raises:
             DataError: an item is not in the training data.
             ConfigError: k is no integer from 1, or the model has no ``item_vectors()``.
         """
-        from fastncf.evaluation.topk import similar_items
+        k, indices = require_count("k", k), self.items.require(items)
+        found = similar_rows(self._vectors("item"), indices, k)
+        answer = flatten(indices, found)
+        columns = {"item": answer.users, "similar_item": answer.items}
+        frame = pl.DataFrame([self.items.decode(numbers, name) for name, numbers in columns.items()])
+        frame = frame.with_columns(pl.Series("score", answer.scores), pl.Series("rank", answer.ranks))
+        frame = self._with_titles(frame, "item", answer.users, titles)
+        return self._with_titles(frame, "similar_item", answer.items, titles, "similar_title")
 
-        k = require_count("k", k)
-        indices = self.items.require(items)
-        item, score = similar_items(self._as_module(), indices, self.split.num_items, k)
-        return pl.DataFrame(
-            {
-                "item": self.items.decode(np.repeat(indices, item.shape[1])),
-                "similar_item": self.items.decode(item.reshape(-1)),
-                "score": score.reshape(-1),
-                "rank": np.tile(np.arange(1, item.shape[1] + 1, dtype=np.int32), len(indices)),
-            }
-        )
+    def similar_users(self, users: Any, k: int = 10) -> pl.DataFrame:
+        """Return the k users whose vectors have the largest cosine with that of a user, the user left out.
+
+        Args:
+            users: one raw user id or many.
+            k: number of similar users for each user; fewer are returned where there are fewer.
+
+        Returns:
+            Columns user, similar_user (raw ids), score (cosine), rank (from 1); equal cosines in the order of the ids.
+
+        Raises:
+            DataError: a user is not in the training data.
+            ConfigError: k is no integer from 1, or the model has no ``user_vectors()``.
+        """
+        k, indices = require_count("k", k), self.users.require(users)
+        answer = flatten(indices, similar_rows(self._vectors("user"), indices, k))
+        columns = {"user": answer.users, "similar_user": answer.items}
+        frame = pl.DataFrame([self.users.decode(numbers, name) for name, numbers in columns.items()])
+        return frame.with_columns(pl.Series("score", answer.scores), pl.Series("rank", answer.ranks))
+
+    def item_vectors(self) -> pl.DataFrame:
+        """Return the vectors of all items.
+
+        Returns:
+            Columns item (raw ids, ascending) and vector (an array of D float32). For ``mf`` also bias: there the dot
+            product of a user's and an item's vector plus both biases is the score. With titles also title.
+
+        Raises:
+            ConfigError: the model has no ``item_vectors()``.
+        """
+        frame = self._vector_frame(self.items)
+        return self._with_titles(frame, "item", np.arange(len(self.items)), None)
+
+    def user_vectors(self) -> pl.DataFrame:
+        """Return the vectors of all users, histories included: columns user, vector and, for ``mf``, bias.
+
+        The columns are those of :meth:`item_vectors`.
+
+        Raises:
+            ConfigError: the model has no ``user_vectors()``.
+        """
+        return self._vector_frame(self.users)
+
+    def export(self, path: str | Path) -> list[Path]:
+        """Write the vectors of all users and items to files that other programs read.
+
+        Args:
+            path: a file whose name ends in ``.npz``, with the arrays user_ids, user_vectors, item_ids, item_vectors
+                and, for ``mf``, user_bias and item_bias; or a folder, which gets users.parquet and items.parquet with
+                the columns of :meth:`user_vectors` and :meth:`item_vectors`. Files that are there are replaced.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            ConfigError: the name of the path ends in anything else, or the model has no such vectors.
+            DataNotFoundError: a folder does not exist.
+            DataError: a file cannot be written.
+        """
+        return export_vectors(path, self.user_vectors(), self.item_vectors())
+
+    def _vector_frame(self, vocabulary: Vocabulary) -> pl.DataFrame:
+        """Return the vectors of all users or all items, with biases where the model has them."""
+        noun = vocabulary.noun
+        columns = [vocabulary.ids.alias(noun), pl.Series("vector", self._vectors(noun))]
+        factors = self._factors()
+        if factors is not None:
+            columns.append(pl.Series("bias", factors.user_bias if noun == "user" else factors.item_bias))
+        return pl.DataFrame(columns)
+
+    def _factors(self) -> Factors | None:
+        """Return the parameters of an ``mf``; None for other models."""
+        if isinstance(self.trained, Factors):
+            return self.trained
+        parameters = _trained_arrays(self.trained)
+        if set(parameters) != set(_FACTOR_NAMES):
+            return None
+        sizes = len(self.users), len(self.items), len(self.users), len(self.items)
+        named = zip(_FACTOR_NAMES, sizes, strict=True)
+        return Factors(*(parameters[name][:size].float().cpu().numpy() for name, size in named))
+
+    def _vectors(self, noun: str) -> np.ndarray:
+        """Return the vectors of all users or items, (n, D) float32.
+
+        Raises:
+            ConfigError: the model has none.
+        """
+        factors, size = self._factors(), len(self.users if noun == "user" else self.items)
+        if factors is not None:
+            return factors.user_vectors if noun == "user" else factors.item_vectors
+        vectors = getattr(self.trained, f"{noun}_vectors", None)
+        if vectors is None:
+            raise ConfigError(
+                f"{type(self.trained).__name__} has no vectors to compare {noun}s by; expected a model with "
+                f"{noun}_vectors() -> (n, D), as mf, gmf, mlp and neumf have"
+            )
+        array: np.ndarray = vectors()[:size].detach().float().cpu().numpy()
+        return array
+
+    def _with_titles(
+        self, frame: pl.DataFrame, after: str, item_ids: np.ndarray, titles: Any, name: str = "title"
+    ) -> pl.DataFrame:
+        """Return a frame with a column of titles behind a column of items, where there are titles.
+
+        Args:
+            frame: n rows.
+            after: name of the column of items.
+            item_ids: (n,) integers, the items of the rows.
+            titles: a source of titles, or None for those of the recommender.
+            name: name of the new column.
+        """
+        found = self.titles if titles is None else read_titles(titles, self.items)
+        if found is None:
+            return frame
+        position = frame.columns.index(after) + 1
+        return frame.insert_column(position, found.gather(item_ids.astype(np.int64)).alias(name))
 
     def score(self, users: Any, items: Any) -> pl.DataFrame:
         """Return the scores of (user, item) pairs.
@@ -375,18 +500,23 @@ class Recommender:
             items: raw item ids (n,).
 
         Returns:
-            n rows with columns user, item (raw ids), score (the model's logit, higher is better).
+            n rows with columns user, item (raw ids), title where titles are known, score (the model's logit, higher is
+            better).
 
         Raises:
             DataError: an id is not in the training data, or the lengths differ.
         """
-        from fastncf.evaluation.scoring import score_pairs
-
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
             raise DataError(f"score: users have length {len(user)} and items {len(item)}; expected equal lengths")
-        scores = score_pairs(self._as_module(), user, item)
-        return pl.DataFrame({"user": self.users.decode(user), "item": self.items.decode(item), "score": scores})
+        if isinstance(self.trained, Factors):
+            scores = scores_by_factors(self.trained, user, item)
+        else:
+            from fastncf.evaluation.scoring import score_pairs
+
+            scores = score_pairs(self.trained, user, item)
+        frame = pl.DataFrame({"user": self.users.decode(user), "item": self.items.decode(item), "score": scores})
+        return self._with_titles(frame, "item", item, None)
 
     def evaluate(
         self, *, k: int | None = None, num_candidates: int | None = None, full_ranking: bool | None = None
@@ -591,7 +721,9 @@ class Recommender:
         write_folder(directory, Saved(description, data, parameters))
 
 
-def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str = "cpu") -> Recommender:
+def load(
+    directory: str | Path, *, model: "nn.Module | None" = None, device: str = "cpu", titles: Any = None
+) -> Recommender:
     """Read what :meth:`Recommender.save` wrote, in this version or an older one.
 
     Everything is checked before it is used: the checksums of the files, the types, shapes and ranges of all that they
@@ -601,9 +733,10 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
         directory: the folder.
         model: an untrained module of the same shape, for a fit whose model was a module of the user's own.
         device: where the model goes; ``auto`` is CUDA where it is available.
+        titles: titles of the items in place of those that were saved, see :meth:`Recommender.recommend`.
 
     Raises:
-        DataNotFoundError: there is no such folder, or no model in it.
+        DataNotFoundError: there is no such folder, or no model in it; or no such file of titles.
         DataError: a file is damaged, or was written by a newer version.
         ConfigError: the model was a module of the user's own and none is given.
         DeviceError: the device is not available.
@@ -636,7 +769,10 @@ def load(directory: str | Path, *, model: "nn.Module | None" = None, device: str
         raise DataError(
             f"{folder}: the parameters do not fit the model ({error!s:.300}); expected those that save() wrote"
         ) from None
-    return Recommender(trained=_on_device(trained, device), **fields, encoder=encoder)
+    recommender = Recommender(trained=_on_device(trained, device), **fields, encoder=encoder)
+    if titles is not None:
+        recommender.titles = read_titles(titles, recommender.items)
+    return recommender
 
 
 def _registered_model(fields: Fields, class_name: str, state: Mapping[str, Any], folder: Path) -> "nn.Module | Factors":

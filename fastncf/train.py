@@ -13,6 +13,7 @@ from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
 from fastncf.data.interactions import Interactions, draw_users, read_interactions
 from fastncf.data.split import Split, given_test, leave_one_out
+from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.candidates import require_candidate_memory
 from fastncf.memory import format_bytes, require_memory
@@ -40,6 +41,7 @@ def fit(
     time: str | None = None,
     model: "str | nn.Module | None" = None,
     config: Config | None = None,
+    titles: Any | None = None,
     callback: Callable[[Progress], object] | None = None,
     **settings: Any,
 ) -> Recommender:
@@ -57,6 +59,8 @@ def fit(
         time: name of the time column where it is not one of the usual ones.
         model: name of a model, or any ``nn.Module`` that maps user and item tensors (n,) int32 to logits (n,).
         config: settings; the defaults where it is not given.
+        titles: titles of the items, which answers then show and a saved model keeps; see
+            :meth:`fastncf.Recommender.recommend`.
         callback: called with a :class:`Progress` at each stage and after each epoch; returning True after an epoch
             ends the training of that stage of the plan.
         **settings: fields of :class:`Config` by name, over ``config``.
@@ -84,6 +88,7 @@ def fit(
         likely = make_plan(config, likely_facts(config), module)  # refuses settings before the data are read
         reporter = ProgressReporter(callback, likely.num_epochs)
         data = _Prepared.read(train, inputs, config, likely, reporter)
+        item_titles = None if titles is None else read_titles(titles, data.interactions.items)
         plan = make_plan(config, data.facts, module)
         warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
         _require_memory(plan, data.split)
@@ -112,6 +117,7 @@ def fit(
             order=order if plan.uses_order else None,
             num_kept=trained.num_kept,
             encoder=trained.encoder,
+            titles=item_titles,
         )
         if trained.divergence is not None:
             recommender.seconds = reporter.total()

@@ -13,7 +13,7 @@ import numpy as np
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import METRICS, MISS, metric_means
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.kernels.cpu.ranking import count_not_lower, rank_by_tiles, rank_lists
+from fastncf.kernels.cpu.ranking import count_not_lower, dot_lists, rank_by_tiles, rank_lists
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,14 @@ def ranks_by_factors(factors: Factors, lists: CandidateLists[np.ndarray]) -> np.
     ranks = np.empty(len(lists.users), dtype=np.int64)
     rank_lists(*lists, factors, MISS, ranks)
     return ranks
+
+
+def scores_by_factors(factors: Factors, user_ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
+    """Return the scores (n,) float32 of users (n,) int32 with items (n,) int32 by a matrix factorization."""
+    scores = np.empty((len(user_ids), 1), dtype=np.float32)
+    dot_lists(user_ids, item_ids[:, None], factors.user_vectors, factors.item_vectors, scores)
+    total: np.ndarray = scores[:, 0] + (factors.user_bias[user_ids] + factors.item_bias[item_ids])
+    return total
 
 
 def catalogue_ranks_by_factors(

@@ -1,4 +1,4 @@
-"""Top items of a user, and the most similar items of an item, as NumPy arrays of indices.
+"""Top items of a user, and the rows of a table that are most similar to a row, as NumPy arrays of indices.
 
 torch is imported when a module is asked: factors that a kernel has trained are ranked by arrays alone.
 """
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastncf.data.split import Split
-from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.topk import Best, LeftOut, Request, answer_rows, flatten_best, tile_items, top_rows
 from fastncf.threads import even_ranges, run_ranges
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 _BYTES_PER_ITEM = 20  # two copies of the score in float32, comparisons, and counts in int32
 _BYTES_PER_RESULT = 64  # an item and its score among the best k, also before they are in order
 
+_LEAST_NORM = 1e-12
 FEW_USERS = 32
 """Users below which one thread answers a request: to start another takes as long as the scores of some users."""
 
@@ -152,50 +152,22 @@ def top_items(model: "nn.Module", user_ids: np.ndarray, num_items: int, k: int, 
     return results
 
 
-def similar_items(model: "nn.Module", item_ids: np.ndarray, num_items: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the items whose vectors have the largest cosine with that of an item, the item itself left out.
+def similar_rows(vectors: np.ndarray, ids: np.ndarray, k: int) -> Best:
+    """Return the rows of a table whose vectors have the largest cosine with that of a row, the row itself left out.
 
-    The memory is that of :mod:`fastncf.evaluation.scoring`, plus a copy of all item vectors in float32.
+    Equal cosines come in the order of the rows; a vector of zeros has cosine 0 with any other. The memory is twice that
+    of the table, in float32.
 
     Args:
-        model: has ``item_vectors()``, of at least I rows.
-        item_ids: (n,) int32.
-        num_items: I; a module of the user's own may have more vectors.
-        k: at least 1.
-
-    Returns:
-        Items (n, min(k, I - 1)) int64, best first, equal cosines in the order of the items, and cosines, float32.
-
-    Raises:
-        ConfigError: the model has no such method.
-        DeviceError: the memory of the model's device runs out.
+        vectors: (R, D) of any float dtype.
+        ids: (n,) int32, rows.
+        k: at least 1; fewer are returned where there are fewer.
     """
-    import torch
-    from torch import nn
-
-    from fastncf.evaluation.scoring import MemoryBudget, device_of, evaluating
-
-    item_vectors = getattr(model, "item_vectors", None)
-    if item_vectors is None:
-        raise ConfigError(
-            f"{type(model).__name__} has no vectors to compare items by; "
-            f"expected a model with item_vectors() -> (I, D), as mf, gmf, mlp and neumf have"
-        )
-    with evaluating(model, device_of(model)):
-        vectors = nn.functional.normalize(item_vectors()[:num_items].float(), dim=1).cpu()
-        k = min(k, num_items - 1)
-        items, cosines = np.empty((len(item_ids), k), dtype=np.int64), np.empty((len(item_ids), k), dtype=np.float32)
-
-        def choose(part: slice) -> None:
-            own = torch.from_numpy(item_ids[part]).long()
-            found = _make_sortable(vectors[own] @ vectors.T)
-            found[torch.arange(len(own), device=own.device), own] = -torch.inf
-            best, item = _best_columns(found, k)
-            items[part], cosines[part] = item.numpy(), best.numpy()
-
-        bytes_per_row = num_items * _BYTES_PER_ITEM + k * _BYTES_PER_RESULT + vectors.shape[1] * 4
-        MemoryBudget(vectors.device).run(choose, len(item_ids), bytes_per_row)
-    return items, cosines
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = (vectors / np.maximum(norms, _LEAST_NORM)).astype(np.float32)
+    no_bias = np.zeros(len(unit), dtype=np.float32)
+    own = LeftOut(np.arange(len(ids) + 1, dtype=np.int64), ids, np.empty(0, dtype=np.bool_))
+    return FactorItems(Factors(unit, unit, no_bias, no_bias)).top(ids, k, own)
 
 
 def _make_sortable(scores: "Tensor") -> "Tensor":

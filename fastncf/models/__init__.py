@@ -12,7 +12,8 @@ logits. The file ``fastncf/models/NAME.py`` holds the model that is called NAME,
   all 1 + K items.
 - ``scorer()``, optional: a :class:`~fastncf.models.scorers.Scorer` that computes the same scores faster. It is used
   only for objects of the very class that defines it, since a subclass may compute other scores.
-- ``item_vectors()``, optional: (I, D) float, vectors whose cosines say which items are similar.
+- ``item_vectors()`` and ``user_vectors()``, optional: (I, D) and (U, D) float, vectors whose cosines say which items,
+  or users, are similar.
 """
 
 import importlib

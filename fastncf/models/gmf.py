@@ -84,6 +84,10 @@ class GMF(nn.Module):
             model.output.bias.zero_()
         return model
 
+    def user_vectors(self) -> Tensor:
+        """Return the user embeddings (U, at most D), without the dimensions that :meth:`item_vectors` leaves out."""
+        return drop_constant_columns(self.item_embedding.weight, self.user_embedding.weight)
+
     def item_vectors(self) -> Tensor:
         """Return the item embeddings (I, at most D).
 

@@ -111,10 +111,10 @@ def l2_embeddings(model: nn.Module) -> list[tuple[nn.Embedding, bool]]:
     ]
 
 
-def drop_constant_columns(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
-    """Return item vectors (I, D) without the columns that are constant there or in the user vectors (U, D)."""
-    varies = (user_vectors != user_vectors[0]).any(0) & (item_vectors != item_vectors[0]).any(0)
-    return item_vectors[:, varies]
+def drop_constant_columns(others: Tensor, vectors: Tensor) -> Tensor:
+    """Return vectors (I, D) without the columns that are constant there or in other vectors (U, D)."""
+    varies = (others != others[0]).any(0) & (vectors != vectors[0]).any(0)
+    return vectors[:, varies]
 
 
 def make_linear(num_inputs: int, num_outputs: int, generator: torch.Generator | None) -> nn.Linear:

@@ -78,6 +78,10 @@ class MF(nn.Module):
         parameters = self.user_embedding.weight, self.item_embedding.weight, self.user_bias, self.item_bias
         return Factors(*(parameter.detach().numpy() for parameter in parameters))
 
+    def user_vectors(self) -> Tensor:
+        """Return the user embeddings (U, D)."""
+        return self.user_embedding.weight
+
     def item_vectors(self) -> Tensor:
         """Return the item embeddings (I, D)."""
         return self.item_embedding.weight

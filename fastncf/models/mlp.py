@@ -87,6 +87,10 @@ class MLP(nn.Module):
             table = torch.column_stack([vectors, bias])
             embedding.weight.copy_(table * (std / table.std(0, correction=0).mean().clamp(min=1e-6)))
 
+    def user_vectors(self) -> Tensor:
+        """Return the user embeddings (U, D)."""
+        return self.user_embedding.weight
+
     def item_vectors(self) -> Tensor:
         """Return the item embeddings (I, D)."""
         return self.item_embedding.weight

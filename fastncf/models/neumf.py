@@ -117,6 +117,11 @@ class NeuMF(nn.Module):
         self.output.weight.copy_(torch.cat(weights, dim=1))
         self.output.bias.copy_(share * gmf.output.bias.to(device) + (1 - share) * mlp.output.bias)
 
+    def user_vectors(self) -> Tensor:
+        """Return the user vectors of both parts side by side, without dimensions that hold biases."""
+        gmf_vectors = drop_constant_columns(self.gmf_item_embedding.weight, self.gmf_user_embedding.weight)
+        return torch.cat([gmf_vectors, self.mlp_user_embedding.weight], dim=1)
+
     def item_vectors(self) -> Tensor:
         """Return the item vectors of both parts side by side, (I, at most D + E).
 

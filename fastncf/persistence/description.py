@@ -52,6 +52,7 @@ class _Plain:
     found: dict[str, Any]
     holdout: Literal["latest", "random", "given", "none"]
     num_kept: tuple[int, ...] = ()
+    titles: list[str | None] | None = None
     users: _Ids
     items: _Ids
 
@@ -72,6 +73,7 @@ class Fields(TypedDict):
     found: dict[str, Any]
     order: np.ndarray | None
     num_kept: tuple[int, ...]
+    titles: pl.Series | None
 
 
 def describe(
@@ -97,6 +99,7 @@ def describe(
         **{name: saved[name] for name in ("protocol", "data", "found")},
         "holdout": split.holdout,
         "num_kept": list(saved["num_kept"]),
+        "titles": None if saved["titles"] is None else saved["titles"].to_list(),
         **{
             f"{one.noun}s": {"dtype": str(one.ids.dtype), "ids": one.ids.to_list()}
             for one in (saved["users"], saved["items"])
@@ -153,6 +156,7 @@ def read_fields(
         found=plain.found,
         order=order,
         num_kept=plain.num_kept,
+        titles=_titles(plain.titles, len(items)),
     )
     return plain.model_class, plain.extra_state, fields
 
@@ -170,6 +174,18 @@ def _vocabulary(stated: _Ids, noun: str) -> Vocabulary:
     if len(ids) >= 2**31 or not bool((ids.slice(1) > ids.slice(0, len(ids) - 1)).all()):
         raise UnexpectedError(f"the ids of {noun}s do not ascend")
     return Vocabulary(ids, noun)
+
+
+def _titles(stated: list[str | None] | None, num_items: int) -> pl.Series | None:
+    """Return the titles of I items, null for one without; None where none are stated."""
+    if stated is None:
+        return None
+    if len(stated) != num_items:
+        raise UnexpectedError(f"there are {len(stated)} titles; expected one for each of {num_items} items, or null")
+    try:
+        return pl.Series("title", stated, dtype=pl.String)
+    except (TypeError, ValueError, pl.exceptions.PolarsError):
+        raise UnexpectedError("the titles are not all text") from None
 
 
 def _read_split(plain: _Plain, arrays: Mapping[str, Any], num_users: int, num_items: int) -> Split:

@@ -25,6 +25,7 @@ class Request:
         users: who is asked for.
         filters: what they may get.
         items: ids of the I items.
+        titles: (I,) title of each item, or None.
         k: items for each user, at least 1.
         ranker: ranks items for users of the training data.
         counts: (I,) int64, training interactions of each item, by which items are ranked for other users; None where
@@ -34,6 +35,7 @@ class Request:
     users: AskedUsers
     filters: Filters
     items: Vocabulary
+    titles: pl.Series | None
     k: int
     ranker: FactorItems | ModuleItems
     counts: np.ndarray | None = None
@@ -62,7 +64,10 @@ class Request:
         is_one = len(self.users.rows) == 1 and len(answer.ranks) <= len(_FIRST_RANKS)
         scores = pl.Series("score", answer.scores)
         ranks = _FIRST_RANKS.head(len(answer.ranks)) if is_one else pl.Series("rank", answer.ranks)
-        return users.hstack([self.items.decode(answer.items), scores, ranks])
+        columns = [self.items.decode(answer.items), scores, ranks]
+        if self.titles is not None:
+            columns.insert(1, self.titles.gather(answer.items.astype(np.int64)).alias("title"))
+        return users.hstack(columns)
 
     def _answer(self, rows: np.ndarray) -> Answer:
         """Return the answer for some users."""

@@ -69,8 +69,6 @@ def consumers(
         "top": lambda: topk.top_items(model, users, num_items, 4, LeftOut(*csr, np.empty(0, dtype=np.bool_))),
         "pairs": lambda: (scoring.score_pairs(model, pair_users, pair_items),),
     }
-    if hasattr(model, "item_vectors"):
-        found["similar"] = lambda: topk.similar_items(model, np.arange(num_items, dtype=np.int32), num_items, 4)
     return found
 
 
@@ -83,7 +81,7 @@ def test_any_budget_gives_the_same_results(name, monkeypatch):
     """Budgets for all at once, for some rows, and for a part of a row; with tables and without."""
     model = whole_numbers(name)
     work = consumers(model)
-    expected = {key: ask() for key, ask in work.items() if key != "similar"}
+    expected = {key: ask() for key, ask in work.items()}
     for num_bytes in (1 << 30, 20_000, 300):
         for budgets_of_tables in (0, 1 << 30):
             set_budget(monkeypatch, num_bytes)
@@ -91,16 +89,6 @@ def test_any_budget_gives_the_same_results(name, monkeypatch):
             for key, arrays in expected.items():
                 for array, again in zip(arrays, work[key](), strict=True):
                     np.testing.assert_array_equal(array, again)
-
-
-def test_any_budget_gives_the_same_similar_items(monkeypatch):
-    """Cosines are not whole numbers: they are rounded in another way by a product of another size."""
-    ask = consumers(models.build(make_stage(), USERS, ITEMS, torch.zeros(ITEMS)))["similar"]
-    items, cosines = ask()
-    for num_bytes in (20_000, 1):
-        set_budget(monkeypatch, num_bytes)
-        assert np.array_equal(ask()[0], items)
-        np.testing.assert_allclose(ask()[1], cosines, rtol=1e-6, atol=1e-6)
 
 
 class Recording(Scorer):
@@ -205,8 +193,7 @@ def test_the_memory_is_the_budget_and_the_tables(name, tables, monkeypatch):
         monkeypatch.setattr(scoring, "_TABLE_BUDGETS", 0)
     table_bytes = make_scorer(model).table_bytes() if tables else 0
     for key, ask in consumers(model, num_users, num_items, num_pairs=20_000).items():
-        copied_vectors = 3 * num_items * 4 * 32 if key == "similar" else 0
-        assert peak_bytes(ask) <= budget + table_bytes + copied_vectors + 150_000, key
+        assert peak_bytes(ask) <= budget + table_bytes + 150_000, key
 
 
 def test_a_row_beyond_the_budget_takes_the_row_and_no_more(monkeypatch):

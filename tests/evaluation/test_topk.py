@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fastncf.errors import ConfigError
-from fastncf.evaluation.topk import FactorItems, flatten, similar_items, top_items
+from fastncf.evaluation.topk import FactorItems, flatten, similar_rows, top_items
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.topk import BLOCK_ROWS, TILE, LeftOut
 from tests.conftest import plain_split, random_csr
@@ -21,17 +20,6 @@ class Table(nn.Module):
 
     def forward(self, user_ids: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
         return self.scores[user_ids, item_ids]
-
-
-class Vectors(nn.Module):
-    """Items with vectors, and nothing else."""
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        super().__init__()
-        self.vectors = nn.Parameter(torch.from_numpy(vectors))
-
-    def item_vectors(self) -> torch.Tensor:
-        return self.vectors
 
 
 def left_out_of(rows: list[np.ndarray], is_open: np.ndarray) -> LeftOut:
@@ -66,35 +54,30 @@ def test_the_best_items_equal_those_of_a_sort(seed, k, leave_out):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 12))
-def test_similar_items_equal_those_of_a_sort(seed, k):
+def test_similar_rows_equal_those_of_a_sort(seed, k):
     generator = np.random.default_rng(seed)
     kinds = generator.standard_normal((5, 3)).astype(np.float32)
+    kinds[0] = 0
     kind = generator.integers(0, 5, 9)
     kind[3] = kind[7]
-    items = generator.integers(0, 9, 4).astype(np.int32)
-    found, cosines = similar_items(Vectors(kinds[kind]), items, 9, k)
-    assert found.shape == cosines.shape == (4, min(k, 8))
-    unit = kinds / np.linalg.norm(kinds, axis=1, keepdims=True)
-    for item, similar, cosine in zip(items, found, cosines, strict=True):
-        assert item not in similar
+    ids = generator.integers(0, 9, 4).astype(np.int32)
+    counts, found, cosines = similar_rows(kinds[kind], ids, k)
+    assert found.shape == cosines.shape == (4, min(k, 9))
+    unit = kinds / np.maximum(np.linalg.norm(kinds, axis=1, keepdims=True), 1e-12)
+    for row, count, similar, cosine in zip(ids, counts, found, cosines, strict=True):
+        similar, cosine = similar[:count], cosine[:count]
+        assert count == min(k, 8)
+        assert row not in similar
         assert len(set(similar)) == len(similar)
-        np.testing.assert_allclose(cosine, (unit @ unit[kind[item]])[kind[similar]], atol=1e-6)
-        rest = np.setdiff1d(np.arange(9), [*similar, item])
-        assert all((unit @ unit[kind[item]])[kind[rest]] <= cosine[-1] + 1e-6)
-        same = similar[kind[similar] == kind[item]]
+        np.testing.assert_allclose(cosine, (unit @ unit[kind[row]])[kind[similar]], atol=1e-6)
+        rest = np.setdiff1d(np.arange(9), [*similar, row])
+        assert all((unit @ unit[kind[row]])[kind[rest]] <= cosine[-1] + 1e-6)
+        same = similar[kind[similar] == kind[row]]
         assert same.tolist() == sorted(same)  # equal vectors tie, wherever they stand
 
 
-def test_a_catalogue_of_one_item_has_no_similar_items():
-    found, cosines = similar_items(Vectors(np.ones((1, 3), dtype=np.float32)), np.zeros(2, dtype=np.int32), 1, 5)
-    assert found.shape == cosines.shape == (2, 0)
-
-
-def test_a_model_without_vectors_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"Table has no vectors to compare items by; expected a model with item_vectors"
-    ):
-        similar_items(Table(np.zeros((2, 3), dtype=np.float32)), np.zeros(1, dtype=np.int32), 2, 2)
+def test_a_table_of_one_row_has_no_similar_rows():
+    assert similar_rows(np.ones((1, 3)), np.zeros(2, dtype=np.int32), 5).counts.tolist() == [0, 0]
 
 
 def reference(factors: Factors, user: int, k: int, left_out: np.ndarray, is_open: np.ndarray) -> tuple[list, list]:

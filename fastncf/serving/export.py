@@ -1,0 +1,54 @@
+"""Vectors of users and items as files that other programs read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fastncf.config import show
+from fastncf.data.replaced_file import replaced_file
+from fastncf.errors import ConfigError
+
+_NPZ = ".npz"
+
+
+def export_vectors(path: Any, users: pl.DataFrame, items: pl.DataFrame) -> list[Path]:
+    """Write frames of vectors, and return the paths of the files.
+
+    Args:
+        path: a file whose name ends in ``.npz``; or a folder, which is made where it is missing and gets
+            ``users.parquet`` and ``items.parquet``. Files that are there are replaced.
+        users: columns user, vector and, where the model has biases, bias.
+        items: the same with a column item, and perhaps one of titles.
+
+    Raises:
+        ConfigError: the name of the path ends in anything else.
+        DataNotFoundError: the folder of the file, or that of the folder, does not exist.
+        DataError: a file cannot be written.
+    """
+    if not isinstance(path, str | os.PathLike) or Path(path).suffix.lower() not in (_NPZ, ""):
+        shown = show(str(path) if isinstance(path, os.PathLike) else path)
+        raise ConfigError(f"export: {shown}: expected the path of a folder, or of a file whose name ends in {_NPZ}")
+    target = Path(path)
+    if target.suffix:
+        with replaced_file(target) as partial, partial.open("wb") as file:
+            np.savez(file, **_arrays(users, "user"), **_arrays(items, "item"))
+        return [target]
+    if target.parent.is_dir() and not target.exists():
+        target.mkdir()
+    written = []
+    for name, frame in (("users", users), ("items", items)):
+        written.append(target / f"{name}.parquet")
+        with replaced_file(written[-1]) as partial:
+            frame.write_parquet(partial)
+    return written
+
+
+def _arrays(frame: pl.DataFrame, noun: str) -> dict[str, Any]:
+    """Return the columns of a frame as arrays, by names such as ``item_ids`` and ``item_vectors``."""
+    names = {noun: f"{noun}_ids", "vector": f"{noun}_vectors", "bias": f"{noun}_bias", "title": f"{noun}_titles"}
+    arrays = {names[name]: frame[name].to_numpy() for name in frame.columns if frame[name].dtype != pl.String}
+    texts = {names[name]: frame[name].fill_null("") for name in frame.columns if frame[name].dtype == pl.String}
+    return arrays | {name: np.array(column.to_list(), dtype=np.str_) for name, column in texts.items()}
