@@ -222,7 +222,9 @@ class Recommender:
             if users is not None:
                 raise ConfigError("recommend: users= and history= are given; expected one of them")
             guests = self._with_histories(history, unknown)
-            found = guests.recommend(None, k, exclude_seen=exclude_seen, items=items, exclude=exclude, out=out)
+            found = guests.recommend(
+                None, k, exclude_seen=exclude_seen, items=items, exclude=exclude, titles=titles, out=out
+            )
             return found if isinstance(found, Path) or is_table(history) else found.drop("user")
         k, path = require_count("k", k), None if out is None else require_format(out)
         asked = find_users(self.users, users, unknown)

@@ -131,6 +131,8 @@ def test_titles_stand_wherever_items_appear(tmp_path):
         one.recommend(k=2, out=tmp_path / "recs.parquet")
         assert_frame_equal(pl.read_parquet(tmp_path / "recs.parquet"), one.recommend(k=2))
     assert fastncf.load(tmp_path / "model", titles=tmp_path / "titles.csv").recommend(3, k=1)["title"][0] == "other"
+    assert rec.recommend(history=[1, 2], k=2).columns == ["item", "title", "score", "rank"]
+    assert plain.recommend(history=[1, 2], k=2, titles=TITLES).columns == ["item", "title", "score", "rank"]
     assert plain.recommend(3, k=1, titles=TITLES)["title"].len() == 1
 
 
