@@ -1,7 +1,7 @@
 # Everything on a fresh machine that has Python 3.11 or newer, make and nothing else.
 #   make demo   sets up, generates a MovieLens-shaped data set, fits, evaluates and recommends
 #   make test   sets up and runs the tests
-#   make nightly  sets up and tries thousands of mutated files
+#   make nightly  sets up, tries thousands of mutated files, and interrupts fits; SEED=1 chooses other moments
 #   make lint   sets up and runs the linters
 #   make docs   sets up and builds the documentation into build/site; a broken link or anchor fails
 #   make bench  sets up, runs the benchmark suite at MovieLens-20M's shape and writes its table and picture
@@ -10,6 +10,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DEMO := --users 6040 --items 3706 --interactions 1000000
+
+SEED ?= $(shell date +%s)
 
 .PHONY: demo test nightly lint docs bench clean
 
@@ -23,7 +25,8 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 nightly: .venv/installed-dev
-	$(BIN)/python -m tests.data.readers.mutations $$(date +%s) 10000
+	$(BIN)/python -m tests.data.readers.mutations $(SEED) 10000
+	$(BIN)/python -m tests.interrupts --repeats 100 --seed $(SEED)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

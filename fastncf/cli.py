@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -458,6 +459,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     is_own_process = arguments is None
     tokens = sys.argv[1:] if arguments is None else arguments
+    signals: list[int] = []
     with ExitStack() as stack:
         if is_own_process:
             # in a process of its own, the collection of cyclic garbage among imports would take a second
@@ -465,14 +467,21 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             atexit.register(gc.freeze)
             open_missing_descriptors()
             stack.callback(discard_unwritten)
-            stack.enter_context(signals_as_interrupts())
+            signals = stack.enter_context(signals_as_interrupts())
         stack.enter_context(guarded_streams())
-        code = _run(tokens)
+        code = _run(tokens, signals)
+    if signals:
+        os._exit(code)  # does not wait for threads that are still compiling
     sys.exit(code)
 
 
-def _run(tokens: list[str]) -> int:
-    """Run a command line, print what went wrong as one line to stderr, and return the exit code."""
+def _run(tokens: list[str], signals: list[int]) -> int:
+    """Run a command line, print what went wrong as one line to stderr, and return the exit code.
+
+    Args:
+        tokens: the words after the name of the program.
+        signals: signals that have arrived; whatever error they have led to is an interruption.
+    """
     is_debug = "--debug" in tokens
     try:
         with translate_exhaustion(tokens[0] if tokens else "fastncf", "smaller data or a smaller model"):
@@ -485,7 +494,8 @@ def _run(tokens: list[str]) -> int:
     except BaseException as error:  # Polars' PanicException is no Exception
         if is_debug and not isinstance(error, CycloptsError | KeyboardInterrupt | OutputError):
             raise
-        message, code = _explain(error)
+        interrupt = KeyboardInterrupt() if signal.SIGINT in signals else Terminated(signals[0]) if signals else None
+        message, code = _explain(interrupt or error)
         if message is not None:
             print(f"fastncf: {short_message(message)}", file=sys.stderr)
         return code

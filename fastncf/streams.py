@@ -16,6 +16,9 @@ from typing import Any, TextIO
 
 from fastncf.errors import UnusedSettingWarning, short_message
 
+_SECONDS_TO_END = 10.0
+"""Seconds that a process may take to end after a signal: more than an interrupted fit takes."""
+
 
 class OutputError(Exception):
     """The standard output cannot be written.
@@ -113,29 +116,44 @@ def guarded_streams() -> Iterator[None]:
 
 
 @contextmanager
-def signals_as_interrupts() -> Iterator[None]:
-    """Raise :class:`Terminated` for SIGTERM and SIGHUP, so that partial files and a hidden cursor do not stay behind.
+def signals_as_interrupts() -> Iterator[list[int]]:
+    """Raise an exception for a signal that ends the process, so that partial files and a hidden cursor do not stay.
+
+    It is :class:`Terminated` for SIGTERM and SIGHUP, and ``KeyboardInterrupt`` for SIGINT. A library may turn it into
+    another one, or, where it is raised in a callback, drop it. So the block gets a list of the signals that have
+    arrived, and a process that goes on is ended some seconds later.
 
     Python calls the handlers of signals in the main thread; in another one nothing is changed. A second signal ends the
     process at once. A signal that is ignored, as by ``nohup``, stays ignored.
     """
+    former: dict[int, Any] = {}
+    arrived: list[int] = []
+    deadlines: list[threading.Timer] = []
 
-    def terminate(number: int, _: object) -> None:
+    def end(number: int, _: object) -> None:
         """Raise the exception; the parameters are those of a signal handler."""
-        signal.signal(number, signal.SIG_DFL)
-        raise Terminated(number)
+        for other in former:
+            signal.signal(other, signal.SIG_DFL)
+        arrived.append(number)
+        deadline = threading.Timer(_SECONDS_TO_END, os._exit, [128 + number])
+        deadline.daemon = True
+        deadlines.append(deadline)
+        deadline.start()
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    taken: list[int] = []
     if threading.current_thread() is threading.main_thread():
-        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, terminate)
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        handlers = {number: signal.getsignal(number) for number in numbers}
+        former = {n: found for n, found in handlers.items() if found in (signal.SIG_DFL, signal.default_int_handler)}
     try:
-        yield
+        for number in former:
+            signal.signal(number, end)
+        yield arrived
     finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+        for deadline in deadlines:
+            deadline.cancel()
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def open_missing_descriptors() -> None:

@@ -54,3 +54,14 @@ def test_functions_fit_on_a_screen(file):
             body = node.body[1:] if ast.get_docstring(node) is not None else node.body
             length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
             assert length <= LONGEST, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_threads_are_started_and_kernels_are_compiled_in_one_place(file):
+    """Otherwise an interrupt may find a lock locked forever, or a thread that nobody ends."""
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.ImportFrom) and node.module == "numba":
+            assert file == "kernels/cpu/compiling.py" or "njit" not in [alias.name for alias in node.names]
+        if isinstance(node, ast.Attribute | ast.Name):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            assert name not in ("Thread", "ThreadPoolExecutor", "ProcessPoolExecutor") or file == "threads.py"

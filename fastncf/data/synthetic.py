@@ -16,10 +16,11 @@ of threads nor on how users are divided into chunks. (On another CPU or with oth
 ``exp`` and ``log`` may round differently and change a few rows.)
 """
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal, get_args
@@ -42,7 +43,7 @@ from fastncf.kernels.cpu.synthetic import (
     sample_users,
 )
 from fastncf.processes import require_polars_threads
-from fastncf.threads import num_threads as allowed_threads
+from fastncf.threads import Task, end_tasks, num_threads, run_ranges
 
 Dialect = Literal["grouplens", "kaggle", "parquet"]
 SCHEMA = pl.Schema({"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64})
@@ -115,7 +116,6 @@ def _popularity(
     offsets: npt.NDArray[np.int64],
     targets: npt.NDArray[np.float64],
     item_tastes: npt.NDArray[np.float64],
-    num_threads: int,
 ) -> npt.NDArray[np.float64]:
     """Return the popularities w (I,) with which items are drawn `targets` (I,) times on average.
 
@@ -124,7 +124,6 @@ def _popularity(
         offsets: (U + 1,), bounds of each user's rows.
         targets: (I,), expected number of draws of each item.
         item_tastes: (I, K), g_ik.
-        num_threads: threads to calculate with; the result does not depend on it.
     """
     num_interactions = int(offsets[-1])
     # evenly spaced rows choose users in proportion to their degrees, and so to their share of all draws
@@ -138,8 +137,11 @@ def _popularity(
     rates = degrees * by_taste.shape[0]
     blocks = [slice(j, j + _CALIBRATION_BLOCK) for j in range(0, _CALIBRATION_USERS, _CALIBRATION_BLOCK)]
 
-    def counts(block: slice) -> npt.NDArray[np.float64]:
-        return expected_counts(
+    counts = np.empty((len(blocks), len(targets)))
+
+    def count(number: int, _: int) -> None:
+        block = blocks[number]
+        counts[number] = expected_counts(
             users_key,
             users[block],
             degrees[block],
@@ -149,14 +151,13 @@ def _popularity(
             rates[block],
         )
 
-    with ThreadPoolExecutor(num_threads) as pool:
-        for _ in range(_CALIBRATION_STEPS):
-            # added in the order of the blocks, whichever finishes first
-            popularity *= targets / np.sum(list(pool.map(counts, blocks)), axis=0)
+    for _ in range(_CALIBRATION_STEPS):
+        run_ranges(count, np.arange(len(blocks) + 1))
+        popularity *= targets / counts.sum(axis=0)  # added in the order of the blocks, whichever finishes first
     return popularity
 
 
-def _build_model(num_users: int, num_items: int, num_interactions: int, seed: int, num_threads: int) -> SyntheticModel:
+def _build_model(num_users: int, num_items: int, num_interactions: int, seed: int) -> SyntheticModel:
     """Draw everything of a data set but its rows."""
     key = _key(np.uint64(seed), 0)
     users_key = _key(key, _USERS)
@@ -179,7 +180,7 @@ def _build_model(num_users: int, num_items: int, num_interactions: int, seed: in
     targets = targets[_permutation(_key(key, _ITEM_RANKS), num_items)]
     item_tastes = np.exp(_ITEM_SHARPNESS * _normals(_key(key, _ITEM_TASTES), num_items, _TASTES))
     item_tastes /= item_tastes.sum(axis=1, keepdims=True)
-    popularity = _popularity(users_key, offsets, targets, item_tastes, num_threads)
+    popularity = _popularity(users_key, offsets, targets, item_tastes)
 
     profiles = item_tastes * popularity[:, None]
     profile_sums = profiles.sum(axis=0)
@@ -221,25 +222,25 @@ def _rows(model: SyntheticModel, first: int, last: int) -> pl.DataFrame:
     return pl.DataFrame(dict(zip(SCHEMA, columns, strict=True)))
 
 
-def _chunks(model: SyntheticModel, chunk_interactions: int, num_threads: int) -> Iterator[pl.DataFrame]:
+def _chunks(model: SyntheticModel, chunk_interactions: int) -> Iterator[pl.DataFrame]:
     """Yield all rows in order, about `chunk_interactions` at a time.
 
-    At most `num_threads` + 1 chunks exist ahead of the consumer.
+    A chunk for each thread is made ahead of the consumer.
     """
     offsets = model.offsets
     starts = np.arange(0, offsets[-1], chunk_interactions)
     bounds = np.unique(np.append(np.searchsorted(offsets, starts), offsets.size - 1))
-    pending: deque[Future[pl.DataFrame]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        try:
-            for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                pending.append(pool.submit(_rows, model, first, last))
-                if len(pending) > num_threads:
-                    yield pending.popleft().result()
-            while pending:
+    pending: deque[Task[pl.DataFrame]] = deque()
+    most = num_threads()
+    try:
+        for first, last in itertools.pairwise(bounds.tolist()):
+            if len(pending) == most:
                 yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+            pending.append(Task(partial(_rows, model, first, last)))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        end_tasks(pending)
 
 
 def _check_size(num_users: int, num_items: int, num_interactions: int, seed: int) -> None:
@@ -298,8 +299,7 @@ def synthetic_movielens(
             2**31 - 1, or the seed is out of range.
     """
     _check_size(num_users, num_items, num_interactions, seed)
-    num_threads = allowed_threads()
-    model = _build_model(num_users, num_items, num_interactions, seed, num_threads)
+    model = _build_model(num_users, num_items, num_interactions, seed)
 
     def source(
         with_columns: list[str] | None,
@@ -308,7 +308,7 @@ def synthetic_movielens(
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
         left = num_interactions if n_rows is None else n_rows
-        for frame in _chunks(model, batch_size or _CHUNK_INTERACTIONS, num_threads):
+        for frame in _chunks(model, batch_size or _CHUNK_INTERACTIONS):
             frame = frame.head(left)
             left -= frame.height
             if predicate is not None:

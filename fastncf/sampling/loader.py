@@ -8,8 +8,8 @@ start: the same bytes move, but the first batch does not wait for the others, an
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -25,6 +25,7 @@ from fastncf.sampling import distributions
 from fastncf.sampling.negatives import position_keys, require_unseen_items, sample_negatives
 from fastncf.sampling.permutation import permutation
 from fastncf.stage import Stage
+from fastncf.threads import Task, end_tasks
 
 
 class Batch(NamedTuple):
@@ -238,16 +239,15 @@ class PrefetchSampler:
         self.copies: list[torch.cuda.Event | None] = [None, None]
         self.stream = torch.cuda.Stream(spec.device) if cuda else None
         self.loaded: tuple[Tensor, Tensor] | None = None
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="fastncf-sampler")
-        self.prefetched: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+        self.prefetched: tuple[int, Task[tuple[Tensor, Tensor]]] | None = None
         self.busy_seconds = 0.0
         self.prefetch(0)
 
     def load(self, number: int) -> tuple[Tensor, Tensor]:
         """Wait for an epoch and let the next one be drawn; see :meth:`_EpochSampler.load`."""
-        future = self.prefetch(number)
+        task = self.prefetch(number)
         self.prefetched = None
-        drawn = future.result()
+        drawn = task.result()
         if number + 1 < self.spec.num_epochs:
             self.prefetch(number + 1)
         if self.stream is None:
@@ -263,12 +263,13 @@ class PrefetchSampler:
             tensor.record_stream(stream)  # its memory is not to be reused by the copy stream before it was read
         return self.loaded
 
-    def prefetch(self, number: int) -> Future[tuple[Tensor, Tensor]]:
-        """Let the thread draw an epoch in advance, unless it does so already, in place of any other."""
+    def prefetch(self, number: int) -> Task[tuple[Tensor, Tensor]]:
+        """Let a thread draw an epoch in advance, unless it does so already, in place of any other."""
         if self.prefetched is None or self.prefetched[0] != number:
-            if self.prefetched is not None:
+            if self.prefetched is not None:  # which may write to the same buffer
                 self.prefetched[1].cancel()
-            self.prefetched = number, self.pool.submit(self.draw, number)
+                self.prefetched[1].wait()
+            self.prefetched = number, Task(partial(self.draw, number))
         return self.prefetched[1]
 
     def draw(self, number: int) -> tuple[Tensor, Tensor]:
@@ -302,5 +303,6 @@ class PrefetchSampler:
         return self.busy_seconds
 
     def close(self) -> None:
-        """End the thread, after the epoch that it is drawing."""
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        """End the thread, within the epoch that it is drawing."""
+        if self.prefetched is not None:
+            end_tasks([self.prefetched[1]])

@@ -81,10 +81,11 @@ def test_seed_selects_the_rows(small: pl.DataFrame) -> None:
     assert not other.equals(small)
 
 
-def test_rows_do_not_depend_on_threads_or_chunks(small: pl.DataFrame) -> None:
+def test_rows_do_not_depend_on_threads_or_chunks(small: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     for num_threads, chunk_interactions in [(1, 1), (1, 10**9), (3, 1_000), (8, 77)]:
-        model = synthetic._build_model(*SMALL, seed=0, num_threads=num_threads)
-        frame = pl.concat(synthetic._chunks(model, chunk_interactions, num_threads))
+        monkeypatch.setenv("FASTNCF_NUM_THREADS", str(num_threads))
+        model = synthetic._build_model(*SMALL, seed=0)
+        frame = pl.concat(synthetic._chunks(model, chunk_interactions))
         assert_frame_equal(frame, small)
 
 

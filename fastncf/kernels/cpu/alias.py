@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from fastncf.kernels.cpu.compiling import njit
 
 
 class AliasTable(NamedTuple):

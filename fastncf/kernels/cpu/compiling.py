@@ -1,10 +1,164 @@
-"""Notification of compilations. A first run waits for them; later runs load the kernels from a cache on disk."""
+"""Compilation of kernels: a cache on disk that may be missing or broken, interrupts, forks, and notification.
 
+A first run compiles the kernels; later ones load them from the cache. Numba's own cache ends a program where it cannot
+be written or read: here a kernel is compiled without it, and a file that is damaged is written anew. Each file has a
+checksum, since whatever code it holds would be run.
+"""
+
+import functools
+import hashlib
+import os
+import pickle
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import numba
 from numba.core import event
+from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import CPUDispatcher
+from numba.core.serialize import dumps
+
+from fastncf import rng
+from fastncf.threads import check_cancelled, run_aside
+
+_FORK_PATIENCE = 60.0  # seconds that a fork waits for the compiler: longer than a kernel takes
+
+
+def njit(function: Callable[..., Any] | None = None, *, cache: bool = False, **options: Any) -> Any:
+    """Return a compiled function as ``numba.njit`` does, whose cache never fails and whose compilation can be left.
+
+    Args:
+        function: what is compiled; where it is not given, a decorator is returned.
+        cache: whether compiled code is kept on disk.
+        **options: of ``numba.njit``.
+    """
+    if function is None:
+        return functools.partial(njit, cache=cache, **options)
+    kernel = numba.njit(**options)(function)
+    kernel.__class__ = _Kernel
+    if cache:
+        with suppress(Exception):  # there is no place for it: without a cache, each process compiles
+            kernel._cache = _Cache(function)
+    return kernel
+
+
+class _Kernel(CPUDispatcher):
+    """A compiled function that is compiled, or loaded, by another thread than the main one.
+
+    An interrupt in the main thread could otherwise leave the lock of the compiler locked, for which other threads would
+    wait forever.
+    """
+
+    def compile(self, signature: Any) -> Any:
+        """Compile for a signature, see ``numba.core.dispatcher.Dispatcher``."""
+        if global_compiler_lock.is_locked():  # by this thread, which compiles a caller: another one would wait for it
+            return super().compile(signature)
+        return run_aside(functools.partial(super().compile, signature))
+
+
+class _Cache(FunctionCache):
+    """Compiled code on disk; what cannot be read is compiled, and what cannot be written is left out."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        base = Path(self._cache_path) / self._impl.filename_base
+        self._cache_file = _CacheFile(base, (self._impl.locator.get_source_stamp(), _kernels_stamp()))
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """Return the code for a signature, or None where there is none that can be used."""
+        try:
+            return super().load_overload(signature, target_context)
+        except Exception:  # whatever Numba and pickle raise for a file of another version
+            return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Keep the code for a signature, if that is possible."""
+        with suppress(Exception):
+            super().save_overload(signature, compiled)
+
+
+class _CacheFile:
+    """The files of one function: an index from signatures to numbers, and a file of code for each number.
+
+    Args:
+        base: path of the files without their ends.
+        stamp: what the code depends on beside the signature.
+    """
+
+    def __init__(self, base: Path, stamp: object) -> None:
+        self._base = base
+        self._stamp = numba.__version__, stamp
+
+    def load(self, key: object) -> Any:
+        """Return what was saved under a key, or None."""
+        number = self._index().get(key)
+        return None if number is None else self._read(self._code_path(number), key)
+
+    def save(self, key: object, value: object) -> None:
+        """Save a value under a key; values under other keys stay unless they are of another version."""
+        index = self._index()
+        number = index.get(key)
+        if number is None:
+            number = 1 + max(index.values(), default=0)
+        self._write(self._code_path(number), key, value)
+        self._write(self._index_path, "index", index | {key: number})
+
+    def flush(self) -> None:
+        """Forget all values."""
+        self._write(self._index_path, "index", {})
+
+    @property
+    def _index_path(self) -> Path:
+        return self._base.with_name(f"{self._base.name}.nbi")
+
+    def _code_path(self, number: int) -> Path:
+        return self._base.with_name(f"{self._base.name}.{number}.nbc")
+
+    def _index(self) -> dict[Any, int]:
+        """Return the number of each key; empty where there is no index of this version."""
+        return self._read(self._index_path, "index") or {}
+
+    def _read(self, path: Path, label: object) -> Any:
+        """Return the value of a file, or None where it is missing, damaged, of another version, or for another label.
+
+        Two processes that write at the same time may leave an index that names the code of another key.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        size = hashlib.sha256().digest_size
+        if content[:size] != self._checksum(content[size:]):
+            return None
+        found, value = pickle.loads(content[size:])
+        return value if found == label else None
+
+    def _write(self, path: Path, label: object, value: object) -> None:
+        """Write the file of a value, in one step."""
+        content = dumps((label, value))
+        draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            draft.write_bytes(self._checksum(content) + content)
+            draft.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink()
+            raise
+
+    def _checksum(self, content: bytes) -> bytes:
+        """Return the SHA-256 of the name and the version of the function, and of the content of a file."""
+        return hashlib.sha256(repr((self._base.name, self._stamp)).encode() + b"\0" + content).digest()
+
+
+@functools.cache
+def _kernels_stamp() -> bytes:
+    """Return a hash of the source of all kernels, since each may contain the code of others, and of their constants."""
+    paths = [*sorted(Path(__file__).parent.glob("*.py")), Path(rng.__file__)]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).digest()
 
 
 class _FirstCompilation(event.Listener):
@@ -35,3 +189,41 @@ def when_compiling(callback: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         event.unregister("numba:compile", listener)
+
+
+class _Cancellation(event.Listener):
+    """Ends a compilation that is not wanted any more, at its next pass."""
+
+    def on_start(self, _: Any) -> None:
+        """Raise an error in a thread whose work was cancelled."""
+        check_cancelled()
+
+    def on_end(self, _: Any) -> None:
+        """Do nothing; Numba requires the method."""
+
+
+event.register("numba:run_pass", _Cancellation())
+
+
+class _Fork(threading.local):
+    """Lets a thread fork between two compilations alone, so that the compiler works in the child as well."""
+
+    is_held = False
+
+    def before(self) -> None:
+        """Wait for the end of the compilation that another thread does, but not forever."""
+        self.is_held = global_compiler_lock._lock.acquire(timeout=_FORK_PATIENCE)
+
+    def after_in_parent(self) -> None:
+        """Let other threads compile."""
+        if self.is_held:
+            global_compiler_lock._lock.release()
+
+    def after_in_child(self) -> None:
+        """Give the child a lock that no thread of the parent holds."""
+        global_compiler_lock._lock = threading.RLock()
+
+
+_fork = _Fork()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_fork.before, after_in_parent=_fork.after_in_parent, after_in_child=_fork.after_in_child)

@@ -9,10 +9,11 @@ distinct (user, item) pairs that are kept.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.hashing import mix64
 from fastncf.rng import GOLDEN
 

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from fastncf.kernels.cpu.compiling import njit
 
 LONGEST = 2**31 - 1
 """Number of items that a state is made of where it is not limited."""

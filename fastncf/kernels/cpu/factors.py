@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastncf.kernels.cpu.alias import AliasTable
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.losses import LossBuffers, add_loss_sums, loss_gradients
 from fastncf.kernels.cpu.negatives import SamplerScratch, make_sampler_scratch, sample_row
 from fastncf.kernels.cpu.simd import (

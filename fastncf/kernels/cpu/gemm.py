@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.simd import VectorBuilder
 
 ROW_MULTIPLE = 4

@@ -1,9 +1,10 @@
 """Integer hashes in compiled code: the functions of :mod:`fastncf.rng`, and a keyed hash of 32 bits."""
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.rng import LOWBIAS_1, LOWBIAS_2, MIX_1, MIX_2
 
 

@@ -6,9 +6,10 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.factors import (
     ItemTable,
     SGDStep,

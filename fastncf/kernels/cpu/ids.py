@@ -5,8 +5,8 @@ Each kernel works on one chunk of a column and writes to arrays that the caller 
 """
 
 import numpy as np
-from numba import njit
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.rng import GOLDEN
 
 

@@ -14,9 +14,9 @@ change slowly; rows that were written in the first ``_EXACT`` steps take their m
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.rows import (
     BETA_1,
     BETA_2,

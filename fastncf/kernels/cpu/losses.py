@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.simd import LANES, VectorBuilder, get, put
 
 BCE, BPR = range(2)

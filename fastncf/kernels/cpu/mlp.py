@@ -23,10 +23,10 @@ The structures below hold arrays for the caller. Within the kernels the same str
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from fastncf.kernels.cpu.barrier import fetch_add, wait
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.gemm import (
     COLUMN_MULTIPLE,
     NONE,

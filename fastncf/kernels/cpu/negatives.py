@@ -7,9 +7,9 @@ matters, since Numba would otherwise test each of them for a negative value.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from fastncf.kernels.cpu.alias import AliasTable
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.hashing import hash32, mix64
 from fastncf.rng import GOLDEN
 

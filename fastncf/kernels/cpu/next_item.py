@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from fastncf.kernels.cpu.barrier import fetch_add, wait
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.gemm import NONE, ROW_MULTIPLE, Matrix, Transposed, gemm
 from fastncf.kernels.cpu.hashing import mix64
 from fastncf.kernels.cpu.lazy_adam import AdamSchedule, LazyTable, make_step, read_row, remaining_update, write_row

@@ -1,8 +1,8 @@
 """Keyed permutations, entry by entry; see :mod:`fastncf.sampling.permutation`."""
 
 import numpy as np
-from numba import njit
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.rng import LOWBIAS_1, LOWBIAS_2
 
 _MASK = (1 << 32) - 1

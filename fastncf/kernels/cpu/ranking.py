@@ -6,8 +6,8 @@ The compiler may reorder the terms of a dot product; NaN and infinity keep their
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.gemm import ROW_COLUMN_MULTIPLE, Matrix, gemm_row
 from fastncf.kernels.cpu.simd import offset, pointer

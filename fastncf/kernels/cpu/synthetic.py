@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.hashing import mix64
 from fastncf.rng import GOLDEN
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.csr import lowest_bit, seen_rows
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.gemm import NONE, ROW_MULTIPLE, Matrix, gemm, gemm_row
