@@ -5,8 +5,10 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from fastncf.errors import FastNCFError, InsufficientMemoryError
 
@@ -25,6 +27,9 @@ _LIBRARY_BYTES = 1650 << 20
 _TORCH_BYTES = 700 << 20
 _TORCH_AND_READING_BYTES = 1400 << 20
 """Address space that fits of small data took with two threads in November 2026, see :func:`require_libraries`."""
+
+_imports: dict[tuple[str, ...], Any] = {}
+"""Tasks that import modules, by the names of the modules."""
 
 _THREADS = "can't start new thread"
 
@@ -65,7 +70,7 @@ def require_memory(what: str, needed: int, less: str) -> None:
 
 
 def require_libraries() -> None:
-    """Check that a limit of address space has room for Polars and Numba; do nothing where Polars is loaded already.
+    """Import Polars and Numba, if a limit of address space has room for them.
 
     Both end the process where they cannot allocate what they need when they start their threads.
 
@@ -74,10 +79,11 @@ def require_libraries() -> None:
     """
     if "polars" not in sys.modules:
         _require_address_space("Polars and Numba", _LIBRARY_BYTES)
+    import_aside("numpy", "polars", "numba", "numba.extending")
 
 
 def require_torch(*, reads: bool) -> None:
-    """Check that a limit of address space has room for torch; do nothing where torch is loaded already.
+    """Import torch, if a limit of address space has room for it.
 
     Args:
         reads: whether Polars has still to read data, and needs room for that as well.
@@ -87,6 +93,26 @@ def require_torch(*, reads: bool) -> None:
     """
     if "torch" not in sys.modules:
         _require_address_space("torch", _TORCH_AND_READING_BYTES if reads else _TORCH_BYTES)
+    import_aside("torch")
+
+
+def import_aside(*names: str) -> None:
+    """Import modules by another thread, since an interrupt would leave them half imported, and no second try succeeds.
+
+    What an interrupted call has begun goes on, and the next call waits for it. What cannot be imported raises its error
+    where it is needed.
+    """
+    from fastncf.threads import Task
+
+    def import_all() -> None:
+        """Import each module that can be imported."""
+        for name in names:
+            with suppress(Exception):
+                import_module(name)
+
+    if names not in _imports:
+        _imports[names] = Task(import_all)
+    _imports[names].result()
 
 
 def _require_address_space(libraries: str, needed: int) -> None:

@@ -484,6 +484,7 @@ def _device(config: Config, module: "nn.Module | None", optimizer: str) -> tuple
         return "cpu", AS_ASKED_FOR
     if config.device == "auto" and optimizer == "sgd" and module is None:
         return "cpu", "sgd runs on a CPU, where its recipe ranks best"
+    require_torch(reads=True)
     from fastncf.device import find_device
 
     device = str(find_device(config.device))

@@ -17,11 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Generic, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fastncf.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VARIABLE = "FASTNCF_NUM_THREADS"
 """Environment variable that sets the number of threads."""
@@ -195,7 +196,7 @@ def num_threads() -> int:
     return int(value)
 
 
-def even_ranges(rows: int, parts_per_thread: int = 4) -> np.ndarray:
+def even_ranges(rows: int, parts_per_thread: int = 4) -> "np.ndarray":
     """Divide rows into ranges of about the same length.
 
     Args:
@@ -205,10 +206,12 @@ def even_ranges(rows: int, parts_per_thread: int = 4) -> np.ndarray:
     Returns:
         (P * threads + 1,) int64: ascending bounds of the ranges, from 0 to ``rows``.
     """
+    import numpy as np  # a library that is imported aside, see fastncf.memory
+
     return np.linspace(0, rows, parts_per_thread * num_threads() + 1).astype(np.int64)
 
 
-def run_ranges(kernel: Callable[[int, int], object], bounds: np.ndarray) -> None:
+def run_ranges(kernel: Callable[[int, int], object], bounds: "np.ndarray") -> None:
     """Call ``kernel(start, stop)`` for each range that is not empty, on at most :func:`num_threads` threads.
 
     The calling thread is one of them, since to start a thread takes longer than a small kernel.

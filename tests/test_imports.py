@@ -12,7 +12,8 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"download", "files", "memory", "processes", "rng", "stage", "streams", "threads"},
+    {"download", "files", "processes", "rng", "stage", "streams", "threads"},
+    {"memory"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},
     {"device"},

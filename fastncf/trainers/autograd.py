@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastncf.data.split import Split
 from fastncf.device import OUT_OF_MEMORY_HINT, device_guard, seeded
 from fastncf.errors import DeviceError
+from fastncf.memory import import_aside
 from fastncf.models.layers import l2_embeddings
 from fastncf.models.losses import LOSSES
 from fastncf.models.scorers import score_lists
@@ -68,6 +69,7 @@ class AutogradTrainer(Trainer):
         self.step = torch.zeros(1, dtype=torch.int64, device=self.device)  # steps of the epoch that are done
         self.total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         initial_rate = self.learning_rate if cuda else 0.0
+        import_aside("torch._dynamo")  # which the constructor imports
         self._adam = torch.optim.Adam(model.parameters(), lr=initial_rate, fused=True, capturable=cuda)
         self._stream = torch.cuda.Stream(self.device) if cuda else None
         self._graph: torch.cuda.CUDAGraph | None = None

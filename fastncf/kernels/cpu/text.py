@@ -10,8 +10,8 @@ anywhere else is a fault. So is a CR that no LF follows, and NUL. This is RFC 41
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.simd import get, offset, pointer, put
 
 NEWLINE, RETURN, QUOTE, BLANK, TAB = 10, 13, 34, 32, 9
