@@ -12,11 +12,12 @@ are daemons, so that none of them keeps a process alive.
 
 import atexit
 import itertools
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fastncf.errors import ConfigError
@@ -97,6 +98,10 @@ class Task(Generic[Result]):
         self._work = _Work(_current.work)
         self._error: BaseException | None = None
         self._result: Result | None = None
+        self._process = os.getpid()
+        self._is_over = False
+        self._running = threading.Lock()  # locked until the call has ended
+        self._running.acquire()
         self._thread = threading.Thread(target=self._run, name="fastncf", daemon=True)
         _running[id(self)] = self
         try:
@@ -114,6 +119,8 @@ class Task(Generic[Result]):
             self._error = error
         finally:
             del _running[id(self)]
+            self._is_over = True
+            self._running.release()
 
     def result(self) -> Result:
         """Wait for the call and return its result; the task is cancelled if the wait is interrupted.
@@ -129,8 +136,7 @@ class Task(Generic[Result]):
     def wait(self) -> None:
         """Wait for the end of the call; the task is cancelled if the wait is interrupted."""
         try:
-            while self._thread.is_alive():
-                self._thread.join(_POLL)
+            self._wait(math.inf)
         except BaseException:
             self.cancel()
             raise
@@ -142,8 +148,17 @@ class Task(Generic[Result]):
     def end(self, seconds: float = _PATIENCE) -> None:
         """Cancel the call and wait for its end, but no longer than some seconds."""
         self.cancel()
-        with suppress(RuntimeError):  # an interrupt may have come before the thread had started
-            self._thread.join(max(seconds, 0))
+        self._wait(seconds)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for the end of the call, but no longer than some seconds; in a forked child the thread does not exist.
+
+        ``Thread.join()`` would not do: after an interrupt it takes a thread that runs for one that has ended.
+        """
+        deadline = time.monotonic() + seconds
+        while not self._is_over and self._process == os.getpid() and (left := deadline - time.monotonic()) > 0:
+            if self._running.acquire(timeout=min(_POLL, left)):
+                self._running.release()
 
     @property
     def error(self) -> BaseException | None:

@@ -10,6 +10,7 @@ from fastncf.sampling.distributions import DISTRIBUTIONS, alias_table
 from fastncf.sampling.loader import EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import sample_negatives
 from fastncf.stage import Stage
+from fastncf.threads import check_cancelled
 from tests.conftest import plain_split, random_csr
 
 CPU = torch.device("cpu")
@@ -170,16 +171,25 @@ def test_an_error_in_the_sampler_reaches_the_loop(csr, monkeypatch):
         next(loader.epoch(0))  # it is drawn again, not remembered
 
 
-def test_the_thread_ends_with_the_loader(csr):
-    def threads() -> int:
-        return sum(thread.name.startswith("fastncf-sampler") for thread in threading.enumerate())
+def test_the_thread_ends_with_the_loader(csr, monkeypatch):
+    begun, drawn = threading.Event(), []
 
-    before = threads()
+    def draw_for_long(*args, epoch, out, **kwargs):
+        if epoch == 1:
+            begun.set()
+            try:
+                while True:
+                    check_cancelled()
+            finally:
+                drawn.append(epoch)
+        return sample_negatives(*args, epoch=epoch, out=out, **kwargs)
+
+    monkeypatch.setattr(loader_module, "sample_negatives", draw_for_long)
     loader = make(csr)
     loader.load(0)
-    assert threads() == before + 1
+    assert begun.wait(30)
     loader.close()
-    assert threads() == before
+    assert drawn == [1]
     assert loader.sampling_seconds() > 0
 
 
