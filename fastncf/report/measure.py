@@ -8,6 +8,7 @@ from fastncf.data.split import Split
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import METRICS
 from fastncf.evaluation.ranking import ranks_by_factors
+from fastncf.kernels.cpu.encoder import LONGEST, HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 
 MAX_K = 20
@@ -119,6 +120,12 @@ def project(vectors: np.ndarray) -> np.ndarray:
     points[:, : axes.shape[1]] = directions @ axes
     largest = points[np.abs(points).argmax(axis=0), [0, 1]]
     return points * np.where(largest < 0, -1.0, 1.0)
+
+
+def mean_encoder(vectors: np.ndarray) -> HistoryEncoder:
+    """Return the encoder whose state is the mean of the vectors (I, D) of a history."""
+    ones = np.ones((1, vectors.shape[1]), dtype=np.float32)
+    return HistoryEncoder(vectors, ones, ones, np.array([True]), LONGEST)
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:

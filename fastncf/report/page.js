@@ -40,7 +40,9 @@
   }
 
   function startBox(box) {
-    const vectors = unpack(box.vectors);
+    const input = unpack(box.input);
+    const output = box.output ? unpack(box.output) : input;
+    const bias = box.bias ? new Float32Array(bytes(box.bias)) : new Float32Array(box.ids.length);
     const search = document.getElementById("search");
     const places = Object.fromEntries(["found", "liked", "answers"].map((id) => [id, document.getElementById(id)]));
     const indexOf = new Map(box.ids.map((id, index) => [id, index]));
@@ -59,12 +61,28 @@
       return element;
     }
 
+    // The vector of a user with the liked items, as the package computes it of a history, oldest item first.
+    function userVector() {
+      const { gains, decays, isMean, longest } = box.encoder;
+      const latest = liked.slice(-longest);
+      const user = new Float64Array(input.dim);
+      gains.forEach((gain, c) => {
+        const feature = new Float64Array(input.dim);
+        for (const item of latest) {
+          input.row(item).forEach((value, d) => (feature[d] = decays[c][d] * feature[d] + value));
+        }
+        const weight = isMean[c] ? 1 / latest.length : 1;
+        feature.forEach((value, d) => (user[d] += weight * gain[d] * value));
+      });
+      return user;
+    }
+
     function best() {
-      const user = new Float64Array(vectors.dim);
-      for (const item of liked) vectors.row(item).forEach((value, at) => (user[at] += value / liked.length));
+      const user = userVector();
       const scored = [];
       for (let item = 0; item < box.ids.length; item++) {
-        if (!liked.includes(item)) scored.push([vectors.row(item).reduce((sum, value, at) => sum + value * user[at], 0), item]);
+        if (liked.includes(item)) continue;
+        scored.push([output.row(item).reduce((sum, value, d) => sum + value * user[d], bias[item]), item]);
       }
       return scored.sort((a, b) => b[0] - a[0] || a[1] - b[1]).slice(0, 10);
     }

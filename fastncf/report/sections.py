@@ -13,14 +13,24 @@ from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.data.titles import read_titles
 from fastncf.errors import printable
+from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.report import charts, measure
-from fastncf.report.tables import pack_vectors
+from fastncf.report.tables import MAX_BYTES, pack_vectors, to_base64
 from fastncf.rng import Stream, key
 
 _NUM_USERS = 2_000
 _NUM_ON_MAP = 2_500
 _K = 10
+
+_BY_HISTORY = (
+    "Pick items that you like, in the order in which you met them. This page then computes the vector of a user with "
+    "this history and the items with the highest scores: the answers of <code>recommend(history=[...])</code>."
+)
+_BY_COSINE = (
+    "Pick items that you like. This page then computes the items whose vectors have the largest mean cosine with "
+    "theirs; for a single item these are the answers of <code>similar_items</code>."
+)
 
 
 class Reported(Protocol):
@@ -37,6 +47,7 @@ class Reported(Protocol):
     seconds: dict[str, float]
     training_log: list[dict[str, Any]]
     found: dict[str, Any]
+    encoder: HistoryEncoder | None
 
     def recommend(self, users: Any, k: int = ...) -> pl.DataFrame:
         """Return recommendations of items that a user has not seen: columns user, item, score, rank."""
@@ -107,17 +118,30 @@ class Sections:
         """Return the box in which a reader picks items and sees recommendations."""
         if self._vectors is None:
             return ""
-        packed = pack_vectors(measure.normalized(self._vectors), self._counts)
+        encoder, bias = self._recommender.encoder, None
+        if encoder is None:
+            encoder, how = measure.mean_encoder(measure.normalized(self._vectors)), _BY_COSINE
+            tables = {"input": encoder.vectors}
+        else:
+            bias, how = _item_bias(self._recommender), _BY_HISTORY
+            tables = {"input": encoder.vectors, "output": self._vectors}
+        packed = {name: pack_vectors(table, self._counts, MAX_BYTES // len(tables)) for name, table in tables.items()}
+        items = packed["input"].items
         self.box = {
-            "ids": [self._ids[item] for item in packed.items],
-            "names": [self._names[item] for item in packed.items],
-            "vectors": packed.data,
+            "ids": [self._ids[item] for item in items],
+            "names": [self._names[item] for item in items],
+            "bias": None if bias is None else to_base64(bias[items]),
+            "encoder": {
+                "gains": encoder.gains.tolist(),
+                "decays": encoder.decays.tolist(),
+                "isMean": encoder.is_mean.tolist(),
+                "longest": encoder.longest,
+            },
+            **{name: table.data for name, table in packed.items()},
         }
         return _section(
             "Try it",
-            f"<p>Pick items that you like. This page then computes the items whose vectors have the largest mean "
-            f"cosine with theirs; for a single item these are the answers of <code>similar_items</code>. "
-            f"{packed.describe(len(self._ids))}</p>"
+            f"<p>{how} {packed['input'].describe(len(self._ids))}</p>"
             '<label for="search">Item</label> <input type="search" id="search" autocomplete="off">'
             '<div id="found"></div><div id="liked"></div><ol id="answers" aria-live="polite"></ol>',
         )
@@ -276,3 +300,11 @@ def _item_vectors(recommender: Reported) -> np.ndarray | None:
         return None
     vectors: np.ndarray = item_vectors()[: len(recommender.items)].detach().float().cpu().numpy()
     return vectors
+
+
+def _item_bias(recommender: Reported) -> np.ndarray:
+    """Return the biases of the items (I,) float32 of a matrix factorization."""
+    if isinstance(recommender.trained, Factors):
+        return recommender.trained.item_bias
+    bias: np.ndarray = recommender.trained.item_bias.detach().cpu().numpy()
+    return bias

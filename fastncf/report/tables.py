@@ -43,7 +43,7 @@ class PackedVectors:
         )
 
 
-def pack_vectors(vectors: np.ndarray, counts: np.ndarray, max_bytes: int = MAX_BYTES) -> PackedVectors:
+def pack_vectors(vectors: np.ndarray, counts: np.ndarray, max_bytes: int) -> PackedVectors:
     """Return vectors in the most exact form that fits a number of bytes.
 
     Float32 is tried first, then integers of 16 and of 8 bits that are scaled by the largest entry of their vector. If
@@ -62,10 +62,10 @@ def pack_vectors(vectors: np.ndarray, counts: np.ndarray, max_bytes: int = MAX_B
     chosen = np.ascontiguousarray(vectors[items], dtype="<f4")
     data: dict[str, Any] = {"dtype": dtype, "dim": dim}
     if dtype == "float32":
-        data["values"] = _base64(chosen)
+        data["values"] = to_base64(chosen)
     else:
         integers, scale = quantize(chosen, int(dtype.removeprefix("int")))
-        data |= {"values": _base64(integers), "scale": _base64(scale)}
+        data |= {"values": to_base64(integers), "scale": to_base64(scale)}
     return PackedVectors(items, dtype, data)
 
 
@@ -78,6 +78,6 @@ def quantize(vectors: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return integers, scale
 
 
-def _base64(array: np.ndarray) -> str:
-    """Return the bytes of an array as text."""
+def to_base64(array: np.ndarray) -> str:
+    """Return the bytes of an array of little-endian numbers as text."""
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import polars as pl
 import pytest
 
+import fastncf
 from fastncf.errors import printable
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -78,24 +79,33 @@ def test_all_charts_are_drawn_and_titles_are_text(page, tmp_path):
     assert 'data-title="fastncf: mf"' in document
 
 
-@pytest.mark.parametrize("number", [0, 1, 17, 39])
-def test_one_item_gets_the_models_own_answers(page, recommender, tmp_path, number):
-    item = recommender.items.ids[number]
-    expected = recommender.similar_items(item)
-    found = answers(open_page(page, tmp_path, [item]))
-    assert [score for _, score in found] == pytest.approx(expected["score"].to_list(), abs=1e-5)
-    assert {other for other, _ in found} == set(expected["similar_item"])
-
-
-def test_several_items_get_the_mean(page, recommender, tmp_path):
-    liked = recommender.items.ids.gather([2, 11, 30]).to_list()
-    similar = pl.concat([recommender.similar_items(item, k=39) for item in liked]).filter(
-        ~pl.col("similar_item").is_in(liked)
-    )
-    expected = similar.group_by("similar_item").agg(pl.col("score").mean()).sort("score", descending=True).head(10)
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
+@pytest.mark.parametrize("numbers", [[0], [2, 11, 30], [30, 11, 2]])
+def test_a_history_gets_the_models_own_answers(frame, tmp_path, loss, numbers):
+    recommender = fastncf.fit(frame, dim=8, epochs=2, loss=loss, history="sequence", seed=1)
+    liked = recommender.items.ids.gather(numbers).to_list()
+    expected = recommender.recommend(history=liked, k=10)
+    page = recommender.report(tmp_path / "page.html")
     found = answers(open_page(page, tmp_path, [*liked, "an item that is not there", liked[0]]))
+    assert [score for _, score in found] == pytest.approx(expected["score"].to_list(), abs=1e-4)
+    assert [item for item, _ in found] == expected["item"].to_list()
+
+
+@pytest.fixture(scope="module")
+def without_history(frame):
+    return fastncf.fit(frame, dim=8, epochs=2, history="none", seed=1)
+
+
+@pytest.mark.parametrize("numbers", [[17], [2, 11, 30]])
+def test_without_histories_similar_items_are_shown(without_history, tmp_path, numbers):
+    liked = without_history.items.ids.gather(numbers).to_list()
+    similar = pl.concat([without_history.similar_items(item, k=39) for item in liked])
+    mean = similar.filter(~pl.col("similar_item").is_in(liked)).group_by("similar_item").agg(pl.col("score").mean())
+    expected = mean.sort("score", descending=True).head(10)
+    page = without_history.report(tmp_path / "page.html")
+    found = answers(open_page(page, tmp_path, liked))
     assert [score for _, score in found] == pytest.approx(expected["score"].to_list(), abs=1e-5)
-    assert {item for item, _ in found} == set(expected["similar_item"])
+    assert [item for item, _ in found] == expected["similar_item"].to_list()
 
 
 CLICKS = """

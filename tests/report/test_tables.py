@@ -48,7 +48,7 @@ def test_the_most_exact_form_that_fits(vectors, max_bytes, dtype, kept, error):
 
 def test_what_is_lost_is_said(vectors):
     counts = np.arange(100)
-    assert pack_vectors(vectors, counts).describe(100) == ""
+    assert pack_vectors(vectors, counts, 6400).describe(100) == ""
     assert "rounded to 16 bits" in pack_vectors(vectors, counts, 6000).describe(100)
     assert "only the 50 of 100 items with the most interactions" in pack_vectors(vectors, counts, 1000).describe(100)
 
