@@ -29,6 +29,7 @@ TRAINERS = {
     "next_item": Entry("adam", "fastncf.trainers.next_item:NextItem"),
     "cuda_mlp": Entry("adam", "fastncf.trainers.cuda_mlp:CUDAMLPTrainer"),
     "cpu_mlp": Entry("adam", "fastncf.trainers.cpu_mlp:CPUMLPTrainer"),
+    "cuda_next_item": Entry("adam", "fastncf.trainers.cuda_next_item:CUDANextItem"),
     "autograd": Entry("adam", "fastncf.trainers.autograd:AutogradTrainer"),
 }
 """Each trainer by its name, in the order in which they are asked."""

@@ -8,6 +8,7 @@ is a matrix factorization.
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
 FIRST_DECAYS = 0.1, 0.6, 0.9
 """Decays of the features before the first epoch; the last feature is a mean."""
 
+IS_MEAN = np.array([False] * len(FIRST_DECAYS) + [True])
+"""Whether a feature is a mean, (C,)."""
+
 WINDOW = 128
 """Positions of a window at most, and interactions before them that their states are made of at most."""
 
 _BATCHES_PER_CALL = 32  # Ctrl-C waits for a call
 _BIAS_COLUMNS = 8  # the bias and numbers that stay 0, so that rows have whole vectors
-_MOMENTS = "parameters", "exp_avg", "exp_avg_sq"
+MOMENTS = "parameters", "exp_avg", "exp_avg_sq"
 
 
 class NextItem(Trainer):
@@ -49,40 +53,27 @@ class NextItem(Trainer):
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
-        if stage.optimizer != cls.optimizer:
-            return f"takes steps by {cls.optimizer}, not by {stage.optimizer}"
-        if module is not None:
-            return "the kernel trains no modules"
-        if stage.model != "mf":
-            return f"the kernel is for mf and not for {stage.model!r}"
-        if stage.loss != "softmax":
-            return f"the kernel computes softmax and not loss={stage.loss!r}"
-        if stage.history != "sequence":
-            return f"history={stage.history!r} was asked for, and the kernel needs histories in their order"
+        if (reason := why_not_next_item(stage, module)) is not None:
+            return reason
         if stage.device != "cpu":
             return f"device={stage.device!r} is not the CPU"
         if stage.precision != "float32":
             return f"precision={stage.precision!r} was asked for, and the kernel multiplies in float32"
-        if stage.negatives != "uniform":
-            return f"negatives={stage.negatives!r} was asked for, and the kernel draws uniformly"
-        if stage.l2:
-            return f"l2={stage.l2:g} was asked for, and the kernel has dropout in its place; expected l2=0"
         return None
 
     def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.__init__`; the parameters of ``model`` are drawn anew."""
-        if order is None:
-            raise ValueError("order: expected one, which histories need")
         self.model, self.stage, self.num_items = model, stage, split.num_items
-        self.windows = make_windows(split.indptr, ordered_items(split, order))
+        self.windows = windows_of(split, order)
         self.num_positions = int(self.windows.lengths.sum())
         self.num_batches = -(-self.num_positions // stage.batch_size)
         self.num_negatives = min(stage.num_negatives, split.num_items)
-        self.num_slots = _whole_lanes(self.num_negatives)
-        self.width = _whole_lanes(stage.dim)
-        self.is_mean = np.array([False] * len(FIRST_DECAYS) + [True])
+        self.num_slots = whole_lanes(self.num_negatives)
+        self.width = whole_lanes(stage.dim)
+        self.is_mean = IS_MEAN
         self._table = self._first_table()
-        self._recurrence = self._first_recurrence()
+        self._recurrence = aligned_zeros((3, 2, len(self.is_mean), self.width))
+        self._recurrence[0, :, :, : stage.dim] = first_recurrence(stage.dim)
         rates = stage.learning_rate_at(np.array([0, 1 / max(1, stage.epochs * self.num_batches)]))
         self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
 
@@ -91,20 +82,10 @@ class NextItem(Trainer):
         row_width = 2 * self.width + _BIAS_COLUMNS
         memory, stride = aligned_zeros(self.num_items * stride_of(row_width)), stride_of(row_width)
         table = LazyTable(memory, memory.view(np.int32), row_width, stride)
-        generator = np.random.Generator(np.random.Philox(key=key(self.stage.seed, Stream.PARAMETERS)))
-        shape = self.num_items, self.stage.dim
-        for start in (0, self.width):
-            vectors = generator.standard_normal(shape, dtype=np.float32) * np.float32(self.stage.init_std)
-            memory.reshape(-1, stride)[:, start : start + self.stage.dim] = vectors
+        rows = memory.reshape(-1, stride)
+        for start, vectors in zip((0, self.width), draw_vectors(self.stage, self.num_items), strict=True):
+            rows[:, start : start + self.stage.dim] = vectors
         return table
-
-    def _first_recurrence(self) -> np.ndarray:
-        """Return gains of 1 and logits of the decays, with room for their moments: (3, 2, C, D)."""
-        recurrence = aligned_zeros((3, 2, len(self.is_mean), self.width))
-        recurrence[0, 0, :, : self.stage.dim] = 1
-        for feature, decay in enumerate(FIRST_DECAYS):
-            recurrence[0, 1, feature, : self.stage.dim] = np.log(decay / (1 - decay))
-        return recurrence
 
     def epoch(self, number: int) -> float:
         """Visit every window once, in an order drawn anew. See :meth:`fastncf.trainers.base.Trainer.epoch`."""
@@ -147,18 +128,11 @@ class NextItem(Trainer):
 
     def _draw_epoch(self, number: int) -> kernels.Epoch:
         """Return the order of the windows in an epoch, divided into batches, and the key of its negatives."""
-        windows, stage = self.windows, self.stage
-        turn = number if stage.shuffle else 0
-        generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.HISTORIES, turn)))
-        order = generator.permutation(len(windows.users)).astype(np.int32)
-        lengths = windows.lengths[order]
-        starts = np.cumsum(lengths, dtype=np.int64) - lengths
-        bounds = np.searchsorted(starts, np.arange(self.num_batches + 1) * stage.batch_size)
-        bounds[-1] = len(order)
+        order, bounds = draw_order(self.windows, self.stage, self.num_batches, number)
         return kernels.Epoch(
             order=order,
             bounds=bounds,
-            key=np.uint64(key(stage.seed, Stream.NEGATIVES, number)),
+            key=np.uint64(key(self.stage.seed, Stream.NEGATIVES, number)),
             num_items=self.num_items,
             num_negatives=self.num_negatives,
             num_slots=self.num_slots,
@@ -166,9 +140,8 @@ class NextItem(Trainer):
 
     def _settings(self, number: int) -> kernels.Settings:
         """Return the settings of the kernel for an epoch."""
-        bounds = np.arange(self.num_negatives + 1) * self.num_items // self.num_negatives
         log_sizes = np.zeros(self.num_slots, dtype=np.float32)
-        log_sizes[: self.num_negatives] = np.log(np.diff(bounds))
+        log_sizes[: self.num_negatives] = log_part_sizes(self.num_items, self.num_negatives)
         return kernels.Settings(
             width=self.width,
             num_features=len(self.is_mean),
@@ -253,7 +226,7 @@ class NextItem(Trainer):
         """Return views of everything that the next epoch depends on, by name."""
         arrays = {
             f"{prefix}.{name}": array
-            for moment, prefix in enumerate(_MOMENTS)
+            for moment, prefix in enumerate(MOMENTS)
             for name, array in self._columns(moment).items()
         }
         return arrays | {"steps": steps_of(self._table)}
@@ -273,6 +246,69 @@ class NextItem(Trainer):
         load_arrays(self._arrays(), state)
         restore_steps(0, self.num_items, np.array(state["steps"], dtype=np.int32), self._table, self._schedule)
         self._write_model()
+
+
+def why_not_next_item(stage: Stage, module: "nn.Module | None") -> str | None:
+    """Return why a stage cannot be trained by states that run through histories, whatever its device and precision."""
+    if stage.optimizer != "adam":
+        return f"takes steps by adam, not by {stage.optimizer}"
+    if module is not None:
+        return "the kernel trains no modules"
+    if stage.model != "mf":
+        return f"the kernel is for mf and not for {stage.model!r}"
+    if stage.loss != "softmax":
+        return f"the kernel computes softmax and not loss={stage.loss!r}"
+    if stage.history != "sequence":
+        return f"history={stage.history!r} was asked for, and the kernel needs histories in their order"
+    if stage.negatives != "uniform":
+        return f"negatives={stage.negatives!r} was asked for, and the kernel draws uniformly"
+    if stage.l2:
+        return f"l2={stage.l2:g} was asked for, and the kernel has dropout in its place; expected l2=0"
+    return None
+
+
+def windows_of(split: Split, order: np.ndarray | None) -> kernels.Windows:
+    """Return the windows of all histories; ``order`` is that of a trainer, which must not be None."""
+    if order is None:
+        raise ValueError("order: expected one, which histories need")
+    return make_windows(split.indptr, ordered_items(split, order))
+
+
+def draw_vectors(stage: Stage, num_items: int) -> Iterator[np.ndarray]:
+    """Yield the history vectors and the output vectors (I, D) float32 before the first epoch."""
+    generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
+    for _ in range(2):
+        yield generator.standard_normal((num_items, stage.dim), dtype=np.float32) * np.float32(stage.init_std)
+
+
+def first_recurrence(dim: int) -> np.ndarray:
+    """Return gains of 1 and the logits of ``FIRST_DECAYS``, 0 for the mean: (2, C, D) float32."""
+    decays = np.array(FIRST_DECAYS)
+    logits = np.concatenate([np.log(decays / (1 - decays)), [0]])
+    return np.stack([np.ones_like(logits), logits])[:, :, None].repeat(dim, 2).astype(np.float32)
+
+
+def draw_order(windows: kernels.Windows, stage: Stage, num_batches: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of the windows in an epoch, and where its batches begin and end in it.
+
+    A batch has the windows that begin within its ``batch_size`` positions.
+
+    Returns:
+        (W,) int32 and (B + 1,) int64.
+    """
+    turn = epoch if stage.shuffle else 0
+    generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.HISTORIES, turn)))
+    order = generator.permutation(len(windows.users)).astype(np.int32)
+    lengths = windows.lengths[order]
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    bounds = np.searchsorted(starts, np.arange(num_batches + 1) * stage.batch_size)
+    bounds[-1] = len(order)
+    return order, bounds
+
+
+def log_part_sizes(num_items: int, num_negatives: int) -> np.ndarray:
+    """Return the logarithms of the sizes of the parts of the catalogue that negatives are drawn from, (K,) float32."""
+    return np.log(np.diff(np.arange(num_negatives + 1) * num_items // num_negatives)).astype(np.float32)
 
 
 def make_windows(indptr: np.ndarray, items: np.ndarray) -> kernels.Windows:
@@ -353,6 +389,6 @@ def make_plans(count: int, most: _Most) -> kernels.Plans:
     )
 
 
-def _whole_lanes(count: int) -> int:
+def whole_lanes(count: int) -> int:
     """Return the next multiple of the lanes of a vector."""
     return -(-count // LANES) * LANES

@@ -15,17 +15,22 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import triton
 from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from fastncf.data.split import Split
 from fastncf.kernels.cuda.draws import DeviceAliasTable, DeviceCSR, fill_negatives, fill_order
 from fastncf.kernels.cuda.layers import fused_hidden_layers
 from fastncf.kernels.cuda.mlp import MLPShape, StepTensors, adam_step, add_gradients
 from fastncf.kernels.cuda.rows import Dot, Gather
 from fastncf.kernels.cuda.scores import score_by_layers
+from fastncf.models.mf import MF
+from fastncf.trainers.cuda_next_item import CUDANextItem
+from tests.stages import make_stage
 
 DIM, NUM_NEGATIVES = 64, 4
 
@@ -54,6 +59,17 @@ def start_all() -> None:
         out, items = torch.zeros(8, 100), ints(8, 100)
         score_by_layers(out, halves, halves, ints(8), items, weights, torch.zeros(widths[-1] + 1))
     start_mlp()
+    start_next_item()
+
+
+def start_next_item() -> None:
+    """Start the kernels of an epoch of states, for vectors of usual widths and for the widest."""
+    indptr, missing = np.array([0, 9, 200]), np.full(2, -1, dtype=np.int32)
+    order = np.concatenate([np.arange(9), np.arange(191)]).astype(np.int32)
+    split = Split(1000, indptr, order, missing, missing, 0, 0, 0, "latest")
+    for dim, changes in ((128, {}), (128, {"precision": "bfloat16", "dropout": 0.3}), (256, {"precision": "bfloat16"})):
+        stage = make_stage(dim=dim, loss="softmax", history="sequence", num_negatives=700, batch_size=1000, **changes)
+        CUDANextItem(MF(2, 1000, dim), split, stage, order).epoch(0)
 
 
 def start_mlp() -> None:

@@ -40,7 +40,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
     """By the compiler itself, not the interpreter; the shared memory is that of the smallest device since Ampere.
 
-    A whole step over vectors of 64 may take all of a 9.0 or 10.0: where it does not fit, autograd trains.
+    A whole step over vectors of 64, and tiles of states, may take all of a 9.0 or 10.0: where they do not fit, another
+    trainer trains.
     """
     root = Path(__file__).parents[2]
     source = "".join(path.read_text() for path in (root / "fastncf" / "kernels" / "cuda").glob("*.py"))
@@ -58,13 +59,15 @@ def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
     made = json.loads(run.stdout)
     for capability in (80, 90, 100):
         assert {name for at, name, *_ in made if at == capability} == started
+    large = {"_add_gradients_kernel", "_softmax_kernel", "_negative_gradients_kernel"}
     for capability, most in ((80, 99), (90, 227), (100, 227)):
         compiled = [(name, shared) for at, name, shared, *_ in made if at == capability]
         steps = sorted(shared for name, shared in compiled if name == "_add_gradients_kernel")
         assert len(steps) == 3
         assert steps[0] <= 99 << 10
-        assert steps[1] == steps[2] <= most << 10  # vectors of 64, positions of 32 and 64 bits
-        assert max(shared for name, shared in compiled if name != "_add_gradients_kernel") <= 99 << 10
+        assert steps[1] == steps[2]  # vectors of 64, positions of 32 and 64 bits
+        assert max(shared for name, shared in compiled if name in large) <= most << 10
+        assert max(shared for name, shared in compiled if name not in large) <= 99 << 10
 
 
 def device_csr(indptr: np.ndarray, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
