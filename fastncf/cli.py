@@ -700,6 +700,7 @@ def _found(recommender: "Recommender") -> list[str]:
     ]
     notes = {
         "num_missing": "rows lack a user, an item or a time and were left out",
+        "num_low_rated": "rows have a lower rating than --min-rating and were left out",
         "num_duplicates": "repeated (user, item) rows were counted once",
         "num_users_all_seen": "users have seen every item and were left out",
         "num_users_too_short": "users with a single interaction are trained on and not tested",

@@ -118,6 +118,9 @@ class Config:
     drop_missing: bool = False
     """Leave out rows that lack a user, an item or a time, and count them, rather than refuse them."""
 
+    min_rating: float | None = None
+    """Leave out rows whose rating is lower, and count them; otherwise ratings are not read."""
+
     holdout: Literal["one", "none"] = "one"
     """one: hold out an item of each user, by which the model is measured. none, or None: train on all interactions by
     the plan that a fit with one has, and measure nothing."""
@@ -212,6 +215,8 @@ class Config:
         self._require("layers", _is_count(wrong), _count_expected(wrong).replace("an integer", "integers"))
         is_probability = self.dropout is None or (_is_number(self.dropout) and 0 <= self.dropout < 1)
         self._require("dropout", is_probability, "a number from 0 and below 1")
+        holds = self.min_rating is None or _is_number(self.min_rating)
+        self._require("min_rating", holds, "a finite number, such as 4")
         is_share = _is_number(self.user_fraction) and 0 < self.user_fraction <= 1
         self._require("user_fraction", is_share, "a number above 0 and at most 1")
         is_seed = _is_integer(self.seed) and 0 <= self.seed < 2**63
@@ -238,7 +243,9 @@ class Config:
 
     def reading(self) -> dict[str, Any]:
         """Return the settings of the reading of the data, see :class:`~fastncf.data.readers.options.Reading`."""
-        return {name: getattr(self, name) for name in ("time_format", "dayfirst", "encoding", "drop_missing")}
+        return {
+            name: getattr(self, name) for name in ("time_format", "dayfirst", "encoding", "drop_missing", "min_rating")
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that JSON can hold."""

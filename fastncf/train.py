@@ -264,7 +264,7 @@ def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
         "users": len(interactions.users),
         "items": len(interactions.items),
         "interactions": split.num_interactions,
-        **({} if interactions.num_missing is None else {"num_missing": interactions.num_missing}),
+        **interactions.left_out,
         "num_duplicates": split.num_duplicates,
         "num_users_all_seen": split.num_users_all_seen,
         "num_users_too_short": split.num_users_too_short,

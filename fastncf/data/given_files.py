@@ -74,8 +74,8 @@ def read_with_test(
         lists = read_candidates(candidates, reading.get("encoding"))
         items.append(lists["negative"])
     interactions = encode_table(table, Vocabulary.of(users, "user"), Vocabulary.of(items, "item"))
-    if table.num_missing is not None and held_out.num_missing is not None:
-        interactions = replace(interactions, num_missing=table.num_missing + held_out.num_missing)
+    left_out = {name: count + held_out.left_out[name] for name, count in table.left_out.items()}
+    interactions = replace(interactions, left_out=left_out)
     test_user = interactions.users.encode(held_out.frame["user"])
     test_item = interactions.items.encode(held_out.frame["item"])
     _check_test_users(test_user, held_out, table)

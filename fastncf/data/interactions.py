@@ -1,6 +1,6 @@
 """Interactions as indices of users and items, with the vocabularies of their raw ids."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import numpy as np
@@ -23,7 +23,7 @@ class Interactions:
         items: raw ids of the I items.
         source: name of the source in messages.
         source_info: what was recognised in the source, see :class:`~fastncf.data.readers.table.Table`.
-        num_missing: number of rows that lacked a value and were left out, or None where they would be refused.
+        left_out: numbers of rows that were left out on request, see :class:`~fastncf.data.readers.parts.Part`.
     """
 
     user: np.ndarray
@@ -33,7 +33,7 @@ class Interactions:
     items: Vocabulary
     source: str
     source_info: dict[str, Any]
-    num_missing: int | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def keep_users(self, kept: np.ndarray, other_items: np.ndarray | None = None) -> "Interactions":
         """Return the interactions of some users only, with new indices for these users and for the items they have.
@@ -59,7 +59,7 @@ class Interactions:
             items=Vocabulary(self.items.decode(np.flatnonzero(present)), "item"),
             source=self.source,
             source_info=self.source_info,
-            num_missing=self.num_missing,
+            left_out=self.left_out,
         )
 
 
@@ -124,7 +124,7 @@ def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interact
         items=items,
         source=table.source,
         source_info=table.source_info,
-        num_missing=table.num_missing,
+        left_out=table.left_out,
     )
 
 

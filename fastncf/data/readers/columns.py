@@ -1,6 +1,7 @@
 """User, item and time columns of a source, found by their names or, without a header, by their positions.
 
-A column's *role* is ``user``, ``item``, ``time``, or ``clock`` for the time of day beside a ``time`` of whole days.
+A column's *role* is ``user``, ``item``, ``time``, ``clock`` for the time of day beside a ``time`` of whole days, or
+``rating``, which is used only to leave out rows.
 Where two columns could have one role, the caller is asked; only a date and a time of day are combined.
 """
 
@@ -18,6 +19,7 @@ NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"
 """Text that polars reads as a number: with blanks before it, without any behind it."""
 
 _MAX_LISTED = 200
+_ROLES = ("user", "item", "time", "clock", "rating")
 
 
 def list_columns(columns: list[str]) -> str:
@@ -36,7 +38,7 @@ def match_columns(columns: list[str], options: ReadOptions, source: str) -> dict
 
     Returns:
         A column for ``user``, for ``item`` and, if there is one, for ``time``; also for ``clock`` where ``time`` is the
-        name of a date and another column may hold the time of day.
+        name of a date and another column may hold the time of day; and for ``rating`` if rows are left out by it.
 
     Raises:
         DataError: a column is missing, ambiguous or used twice.
@@ -56,6 +58,13 @@ def match_columns(columns: list[str], options: ReadOptions, source: str) -> dict
                 f"{source}: which column is the {role}? its columns are {listed}; "
                 f"name it with {role}=..., or call it {role} or {role}_id"
             )
+    if options.needs_rating():
+        chosen |= _find_columns(columns, "rating", source)
+        if "rating" not in chosen:
+            raise DataError(
+                f"{source}: has no rating column for min_rating={options.min_rating:g}; its columns are {listed}; call "
+                f"one rating"
+            )
     _require_one_column_each(chosen, columns, source)
     if "time" not in chosen:
         _refuse_format_of_nothing(options, source)
@@ -64,7 +73,7 @@ def match_columns(columns: list[str], options: ReadOptions, source: str) -> dict
             f"{source}: has no time column (its columns are {listed}), which tells the latest interaction of a user; "
             f"name the column with time=..., or choose split='random' to hold out any interaction"
         )
-    return {role: chosen[role] for role in ("user", "item", "time", "clock") if role in chosen}
+    return {role: chosen[role] for role in _ROLES if role in chosen}
 
 
 def _refuse_format_of_nothing(options: ReadOptions, source: str) -> None:
@@ -102,9 +111,9 @@ def _find_columns(columns: list[str], role: str, source: str) -> dict[str, str]:
             return {"time": dates[0], "clock": clocks[0]}
     if len(found) > 1:
         listed = " or ".join(f"{column!r:.60}" for column in found[:4])
+        remedy = f"name one with {role}=..." if role != "rating" else "leave one of them"
         raise DataError(
-            f"{source}: which column is the {role}, {listed}? name one with {role}=...; "
-            f"its columns are {list_columns(columns)}"
+            f"{source}: which column is the {role}, {listed}? {remedy}; its columns are {list_columns(columns)}"
         )
     return dict.fromkeys((role,), found[0]) if found else {}
 
@@ -135,7 +144,7 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
     if names["time"] is None and len(columns) <= 4:
         guess |= _guess_time(columns, rows, source)
     unnamed = {role: column for role, column in guess.items() if column not in names.values()}
-    chosen = {role: names.get(role) or unnamed.get(role) for role in ("user", "item", "time", "clock")}
+    chosen = {role: names.get(role) or unnamed.get(role) for role in _ROLES}
     if chosen["time"] is None:
         _refuse_format_of_nothing(options, source)
     if chosen["time"] is None and options.needs_time:
@@ -144,6 +153,13 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
             f"which tell the latest interaction of a user; name the column, such as time='column_{len(columns)}', or "
             f"choose split='random' to hold out any interaction"
         )
+    if options.needs_rating():
+        chosen["rating"] = next((column for column in columns[2:4] if column not in chosen.values()), None)
+        if chosen["rating"] is None:
+            raise DataError(
+                f"{source}: has no header, and no third or fourth column that may be the rating for "
+                f"min_rating={options.min_rating:g}"
+            )
     given = {role: name for role, name in chosen.items() if name is not None}
     for role, name in given.items():
         if name not in columns:

@@ -111,9 +111,18 @@ def _of_events(nouns: set[str]) -> str:
 DATES = re.compile(_of_events(_DATES))
 """Names of columns that may hold whole days."""
 
+_RATINGS = _normalized(
+    "rating ratings rate stars score overall bookrating userrating movierating ratingvalue reviewscore",
+    "bewertung sterne note",
+    "calificación calificacion puntuación valoración estrellas",
+    "avaliação nota estrelas classificação",
+    "évaluation etoiles",
+    "评分 評分 星级 打分 評価 評価点 レーティング 星",
+)
 NAMES = {
     "user": _with_affixes(_USERS, _USERS_BY_ID, _normalized("uid")),
     "item": _with_affixes(_ITEMS, _ITEMS_BY_ID, _ITEM_WORDS),
+    "rating": re.compile(_any_of(_RATINGS)),
     "time": re.compile(f"{DATES.pattern}|(?:{_of_events(_MOMENTS)}|{_any_of(_VERBS)}at){_any_of(_UNITS)}?"),
 }
 """Patterns of the names that are recognised for each role, as :func:`normalize_name` returns them."""
@@ -128,5 +137,5 @@ def has_name_of(role: str, column: str) -> bool:
 
 
 def is_known(name: str) -> bool:
-    """Return whether a column of this name is recognised."""
-    return any(has_name_of(role, name) for role in NAMES)
+    """Return whether a column of this name is recognised as a user, an item or a time."""
+    return any(has_name_of(role, name) for role in ("user", "item", "time"))

@@ -12,12 +12,14 @@ class Reading(TypedDict, total=False):
         dayfirst: whether the day stands before the month, or None to recognise it.
         encoding: encoding of text files, or None for UTF-8.
         drop_missing: leave out rows that lack a user, an item or a time, rather than refuse them.
+        min_rating: leave out rows whose rating is lower, or None.
     """
 
     time_format: str | None
     dayfirst: bool | None
     encoding: str | None
     drop_missing: bool
+    min_rating: float | None
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class ReadOptions:
         needs_time: whether a source without a time column is an error.
         is_test: whether the source is a test set, whose users are looked up in training.
         keeps_text: whether dates in text stay text, since the rows of other files decide on their format as well.
-        time_format, dayfirst, encoding, drop_missing: see :class:`Reading`.
+        time_format, dayfirst, encoding, drop_missing, min_rating: see :class:`Reading`.
     """
 
     names: dict[str, str | None]
@@ -40,6 +42,11 @@ class ReadOptions:
     dayfirst: bool | None = None
     encoding: str | None = None
     drop_missing: bool = False
+    min_rating: float | None = None
+
+    def needs_rating(self) -> bool:
+        """Return whether rows are left out by their ratings; the rows of a test set all count."""
+        return self.min_rating is not None and not self.is_test
 
     def has_date_format(self) -> bool:
         """Return whether the caller says anything of the format of dates."""

@@ -41,9 +41,10 @@ class Part(NamedTuple):
     Attributes:
         frame: columns ``user`` and ``item`` in canonical form, and perhaps ``time`` and ``clock`` as they were read.
         origin: where they come from.
-        num_missing: number of rows that lacked a value and were left out.
+        left_out: number of rows that were left out on request: ``num_missing`` lacked a value, and ``num_low_rated``
+            had a lower rating than asked for.
     """
 
     frame: pl.DataFrame
     origin: Origin
-    num_missing: int
+    left_out: dict[str, int]

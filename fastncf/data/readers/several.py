@@ -89,7 +89,9 @@ def join_parts(parts: Sequence[Part], source: str) -> Part:
     kinds = dict.fromkeys(part.origin.format for part in parts)
     count = f"{len(parts)} files: " if len(parts) > 1 else ""
     origin = Origin(source, f"{count}{', '.join(kinds)}", first.columns, locate)
-    return Part(pl.DataFrame(columns), origin, sum(part.num_missing for part in parts))
+    return Part(
+        pl.DataFrame(columns), origin, {name: sum(part.left_out[name] for part in parts) for name in parts[0].left_out}
+    )
 
 
 def _join_ids(columns: list[pl.Series]) -> pl.Series:

@@ -18,6 +18,7 @@ from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
 from fastncf.data.readers.options import Reading, ReadOptions
 from fastncf.data.readers.parquet import VALUE_BYTES, unpacked_bytes
 from fastncf.data.readers.parts import Origin, Part
+from fastncf.data.readers.ratings import has_at_least
 from fastncf.data.readers.several import join_parts, list_files
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
@@ -38,14 +39,14 @@ class Table:
         source_info: what was recognised, for people: ``source``, ``format``, ``columns`` (the column of each role) and
             ``rows``.
         locate: returns in words where a row of the frame stands in the source, such as "line 3".
-        num_missing: number of rows that lacked a value and were left out, or None where they would be refused.
+        left_out: numbers of rows that were left out on request, see :class:`~fastncf.data.readers.parts.Part`.
     """
 
     frame: pl.DataFrame
     source: str
     source_info: dict[str, Any]
     locate: Callable[[int], str]
-    num_missing: int | None = None
+    left_out: dict[str, int]
 
 
 def read_table(
@@ -159,9 +160,17 @@ def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Pa
     Raises:
         DataError: an id is not as expected, or the first row may be a header.
     """
-    num_rows = frame.height + origin.num_empty
+    left_out = {}
     if options.drop_missing:
-        frame, origin = _drop_missing(frame, origin)
+        left_out["num_missing"] = frame.height + origin.num_empty
+        frame, origin = _keep(frame, origin, pl.select(~pl.any_horizontal(map(is_missing, frame))).to_series())
+        left_out["num_missing"] -= frame.height
+    if options.min_rating is not None:
+        left_out["num_low_rated"] = frame.height
+        if "rating" in frame.columns:
+            name = origin.name_column("rating")
+            frame, origin = _keep(frame, origin, has_at_least(frame["rating"], options.min_rating, name))
+        left_out["num_low_rated"] -= frame.height
     layout, names = origin.layout, options.names
     ids = [check_ids(frame[role], origin.name_column(role)).alias(role) for role in ("user", "item") if frame.height]
     frame = frame.with_columns(ids)
@@ -170,7 +179,7 @@ def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Pa
             check_likely_times(frame["time"], origin.name_column("time"))
         if not (options.is_test or (names["user"] and names["item"])):
             refuse_doubtful_header(frame, layout.rows, layout.position_of, origin.source)
-    return Part(frame, origin, num_rows - frame.height)
+    return Part(frame, origin, left_out)
 
 
 def _make_table(part: Part, options: ReadOptions) -> Table:
@@ -180,11 +189,14 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
         DataError: there is no row, or a time is not as expected.
         ConfigError: the given format of times cannot be used.
     """
-    frame, origin, num_missing = part
+    frame, origin, left_out = part
     columns = dict(origin.columns)
     if frame.height == 0:
-        without = f" without a missing value ({num_missing} have one)" if num_missing else ""
-        raise DataError(f"{origin.source}: holds no row{without}; expected at least two users and two items")
+        num_left_out = sum(left_out.values())
+        reason = (
+            f" that is not left out ({num_left_out} are, for missing values or low ratings)" if num_left_out else ""
+        )
+        raise DataError(f"{origin.source}: holds no row{reason}; expected at least two users and two items")
     given = DateFormat(options.time_format, options.dayfirst)
     if "clock" in columns:
         names = origin.name_column("time"), origin.name_column("clock")
@@ -196,13 +208,11 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
     if "time" in columns:
         checked = checked.with_columns(time.alias("time"))
     source_info = {"source": origin.source, "format": origin.format, "columns": columns, "rows": frame.height}
-    missing = num_missing if options.drop_missing else None
-    return Table(checked, origin.source, source_info, origin.locate, missing)
+    return Table(checked, origin.source, source_info, origin.locate, left_out)
 
 
-def _drop_missing(frame: pl.DataFrame, origin: Origin) -> tuple[pl.DataFrame, Origin]:
-    """Return the rows of a frame that lack no value, and where they stand."""
-    kept = pl.select(~pl.any_horizontal([is_missing(column) for column in frame])).to_series()
+def _keep(frame: pl.DataFrame, origin: Origin, kept: pl.Series) -> tuple[pl.DataFrame, Origin]:
+    """Return the rows of a frame for which a mask is true, and where they stand."""
     if kept.all():
         return frame, origin
     numbers = kept.arg_true()

@@ -16,6 +16,7 @@ from fastncf.data.readers.dates import EXPECTED_CLOCKS, EXPECTED_TIMES, have_fou
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.layout import TextLayout, detect_layout
 from fastncf.data.readers.options import ReadOptions
+from fastncf.data.readers.ratings import EXPECTED_RATINGS
 from fastncf.data.readers.raw_text import RawText
 from fastncf.data.readers.records import ColumnScan, Fault, Scan, read_head, scan
 from fastncf.errors import DataError
@@ -159,7 +160,8 @@ def _refuse_empty(text: RawText, layout: TextLayout, by_role: dict[str, ColumnSc
     empty = {role: column.first_empty for role, column in by_role.items() if column.first_empty >= 0}
     if empty:
         role = min(empty, key=lambda role: empty[role])
-        expected = {"time": EXPECTED_TIMES, "clock": EXPECTED_CLOCKS}.get(role, EXPECTED_IDS)
+        others = {"time": EXPECTED_TIMES, "clock": EXPECTED_CLOCKS, "rating": EXPECTED_RATINGS}
+        expected = others.get(role, EXPECTED_IDS)
         raise DataError(
             f"{text.source}: column {layout.column_of[role]!r:.80} is empty in line {text.line_at(empty[role])}; "
             f"expected {expected}"

@@ -37,7 +37,7 @@ def test_rows_of_texts(write, content):
     path = write(content)
     table = read(path, drop_missing=True)
     assert table.frame.select("user", "item").rows() == KEPT
-    assert table.num_missing == 4
+    assert table.left_out["num_missing"] == 4
     assert table.source_info["rows"] == 3
     with pytest.raises(DataError, match="is empty in line"):
         read(path)
@@ -75,7 +75,7 @@ def test_rows_of_frames(write, columns, num_missing):
     frame = pl.DataFrame(columns, strict=False)
     for source in (frame, frame.lazy(), pd.DataFrame(columns), write(parquet(frame))):
         table = read(source, needs_time=False, drop_missing=True)
-        assert table.num_missing == num_missing
+        assert table.left_out["num_missing"] == num_missing
         assert table.frame.select("user", "item").rows() == [(1, 2), (5, 6)]
 
 
@@ -86,7 +86,7 @@ def test_objects(missing):
         kind = pd.DataFrame if isinstance(column, pd.Series) else pl.DataFrame
         table = read(kind({"user": column, "item": [1, 2, 3]}), needs_time=False, drop_missing=True)
         assert table.frame.rows() == [("a", 1), ("5", 3)]
-        assert table.num_missing == 1
+        assert table.left_out["num_missing"] == 1
 
 
 def test_json_lines(write):
@@ -102,7 +102,7 @@ def test_rows_are_those_of_the_frame():
 
 
 def test_nothing_is_left(write):
-    with pytest.raises(DataError, match=r"holds no row without a missing value \(2 have one\)"):
+    with pytest.raises(DataError, match=r"holds no row that is not left out \(2 are"):
         read(write("user,item,time\n1,,2\n,,\n"), drop_missing=True)
 
 
@@ -124,7 +124,7 @@ def test_a_test_set(write):
     train = write("user,item\na,x\nb,y\na,\n", "train.csv")
     test = write("user,item\na,y\n,x\n", "test.csv")
     interactions, held_out = read_with_test(train, test, drop_missing=True)
-    assert interactions.num_missing == 2
+    assert interactions.left_out["num_missing"] == 2
     assert len(held_out.user) == 1
 
 
@@ -153,5 +153,5 @@ def test_a_text_is_read_as_the_rows_that_are_filled(tmp_path, rows, newline):
             number = next(at for at, row in enumerate(rows) if row in kept and row[3] == "ab") + 2
             assert f"in line {number};" in reason or "holds '" in reason
     else:
-        assert table.num_missing == len(records) - len(kept)
+        assert table.left_out["num_missing"] == len(records) - len(kept)
         assert table.frame.select(pl.col("user", "item").cast(pl.String)).rows() == [row[:2] for row in kept]

@@ -184,4 +184,4 @@ def test_missing_values_are_counted_over_all_files(write_all):
     write_all(b_csv=HEADER + "1,,,\n5,6,7,8\n")
     table = read(folder / "*.csv", drop_missing=True)
     assert table.frame.rows() == ROWS[:2]
-    assert table.num_missing == 2
+    assert table.left_out["num_missing"] == 2
