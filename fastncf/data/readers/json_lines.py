@@ -47,6 +47,8 @@ def read_json_lines(source: str, content: Path | bytes, options: ReadOptions) ->
     except _UNREADABLE as error:
         raise _explain_failure(source, content, schema, str(error).partition("\n")[0]) from None
     _refuse_other_values(source, content, frame, columns)
+    if "time" in columns and _may_be_rounded(frame["time"]):
+        frame = frame.with_columns(_exact_numbers(content, columns["time"]).alias("time"))
     return TextTable(frame, columns, "JSON lines", lambda row: _find_line(content, row))
 
 
@@ -73,6 +75,20 @@ def _refuse_other_values(source: str, content: Path | bytes, frame: pl.DataFrame
                         f"{source}: column {columns[role]!r:.80} holds {value!r:.60} in line {number}; "
                         f"expected {EXPECTED_IDS}"
                     )
+
+
+def _may_be_rounded(times: pl.Series) -> bool:
+    """Return whether a column has fractions, which polars reads as floats also where it then makes text of them."""
+    if times.dtype == pl.String:
+        return bool(times.str.contains(r"^-?[0-9]+\.[0-9]").any())
+    return times.dtype.is_float()
+
+
+def _exact_numbers(content: Path | bytes, column: str) -> pl.Series:
+    """Return the values of a column of numbers and text as text, with all digits of the numbers."""
+    with open_content(content) as file:
+        values = [json.loads(line, parse_float=str).get(column) for line in file if not line.isspace()]
+    return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
 
 
 def _find_line(content: Path | bytes, row: int) -> int:

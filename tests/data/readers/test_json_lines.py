@@ -99,3 +99,13 @@ def test_a_bad_line_anywhere_is_named(write, line, bad):
     with pytest.raises(DataError, match=rf"\bline {line}\b") as error:
         read(write("\n".join(lines)))
     assert len(str(error.value)) <= 500
+
+
+@pytest.mark.parametrize(
+    "times", [("1112486027.123456788", "1112486027.123456789"), ("1.5", '"1.75"'), ("1112486027", "1112486027.5")]
+)
+def test_times_keep_all_digits(write, times):
+    lines = [f'{{"user": {n}, "item": 1, "time": {time}}}' for n, time in enumerate(times)]
+    for order in (lines, lines[::-1]):
+        frame = read(write("\ufeff\n" + "\n\n".join(order))).frame.sort("user")
+        assert frame["time"][0] < frame["time"][1]

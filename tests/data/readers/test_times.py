@@ -1,6 +1,7 @@
 """Times of text files and frames."""
 
 import datetime as dt
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -352,3 +353,42 @@ def test_dates_are_read_as_python_reads_them(tmp_path, fmt, dates):
             assert all(date.day <= 12 for date in expected)
         else:
             assert found.cast(pl.Datetime("us")).to_list() == expected
+
+
+KINDS = (
+    *(["1", "2", "17"], ["1.5", "2"], ["1112486027", "1112486028"], ["1112486027.123456789", "1"], ["1e9", "2e9"]),
+    *(["20050402", "20050403"], ["31122019", "01012020"], ["2020-01-01", "2020-01-02"], ["2020-01-01 10:00:00"]),
+    *(["2020-01-01 10:00:00.5", "2020-01-01 10:00:00.1234567"], ["03/04/2021", "04/03/2021"], ["13/04/2021"]),
+    *(
+        ["04/13/2021"],
+        ["31-12-19"],
+        ["20.09.1997"],
+        ["Sep 20, 1997"],
+        ["10:00", "9:59"],
+        ["x"],
+        ["nan", "inf"],
+        [" 5", "6 "],
+    ),
+)
+
+
+@LIVELY
+@given(st.data())
+def test_all_sources_read_the_same_times_or_none(tmp_path, data):
+    """One or two kinds of text, in any order and length, through every way in."""
+    kinds = data.draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=2))
+    times = data.draw(st.lists(st.sampled_from([text for kind in kinds for text in kind]), min_size=1, max_size=6))
+    if data.draw(st.booleans()):  # what decides may stand behind the rows by which a format is recognised
+        times = [times[0]] * 1100 + times[1:]
+    frame = pl.DataFrame({"user": range(len(times)), "item": range(len(times)), "time": times})
+    text, packed = tmp_path / "x.tsv", tmp_path / "x.parquet"
+    text.write_text(frame.write_csv(separator="\t"))
+    frame.write_parquet(packed)
+    outcomes = []
+    for source in (text, [text], packed, frame, frame.to_pandas(), frame.cast({"time": pl.Categorical})):
+        try:
+            found = read(source).frame["time"].rank("dense").to_list()
+        except DataError as error:
+            found = re.sub(r" in (line|row) \d+.*", "", str(error).partition("column ")[2])
+        outcomes.append(found)
+    assert all(outcome == outcomes[0] for outcome in outcomes), outcomes
