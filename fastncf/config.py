@@ -3,9 +3,12 @@
 import math
 import numbers
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from fastncf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastncf.data.readers.options import Reading
 
 FORMER_VALUES = {
     "optimizer": {"parts": "pretrain"},
@@ -241,10 +244,14 @@ class Config:
         if not holds:
             raise ConfigError(f"{name}={show(getattr(self, name))}: expected {expected}")
 
-    def reading(self) -> dict[str, Any]:
+    def reading(self) -> "Reading":
         """Return the settings of the reading of the data, see :class:`~fastncf.data.readers.options.Reading`."""
         return {
-            name: getattr(self, name) for name in ("time_format", "dayfirst", "encoding", "drop_missing", "min_rating")
+            "time_format": self.time_format,
+            "dayfirst": self.dayfirst,
+            "encoding": self.encoding,
+            "drop_missing": self.drop_missing,
+            "min_rating": self.min_rating,
         }
 
     def to_dict(self) -> dict[str, Any]:

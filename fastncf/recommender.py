@@ -246,7 +246,7 @@ class Recommender:
 
     def _with_histories(self, history: Any, unknown: str) -> "Recommender":
         """Return the same model for other users, who are known by their histories."""
-        rows, indptr, items = group_histories(read_rows(history, self.items, unknown, "history"))
+        rows, indptr, items = group_histories(read_rows(history, self.items, unknown, "history", self.config.reading()))
         vectors, bias = self._states(indptr, items), np.zeros(len(rows.users), dtype=np.float32)
         factors = self._require_factors()._replace(user_vectors=vectors, user_bias=bias)
         none = np.full(len(rows.users), -1, dtype=np.int32)
@@ -314,7 +314,7 @@ class Recommender:
         factors = self._require_factors()
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
-        rows = read_rows(new, self.items, unknown, "update")
+        rows = read_rows(new, self.items, unknown, "update", self.config.reading())
         users = Vocabulary.of([self.users.ids, rows.users.ids], "user")
         new_index, changed = users.encode(self.users.ids), np.unique(users.encode(rows.users.ids)[rows.user])
         own = np.zeros((len(users), factors.user_vectors.shape[1]), dtype=np.float32)

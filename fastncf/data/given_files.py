@@ -67,7 +67,7 @@ def read_with_test(
         ConfigError: the format cannot be used.
     """
     table = read_table(train, user=user, item=item, time=time, needs_time=False, **reading)
-    held_out = read_table(test, user=user, item=item, time=time, needs_time=False, is_test=True, **reading)
+    held_out = read_table(test, user=user, item=item, time=time, needs_time=False, is_looked_up=True, **reading)
     users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]
     lists = None
     if candidates is not None:

@@ -9,6 +9,7 @@ import polars as pl
 from fastncf.config import show
 from fastncf.data.csr import balanced_ranges
 from fastncf.data.ids import Vocabulary, named_ids
+from fastncf.data.readers.options import Reading
 from fastncf.data.readers.table import read_table
 from fastncf.errors import ConfigError, DataError
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
@@ -39,7 +40,7 @@ def is_table(source: Any) -> bool:
     return hasattr(source, "columns") or isinstance(source, str | Path | pl.LazyFrame)
 
 
-def read_rows(source: Any, items: Vocabulary, unknown: str, name: str) -> NewRows:
+def read_rows(source: Any, items: Vocabulary, unknown: str, name: str, reading: Reading) -> NewRows:
     """Read interactions from a frame or a file, or take the items of one user.
 
     Args:
@@ -48,6 +49,7 @@ def read_rows(source: Any, items: Vocabulary, unknown: str, name: str) -> NewRow
         items: ids of the model's items.
         unknown: what is done about other items: ``error``, or leave their rows out (``skip``).
         name: name of the argument in messages.
+        reading: settings of the reading of the training data, which hold for other files as well, and not for frames.
 
     Raises:
         ConfigError: ``unknown`` is neither.
@@ -59,7 +61,8 @@ def read_rows(source: Any, items: Vocabulary, unknown: str, name: str) -> NewRow
     raw: Any
     by_age: tuple[np.ndarray, ...]
     if is_table(source):
-        table = read_table(source, user=None, item=None, time=None, needs_time=False)
+        options: Reading = reading if isinstance(source, str | Path) else {}
+        table = read_table(source, user=None, item=None, time=None, needs_time=False, is_looked_up=True, **options)
         users = Vocabulary.of([table.frame["user"]], "user")
         user, item = users.encode(table.frame["user"]), items.encode(table.frame["item"])
         raw, rows = table.frame["item"], np.arange(len(user))

@@ -78,7 +78,7 @@ def match_columns(columns: list[str], options: ReadOptions, source: str) -> dict
 
 def _refuse_format_of_nothing(options: ReadOptions, source: str) -> None:
     """Raise a DataError for a format of times where training has no times."""
-    if options.has_date_format() and not options.is_test:
+    if options.has_date_format() and not options.is_looked_up:
         given = DateFormat(options.time_format, options.dayfirst)
         raise DataError(f"{source}: has no time column for {given}; name the column with time=...")
 

@@ -29,14 +29,15 @@ class ReadOptions:
     Attributes:
         names: the given name of the user, item and time column, or None for each.
         needs_time: whether a source without a time column is an error.
-        is_test: whether the source is a test set, whose users are looked up in training.
+        is_looked_up: whether the ids are looked up among those of training, as those of a test set are, so that no
+            header passes for them.
         keeps_text: whether dates in text stay text, since the rows of other files decide on their format as well.
         time_format, dayfirst, encoding, drop_missing, min_rating: see :class:`Reading`.
     """
 
     names: dict[str, str | None]
     needs_time: bool
-    is_test: bool = False
+    is_looked_up: bool = False
     keeps_text: bool = False
     time_format: str | None = None
     dayfirst: bool | None = None
@@ -45,8 +46,8 @@ class ReadOptions:
     min_rating: float | None = None
 
     def needs_rating(self) -> bool:
-        """Return whether rows are left out by their ratings; the rows of a test set all count."""
-        return self.min_rating is not None and not self.is_test
+        """Return whether rows are left out by their ratings; rows of a test set all count."""
+        return self.min_rating is not None and not self.is_looked_up
 
     def has_date_format(self) -> bool:
         """Return whether the caller says anything of the format of dates."""

@@ -56,13 +56,13 @@ def read_table(
     item: str | None,
     time: str | None,
     needs_time: bool,
-    is_test: bool = False,
+    is_looked_up: bool = False,
     **reading: Unpack[Reading],
 ) -> Table:
     """Read the user, item and time columns of a source and check them.
 
-    For the arguments see :func:`fastncf.data.interactions.read_interactions`; ``is_test`` tells that the source is a
-    test set, whose users are looked up in training.
+    For the arguments see :func:`fastncf.data.interactions.read_interactions`; ``is_looked_up`` tells that
+    the ids are looked up among those of training.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -73,7 +73,7 @@ def read_table(
     require_polars_threads("reading interactions")
     given = {"user": user, "item": item, "time": time}
     names = {role: None if name is None else str(name) for role, name in given.items()}
-    options = ReadOptions(names, needs_time, is_test, **reading)
+    options = ReadOptions(names, needs_time, is_looked_up, **reading)
     if (several := list_files(source)) is not None:
         return _make_table(_read_files(*several, options), options)
     is_file = isinstance(source, str | Path)
@@ -177,7 +177,7 @@ def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Pa
     if layout is not None and not layout.has_header and frame.height:
         if names["time"] is None and "time" in origin.columns:
             check_likely_times(frame["time"], origin.name_column("time"))
-        if not (options.is_test or (names["user"] and names["item"])):
+        if not (options.is_looked_up or (names["user"] and names["item"])):
             refuse_doubtful_header(frame, layout.rows, layout.position_of, origin.source)
     return Part(frame, origin, left_out)
 
