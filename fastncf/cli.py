@@ -135,8 +135,8 @@ def fit(
     Parameters
     ----------
     ratings
-        CSV or TSV text (any MovieLens dialect; plain, gzip or zip) or Parquet; or the name of a data set, such as
-        ml-1m, which is downloaded.
+        CSV or TSV text (any MovieLens dialect), JSON lines, Parquet or Feather, plain or packed; a pattern in quotes,
+        such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is downloaded.
     test
         Held-out interactions, one per user, instead of each user's latest.
     candidates
@@ -208,8 +208,8 @@ def plan(
     Parameters
     ----------
     ratings
-        CSV or TSV text (any MovieLens dialect; plain, gzip or zip) or Parquet; or the name of a data set, such as
-        ml-1m, which is downloaded.
+        CSV or TSV text (any MovieLens dialect), JSON lines, Parquet or Feather, plain or packed; a pattern in quotes,
+        such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is downloaded.
     test
         Held-out interactions, one per user, instead of each user's latest.
     candidates

@@ -148,6 +148,11 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
     if chosen["time"] is None:
         _refuse_format_of_nothing(options, source)
     if chosen["time"] is None and options.needs_time:
+        if len(columns) < 3:
+            raise DataError(
+                f"{source}: has no header and {len(columns)} columns ({rows[0]!r:.80}), of which none is the time; "
+                f"choose split='random' to hold out any interaction"
+            )
         raise DataError(
             f"{source}: has no header, and neither its third nor its fourth column looks like times ({rows[0]!r:.80}), "
             f"which tell the latest interaction of a user; name the column, such as time='column_{len(columns)}', or "

@@ -78,6 +78,7 @@ _SHAPES = tuple(
     )
     for date, formats in _DATES
 )
+_FRACTION = re.compile(r"%\.?[369]?f")
 _TWO_DIGIT_YEAR = re.compile(r"\d\d?([-/. ])\d\d?\1\d\d?(?=$|[ T,])")
 
 LIKELY_TIMES = (
@@ -164,7 +165,7 @@ def read_dates(values: pl.Series, name: ColumnName, given: DateFormat) -> pl.Ser
     """
     text = values.str.strip_chars()
     time_format = given.time_format
-    formats = common_formats(text.head(HEAD_ROWS)) if time_format is None else (time_format.replace(".%f", "%.f"),)
+    formats = common_formats(text.head(HEAD_ROWS)) if time_format is None else (_checked_format(time_format),)
     if not formats:
         row = next(row for row, value in enumerate(text) if not formats_of(value))
         raise name.wrong_value(values, row, _expected(text[row], time_format))
@@ -188,7 +189,23 @@ def read_dates(values: pl.Series, name: ColumnName, given: DateFormat) -> pl.Ser
             f"tells day and month apart; expected time_format={formats[0]!r} or time_format={formats[1]!r} "
             f"(or dayfirst=True, dayfirst=False)"
         )
-    return _refine(dates, text, fmt, values, name) if "%.f" in fmt else dates
+    return _refine(dates, text, fmt, values, name) if _FRACTION.search(fmt) else dates
+
+
+def _checked_format(time_format: str) -> str:
+    """Return a format in the dialect of polars, where %f counts nanoseconds and %.f is a fraction.
+
+    Raises:
+        ConfigError: it has a part that would be read wrongly.
+    """
+    fmt = time_format.replace(".%f", "%.f")
+    reasons = {"%f": "which is read behind a point alone", "%Z": "the name of a time zone, which is not read"}
+    for part, reason in reasons.items():
+        if part in fmt:
+            raise ConfigError(
+                f"time_format={time_format!r:.80}: has {part}, {reason}; expected one such as '%d.%m.%Y %H:%M:%S.%f'"
+            )
+    return fmt
 
 
 def _parse_all(text: pl.Series, fmt: str) -> tuple[pl.Series, str]:

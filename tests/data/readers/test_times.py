@@ -203,6 +203,7 @@ def test_one_row_anywhere_tells_day_from_month(write, decisive, place):
         (["31-12-19", "01-01-20"], "%d-%m-%y", [dt.datetime(2019, 12, 31), dt.datetime(2020, 1, 1)]),
         (["31122019", "01012020"], "%d%m%Y", [dt.datetime(2019, 12, 31), dt.datetime(2020, 1, 1)]),
         (["1.2.2020 10h30"] * 2, "%d.%m.%Y %Hh%M", [dt.datetime(2020, 2, 1, 10, 30)] * 2),
+        (["2020-045"] * 2, "%Y-%j", [dt.datetime(2020, 2, 14)] * 2),
         (["2020-01-01 00:00:00.5"] * 2, "%Y-%m-%d %H:%M:%S.%f", [dt.datetime(2020, 1, 1, 0, 0, 0, 500_000)] * 2),
     ],
 )
@@ -234,6 +235,13 @@ def test_an_order_of_day_and_month_that_does_not_fit(times, dayfirst, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("time_format", ["%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.9f"])
+def test_a_given_format_keeps_nanoseconds(write, time_format):
+    for source in in_all_sources(write, ["2020-01-01 00:00:00.123456788", "2020-01-01 00:00:00.123456789"]):
+        found = read(source, time_format=time_format).frame["time"]
+        assert found[1] - found[0] == 1
+
+
 def test_a_given_format_of_integers():
     for numbers in (pl.Series([31122019, 1012020]), pl.Series([31122019.0, 1012020.0])):
         frame = pl.DataFrame({"user": [1, 2], "item": [1, 2], "time": numbers})
@@ -247,6 +255,9 @@ def test_a_given_format_of_integers():
         (["2020-01-01", "2020-01-02"], "%d.%m.%Y", DataError, "expected a date of the format '%d.%m.%Y'"),
         (["01.01.20", "02.01.20"], "%d.%m.%Y", DataError, "holds '01.01.20' in"),
         (["10", "11"], "%H", ConfigError, "time_format='%H': cannot be used"),
+        (["2020-01-01 00:00:00 EST"] * 2, "%Y-%m-%d %H:%M:%S %Z", ConfigError, "has %Z, the name of a time zone"),
+        (["2020-01-01 00:00:00,5"] * 2, "%Y-%m-%d %H:%M:%S,%f", ConfigError, "has %f, which is read behind a point"),
+        (["20 Sep", "21 Sep"], "%d %b", DataError, "holds '20 Sep' in"),
         ([DAY, DAY], "%Y", DataError, "expected text beside time_format='%Y'"),
         ([1.5, 2.5], "%Y", DataError, "expected text beside time_format='%Y'"),
     ],
