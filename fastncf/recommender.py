@@ -18,7 +18,7 @@ from fastncf.errors import ConfigError, DataError, DivergedError
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors, scores_by_factors
-from fastncf.evaluation.topk import FactorItems, ModuleItems, flatten, similar_rows
+from fastncf.evaluation.topk import Answer, FactorItems, ModuleItems, flatten, similar_rows
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import require_torch
@@ -371,9 +371,7 @@ class Recommender:
         k, indices = require_count("k", k), self.items.require(items)
         found = similar_rows(self._vectors("item"), indices, k)
         answer = flatten(indices, found)
-        columns = {"item": answer.users, "similar_item": answer.items}
-        frame = pl.DataFrame([self.items.decode(numbers, name) for name, numbers in columns.items()])
-        frame = frame.with_columns(pl.Series("score", answer.scores), pl.Series("rank", answer.ranks))
+        frame = _similar_frame(self.items, answer)
         frame = self._with_titles(frame, "item", answer.users, titles)
         return self._with_titles(frame, "similar_item", answer.items, titles, "similar_title")
 
@@ -392,10 +390,7 @@ class Recommender:
             ConfigError: k is no integer from 1, or the model has no ``user_vectors()``.
         """
         k, indices = require_count("k", k), self.users.require(users)
-        answer = flatten(indices, similar_rows(self._vectors("user"), indices, k))
-        columns = {"user": answer.users, "similar_user": answer.items}
-        frame = pl.DataFrame([self.users.decode(numbers, name) for name, numbers in columns.items()])
-        return frame.with_columns(pl.Series("score", answer.scores), pl.Series("rank", answer.ranks))
+        return _similar_frame(self.users, flatten(indices, similar_rows(self._vectors("user"), indices, k)))
 
     def item_vectors(self) -> pl.DataFrame:
         """Return the vectors of all items.
@@ -721,6 +716,13 @@ class Recommender:
                 f"{directory}: nothing is saved, since {error!s:.300}; expected a model that fit() made"
             ) from None
         write_folder(directory, Saved(description, data, parameters))
+
+
+def _similar_frame(vocabulary: Vocabulary, answer: Answer) -> pl.DataFrame:
+    """Return users or items with those that are similar to them, as a frame."""
+    noun = vocabulary.noun
+    ids = vocabulary.decode(answer.users, noun), vocabulary.decode(answer.items, f"similar_{noun}")
+    return pl.DataFrame([*ids, pl.Series("score", answer.scores), pl.Series("rank", answer.ranks)])
 
 
 def load(

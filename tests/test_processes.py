@@ -60,12 +60,16 @@ def uses(rec, name):
     found = [
         rec.recommend(users, 5).rows(),
         again.recommend(pl.Series(users, dtype=pl.Object), 300).to_dicts(),
+        rec.recommend(users, 3, items=["i3", "i4", "i9"], exclude=pl.DataFrame({"user": [7], "item": ["i3"]})).rows(),
+        again.recommend([*users, "x"], 3, unknown="popular", exclude=["i4"]).rows(),
         rec.score(users, np.array(["i3", "i0", "i399"])).rows(),
         rec.evaluate(full_ranking=True, num_candidates=20).metrics,
         again.evaluate().metrics,
     ]
     if rec.plan.final.model not in ("popularity", "Own"):
         found.append(rec.similar_items(["i3", "i4"], 350).rows())
+        found.append(again.similar_users(users, 5).rows())
+        found.append([rec.user_vectors().rows(), rec.item_vectors().rows()])
     return found
 
 """
@@ -139,7 +143,16 @@ def write():
 
 assert in_child(write)[0] == "ForkError"
 assert not os.path.exists(f"{folder}/x.csv")
-assert fastncf.fit(frame, epochs=1).metrics  # the parent goes on as before
+rec = fastncf.fit(frame, epochs=1)  # the parent goes on as before
+for work in (
+    lambda: str(rec.recommend(out=f"{folder}/recs.parquet")),
+    lambda: str(rec.recommend(out=f"{folder}/recs.csv")),
+    lambda: list(map(str, rec.export(f"{folder}/vectors"))),
+):
+    name, message = in_child(work)
+    assert name == "ForkError" and "needs the threads of Polars" in message, message
+assert not {"recs.parquet", "recs.csv", "vectors"} & set(os.listdir(folder))
+assert in_child(lambda: list(map(str, rec.export(f"{folder}/vectors.npz")))) == [f"{folder}/vectors.npz"]
 """,
         tmp_path,
     )

@@ -41,6 +41,7 @@ class Vocabulary:
     def __init__(self, ids: pl.Series, noun: str) -> None:
         self.ids = ids
         self.noun = noun
+        self._has_index = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -136,14 +137,19 @@ class Vocabulary:
         return nearest.astype(np.int32)
 
     @functools.cached_property
+    def _index_of_text(self) -> dict[str, int]:
+        """The index of each id, where they are text; kept, since to make it takes as long as many searches."""
+        return {text: index for index, text in enumerate(self.ids.to_list())}
+
+    @functools.cached_property
     def _integers(self) -> np.ndarray:
         """The ids as an array, where they are integers."""
         return self.ids.to_numpy()
 
     def _find_text(self, texts: list[str]) -> np.ndarray:
         """Return the index of each text (n,) int32, -1 for one that is no id."""
-        if len(texts) * _FEW_TEXTS > len(self):
-            index_of = {text: index for index, text in enumerate(self.ids.to_list())}
+        if self._has_index or len(texts) * _FEW_TEXTS > len(self):
+            index_of, self._has_index = self._index_of_text, True
             return np.array([index_of.get(text, -1) for text in texts], dtype=np.int32)
         indices = np.full(len(texts), -1, dtype=np.int32)
         for number, text in enumerate(texts):  # Python compares text as polars sorts it: by code points
@@ -200,8 +206,14 @@ def named_ids(raw_ids: Any, noun: str) -> NamedIds:
         values = values.to_numpy() if is_number and not values.has_nulls() else values.to_list()
     named, invalid = canonical_values(values)
     if invalid is not None:
-        raise DataError(f"{noun} ids are {EXPECTED_IDS}; got {raw_ids!r:.80}")
+        place = f" in position {invalid + 1} of {len(values)}" if len(values) > 1 else ""
+        raise DataError(f"{noun} ids are {EXPECTED_IDS}; got {_at(values, invalid)!r:.80}{place}")
     return named
+
+
+def _at(values: Any, position: int) -> Any:
+    """Return the value at a position of any collection."""
+    return next(value for number, value in enumerate(values) if number == position)
 
 
 def canonical_values(values: Any) -> tuple[NamedIds, int | None]:
@@ -231,6 +243,8 @@ def to_texts(named: NamedIds) -> list[str]:
 def _canonical_text(text: str) -> str:
     """Return one text as :func:`canonical_text` does a column."""
     text = text.strip(_BLANKS)
+    if ".0" not in text:  # a search takes a fraction of the time of a match
+        return text
     whole = re.fullmatch(_WHOLE_FLOAT, text)
     return "0" if re.fullmatch(_NEGATIVE_ZERO, text) else whole[1] if whole else text
 

@@ -10,6 +10,7 @@ import polars as pl
 from fastncf.config import show
 from fastncf.data.replaced_file import replaced_file
 from fastncf.errors import ConfigError
+from fastncf.processes import require_polars_threads
 
 _NPZ = ".npz"
 
@@ -25,6 +26,7 @@ def export_vectors(path: Any, users: pl.DataFrame, items: pl.DataFrame) -> list[
 
     Raises:
         ConfigError: the name of the path ends in anything else.
+        ForkError: this process was forked from one that had used Polars, and Parquet is asked for.
         DataNotFoundError: the folder of the file, or that of the folder, does not exist.
         DataError: a file cannot be written.
     """
@@ -36,6 +38,7 @@ def export_vectors(path: Any, users: pl.DataFrame, items: pl.DataFrame) -> list[
         with replaced_file(target) as partial, partial.open("wb") as file:
             np.savez(file, **_arrays(users, "user"), **_arrays(items, "item"))
         return [target]
+    require_polars_threads("writing Parquet")
     if target.parent.is_dir() and not target.exists():
         target.mkdir()
     written = []
@@ -49,6 +52,11 @@ def export_vectors(path: Any, users: pl.DataFrame, items: pl.DataFrame) -> list[
 def _arrays(frame: pl.DataFrame, noun: str) -> dict[str, Any]:
     """Return the columns of a frame as arrays, by names such as ``item_ids`` and ``item_vectors``."""
     names = {noun: f"{noun}_ids", "vector": f"{noun}_vectors", "bias": f"{noun}_bias", "title": f"{noun}_titles"}
-    arrays = {names[name]: frame[name].to_numpy() for name in frame.columns if frame[name].dtype != pl.String}
-    texts = {names[name]: frame[name].fill_null("") for name in frame.columns if frame[name].dtype == pl.String}
-    return arrays | {name: np.array(column.to_list(), dtype=np.str_) for name, column in texts.items()}
+    arrays = {}
+    for name in frame.columns:
+        column = frame[name]
+        if column.dtype == pl.String:  # NumPy's text, which is read without pickle; without the threads of polars
+            arrays[names[name]] = np.array([value or "" for value in column.to_list()], dtype=np.str_)
+        else:
+            arrays[names[name]] = column.to_numpy()
+    return arrays

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from fastncf.data.ids import NamedIds, Vocabulary, named_ids
 from fastncf.data.readers.id_columns import read_frame
@@ -125,6 +126,6 @@ def _columns(source: Any, name: str, roles: tuple[str, ...]) -> dict[str, NamedI
         name: name of the source in messages.
         roles: the role that is needed, and others that may be missing.
     """
-    if hasattr(source, "columns"):
+    if isinstance(source, pl.LazyFrame) or hasattr(source, "columns"):  # to ask a lazy frame for columns runs it
         return read_frame(source, name, roles)
     return {"item": named_ids(source, "item")}

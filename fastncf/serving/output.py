@@ -11,6 +11,7 @@ from polars.io.plugins import register_io_source
 from fastncf.config import show
 from fastncf.data.replaced_file import replaced_file
 from fastncf.errors import ConfigError
+from fastncf.processes import require_polars_threads
 from fastncf.serving.answers import Request
 
 FORMATS = ".parquet", ".csv"
@@ -36,9 +37,11 @@ def write_answers(request: Request, path: Path) -> None:
         path: see :func:`require_format`.
 
     Raises:
+        ForkError: this process was forked from one that had used Polars.
         DataNotFoundError: the folder of the file does not exist.
         DataError: the path names something other than a file, or the file cannot be written.
     """
+    require_polars_threads("writing recommendations")
     answers = request.chunks()
     first = request.frame(next(answers))
 

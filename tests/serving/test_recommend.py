@@ -137,8 +137,12 @@ def test_wrong_requests_are_named(fitted, tmp_path):
         rec.recommend(1, unknown="drop")
     with pytest.raises(DataError, match="items: none of them is in the training data, whose 17 item ids run from"):
         rec.recommend(1, items=[4, 5])
-    with pytest.raises(DataError, match="item ids are integers or text; got"):
+    with pytest.raises(DataError, match=r"item ids are integers or text; got None$"):
         rec.recommend(1, exclude=[None])
+    with pytest.raises(DataError, match=r"user ids are integers or text; got 0\.5 in position 3 of 4"):
+        rec.recommend([1, 8, 0.5, None], unknown="skip")
+    with pytest.raises(DataError, match="exclude: cannot be computed"):
+        rec.recommend(1, exclude=pl.LazyFrame({"item": ["x"]}).with_columns(pl.col("nothing")))
     with pytest.raises(DataError, match=r"exclude: column 'item' holds 0\.5 in row 2; expected integers or text"):
         rec.recommend(1, exclude=pl.DataFrame({"item": [1.0, 0.5], "user": [1, 1]}))
     with pytest.raises(DataError, match="exclude: column 'user' is empty in row 2; expected integers or text"):

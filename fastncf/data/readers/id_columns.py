@@ -31,7 +31,13 @@ def read_frame(frame: Any, source: str, roles: tuple[str, ...]) -> dict[str, Nam
         DataError: a column is missing, or a value is no id.
     """
     if isinstance(frame, pl.LazyFrame):
-        frame = frame.collect()
+        try:
+            frame = frame.collect()
+        except (Exception, pl.exceptions.PanicException) as error:  # a scan runs whatever the user put into it
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"{source}: cannot be computed ({reason:.200}); expected a frame or a list of ids"
+            ) from None
     is_polars = isinstance(frame, pl.DataFrame)
     if not is_polars and not hasattr(frame, "iloc"):
         raise DataError(f"{source}: cannot read ids from a {type(frame).__name__}; expected a frame or a list of ids")
