@@ -239,7 +239,11 @@ class Plan:
     def with_everything(self, split: Split) -> "Plan":
         """Return the plan for another split of the items, such as one without held-out ones; what is done stays."""
         facts = replace(
-            self.data, num_users=split.num_users, num_interactions=len(split.indices), holdout=split.holdout
+            self.data,
+            num_users=split.num_users,
+            num_items=split.num_items,
+            num_interactions=len(split.indices),
+            holdout=split.holdout,
         )
         return replace(self, data=facts, l2_trials=())
 

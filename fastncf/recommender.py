@@ -11,9 +11,8 @@ import polars as pl
 from fastncf.config import Config, require_count
 from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
-from fastncf.data.split import Split, ordered_items, select_rows
+from fastncf.data.split import Split
 from fastncf.data.titles import read_titles
-from fastncf.data.updates import add_interactions
 from fastncf.errors import ConfigError, DataError, DivergedError
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import MISS, metrics
@@ -35,10 +34,11 @@ from fastncf.rng import Stream
 from fastncf.serving.answers import Request
 from fastncf.serving.export import export_vectors
 from fastncf.serving.filters import make_filters
-from fastncf.serving.histories import FixedItems, encode, group_histories, is_table, read_rows, solve_users
+from fastncf.serving.histories import group_histories, is_table, read_rows
 from fastncf.serving.output import require_format, write_answers
 from fastncf.serving.users import Unknown, find_users
 from fastncf.trainers.loop import Progress, ProgressReporter, TrainingLog
+from fastncf.updating import KnownModel, add_items, add_rows, train_on
 
 if TYPE_CHECKING:
     import torch
@@ -247,8 +247,9 @@ class Recommender:
     def _with_histories(self, history: Any, unknown: str) -> "Recommender":
         """Return the same model for other users, who are known by their histories."""
         rows, indptr, items = group_histories(read_rows(history, self.items, unknown, "history", self.config.reading()))
-        vectors, bias = self._states(indptr, items), np.zeros(len(rows.users), dtype=np.float32)
-        factors = self._require_factors()._replace(user_vectors=vectors, user_bias=bias)
+        known, bias = self._known_model(), np.zeros(len(rows.users), dtype=np.float32)
+        vectors = known.states(self.plan.final, indptr, items)
+        factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
         none = np.full(len(rows.users), -1, dtype=np.int32)
         by_item = np.lexsort((items, np.repeat(np.arange(len(rows.users)), np.diff(indptr))))
         guests = replace(
@@ -260,14 +261,6 @@ class Recommender:
         )
         guests._factor_items = self._tiled_items().for_users(factors)
         return guests
-
-    def _states(self, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Return vectors (U, D) of users from their histories alone, oldest item first."""
-        factors, stage = self._require_factors(), self.plan.final
-        if self.encoder is not None:
-            return encode(self.encoder, indptr, items)
-        fixed = FixedItems(factors.item_vectors, factors.item_bias, stage.num_negatives, stage.l2)
-        return solve_users(fixed, indptr, items)
 
     def _require_factors(self) -> Factors:
         """Return the factors of an ``mf``.
@@ -290,8 +283,20 @@ class Recommender:
             )
         return self.trained
 
-    def update(self, new: Any, *, unknown: Literal["error", "skip"] = "error") -> Self:
-        """Take new interactions of known and of new users into the histories, without training.
+    def _known_model(self) -> KnownModel:
+        """Return the factors of an ``mf`` with the data that it knows."""
+        factors = self._require_factors()
+        return KnownModel(factors, self.encoder, self.users, self.items, self.split, self.order)
+
+    def update(
+        self,
+        new: Any,
+        *,
+        epochs: int = 0,
+        unknown: Literal["error", "skip"] = "error",
+        callback: Callable[[Progress], object] | None = None,
+    ) -> Self:
+        """Take new interactions of known and of new users into the histories, and train further on request.
 
         The vectors of these users are computed from their whole histories: what was trained on, what was held out of
         them, and the new interactions, which count as later ones. Metrics stay those of the fit; :meth:`evaluate` ranks
@@ -299,7 +304,11 @@ class Recommender:
 
         Args:
             new: a frame or a file with columns of users, items and, perhaps, times.
-            unknown: what is done about rows with items that the model does not know: ``error``, or ``skip`` them.
+            epochs: passes over all interactions by which the model is trained further, with half of the learning rate
+                of the fit at their start. New items are then taken into the catalogue.
+            unknown: without epochs, what is done about rows with items that the model does not know: ``error``, or
+                ``skip`` them.
+            callback: called after each epoch, see :func:`fastncf.fit`.
 
         Returns:
             The recommender itself.
@@ -307,36 +316,36 @@ class Recommender:
         Raises:
             DataNotFoundError: there is no such file.
             DataError: the source cannot be used, or with ``error`` holds an item that the model does not know.
-            ConfigError: the model is no ``mf``; or it needs the order of its histories and was saved without it.
+            ConfigError: ``epochs`` is no integer from 0; the model is no ``mf``, or with epochs one that no kernel has
+                trained; or it needs the order of its histories and was saved without it.
+            DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
         if not is_table(new):
             raise DataError(f"update: got a {type(new).__name__}; expected a frame or a file of users and items")
-        factors = self._require_factors()
+        epochs = 0 if epochs == 0 else require_count("epochs", epochs)
+        known, stage = self._known_model(), self.plan.final
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
-        rows = read_rows(new, self.items, unknown, "update", self.config.reading())
-        users = Vocabulary.of([self.users.ids, rows.users.ids], "user")
-        new_index, changed = users.encode(self.users.ids), np.unique(users.encode(rows.users.ids)[rows.user])
-        own = np.zeros((len(users), factors.user_vectors.shape[1]), dtype=np.float32)
-        own[new_index] = factors.user_vectors
-        bias = np.zeros(len(users), dtype=np.float32)
-        bias[new_index] = factors.user_bias
-        if self.encoder is not None:  # what remains is the part of a user that is no history
-            own[new_index] -= encode(self.encoder, self.split.indptr, ordered_items(self.split, self.order))
-        self.split, self.order = add_interactions(
-            self.split, self.order, users.encode(rows.users.ids)[rows.user], rows.item, new_index, len(users)
-        )
-        indptr, items = select_rows(self.split, self.order, changed)
-        vectors = own.copy()
-        vectors[new_index] = factors.user_vectors
-        vectors[changed] = self._states(indptr, items) + (own[changed] if self.encoder is not None else 0)
-        self.trained = factors._replace(user_vectors=vectors, user_bias=bias)
-        self.users, self._factor_items = users, None
+        rows = read_rows(new, self.items, unknown, "update", self.config.reading(), takes_new=epochs > 0)
+        if len(rows.items) > len(self.items):
+            known = add_items(known, stage, rows.items)
+        known, log = add_rows(known, stage, rows), TrainingLog()
+        if epochs:
+            known, log = train_on(known, self.plan, epochs, ProgressReporter(callback, epochs))
+        self.trained, self.encoder, self.users, self.items, self.split, self.order = known
+        self._factor_items = None
         self.plan = self.plan.with_everything(self.split)
-        self.protocol += f"; afterwards {len(rows.item):,} interactions were added without training"
-        counts = {"users": len(users), "interactions": self.split.num_interactions}
-        counts |= {"num_users_all_seen": self.split.num_users_all_seen}
-        self.data = {**self.data, **counts}
+        how = f"and all trained on for {epochs} epochs" if epochs else "without training"
+        self.protocol += f"; afterwards {len(rows.item):,} interactions were added {how}"
+        last = self.training_log[-1]["epoch"] if self.training_log else 0
+        self.training_log = self.training_log + [entry | {"epoch": entry["epoch"] + last} for entry in log]
+        self.data = self.data | {
+            "users": len(self.users),
+            "items": len(self.items),
+            "interactions": self.split.num_interactions,
+            "num_users_all_seen": self.split.num_users_all_seen,
+            "num_items_unknown": int((~self.split.is_known()).sum()),
+        }
         return self
 
     def _ranker(self) -> FactorItems | ModuleItems:

@@ -8,7 +8,7 @@ import pytest
 
 import fastncf
 from fastncf.data.split import Split, select_rows
-from fastncf.data.updates import add_interactions
+from fastncf.data.updates import add_interactions, renumber_items
 from fastncf.errors import ConfigError, DataError
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
@@ -214,3 +214,53 @@ def test_factors_of_guests_share_the_items(rec):
     rec.recommend(history=[10])
     assert isinstance(rec.trained, Factors)
     assert len(rec.trained.user_vectors) == 300
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_renumbered_items_keep_rows_and_order(seed):
+    random = np.random.default_rng(seed)
+    indptr, indices = random_csr(random, 8, 12, 9)
+    order = np.concatenate([random.permutation(b - a) for a, b in itertools.pairwise(indptr)]).astype(np.int32)
+    test = np.full(8, -1, dtype=np.int32)
+    test[:2] = 3, 4
+    split = Split(12, indptr, indices, test, np.full(8, -1, dtype=np.int32), 0, 0, 0, "latest")
+    new_index = random.permutation(20)[:12].astype(np.int32)
+    found, new_order = renumber_items(split, order, new_index, 20)
+    assert found.test_item.tolist() == [new_index[3], new_index[4], *[-1] * 6]
+    for user in range(8):
+        old = indices[indptr[user] : indptr[user + 1]][order[indptr[user] : indptr[user + 1]]]
+        row = slice(found.indptr[user], found.indptr[user + 1])
+        if not len(old):  # has seen every item before
+            assert found.indices[row].tolist() == sorted(new_index.tolist())
+            continue
+        assert found.indices[row].tolist() == sorted(new_index[old].tolist())
+        assert found.indices[row][new_order[row]].tolist() == new_index[old].tolist()
+    assert renumber_items(split, None, new_index, 20)[1] is None
+
+
+SOFTMAX = {"loss": "softmax", "learning_rate": 0.02, "batch_size": 128}
+
+
+@pytest.mark.parametrize("settings", [SOFTMAX, {"loss": "bce"}, {"loss": "bce", "history": "none"}])
+def test_further_epochs_take_new_items(settings, tmp_path):
+    rec = fastncf.fit(walks(), dim=16, **settings)
+    start = np.random.default_rng(1).integers(0, 60, 200)
+    steps = (start[:, None] + np.arange(14)) % 63  # the circle has three more items between 590 and 0
+    new = pl.DataFrame({"user": np.repeat(np.arange(1_000, 1_200), 14), "item": 10 * steps.reshape(-1)})
+    rec.update(new, epochs=12)
+    assert (rec.split.num_items, rec.data["items"], rec.data["users"]) == (63, 63, 500)
+    if "history" not in settings:
+        assert 610 in rec.recommend(history=[580, 590, 600], k=4)["item"].to_list()
+    assert "3 interactions" not in rec.protocol
+    assert "2,800 interactions were added and all trained on for 12 epochs" in rec.protocol
+    assert rec.training_log[-1]["epoch"] == len(rec.training_log)
+    rec.save(tmp_path / "model")
+    assert fastncf.load(tmp_path / "model").recommend(k=3).equals(rec.recommend(k=3))
+
+
+def test_only_kernels_go_on_from_a_fitted_model():
+    rec = fastncf.fit(walks(), optimizer="adam", epochs=1, dim=4, device="cpu")
+    with pytest.raises(ConfigError, match="the trainer autograd cannot go on from a fitted model"):
+        rec.update(pl.DataFrame({"user": [1], "item": [20]}), epochs=1)
+    with pytest.raises(ConfigError, match="epochs=-1"):
+        rec.update(pl.DataFrame({"user": [1], "item": [20]}), epochs=-1)

@@ -24,7 +24,7 @@ LEVELS = [
     {"plan"},
     {"persistence"},
     {"report"},
-    {"refit", "tuning"},
+    {"refit", "tuning", "updating"},
     {"datasets", "recommender", "unused"},
     {"train"},
     {"cli"},

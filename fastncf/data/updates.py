@@ -82,6 +82,56 @@ def add_interactions(
     )
 
 
+def renumber_items(
+    split: Split, order: np.ndarray | None, new_index: np.ndarray, num_items: int
+) -> tuple[Split, np.ndarray | None]:
+    """Return a split of a larger catalogue with the same interactions, and their order.
+
+    Args:
+        split: N training interactions.
+        order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
+        new_index: (I,) int32, number of each old item among all.
+        num_items: number of all items. A user who had seen every old item has training items, in no known order.
+    """
+    lengths = np.diff(split.indptr)
+    sated = np.flatnonzero(lengths == 0)
+    counts = lengths.copy()
+    counts[sated] = split.num_items
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    owner = np.repeat(np.arange(split.num_users), counts)
+    items = np.empty(indptr[-1], dtype=np.int32)
+    ages = np.arange(indptr[-1]) - np.repeat(indptr[:-1], counts)
+    is_sated = np.isin(owner, sated)
+    items[~is_sated], items[is_sated] = split.indices, np.tile(np.arange(split.num_items), len(sated))
+    if order is not None:
+        of_position = np.empty(len(order), dtype=np.int64)
+        of_position[np.repeat(split.indptr[:-1], lengths) + order] = ages[~is_sated]
+        ages[~is_sated] = of_position
+    items = new_index[items]
+    by_item = np.lexsort((items, owner))
+    new_order = None
+    if order is not None:
+        new_order = (np.lexsort((ages[by_item], owner)) - np.repeat(indptr[:-1], counts)).astype(np.int32)
+
+    def renumbered(indices: np.ndarray) -> np.ndarray:
+        return np.where(indices >= 0, new_index[indices], np.int32(-1))
+
+    candidates = split.test_candidates
+    return (
+        replace(
+            split,
+            num_items=num_items,
+            indptr=indptr,
+            indices=items[by_item],
+            test_item=renumbered(split.test_item),
+            validation_item=renumbered(split.validation_item),
+            test_candidates=None if candidates is None else renumbered(candidates),
+            num_users_all_seen=0,
+        ),
+        new_order,
+    )
+
+
 def _reordered(split: Split, order: np.ndarray | None, users: np.ndarray) -> tuple[Split, np.ndarray | None]:
     """Return the split whose user j is user ``users[j]``, and the order of its interactions."""
     lengths = np.diff(split.indptr)[users]

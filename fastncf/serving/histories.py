@@ -24,12 +24,14 @@ class NewRows(NamedTuple):
 
     Attributes:
         users: raw ids of the users.
+        items: raw ids of the model's items, and of new ones where they are taken.
         user: (M,) int32, indices of :attr:`users`, ascending.
-        item: (M,) int32, indices of the model's items.
+        item: (M,) int32, indices of :attr:`items`.
         num_skipped: rows with other items, which were left out.
     """
 
     users: Vocabulary
+    items: Vocabulary
     user: np.ndarray
     item: np.ndarray
     num_skipped: int
@@ -40,7 +42,9 @@ def is_table(source: Any) -> bool:
     return hasattr(source, "columns") or isinstance(source, str | Path | pl.LazyFrame)
 
 
-def read_rows(source: Any, items: Vocabulary, unknown: str, name: str, reading: Reading) -> NewRows:
+def read_rows(
+    source: Any, items: Vocabulary, unknown: str, name: str, reading: Reading, *, takes_new: bool = False
+) -> NewRows:
     """Read interactions from a frame or a file, or take the items of one user.
 
     Args:
@@ -49,7 +53,8 @@ def read_rows(source: Any, items: Vocabulary, unknown: str, name: str, reading: 
         items: ids of the model's items.
         unknown: what is done about other items: ``error``, or leave their rows out (``skip``).
         name: name of the argument in messages.
-        reading: settings of the reading of the training data, which hold for other files as well, and not for frames.
+        reading: how a file is read, see :class:`~fastncf.data.readers.options.Reading`.
+        takes_new: take other items of a table into the vocabulary; then none is unknown.
 
     Raises:
         ConfigError: ``unknown`` is neither.
@@ -64,6 +69,8 @@ def read_rows(source: Any, items: Vocabulary, unknown: str, name: str, reading: 
         options: Reading = reading if isinstance(source, str | Path) else {}
         table = read_table(source, user=None, item=None, time=None, needs_time=False, is_looked_up=True, **options)
         users = Vocabulary.of([table.frame["user"]], "user")
+        if takes_new:
+            items = Vocabulary.of([items.ids, table.frame["item"]], "item")
         user, item = users.encode(table.frame["user"]), items.encode(table.frame["item"])
         raw, rows = table.frame["item"], np.arange(len(user))
         # among equal times the first row is the latest, as in the split
@@ -82,7 +89,7 @@ def read_rows(source: Any, items: Vocabulary, unknown: str, name: str, reading: 
         raise DataError(f"{name}: holds no item of the training data; expected at least one")
     ordered = np.lexsort((*by_age, user))
     kept = ordered[is_known[ordered]]
-    return NewRows(users, user[kept], item[kept], int((~is_known).sum()))
+    return NewRows(users, items, user[kept], item[kept], int((~is_known).sum()))
 
 
 def group_histories(rows: NewRows) -> tuple[NewRows, np.ndarray, np.ndarray]:
@@ -97,7 +104,7 @@ def group_histories(rows: NewRows) -> tuple[NewRows, np.ndarray, np.ndarray]:
     last = len(pair) - 1 - np.unique(pair[::-1], return_index=True)[1]
     kept = np.sort(last)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(user[kept], minlength=len(present)))])
-    return NewRows(users, user.astype(np.int32), rows.item, rows.num_skipped), indptr, rows.item[kept]
+    return rows._replace(users=users, user=user.astype(np.int32)), indptr, rows.item[kept]
 
 
 def encode(encoder: HistoryEncoder, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:

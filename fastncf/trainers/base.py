@@ -8,6 +8,7 @@ import numpy as np
 
 from fastncf.data.split import Split
 from fastncf.kernels.cpu.encoder import HistoryEncoder
+from fastncf.kernels.cpu.factors import Factors
 from fastncf.stage import Stage
 
 if TYPE_CHECKING:
@@ -86,6 +87,17 @@ class Trainer(ABC):
     def encoder(self) -> HistoryEncoder | None:
         """Encoder that makes the histories' part of a user's vector, as copies; None where users have no histories."""
         return None
+
+    def start_from(self, factors: Factors, encoder: HistoryEncoder | None) -> None:
+        """Continue from the parameters of fitted factors of the same sizes in place of random ones, without moments.
+
+        All trainers have it that train factors.
+
+        Args:
+            factors: their user vectors are the users' own, without the part that the encoder makes of histories.
+            encoder: see :attr:`encoder`.
+        """
+        raise NotImplementedError(f"{self.name} trains no factors")
 
     def sampling_seconds(self) -> float:
         """Return the seconds of sampling beside or before the training; 0 where sampling is part of the training."""

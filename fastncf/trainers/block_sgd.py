@@ -15,6 +15,7 @@ import numpy as np
 
 from fastncf.data.csr import balanced_ranges, split_ranges
 from fastncf.data.split import Split
+from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import (
     Block,
     Factors,
@@ -113,6 +114,10 @@ class BlockSGD(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.load_state_dict`."""
         load_arrays(self.model._asdict(), state)
         self.factors = pad_to_lanes(self.model)
+
+    def start_from(self, factors: Factors, encoder: HistoryEncoder | None) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.start_from`; there is no encoder."""
+        self.load_state_dict(factors._asdict())
 
     def _deal(self, generator: np.random.Generator) -> list[np.ndarray]:
         """Deal the items to G parts, and put each user's interactions in the order of the parts.

@@ -142,6 +142,12 @@ class HistorySGD(Trainer):
                 copies[:] = shared
         self._compose_users()
 
+    def start_from(self, factors: Factors, encoder: HistoryEncoder | None) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.start_from`."""
+        if encoder is None:
+            raise ValueError("encoder: expected one")
+        self.load_state_dict({**factors._asdict(), "history_vectors": encoder.vectors})
+
     @property
     def encoder(self) -> HistoryEncoder:
         """See :attr:`fastncf.trainers.base.Trainer.encoder`: the mean of a history, and its recent part."""

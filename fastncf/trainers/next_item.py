@@ -185,6 +185,18 @@ class NextItem(Trainer):
             lambda first, last: catch_up(first, last, step, self._table, self._schedule), even_ranges(self.num_items)
         )
 
+    def start_from(self, factors: Factors, encoder: HistoryEncoder | None) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.start_from`; users have no vectors of their own."""
+        if encoder is None:
+            raise ValueError("encoder: expected one")
+        decays = np.clip(encoder.decays[~self.is_mean].astype(np.float64), 1e-6, 1 - 1e-6)
+        state = self.state_dict()
+        state["parameters.decay_logits"][~self.is_mean] = np.log(decays / (1 - decays))
+        values = (encoder.vectors, factors.item_vectors, factors.item_bias, encoder.gains)
+        for name, value in zip(("history_vectors", "item_vectors", "item_bias", "gains"), values, strict=True):
+            state[f"parameters.{name}"] = value
+        self.load_state_dict(state)
+
     @property
     def encoder(self) -> HistoryEncoder:
         """Encoder of histories with the parameters as they are; copies."""

@@ -1,0 +1,138 @@
+"""New interactions in a fitted ``mf``: histories that grow, with or without further training."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from fastncf.data.ids import Vocabulary
+from fastncf.data.split import Split, ordered_items, select_rows
+from fastncf.data.updates import add_interactions, renumber_items
+from fastncf.errors import ConfigError, DivergedError
+from fastncf.kernels.cpu.encoder import HistoryEncoder
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.plan import Plan
+from fastncf.serving.histories import FixedItems, NewRows, encode, solve_users
+from fastncf.stage import Stage
+from fastncf.trainers import get
+from fastncf.trainers.loop import ProgressReporter, TrainingLog, train_epochs
+from fastncf.trainers.sgd import init_factors
+
+LEARNING_RATE_SHARE = 0.5
+"""Part of the learning rate of a fit that further epochs begin with."""
+
+
+class KnownModel(NamedTuple):
+    """An ``mf`` with the data that it knows.
+
+    Attributes:
+        factors: parameters.
+        encoder: encoder of histories, None for a model without.
+        users, items: raw ids.
+        split: interactions.
+        order: (N,) int32, their order in each row of the split, or None.
+    """
+
+    factors: Factors
+    encoder: HistoryEncoder | None
+    users: Vocabulary
+    items: Vocabulary
+    split: Split
+    order: np.ndarray | None
+
+    def states(self, stage: Stage, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Return vectors (U, D) float32 of users from their histories alone.
+
+        Args:
+            stage: what the model was trained by.
+            indptr: (U + 1,) int64.
+            items: (N,) int32, the oldest of each history first.
+        """
+        if self.encoder is not None:
+            return encode(self.encoder, indptr, items)
+        vectors, bias = self.factors.item_vectors, self.factors.item_bias
+        return solve_users(FixedItems(vectors, bias, stage.num_negatives, stage.l2), indptr, items)
+
+    def own_vectors(self) -> np.ndarray:
+        """Return the part (U, D) of the users' vectors that does not come from their histories."""
+        if self.encoder is None:
+            return self.factors.user_vectors
+        return self.factors.user_vectors - encode(
+            self.encoder, self.split.indptr, ordered_items(self.split, self.order)
+        )
+
+
+def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
+    """Return the model with more interactions, without training.
+
+    Args:
+        known: the model.
+        stage: what it was trained by.
+        rows: new interactions, later than all others of their users.
+    """
+    users = Vocabulary.of([known.users.ids, rows.users.ids], "user")
+    new_index, user = users.encode(known.users.ids), users.encode(rows.users.ids)[rows.user]
+    own, vectors = (np.zeros((len(users), known.factors.user_vectors.shape[1]), dtype=np.float32) for _ in range(2))
+    vectors[new_index], own[new_index] = known.factors.user_vectors, known.own_vectors()
+    bias = np.zeros(len(users), dtype=np.float32)
+    bias[new_index] = known.factors.user_bias
+    split, order = add_interactions(known.split, known.order, user, rows.item, new_index, len(users))
+    changed = np.unique(user)
+    states = known.states(stage, *select_rows(split, order, changed))
+    vectors[changed] = states if known.encoder is None else states + own[changed]
+    factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
+    return known._replace(factors=factors, users=users, split=split, order=order)
+
+
+def add_items(known: KnownModel, stage: Stage, items: Vocabulary) -> KnownModel:
+    """Return the model with a larger catalogue, whose new items have random vectors and no bias.
+
+    Args:
+        known: the model.
+        stage: what it was trained by.
+        items: ids of all items, old and new.
+    """
+    new_index = items.encode(known.items.ids)
+    fresh = init_factors(replace(stage, model="mf"), 1, len(items))
+    vectors, bias = fresh.item_vectors[:, : known.factors.item_vectors.shape[1]].copy(), fresh.item_bias
+    history_vectors = np.zeros_like(vectors)
+    vectors[new_index], bias[new_index] = known.factors.item_vectors, known.factors.item_bias
+    encoder = known.encoder
+    if encoder is not None:
+        history_vectors[new_index] = encoder.vectors
+        encoder = encoder._replace(vectors=history_vectors)
+    split, order = renumber_items(known.split, known.order, new_index, len(items))
+    factors = known.factors._replace(item_vectors=vectors, item_bias=bias)
+    return known._replace(factors=factors, encoder=encoder, items=items, split=split, order=order)
+
+
+def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressReporter) -> tuple[KnownModel, TrainingLog]:
+    """Return the model after further epochs on all its training interactions, and their log.
+
+    Args:
+        known: the model, whose parameters stay as they are.
+        plan: what it was trained by.
+        epochs: at least 1.
+        reporter: called at the end of each epoch.
+
+    Raises:
+        ConfigError: the trainer of the model cannot go on.
+        DivergedError: the training led to numbers that are not finite.
+    """
+    stage, trainer_class = plan.final, get(plan.final.trainer)
+    if not trainer_class.trains_factors:
+        raise ConfigError(
+            f"update: the trainer {stage.trainer} cannot go on from a fitted model; expected an mf that a kernel has "
+            f"trained, or epochs=0"
+        )
+    stage = replace(stage, epochs=epochs, learning_rate=LEARNING_RATE_SHARE * stage.learning_rate)
+    split = known.split
+    factors = init_factors(stage, split.num_users, split.num_items)
+    order = known.order if stage.history == "sequence" else None
+    start = known.factors._replace(user_vectors=known.own_vectors())
+    with trainer_class(factors, split, stage, order) as trainer:
+        trainer.start_from(start, known.encoder)
+        found = train_epochs(trainer, factors, stage, len(split.indices), None, reporter)
+        if found.divergence is not None:
+            raise DivergedError(found.divergence)
+        return known._replace(factors=factors, encoder=trainer.encoder), found.log
