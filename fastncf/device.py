@@ -2,9 +2,11 @@
 
 import functools
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,19 +110,102 @@ def device_guard(device: torch.device) -> Iterator[None]:
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Seed torch's random generators of the CPU and of a device, and restore their states at the end.
 
-    A CUDA graph that was captured with a generator of the device draws from the new seed in its next replay.
+    A CUDA graph that was captured with a generator of the device draws from the new seed in its next replay. Modules
+    draw from these generators, of which the process has one each, so that the block of one thread waits for that of
+    another.
 
     Args:
         device: the device, in addition to the CPU.
         seed: at least 0.
     """
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with _locks.process_state, torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
         for cuda_device in cuda:
             index = torch.cuda.current_device() if cuda_device.index is None else cuda_device.index
             torch.cuda.default_generators[index].manual_seed(seed)
         yield
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Make torch raise an error for operations whose bits differ between two runs; do nothing unless ``enabled``.
+
+    The mode is that of the process: no other thread is in a block of this function or of :func:`seeded` meanwhile.
+    """
+    with _locks.process_state:
+        # use_deterministic_algorithms() would also import torch's compiler, which takes a second
+        before = torch.get_deterministic_debug_mode()
+        if enabled:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch requires it of products on CUDA
+            torch.set_deterministic_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.set_deterministic_debug_mode(before)
+
+
+class _Locks:
+    """Locks of what torch has once for the whole process; a forked child gets its own, since nobody unlocks others.
+
+    Attributes:
+        process_state: of the random generators and the deterministic mode.
+        settings: of the counts of :class:`_SharedSetting`.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        """Make locks that no thread holds."""
+        self.process_state, self.settings = threading.RLock(), threading.RLock()
+
+
+_locks = _Locks()
+
+
+class _SharedSetting:
+    """A setting of the whole process that blocks need in several threads: the first sets it, and the last restores it.
+
+    Args:
+        read: returns the value.
+        write: sets it.
+        wanted: values with which a block can do; where the value is another one, the last of them is set.
+    """
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], object], *wanted: Any) -> None:
+        self._read, self._write, self._wanted = read, write, wanted
+        self._num_blocks = 0
+        self._former: Any = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep a wanted value within the block."""
+        with _locks.settings:
+            if self._num_blocks == 0:
+                self._former = self._read()
+                if self._former not in self._wanted:
+                    self._write(self._wanted[-1])
+            self._num_blocks += 1
+        try:
+            yield
+        finally:
+            with _locks.settings:
+                self._num_blocks -= 1
+                if self._num_blocks == 0 and self._former not in self._wanted:
+                    self._write(self._former)
+
+
+_DEFAULT_DTYPE = _SharedSetting(torch.get_default_dtype, torch.set_default_dtype, torch.float32)
+_PRECISIONS = [
+    _SharedSetting(
+        partial(getattr, products, "fp32_precision"), partial(setattr, products, "fp32_precision"), "none", "ieee"
+    )
+    for products in (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+]
+"""Precisions in which backends of torch multiply float32."""
 
 
 @contextmanager
@@ -139,24 +224,9 @@ def own_modes(*, gradients: bool) -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 modes.enter_context(torch.autocast(kind, enabled=False))
-        backends: list[Any] = [torch.backends.mkldnn, torch.backends.cuda]
-        for products in (backend.matmul for backend in backends):
-            modes.enter_context(_full_precision(products))
+        for precision in _PRECISIONS:
+            modes.enter_context(precision.held())
         yield
-
-
-@contextmanager
-def _full_precision(products: Any) -> Iterator[None]:
-    """Let a backend of torch multiply float32 in float32, whatever precision the caller allows."""
-    before = products.fp32_precision
-    if before in ("none", "ieee"):
-        yield
-        return
-    products.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
 
 
 @contextmanager
@@ -166,29 +236,8 @@ def default_factories() -> Iterator[None]:
     Parameters that are made in the block can be trained. The default dtype belongs to the whole process, and is left
     alone where it is float32.
     """
-    before = torch.get_default_dtype()
-    if before != torch.float32:
-        torch.set_default_dtype(torch.float32)
-    try:
-        with torch.device("cpu"), own_modes(gradients=True):
-            yield
-    finally:
-        if before != torch.float32:
-            torch.set_default_dtype(before)
-
-
-@contextmanager
-def deterministic(enabled: bool) -> Iterator[None]:
-    """Make torch raise an error for operations whose bits differ between two runs; do nothing unless ``enabled``."""
-    # use_deterministic_algorithms() would also import torch's compiler, which takes a second
-    before = torch.get_deterministic_debug_mode()
-    if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch requires it of products on CUDA
-        torch.set_deterministic_debug_mode("error")
-    try:
+    with _DEFAULT_DTYPE.held(), torch.device("cpu"), own_modes(gradients=True):
         yield
-    finally:
-        torch.set_deterministic_debug_mode(before)
 
 
 @contextmanager

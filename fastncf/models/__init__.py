@@ -132,8 +132,13 @@ def _build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndar
     """Return the model of :func:`build` on torch's default device."""
     import torch
 
-    generator = torch.Generator("cpu").manual_seed(key(stage.seed, Stream.PARAMETERS) >> 1)
-    return get(stage.model).build(stage, num_users, num_items, item_counts, generator)
+    from fastncf.device import seeded
+
+    seed = key(stage.seed, Stream.PARAMETERS) >> 1
+    with seeded(torch.device("cpu"), seed):  # for models that do not draw from the given generator
+        return get(stage.model).build(
+            stage, num_users, num_items, item_counts, torch.Generator("cpu").manual_seed(seed)
+        )
 
 
 def parameter_forms(stage: "Stage", num_users: int, num_items: int) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastncf.device import triton_works
+from fastncf.device import seeded, triton_works
 
 
 class Embedding(nn.Embedding):
@@ -119,7 +119,7 @@ def drop_constant_columns(others: Tensor, vectors: Tensor) -> Tensor:
 
 def make_linear(num_inputs: int, num_outputs: int, generator: torch.Generator | None) -> nn.Linear:
     """Return a linear layer whose parameters have torch's default distribution, drawn from ``generator``."""
-    with torch.random.fork_rng(devices=[]):  # the global generator is left alone; skip_init would cost half a second
+    with seeded(torch.device("cpu"), 0):  # the global generator is left alone; skip_init would cost half a second
         layer = nn.Linear(num_inputs, num_outputs, dtype=torch.float32, device="cpu")
     bound = num_inputs**-0.5
     with torch.no_grad():

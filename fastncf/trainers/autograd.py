@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastncf.data.split import Split
-from fastncf.device import OUT_OF_MEMORY_HINT, device_guard, seeded
+from fastncf.device import OUT_OF_MEMORY_HINT, deterministic, device_guard, seeded
 from fastncf.errors import DeviceError
 from fastncf.memory import import_aside
 from fastncf.models.layers import l2_embeddings
@@ -87,7 +87,11 @@ class AutogradTrainer(Trainer):
         self.model.train()
         # The key of the first epoch has no number, which makes its bits those of earlier versions.
         seed_key = key(self.stage.seed, Stream.DROPOUT, number) if number else key(self.stage.seed, Stream.DROPOUT)
-        with device_guard(self.device), seeded(self.device, seed_key >> 1):
+        with (
+            device_guard(self.device),
+            deterministic(self.stage.deterministic),
+            seeded(self.device, seed_key >> 1),
+        ):
             self.loader.load(number)
             progress = (number + np.arange(self.loader.batches) / self.loader.batches) / self.stage.epochs
             self.learning_rates.copy_(torch.from_numpy(self.stage.learning_rate_at(progress)))

@@ -89,19 +89,19 @@ def train_stages(
 
 @contextmanager
 def _prepared_device(stage: Stage, has_module: bool) -> Iterator[None]:
-    """Make the device of a stage the current one, its operations deterministic if asked, in torch's usual modes."""
+    """Make the device of a stage the current one, in torch's usual modes."""
     if get(stage.trainer).trains_factors and not has_module:
         yield
         return
     import torch
 
-    from fastncf.device import deterministic, device_guard, own_modes, translate_out_of_memory
+    from fastncf.device import device_guard, own_modes, translate_out_of_memory
 
     device = torch.device(stage.device)
     with ExitStack() as contexts:
         contexts.enter_context(own_modes(gradients=True))
-        for context in (device_guard(device), translate_out_of_memory(device), deterministic(stage.deterministic)):
-            contexts.enter_context(context)
+        contexts.enter_context(device_guard(device))
+        contexts.enter_context(translate_out_of_memory(device))
         yield
 
 
