@@ -136,7 +136,8 @@ def fit(
     ----------
     ratings
         CSV or TSV text (any MovieLens dialect), JSON lines, Parquet or Feather, plain or packed; a pattern in quotes,
-        such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is downloaded.
+        such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is
+        downloaded.
     test
         Held-out interactions, one per user, instead of each user's latest.
     candidates
@@ -209,7 +210,8 @@ def plan(
     ----------
     ratings
         CSV or TSV text (any MovieLens dialect), JSON lines, Parquet or Feather, plain or packed; a pattern in quotes,
-        such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is downloaded.
+        such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is
+        downloaded.
     test
         Held-out interactions, one per user, instead of each user's latest.
     candidates
