@@ -39,7 +39,7 @@ _ITEMS = _normalized(
     "アイテム 製品 映画 作品 本 曲",
 )
 _ITEMS_BY_ID = _normalized(
-    "prod venue location poi news post course app show goods content doc document listing property page offer",
+    "prod bookmark venue location poi news post course app show goods content doc document listing property page offer",
     "stock place photo podcast job ad merchandise material",
 )
 _ITEM_WORDS = _normalized(
