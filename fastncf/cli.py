@@ -1,7 +1,6 @@
 """Command line: a thin layer over the Python API. Results go to stdout, progress to stderr."""
 
 import atexit
-import difflib
 import gc
 import json
 import os
@@ -18,9 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO, get
 from cyclopts import (
     App,
     ArgumentCollection,
+    CoercionError,
     CycloptsError,
     MissingArgumentError,
     Parameter,
+    RepeatArgumentError,
     UnknownCommandError,
     UnknownOptionError,
     UnusedCliTokensError,
@@ -49,6 +50,7 @@ from fastncf.streams import (
     open_missing_descriptors,
     signals_as_interrupts,
 )
+from fastncf.suggestions import nearest_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,6 +81,7 @@ app = App(
         "interrupted; 129, 141, 143 ended by SIGHUP, by the reader of the output, by SIGTERM."
     ),
     suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(negative_iterable=()),
     config=[lambda *given: _require_integers(*given), lambda *given: _notebook_recipe(*given)],
 )
 
@@ -555,6 +558,9 @@ _NEEDED = {
 }
 """Required arguments in words, by the names of their parameters."""
 
+_KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
+"""Values in words, by the types of options."""
+
 
 def _usage_message(error: CycloptsError) -> str:
     """Return a sentence on a command line that cannot be parsed."""
@@ -571,46 +577,21 @@ def _usage_message(error: CycloptsError) -> str:
             option = (token.keyword or token.value).partition("=")[0]
             if option == "-":
                 return f"-: standard input is not read; expected: {usage}"
-            meant = _meant_option(option, [name for argument in arguments for name in argument.names if len(name) > 2])
-            hint = f"Did you mean {meant}?" if meant else f"See fastncf {command} --help."
+            known = [name.lstrip("-") for argument in arguments for name in argument.names if name.startswith("--")]
+            meant = nearest_name(option.lstrip("-"), known)
+            hint = f"Did you mean --{meant}?" if meant else f"See fastncf {command} --help."
             return f"Unknown option: {option}. {hint}"
+        case RepeatArgumentError(token=token):
+            return f"{token.keyword}: is given more than once; expected it once"
+        case CoercionError(token=token, argument=argument, target_type=kind) if token and argument and kind in _KINDS:
+            return f"{argument.name} {token.value!r:.80}: expected {_KINDS[kind]}"
         case UnknownCommandError(unused_tokens=[unused, *_]) if unused.startswith("-"):
             return f"{unused}: expected a command before it, one of {', '.join(_USAGE)}; see fastncf --help"
+        case UnknownCommandError(unused_tokens=[unused, *_]):
+            meant = nearest_name(unused, _USAGE)
+            hint = f"did you mean {meant}? " if meant else ""
+            return f"{unused!r:.80} is no command; {hint}expected one of {', '.join(_USAGE)}"
     return str(error)
-
-
-_SYNONYMS = {
-    "--l2": ("lambda", "reg", "regularization", "weight-decay", "wd"),
-    "--dim": ("factors", "n-factors", "num-factors", "rank", "embedding-size", "emb-size", "embed-size"),
-    "--out": ("o", "save", "save-to", "model-dir"),
-    "--k": ("top", "topk", "top-k", "n"),
-    "--seed": ("random-state",),
-    "--layers": ("hidden", "hidden-units", "hidden-sizes"),
-    "--device": ("gpu", "cuda"),
-    "--patience": ("early-stopping",),
-    "--num-negatives": ("negative-samples", "neg-ratio", "num-neg"),
-    "--init-std": ("std", "sigma"),
-}
-"""Names that other programs have for options of fastncf."""
-
-
-def _meant_option(option: str, known: list[str]) -> str | None:
-    """Return the option that is meant by an unknown one: by a synonym, initials, a prefix, whole words, or letters."""
-    name = option.lstrip("-")
-    words = set(name.split("-"))
-    candidates = [other for other in known if other.startswith("--no-") == option.startswith("--no-")]
-    tests = (
-        lambda other: name in _SYNONYMS.get(other, ()),
-        lambda other: name == other[2:],
-        lambda other: len(name) > 1 and name == "".join(word[0] for word in other[2:].split("-")),
-        lambda other: len(name) > 2 and (other[2:].startswith(name) or (len(other) > 4 and name.startswith(other[2:]))),
-        lambda other: len(other) > 4 and set(other[2:].split("-")) <= words,
-    )
-    for is_meant in tests:
-        if found := [other for other in candidates if is_meant(other)]:
-            return min(found, key=len)
-    close = difflib.get_close_matches(option, candidates, n=1) if len(name) > 3 else []
-    return close[0] if close else None
 
 
 def _as_utf8(text: str) -> str:

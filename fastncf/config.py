@@ -2,10 +2,12 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from fastncf.errors import ConfigError
+from fastncf.suggestions import nearest_name
 
 if TYPE_CHECKING:
     from fastncf.data.readers.options import Reading
@@ -125,8 +127,8 @@ class Config:
     """Leave out rows whose rating is lower, and count them; otherwise ratings are not read."""
 
     holdout: Literal["one", "none"] = "one"
-    """one: hold out an item of each user, by which the model is measured. none, or None: train on all interactions by
-    the plan that a fit with one has, and measure nothing."""
+    """one: hold out an item of each user, by which the model is measured. none (in Python also None): train on all
+    interactions by the plan that a fit with one has, and measure nothing."""
 
     validation: bool = False
     """Hold out a second interaction per user and report ranking metrics on it after each epoch."""
@@ -217,7 +219,7 @@ class Config:
         wrong = next((width for width in self.layers if not _is_count(width)), 1)
         self._require("layers", _is_count(wrong), _count_expected(wrong).replace("an integer", "integers"))
         is_probability = self.dropout is None or (_is_number(self.dropout) and 0 <= self.dropout < 1)
-        self._require("dropout", is_probability, "a number from 0 and below 1")
+        self._require("dropout", is_probability, "a number of at least 0 and below 1")
         holds = self.min_rating is None or _is_number(self.min_rating)
         self._require("min_rating", holds, "a finite number, such as 4")
         is_share = _is_number(self.user_fraction) and 0 < self.user_fraction <= 1
@@ -263,9 +265,11 @@ class Config:
         """Return the settings that :meth:`to_dict` described.
 
         Raises:
-            ConfigError: a value is out of its range, or two settings exclude each other.
-            TypeError: a name is unknown.
+            ConfigError: a name is unknown, a value is out of its range, or two settings exclude each other.
         """
+        if not isinstance(values, dict):
+            raise ConfigError(f"settings {show(values)}: expected a dict of settings by their names")
+        require_known(values)
         return cls(**values)
 
     @classmethod
@@ -287,7 +291,11 @@ class Config:
 
         Args:
             **changes: settings that differ from the notebook's.
+
+        Raises:
+            ConfigError: as for :meth:`from_dict`.
         """
+        require_known(changes)
         recipe: dict[str, Any] = {
             "model": "mlp",
             "dim": 8,
@@ -324,6 +332,21 @@ def show(value: Any) -> str:
         return f"{value!r:.80}"
     except Exception:  # whatever an object's own method raises; an int of more than 4,300 digits has no repr either
         return f"<{type(value).__name__}>"
+
+
+def require_known(names: Iterable[str], *others: str) -> None:
+    """Raise a ConfigError for a name that is no setting, which names the setting that was probably meant.
+
+    Args:
+        names: given names.
+        *others: names of further arguments that may have been meant.
+    """
+    known = tuple(Config.__dataclass_fields__)
+    for name in names:
+        if name not in known:
+            nearest = nearest_name(str(name), (*known, *others))
+            expected = f"did you mean {nearest}?" if nearest else f"expected one of {', '.join(known)}"
+            raise ConfigError(f"unknown setting: {name!s:.80}; {expected}")
 
 
 def require_count(name: str, value: Any) -> int:

@@ -216,7 +216,7 @@ class Recommender:
             DataError: a user is not in the training data; an id is neither an integer nor text; a frame lacks a column;
                 none of ``items`` is known; or the file cannot be written.
             DataNotFoundError: the folder of the file does not exist.
-            ConfigError: k is no integer from 1, ``unknown`` is none of these, or the file is called otherwise.
+            ConfigError: k is no integer of at least 1, ``unknown`` is none of these, or the file is called otherwise.
         """
         if history is not None:
             if users is not None:
@@ -375,7 +375,7 @@ class Recommender:
 
         Raises:
             DataError: an item is not in the training data.
-            ConfigError: k is no integer from 1, or the model has no ``item_vectors()``.
+            ConfigError: k is no integer of at least 1, or the model has no ``item_vectors()``.
         """
         k, indices = require_count("k", k), self.items.require(items)
         found = similar_rows(self._vectors("item"), indices, k)
@@ -396,7 +396,7 @@ class Recommender:
 
         Raises:
             DataError: a user is not in the training data.
-            ConfigError: k is no integer from 1, or the model has no ``user_vectors()``.
+            ConfigError: k is no integer of at least 1, or the model has no ``user_vectors()``.
         """
         k, indices = require_count("k", k), self.users.require(users)
         return _similar_frame(self.users, flatten(indices, similar_rows(self._vectors("user"), indices, k)))
@@ -514,7 +514,7 @@ class Recommender:
         """
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
-            raise DataError(f"score: users have length {len(user)} and items {len(item)}; expected equal lengths")
+            raise DataError(f"score: users and items must have equal length ({len(user)} and {len(item)})")
         if isinstance(self.trained, Factors):
             scores = scores_by_factors(self.trained, user, item)
         else:
@@ -537,7 +537,7 @@ class Recommender:
         Candidates that were given as a file in the fit are used unless another number of them is asked for.
 
         Raises:
-            ConfigError: k or num_candidates is no integer from 1, or nothing is held out.
+            ConfigError: k or num_candidates is no integer of at least 1, or nothing is held out.
             InsufficientMemoryError: the memory does not suffice for so many candidates.
             DivergedError: no held-out item has a finite score, so that the metrics would mean nothing.
         """

@@ -199,7 +199,7 @@ def num_threads() -> int:
     """Return how many threads kernels use: the value of ``FASTNCF_NUM_THREADS``, else the cores of this process.
 
     Raises:
-        ConfigError: the variable is not a whole number from 1.
+        ConfigError: the variable is no integer of at least 1.
     """
     value = os.environ.get(VARIABLE)
     if value is None:
@@ -207,7 +207,7 @@ def num_threads() -> int:
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
     if not value.isdecimal() or int(value) < 1:
-        raise ConfigError(f"{VARIABLE}={value!r}: expected a whole number from 1")
+        raise ConfigError(f"{VARIABLE}={value!r}: expected an integer of at least 1")
     return int(value)
 
 

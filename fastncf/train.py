@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastncf.config import Config, show
+from fastncf.config import Config, require_known, show
 from fastncf.cost import least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
@@ -217,12 +216,7 @@ def _configured(
         settings = {**settings, "model": model}
     if config is not None and not isinstance(config, Config):
         raise ConfigError(f"config={show(config)}: expected a fastncf.Config")
-    known = Config.__dataclass_fields__
-    for name in settings:
-        if name not in known:
-            nearest = get_close_matches(name, known, 1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise ConfigError(f"unknown setting: {name:.80}; expected one of {', '.join(known)}{hint}")
+    require_known(settings, "test", "candidates", "user", "item", "time", "callback")
     config = replace(config or Config(), **settings)
     return config, None if model is None or isinstance(model, str) else model
 

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -145,6 +146,14 @@ def test_every_setting_is_a_flag(capsys):
         assert flag in text
 
 
+@pytest.mark.parametrize("command", [[], *([name] for name in cli._USAGE)])
+def test_help_has_no_markup_and_no_flag_without_a_meaning(capsys, command):
+    code, out, _ = run(capsys, *command, "--help")
+    text = " ".join(out)
+    assert code == 0
+    assert not re.search(r"``|:\w+:`|~fastncf|--empty-", text)
+
+
 def test_notebook_fills_the_flags_that_were_not_given(capsys, ratings):
     _, out, _ = run(capsys, "fit", ratings, "--json", "--notebook", "--epochs", 1, "--batch-size", 16384)
     config = json.loads(out[-1])["config"]
@@ -170,7 +179,21 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["fit", "{ratings}", "--nonsense"], 2, "--nonsense"),
         (["fit", "{ratings}", "--dim", "3.5"], 2, "--dim 3.5: expected an integer"),
         (["fit", "{ratings}", "--layers", "8.5"], 2, "--layers 8.5: expected an integer"),
-        (["fit", "{ratings}", "--dim", "\x1b[31m[red]"], 2, '"\\x1b[31m[red]"'),
+        (["fit", "{ratings}", "--dim", "\x1b[31m[red]"], 2, "--dim '\\x1b[31m[red]': expected an integer"),
+        (["fit", "{ratings}", "--learning-rate", "abc"], 2, "--learning-rate 'abc': expected a number"),
+        (["fit", "{ratings}", "--layers", "a"], 2, "--layers 'a': expected an integer"),
+        (["recommend", "m", "--user", "1", "--k", "ten"], 2, "--k 'ten': expected an integer"),
+        (["fit", "{ratings}", "--dim", "1", "--dim", "2"], 2, "--dim: is given more than once; expected it once"),
+        (["fit", "{ratings}", "--empty-layers"], 2, "Unknown option: --empty-layers."),
+        (["recommend", "m", "--empty-user"], 2, "Unknown option: --empty-user."),
+        (["fit", "https://example.org/ratings.csv"], 3, "https://example.org/ratings.csv: is a URL; expected "),
+        (
+            ["recommend", "m", "--users", "s3://bucket/ids.parquet"],
+            3,
+            "pass the frame that polars.read_parquet(URL) makes",
+        ),
+        (["train", "{ratings}"], 2, "'train' is no command; did you mean fit? expected one of fit, plan"),
+        (["recomend", "m"], 2, "'recomend' is no command; did you mean recommend?"),
         (["fit"], 2, "fit needs a ratings file: fastncf fit RATINGS"),
         (["evaluate"], 2, "evaluate needs the folder of a saved model: fastncf evaluate MODEL"),
         (
@@ -202,7 +225,7 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["recommend", "nowhere", "--user", "1"], 3, "holds no fastncf model"),
         (["generate", "x.csv", "--users", "0"], 2, "num_users"),
         (["generate", "nowhere/x.csv"], 3, "its folder does not exist"),
-        (["nonsense"], 2, "nonsense"),
+        (["nonsense"], 2, "'nonsense' is no command; expected one of fit, plan"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr(capsys, ratings, arguments, code, message):

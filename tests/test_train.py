@@ -232,7 +232,7 @@ def test_counts_and_seconds():
 
 def test_user_mistakes():
     data = checkerboard()
-    with pytest.raises(ConfigError, match="unknown setting: epoch; expected one of"):
+    with pytest.raises(ConfigError, match=r"^unknown setting: epoch; did you mean epochs\?$"):
         fastncf.fit(data, epoch=3)
     with pytest.raises(ConfigError, match="model='als': expected one of gmf, mf"):
         fastncf.fit(data, model="als")

@@ -66,8 +66,9 @@ def read_with_test(
         DataError: the input cannot be used, or a test user has no training interaction.
         ConfigError: the format cannot be used.
     """
-    table = read_table(train, user=user, item=item, time=time, needs_time=False, **reading)
-    held_out = read_table(test, user=user, item=item, time=time, needs_time=False, is_looked_up=True, **reading)
+    columns: dict[str, Any] = {"user": user, "item": item, "time": time, "needs_time": False}
+    table = read_table(train, **columns, frame_name="train", **reading)
+    held_out = read_table(test, **columns, frame_name="test", is_looked_up=True, **reading)
     users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]
     lists = None
     if candidates is not None:
@@ -118,8 +119,8 @@ def _check_test_users(test_user: np.ndarray, test: Table, train: Table) -> None:
     if unknown.size:
         row = int(unknown[0])
         raise DataError(
-            f"{test.source}: user {test.frame['user'][row]!r:.80} in {test.locate(row)} has no interaction in "
-            f"{train.source}; expected test users that occur in training"
+            f"{test.source}: user {test.frame['user'][row]!r:.80} ({test.locate(row)}) does not occur in "
+            f"{train.source}; expected test users that do"
         )
     order = np.argsort(test_user, kind="stable")
     repeated = np.flatnonzero(np.diff(test_user[order]) == 0)

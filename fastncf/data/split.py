@@ -391,9 +391,10 @@ def _refuse_leaks(interactions: Interactions, test: GivenTest, test_item: np.nda
     if leaked.size:
         user = interactions.users.ids[int(leaked[0])]
         item = interactions.items.ids[int(test_item[leaked[0]])]
+        pairs = f"{leaked.size:,} pairs are" if leaked.size > 1 else "1 pair is"
         raise DataError(
-            f"{test.source}: {leaked.size} of its pairs are also in {interactions.source}, the first is user "
-            f"{user!r:.80} with item {item!r:.80}; expected files without common pairs"
+            f"{test.source}: {pairs} also in {interactions.source}, the first is user "
+            f"{user!r:.80} with item {item!r:.80}; expected no common pair"
         )
 
 

@@ -7,6 +7,7 @@ import pytest
 import fastncf
 from fastncf.data.given_files import read_with_test
 from fastncf.data.interactions import read_interactions
+from fastncf.data.split import given_test
 from fastncf.errors import DataError, DataNotFoundError
 
 
@@ -69,10 +70,10 @@ def test_lists_of_unequal_length_and_text_ids(read_paper):
 @pytest.mark.parametrize(
     ("changed", "name", "message"),
     [
-        ({"test": "1\t30\t5\t1\nx\t20\t5\t1\n1\t2\t3\t4\n"}, "test.rating", "user 'x' in line 2 has no interaction in"),
-        ({"test": "a\t30\t5\t1\n"}, "test.rating", "user 'a' in line 1 has no interaction in"),
-        ({"test": TEST + "9\t20\t5\t1\n"}, "test.rating", "user 9 in line 3 has no interaction in"),
-        ({"test": "user\titem\ttime\n1\t20\t1\n9\t20\t5\n"}, "test.rating", "user 9 in line 3 has no interaction in"),
+        ({"test": "1\t30\t5\t1\nx\t20\t5\t1\n1\t2\t3\t4\n"}, "test.rating", "user 'x' (line 2) does not occur in"),
+        ({"test": "a\t30\t5\t1\n"}, "test.rating", "user 'a' (line 1) does not occur in"),
+        ({"test": TEST + "9\t20\t5\t1\n"}, "test.rating", "user 9 (line 3) does not occur in"),
+        ({"test": "user\titem\ttime\n1\t20\t1\n9\t20\t5\n"}, "test.rating", "user 9 (line 3) does not occur in"),
         ({"test": TEST + "1\t20\t5\t1\n"}, "test.rating", "user 1 has a second test item in line 3"),
         ({"negative": ""}, "test.negative", "is empty"),
         ({"negative": NEGATIVE.encode() + b"(1,\xe9)\t4\n"}, "test.negative", "line 3 is not UTF-8 text"),
@@ -116,7 +117,7 @@ def test_ids_of_all_files_are_compared_by_their_canonical_text():
     data, given = read_with_test(wide, test)
     assert data.users.decode(given.user).to_list() == [1]
     for user in (-1, "ann", "01"):
-        with pytest.raises(DataError, match=f"user '?{user}'? in row 1 has no interaction in the frame"):
+        with pytest.raises(DataError, match=rf"^test: user '?{user}'? \(row 1\) does not occur in train;"):
             read_with_test(wide, test.with_columns(user=pl.lit(user)))
 
 
@@ -206,10 +207,10 @@ def test_candidates_that_their_user_has_seen_are_left_out_and_counted(paper, tmp
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("test", "0\t30\t5\t7\n7\t90\t4\t8\n", r"user 7 in line 2 has no interaction in .*train\.rating"),
+        ("test", "0\t30\t5\t7\n7\t90\t4\t8\n", r"user 7 \(line 2\) does not occur in .*train\.rating"),
         ("test", "0\t30\t5\t7\n0\t90\t4\t8\n", r"user 0 has a second test item in line 2"),
-        ("test", "0\t10\t5\t7\n", r"1 of its pairs are also in .*train\.rating, the first is user 0 with item 10"),
-        ("test", "ann\tx\t5\t7\nbob\ty\t4\t8\n", "user 'ann' in line 1 has no interaction in"),
+        ("test", "0\t10\t5\t7\n", r"1 pair is also in .*train\.rating, the first is user 0 with item 10"),
+        ("test", "ann\tx\t5\t7\nbob\ty\t4\t8\n", r"user 'ann' \(line 1\) does not occur in"),
         ("test", "0\t77\t5\t7\n1\t78\t4\t8\n", "none of its 2 test items has a training interaction; .* such as 10"),
         ("candidates", "0,30\t40\n", r"line 1 starts with '0,30'; expected \(user,item\)"),
         ("candidates", "(0,30)\n", "line 1 starts with"),
@@ -257,3 +258,17 @@ def test_text_ids_in_candidates(tmp_path):
     path.write_text("('a', 'z z')\tw\tx\n")
     _, given = read_with_test(train, test, path)
     assert given.candidates.tolist() == [[0, 1]]
+
+
+def test_leaks_and_unknown_users_are_told_by_the_names_of_the_arguments():
+    train = pl.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 1, 3]})
+    for test, message in [
+        ({"user": [2], "item": [3]}, "^test: 1 pair is also in train, the first is user 2 with item 3"),
+        ({"user": [1, 2], "item": [2, 3]}, "^test: 2 pairs are also in train, the first is user 1 with item 2"),
+        ({"user": [1, 9], "item": [3, 3]}, r"^test: user 9 \(row 2\) does not occur in train"),
+        ({"who": [1], "item": [3]}, "^test: which column is the user"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            given_test(*read_with_test(train, pl.DataFrame(test)))
+    with pytest.raises(DataError, match=r"^train: which column is the user"):
+        read_with_test(train.rename({"user": "who"}), train)

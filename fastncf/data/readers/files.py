@@ -18,6 +18,7 @@ from fastncf.data.readers.kinds import (
     ForeignKind,
     find_archive_kind,
     find_kind,
+    find_url,
 )
 from fastncf.data.readers.packed import open_packed
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
@@ -133,6 +134,8 @@ def _read_raw(path: Path, expected: str) -> Path | bytes:
                 # files of /proc have a content and no size
                 content = path if mode.st_size and file.read(1) else read_limited(file, str(path))
     except (FileNotFoundError, NotADirectoryError):
+        if (url := find_url(str(path))) is not None:
+            raise DataNotFoundError(f"{url[0]:.200}: is {url[1].noun}; expected {expected}: {url[1].remedy}") from None
         raise DataNotFoundError(f"{path}: no such file") from None
     except FastNCFError:
         raise

@@ -99,6 +99,27 @@ _MEMBERS: tuple[tuple[str, ForeignKind], ...] = (
 """Patterns of the names in a zip archive that is not meant to be unpacked, and its kind."""
 
 
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+_OF_DATABASES = re.compile(
+    r"(postgres|mysql|mariadb|sqlite|mssql|oracle|redshift|clickhouse|duckdb|snowflake|bigquery)"
+)
+
+
+def find_url(path: str) -> tuple[str, ForeignKind] | None:
+    """Return the URL that a path is, of which :class:`~pathlib.Path` drops a slash, and its kind; or None."""
+    if not (found := _URL.fullmatch(path)):
+        return None
+    scheme, rest = found.groups()
+    slashes = "///" if scheme in ("file", "sqlite") else "//"
+    if _OF_DATABASES.match(scheme):
+        call = 'polars.read_database_uri("SELECT ...", URL)'
+    elif re.search(r"\.(parquet|pq)\b", rest):
+        call = "polars.read_parquet(URL)"
+    else:
+        call = "polars.read_csv(URL)"
+    return f"{scheme}:{slashes}{rest}", _frame("a URL", call)
+
+
 def find_kind(head: bytes) -> str | ForeignKind:
     """Return the kind of a file, by its first bytes: at most :data:`HEAD_BYTES` are looked at."""
     head = head[:HEAD_BYTES]

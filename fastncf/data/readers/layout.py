@@ -86,6 +86,7 @@ def detect_layout(text: RawText, options: ReadOptions) -> TextLayout:
         raise DataError(f"{source}: holds a header ({', '.join(columns):.200}) and no row; expected rows below it")
     body = [row[:num_columns] for row in body]
     if has_header:
+        _require_header(rows[0], options.names, source)
         column_of = match_columns(columns, options, source)
     else:
         column_of = guess_columns(columns, body, options, source)
@@ -196,6 +197,29 @@ def _has_header(rows: list[list[str]], names: dict[str, str | None]) -> bool:
         for i, field in enumerate(first)
         if below
     )
+
+
+def _require_header(fields: list[str], names: dict[str, str | None], source: str) -> None:
+    """Raise a DataError for given names of columns in a text without a header.
+
+    Args:
+        fields: the first row: a number or a date in it tells that it holds no names, unless one of them is known.
+        names: the given name of each role, or None.
+        source: name of the source in messages.
+
+    Raises:
+        DataError: says what the columns are called.
+    """
+    first = [field.strip() for field in fields]
+    missing = {role: name for role, name in names.items() if name is not None and name not in first}
+    is_data = any(map(_is_number_or_date, first)) and not any(map(is_known, first))
+    if not is_data or len(missing) < sum(name is not None for name in names.values()):
+        return
+    for role, name in missing.items():
+        raise DataError(
+            f"{source}: has no header; its columns are column_1 ... column_{len(first)}, and none is {name!r:.80} for "
+            f"{role}=; expected one of them"
+        )
 
 
 def _is_number_or_date(value: str) -> bool:

@@ -10,6 +10,7 @@ import polars as pl
 
 from fastncf.data.ids import canonical_ids
 from fastncf.data.readers.dates import NANOSECOND_YEARS
+from fastncf.data.readers.kinds import find_url
 from fastncf.data.readers.parts import Origin, Part
 from fastncf.errors import DataError, DataNotFoundError, FastNCFError
 
@@ -41,7 +42,7 @@ def list_files(source: Any) -> tuple[str, list[Path]] | None:
         if path.is_dir():
             below = sorted(file for file in path.rglob("*.parquet") if not _is_hidden(file.relative_to(path)))
             return (f"{path}", below) if below else None
-        if glob.has_magic(str(source)) and not path.exists():
+        if glob.has_magic(str(source)) and not path.exists() and find_url(str(source)) is None:
             found = sorted(file for file in map(Path, glob.glob(str(source), recursive=True)) if file.is_file())
             if not found:
                 raise DataNotFoundError(f"{source}: no such file, and none fits this pattern")

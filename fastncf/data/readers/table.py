@@ -25,8 +25,6 @@ from fastncf.data.readers.times import TimeColumns, check_likely_times, check_ti
 from fastncf.errors import DataError, FastNCFError
 from fastncf.processes import require_polars_threads
 
-_FRAME = "the frame"
-
 
 @dataclass(frozen=True)
 class Table:
@@ -57,12 +55,13 @@ def read_table(
     time: str | None,
     needs_time: bool,
     is_looked_up: bool = False,
+    frame_name: str = "the frame",
     **reading: Unpack[Reading],
 ) -> Table:
     """Read the user, item and time columns of a source and check them.
 
     For the arguments see :func:`fastncf.data.interactions.read_interactions`; ``is_looked_up`` tells that
-    the ids are looked up among those of training.
+    the ids are looked up among those of training, and ``frame_name`` is what messages call a frame.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -77,23 +76,23 @@ def read_table(
     if (several := list_files(source)) is not None:
         return _make_table(_read_files(*several, options), options)
     is_file = isinstance(source, str | Path)
-    frame, origin = _read_file(find_source(source), options) if is_file else _read_frame(source, options)
+    frame, origin = _read_file(find_source(source), options) if is_file else _read_frame(source, frame_name, options)
     return _make_table(_check_part(frame, origin, options), options)
 
 
-def _read_frame(source: Any, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
+def _read_frame(source: Any, name: str, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
     """Return the used columns of a polars or pandas frame, and where they come from."""
     if options.encoding is not None:
-        raise DataError(f"{_FRAME}: has no encoding; expected a text file beside encoding={options.encoding!r:.40}")
+        raise DataError(f"{name}: has no encoding; expected a text file beside encoding={options.encoding!r:.40}")
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
-        frame, columns = _collect(source.lazy(), options, _FRAME, "cannot be computed")
-        return frame, Origin(_FRAME, "polars frame", columns)
+        frame, columns = _collect(source.lazy(), options, name, "cannot be computed")
+        return frame, Origin(name, "polars frame", columns)
     if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
         all_columns = [str(column) for column in source.columns]
-        columns = match_columns(all_columns, options, _FRAME)
+        columns = match_columns(all_columns, options, name)
         used = {role: source.iloc[:, all_columns.index(column)] for role, column in columns.items()}
         series = {role: from_pandas(column, is_id=role in ("user", "item")) for role, column in used.items()}
-        return pl.DataFrame(series), Origin(_FRAME, "pandas frame", columns)
+        return pl.DataFrame(series), Origin(name, "pandas frame", columns)
     raise DataError(f"cannot read interactions from a {type(source).__name__}; expected {EXPECTED_SOURCES}")
 
 

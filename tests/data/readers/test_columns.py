@@ -308,3 +308,18 @@ def test_a_test_set_of_text_has_no_doubtful_header(write):
     train = write("ann,tea\nann,pot\nbob,tea\nbob,cup\neve,cup\neve,mug\n", "train.csv")
     test = write("ann,cup\nbob,pot\n", "test.csv")
     assert fastncf.fit(train, test=test, model="popularity").data["users"] == 3
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", "::"])
+@pytest.mark.parametrize("names", [{"user": "userid"}, {"user": "u", "item": "i"}, {"time": "when"}])
+def test_given_names_of_a_text_without_a_header(write, separator, names):
+    rows = [(196, 242, 3, 881250949), (186, 302, 3, 891717742), (196, 377, 1, 878887116)]
+    path = write("\n".join(separator.join(map(str, row)) for row in rows))
+    (role, name), *_ = names.items()
+    with pytest.raises(
+        DataError, match=rf"has no header; its columns are column_1 \.\.\. column_4, and none is '{name}'"
+    ):
+        read(path, **names)
+    named = write("\n".join(separator.join(map(str, row)) for row in [("who", "what", "how", "at"), *rows]))
+    with pytest.raises(DataError, match=f"has no column '{name}' for {role}=; its columns are who, what, how, at"):
+        read(named, **names)

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -272,3 +273,28 @@ def test_devices_and_sockets_are_refused(tmp_path):
 def test_files_without_a_size():
     with pytest.raises(DataError, match=r"^/proc/self/comm: found no columns in line 1"):
         read("/proc/self/comm")
+
+
+@pytest.mark.parametrize(
+    ("url", "call"),
+    [
+        ("https://example.org/ratings.csv", "polars.read_csv(URL)"),
+        ("http://example.org/x?format=*&y=[1]", "polars.read_csv(URL)"),
+        ("s3://bucket/ratings.parquet", "polars.read_parquet(URL)"),
+        ("postgresql://host/base", 'polars.read_database_uri("SELECT ...", URL)'),
+        ("mysql+pymysql://host/base", 'polars.read_database_uri("SELECT ...", URL)'),
+    ],
+)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_url_is_said_to_be_one(url, call, kind):
+    with pytest.raises(DataNotFoundError) as error:
+        read(kind(url))
+    assert str(error.value).startswith(f"{url}: is a URL; expected ")
+    assert str(error.value).endswith(f": pass the frame that {call} makes")
+
+
+def test_a_path_with_a_colon_is_no_url(tmp_path):
+    with pytest.raises(DataNotFoundError, match="no such file"):
+        read("C:/ratings.csv")
+    with pytest.raises(DataNotFoundError, match="no such file"):
+        read(tmp_path / "a:b.csv")
