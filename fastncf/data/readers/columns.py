@@ -251,6 +251,8 @@ def _may_be_header(ids: list[list[str]], others: list[str], is_alone: list[bool]
         return False
     if below and not any(NUMBER.fullmatch(field) for row in below for field in row):
         return True
+    if max(map(len, [*first, *others])) > 9:
+        return False  # no number of a column; Python refuses to read those of thousands of digits
     numbers = sorted(map(int, [*first, *others]))
     if numbers == list(range(len(numbers))):
         return any(is_alone)

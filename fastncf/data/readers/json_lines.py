@@ -46,6 +46,7 @@ def read_json_lines(source: str, content: Path | bytes, options: ReadOptions) ->
         frame = lazy.select(pl.col(column).alias(role) for role, column in columns.items()).collect()
     except _UNREADABLE as error:
         raise _explain_failure(source, content, schema, str(error).partition("\n")[0]) from None
+    _refuse_repeated_members(source, content, frame, columns)
     _refuse_other_values(source, content, frame, columns)
     if "time" in columns and _may_be_rounded(frame["time"]):
         frame = frame.with_columns(_exact_numbers(content, columns["time"]).alias("time"))
@@ -89,6 +90,30 @@ def _exact_numbers(content: Path | bytes, column: str) -> pl.Series:
     with open_content(content) as file:
         values = [json.loads(line, parse_float=str).get(column) for line in file if not line.isspace()]
     return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
+
+
+def _refuse_repeated_members(source: str, content: Path | bytes, frame: pl.DataFrame, columns: dict[str, str]) -> None:
+    """Raise a DataError for the first line whose object has two members of one used name."""
+    keys = {name: json.dumps(name, ensure_ascii=False).encode() for name in columns.values()}
+    counts = dict.fromkeys(keys, 0)
+    with open_content(content) as file:
+        for chunk in _chunks(file):
+            for name, key in keys.items():
+                counts[name] += chunk.count(key)
+    # a name may also be a value, or stand in a member
+    doubtful = [name for role, name in columns.items() if counts[name] > frame[role].count()]
+    if not doubtful:
+        return
+    with open_content(content) as file:
+        for number, line in enumerate(file, start=1):
+            if any(line.count(keys[name]) > 1 for name in doubtful):
+                members: list[tuple[str, object]] = json.loads(line, object_pairs_hook=list)
+                given = [name for name, _ in members]
+                twice = next((name for name in doubtful if given.count(name) > 1), None)
+                if twice is not None:
+                    raise DataError(
+                        f"{source}: line {number} has {given.count(twice)} members {twice!r:.80}; expected {_EXPECTED}"
+                    )
 
 
 def _find_line(content: Path | bytes, row: int) -> int:

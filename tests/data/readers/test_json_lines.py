@@ -35,6 +35,11 @@ def test_json_lines(write, content, name):
     assert table.source_info["format"] == "JSON lines"
 
 
+def test_names_of_columns_elsewhere_in_a_line(write):
+    lines = [f'{{"user": "user", "item": {n}, "time": 5, "more": {{"item": 7, "user": "time"}}}}' for n in range(3)]
+    assert rows(write("\n".join(lines))) == [("user", n, 5) for n in range(3)]
+
+
 def test_strings_that_look_like_other_values(write):
     users = ["true", "[1]", "1.5", "{}", "x"]
     lines = "".join(json.dumps({"user": user, "item": 1, "time": 2}) + "\n" for user in users)
@@ -80,6 +85,7 @@ BAD = {
     "fraction": (LINES.replace("3,", "3.5,"), "column 'item' holds 3.5 in line 1"),
     "no item": (LINES.replace("item", "x"), "which column is the item? its columns are user, x, time"),
     "bad time": (LINES + LINES.replace("6}", '"x"}'), "column 'time' holds 'x' in line 4"),
+    "two items": (LINES + '{"user": "C", "item": 3, "time": 5, "item": 4}', "line 3 has 2 members 'item'; expected"),
     "true among strings": ("\n" + LINES.replace('"B"', "true"), "column 'user' holds True in line 3"),
     "fraction among strings": (LINES.replace('"B"', "1.5"), "column 'user' holds 1.5 in line 2"),
     "object among strings": (LINES.replace('"B"', '{"a": 1}'), "column 'user' holds {'a': 1} in line 2"),

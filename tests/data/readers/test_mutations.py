@@ -1,4 +1,4 @@
-"""Mutated text files, by ``tests.data.readers.mutations``; ``make nightly`` tries more of them."""
+"""Mutated text files and long fields, each in a process of its own; ``make nightly`` tries more files."""
 
 import re
 import subprocess
@@ -13,3 +13,11 @@ def test_mutated_texts_are_refused_or_read_as_by_a_plain_reader():
     found = re.fullmatch(r"400 texts: (\d+) refused, (\d+) read\n", run.stdout)
     assert found
     assert min(map(int, found.groups())) > 100
+
+
+def test_the_time_of_long_fields_does_not_grow_with_their_square():
+    """Patterns that go back take a second for some 4,000 characters, hence minutes for each field of this length."""
+    command = [sys.executable, "-m", "tests.data.readers.long_fields", "50000", "5"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.fullmatch(r"\d+ fields\n", run.stdout)
