@@ -160,8 +160,8 @@ def fit(
     if refit and config is not None and config.holdout == "none":
         raise ConfigError("--refit: expected no --holdout none beside it, which measures nothing")
     if dry_run:
-        if out is not None:
-            warnings.warn(f"--out {out}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
+        for flag in ([f"--out {out}"] if out is not None else []) + (["--refit"] if refit else []):
+            warnings.warn(f"{flag}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
         plan(ratings, test=test, candidates=candidates, columns=columns, config=config, json=json)
         return
     from fastncf.data.named import find_source

@@ -570,7 +570,7 @@ class Recommender:
 
         The metrics stay those that were measured before, and :attr:`protocol` says so; a model in which nothing is held
         out cannot be measured any more. The result is that of ``fit`` with ``holdout=None``, with as many epochs as an
-        early stopping has kept. Nothing is done where nothing is held out.
+        early stopping has kept. What :meth:`update` has added is trained on as well.
 
         Args:
             callback: called after each epoch, see :func:`fastncf.fit`.
@@ -583,8 +583,6 @@ class Recommender:
                 by a version that did not keep the order of the interactions.
             DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
-        if self.split.holdout == "none":
-            return self
         self._require_refittable()
         reporter = ProgressReporter(callback, sum(self.num_kept or (self.plan.num_epochs,)))
         with reporter.stage("train"):

@@ -150,6 +150,11 @@ UNUSED = (
         "candidates= gives the lists of the test",
     ),
     Unused(
+        ("full_ranking",),
+        lambda fit: fit.config.holdout == "none",
+        "nothing is held out, so that nothing is measured",
+    ),
+    Unused(
         ("time", "time_format", "dayfirst"),
         lambda fit: fit.likely.data.holdout == "random" and not fit.likely.uses_order,
         "neither the held-out items nor the model depend on times",

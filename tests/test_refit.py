@@ -89,12 +89,25 @@ def test_a_refit_equals_a_fit_on_everything(case, tmp_path):
         with pytest.raises(ConfigError, match="nothing is held out, since the model was trained on all"):
             rec.evaluate()
         assert rec.refit() is rec
+        require_same_parameters(rec, refitted)
         rec.save(tmp_path / "model")
         again = fastncf.load(tmp_path / "model")
         assert (again.split.holdout, again.protocol, again.metrics) == ("none", rec.protocol, rec.metrics)
         assert (again.config.holdout, again.num_kept) == (rec.config.holdout, rec.num_kept)
         assert again.recommend(k=3).equals(rec.recommend(k=3))
     assert (measured.config.holdout, everything.config.holdout) == ("one", "none")
+
+
+@pytest.mark.parametrize("history", ["sequence", "bag", "none"])
+def test_a_refit_trains_on_what_was_added(history):
+    data = checkerboard(20, 14, 2)
+    new = pl.DataFrame({"user": [3, 77, 77, 78], "item": [2, 5, 7, 0], "time": [90, 91, 92, 93]})
+    chosen = {**SMALL, "history": history, "l2": 0.001}
+    rec = fastncf.fit(data, **chosen)
+    rec.update(new).refit()
+    assert len(rec.split.indices) == 104
+    require_same_parameters(rec, fastncf.fit(pl.concat([data, new]), **chosen, holdout=None))
+    assert rec.protocol.endswith("afterwards trained on all 104 interactions by the same plan, nothing held out")
 
 
 def test_what_is_recommended_leaves_out_everything_that_was_touched():
@@ -167,6 +180,11 @@ class Own(nn.Module):
         return (self.user(users) * self.item(items)).sum(-1)
 
 
+def test_a_full_ranking_without_held_out_items_has_no_effect():
+    with pytest.warns(fastncf.UnusedSettingWarning, match="full_ranking=True: no effect, since nothing is held out"):
+        fastncf.fit(checkerboard(20, 14, 2), **SMALL, holdout=None, full_ranking=True)
+
+
 def test_a_module_of_ones_own_is_trained_on_everything_and_not_again():
     everything = fastncf.fit(checkerboard(20, 14, 2), model=Own(), epochs=1, holdout=None)
     assert len(everything.split.indices) == 100
@@ -217,6 +235,9 @@ def test_the_command_line_measures_and_trains_on_everything(capsys, tmp_path):
     code, _, err = run(capsys, "evaluate", tmp_path / "a")
     assert code == 2
     assert "nothing is held out" in err
+    code, _, err = run(capsys, "fit", tmp_path / "ratings.csv", "--refit", "--dry-run")
+    assert code == 0
+    assert "--refit: no effect, since --dry-run trains nothing" in err
     code, _, err = run(capsys, "fit", tmp_path / "ratings.csv", "--refit", "--holdout", "none")
     assert code == 2
     assert "--refit: expected no --holdout none beside it" in err
