@@ -186,6 +186,11 @@ def _as_text(values: pl.Series, name: ColumnName, given: DateFormat) -> pl.Serie
     return values.cast(pl.String).str.zfill(sum(_FIXED_WIDTHS[part] for part in parts) if is_fixed else 0)
 
 
+def _without_zeros(text: pl.Series) -> pl.Series:
+    """Return text of whole numbers without the fraction that a missing value elsewhere in the column has left them."""
+    return text.str.strip_chars().str.replace(r"\.0+$", "")
+
+
 def _whole_numbers(floats: pl.Series) -> pl.Series:
     """Return floats as Int64 if all of them are whole and it holds them, and as they are otherwise."""
     numbers = floats.cast(pl.Int64, strict=False)
@@ -236,7 +241,7 @@ def _whole_days(dates: pl.Series, name: ColumnName, given: DateFormat) -> pl.Ser
     if given.is_given():
         dates = read_dates(_as_text(dates, name, given), name, given)
     elif dates.dtype.is_integer() or (dates.dtype == pl.String and are_numbers(dates.head(HEAD_ROWS))):
-        text = dates.cast(pl.String).str.strip_chars()
+        text = _without_zeros(dates.cast(pl.String))
         dates = text.str.to_datetime("%Y%m%d", strict=False, time_unit="us")
         if dates.has_nulls() or not bool(text.str.contains(r"^[12]\d{7}$").all()):
             return None
@@ -260,7 +265,7 @@ def _nanoseconds_of_day(clocks: pl.Series) -> pl.Series | None:
         text = clocks.str.strip_chars()
         if all(is_time_of_day(value) for value in text.head(HEAD_ROWS)):
             return _parse_clocks(text)
-        clocks = text.cast(pl.Int64, strict=False)
+        clocks = _without_zeros(text).cast(pl.Int64, strict=False)
     if clocks.dtype.is_float():
         clocks = _whole_numbers(clocks)
     if not clocks.dtype.is_integer() or clocks.has_nulls():
