@@ -68,7 +68,7 @@ _MOMENTS = _normalized(
 )
 _EVENTS = _normalized(
     "event order purchase transaction review rating rated invoice sale sales visit view viewed click watch watched",
-    "play played listen listening checkin created creation added server log logged interaction action activity",
+    "play played listen listening checkin created creation added updated server log logged interaction action activity",
     "behavior behaviour utc unix unixreview local access request payment booking checkout",
     "posted submitted reviewed purchased",
     "bestell kauf verkaufs rechnungs transaktions bewertungs erstellungs buchungs",
@@ -77,7 +77,7 @@ _EVENTS = _normalized(
 _EVENTS_BEHIND = _normalized(
     "compra pedido venta factura valoracion evento creacion visita",
     "venda fatura avaliacao criacao",
-    "created added purchased ordered commande achat vente facture evaluation creation visite evenement",
+    "created added updated purchased ordered commande achat vente facture evaluation creation visite evenement",
 )
 _LINKS = _normalized("de dela del do da d des")
 _UNITS = _normalized(
@@ -85,7 +85,7 @@ _UNITS = _normalized(
 )
 _VERBS = _normalized(
     "created rated viewed purchased ordered watched played listened added reviewed clicked visited bought occurred",
-    "happened logged posted submitted recorded interacted consumed",
+    "happened logged posted submitted recorded interacted consumed updated modified",
 )
 _HOURS = _normalized("hour hourofday timeofday clock stunde 小时 小時 時")
 

@@ -87,6 +87,7 @@ def test_messages_about_many_columns_end_with_what_is_expected(width):
 DATE_AND_TIME = {
     "numbers": ([20200101, 20200102, 20200102], [959, 800, 2359]),
     "HHMMSS": ([20200101, 20200102, 20200102], [235959, 101, 200]),
+    "whole floats as text": (["20200101.0", "20200102.0", "20200102.0"], ["2359.0", "800.0", "801.0"]),
     "hours": (["2020-01-01", "2020-01-02", "2020-01-02"], [23, 9, 10]),
     "text": (["2020-01-01", "2020-01-02", "2020-01-02"], ["23:59", "9:59", "10:00"]),
     "seconds": (["2020-01-01", "2020-01-02", "2020-01-02"], ["23:59:59", "09:59:00", "09:59:00.5"]),
@@ -139,6 +140,7 @@ TWO_TIMES = {
         "'order_date' or 'invoice_date'",
     ),
     "two moments": ({"timestamp": [1, 2], "created_at": [2, 1]}, "'timestamp' or 'created_at'"),
+    "two moments at": ({"created_at": [1, 2], "updated_at": [2, 1]}, "'created_at' or 'updated_at'"),
     "three": ({"date": [1, 2], "time": [2, 1], "ts": [3, 3]}, "'date' or 'time' or 'ts'"),
     "no date": ({"date": ["x", "y"], "time": ["8:00", "9:00"]}, "column 'date' holds 'x'"),
     "no known date": ({"date": [20201301, 20200102], "time": ["8:00", "9:00"]}, "'date' or 'time'"),
