@@ -11,7 +11,8 @@ from fastncf.stage import Stage
 from fastncf.threads import num_threads
 
 _SGD_TRAINERS = "history_sgd", "block_sgd"
-_NEXT_ITEM = "next_item"
+_NEXT_ITEM = "next_item", "cuda_next_item"
+_WITHOUT_TORCH = *_SGD_TRAINERS, "next_item"
 _WITH_LAYERS = "mlp", "neumf"
 _WITH_TABLES = "mf", "gmf", *_WITH_LAYERS
 _SCRATCH_BYTES_PER_NEGATIVE = 20  # of the interactions of the user that a thread of sgd trains
@@ -67,9 +68,9 @@ def estimate(
     memory, seconds = [num_rows * _READING_BYTES_PER_ROW], _START_SECONDS + num_rows / _READING_ROWS_PER_SECOND
     uses_torch = False
     for stage in stages:
-        uses_torch |= stage.trainer not in (*_SGD_TRAINERS, _NEXT_ITEM)
+        uses_torch |= stage.trainer not in _WITHOUT_TORCH
         num_negatives = stage.num_negatives
-        if stage.trainer == _NEXT_ITEM:
+        if stage.trainer in _NEXT_ITEM:
             num_negatives = min(num_negatives, num_items)
             numbers, samples = _next_item_numbers(stage, num_users, num_items), num_interactions
         elif stage.trainer in _SGD_TRAINERS:
@@ -107,7 +108,7 @@ def least_bytes(stage: Stage, *, num_users: int, num_items: int, num_interaction
         return _FLOAT_BYTES * numbers * (2 if has_history else 1) + scratch
     if not stage.epochs:
         return 0
-    if stage.trainer == _NEXT_ITEM:
+    if stage.trainer in _NEXT_ITEM:
         return _FLOAT_BYTES * _next_item_numbers(stage, num_users, num_items)
     if stage.model in _WITH_LAYERS:
         numbers += sum(a * b for a, b in pairwise([2 * stage.mlp_dim, *stage.layers, 1]))
@@ -122,11 +123,15 @@ def _next_item_numbers(stage: Stage, num_users: int, num_items: int) -> int:
 
 def _seconds_per_sample(stage: Stage) -> float:
     """Return the seconds that training one sample takes: a positive or a negative."""
-    if stage.trainer == _NEXT_ITEM:
-        return 6 * stage.dim / (_ADAM_FLOPS_PER_SECOND * num_threads())
+    if stage.trainer in _NEXT_ITEM:
+        return 6 * stage.dim / _adam_flops_per_second(stage)
     if stage.trainer in _SGD_TRAINERS:
         return stage.dim / (_SGD_NUMBERS_PER_SECOND * min(2, num_threads()))
     widths = [2 * stage.mlp_dim, *stage.layers, 1]
     flops = 6 * sum(a * b for a, b in pairwise(widths)) + 40 * stage.dim
-    speed = _ADAM_FLOPS_PER_SECOND * num_threads() if stage.device == "cpu" else _CUDA_FLOPS_PER_SECOND
-    return flops / speed
+    return flops / _adam_flops_per_second(stage)
+
+
+def _adam_flops_per_second(stage: Stage) -> float:
+    """Return the operations that training by adam takes in a second on the device of a stage."""
+    return _ADAM_FLOPS_PER_SECOND * num_threads() if stage.device == "cpu" else _CUDA_FLOPS_PER_SECOND

@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 
+from fastncf.accelerators import VARIABLE
 from fastncf.errors import DeviceError, ForkError
 from fastncf.processes import lacks_threads
-
-VARIABLE = "FASTNCF_DEVICE"
-"""Environment variable that names the device of ``device="auto"``."""
 
 OUT_OF_MEMORY_HINT = "expected: smaller dim or layers, a device with more free memory, or device='cpu'"
 """End of the message of an error about memory."""

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastncf.accelerators import may_have_device
 from fastncf.config import Config, show
 from fastncf.cost import Cost, estimate
 from fastncf.data.facts import DataFacts
 from fastncf.data.split import Split
-from fastncf.errors import ConfigError, printable
+from fastncf.errors import ConfigError, InsufficientMemoryError, printable
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
 from fastncf.stage import Stage
@@ -117,6 +118,9 @@ FAST_NEXT_ITEM = Recipe(
     'for softmax with histories and budget="fast"', {"epochs": 6, "dim": 64, "num_negatives": 512, "dropout": 0.2}
 )
 """Recipes of an mf whose users are states that run through their histories."""
+
+BY_STATES = frozenset({"next_item", "cuda_next_item"})
+"""Trainers of an mf whose users are states that run through their histories."""
 
 NEGATIVES_OF_SOFTMAX = 64
 """Smallest ``num_negatives`` beside which softmax is chosen for an mf: fewer tell too little of a catalogue."""
@@ -356,7 +360,7 @@ def alternative_plan(config: Config, plan: Plan) -> Plan | None:
         config: what was asked for.
         plan: what :func:`make_plan` has made of it.
     """
-    if config.loss is not None or plan.final.trainer != "next_item" or config.budget == "fast":
+    if config.loss is not None or plan.final.trainer not in BY_STATES or config.budget == "fast":
         return None
     return (
         make_plan(replace(config, loss="bce"), plan.data) if plan.data.num_interactions <= LOSS_TRIALS_UP_TO else None
@@ -410,20 +414,22 @@ def _next_item(config: Config, data: DataFacts) -> list[_Planned] | str:
         return f"num_negatives={config.num_negatives} are too few for softmax"
     if config.negatives_exponent is not None:
         return f"negatives_exponent={config.negatives_exponent:g} was asked for, and negatives are drawn uniformly"
-    if config.device not in ("auto", "cpu"):
-        return f"device={config.device!r} is not the CPU"
     recipes = [GENERAL, NEXT_ITEM]
     if is_sparse(data):
         recipes.append(NEXT_ITEM_SPARSE)
     if config.budget == "fast":
         recipes.append(FAST_NEXT_ITEM)
-    known = {"model": "mf", "optimizer": "adam", "history": "sequence", "device": "cpu"}
-    is_given = config.history is not None
-    reasons = {
-        "history": AS_ASKED_FOR if is_given else data.order_reason,
-        "device": AS_ASKED_FOR if config.device == "cpu" else "the kernel for histories runs on a CPU",
-    }
-    return _staged(replace(config, precision=None), None, recipes, known, reasons)
+    known = {"model": "mf", "optimizer": "adam", "history": "sequence"}
+    history_reason = AS_ASKED_FOR if config.history is not None else data.order_reason
+    device, device_reason = _device_of_states(config)
+    if device != "cpu":
+        reasons = {"history": history_reason, "device": device_reason}
+        planned = _staged(config, None, recipes, known | {"device": device}, reasons)
+        if not isinstance(planned, str) or config.device != "auto":
+            return planned
+        device_reason = planned
+    reasons = {"history": history_reason, "device": device_reason}
+    return _staged(replace(config, precision=None), None, recipes, known | {"device": "cpu"}, reasons)
 
 
 def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> list[_Planned] | str:
@@ -493,6 +499,18 @@ def _device(config: Config, module: "nn.Module | None", optimizer: str) -> tuple
 
     device = str(find_device(config.device))
     return device, AS_ASKED_FOR if config.device != "auto" else "the fastest that is available"
+
+
+def _device_of_states(config: Config) -> tuple[str, str]:
+    """Return what :func:`_device` does, for states of histories; torch is not imported where ``auto`` is the CPU."""
+    if config.device != "auto":
+        return _device(config, None, "adam")
+    if not may_have_device():
+        return "cpu", "there is no other device"
+    try:
+        return _device(config, None, "adam")
+    except InsufficientMemoryError:
+        return "cpu", "the limit of the memory has no room for torch, which other devices need"
 
 
 def _sgd_recipes(config: Config, data: DataFacts, history: str) -> list[Recipe]:
@@ -619,7 +637,7 @@ def _finish(
     return Plan(
         stages=stages,
         reasons=tuple(reasons),
-        passed_over=tuple({**refusals, **one.passed_over} for one in planned),
+        passed_over=tuple(refusals | one.passed_over | refusals for one in planned),  # a refusal says more
         l2_trials=trials,
         evaluation=evaluation,
         data=data,

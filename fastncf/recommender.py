@@ -269,10 +269,12 @@ class Recommender:
             ConfigError: the model is another one, or was saved without its encoder of histories.
         """
         if not isinstance(self.trained, Factors):
-            from fastncf.models.scorers import make_scorer
+            from fastncf.models.mf import MF
+            from fastncf.models.scorers import changed_forward
 
-            factors = make_scorer(self.trained).factors
-            if factors is None or self.plan.final.model not in FACTOR_MODELS:
+            is_plain = type(self.trained) is MF and changed_forward(self.trained) is None
+            factors = self._factors() if is_plain and self.plan.final.model in FACTOR_MODELS else None
+            if factors is None:
                 raise ConfigError(
                     f"history: a {self.plan.final.model:.80} knows its users by their ids alone; expected model='mf'"
                 )

@@ -14,7 +14,7 @@ from fastncf.rng import Stream, key
 from fastncf.stage import Stage
 from fastncf.threads import run_ranges
 from fastncf.trainers import get
-from fastncf.trainers.sgd import init_factors
+from fastncf.trainers.stages import initial_model, prepared_device
 
 _MOST_LISTS = 20_000
 """Held-out items that two plans are compared by at most."""
@@ -96,9 +96,10 @@ def tune(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
 
 
 def _train(stage: Stage, split: Split, order: np.ndarray | None) -> Factors:
-    """Return the factors after all epochs of a stage."""
-    factors = init_factors(stage, split.num_users, split.num_items)
-    with get(stage.trainer)(factors, split, stage, order) as trainer:
-        for number in range(stage.epochs):
-            trainer.epoch(number)
-    return factors
+    """Return the factors after all epochs of a stage, on the CPU."""
+    with prepared_device(stage, has_module=False):
+        model = initial_model(stage, None, split, [])
+        with get(stage.trainer)(model, split, stage, order) as trainer:
+            for number in range(stage.epochs):
+                trainer.epoch(number)
+    return model if isinstance(model, Factors) else model.to("cpu").factors()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastncf.config import Config
 from fastncf.errors import ConfigError, UnusedSettingWarning
-from fastncf.plan import AS_ASKED_FOR, Plan, make_plan
+from fastncf.plan import AS_ASKED_FOR, BY_STATES, Plan, make_plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -203,7 +203,7 @@ def _trains(fit: Fit) -> bool:
 
 def _drops_states(fit: Fit) -> bool:
     """Return whether dropout applies to states that run through histories."""
-    return fit.plan.final.trainer == "next_item"
+    return fit.plan.final.trainer in BY_STATES
 
 
 def _is_planned_alike(fit: Fit, **changes: Any) -> bool:

@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"download", "files", "processes", "rng", "stage", "streams", "suggestions", "threads"},
+    {"accelerators", "download", "files", "processes", "rng", "stage", "streams", "suggestions", "threads"},
     {"memory"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},

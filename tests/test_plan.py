@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 import fastncf
+from fastncf import accelerators
+from fastncf import plan as plan_module
 from fastncf.config import Config
 from fastncf.data.facts import DataFacts
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, InsufficientMemoryError
 from fastncf.models.losses import LOSSES, Loss
 from fastncf.models.mf import MF
 from fastncf.plan import Plan, alternative_plan, likely_facts, make_plan, trial_of
@@ -162,6 +164,73 @@ def test_softmax_is_compared_with_bce_where_that_is_affordable():
     for settings in ({"loss": "softmax"}, {"loss": "bce"}, {"budget": "fast"}, {"history": "bag"}, {"model": "mlp"}):
         assert compared(**settings) is None
     assert compared(replace(DENSE, num_interactions=2_000_001)) is None
+
+
+@pytest.fixture
+def _cuda(monkeypatch):
+    """Let there be a CUDA device on which all kernels run."""
+    monkeypatch.setattr(plan_module, "may_have_device", lambda: True)
+    named = {"auto": "cuda:0", "cuda": "cuda"}
+    monkeypatch.setattr("fastncf.device.find_device", lambda name: torch.device(named.get(name, name)))
+    monkeypatch.setattr("fastncf.device.has_bfloat16", lambda device: device.type == "cuda")
+    monkeypatch.setattr("fastncf.trainers.cuda_next_item.has_tf32", lambda device: device.type == "cuda")
+    monkeypatch.setattr("fastncf.trainers.cuda_mlp.has_tf32", lambda device: False)
+    monkeypatch.setattr("fastncf.trainers.cuda_next_item._why_no_launch", lambda stage: None)
+
+
+@pytest.mark.usefixtures("_cuda")
+def test_states_are_trained_on_the_device_where_there_is_one(monkeypatch):
+    plan = make_plan(Config(), DENSE)
+    final = plan.final
+    assert (final.trainer, final.device, final.precision) == ("cuda_next_item", "cuda:0", "bfloat16")
+    assert plan.reasons[0]["device"] == "the fastest that is available"
+    assert "is not the CPU" in plan.passed_over[0]["next_item"]
+    on_cpu = planned().final
+    assert replace(final, device="cpu", trainer="next_item", precision="float32") == on_cpu
+    alternative = alternative_plan(Config(), plan)
+    assert [trial_of(Config(), one).trainer for one in (plan, alternative)] == ["cuda_next_item", "history_sgd"]
+    for settings in ({"device": "cuda"}, {"device": "cuda", "loss": "softmax", "optimizer": "adam"}):
+        explicit = make_plan(Config(**settings), DENSE)
+        assert (explicit.final.trainer, explicit.final.device) == ("cuda_next_item", "cuda")
+        assert explicit.reasons[0]["device"] == "as asked for"
+    assert make_plan(Config(precision="float32"), DENSE).final.precision == "float32"
+    assert make_plan(Config(device="cpu"), DENSE).final.trainer == "next_item"
+    monkeypatch.setattr("fastncf.trainers.cuda_next_item._why_no_launch", lambda stage: "no room on the device")
+    plan = make_plan(Config(), DENSE)
+    assert (plan.final.trainer, plan.final.device, plan.final.precision) == ("next_item", "cpu", "float32")
+    assert "no room on the device" in plan.reasons[0]["device"]
+    other = make_plan(Config(device="cuda"), DENSE)
+    assert other.final.trainer == "autograd"
+    assert "no room on the device" in other.passed_over[0]["next_item"]
+
+
+def test_a_machine_without_another_device_trains_states_without_torch(monkeypatch):
+    def fails(*args):
+        raise AssertionError
+
+    monkeypatch.setattr(plan_module, "_device", fails)
+    monkeypatch.setattr(accelerators, "_has_driver", lambda: False)
+    monkeypatch.delenv(accelerators.VARIABLE, raising=False)
+    assert make_plan(Config(), DENSE).reasons[0]["device"] == "there is no other device"
+    monkeypatch.setattr(accelerators, "_has_driver", lambda: True)
+    monkeypatch.setenv(accelerators.VARIABLE, "cpu")
+    assert make_plan(Config(), DENSE).final.trainer == "next_item"
+    monkeypatch.setenv(accelerators.VARIABLE, "cuda:1")
+    with pytest.raises(AssertionError):
+        make_plan(Config(), DENSE)
+
+
+def test_a_limit_of_memory_without_room_for_torch_leaves_states_to_the_cpu(monkeypatch):
+    def fails(*, reads):
+        raise InsufficientMemoryError("no room")
+
+    monkeypatch.setattr(plan_module, "may_have_device", lambda: True)
+    monkeypatch.setattr(plan_module, "require_torch", fails)
+    plan = make_plan(Config(), DENSE)
+    assert plan.final.trainer == "next_item"
+    assert "limit of the memory" in plan.reasons[0]["device"]
+    with pytest.raises(InsufficientMemoryError):
+        make_plan(Config(device="cuda"), DENSE)
 
 
 def test_a_loss_without_a_kernel_form_is_never_trained_by_a_kernel(monkeypatch):

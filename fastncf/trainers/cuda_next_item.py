@@ -143,7 +143,6 @@ class CUDANextItem(Trainer):
         sizes, num_windows = self._sizes, len(self.windows.users)
         by_masks = _MASK_BYTES_PER_PLAN // (sizes.max_windows * sizes.num_negatives)
         rows = max(1, min(_BATCHES_PER_PLAN, by_masks, self.num_batches))
-        max_uses = sizes.num_negatives + sizes.max_tokens + sizes.max_positions
         ints = functools.partial(self._zeros, dtype=torch.int32)
         self._plan = self._kernels.Plan(
             batches=self._zeros(rows, self._kernels.NUM_FIELDS, dtype=torch.int64),
@@ -152,8 +151,8 @@ class CUDANextItem(Trainer):
             masks=self._zeros(min(num_windows, rows * sizes.max_windows), sizes.num_negatives, dtype=torch.int8),
             windows=ints(rows * sizes.max_positions),
             targets=ints(rows * sizes.max_positions),
-            use_items=ints(rows * max_uses),
-            uses=ints(rows * max_uses),
+            use_items=ints(rows * sizes.max_uses),
+            uses=ints(rows * sizes.max_uses),
         )
         self._numbers = self._kernels.EpochNumbers(
             keys=self._zeros(2, dtype=torch.int64),
@@ -164,7 +163,10 @@ class CUDANextItem(Trainer):
         )
         self._batches = self._zeros(self.num_batches, self._kernels.NUM_FIELDS, dtype=torch.int64)
         self._rows = ints(num_windows)
-        self._buffers = self._kernels.make_buffers(sizes, self.device)
+        buffers = self._kernels.make_buffers(sizes, self.device)
+        self._training = self._kernels.Training(
+            self._parameters, self._histories, self._plan, self._numbers, buffers, sizes
+        )
 
     def epoch(self, number: int) -> Tensor:
         """Visit every window once, in an order drawn anew. See :meth:`fastncf.trainers.base.Trainer.epoch`."""
@@ -305,9 +307,7 @@ class CUDANextItem(Trainer):
 
     def _run_step(self, offset: int) -> None:
         """Train the batch that is ``offset`` behind the next one of the plan."""
-        self._kernels.train_batch(
-            self._parameters, self._histories, self._plan, self._numbers, self._buffers, self._sizes, offset
-        )
+        self._kernels.train_batch(self._training, offset)
 
     @property
     def encoder(self) -> HistoryEncoder:

@@ -73,8 +73,8 @@ def train_stages(
     num_kept: tuple[int, ...] = ()
     for number, stage in enumerate(stages):
         most = None if num_epochs is None else num_epochs[number]
-        with _prepared_device(stage, module is not None):
-            model = _initial_model(stage, module, split, models)
+        with prepared_device(stage, module is not None):
+            model = initial_model(stage, module, split, models)
             result, encoder = _train_stage(stage, model, split, order, validation, reporter, most)
         log += result.log
         num_kept += (result.num_kept,)
@@ -84,11 +84,13 @@ def train_stages(
             usable = _finished(stage, model) if is_usable else None
             return Trained(usable, log, num_kept, None, result.divergence)
     finished = _finished(stages[-1], models[-1])
-    return Trained(finished, log, num_kept, encoder if isinstance(finished, Factors) else None, None)
+    # a module that histories were trained into by a kernel for factors may compute something else than an mf
+    is_kept = isinstance(finished, Factors) or not get(stages[-1].trainer).trains_factors
+    return Trained(finished, log, num_kept, encoder if is_kept else None, None)
 
 
 @contextmanager
-def _prepared_device(stage: Stage, has_module: bool) -> Iterator[None]:
+def prepared_device(stage: Stage, has_module: bool) -> Iterator[None]:
     """Make the device of a stage the current one, in torch's usual modes."""
     if get(stage.trainer).trains_factors and not has_module:
         yield
@@ -105,7 +107,7 @@ def _prepared_device(stage: Stage, has_module: bool) -> Iterator[None]:
         yield
 
 
-def _initial_model(stage: Stage, module: "nn.Module | None", split: Split, previous: list[Any]) -> Any:
+def initial_model(stage: Stage, module: "nn.Module | None", split: Split, previous: list[Any]) -> Any:
     """Return the model that a stage starts from, on its device.
 
     Args:

@@ -47,6 +47,7 @@ _PROGRAMS = 256  # that share the tiles of a batch, about two for each multiproc
 _BLOCK_DRAWS = 512
 _BLOCK_USES = 8
 _BLOCK_WINDOWS = 64
+_BLOCK_POSITIONS = 128
 
 NUM_FIELDS = 9
 """Columns of the batches of a plan."""
@@ -98,6 +99,11 @@ class Sizes(NamedTuple):
     max_positions: int
     precision: str
     dropout: float
+
+    @property
+    def max_uses(self) -> int:
+        """Uses of items in a batch at most."""
+        return self.num_negatives + self.max_tokens + self.max_positions
 
     @property
     def tile_rows(self) -> int:
@@ -309,21 +315,22 @@ def fill_masks(plan: Plan, histories: Histories, rows: Tensor, first_window: int
     )
 
 
-def train_batch(
-    parameters: Parameters,
-    histories: Histories,
-    plan: Plan,
-    numbers: EpochNumbers,
-    buffers: Buffers,
-    sizes: Sizes,
-    offset: int,
-) -> None:
-    """Train the batch that is ``offset`` rows behind ``plan.row``; all tensors are contiguous and on one device."""
-    tile_rows = sizes.tile_rows
-    num_shares, tiles_in_share, num_position_shares, position_tiles = sizes.shares
-    max_uses = sizes.num_negatives + sizes.max_tokens + sizes.max_positions
+class Training(NamedTuple):
+    """All that a batch is trained with; all tensors are contiguous and on one device."""
+
+    parameters: Parameters
+    histories: Histories
+    plan: Plan
+    numbers: EpochNumbers
+    buffers: Buffers
+    sizes: Sizes
+
+
+def train_batch(training: Training, offset: int) -> None:
+    """Train the batch that is ``offset`` rows behind ``plan.row``."""
+    parameters, plan, numbers, sizes = training.parameters, training.plan, training.numbers, training.sizes
     batch = plan.batches, plan.row, offset
-    _catch_up_kernel[(max_uses,)](
+    _catch_up_kernel[(sizes.max_uses,)](
         *batch,
         *(parameters.vectors, parameters.biases, parameters.steps, plan.use_items),
         *(numbers.first_step, numbers.steps, sizes.num_items),
@@ -331,6 +338,7 @@ def train_batch(
         LISTED=True,
         EXACT=EXACT_STEPS,
     )
+    histories, buffers = training.histories, training.buffers
     windows = histories.starts, histories.contexts, histories.tokens, histories.positions, histories.items
     recurrence = parameters.vectors, parameters.recurrence, parameters.decays, parameters.is_mean
     # the bits of the CPU, which cuts off the fraction of the threshold
@@ -345,37 +353,7 @@ def train_batch(
     }
     grid = sizes.max_windows, triton.cdiv(sizes.width, _BLOCK_COLUMNS)
     _forward_kernel[grid](*batch, buffers.states, buffers.carries, *windows, *recurrence, *dropout, **constants)
-    tiles = {
-        "num_negatives": sizes.num_negatives,
-        "WIDTH": sizes.width,
-        "TILE_ROWS": tile_rows,
-        "PRECISION": sizes.precision,
-        "num_warps": 8,
-    }
-    negatives = plan.negatives, plan.masks, plan.windows, parameters.vectors, parameters.biases, numbers.log_sizes
-    _softmax_kernel[(triton.cdiv(sizes.max_positions, tile_rows), num_shares)](
-        *batch,
-        *(buffers.positives, buffers.highest, buffers.totals, buffers.weighted, buffers.states, plan.targets),
-        *negatives,
-        TILES_IN_SHARE=tiles_in_share,
-        max_positions=sizes.max_positions,
-        **tiles,
-    )
-    _log_sum_kernel[(triton.cdiv(sizes.max_positions, 128),)](
-        *batch,
-        *(buffers.log_sums, buffers.coefficients, buffers.losses),
-        *(buffers.positives, buffers.highest, buffers.totals),
-        max_positions=sizes.max_positions,
-        num_shares=num_shares,
-        BLOCK_SIZE=128,
-    )
-    _negative_gradients_kernel[(triton.cdiv(sizes.num_negatives, tile_rows), num_position_shares)](
-        *batch,
-        *(buffers.partial_negatives, buffers.partial_biases, buffers.states, buffers.log_sums),
-        *negatives,
-        TILES_IN_SHARE=position_tiles,
-        **tiles,
-    )
+    _run_softmax(training, batch)
     _backward_kernel[grid](
         *batch,
         *(buffers.grad_tokens, buffers.partial_recurrence, buffers.carries, buffers.log_sums, buffers.coefficients),
@@ -384,10 +362,56 @@ def train_batch(
         *recurrence,
         *dropout,
         max_positions=sizes.max_positions,
-        num_shares=num_shares,
+        num_shares=sizes.shares[0],
         **constants,
     )
-    _update_kernel[(max_uses,)](
+    _run_updates(training, batch)
+
+
+def _run_softmax(training: Training, batch: tuple[Tensor, Tensor, int]) -> None:
+    """Compute softmax and losses of a batch, and the gradients of its negatives."""
+    parameters, plan, buffers, sizes = training.parameters, training.plan, training.buffers, training.sizes
+    num_shares, tiles_in_share, num_position_shares, position_tiles = sizes.shares
+    tiles = {
+        "num_negatives": sizes.num_negatives,
+        "WIDTH": sizes.width,
+        "TILE_ROWS": sizes.tile_rows,
+        "PRECISION": sizes.precision,
+        "num_warps": 8,
+    }
+    negatives = plan.negatives, plan.masks, plan.windows, parameters.vectors, parameters.biases
+    _softmax_kernel[(triton.cdiv(sizes.max_positions, sizes.tile_rows), num_shares)](
+        *batch,
+        *(buffers.positives, buffers.highest, buffers.totals, buffers.weighted, buffers.states, plan.targets),
+        *negatives,
+        training.numbers.log_sizes,
+        TILES_IN_SHARE=tiles_in_share,
+        max_positions=sizes.max_positions,
+        **tiles,
+    )
+    _log_sum_kernel[(triton.cdiv(sizes.max_positions, _BLOCK_POSITIONS),)](
+        *batch,
+        *(buffers.log_sums, buffers.coefficients, buffers.losses),
+        *(buffers.positives, buffers.highest, buffers.totals),
+        max_positions=sizes.max_positions,
+        num_shares=num_shares,
+        BLOCK_SIZE=_BLOCK_POSITIONS,
+    )
+    _negative_gradients_kernel[(triton.cdiv(sizes.num_negatives, sizes.tile_rows), num_position_shares)](
+        *batch,
+        *(buffers.partial_negatives, buffers.partial_biases, buffers.states, buffers.log_sums),
+        *negatives,
+        training.numbers.log_sizes,
+        TILES_IN_SHARE=position_tiles,
+        **tiles,
+    )
+
+
+def _run_updates(training: Training, batch: tuple[Tensor, Tensor, int]) -> None:
+    """Add up the gradients of a batch, and take a step of Adam."""
+    parameters, plan, numbers = training.parameters, training.plan, training.numbers
+    buffers, sizes = training.buffers, training.sizes
+    _update_kernel[(sizes.max_uses,)](
         *batch,
         *(parameters.vectors, parameters.biases, parameters.steps, plan.use_items, plan.uses),
         *(buffers.grad_tokens, buffers.states, buffers.coefficients),
@@ -395,7 +419,7 @@ def train_batch(
         *(numbers.first_step, numbers.steps, sizes.num_items),
         num_negatives=sizes.num_negatives,
         max_tokens=sizes.max_tokens,
-        num_shares=num_position_shares,
+        num_shares=sizes.shares[2],
         WIDTH=sizes.width,
         BLOCK_USES=_BLOCK_USES,
     )
