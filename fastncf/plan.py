@@ -249,7 +249,7 @@ class Plan:
             num_interactions=len(split.indices),
             holdout=split.holdout,
         )
-        return replace(self, data=facts, l2_trials=())
+        return replace(self, data=facts)
 
     def with_l2(self, l2: float, reason: str) -> "Plan":
         """Return the plan with another l2 in its first stage, and no search for it."""

@@ -11,7 +11,7 @@ from fastncf.cost import least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
 from fastncf.data.interactions import Interactions, draw_users, read_interactions
-from fastncf.data.split import Split, given_test, leave_one_out
+from fastncf.data.split import Split, given_test, hold_out_nothing, leave_one_out
 from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.candidates import require_candidate_memory
@@ -154,7 +154,7 @@ def plan_fit(
     data = _Prepared.read(train, inputs, config, likely, ProgressReporter(None, 0))
     plan = make_plan(config, data.facts, module)
     warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
-    return plan
+    return plan if config.holdout == "one" else plan.with_everything(hold_out_nothing(data.split, None)[0])
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,14 @@ class Own(nn.Module):
         return (self.user(users) * self.item(items)).sum(-1)
 
 
+def test_a_plan_for_everything_says_that_nothing_is_measured():
+    plan = fastncf.plan_fit(checkerboard(20, 14, 2), holdout=None)
+    measured = fastncf.plan_fit(checkerboard(20, 14, 2))
+    assert (plan.stages, plan.l2_trials) == (measured.stages, measured.l2_trials)
+    assert plan.data.num_interactions == 100
+    assert "evaluation: none, nothing is held out" in str(plan)
+
+
 def test_a_full_ranking_without_held_out_items_has_no_effect():
     with pytest.warns(fastncf.UnusedSettingWarning, match="full_ranking=True: no effect, since nothing is held out"):
         fastncf.fit(checkerboard(20, 14, 2), **SMALL, holdout=None, full_ranking=True)
