@@ -82,7 +82,7 @@ def interrupt_command(name: str, folder: Path, delay: float, cache: Path | None 
             return f"hangs after {delay:.3f} s"
     if process.returncode == 130 and errors.endswith("fastncf: interrupted\n"):
         return "interrupted"
-    if process.returncode in (0, -signal.SIGINT, 1) and "fastncf/cli.py" not in errors:
+    if process.returncode in (0, -signal.SIGINT, 1) and "fastncf/cli/" not in errors:
         return "over" if process.returncode == 0 else "interrupted"  # before the first line of the package ran
     return f"exit code {process.returncode} after {delay:.3f} s: {errors[-1500:]}"
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import fastncf
-from fastncf import cli
+from fastncf import cli, progress
+from fastncf.cli.messages import USAGE
+from fastncf.cli.output import print_json
 from fastncf.plan import make_plan
 from fastncf.streams import Terminated
 from tests.conftest import checkerboard
@@ -146,7 +148,7 @@ def test_every_setting_is_a_flag(capsys):
         assert flag in text
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in cli._USAGE)])
+@pytest.mark.parametrize("command", [[], *([name] for name in USAGE)])
 def test_help_has_no_markup_and_no_flag_without_a_meaning(capsys, command):
     code, out, _ = run(capsys, *command, "--help")
     text = " ".join(out)
@@ -277,11 +279,11 @@ def test_as_a_module_and_version():
 
 
 def test_progress_bar_on_a_terminal_only(ratings, monkeypatch):
-    with cli._progress_shown() as callback:
+    with progress.progress_shown() as callback:
         assert callback is None
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with cli._progress_shown() as bar:
-        assert isinstance(bar, cli._Bar)
+    with progress.progress_shown() as bar:
+        assert isinstance(bar, progress._Bar)
     told = []
     fastncf.fit(ratings, epochs=1, dim=4, validation=True, callback=lambda news: told.append(bar(news)))
     (task,) = bar.progress.tasks
@@ -523,7 +525,7 @@ def test_whatever_is_raised_is_one_line(capsys, monkeypatch, error, code, messag
 
 
 def test_json_has_no_numbers_that_are_not_finite(capsys):
-    cli._print_json({"a": [math.nan, (math.inf, 1.5)], "b": {"c": -math.inf, "d": "NaN", "e": 2}})
+    print_json({"a": [math.nan, (math.inf, 1.5)], "b": {"c": -math.inf, "d": "NaN", "e": 2}})
     assert capsys.readouterr().out == '{"a": [null, [null, 1.5]], "b": {"c": null, "d": "NaN", "e": 2}}\n'
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import fastncf
 from fastncf import cli
+from fastncf.cli.output import print_json
 from fastncf.errors import DivergedError
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.trainers.loop import FiniteParameters
@@ -135,7 +136,7 @@ def test_the_command_line_leaves_a_good_model_alone(tmp_path, capsys):
 
 
 def test_json_has_no_nan(capsys):
-    cli._print_json({"a": [1.5, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": None, "e": 3}})
+    print_json({"a": [1.5, math.nan, (math.inf, "x")], "b": {"c": -math.inf, "d": None, "e": 3}})
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
         "a": [1.5, None, [None, "x"]],
         "b": {"c": None, "d": None, "e": 3},

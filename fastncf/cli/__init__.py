@@ -1,0 +1,98 @@
+"""Command line: a thin layer over the Python API. Results go to stdout, progress to stderr."""
+
+import atexit
+import gc
+import os
+import shutil
+import signal
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NoReturn
+
+from cyclopts import CycloptsError
+
+from fastncf.cli.app import app
+from fastncf.cli.data import datasets, generate
+from fastncf.cli.fitting import fit, plan
+from fastncf.cli.messages import explain
+from fastncf.cli.saved import evaluate, export, recommend, report
+from fastncf.errors import short_message
+from fastncf.memory import require_libraries, translate_exhaustion
+from fastncf.streams import (
+    OutputError,
+    Terminated,
+    discard_unwritten,
+    guarded_streams,
+    open_missing_descriptors,
+    signals_as_interrupts,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+for command in (fit, plan, evaluate, recommend, report, export, generate, datasets):
+    app.command(command)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command line and exit.
+
+    The exit code is 0 when all went well, 1 for an error at run time, 2 for wrong usage, 3 for data, 4 for a device or
+    memory, 130 for an interruption, and 128 more than the number of a signal: SIGHUP, SIGTERM, and SIGPIPE where the
+    reader of the output has left.
+
+    Args:
+        arguments: the words after the name of the program; those of this process where they are not given.
+    """
+    is_own_process = arguments is None
+    tokens = sys.argv[1:] if arguments is None else arguments
+    signals: list[int] = []
+    with ExitStack() as stack:
+        if is_own_process:
+            # in a process of its own, the collection of cyclic garbage among imports would take a second
+            gc.set_threshold(200_000)
+            atexit.register(gc.freeze)
+            open_missing_descriptors()
+            stack.callback(discard_unwritten)
+            signals = stack.enter_context(signals_as_interrupts())
+        stack.enter_context(guarded_streams())
+        code = _run(tokens, signals)
+    if signals:
+        os._exit(code)  # does not wait for threads that are still compiling
+    sys.exit(code)
+
+
+def _run(tokens: list[str], signals: list[int]) -> int:
+    """Run a command line, print what went wrong as one line to stderr, and return the exit code.
+
+    Args:
+        tokens: the words after the name of the program.
+        signals: signals that have arrived; whatever error they have led to is an interruption.
+    """
+    is_debug = "--debug" in tokens
+    try:
+        with translate_exhaustion(tokens[0] if tokens else "fastncf", "smaller data or a smaller model"):
+            if tokens and not tokens[0].startswith("-"):
+                require_libraries()
+            app(tokens, console=_console(), exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # Polars' PanicException is no Exception
+        if is_debug and not isinstance(error, CycloptsError | KeyboardInterrupt | OutputError):
+            raise
+        interrupt = KeyboardInterrupt() if signal.SIGINT in signals else Terminated(signals[0]) if signals else None
+        message, code = explain(interrupt or error)
+        if message is not None:
+            print(f"fastncf: {short_message(message)}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _console() -> "Console | None":
+    """Return a console of 40 columns where the terminal has fewer: rich hangs on the help where there is one column."""
+    if shutil.get_terminal_size().columns >= 40:
+        return None  # cyclopts makes one where it is needed
+    from rich.console import Console
+
+    return Console(width=40)

@@ -1,0 +1,96 @@
+"""The application: how a command line is parsed, and the types of what all commands take."""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts.config import Dict
+
+from fastncf.config import Config
+from fastncf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyclopts import Token
+
+
+app = App(
+    name="fastncf",
+    help="From a ratings file to a collaborative filtering model: fit it, evaluate it, get recommendations.",
+    version_flags=["--version"],
+    help_epilogue=(
+        "Exit codes: 0 fine; 1 a result or a model could not be written, or another error at run time; 2 wrong usage "
+        "or setting; 3 data that cannot be used; 4 a device that is not available, or too little memory; 130 "
+        "interrupted; 129, 141, 143 ended by SIGHUP, by the reader of the output, by SIGTERM."
+    ),
+    suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(negative_iterable=()),
+    config=[lambda *given: _require_integers(*given), lambda *given: _notebook_recipe(*given)],
+)
+
+
+def _path(_: object, tokens: "Sequence[Token]") -> Path:
+    """Return a path with ``~`` as the home directory, which a shell leaves as it is in ``--out=~/model``."""
+    value = tokens[0].value
+    if not value or "\0" in value:
+        raise ValueError("the path is empty or has a NUL character; expected the name of a file or folder")
+    return Path(os.path.expanduser(value))
+
+
+PathArgument = Annotated[Path, Parameter(converter=_path)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns, where they are not among those that are recognised."""
+
+    user: str | None = None
+    """Name of the user column; without a header the columns are called column_1, column_2 and so on."""
+
+    item: str | None = None
+    """Name of the item column."""
+
+    time: str | None = None
+    """Name of the time column."""
+
+
+Notebook = Annotated[bool, Parameter(negative="")]
+
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object as the last line of stdout.")]
+
+
+Debug = Annotated[bool, Parameter(name="--debug", negative="", help="Show the traceback of an error.")]
+
+
+def as_utf8(text: str) -> str:
+    """Return an argument as the UTF-8 that data are in, where the locale could not decode it."""
+    if any("\udc80" <= character <= "\udcff" for character in text):
+        return os.fsencode(text).decode("utf-8", "surrogateescape")
+    return text
+
+
+def column_names(columns: Columns | None) -> dict[str, str | None]:
+    """Return the names of the columns that were given."""
+    return {role: None if name is None else as_utf8(name) for role, name in asdict(columns or Columns()).items()}
+
+
+def _require_integers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Raise a ConfigError for a fraction where an integer is expected, which would be rounded otherwise."""
+    for argument in arguments:
+        kinds = {kind for hint in (argument.hint, *get_args(argument.hint)) for kind in (hint, *get_args(hint))}
+        for token in argument.tokens if int in kinds else ():
+            if "." in token.value:
+                raise ConfigError(f"{argument.name} {token.value}: expected an integer")
+
+
+def _notebook_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """With --notebook, fill every flag of the recipe that was not given."""
+    if any(argument.name == "--notebook" and argument.tokens for argument in arguments):
+        recipe, plain = Config.notebook().to_dict(), Config().to_dict()
+        flags = {name.replace("_", "-"): value for name, value in recipe.items() if value != plain[name]}
+        Dict(flags, use_commands_as_keys=False, source="--notebook")(app, commands, arguments)

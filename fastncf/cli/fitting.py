@@ -1,0 +1,199 @@
+"""Commands that read ratings: fit and plan."""
+
+import sys
+import tempfile
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from fastncf.cli.app import Columns, Debug, Json, Notebook, PathArgument, column_names
+from fastncf.cli.output import metric_lines, print_json, print_lines
+from fastncf.config import Config
+from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, short_message
+from fastncf.progress import progress_shown
+from fastncf.streams import OutputError, Terminated
+
+if TYPE_CHECKING:
+    from fastncf.recommender import Recommender
+
+
+def fit(
+    ratings: PathArgument,
+    *,
+    test: PathArgument | None = None,
+    candidates: PathArgument | None = None,
+    out: PathArgument | None = None,
+    titles: PathArgument | None = None,
+    notebook: Notebook = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    refit: Annotated[bool, Parameter(negative="")] = False,
+    columns: Columns | None = None,
+    config: Annotated[Config | None, Parameter(name="*")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a model to a ratings file, hold out one item per user, and print how well it is ranked.
+
+    Parameters
+    ----------
+    ratings
+        CSV or TSV text (any MovieLens dialect), JSON lines, Parquet or Feather, plain or packed; a pattern in quotes,
+        such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is
+        downloaded.
+    test
+        Held-out interactions, one per user, instead of each user's latest.
+    candidates
+        With --test: its negatives in the format of He et al. 2017.
+    out
+        Folder to save the model in.
+    titles
+        Titles of the items, which the model keeps: u.item, movies.dat, movies.csv, another file with columns item and
+        title, or ml-1m.
+    notebook
+        Start from the recipe of the NCF notebook instead of the defaults.
+    dry_run
+        Print the plan, and train nothing.
+    refit
+        After the model is measured, train it again on all interactions, the held-out ones included.
+    """
+    if refit and config is not None and config.holdout == "none":
+        raise ConfigError("--refit: expected no --holdout none beside it, which measures nothing")
+    if dry_run:
+        for flag in ([f"--out {out}"] if out is not None else []) + (["--refit"] if refit else []):
+            warnings.warn(f"{flag}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
+        plan(ratings, test=test, candidates=candidates, columns=columns, config=config, json=json)
+        return
+    from fastncf.data.named import find_source
+    from fastncf.persistence import require_savable
+    from fastncf.train import fit as fit_model
+
+    if out is not None:
+        require_savable(out)  # before the fit, which would be lost otherwise
+    ratings = find_source(ratings)  # a download shows its own progress
+    with progress_shown() as callback:
+        given: dict[str, Any] = {"test": test, "candidates": candidates, "titles": titles, **column_names(columns)}
+        recommender = fit_model(ratings, config=config, callback=callback, **given)
+    try:
+        print_lines(*_found(recommender), *str(recommender.plan).split("\n"), file=sys.stderr)
+        print_lines(*metric_lines(recommender.metrics), f"protocol: {recommender.protocol}")
+        print_lines("seconds:  " + "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items()))
+        sys.stdout.flush()  # what a fit has found is shown before anything else can go wrong
+        if refit:
+            with progress_shown() as callback:
+                recommender.refit(callback=callback)
+            print_lines(f"refit:    {recommender.protocol.rpartition('; ')[2]}")
+    finally:
+        try:
+            _save(recommender, out)
+        except BaseException:
+            with suppress(OutputError):
+                if json:
+                    print_json(_report(recommender))
+            raise
+    if json:
+        print_json(_report(recommender))
+
+
+def plan(
+    ratings: PathArgument,
+    *,
+    test: PathArgument | None = None,
+    candidates: PathArgument | None = None,
+    notebook: Notebook = False,
+    columns: Columns | None = None,
+    config: Annotated[Config | None, Parameter(name="*")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read a ratings file and print what ``fit`` would do with it, and why, without training anything.
+
+    Parameters
+    ----------
+    ratings
+        CSV or TSV text (any MovieLens dialect), JSON lines, Parquet or Feather, plain or packed; a pattern in quotes,
+        such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is
+        downloaded.
+    test
+        Held-out interactions, one per user, instead of each user's latest.
+    candidates
+        With --test: its negatives in the format of He et al. 2017.
+    notebook
+        Start from the recipe of the NCF notebook instead of the defaults.
+    """
+    from fastncf.train import plan_fit
+
+    planned = plan_fit(ratings, test=test, candidates=candidates, config=config, **column_names(columns))
+    print_lines(*str(planned).split("\n"))
+    if json:
+        print_json(planned.to_dict())
+
+
+def _found(recommender: "Recommender") -> list[str]:
+    """Return lines on what was recognised in the file, and on rows and users that were not used as they are."""
+    found, data = recommender.found, recommender.data
+    columns = ", ".join(f"{role} = {name}" for role, name in found["columns"].items())
+    lines = [
+        f"{found['source']}: {found['format']}; {columns}; {found['rows']:,} rows",
+        f"{data['interactions']:,} interactions of {data['users']:,} users with {data['items']:,} items",
+    ]
+    notes = {
+        "num_missing": "rows lack a user, an item or a time and were left out",
+        "num_low_rated": "rows have a lower rating than --min-rating and were left out",
+        "num_duplicates": "repeated (user, item) rows were counted once",
+        "num_users_all_seen": "users have seen every item and were left out",
+        "num_users_too_short": "users with a single interaction are trained on and not tested",
+        "num_items_unknown": "items have no training interaction, so that nothing is learnt about them",
+        "num_test_items_unknown": "users are tested on such an item",
+        "num_candidates_unknown": "given candidates are such items",
+        "num_candidates_seen": "given candidates that their user has seen were left out",
+    }
+    return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data.get(name)]
+
+
+def _report(recommender: "Recommender") -> dict[str, Any]:
+    """Return the result of a fit as plain values for ``--json``."""
+    return {
+        "metrics": recommender.metrics,
+        "protocol": recommender.protocol,
+        "config": recommender.config.to_dict(),
+        "plan": recommender.plan.to_dict(),
+        "data": recommender.data,
+        "seconds": recommender.seconds,
+        "training_log": recommender.training_log,
+    }
+
+
+def _save(recommender: "Recommender", out: Path | None) -> None:
+    """Save a model that was fitted and say where; a model that cannot be saved there is saved in a temporary folder.
+
+    Raises:
+        FastNCFError: the model is in the temporary folder, or nowhere; the message says so.
+    """
+    if out is None:
+        print("not saved: give --out to keep the model", file=sys.stderr)
+        return
+    try:
+        recommender.save(out)
+    except KeyboardInterrupt as error:
+        if not isinstance(error, Terminated):
+            raise KeyboardInterrupt(f"interrupted while the model was saved to {out}") from None
+        raise
+    except Exception as error:
+        raise FastNCFError(f"{short_message(str(error)):.230}; {_save_elsewhere(recommender)}") from error
+    print_lines(f"saved to {out}")
+
+
+def _save_elsewhere(recommender: "Recommender") -> str:
+    """Save a model in a new temporary folder and return a sentence on where it is."""
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="fastncf-model-"))
+        recommender.save(folder)
+    except Exception as error:
+        if folder is not None:
+            folder.rmdir()
+        return f"the model is lost, since it cannot be saved elsewhere either ({short_message(str(error)):.150})"
+    return f"the model was saved to {folder} instead"

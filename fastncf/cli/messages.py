@@ -1,0 +1,117 @@
+"""Mistakes as one sentence, and their exit codes."""
+
+import os
+from typing import Any
+
+from cyclopts import (
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    RepeatArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+from fastncf.errors import (
+    ConfigError,
+    DataError,
+    DataNotFoundError,
+    DeviceError,
+    DivergedError,
+    FastNCFError,
+    InsufficientMemoryError,
+    short_message,
+)
+from fastncf.streams import OutputError, Terminated
+from fastncf.suggestions import nearest_name
+
+EXIT_CODES = {
+    DataError: 3,
+    DataNotFoundError: 3,
+    DeviceError: 4,
+    InsufficientMemoryError: 4,
+    ConfigError: 2,
+    DivergedError: 1,
+}
+
+
+def explain(error: BaseException) -> tuple[str | None, int]:
+    """Return a sentence on an error, or None where nobody wants one, and the exit code."""
+    match error:
+        case OutputError(reader_left=True):
+            return None, 141
+        case OutputError():
+            return f"standard output: cannot be written ({error})", 1
+        case Terminated():
+            return str(error), 128 + error.number
+        case KeyboardInterrupt():
+            return str(error) or "interrupted", 130
+        case CycloptsError():
+            return _usage_message(error), 2
+        case FastNCFError():
+            return str(error), next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+        case OSError(filename=name, strerror=reason) if name is not None and reason is not None:
+            return f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {reason}", 1
+    return (
+        f"internal error: {type(error).__name__}: {short_message(str(error)):.300}; run again with --debug for the "
+        f"traceback and report it",
+        1,
+    )
+
+
+USAGE = {
+    "fit": "fastncf fit RATINGS",
+    "plan": "fastncf plan RATINGS",
+    "evaluate": "fastncf evaluate MODEL",
+    "recommend": "fastncf recommend MODEL --user ID, --users FILE or --all-users",
+    "report": "fastncf report MODEL",
+    "export": "fastncf export MODEL OUT",
+    "generate": "fastncf generate PATH",
+    "datasets": "fastncf datasets",
+}
+
+
+_NEEDED = {
+    "--ratings": "a ratings file",
+    "--model": "the folder of a saved model",
+    "--out": "the name of a file or folder to write",
+    "--path": "the name of a file to write",
+}
+"""Required arguments in words, by the names of their parameters."""
+
+
+_KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
+"""Values in words, by the types of options."""
+
+
+def _usage_message(error: CycloptsError) -> str:
+    """Return a sentence on a command line that cannot be parsed."""
+    command = error.command_chain[0] if error.command_chain else ""
+    usage = USAGE.get(command, "fastncf COMMAND")
+    match error:
+        case MissingArgumentError(keyword=None, argument=argument) if argument and argument.name in _NEEDED:
+            return f"{command} needs {_NEEDED[argument.name]}: {usage}"
+        case MissingArgumentError(keyword=str(keyword)):
+            return f"{keyword} needs a value; one that starts with a dash is given as {keyword}=VALUE"
+        case UnusedCliTokensError(unused_tokens=[unused, *_]):
+            return f"unexpected argument {unused!r}; expected: {usage}"
+        case UnknownOptionError(token=token, argument_collection=arguments):
+            option = (token.keyword or token.value).partition("=")[0]
+            if option == "-":
+                return f"-: standard input is not read; expected: {usage}"
+            known = [name.lstrip("-") for argument in arguments for name in argument.names if name.startswith("--")]
+            meant = nearest_name(option.lstrip("-"), known)
+            hint = f"Did you mean --{meant}?" if meant else f"See fastncf {command} --help."
+            return f"Unknown option: {option}. {hint}"
+        case RepeatArgumentError(token=token):
+            return f"{token.keyword}: is given more than once; expected it once"
+        case CoercionError(token=token, argument=argument, target_type=kind) if token and argument and kind in _KINDS:
+            return f"{argument.name} {token.value!r:.80}: expected {_KINDS[kind]}"
+        case UnknownCommandError(unused_tokens=[unused, *_]) if unused.startswith("-"):
+            return f"{unused}: expected a command before it, one of {', '.join(USAGE)}; see fastncf --help"
+        case UnknownCommandError(unused_tokens=[unused, *_]):
+            meant = nearest_name(unused, USAGE)
+            hint = f"did you mean {meant}? " if meant else ""
+            return f"{unused!r:.80} is no command; {hint}expected one of {', '.join(USAGE)}"
+    return str(error)

@@ -1,0 +1,33 @@
+"""What commands print to stdout."""
+
+import json
+from typing import Any, TextIO
+
+from fastncf.errors import printable
+
+
+def print_lines(*lines: str, file: TextIO | None = None) -> None:
+    """Print lines of text, of which each stays one line, to stdout or a stream."""
+    print("\n".join(map(printable, lines)), file=file)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on a line; numbers that are not finite, which JSON does not have, are null."""
+    from fastncf.persistence.plain import finite_or_none  # imports NumPy
+
+    print(json.dumps(finite_or_none(value), allow_nan=False))
+
+
+def metric_lines(metrics: dict[str, float]) -> list[str]:
+    """Return metrics as lines of text."""
+
+    def label(name: str) -> str:
+        """Return the name of a metric as papers write it."""
+        return name.upper().replace("FULL/", "full ")
+
+    return [f"{label(name):<14} {value:.4f}" for name, value in metrics.items()]
+
+
+def table_field(value: object) -> str:
+    """Return a value as a field of a table that is separated by tabs; a backslash in it always starts an escape."""
+    return f"{value:.4f}" if isinstance(value, float) else printable(str(value).replace("\\", r"\\"))

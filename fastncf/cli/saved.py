@@ -1,0 +1,190 @@
+"""Commands about a saved model."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from fastncf.cli.app import Debug, Json, PathArgument, as_utf8
+from fastncf.cli.messages import USAGE
+from fastncf.cli.output import metric_lines, print_json, print_lines, table_field
+from fastncf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastncf.data.ids import Vocabulary
+
+
+def evaluate(
+    model: PathArgument,
+    *,
+    k: int | None = None,
+    num_candidates: int | None = None,
+    full_ranking: bool | None = None,
+    device: str = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Rank the held-out items of a saved model again, perhaps with another protocol.
+
+    Parameters
+    ----------
+    model
+        Folder that ``fastncf fit --out`` wrote.
+    k
+        Length of the ranking that HR@k and NDCG@k look at.
+    num_candidates
+        Negatives that a held-out item is ranked against.
+    full_ranking
+        Also rank against the whole catalogue.
+    device
+        Device that scores: a torch device, or auto.
+    """
+    from fastncf.recommender import load
+
+    results, protocol = load(model, device=device).evaluate(
+        k=k, num_candidates=num_candidates, full_ranking=full_ranking
+    )
+    print_lines(*metric_lines(results), f"protocol: {protocol}")
+    if json:
+        print_json({"metrics": results, "protocol": protocol})
+
+
+def recommend(
+    model: PathArgument,
+    *,
+    user: list[str] | None = None,
+    users: PathArgument | None = None,
+    all_users: Annotated[bool, Parameter(negative="")] = False,
+    k: int = 10,
+    include_seen: Annotated[bool, Parameter(negative="")] = False,
+    items: PathArgument | None = None,
+    exclude: PathArgument | None = None,
+    unknown: Literal["error", "skip", "popular"] = "error",
+    titles: PathArgument | None = None,
+    out: PathArgument | None = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the items that a saved model recommends to users, best first, or write them to a file.
+
+    The table is separated by tabs. A tab, an end of a line, a backslash or another control character within an id is
+    printed as an escape that starts with a backslash. Programs read --json or --out.
+
+    Files of ids hold one id per line, or are tables in CSV, TSV, Parquet or JSON lines.
+
+    Parameters
+    ----------
+    model
+        Folder that ``fastncf fit --out`` wrote.
+    user
+        Raw user id; give it once for each user.
+    users
+        File of user ids.
+    all_users
+        Recommend to all users of the training data.
+    k
+        Items per user.
+    include_seen
+        Also recommend items that the user has already seen.
+    items
+        File of the only items that may be recommended.
+    exclude
+        File of items that are never recommended; of users and items, to leave out an item for one user.
+    unknown
+        What to do about users who are not in the training data: stop with an error, skip them, or recommend popular
+        items.
+    titles
+        Titles of the items, as for fit; those that the model keeps where none are given.
+    out
+        File to write, which ends in .parquet or .csv.
+    """
+    if sum((bool(user), users is not None, all_users)) != 1:
+        raise ConfigError(f"recommend needs users, in one of three ways: {USAGE['recommend']}")
+    from fastncf.data.readers.id_columns import read_id_file
+    from fastncf.recommender import load
+    from fastncf.serving.output import require_format
+
+    if out is not None:
+        require_format(out)  # before the model is read
+    asked: Any = list(map(as_utf8, user)) if user else None
+    only: Any = None
+    nobody: Any = None
+    if users is not None:
+        asked = read_id_file(users, ("user",))["user"]
+    if items is not None:
+        only = read_id_file(items, ("item",))["item"]
+    if exclude is not None:
+        nobody = read_id_file(exclude, ("item", "user"))
+    recommender = load(model, titles=titles)
+    if users is not None and unknown != "error":
+        _tell_unknown(recommender.users, asked, users, "are skipped" if unknown == "skip" else "get popular items")
+    for path, ids in ((items, only), (exclude, None if nobody is None else nobody["item"])):
+        if path is not None:
+            _tell_unknown(recommender.items, ids, path, "are ignored")
+    frame = recommender.recommend(
+        asked, k, exclude_seen=not include_seen, items=only, exclude=nobody, unknown=unknown, out=out
+    )
+    if isinstance(frame, Path):
+        print_lines(str(frame))
+    else:
+        print("\t".join(frame.columns))
+        for row in frame.iter_rows():
+            print("\t".join(map(table_field, row)))
+    if json:
+        print_json({"out": str(out)} if isinstance(frame, Path) else {"recommendations": frame.to_dicts()})
+
+
+def _tell_unknown(vocabulary: "Vocabulary", ids: Any, path: Path, what: str) -> None:
+    """Say on stderr how many ids of a file a model does not know, and what is done about them."""
+    from fastncf.data.ids import named_ids
+
+    unknown = int((vocabulary.find(named_ids(ids, vocabulary.noun)) < 0).sum())
+    if unknown:
+        print_lines(
+            f"{path}: {unknown:,} of {len(ids):,} {vocabulary.noun}s are not in the training data and {what}",
+            file=sys.stderr,
+        )
+
+
+def export(model: PathArgument, out: PathArgument, *, debug: Debug = False) -> None:
+    """Write the vectors of all users and items of a saved model to files that other programs read.
+
+    Parameters
+    ----------
+    model
+        Folder that ``fastncf fit --out`` wrote.
+    out
+        File that ends in .npz, or a folder for users.parquet and items.parquet.
+    """
+    from fastncf.recommender import load
+
+    print_lines(*map(str, load(model).export(out)))
+
+
+def report(
+    model: PathArgument,
+    *,
+    out: PathArgument | None = None,
+    titles: PathArgument | None = None,
+    debug: Debug = False,
+) -> None:
+    """Write a page about a saved model: one HTML file that needs no network.
+
+    It shows how the model was measured, HR and NDCG over k beside the most popular items, the epochs, the time of each
+    stage, popularity and coverage of recommendations, a map of the items, and a box in which to pick items.
+
+    Parameters
+    ----------
+    model
+        Folder that ``fastncf fit --out`` wrote.
+    out
+        File to write; report.html in the folder of the model where it is not given.
+    titles
+        Titles of the items: u.item, movies.dat, movies.csv, another file with columns item and title, or ml-1m.
+    """
+    from fastncf.recommender import load
+    from fastncf.report import require_packages
+
+    require_packages()
+    print_lines(str(load(model).report(model / "report.html" if out is None else out, titles=titles)))
