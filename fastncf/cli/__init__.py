@@ -15,7 +15,7 @@ from fastncf.cli.app import app
 from fastncf.cli.data import datasets, generate
 from fastncf.cli.fitting import fit, plan
 from fastncf.cli.messages import explain
-from fastncf.cli.saved import evaluate, export, recommend, report
+from fastncf.cli.saved import evaluate, export, recommend, report, similar
 from fastncf.errors import short_message
 from fastncf.memory import require_libraries, translate_exhaustion
 from fastncf.streams import (
@@ -30,7 +30,7 @@ from fastncf.streams import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-for command in (fit, plan, evaluate, recommend, report, export, generate, datasets):
+for command in (fit, plan, evaluate, recommend, similar, report, export, generate, datasets):
     app.command(command)
 
 

@@ -66,6 +66,7 @@ USAGE = {
     "evaluate": "fastncf evaluate MODEL",
     "recommend": "fastncf recommend MODEL --user ID, --users FILE or --all-users",
     "report": "fastncf report MODEL",
+    "similar": "fastncf similar MODEL --item ID or --user ID",
     "export": "fastncf export MODEL OUT",
     "generate": "fastncf generate PATH",
     "datasets": "fastncf datasets",

@@ -28,6 +28,13 @@ def metric_lines(metrics: dict[str, float]) -> list[str]:
     return [f"{label(name):<14} {value:.4f}" for name, value in metrics.items()]
 
 
-def table_field(value: object) -> str:
+def print_frame(frame: Any) -> None:
+    """Print a polars frame as a table that is separated by tabs."""
+    print("\t".join(frame.columns))
+    for row in frame.iter_rows():
+        print("\t".join(map(_table_field, row)))
+
+
+def _table_field(value: object) -> str:
     """Return a value as a field of a table that is separated by tabs; a backslash in it always starts an escape."""
     return f"{value:.4f}" if isinstance(value, float) else printable(str(value).replace("\\", r"\\"))

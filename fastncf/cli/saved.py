@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from fastncf.cli.app import Debug, Json, PathArgument, as_utf8
 from fastncf.cli.messages import USAGE
-from fastncf.cli.output import metric_lines, print_json, print_lines, table_field
+from fastncf.cli.output import metric_lines, print_frame, print_json, print_lines
 from fastncf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -128,9 +128,7 @@ def recommend(
     if isinstance(frame, Path):
         print_lines(str(frame))
     else:
-        print("\t".join(frame.columns))
-        for row in frame.iter_rows():
-            print("\t".join(map(table_field, row)))
+        print_frame(frame)
     if json:
         print_json({"out": str(out)} if isinstance(frame, Path) else {"recommendations": frame.to_dicts()})
 
@@ -145,6 +143,42 @@ def _tell_unknown(vocabulary: "Vocabulary", ids: Any, path: Path, what: str) -> 
             f"{path}: {unknown:,} of {len(ids):,} {vocabulary.noun}s are not in the training data and {what}",
             file=sys.stderr,
         )
+
+
+def similar(
+    model: PathArgument,
+    *,
+    item: list[str] | None = None,
+    user: list[str] | None = None,
+    k: int = 10,
+    titles: PathArgument | None = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the items of a saved model that are most similar to an item, or the users that are to a user.
+
+    Parameters
+    ----------
+    model
+        Folder that ``fastncf fit --out`` wrote.
+    item
+        Raw item id; give it once for each item.
+    user
+        Raw user id, in place of items; give it once for each user.
+    k
+        Similar ones for each.
+    titles
+        Titles of the items, as for fit; those that the model keeps where none are given.
+    """
+    if bool(item) == bool(user):
+        raise ConfigError(f"similar needs items or users: {USAGE['similar']}")
+    from fastncf.recommender import load
+
+    recommender, asked = load(model, titles=titles), list(map(as_utf8, item or user or []))
+    frame = recommender.similar_items(asked, k) if item else recommender.similar_users(asked, k)
+    print_frame(frame)
+    if json:
+        print_json({"similar": frame.to_dicts()})
 
 
 def export(model: PathArgument, out: PathArgument, *, debug: Debug = False) -> None:

@@ -163,5 +163,13 @@ def test_titles_and_export_on_the_command_line(capsys, tmp_path):
     assert run(capsys, "fit", tmp_path / "ratings.csv", *small)[0] == 0
     code, out = run(capsys, "recommend", tmp_path / "model", "--user", 3, "--titles", tmp_path / "titles.csv")
     assert out[1].split("\t")[2].startswith("T\u00e9st ")
+    for noun, argument in (("item", ("--item", 3, "--item", 5)), ("user", ("--user", 3))):
+        code, out = run(capsys, "similar", tmp_path / "model", *argument, "--k", 2, "--json")
+        assert code == 0
+        wanted = getattr(fastncf.load(tmp_path / "model"), f"similar_{noun}s")([3, 5] if noun == "item" else [3], k=2)
+        assert json.loads(out[-1])["similar"] == wanted.to_dicts()
+        assert len(out) == 2 + wanted.height
+    for argument in ((), ("--item", 3, "--user", 3)):
+        assert run(capsys, "similar", tmp_path / "model", *argument)[0] == 2
     code, out = run(capsys, "export", tmp_path / "model", tmp_path / "vectors")
     assert (code, out) == (0, [str(tmp_path / "vectors" / f"{name}.parquet") for name in ("users", "items")])
