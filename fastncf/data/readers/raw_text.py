@@ -83,6 +83,15 @@ class RawText:
         for start, stop in itertools.pairwise(self.ranges(self.start, quoted=False).tolist()):
             self.decode(self.read(start, stop), start)
 
+    def find_mark(self) -> int:
+        """Return where the first line begins that a byte order mark stands before, the first line aside, or -1."""
+        for start, stop in itertools.pairwise(self.ranges(self.start, quoted=False).tolist()):
+            data = b"\n" + self.read(start, stop).tobytes()
+            found = data.find(b"\n" + _BOM, 1 if start == self.start else 0)
+            if found >= 0:
+                return int(start + found)
+        return -1
+
     def line_at(self, position: int) -> int:
         """Return the number of the line, from 1, that holds a position."""
         bounds = np.append(self._even[self._even < position], position)

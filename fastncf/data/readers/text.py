@@ -79,7 +79,7 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
     elif found.has_high_bytes:
         text.require_utf8()  # polars, which refuses other encodings, was not needed
     frame = pl.DataFrame([columns[role].alias(role) for role in by_role])
-    _refuse_header_within(layout, found, frame)
+    _refuse_joined_files(layout, found, frame)
     return TextTable(frame, layout.column_of, layout.describe(), found.places.line_of, layout)
 
 
@@ -179,17 +179,21 @@ def _refuse_odd_time(layout: TextLayout, found: Scan, column: ColumnScan) -> Non
         )
 
 
-def _refuse_header_within(layout: TextLayout, found: Scan, frame: pl.DataFrame) -> None:
-    """Raise a DataError for a row that repeats the header, as files do that were joined."""
+def _refuse_joined_files(layout: TextLayout, found: Scan, frame: pl.DataFrame) -> None:
+    """Raise a DataError for a row that begins another file: it repeats the header, or begins with a byte order mark."""
+    text = found.places.text
+    if found.has_high_bytes and (place := text.find_mark()) >= 0:
+        raise DataError(
+            f"{text.source}: line {text.line_at(place)} begins with a byte order mark; expected one only where the "
+            f"file begins"
+        )
     if not layout.has_header or any(frame[role].dtype.is_integer() for role in _IDS):
         return
     repeats = frame.select(pl.col(role) == layout.header[layout.position_of[role]] for role in _IDS)
     both = repeats["user"] & repeats["item"]
     if both.any():
         line = found.places.line_of(int(both.arg_max() or 0))
-        raise DataError(
-            f"{found.places.text.source}: line {line} repeats the header; expected one header, in the first line"
-        )
+        raise DataError(f"{text.source}: line {line} repeats the header; expected one header, in the first line")
 
 
 def _join_integers(column: ColumnScan, role: str) -> pl.Series:

@@ -209,6 +209,15 @@ def test_a_header_among_the_rows(write, place):
         read(write("\n".join(lines)), needs_time=False)
 
 
+@pytest.mark.parametrize("line", ["\ufeff1,2", "\ufeffuser,item", '\ufeff"user","item"', "\ufeffann,tea"])
+@pytest.mark.parametrize("place", [1, 2000])
+def test_a_byte_order_mark_among_the_rows(write, line, place):
+    lines = ["user,item", *(f"{n},{n}" for n in range(3000))]
+    lines.insert(place, line)
+    with pytest.raises(DataError, match=f"line {place + 1} (begins with a byte order mark|holds a quote inside)"):
+        read(write("\n".join(lines)), needs_time=False)
+
+
 ODD_IDS = [
     "0123",
     "+7",
