@@ -236,7 +236,7 @@ class Recommender:
             items=self.items,
             titles=self.titles if titles is None else read_titles(titles, self.items),
             k=k,
-            ranker=self._ranker(),
+            ranker=self._ranker(len(asked.rows)),
             counts=self.split.item_counts() if asked.unknown else None,
         )
         if path is None:
@@ -350,10 +350,10 @@ class Recommender:
         }
         return self
 
-    def _ranker(self) -> FactorItems | ModuleItems:
-        """Return what ranks items for users."""
+    def _ranker(self, num_users: int) -> FactorItems | ModuleItems:
+        """Return what ranks items for some number of users."""
         if not isinstance(self.trained, Factors):
-            return ModuleItems(self.trained, self.split.num_items)
+            return ModuleItems(self.trained, self.split.num_items, num_users)
         return self._tiled_items()
 
     def _tiled_items(self) -> FactorItems:

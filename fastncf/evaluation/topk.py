@@ -20,6 +20,7 @@ _BYTES_PER_ITEM = 20  # two copies of the score in float32, comparisons, and cou
 _BYTES_PER_RESULT = 64  # an item and its score among the best k, also before they are in order
 
 _LEAST_NORM = 1e-12
+_MANY_USERS = 256  # to arrange the items takes as long as the scores of some dozens of users
 FEW_USERS = 32
 """Users below which one thread answers a request: to start another takes as long as the scores of some users."""
 
@@ -101,18 +102,30 @@ class FactorItems:
 
 
 class ModuleItems:
-    """Items that a module scores.
+    """Items that a module scores, by its parameters as they are now.
 
     Args:
         model: scores (user ids, item ids).
         num_items: I.
+        num_users: users who are going to be asked for. For many, the items of a module whose scores are those of a
+            matrix factorization are arranged as :class:`FactorItems` are.
     """
 
-    def __init__(self, model: "nn.Module", num_items: int) -> None:
+    def __init__(self, model: "nn.Module", num_items: int, num_users: int) -> None:
         self._model, self._num_items = model, num_items
+        self._factor_items: FactorItems | None = None
+        if num_users >= _MANY_USERS:
+            from fastncf.models.scorers import make_scorer
+
+            factors = make_scorer(model).factors
+            if factors is not None:  # a module of the user's own may have more rows than there are items
+                item_vectors, item_bias = factors.item_vectors[:num_items], factors.item_bias[:num_items]
+                self._factor_items = FactorItems(factors._replace(item_vectors=item_vectors, item_bias=item_bias))
 
     def top(self, user_ids: np.ndarray, k: int, left_out: LeftOut) -> Best:
         """Return the k items with the highest scores of each user; see :func:`top_items`."""
+        if self._factor_items is not None:
+            return self._factor_items.top(user_ids, k, left_out)
         return top_items(self._model, user_ids, self._num_items, k, left_out)
 
 

@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polars.testing import assert_frame_equal
+from polars.testing import assert_frame_equal, assert_series_equal
 from torch import nn
 
 import fastncf
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
+from fastncf.models.mf import MF
 from fastncf.serving import answers
 
 USERS, ITEMS = 12, 17
@@ -170,17 +172,27 @@ def test_an_error_within_an_answer_leaves_the_older_file(fitted, tmp_path, monke
             raise DataError("the fourth fails")
         return top(*arguments)
 
-    ranker = rec._ranker()
+    ranker = rec._ranker(USERS)
     top = ranker.top
-    monkeypatch.setattr(rec, "_ranker", lambda: ranker, raising=False)
+    monkeypatch.setattr(rec, "_ranker", lambda num_users: ranker, raising=False)
     monkeypatch.setattr(ranker, "top", fail)
     with pytest.raises(DataError, match="the fourth fails"):
         rec.recommend(out=path)
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("recs.csv", "older")]
 
 
-def test_what_is_exposed_as_a_module_answers_as_before(fitted):
-    rec = fastncf.fit(interactions(False), dim=3, epochs=1, l2=0.001)
+@pytest.mark.parametrize("many", [1, 10**6])
+@pytest.mark.parametrize("model", ["mf", "gmf", "more rows than items"])
+def test_what_is_exposed_as_a_module_answers_as_before(model, many, monkeypatch):
+    """For many users the items of a module are arranged first, for few ones torch ranks them."""
+    monkeypatch.setattr("fastncf.evaluation.topk._MANY_USERS", many)
+    module = MF(USERS + 3, ITEMS + 5, 3) if " " in model else model
+    rec = fastncf.fit(interactions(False), model=module, epochs=1, l2=0.001, optimizer="sgd", history="none")
     before = rec.recommend(k=3)
     assert isinstance(rec.model, nn.Module)
     assert_frame_equal(rec.recommend(k=3), before, abs_tol=1e-6)
+    with torch.no_grad():
+        rec.model.item_embedding.weight.neg_()  # what is changed in place counts at once
+    scores = rec.score(rec.users.ids.gather([2] * ITEMS), rec.items.ids)
+    best = rec.recommend(rec.users.ids[2], k=ITEMS, exclude_seen=False)
+    assert_series_equal(best["score"], scores["score"].sort(descending=True), abs_tol=1e-6, check_names=False)
