@@ -112,7 +112,7 @@ NEXT_ITEM = Recipe(
 )
 NEXT_ITEM_SPARSE = Recipe(
     "for softmax on sparse data with histories in their order",
-    {"num_negatives": 512, "dropout": 0.5},
+    {"num_negatives": 512, "dropout": 0.7},
 )
 FAST_NEXT_ITEM = Recipe(
     'for softmax with histories and budget="fast"', {"epochs": 6, "dim": 64, "num_negatives": 512, "dropout": 0.2}

@@ -82,7 +82,7 @@ def test_the_first_trainer_without_an_objection_is_taken(settings, trainers):
         (DENSE, {"history": "none"}, {"epochs": 20, "learning_rate": 0.05, "l2": 0.0025}),
         (DENSE, {"budget": "fast"}, {"epochs": 6, "num_negatives": 512, "dim": 64, "trainer": "next_item"}),
         (DENSE, {"budget": "fast", "loss": "bpr"}, {"epochs": 6, "learning_rate": 0.1}),
-        (SPARSE, {}, {"epochs": 16, "learning_rate": 0.002, "dropout": 0.5, "negatives": "uniform"}),
+        (SPARSE, {}, {"epochs": 16, "learning_rate": 0.002, "dropout": 0.7, "negatives": "uniform"}),
         (SPARSE, {"loss": "bce"}, {"epochs": 32, "l2": 0.015, "dim": 128, "init_std": 0.05}),
         (SPARSE, {"history": "bag"}, {"epochs": 32, "l2": 0.01, "negatives": "popularity", "negatives_exponent": 0.1}),
         (SPARSE, {"budget": "fast", "loss": "bce"}, {"epochs": 12, "learning_rate": 0.1, "dim": 128}),
