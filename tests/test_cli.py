@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import math
 import re
 import signal
@@ -50,9 +51,10 @@ def test_fit_prints_metrics_protocol_and_seconds(capsys, ratings):
     assert "  epochs             2             as asked for" in err
 
 
-def test_json_is_one_object_on_the_last_line(capsys, ratings):
+def test_json_is_one_object_alone(capsys, ratings):
     code, out, _ = run(capsys, "fit", ratings, *FAST, "--json", "--seed", 5, "--full-ranking")
-    report = json.loads(out[-1])
+    (line,) = out
+    report = json.loads(line)
     assert code == 0
     assert set(report) == {"metrics", "protocol", "config", "plan", "data", "seconds", "training_log"}
     assert set(report["metrics"]) == {"hr@10", "ndcg@10", "mrr", "full/hr@10", "full/ndcg@10", "full/mrr"}
@@ -86,10 +88,12 @@ def test_fit_evaluate_recommend(capsys, ratings, tmp_path):
     assert "1 + 5 candidates drawn uniformly without" in other[-1]
     code, out, _ = run(capsys, "recommend", model, "--user", 4, "--user", 7, "--k", 3, "--json")
     assert code == 0
-    assert out[0].split("\t") == ["user", "item", "score", "rank"]
     expected = fastncf.load(model).recommend([4, 7], k=3)
-    assert [int(line.split("\t")[1]) for line in out[1:7]] == expected["item"].to_list()
-    assert json.loads(out[-1])["recommendations"] == expected.to_dicts()
+    _, table, _ = run(capsys, "recommend", model, "--user", 4, "--user", 7, "-k", 3)
+    assert table[0].split("\t") == ["user", "item", "score", "rank"]
+    assert [int(line.split("\t")[1]) for line in table[1:]] == expected["item"].to_list()
+    (line,) = out
+    assert json.loads(line)["recommendations"] == expected.to_dicts()
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +133,9 @@ def test_recommend_to_all_users_in_a_file(capsys, numbered, tmp_path, name):
     path = tmp_path / name
     code, out, _ = run(capsys, "recommend", numbered, "--all-users", "--k", 3, "--out", path, "--json")
     assert code == 0
-    assert out[0] == str(path)
-    assert json.loads(out[1]) == {"out": str(path)}
+    assert list(map(json.loads, out)) == [{"out": str(path)}]
+    _, out, _ = run(capsys, "recommend", numbered, "--all-users", "--k", 3, "-o", path)
+    assert out == [str(path)]
     found = (pl.read_parquet if name.endswith("parquet") else pl.read_csv)(path)
     expected = fastncf.load(numbered).recommend(k=3)
     assert found.select("user", "item", "rank").rows() == expected.select("user", "item", "rank").rows()
@@ -201,13 +206,18 @@ def test_settings_reach_the_fit(capsys, ratings):
         (
             ["recommend", "m"],
             2,
-            "recommend needs users, in one of three ways: fastncf recommend MODEL --user ID, --users",
+            "recommend needs users, in one of four ways: fastncf recommend MODEL --user ID, --users",
         ),
-        (["recommend", "m", "--user", "1", "--all-users"], 2, "recommend needs users, in one of three ways"),
+        (["recommend", "m", "--user", "1", "--all-users"], 2, "recommend needs users, in one of four ways"),
         (["recommend", "m", "--user", "1", "--out", "x.txt"], 2, "whose name ends in .parquet or .csv"),
         (["recommend", "m", "--users", "nowhere.csv"], 3, "nowhere.csv: no such file"),
         (["recommend", "m", "--user", "1", "--items", "nowhere.csv"], 3, "nowhere.csv: no such file"),
         (["recommend", "m", "--user", "1", "--exclude", "nowhere.csv"], 3, "nowhere.csv: no such file"),
+        (["similar", "m"], 2, "similar needs items or users: fastncf similar MODEL --item ID or --user ID"),
+        (["update", "m"], 2, "update needs a file of new interactions: fastncf update MODEL ROWS --out FOLDER"),
+        (["info", "nowhere"], 3, "holds no fastncf model"),
+        (["fit", "{ratings}", "--config", "nowhere.toml"], 3, "nowhere.toml: no such file"),
+        (["fit", "{ratings}", "--config", "{ratings}"], 2, "ratings.csv: is no TOML ("),
         (["generate"], 2, "generate needs the name of a file to write: fastncf generate PATH"),
         (
             ["recommend", "m", "--user", "-a"],
@@ -215,7 +225,6 @@ def test_settings_reach_the_fit(capsys, ratings):
             "--user needs a value; one that starts with a dash is given as --user=",
         ),
         (["fit", "a", "b\n"], 2, "unexpected argument 'b\\n'; expected: fastncf fit RATINGS"),
-        (["fit", "-"], 2, "standard input is not read"),
         (["--json", "fit"], 2, "--json: expected a command before it, one of fit, plan"),
         (["fit", "\x1b[31m\u202e"], 3, "\\x1b[31m\\u202e: no such file"),
         (["fit", "\udcff.csv"], 3, "\\udcff.csv: no such file"),
@@ -343,8 +352,7 @@ def test_a_model_that_cannot_be_saved_is_kept_elsewhere(capsys, tmp_path, monkey
     failing_save(monkeypatch, lambda folder: folder == out, error)
     code, lines, err = run(capsys, "fit", "r.csv", "--out", out, "--json")
     assert code == 1
-    assert lines[0].startswith("HR@10")
-    assert json.loads(lines[-1])["metrics"] == fitted.metrics
+    assert [json.loads(line)["metrics"] for line in lines] == [fitted.metrics]
     (folder,) = elsewhere.iterdir()
     last = err.splitlines()[-1]
     assert last.startswith(f"fastncf: {str(error)[:10]}".replace("\x1b", "\\x1b"))
@@ -408,16 +416,17 @@ def test_a_model_without_a_folder_is_not_saved_and_that_is_said(capsys, fitted):
 
 
 def test_the_table_of_recommendations_has_one_line_and_four_fields_for_each(capsys, saved):
-    code, out, _ = run(capsys, "recommend", saved, "--user", f"4{ODD}", "--k", 3, "--json")
+    code, out, _ = run(capsys, "recommend", saved, "--user", f"4{ODD}", "--k", 3)
     assert code == 0
-    rows = [line.split("\t") for line in out[1:-1]]
+    rows = [line.split("\t") for line in out[1:]]
     assert [len(row) for row in rows] == [4, 4, 4]
     escaped = r"\x1b[31m[red]\t\r\n\\ 中\u202e" + '"'
     assert {row[0] for row in rows} == {f"4{escaped}"}
-    given = json.loads(out[-1])["recommendations"]
+    _, (line,), _ = run(capsys, "recommend", saved, "--user", f"4{ODD}", "--k", 3, "--json")
+    given = json.loads(line)["recommendations"]
     assert {row["user"] for row in given} == {f"4{ODD}"}
     assert [row[1] for row in rows] == [row["item"].replace(ODD, escaped) for row in given]
-    assert out[-1].isascii()
+    assert line.isascii()
 
 
 def test_ids_in_an_encoding_without_their_letters(monkeypatch, saved):
@@ -477,7 +486,6 @@ def test_every_path(capsys, tmp_path, monkeypatch, command):
         ("--embedding-dim", "--dim"),
         ("--weight-decay", "--l2"),
         ("--output", "--out"),
-        ("-o", "--out"),
         ("-k", "--k"),
         ("--topk", "--k"),
         ("--random-state", "--seed"),
@@ -584,3 +592,105 @@ def test_columns_and_paths_reach_no_terminal_as_they_are(capsys, tmp_path):
     assert (code, err.count("\n")) == (3, 1)
     assert r"\x1b[2J" in err
     assert not {"\x1b", "\x9b", "\u202e"} & set(err)
+
+
+def test_similar_and_info_say_what_python_says(capsys, numbered):
+    rec = fastncf.load(numbered)
+    expected = rec.similar_items([3, 9], 4)
+    _, out, _ = run(capsys, "similar", numbered, "--item", 3, "--item", 9, "-k", 4)
+    assert out[0].split("\t") == expected.columns
+    assert [int(line.split("\t")[1]) for line in out[1:]] == expected["similar_item"].to_list()
+    _, out, _ = run(capsys, "similar", numbered, "--item", 3, "--item", 9, "-k", 4, "--json")
+    assert list(map(json.loads, out)) == [{"similar": expected.to_dicts()}]
+    _, out, _ = run(capsys, "info", numbered)
+    assert f"protocol: {rec.protocol}" in out
+    assert any(line.startswith("versions: format 4 ") and fastncf.__version__ in line for line in out)
+    _, (line,), _ = run(capsys, "info", numbered, "--json")
+    assert json.loads(line)["plan"] == rec.plan.to_dict()
+    assert json.loads(line)["versions"]["fastncf"] == fastncf.__version__
+
+
+def test_update_saves_what_python_gives(capsys, numbered, tmp_path):
+    rows = pl.DataFrame({"user": [1, 777, 777], "item": [5, 7, 9], "time": [10**9, 10**9, 10**9 + 1]})
+    rows.write_csv(tmp_path / "new.csv")
+    code, out, _ = run(capsys, "update", numbered, tmp_path / "new.csv", "-o", tmp_path / "updated")
+    assert (code, out[-1]) == (0, f"saved to {tmp_path / 'updated'}")
+    expected = fastncf.load(numbered).update(rows).recommend([1, 777], k=5)
+    assert fastncf.load(tmp_path / "updated").recommend([1, 777], k=5).equals(expected)
+    with (tmp_path / "bad.csv").open("w") as file:
+        file.write("user,item,time\n1,999999,5\n")
+    code, out, err = run(capsys, "update", numbered, tmp_path / "bad.csv", "--out", tmp_path / "other")
+    assert (code, out) == (3, [])
+    assert "999999" in err
+    assert not (tmp_path / "other").exists()
+
+
+def test_recommend_by_a_history(capsys, numbered, tmp_path):
+    rec = fastncf.load(numbered)
+    expected = rec.recommend(history=[5, 7, 9], k=4)
+    _, (line,), _ = run(capsys, "recommend", numbered, "--history", "5, 7,9", "-k", 4, "--json")
+    assert json.loads(line)["recommendations"] == expected.to_dicts()
+    rows = pl.DataFrame({"user": [1, 1, 2], "item": [5, 7, 9]})
+    rows.write_csv(tmp_path / "new.csv")
+    _, (line,), _ = run(capsys, "recommend", numbered, "--history", tmp_path / "new.csv", "--json")
+    assert json.loads(line)["recommendations"] == rec.recommend(history=rows).to_dicts()
+    for wrong, code, message in (("nowhere.csv", 3, "nowhere.csv: no such file"), ("5,99999", 3, "99999")):
+        found, _, err = run(capsys, "recommend", numbered, "--history", wrong)
+        assert found == code
+        assert message in err
+
+
+@pytest.mark.parametrize("how", ["pipe", "file"])
+def test_standard_input_is_read_where_a_file_is(numbered, tmp_path, how):
+    (tmp_path / "users").write_text("4\n7\n", encoding="utf-8")
+    words = [sys.executable, "-m", "fastncf", "recommend", str(numbered), "--users", "-", "--json"]
+    with (tmp_path / "users").open() as file:
+        given = {"input": "4\n7\n"} if how == "pipe" else {"stdin": file}
+        found = subprocess.run(words, capture_output=True, text=True, check=True, **given)
+    assert json.loads(found.stdout)["recommendations"] == fastncf.load(numbered).recommend([4, 7]).to_dicts()
+
+
+def test_a_dash_is_standard_input_only_where_a_file_is_read():
+    assert cli._with_stdin(["fit", "-", "--test", "-"]) == ["fit", "/dev/stdin", "--test", "/dev/stdin"]
+    for words in (["fit", "r", "--out", "-"], ["recommend", "m", "--user", "-"], ["-"], ["fit", "--dim", "-"]):
+        assert cli._with_stdin(words) == words
+
+
+def test_quiet_leaves_the_result_and_errors(capsys, ratings, tmp_path):
+    for flag in ("--quiet", "-q"):
+        code, out, err = run(capsys, "fit", ratings, *FAST, flag, "--layers", 8)
+        assert (code, err) == (0, "")
+        assert out[0].startswith("HR@10")
+    code, _, err = run(capsys, "fit", tmp_path / "nowhere.csv", "-q")
+    assert code == 3
+    assert err == f"fastncf: {tmp_path / 'nowhere.csv'}: no such file\n"
+
+
+def test_verbose_shows_the_log_of_the_package(capsys, ratings):
+    before = logging.getLogger("fastncf").handlers[:]
+    _, _, err = run(capsys, "fit", ratings, *FAST, "-v")
+    for line in ("fastncf: read begins", "fastncf: epoch 2 of 2: loss "):
+        assert line in err
+    _, _, err = run(capsys, "fit", ratings, *FAST)
+    assert "epoch 2 of 2" not in err
+    assert logging.getLogger("fastncf").handlers == before
+
+
+def test_settings_of_a_toml_file(capsys, ratings, tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text("epochs = 1\nlearning_rate = 0.02\nlayers = [8, 4]\nshuffle = false\n", encoding="utf-8")
+    _, (line,), _ = run(capsys, "fit", ratings, "--config", path, "--dim", 4, "--epochs", 2, "--json", "-q")
+    expected = fastncf.Config(epochs=2, dim=4, learning_rate=0.02, layers=(8, 4), shuffle=False)
+    assert fastncf.Config.from_dict(json.loads(line)["config"]) == expected
+    for text, message in (
+        ("lr = 0.1", "unknown setting: lr; did you mean learning_rate?"),
+        ("epochs = 2.5", "epochs=2.5: expected an integer of at least 1"),
+        ('epochs = "2"', "epochs='2': expected an integer of at least 1"),
+        ("[fit]\nepochs = 2", "unknown setting: fit; "),
+        ("epochs", "is no TOML ("),
+    ):
+        path.write_text(text, encoding="utf-8")
+        for command in ("fit", "plan"):
+            code, out, err = run(capsys, command, ratings, "--config", path)
+            assert (code, out) == (2, [])
+            assert err.startswith(f"fastncf: {path}: {message}")

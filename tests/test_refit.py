@@ -234,7 +234,7 @@ def test_the_command_line_measures_and_trains_on_everything(capsys, tmp_path):
     code, out, err = run(capsys, "fit", tmp_path / "ratings.csv", *small, "--refit", "--out", tmp_path / "a", "--json")
     assert code == 0
     assert "trained on all 100 interactions by the same plan" in json.loads(out[-1])["protocol"]
-    assert out[0].startswith("HR@10")
+    assert json.loads(out[-1])["metrics"]["hr@10"] <= 1
     assert fastncf.load(tmp_path / "a").split.holdout == "none"
     code, out, err = run(capsys, "fit", tmp_path / "ratings.csv", *small, "--holdout", "none", "--out", tmp_path / "b")
     assert code == 0

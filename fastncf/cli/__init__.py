@@ -2,11 +2,13 @@
 
 import atexit
 import gc
+import logging
 import os
 import shutil
 import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import CycloptsError
@@ -15,7 +17,7 @@ from fastncf.cli.app import app
 from fastncf.cli.data import datasets, generate
 from fastncf.cli.fitting import fit, plan
 from fastncf.cli.messages import explain
-from fastncf.cli.saved import evaluate, export, recommend, report, similar
+from fastncf.cli.saved import evaluate, export, info, recommend, report, similar, update
 from fastncf.errors import short_message
 from fastncf.memory import require_libraries, translate_exhaustion
 from fastncf.streams import (
@@ -30,7 +32,7 @@ from fastncf.streams import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-for command in (fit, plan, evaluate, recommend, similar, report, export, generate, datasets):
+for command in (fit, plan, evaluate, recommend, similar, update, info, report, export, generate, datasets):
     app.command(command)
 
 
@@ -70,11 +72,13 @@ def _run(tokens: list[str], signals: list[int]) -> int:
         signals: signals that have arrived; whatever error they have led to is an interruption.
     """
     is_debug = "--debug" in tokens
+    tokens = _with_stdin(tokens)
     try:
         with translate_exhaustion(tokens[0] if tokens else "fastncf", "smaller data or a smaller model"):
             if tokens and not tokens[0].startswith("-"):
                 require_libraries()
-            app(tokens, console=_console(), exit_on_error=False, print_error=False, result_action="return_value")
+            with _notes_shown(tokens):
+                app(tokens, console=_console(), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except (SystemExit, GeneratorExit):
         raise
@@ -87,6 +91,34 @@ def _run(tokens: list[str], signals: list[int]) -> int:
             print(f"fastncf: {short_message(message)}", file=sys.stderr)
         return code
     return 0
+
+
+_INPUTS = ("--users", "--items", "--exclude", "--history", "--test", "--candidates", "--titles", "--config")
+
+
+def _with_stdin(tokens: list[str]) -> list[str]:
+    """Return the words of a command line with the path of the standard input in place of ``-`` where a file is read."""
+    before = [None, *tokens]
+    return [
+        "/dev/stdin" if token == "-" and last is not None and (last in _INPUTS or not last.startswith("-")) else token
+        for last, token in zip(before, tokens, strict=False)
+    ]
+
+
+@contextmanager
+def _notes_shown(tokens: list[str]) -> Iterator[None]:
+    """Drop what is written to stderr with --quiet, and show the log of the package with --verbose, in the block."""
+    with ExitStack() as stack:
+        if not {"--quiet", "-q"}.isdisjoint(tokens):
+            stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+        if not {"--verbose", "-v"}.isdisjoint(tokens):
+            logger, handler = logging.getLogger("fastncf"), logging.StreamHandler(sys.stderr)
+            handler.setFormatter(logging.Formatter("fastncf: %(message)s"))
+            stack.callback(logger.setLevel, logger.level)
+            stack.callback(logger.removeHandler, handler)
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+        yield
 
 
 def _console() -> "Console | None":

@@ -1,15 +1,16 @@
 """The application: how a command line is parsed, and the types of what all commands take."""
 
 import os
+import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
 from fastncf.config import Config
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, DataNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,11 @@ app = App(
     ),
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative_iterable=()),
-    config=[lambda *given: _require_integers(*given), lambda *given: _notebook_recipe(*given)],
+    config=[
+        lambda *given: _require_integers(*given),
+        lambda *given: _config_file(*given),
+        lambda *given: _notebook_recipe(*given),
+    ],
 )
 
 
@@ -58,13 +63,29 @@ class Columns:
     """Name of the time column."""
 
 
-Notebook = Annotated[bool, Parameter(negative="")]
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """Options of all commands; what they do is done where a command line is run."""
+
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False
+    """Print the result and errors alone: no progress, no notes, no warnings."""
+
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False
+    """Also print when each section of a fit begins and each epoch ends."""
+
+    debug: Annotated[bool, Parameter(name="--debug", negative="")] = False
+    """Show the traceback of an error."""
 
 
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object as the last line of stdout.")]
-
-
-Debug = Annotated[bool, Parameter(name="--debug", negative="", help="Show the traceback of an error.")]
+OutArgument = Annotated[Path, Parameter(name=["--out", "-o"], converter=_path)]
+Length = Annotated[int, Parameter(name=["--k", "-k"])]
+Flag = Annotated[bool, Parameter(negative="")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object in place of the text.")]
+ConfigFile = Annotated[
+    Path,
+    Parameter(name="--config", converter=_path, help="TOML file of settings, such as epochs = 20; flags go first."),
+]
 
 
 def as_utf8(text: str) -> str:
@@ -86,6 +107,37 @@ def _require_integers(app: App, commands: tuple[str, ...], arguments: ArgumentCo
         for token in argument.tokens if int in kinds else ():
             if "." in token.value:
                 raise ConfigError(f"{argument.name} {token.value}: expected an integer")
+
+
+def _config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """With --config, fill every flag that was not given and that the file has."""
+    for argument in arguments:
+        for token in argument.tokens if argument.name == "--config" else ():
+            settings = read_settings(_path(None, [token]))
+            flags = {name.replace("_", "-"): value for name, value in settings.items()}
+            Dict(flags, use_commands_as_keys=False, source=token.value)(app, commands, arguments)
+            return
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a TOML file, which are those of :class:`~fastncf.config.Config` by their names.
+
+    Raises:
+        DataNotFoundError: there is no such file.
+        ConfigError: it is no TOML, a name is unknown, or the settings cannot be used.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataNotFoundError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
+        raise ConfigError(f"{path}: is no TOML ({error!s:.200}); expected lines such as epochs = 20") from None
+    try:
+        settings = {name.replace("-", "_"): value for name, value in values.items()}
+        Config.from_dict(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error!s:.400}") from None
+    return settings
 
 
 def _notebook_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

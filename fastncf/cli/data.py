@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict
 from typing import Literal
 
-from fastncf.cli.app import Debug, Json, PathArgument
+from fastncf.cli.app import Common, Json, PathArgument
 from fastncf.cli.output import print_json, print_lines
 
 
@@ -16,7 +16,7 @@ def generate(
     interactions: int = 20_000_263,
     seed: int = 0,
     dialect: Literal["grouplens", "kaggle", "parquet"] = "grouplens",
-    debug: Debug = False,
+    common: Common | None = None,
 ) -> None:
     """Write a generated data set with the shape of MovieLens, by default of MovieLens-20M.
 
@@ -41,7 +41,7 @@ def generate(
     print_lines(str(path))
 
 
-def datasets(*, json: Json = False, debug: Debug = False) -> None:
+def datasets(*, json: Json = False, common: Common | None = None) -> None:
     """List the data sets that ``fit`` and ``plan`` take by their names, and download for it.
 
     Each stands with its interactions, the size of its archive, whether it is on this machine, and the address of its
@@ -50,12 +50,13 @@ def datasets(*, json: Json = False, debug: Debug = False) -> None:
     from fastncf.data.named import DATASETS, LICENCE, is_cached, locations
 
     rows = [(dataset, is_cached(name)) for name, dataset in DATASETS.items()]
-    for dataset, is_here in rows:
-        size = f"{dataset.num_interactions:>12,} interactions {dataset.num_bytes / 1e6:>7,.1f} MB"
-        print_lines(f"{dataset.name:<8}{size}  {'here' if is_here else '    '}  {dataset.terms}")
-    print_lines(f"licence: {LICENCE}")
     server, folder, _ = locations()
     print_lines(f"from {server}, kept in {folder}", file=sys.stderr)
     if json:
         listed = [asdict(dataset) | {"licence": dataset.licence, "is_cached": is_here} for dataset, is_here in rows]
         print_json({"datasets": listed})
+        return
+    for dataset, is_here in rows:
+        size = f"{dataset.num_interactions:>12,} interactions {dataset.num_bytes / 1e6:>7,.1f} MB"
+        print_lines(f"{dataset.name:<8}{size}  {'here' if is_here else '    '}  {dataset.terms}")
+    print_lines(f"licence: {LICENCE}")

@@ -5,11 +5,11 @@ import tempfile
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from cyclopts import Parameter
 
-from fastncf.cli.app import Columns, Debug, Json, Notebook, PathArgument, column_names
+from fastncf.cli.app import Columns, Common, ConfigFile, Flag, Json, OutArgument, PathArgument, column_names
 from fastncf.cli.output import metric_lines, print_json, print_lines
 from fastncf.config import Config
 from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, short_message
@@ -25,15 +25,16 @@ def fit(
     *,
     test: PathArgument | None = None,
     candidates: PathArgument | None = None,
-    out: PathArgument | None = None,
+    out: OutArgument | None = None,
     titles: PathArgument | None = None,
-    notebook: Notebook = False,
-    dry_run: Annotated[bool, Parameter(negative="")] = False,
-    refit: Annotated[bool, Parameter(negative="")] = False,
+    config_file: ConfigFile | None = None,
+    notebook: Flag = False,
+    dry_run: Flag = False,
+    refit: Flag = False,
     columns: Columns | None = None,
     config: Annotated[Config | None, Parameter(name="*")] = None,
     json: Json = False,
-    debug: Debug = False,
+    common: Common | None = None,
 ) -> None:
     """Fit a model to a ratings file, hold out one item per user, and print how well it is ranked.
 
@@ -78,16 +79,18 @@ def fit(
         recommender = fit_model(ratings, config=config, callback=callback, **given)
     try:
         print_lines(*_found(recommender), *str(recommender.plan).split("\n"), file=sys.stderr)
-        print_lines(*metric_lines(recommender.metrics), f"protocol: {recommender.protocol}")
-        print_lines("seconds:  " + "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items()))
+        shown = sys.stderr if json else sys.stdout
+        seconds = "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items())
+        if not json:
+            print_lines(*metric_lines(recommender.metrics), f"protocol: {recommender.protocol}", f"seconds:  {seconds}")
         sys.stdout.flush()  # what a fit has found is shown before anything else can go wrong
         if refit:
             with progress_shown() as callback:
                 recommender.refit(callback=callback)
-            print_lines(f"refit:    {recommender.protocol.rpartition('; ')[2]}")
+            print_lines(f"refit:    {recommender.protocol.rpartition('; ')[2]}", file=shown)
     finally:
         try:
-            _save(recommender, out)
+            _save(recommender, out, shown)
         except BaseException:
             with suppress(OutputError):
                 if json:
@@ -102,11 +105,12 @@ def plan(
     *,
     test: PathArgument | None = None,
     candidates: PathArgument | None = None,
-    notebook: Notebook = False,
+    config_file: ConfigFile | None = None,
+    notebook: Flag = False,
     columns: Columns | None = None,
     config: Annotated[Config | None, Parameter(name="*")] = None,
     json: Json = False,
-    debug: Debug = False,
+    common: Common | None = None,
 ) -> None:
     """Read a ratings file and print what ``fit`` would do with it, and why, without training anything.
 
@@ -126,9 +130,10 @@ def plan(
     from fastncf.train import plan_fit
 
     planned = plan_fit(ratings, test=test, candidates=candidates, config=config, **column_names(columns))
-    print_lines(*str(planned).split("\n"))
     if json:
         print_json(planned.to_dict())
+    else:
+        print_lines(*str(planned).split("\n"))
 
 
 def _found(recommender: "Recommender") -> list[str]:
@@ -166,7 +171,7 @@ def _report(recommender: "Recommender") -> dict[str, Any]:
     }
 
 
-def _save(recommender: "Recommender", out: Path | None) -> None:
+def _save(recommender: "Recommender", out: Path | None, shown: TextIO) -> None:
     """Save a model that was fitted and say where; a model that cannot be saved there is saved in a temporary folder.
 
     Raises:
@@ -183,7 +188,7 @@ def _save(recommender: "Recommender", out: Path | None) -> None:
         raise
     except Exception as error:
         raise FastNCFError(f"{short_message(str(error)):.230}; {_save_elsewhere(recommender)}") from error
-    print_lines(f"saved to {out}")
+    print_lines(f"saved to {out}", file=shown)
 
 
 def _save_elsewhere(recommender: "Recommender") -> str:

@@ -64,7 +64,9 @@ USAGE = {
     "fit": "fastncf fit RATINGS",
     "plan": "fastncf plan RATINGS",
     "evaluate": "fastncf evaluate MODEL",
-    "recommend": "fastncf recommend MODEL --user ID, --users FILE or --all-users",
+    "recommend": "fastncf recommend MODEL --user ID, --users FILE, --all-users or --history ITEMS",
+    "update": "fastncf update MODEL ROWS --out FOLDER",
+    "info": "fastncf info MODEL",
     "report": "fastncf report MODEL",
     "similar": "fastncf similar MODEL --item ID or --user ID",
     "export": "fastncf export MODEL OUT",
@@ -77,6 +79,7 @@ _NEEDED = {
     "--ratings": "a ratings file",
     "--model": "the folder of a saved model",
     "--out": "the name of a file or folder to write",
+    "--rows": "a file of new interactions",
     "--path": "the name of a file to write",
 }
 """Required arguments in words, by the names of their parameters."""
@@ -99,8 +102,6 @@ def _usage_message(error: CycloptsError) -> str:
             return f"unexpected argument {unused!r}; expected: {usage}"
         case UnknownOptionError(token=token, argument_collection=arguments):
             option = (token.keyword or token.value).partition("=")[0]
-            if option == "-":
-                return f"-: standard input is not read; expected: {usage}"
             known = [name.lstrip("-") for argument in arguments for name in argument.names if name.startswith("--")]
             meant = nearest_name(option.lstrip("-"), known)
             hint = f"Did you mean --{meant}?" if meant else f"See fastncf {command} --help."

@@ -1,12 +1,11 @@
 """Commands about a saved model."""
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import Parameter
-
-from fastncf.cli.app import Debug, Json, PathArgument, as_utf8
+from fastncf.cli.app import Common, Flag, Json, Length, OutArgument, PathArgument, as_utf8
 from fastncf.cli.messages import USAGE
 from fastncf.cli.output import metric_lines, print_frame, print_json, print_lines
 from fastncf.errors import ConfigError
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 def evaluate(
     model: PathArgument,
     *,
-    k: int | None = None,
+    k: Length | None = None,
     num_candidates: int | None = None,
     full_ranking: bool | None = None,
     device: str = "auto",
     json: Json = False,
-    debug: Debug = False,
+    common: Common | None = None,
 ) -> None:
     """Rank the held-out items of a saved model again, perhaps with another protocol.
 
@@ -45,9 +44,10 @@ def evaluate(
     results, protocol = load(model, device=device).evaluate(
         k=k, num_candidates=num_candidates, full_ranking=full_ranking
     )
-    print_lines(*metric_lines(results), f"protocol: {protocol}")
     if json:
         print_json({"metrics": results, "protocol": protocol})
+    else:
+        print_lines(*metric_lines(results), f"protocol: {protocol}")
 
 
 def recommend(
@@ -55,16 +55,17 @@ def recommend(
     *,
     user: list[str] | None = None,
     users: PathArgument | None = None,
-    all_users: Annotated[bool, Parameter(negative="")] = False,
-    k: int = 10,
-    include_seen: Annotated[bool, Parameter(negative="")] = False,
+    history: str | None = None,
+    all_users: Flag = False,
+    k: Length = 10,
+    include_seen: Flag = False,
     items: PathArgument | None = None,
     exclude: PathArgument | None = None,
     unknown: Literal["error", "skip", "popular"] = "error",
     titles: PathArgument | None = None,
-    out: PathArgument | None = None,
+    out: OutArgument | None = None,
     json: Json = False,
-    debug: Debug = False,
+    common: Common | None = None,
 ) -> None:
     """Print the items that a saved model recommends to users, best first, or write them to a file.
 
@@ -81,6 +82,9 @@ def recommend(
         Raw user id; give it once for each user.
     users
         File of user ids.
+    history
+        In place of users: the items of a user who is not in the training data, the oldest first, separated by commas;
+        or a file with columns of users, items and, perhaps, times. Only an mf takes it.
     all_users
         Recommend to all users of the training data.
     k
@@ -99,8 +103,8 @@ def recommend(
     out
         File to write, which ends in .parquet or .csv.
     """
-    if sum((bool(user), users is not None, all_users)) != 1:
-        raise ConfigError(f"recommend needs users, in one of three ways: {USAGE['recommend']}")
+    if sum((bool(user), users is not None, all_users, history is not None)) != 1:
+        raise ConfigError(f"recommend needs users, in one of four ways: {USAGE['recommend']}")
     from fastncf.data.readers.id_columns import read_id_file
     from fastncf.recommender import load
     from fastncf.serving.output import require_format
@@ -123,14 +127,125 @@ def recommend(
         if path is not None:
             _tell_unknown(recommender.items, ids, path, "are ignored")
     frame = recommender.recommend(
-        asked, k, exclude_seen=not include_seen, items=only, exclude=nobody, unknown=unknown, out=out
+        asked,
+        k,
+        exclude_seen=not include_seen,
+        items=only,
+        exclude=nobody,
+        unknown=unknown,
+        history=None if history is None else _history(history),
+        out=out,
     )
     if isinstance(frame, Path):
-        print_lines(str(frame))
+        if json:
+            print_json({"out": str(frame)})
+        else:
+            print_lines(str(frame))
+        return
+    if json:
+        print_json({"recommendations": frame.to_dicts()})
     else:
         print_frame(frame)
+
+
+def update(
+    model: PathArgument,
+    rows: PathArgument,
+    *,
+    out: OutArgument,
+    epochs: int = 0,
+    unknown: Literal["error", "skip"] = "error",
+    json: Json = False,
+    common: Common | None = None,
+) -> None:
+    """Take new interactions of known and of new users into a saved mf, and train further on request.
+
+    Parameters
+    ----------
+    model
+        Folder that ``fastncf fit --out`` wrote.
+    rows
+        File of new interactions, in any form that fit reads.
+    out
+        Folder to save the result in; it may be that of the model.
+    epochs
+        Epochs of further training; with 0 the vectors of the users are computed from their histories.
+    unknown
+        What to do about rows with items that the model does not know: stop with an error, or skip them.
+    """
+    from fastncf.data.named import find_source
+    from fastncf.persistence import require_savable
+    from fastncf.progress import progress_shown
+    from fastncf.recommender import load
+
+    require_savable(out)  # before the training, which would be lost otherwise
+    recommender = load(model)
+    with progress_shown() as callback:
+        recommender.update(find_source(rows), epochs=epochs, unknown=unknown, callback=callback)
+    recommender.save(out)
     if json:
-        print_json({"out": str(out)} if isinstance(frame, Path) else {"recommendations": frame.to_dicts()})
+        print_json({"out": str(out), "data": recommender.data, "protocol": recommender.protocol})
+    else:
+        print_lines(f"protocol: {recommender.protocol}", f"saved to {out}")
+
+
+def info(model: PathArgument, *, json: Json = False, common: Common | None = None) -> None:
+    """Print what a saved model is: how it was trained and measured, its data, and its versions.
+
+    Parameters
+    ----------
+    model
+        Folder that ``fastncf fit --out`` wrote.
+    """
+    import fastncf
+    from fastncf.persistence.folder import FORMAT, read_folder
+    from fastncf.recommender import load
+
+    written = read_folder(model).description.get("format")
+    recommender = load(model)
+    versions = {"format": written, "newest_format": FORMAT, "fastncf": fastncf.__version__}
+    if json:
+        about = {name: getattr(recommender, name) for name in ("metrics", "protocol", "data", "found", "seconds")}
+        print_json({**about, "plan": recommender.plan.to_dict(), "versions": versions})
+        return
+    stage, data = recommender.plan.final, recommender.data
+    print_lines(
+        f"model:    {stage.model}, dim {stage.dim}, loss {stage.loss}, history {stage.history}, trained by "
+        f"{stage.optimizer} for {recommender.plan.num_epochs} epochs",
+        f"data:     {data.get('interactions', 0):,} interactions of {len(recommender.users):,} users with "
+        f"{len(recommender.items):,} items, from {recommender.found.get('source', 'an unknown source')}",
+        f"protocol: {recommender.protocol}",
+        *metric_lines(recommender.metrics),
+        f"versions: format {written} of the folder; this is fastncf {fastncf.__version__}, whose format is {FORMAT}",
+    )
+
+
+_ENDS = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".dat",
+    ".parquet",
+    ".feather",
+    ".json",
+    ".jsonl",
+    ".gz",
+    ".zip",
+    ".bz2",
+    ".xz",
+    ".zst",
+)
+
+
+def _history(text: str) -> Any:
+    """Return the path of a file, or the ids of items that are separated by commas.
+
+    What is neither a file nor has the form of its name is a list.
+    """
+    path = Path(os.path.expanduser(text))
+    if os.path.lexists(path) or ("," not in text and (os.sep in text or text.lower().endswith(_ENDS))):
+        return path
+    return [as_utf8(item.strip()) for item in text.split(",") if item.strip()]
 
 
 def _tell_unknown(vocabulary: "Vocabulary", ids: Any, path: Path, what: str) -> None:
@@ -150,10 +265,10 @@ def similar(
     *,
     item: list[str] | None = None,
     user: list[str] | None = None,
-    k: int = 10,
+    k: Length = 10,
     titles: PathArgument | None = None,
     json: Json = False,
-    debug: Debug = False,
+    common: Common | None = None,
 ) -> None:
     """Print the items of a saved model that are most similar to an item, or the users that are to a user.
 
@@ -176,12 +291,13 @@ def similar(
 
     recommender, asked = load(model, titles=titles), list(map(as_utf8, item or user or []))
     frame = recommender.similar_items(asked, k) if item else recommender.similar_users(asked, k)
-    print_frame(frame)
     if json:
         print_json({"similar": frame.to_dicts()})
+    else:
+        print_frame(frame)
 
 
-def export(model: PathArgument, out: PathArgument, *, debug: Debug = False) -> None:
+def export(model: PathArgument, out: PathArgument, *, common: Common | None = None) -> None:
     """Write the vectors of all users and items of a saved model to files that other programs read.
 
     Parameters
@@ -199,9 +315,9 @@ def export(model: PathArgument, out: PathArgument, *, debug: Debug = False) -> N
 def report(
     model: PathArgument,
     *,
-    out: PathArgument | None = None,
+    out: OutArgument | None = None,
     titles: PathArgument | None = None,
-    debug: Debug = False,
+    common: Common | None = None,
 ) -> None:
     """Write a page about a saved model: one HTML file that needs no network.
 

@@ -1,6 +1,7 @@
 """Epoch after epoch: progress, validation, early stopping, and the log of a fit, the same for all trainers."""
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import translate_exhaustion
 from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
+
+_LOG = logging.getLogger("fastncf")
 
 STAGES = ("read", "split", "tune", "sample", "train", "evaluate", "total")
 """Sections of a fit whose seconds are measured; a :class:`~fastncf.stage.Stage` is something else, a training run."""
@@ -84,6 +87,7 @@ class ProgressReporter:
         Raises:
             InsufficientMemoryError: memory runs out in the block.
         """
+        _LOG.info("%s begins", name)
         self._report(name, 0, float("nan"), 0.0, {})
         start = time.perf_counter()
         with translate_exhaustion(name, _NEEDS_LESS[name], self.expected):
@@ -98,6 +102,8 @@ class ProgressReporter:
     def end_epoch(self, loss: float, samples_per_second: float, metrics: dict[str, float]) -> tuple[int, bool]:
         """Report the end of an epoch; return its number from 1 and whether the callback stops the training."""
         self._epochs_done += 1
+        scores = "".join(f", {name} {value:.4f}" for name, value in metrics.items())
+        _LOG.info("epoch %d of %d: loss %.4f%s", self._epochs_done, self.num_epochs, loss, scores)
         answer = self._report("epoch", self._epochs_done, loss, samples_per_second, metrics)
         return self._epochs_done, answer is True
 
