@@ -29,6 +29,7 @@ COMMANDS = {
     "mlp": ["fit", "ratings.csv", "--out", "model", "--model", "mlp", "--epochs", "2", "--validation"],
     "neumf": ["fit", "ratings.csv", "--out", "model", "--model", "neumf", "--epochs", "2", "--full-ranking"],
     "gmf": ["fit", "ratings.csv", "--out", "model", "--model", "gmf", "--optimizer", "adam", "--epochs", "2"],
+    "softmax": ["fit", "ratings.csv", "--out", "model", "--loss", "softmax", "--epochs", "1"],
     "generate": ["generate", "generated.csv", "--users", "3000", "--items", "1000", "--interactions", "300000"],
 }
 """Commands that are interrupted."""
@@ -36,6 +37,7 @@ COMMANDS = {
 FITS = {
     "mf": {},
     "mf without histories": {"history": "none"},
+    "softmax": {"loss": "softmax", "epochs": 1},
     "mlp": {"model": "mlp", "epochs": 2},
     "gmf by torch": {"model": "gmf", "optimizer": "adam", "epochs": 2},
 }

@@ -1,5 +1,7 @@
 """Fits in several threads at once: the bits of one after the other, and nothing of the process is changed."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -199,3 +201,27 @@ def test_one_model_answers_several_threads_at_once(name):
     parts = [list(range(first, 60, 4)) for first in range(4)]
     expected = [rec.recommend(part, k=7).rows() for part in parts]
     assert at_once([lambda part=part: rec.recommend(part, k=7).rows() for part in parts * 3]) == expected * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_does_not_wait_for_a_block_of_its_parent():
+    entered, left = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with seeded(CPU, 1):
+            entered.set()
+            assert left.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that waits
+        with seeded(CPU, 2), own_modes(gradients=True):
+            pass
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    left.set()
+    thread.join()
+    assert status == 0

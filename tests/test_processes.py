@@ -222,3 +222,33 @@ def test_the_sentence_names_what_is_accepted(monkeypatch):
     monkeypatch.setattr(processes, "_lost", frozenset({"polars"}))
     with pytest.raises(ForkError, match=r"reading needs the threads of Polars.*expected: .*'spawn'"):
         processes.require_polars_threads("reading")
+
+
+@needs_fork
+def test_a_child_serves_whatever_other_threads_of_its_parent_were_doing(tmp_path):
+    """A fork may come while a thread of the parent compiles, trains, or holds a lock."""
+    run(
+        """
+import random, time
+
+rec = fastncf.fit(frame, epochs=1, num_candidates=20)
+expected = json.loads(json.dumps(uses(rec, "parent")))
+is_over = threading.Event()
+
+def train():
+    while not is_over.is_set():
+        for settings in ({"model": "gmf", "optimizer": "adam", "dim": 8}, {"history": "none"}):
+            fastncf.fit(frame, epochs=1, **settings)
+
+thread = threading.Thread(target=train)
+thread.start()
+try:
+    for _ in range(5):
+        time.sleep(random.uniform(0, 0.5))
+        assert in_child(lambda: uses(rec, "child")) == expected
+finally:
+    is_over.set()
+    thread.join()
+""",
+        tmp_path,
+    )
