@@ -136,7 +136,7 @@ def _find_columns(columns: list[str], source: str, roles: tuple[str, ...]) -> di
     if roles[0] not in found:
         if "id" in names:
             found[roles[0]] = names.index("id")
-        elif len(columns) == 1:
+        elif len(columns) == 1 and not is_known(columns[0]):
             found[roles[0]] = 0
         else:
             raise DataError(

@@ -43,7 +43,7 @@ def test_tables(tmp_path):
     frame = pl.DataFrame({"asin": ["b", "a"], "customer_id": [3, 4], "why": [None, "x"]})
     frame.write_parquet(tmp_path / "t.parquet")
     frame.write_ndjson(tmp_path / "t.jsonl")
-    frame.select("customer_id").write_parquet(tmp_path / "one.parquet")
+    frame.select(codes="customer_id").write_parquet(tmp_path / "one.parquet")
     for name in ("t.parquet", "t.jsonl"):
         assert read_id_file(tmp_path / name, PAIR).to_dict(as_series=False) == {"item": ["b", "a"], "user": [3, 4]}
     assert read_id_file(tmp_path / "one.parquet", ITEM)["item"].to_list() == [3, 4]
@@ -63,6 +63,7 @@ def test_frames(make):
     ("content", "message"),
     [
         (b"5\n\xff\n", "line 2 is not UTF-8 text; expected UTF-8"),
+        (b"user\n5\n", "which column is the item[?] its columns are user; expected one that is called item"),
         (b"\n \n", "holds no id; expected one id per line, or a table"),
         (b"user,item\n1,5\n2\n", "column 'item' is empty in line 3; expected integers or text"),
         (b"user,item\n1,5\n\n2, \n", "column 'item' is empty in line 4; expected integers or text"),
@@ -88,6 +89,7 @@ def test_a_missing_file_is_named(tmp_path):
     ("frame", "message"),
     [
         (pl.DataFrame({"a": [1], "b": [2]}), "exclude: which column is the item[?] its columns are a, b; expected one"),
+        (pl.DataFrame({"userId": [1]}), "exclude: which column is the item[?] its columns are userId; expected one"),
         (pl.DataFrame({"item": [1, None]}), "exclude: column 'item' is empty in row 2"),
         (pl.DataFrame({"item": [True]}), "exclude: column 'item' holds True in row 1"),
         (pd.DataFrame({"item": [1.5]}), "exclude: column 'item' holds 1.5 in row 1"),
