@@ -298,6 +298,8 @@ def _read_zip(path: Path, file: IO[bytes], purpose: Purpose) -> tuple[str, bytes
         if len(candidates) == 1:
             with archive.open(candidates[0]) as member:
                 return candidates[0], read_limited(member, f"{path} ({candidates[0]})", "unpacks to")
+    if not candidates:
+        raise DataError(f"{path}: is an archive without a file; expected {purpose.expected}")
     listed = ", ".join(candidates[:8])
     named = f"one named {', '.join(purpose.members)}, or " if purpose.members else ""
     raise DataError(

@@ -177,7 +177,7 @@ def _is_readable(chunk: bytes, schema: pl.Schema | None) -> bool:
 def _fault_of(line: bytes, reason: str) -> str:
     """Return in words what is wrong with a line."""
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         return "is not UTF-8 text"
     except (ValueError, RecursionError) as error:
@@ -185,3 +185,8 @@ def _fault_of(line: bytes, reason: str) -> str:
     if not isinstance(value, dict):
         return f"is not an object: {line.strip()[:60].decode(errors='replace')!r}"
     return f"does not have the types of the other lines ({reason:.120})"
+
+
+def _refuse_constant(name: str) -> None:
+    """Raise a ValueError for NaN and infinities, which Python reads beyond what JSON is."""
+    raise ValueError(f"{name} is no value of JSON")

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from fastncf.kernels.cpu import text as kernel
 from fastncf.threads import num_threads, run_ranges
 
 _BOM = b"\xef\xbb\xbf"
+_PREAMBLE = re.compile(rb'(\xef\xbb\xbf)?("?sep=[^\r\n]"?\r?\n)?')
 _RANGE_BYTES = 1 << 22
 _WINDOW_BYTES = 1 << 12
 
@@ -24,7 +26,8 @@ class RawText:
         source: name of the source in messages.
         content: path of the text, or the text itself.
         size: number of bytes.
-        start: where the text begins, behind the mark that some programs put before UTF-8.
+        start: where the text begins, behind the mark that some programs put before UTF-8, and the line ``sep=,`` by
+            which Excel tells the separator.
     """
 
     def __init__(self, source: str, content: Path | bytes) -> None:
@@ -33,7 +36,8 @@ class RawText:
         self._data = np.frombuffer(content, dtype=np.uint8) if isinstance(content, bytes) else None
         self._state = (0, 0)
         self.size = len(content) if isinstance(content, bytes) else self._open_file()
-        self.start = len(_BOM) if self.read(0, min(len(_BOM), self.size)).tobytes() == _BOM else 0
+        preamble = _PREAMBLE.match(self.read(0, min(16, self.size)).tobytes())
+        self.start = preamble.end() if preamble is not None else 0
         length = self.size - self.start
         num_ranges = max(1, min(length // 1024, max(length // _RANGE_BYTES, 4 * num_threads())))
         self._even = np.linspace(self.start, self.size, num_ranges + 1).astype(np.int64)

@@ -110,7 +110,7 @@ def _scan(text: RawText, layout: TextLayout) -> Scan:
     plain = plain or scan_as(quoted=False)
     is_plain = plain.fault is None and not any(column.has_leading_quote for column in plain.columns)
     if quoted.fault is None:
-        if is_plain:
+        if is_plain and all(column.first_empty < 0 for column in plain.columns):
             raise DataError(
                 f"{text.source}: line {_first_difference(quoted, plain)} is within quotes that begin before it, "
                 f"and a row without them; expected quotes that leave no doubt"

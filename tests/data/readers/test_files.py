@@ -30,6 +30,7 @@ BAD = {
     "gzip of nothing": (gzip.compress(b""), "holds only blank lines"),
     "cut zip": (archive(**{"ratings.csv": PLAIN})[:-5], "the archive is damaged"),
     "zip of others": (archive(a="1", b="2"), "which of its 2 files holds the ratings?"),
+    "zip of nothing": (archive(), "is an archive without a file"),
     "zip of two": (archive(**{"x/ratings.csv": PLAIN, "y/ratings.csv": PLAIN}), "which of its 2 files"),
     "zip, bad line": (
         archive(**{"ml/u.data": "1\t2\t3\t900000004\n5\t6\t7\tx\n1\t2\t3\t900000004\n"}),

@@ -85,6 +85,7 @@ BAD = {
     "fraction": (LINES.replace("3,", "3.5,"), "column 'item' holds 3.5 in line 1"),
     "no item": (LINES.replace("item", "x"), "which column is the item? its columns are user, x, time"),
     "bad time": (LINES + LINES.replace("6}", '"x"}'), "column 'time' holds 'x' in line 4"),
+    "NaN": (LINES + '{"user": "C", "item": NaN, "time": 5}', "line 3 is not JSON (NaN is no value of JSON)"),
     "two items": (LINES + '{"user": "C", "item": 3, "time": 5, "item": 4}', "line 3 has 2 members 'item'; expected"),
     "true among strings": ("\n" + LINES.replace('"B"', "true"), "column 'user' holds True in line 3"),
     "fraction among strings": (LINES.replace('"B"', "1.5"), "column 'user' holds 1.5 in line 2"),

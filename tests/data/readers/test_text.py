@@ -387,6 +387,20 @@ def test_records_are_those_of_the_csv_module_in_ranges_of_any_bounds(write, monk
         assert table.locate(row) == f"line {lines[row]}"
 
 
+def test_quotes_around_lines_that_are_no_rows_without_them(write):
+    assert rows(write('user;item;time\n1;2;"3\n"\n4;5;6\n')) == [(1, 2, 3), (4, 5, 6)]
+    assert rows(write('user;item;x;time\n1;2;"a\n;;c";3\n4;5;d;6\n')) == [(1, 2, 3), (4, 5, 6)]
+    assert rows(write('user;item;time;x\n1;2;3;"a\n;b;c;d"\n4;5;6;e\n')) == [(1, 2, 3), (4, 5, 6)]
+
+
+@pytest.mark.parametrize("line", ["sep=;\n", "sep=;\r\n", '"sep=;"\n', "\ufeffsep=;\n", "sep=\t\n"])
+def test_the_line_by_which_excel_tells_the_separator(write, line):
+    content = f"{line}user;item;time\n1;2;3\nx;5;6\n4;5\n"
+    with pytest.raises(DataError, match="line 5 has 2 fields"):
+        read(write(content))
+    assert rows(write(content.removesuffix("4;5\n"))) == [("1", 2, 3), ("x", 5, 6)]
+
+
 def test_a_file_that_changes_while_it_is_read(write, monkeypatch):
     path = write(HEADER + "1,2,3,4\n" * 50_000)
     scan = text_reader.scan
