@@ -70,3 +70,8 @@ def __getattr__(name: str) -> Any:
         require_libraries()
         return getattr(import_module(f"fastncf.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'fastncf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those that are imported late included."""
+    return sorted([*__all__, "__version__"])

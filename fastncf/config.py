@@ -2,9 +2,9 @@
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, get_origin
 
 from fastncf.errors import ConfigError
 from fastncf.suggestions import nearest_name
@@ -26,6 +26,50 @@ LARGEST_NUMBER = 1e6
 
 _WITH_LAYERS = ("mlp", "neumf")
 _WITH_MLP_DIM = ("neumf",)
+
+
+class Settings(TypedDict, total=False):
+    """Settings by name, as :func:`fastncf.fit` takes them; :class:`Config` says what each is.
+
+    An editor and a type checker mark a name that is none of these.
+    """
+
+    dim: int | None
+    mlp_dim: int | None
+    init_std: float | None
+    layers: Sequence[int]
+    dropout: float | None
+    loss: str | None
+    num_negatives: int | None
+    negatives: str | None
+    negatives_exponent: float | None
+    optimizer: Literal["sgd", "adam", "pretrain", "parts"] | None
+    history: Literal["sequence", "bag", "none", "recent", "all"] | None
+    budget: Literal["best", "fast"]
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    schedule: Literal["constant", "linear"]
+    l2: float | None
+    shuffle: bool
+    user_fraction: float
+    split: Literal["latest", "random"]
+    time_format: str | None
+    dayfirst: bool | None
+    encoding: str | None
+    drop_missing: bool
+    min_rating: float | None
+    holdout: Literal["one", "none"] | None
+    validation: bool
+    patience: int | None
+    num_candidates: int
+    distinct_candidates: bool
+    k: int
+    full_ranking: bool
+    precision: Literal["float32", "bfloat16"] | None
+    deterministic: bool
+    seed: int
+    device: str
 
 
 @dataclass(frozen=True, kw_only=True)

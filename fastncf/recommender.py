@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 
@@ -13,7 +14,7 @@ from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.data.titles import read_titles
-from fastncf.errors import ConfigError, DataError, DivergedError
+from fastncf.errors import ConfigError, DataError, DivergedError, printable
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import MISS, metrics
 from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors, scores_by_factors
@@ -29,6 +30,7 @@ from fastncf.persistence.folder import DESCRIPTION, FORMAT, Saved, read_folder, 
 from fastncf.persistence.plain import UnexpectedError, dump_json, parse_json
 from fastncf.plan import Plan
 from fastncf.processes import use_one_torch_thread_after_fork
+from fastncf.progress import progress_shown
 from fastncf.refit import train_on_all
 from fastncf.rng import Stream
 from fastncf.serving.answers import Request
@@ -61,7 +63,7 @@ class Evaluation(NamedTuple):
     protocol: str
 
 
-@dataclass
+@dataclass(repr=False)
 class Recommender:
     """A fitted model with its data: made by :func:`fastncf.fit` or :func:`fastncf.load`.
 
@@ -105,6 +107,30 @@ class Recommender:
     encoder: HistoryEncoder | None = None
     titles: pl.Series | None = None
     _factor_items: FactorItems | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Return what was trained on what, and how it was measured, in at most ten lines."""
+        return "\n".join(("Recommender", *(f"  {name}: {value}" for name, value in self._described())))
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table, which notebooks show."""
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._described())
+        return f"<table><caption>Recommender</caption>{rows}</table>"
+
+    def _described(self) -> list[tuple[str, str]]:
+        """Return what a reader of a notebook wants to know: names and values, each of one line."""
+        stage = self.plan.final
+        rows = [
+            ("model", f"{stage.model:.80}, dim {stage.dim}, {stage.loss:.80}, trained by {stage.optimizer}"),
+            ("epochs", f"{len(self.training_log)}"),
+            ("users", f"{len(self.users):,}"),
+            ("items", f"{len(self.items):,}"),
+            ("interactions", f"{self.data.get('interactions', self.split.num_interactions):,}"),
+            ("metrics", ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())[:200] or "none"),
+            ("protocol", self.protocol[:300] or "none"),
+            ("source", str(self.found.get("source", "unknown"))[:200]),
+        ]
+        return [(name, printable(value)) for name, value in rows]
 
     @property
     def history(self) -> TrainingLog:
@@ -297,6 +323,7 @@ class Recommender:
         epochs: int = 0,
         unknown: Literal["error", "skip"] = "error",
         callback: Callable[[Progress], object] | None = None,
+        progress: bool = True,
     ) -> Self:
         """Take new interactions of known and of new users into the histories, and train further on request.
 
@@ -311,6 +338,7 @@ class Recommender:
             unknown: without epochs, what is done about rows with items that the model does not know: ``error``, or
                 ``skip`` them.
             callback: called after each epoch, see :func:`fastncf.fit`.
+            progress: show a bar, see :func:`fastncf.fit`.
 
         Returns:
             The recommender itself.
@@ -333,7 +361,8 @@ class Recommender:
             known = add_items(known, stage, rows.items)
         known, log = add_rows(known, stage, rows), TrainingLog()
         if epochs:
-            known, log = train_on(known, self.plan, epochs, ProgressReporter(callback, epochs))
+            with progress_shown(callback, is_shown=bool(progress)) as shown:
+                known, log = train_on(known, self.plan, epochs, ProgressReporter(shown, epochs))
         self.trained, self.encoder, self.users, self.items, self.split, self.order = known
         self._factor_items = None
         self.plan = self.plan.with_everything(self.split)
@@ -567,7 +596,7 @@ class Recommender:
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)
 
-    def refit(self, *, callback: Callable[[Progress], object] | None = None) -> Self:
+    def refit(self, *, callback: Callable[[Progress], object] | None = None, progress: bool = True) -> Self:
         """Train again on all interactions, the held-out ones included, by the plan that was measured.
 
         The metrics stay those that were measured before, and :attr:`protocol` says so; a model in which nothing is held
@@ -576,6 +605,7 @@ class Recommender:
 
         Args:
             callback: called after each epoch, see :func:`fastncf.fit`.
+            progress: show a bar, see :func:`fastncf.fit`.
 
         Returns:
             The recommender itself, trained anew.
@@ -586,9 +616,10 @@ class Recommender:
             DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
         self._require_refittable()
-        reporter = ProgressReporter(callback, sum(self.num_kept or (self.plan.num_epochs,)))
-        with reporter.stage("train"):
-            found = train_on_all(self.plan, None, self.split, self.order, reporter, self.num_kept or None)
+        with progress_shown(callback, is_shown=bool(progress)) as shown:
+            reporter = ProgressReporter(shown, sum(self.num_kept or (self.plan.num_epochs,)))
+            with reporter.stage("train"):
+                found = train_on_all(self.plan, None, self.split, self.order, reporter, self.num_kept or None)
         if found.trained.divergence is not None or found.trained.model is None:
             raise DivergedError(found.trained.divergence or "", self)
         size = len(found.split.indices)

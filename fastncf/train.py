@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from fastncf.config import Config, require_known, show
+from fastncf.config import Config, Settings, require_known, show
 from fastncf.cost import least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
@@ -18,6 +18,7 @@ from fastncf.evaluation.candidates import require_candidate_memory
 from fastncf.memory import format_bytes, require_memory
 from fastncf.plan import Plan, alternative_plan, likely_facts, make_plan, trial_of
 from fastncf.processes import use_one_torch_thread_after_fork
+from fastncf.progress import progress_shown
 from fastncf.recommender import Recommender
 from fastncf.refit import TrainedOnAll, train_on_all
 from fastncf.rng import Stream, key
@@ -42,7 +43,8 @@ def fit(
     config: Config | None = None,
     titles: Any | None = None,
     callback: Callable[[Progress], object] | None = None,
-    **settings: Any,
+    progress: bool = True,
+    **settings: Unpack[Settings],
 ) -> Recommender:
     """Read interactions, hold out one per user, train, evaluate, and return the fitted recommender.
 
@@ -62,6 +64,7 @@ def fit(
             :meth:`fastncf.Recommender.recommend`.
         callback: called with a :class:`Progress` at each stage and after each epoch; returning True after an epoch
             ends the training of that stage of the plan.
+        progress: show a bar where stderr is a terminal or this is a notebook, and say there when kernels are compiled.
         **settings: fields of :class:`Config` by name, over ``config``.
 
     Raises:
@@ -80,7 +83,10 @@ def fit(
     _require_callback(callback)
     use_one_torch_thread_after_fork()
     # NumPy's own settings, whatever the caller has set; no decorator, in whose file the warnings below would be
-    with np.errstate(divide="warn", over="warn", invalid="warn", under="ignore"):
+    with (
+        np.errstate(divide="warn", over="warn", invalid="warn", under="ignore"),
+        progress_shown(callback, is_shown=bool(progress)) as callback,
+    ):
         config, module = _configured(config, model, settings)
         inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
         refuse_contradictions(config, inputs)
@@ -140,7 +146,7 @@ def plan_fit(
     time: str | None = None,
     model: "str | nn.Module | None" = None,
     config: Config | None = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Plan:
     """Read and split interactions as :func:`fit` does, and return the plan of the fit without training anything.
 
@@ -209,14 +215,15 @@ def _train(
 
 
 def _configured(
-    config: Config | None, model: "str | nn.Module | None", settings: dict[str, Any]
+    config: Config | None, model: "str | nn.Module | None", given: Settings
 ) -> tuple[Config, "nn.Module | None"]:
     """Return the settings, and the module of the user's own where ``model`` is one."""
+    settings: dict[str, Any] = {**given}
     if isinstance(model, str):
         settings = {**settings, "model": model}
     if config is not None and not isinstance(config, Config):
         raise ConfigError(f"config={show(config)}: expected a fastncf.Config")
-    require_known(settings, "test", "candidates", "user", "item", "time", "callback")
+    require_known(settings, "test", "candidates", "user", "item", "time", "callback", "progress")
     config = replace(config or Config(), **settings)
     return config, None if model is None or isinstance(model, str) else model
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from cyclopts import Parameter
 
 from fastncf.cli.app import Columns, Common, ConfigFile, Flag, Json, OutArgument, PathArgument, column_names
-from fastncf.cli.output import metric_lines, print_json, print_lines
+from fastncf.cli.output import metric_lines, print_json, print_lines, tell
 from fastncf.config import Config
 from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, short_message
 from fastncf.progress import progress_shown
@@ -74,9 +74,9 @@ def fit(
     if out is not None:
         require_savable(out)  # before the fit, which would be lost otherwise
     ratings = find_source(ratings)  # a download shows its own progress
-    with progress_shown() as callback:
+    with progress_shown(tell=tell) as callback:
         given: dict[str, Any] = {"test": test, "candidates": candidates, "titles": titles, **column_names(columns)}
-        recommender = fit_model(ratings, config=config, callback=callback, **given)
+        recommender = fit_model(ratings, config=config, callback=callback, progress=False, **given)
     try:
         print_lines(*_found(recommender), *str(recommender.plan).split("\n"), file=sys.stderr)
         shown = sys.stderr if json else sys.stdout
@@ -85,8 +85,8 @@ def fit(
             print_lines(*metric_lines(recommender.metrics), f"protocol: {recommender.protocol}", f"seconds:  {seconds}")
         sys.stdout.flush()  # what a fit has found is shown before anything else can go wrong
         if refit:
-            with progress_shown() as callback:
-                recommender.refit(callback=callback)
+            with progress_shown(tell=tell) as callback:
+                recommender.refit(callback=callback, progress=False)
             print_lines(f"refit:    {recommender.protocol.rpartition('; ')[2]}", file=shown)
     finally:
         try:
@@ -129,7 +129,8 @@ def plan(
     """
     from fastncf.train import plan_fit
 
-    planned = plan_fit(ratings, test=test, candidates=candidates, config=config, **column_names(columns))
+    given: dict[str, Any] = {"test": test, "candidates": candidates, **column_names(columns)}
+    planned = plan_fit(ratings, config=config, **given)
     if json:
         print_json(planned.to_dict())
     else:

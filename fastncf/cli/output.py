@@ -1,6 +1,7 @@
 """What commands print to stdout."""
 
 import json
+import sys
 from typing import Any, TextIO
 
 from fastncf.errors import printable
@@ -9,6 +10,11 @@ from fastncf.errors import printable
 def print_lines(*lines: str, file: TextIO | None = None) -> None:
     """Print lines of text, of which each stays one line, to stdout or a stream."""
     print("\n".join(map(printable, lines)), file=file)
+
+
+def tell(note: str) -> None:
+    """Print a note to stderr."""
+    print_lines(note, file=sys.stderr)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastncf.cli.app import Common, Flag, Json, Length, OutArgument, PathArgument, as_utf8
 from fastncf.cli.messages import USAGE
-from fastncf.cli.output import metric_lines, print_frame, print_json, print_lines
+from fastncf.cli.output import metric_lines, print_frame, print_json, print_lines, tell
 from fastncf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -180,8 +180,8 @@ def update(
 
     require_savable(out)  # before the training, which would be lost otherwise
     recommender = load(model)
-    with progress_shown() as callback:
-        recommender.update(find_source(rows), epochs=epochs, unknown=unknown, callback=callback)
+    with progress_shown(tell=tell) as callback:
+        recommender.update(find_source(rows), epochs=epochs, unknown=unknown, callback=callback, progress=False)
     recommender.save(out)
     if json:
         print_json({"out": str(out), "data": recommender.data, "protocol": recommender.protocol})

@@ -1,0 +1,90 @@
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import get_type_hints
+
+import pytest
+
+import fastncf
+from fastncf.config import Settings
+from tests.conftest import checkerboard
+
+
+@pytest.fixture(scope="module")
+def rec():
+    return fastncf.fit(checkerboard(), dim=4, epochs=2, l2=0.0)
+
+
+def shapes(rec):
+    """The same model as it stands after a fit, without metrics, with odd names, and with more of everything."""
+    odd = "<script>alert(1)</script>\n\x1b[31m" + "x" * 5000
+    yield rec
+    yield replace(rec, metrics={}, protocol="", found={}, training_log=[])
+    yield replace(rec, protocol=odd, found={"source": odd})
+    yield replace(rec, metrics={f"metric{number}": 0.5 for number in range(200)})
+
+
+def test_repr_has_at_most_ten_short_lines(rec):
+    for shape in shapes(rec):
+        text = repr(shape)
+        assert 2 < len(text.split("\n")) <= 10
+        assert len(text) < 2000
+        assert "\x1b" not in text
+    assert f"protocol: {rec.protocol[:200]}" in repr(rec)
+    assert f"hr@10 {rec.metrics['hr@10']:.4f}" in repr(rec)
+
+
+def test_repr_html_is_a_table_without_the_markup_of_others(rec):
+    class Tags(HTMLParser):
+        """Counts open tags."""
+
+        def __init__(self):
+            super().__init__()
+            self.depth, self.names = 0, set()
+
+        def handle_starttag(self, tag, attrs):
+            self.depth, self.names = self.depth + 1, self.names | {tag}
+
+        def handle_endtag(self, tag):
+            self.depth -= 1
+
+    for shape in shapes(rec):
+        tags = Tags()
+        tags.feed(shape._repr_html_())
+        assert (tags.depth, tags.names) == (0, {"table", "caption", "tr", "th", "td"})
+
+
+def test_dir_lists_public_names_alone_and_all_of_them():
+    assert dir(fastncf) == sorted([*fastncf.__all__, "__version__"])
+    code = (
+        "import fastncf; before = dir(fastncf); fastncf.fit; fastncf.datasets; print(before == dir(fastncf), *before)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found == ["True", *dir(fastncf)]
+
+
+def test_typed_settings_are_those_of_config():
+    hints, fields = get_type_hints(Settings), fastncf.Config.__dataclass_fields__
+    assert {"model", *hints} == set(fields)
+    assert "model" not in hints  # an argument of its own
+    kinds = get_type_hints(fastncf.Config)
+    assert {name for name in hints if hints[name] != kinds[name]} == {"layers", "holdout"}  # they take more
+
+
+def test_a_type_checker_marks_an_unknown_setting(tmp_path):
+    lines = {
+        'fastncf.fit("r.csv", epochs=5, layers=[8, 4], holdout=None, model="mlp")': None,
+        'fastncf.fit("r.csv", epoch=5)': 'Unexpected keyword argument "epoch" for "fit"',
+        'fastncf.plan_fit("r.csv", lr=0.1)': 'Unexpected keyword argument "lr" for "plan_fit"',
+        'fastncf.fit("r.csv", epochs="5")': 'Argument "epochs" to "fit" has incompatible type "str"',
+        'fastncf.fit("r.csv", budget="slow")': 'Argument "budget" to "fit" has incompatible type',
+    }
+    path = tmp_path / "use.py"
+    path.write_text("\n".join(["import fastncf", *lines]), encoding="utf-8")
+    words = [sys.executable, "-m", "mypy", "--follow-imports=silent", f"--cache-dir={tmp_path}", str(path)]
+    found = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    for number, message in enumerate(lines.values(), start=2):
+        told = [line for line in found.splitlines() if line.startswith(f"{path}:{number}: error: ")]
+        assert len(told) == (message is not None), found
+        assert all(str(message) in line for line in told)
