@@ -243,6 +243,9 @@ class Recommender:
                 none of ``items`` is known; or the file cannot be written.
             DataNotFoundError: the folder of the file does not exist.
             ConfigError: k is no integer of at least 1, ``unknown`` is none of these, or the file is called otherwise.
+
+        Warns:
+            UnusedSettingWarning: none of the items of ``exclude`` is in the training data.
         """
         if history is not None:
             if users is not None:

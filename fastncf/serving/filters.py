@@ -1,5 +1,6 @@
 """Items that each user of a request may get."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import polars as pl
 from fastncf.data.ids import NamedIds, Vocabulary, named_ids
 from fastncf.data.readers.id_columns import read_frame
 from fastncf.data.split import Split
-from fastncf.errors import DataError
+from fastncf.errors import DataError, UnusedSettingWarning, printable
 from fastncf.kernels.cpu.topk import LeftOut
 from fastncf.serving.users import AskedUsers
 
@@ -89,6 +90,9 @@ def make_filters(
 
     Raises:
         DataError: an id is neither an integer nor text, a frame lacks a column, or none of ``items`` is known.
+
+    Warns:
+        UnusedSettingWarning: none of the items of ``exclude`` is known.
     """
     is_open, pairs = _ALL_OPEN, None
     if items is not None:
@@ -102,11 +106,22 @@ def make_filters(
         columns = _columns(exclude, "exclude", ("item", "user"))
         if "user" in columns:
             user, item = users.find(columns["user"]), vocabulary.find(columns["item"])
+            has_effect = bool((item >= 0).any())
             kept = (user >= 0) & (item >= 0)
             pairs = np.unique(user[kept] * np.int64(len(vocabulary)) + item[kept])
         else:
             is_excluded = _mask(vocabulary, columns["item"])
+            has_effect = bool(is_excluded.any())
             is_open = ~is_excluded & is_open if len(is_open) else ~is_excluded
+        if len(columns["item"]) and not has_effect:
+            warnings.warn(
+                printable(
+                    f"exclude: no effect, since none of its items is in the training data, whose {len(vocabulary)} "
+                    f"item ids run from {vocabulary.ids[0]!r:.80} to {vocabulary.ids[-1]!r:.80}"
+                ),
+                UnusedSettingWarning,
+                stacklevel=3,  # the caller of recommend()
+            )
     return Filters(len(vocabulary), split, exclude_seen, is_open, pairs)
 
 

@@ -66,6 +66,7 @@ def reference(rec: fastncf.Recommender, data: pl.DataFrame, users: list, k: int,
     return rows
 
 
+@pytest.mark.filterwarnings("ignore:exclude")
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.booleans())
 def test_an_answer_equals_the_reference(fitted, data, is_text):
@@ -158,6 +159,19 @@ def test_wrong_requests_are_named(fitted, tmp_path):
             rec.recommend(1, out=out)
     with pytest.raises(DataNotFoundError, match="its folder does not exist"):
         rec.recommend(1, out=tmp_path / "no" / "recs.csv")
+
+
+@pytest.mark.parametrize(
+    "exclude", ["items.csv", [5, 7], ["x"], pl.DataFrame({"item": ["x"]}), pl.DataFrame({"item": ["x"], "user": [1]})]
+)
+def test_an_exclusion_without_effect_is_said(fitted, exclude):
+    rec = fitted[False]
+    with pytest.warns(fastncf.UnusedSettingWarning, match="exclude: no effect, since none of its items is") as caught:
+        found = rec.recommend(1, exclude=exclude)
+    assert caught[0].filename == __file__
+    assert_frame_equal(found, rec.recommend(1))
+    rec.recommend(1, exclude=[])
+    rec.recommend(1, exclude=pl.DataFrame({"item": rec.items.ids.head(1), "user": [10**9]}))  # of another user
 
 
 def test_an_error_within_an_answer_leaves_the_older_file(fitted, tmp_path, monkeypatch):
