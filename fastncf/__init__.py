@@ -24,6 +24,7 @@ from fastncf.errors import (
 
 if TYPE_CHECKING:
     from fastncf import datasets
+    from fastncf.evaluation.metrics import safe_names
     from fastncf.plan import Plan
     from fastncf.recommender import Recommender, load
     from fastncf.train import fit, plan_fit
@@ -48,6 +49,7 @@ __all__ = [
     "fit",
     "load",
     "plan_fit",
+    "safe_names",
 ]
 
 _LAZY = {
@@ -57,6 +59,7 @@ _LAZY = {
     "fit": "train",
     "load": "recommender",
     "plan_fit": "train",
+    "safe_names": "evaluation.metrics",
 }
 
 

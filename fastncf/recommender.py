@@ -36,6 +36,7 @@ from fastncf.rng import Stream
 from fastncf.serving.answers import Request
 from fastncf.serving.export import export_vectors
 from fastncf.serving.filters import make_filters
+from fastncf.serving.frames import Output, require_output, to_pandas
 from fastncf.serving.histories import group_histories, is_table, read_rows
 from fastncf.serving.output import require_format, write_answers
 from fastncf.serving.users import Unknown, find_users
@@ -43,6 +44,7 @@ from fastncf.trainers.loop import Progress, ProgressReporter, TrainingLog
 from fastncf.updating import KnownModel, add_items, add_rows, train_on
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
     from torch import nn
 
@@ -179,6 +181,7 @@ class Recommender:
         history: Any = None,
         titles: Any = None,
         out: None = None,
+        output: Literal["polars"] = "polars",
     ) -> pl.DataFrame: ...
 
     @overload
@@ -194,7 +197,24 @@ class Recommender:
         history: Any = None,
         titles: Any = None,
         out: str | Path,
+        output: Output = "polars",
     ) -> Path: ...
+
+    @overload
+    def recommend(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        items: Any = None,
+        exclude: Any = None,
+        unknown: Unknown = "error",
+        history: Any = None,
+        titles: Any = None,
+        out: None = None,
+        output: Literal["pandas"],
+    ) -> "pd.DataFrame": ...
 
     def recommend(
         self,
@@ -208,7 +228,8 @@ class Recommender:
         history: Any = None,
         titles: Any = None,
         out: str | Path | None = None,
-    ) -> pl.DataFrame | Path:
+        output: Output = "polars",
+    ) -> "pl.DataFrame | pd.DataFrame | Path":
         """Return the k items with the highest scores for each user.
 
         Args:
@@ -231,6 +252,7 @@ class Recommender:
                 the recommender, if it has any, where none are given.
             out: a ``.parquet`` or ``.csv`` file that the answer is written to, in memory that does not grow with the
                 number of users. A file that is there is replaced when the answer is complete.
+            output: library of the frame, ``polars`` or ``pandas``.
 
         Returns:
             Columns user, item (raw ids), title where titles are known, score (float), rank (from 1), users in the given
@@ -242,11 +264,13 @@ class Recommender:
             DataError: a user is not in the training data; an id is neither an integer nor text; a frame lacks a column;
                 none of ``items`` is known; or the file cannot be written.
             DataNotFoundError: the folder of the file does not exist.
-            ConfigError: k is no integer of at least 1, ``unknown`` is none of these, or the file is called otherwise.
+            ConfigError: k is no integer of at least 1, ``unknown`` or ``output`` is none of these, or the file has
+                another ending.
 
         Warns:
             UnusedSettingWarning: none of the items of ``exclude`` is in the training data.
         """
+        require_output(output)
         if history is not None:
             if users is not None:
                 raise ConfigError("recommend: users= and history= are given; expected one of them")
@@ -254,7 +278,9 @@ class Recommender:
             found = guests.recommend(
                 None, k, exclude_seen=exclude_seen, items=items, exclude=exclude, titles=titles, out=out
             )
-            return found if isinstance(found, Path) or is_table(history) else found.drop("user")
+            if isinstance(found, Path):
+                return found
+            return _in(output, found if is_table(history) else found.drop("user"))
         k, path = require_count("k", k), None if out is None else require_format(out)
         asked = find_users(self.users, users, unknown)
         request = Request(
@@ -269,7 +295,7 @@ class Recommender:
             counts=self.split.item_counts() if asked.unknown else None,
         )
         if path is None:
-            return request.frame(request.answer())
+            return _in(output, request.frame(request.answer()))
         write_answers(request, path)
         return path
 
@@ -395,13 +421,26 @@ class Recommender:
             self._factor_items = FactorItems(factors)
         return self._factor_items
 
-    def similar_items(self, items: Any, k: int = 10, *, titles: Any = None) -> pl.DataFrame:
+    @overload
+    def similar_items(
+        self, items: Any, k: int = 10, *, titles: Any = None, output: Literal["polars"] = "polars"
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def similar_items(
+        self, items: Any, k: int = 10, *, titles: Any = None, output: Literal["pandas"]
+    ) -> "pd.DataFrame": ...
+
+    def similar_items(
+        self, items: Any, k: int = 10, *, titles: Any = None, output: Output = "polars"
+    ) -> "pl.DataFrame | pd.DataFrame":
         """Return the k items whose vectors have the largest cosine with that of an item, the item itself left out.
 
         Args:
             items: one raw item id or many.
             k: number of similar items for each item; fewer are returned where there are fewer.
             titles: see :meth:`recommend`.
+            output: see :meth:`recommend`.
 
         Returns:
             Columns item, similar_item (raw ids), score (cosine), rank (from 1); equal cosines in the order of the ids.
@@ -411,19 +450,27 @@ class Recommender:
             DataError: an item is not in the training data.
             ConfigError: k is no integer of at least 1, or the model has no ``item_vectors()``.
         """
+        require_output(output)
         k, indices = require_count("k", k), self.items.require(items)
         found = similar_rows(self._vectors("item"), indices, k)
         answer = flatten(indices, found)
         frame = _similar_frame(self.items, answer)
         frame = self._with_titles(frame, "item", answer.users, titles)
-        return self._with_titles(frame, "similar_item", answer.items, titles, "similar_title")
+        return _in(output, self._with_titles(frame, "similar_item", answer.items, titles, "similar_title"))
 
-    def similar_users(self, users: Any, k: int = 10) -> pl.DataFrame:
+    @overload
+    def similar_users(self, users: Any, k: int = 10, *, output: Literal["polars"] = "polars") -> pl.DataFrame: ...
+
+    @overload
+    def similar_users(self, users: Any, k: int = 10, *, output: Literal["pandas"]) -> "pd.DataFrame": ...
+
+    def similar_users(self, users: Any, k: int = 10, *, output: Output = "polars") -> "pl.DataFrame | pd.DataFrame":
         """Return the k users whose vectors have the largest cosine with that of a user, the user left out.
 
         Args:
             users: one raw user id or many.
             k: number of similar users for each user; fewer are returned where there are fewer.
+            output: see :meth:`recommend`.
 
         Returns:
             Columns user, similar_user (raw ids), score (cosine), rank (from 1); equal cosines in the order of the ids.
@@ -432,8 +479,11 @@ class Recommender:
             DataError: a user is not in the training data.
             ConfigError: k is no integer of at least 1, or the model has no ``user_vectors()``.
         """
+        require_output(output)
         k, indices = require_count("k", k), self.users.require(users)
-        return _similar_frame(self.users, flatten(indices, similar_rows(self._vectors("user"), indices, k)))
+        return _in(
+            output, _similar_frame(self.users, flatten(indices, similar_rows(self._vectors("user"), indices, k)))
+        )
 
     def item_vectors(self) -> pl.DataFrame:
         """Return the vectors of all items.
@@ -532,12 +582,19 @@ class Recommender:
         position = frame.columns.index(after) + 1
         return frame.insert_column(position, found.gather(item_ids.astype(np.int64)).alias(name))
 
-    def score(self, users: Any, items: Any) -> pl.DataFrame:
+    @overload
+    def score(self, users: Any, items: Any, *, output: Literal["polars"] = "polars") -> pl.DataFrame: ...
+
+    @overload
+    def score(self, users: Any, items: Any, *, output: Literal["pandas"]) -> "pd.DataFrame": ...
+
+    def score(self, users: Any, items: Any, *, output: Output = "polars") -> "pl.DataFrame | pd.DataFrame":
         """Return the scores of (user, item) pairs.
 
         Args:
             users: raw user ids (n,).
             items: raw item ids (n,).
+            output: see :meth:`recommend`.
 
         Returns:
             n rows with columns user, item (raw ids), title where titles are known, score (the model's logit, higher is
@@ -546,6 +603,7 @@ class Recommender:
         Raises:
             DataError: an id is not in the training data, or the lengths differ.
         """
+        require_output(output)
         user, item = self.users.require(users), self.items.require(items)
         if len(user) != len(item):
             raise DataError(f"score: users and items must have equal length ({len(user)} and {len(item)})")
@@ -556,7 +614,7 @@ class Recommender:
 
             scores = score_pairs(self.trained, user, item)
         frame = pl.DataFrame({"user": self.users.decode(user), "item": self.items.decode(item), "score": scores})
-        return self._with_titles(frame, "item", item, None)
+        return _in(output, self._with_titles(frame, "item", item, None))
 
     def evaluate(
         self, *, k: int | None = None, num_candidates: int | None = None, full_ranking: bool | None = None
@@ -759,6 +817,11 @@ class Recommender:
                 f"{directory}: nothing is saved, since {error!s:.300}; expected a model that fit() made"
             ) from None
         write_folder(directory, Saved(description, data, parameters))
+
+
+def _in(output: Output, frame: pl.DataFrame) -> "pl.DataFrame | pd.DataFrame":
+    """Return a frame as one of a library."""
+    return to_pandas(frame) if output == "pandas" else frame
 
 
 def _similar_frame(vocabulary: Vocabulary, answer: Answer) -> pl.DataFrame:

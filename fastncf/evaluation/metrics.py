@@ -3,7 +3,8 @@
 A metric is added by an entry in :data:`METRICS`; it then appears in all results.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,3 +94,13 @@ def named_metrics(means: Sequence[float], k: int) -> dict[str, float]:
 def _log2(values: Any) -> Any:
     """Return the logarithms of an array or tensor; NumPy's function would move a tensor to the CPU."""
     return np.log2(values) if isinstance(values, np.ndarray) else values.log2()
+
+
+def safe_names(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics by names that MLflow and other trackers take: ``hr@10`` becomes ``hr_at_10``.
+
+    Letters, digits, underscores, dashes, dots, blanks and slashes stay; each other character becomes an underscore.
+    """
+    return {
+        re.sub(r"[^\w./ -]", "_", name.replace("@", "_at_"), flags=re.ASCII): value for name, value in metrics.items()
+    }
