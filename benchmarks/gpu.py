@@ -28,7 +28,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -44,12 +44,13 @@ from benchmarks.stages import stage_of
 from fastncf import models
 from fastncf.config import Config
 from fastncf.data.interactions import read_interactions
-from fastncf.data.split import Split, leave_one_out
+from fastncf.data.split import Split, leave_one_out, time_order
 from fastncf.data.synthetic import synthetic_movielens
 from fastncf.device import deterministic
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import on_device, rank_candidates, rank_catalogue
 from fastncf.kernels.cpu.alias import AliasTable
+from fastncf.models.mf import MF
 from fastncf.sampling import loader as epoch_module
 from fastncf.sampling.distributions import alias_table
 from fastncf.sampling.loader import EpochLoader, SamplingSpec
@@ -58,7 +59,10 @@ from fastncf.sampling.permutation import permutation
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
+from fastncf.trainers.cuda_next_item import CUDANextItem
 from fastncf.trainers.loop import STAGES
+from fastncf.trainers.next_item import NextItem
+from fastncf.trainers.sgd import init_factors
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RESULTS = Path(__file__).parent / "results"
@@ -77,7 +81,11 @@ NVIDIA = Config(
     schedule="constant",
     l2=0.0,
 )
-MF = Config(optimizer="adam", dim=64)
+MF_BY_ADAM = Config(optimizer="adam", dim=64)
+STATES = Config(loss="softmax", history="sequence")
+DEFAULT = Config()
+LARGE = 8192
+"""Rows and columns of large products."""
 
 
 @dataclass
@@ -326,6 +334,100 @@ def check_fused(split: Split, report: Report) -> None:
         del model, trainer
 
 
+def check_states(split: Split, order: np.ndarray, report: Report) -> None:
+    """Check that the default mf is trained as on the CPU, and that two runs have the same bits."""
+    part = first_interactions(split, 200_000)
+    own = order[: len(part.indices)]
+    on_cpu = stage_of(replace(STATES, device="cpu"), part, has_order=True)
+    with NextItem(init_factors(on_cpu, part.num_users, part.num_items), part, on_cpu, own) as trainer:
+        expected = [trainer.epoch(number) for number in range(3)]
+    stage = states_on_cuda(STATES, part)
+    precisions: tuple[tuple[Literal["float32", "bfloat16"], float], ...] = (("float32", 1e-3), ("bfloat16", 1e-2))
+    for precision, tolerance in precisions:
+        losses, states = [], []
+        for _ in range(2):
+            with CUDANextItem(make_mf(part, stage), part, replace(stage, precision=precision), own) as ours:
+                losses.append([float(ours.epoch(number)) for number in range(3)])
+                states.append({name: torch.as_tensor(value).clone() for name, value in ours.state_dict().items()})
+        gap = max(abs(a / b - 1) for a, b in zip(losses[0], expected, strict=True))
+        assert gap < tolerance, f"losses differ by {gap:.1e}: {losses[0]}, {expected}"
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]), "two runs differ"
+        report.add(
+            f"default mf in {precision}: CUDA against the CPU, three epochs",
+            f"loss within {gap:.1e}, the same bits twice",
+            **{f"states_{precision}_loss_gap": gap},
+        )
+
+
+def make_mf(split: Split, stage: Stage) -> MF:
+    """Return an untrained mf on the device."""
+    return MF(split.num_users, split.num_items, stage.dim).to(CUDA)
+
+
+def states_on_cuda(config: Config, split: Split) -> Stage:
+    """Return the settings by which an mf of states is trained on the device."""
+    return stage_of(replace(config, device=str(CUDA)), split, has_order=True)
+
+
+def product_seconds(positions: int, negatives: int, width: int) -> float:
+    """Return the seconds of the three products that a batch cannot do without, by torch in TF32."""
+    states, vectors = (torch.randn(rows, width, device=CUDA) for rows in (positions, negatives))
+    scores = torch.empty(positions, negatives, device=CUDA)
+
+    def multiply() -> None:
+        for _ in range(100):
+            torch.mm(states, vectors.T, out=scores)
+            torch.mm(scores, vectors)
+            torch.mm(scores.T, states)
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        return timed(multiply) / 100
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def time_states(split: Split, order: np.ndarray, report: Report) -> None:
+    """Time epochs of the default mf and of the fast one on the generated data; waiting in the last is an error."""
+    whole = product_seconds(LARGE, LARGE, LARGE)
+    for label, name, config in (
+        ("default mf", "states", STATES),
+        ('the same with budget="fast"', "states_fast", replace(STATES, budget="fast")),
+    ):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        stage = states_on_cuda(config, split)
+        with CUDANextItem(make_mf(split, stage), split, stage, order) as trainer:
+            for number in range(3):
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                with no_waiting() if number else nullcontext():  # a graph is captured in the first
+                    total = trainer.epoch(number)
+                torch.cuda.synchronize()
+                seconds = time.perf_counter() - start
+                assert np.isfinite(float(total))
+            num_positions = trainer.num_positions
+        negatives = min(stage.num_negatives, split.num_items)
+        flop = 6 * num_positions * negatives * stage.dim
+        batches = num_positions / stage.batch_size
+        same = batches * product_seconds(stage.batch_size, negatives, stage.dim) / seconds
+        share = flop / seconds / (6 * LARGE**3 / whole)
+        peak = torch.cuda.max_memory_allocated() - before
+        report.add(
+            f"{label}, {stage.dim} dimensions, {negatives:,} negatives, batch {stage.batch_size:,}",
+            f"{num_positions / seconds / 1e6:.2f} M positions/s, {flop / seconds / 1e12:.1f} TFLOP/s: {share:.1%} of "
+            f"products of {LARGE:,} in TF32, {same:.1%} of those of a batch; peak {peak / 1e9:.2f} GB",
+            **{
+                f"{name}_positions_per_second": num_positions / seconds,
+                f"{name}_share_of_large_products": share,
+                f"{name}_share_of_products": same,
+                f"{name}_peak_bytes": peak,
+            },
+        )
+
+
 def check_failures(frame: pl.DataFrame, split: Split, report: Report) -> None:
     """Check that a batch too large for the memory is divided, and that a step that cannot be captured still runs.
 
@@ -515,7 +617,7 @@ def time_evaluation(split: Split, report: Report) -> None:
     for count in (99, 999):
         negatives = sample_candidates(indptr, indices, split.num_items, users, count, seed_key=1)
         lists = on_device(CandidateLists(users, positives, negatives), CUDA)
-        for name, config in (("notebook's mlp", NOTEBOOK), ("mf", MF), ("NVIDIA's neumf", NVIDIA)):
+        for name, config in (("notebook's mlp", NOTEBOOK), ("mf", MF_BY_ADAM), ("NVIDIA's neumf", NVIDIA)):
             model = make_model(split, on_cuda(config, split))
             ranks = rank_candidates(model, lists)
             part = CandidateLists(lists.users[:500], lists.positives[:500], lists.negatives[:500])
@@ -531,7 +633,7 @@ def time_evaluation(split: Split, report: Report) -> None:
             )
     some = len(users) // 10
     args = (torch.from_numpy(users[:some]).to(CUDA), torch.from_numpy(positives[:some]).to(CUDA))
-    for name, config in (("notebook's mlp", NOTEBOOK), ("mf", MF)):
+    for name, config in (("notebook's mlp", NOTEBOOK), ("mf", MF_BY_ADAM)):
         model = make_model(split, on_cuda(config, split))
         seconds = timed(
             lambda model=model: rank_catalogue(model, *args, split.indptr, split.indices, split.num_items),  # type: ignore[misc]
@@ -552,6 +654,7 @@ def whole_run(frame: pl.DataFrame, report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ratings.csv"
         frame.write_csv(path)
+        whole_default(path, report)
         for precision in ("float32", "bfloat16", None, None):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -589,6 +692,22 @@ def whole_run(frame: pl.DataFrame, report: Report) -> None:
             "the same in a process of its own, with imports and the start of the device",
             f"{whole:.2f} s ({stages})",
             whole_process_seconds=whole,
+        )
+
+
+def whole_default(path: Path, report: Report) -> None:
+    """Time the default model from a CSV file to metrics, and the fast one, each for the second time."""
+    for budget in ("best", "best", "fast", "fast"):
+        start = time.perf_counter()
+        fitted = fastncf.fit(path, config=replace(DEFAULT, device=CUDA.type, budget=budget))
+        seconds = time.perf_counter() - start
+        stages = ", ".join(f"{name} {value:.2f}" for name, value in fitted.seconds.items())
+        key = f"whole_run_default_{budget}"
+        report.add(
+            f"CSV to metrics, the default model, budget={budget}, trainer {fitted.plan.final.trainer}",
+            f"{seconds:.2f} s ({stages}), HR@10 {fitted.metrics['hr@10']:.4f}, NDCG@10 {fitted.metrics['ndcg@10']:.4f}",
+            **{f"{key}_seconds": seconds},
+            **{f"{key}_{name}": value for name, value in fitted.metrics.items()},
         )
 
 
@@ -632,13 +751,17 @@ def main() -> None:
     report.add("a bf16 matrix product", f"{best['bf16_flop_per_second'] / 1e12:.0f} TFLOP/s")
     small = synthetic_movielens(options.users // 60, options.items // 20, options.interactions // 200).collect()
     frame = synthetic_movielens(options.users, options.items, options.interactions).collect()
-    split = leave_one_out(read_interactions(frame))
+    interactions = read_interactions(frame)
+    split = leave_one_out(interactions)
+    order = time_order(interactions, split)
     failed = False
     for part in (
         lambda: check_failures(small, split, report),
         lambda: check_draws(split, report),
         lambda: check_models(small, report),
         lambda: check_fused(split, report),
+        lambda: check_states(split, order, report),
+        lambda: time_states(split, order, report),
         lambda: show_timeline(split, report),
         lambda: time_loader(split, report),
         lambda: time_training(split, report),
@@ -711,6 +834,13 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"| full ranking, training items left out, users/s: `mf`, notebook's `mlp` | {ranked} |"
     draws = f"{found['device_draws_seconds'] * 1e3:.1f} ms, {found['cpu_draws_seconds'] * 1e3:.1f} ms"
     yield f"| order and 80 M negatives of an epoch: on the device; the negatives by the CPU's cores | {draws} |"
+    if "states_positions_per_second" in found:
+        rates = ", ".join(f"{found[f'{name}_positions_per_second'] / 1e6:.2f} M" for name in ("states", "states_fast"))
+        shares = ", ".join(f"{found[f'{name}_share_of_large_products']:.1%}" for name in ("states", "states_fast"))
+        seconds = ", ".join(f"{found[f'whole_run_default_{budget}_seconds']:.1f} s" for budget in ("best", "fast"))
+        yield f'| the default `mf`, positions/s: as it is, with `budget="fast"` | {rates} |'
+        yield f"| the same, share of the speed of large products in TF32 | {shares} |"
+        yield f"| the same, CSV to metrics | {seconds} |"
     gaps = [max(value for name, value in found.items() if name.endswith(f"{kind}_gap")) for kind in ("loss", "metric")]
     yield f"| CUDA against the CPU, every model and precision: losses, metrics within | {gaps[0]:.0e}, {gaps[1]:.4f} |"
 

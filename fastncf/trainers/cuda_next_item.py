@@ -212,7 +212,8 @@ class CUDANextItem(Trainer):
             (self._numbers.first_step, np.array([first_step])),
             (self._numbers.steps, step_numbers(self._schedule, first_step, self.num_batches + 1)),
         ):
-            tensor.copy_(torch.from_numpy(array), non_blocking=True)
+            on_host = torch.from_numpy(array)
+            tensor.copy_(on_host.pin_memory() if self.device.type == "cuda" else on_host, non_blocking=True)
         self._numbers.total.zero_()
         return found
 
@@ -422,7 +423,7 @@ def _why_no_launch(stage: Stage) -> str | None:
         holdout="latest",
     )
     try:
-        model = MF(2, 4, stage.dim).to(device)
+        model = MF(2, 4, stage.dim, torch.Generator()).to(device)
         with CUDANextItem(model, split, stage, np.concatenate([items, items])) as trainer:
             float(trainer.epoch(0))
     except Exception as error:  # whatever the reason is, the CPU trains the model in its place

@@ -26,6 +26,13 @@ def test_every_part_runs_with_the_cpu_as_the_device(monkeypatch, tmp_path, capsy
     monkeypatch.setattr(gpu, "NVIDIA", replace(gpu.NVIDIA, dim=8, mlp_dim=12, layers=(16, 8), batch_size=4096))
     stand_in = type("StandIn", (gpu.AutogradTrainer,), {})
     monkeypatch.setattr(gpu, "CUDAMLPTrainer", stand_in)  # tests of the kernel run it by Triton's interpreter
+    small = {"dim": 8, "num_negatives": 64, "epochs": 4}
+    monkeypatch.setattr(gpu, "STATES", replace(gpu.STATES, **small))
+    monkeypatch.setattr(gpu, "DEFAULT", replace(gpu.DEFAULT, **small))
+    monkeypatch.setattr(gpu, "LARGE", 16)
+    monkeypatch.setattr(
+        gpu, "CUDANextItem", lambda model, split, stage, order: gpu.NextItem(model.factors(), split, stage, order)
+    )
     for name in ("show_timeline", "check_failures"):  # they need streams and the memory of a device
         monkeypatch.setattr(gpu, name, lambda *args: None)
     monkeypatch.setattr(gpu, "RESULTS", tmp_path)
@@ -44,5 +51,10 @@ def test_every_part_runs_with_the_cpu_as_the_device(monkeypatch, tmp_path, capsy
     report = json.loads(saved.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
     assert report["mf_float32_metric_gap"] == 0
+    assert report["states_float32_loss_gap"] == report["states_bfloat16_loss_gap"] == 0
+    assert report["states_positions_per_second"] > 0
+    assert "| the same, CSV to metrics |" in "\n".join(
+        gpu.lines(report | {"nvidia_amp_samples_per_second": 1.0, "nvidia_tf32_samples_per_second": 1.0})
+    )
     assert report["mlp_bfloat16_samples_per_second"] > 0
     assert {"whole_process_seconds", "whole_run_bfloat16_seconds", "whole_run_fused_hr@10"} <= set(report)

@@ -8,7 +8,7 @@ step that it was last written in, and with a summary of what Adam would subtract
 The summary (:func:`remaining_update`) is the sum over j from 1 on of ``rate(step + j) * beta_1 ** j * mean / (root(step
 + j) * beta_2 ** (j / 2) * sqrt(square) + epsilon)``: weights ``beta_1 ** j`` times a smooth function of j. Gauss's rule
 with two nodes for these weights gives it to the accuracy of float32, as long as the bias corrections in rate and root
-change slowly; rows that were written in the first ``_EXACT`` steps take their missed steps one after the other.
+change slowly; rows that were written in the first ``EXACT_STEPS`` steps take their missed steps one after the other.
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +29,9 @@ from fastncf.kernels.cpu.rows import (
 )
 from fastncf.kernels.cpu.simd import get, offset, prefetch, put
 
-_EXACT = 256
+EXACT_STEPS = 256
+"""Rows that were written in an earlier step take the steps that they miss one after the other."""
+
 _POWERS = 16_384
 _LINE = 16  # float32 in a cache line
 _STEP, _GRADIENT_STEP, _GRADIENT_SLOT, _REMAINING = 0, 1, 2, 4  # offsets behind the moments of a row
@@ -188,13 +190,13 @@ def read_row(to, table, row, now, remaining_now, schedule):
     written = now - gap
     if gap == 0:
         copy_row(to, values, width)
-    elif written >= _EXACT:
+    elif written >= EXACT_STEPS:
         near = min(gap, _POWERS - 1)
         decay = get(schedule.mean_decays, near), get(schedule.root_decays, near)
         remaining = offset(values, 3 * width + _REMAINING)
         missed_steps(to, values, moments, width, remaining, remaining_now, decay)
     else:
-        for j in range(1, min(gap, _EXACT) + 1):
+        for j in range(1, min(gap, EXACT_STEPS) + 1):
             step = written + j
             rate = schedule.rate - schedule.rate_decrement * (step - 1)
             rate = rate * get(schedule.rate_corrections, step) * get(schedule.mean_decays, j)

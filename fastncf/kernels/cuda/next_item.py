@@ -23,6 +23,7 @@ Sizes: D is padded with zeros to a width W, a power of two of at least 16. C fea
 items. ``S`` shares of the negatives in kernel 3, ``Q`` shares of the positions in kernel 4.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastncf.kernels.cpu.lazy_adam import EXACT_STEPS
 from fastncf.kernels.cpu.next_item import CHUNK
 from fastncf.kernels.cpu.rows import BETA_1, BETA_2
 from fastncf.kernels.cuda.draws import _hash_position, _is_unseen
@@ -37,9 +39,6 @@ from fastncf.rng import GOLDEN, MIX_1, MIX_2
 
 BLOCK_TOKENS = 16
 """Tokens of a window that are scanned at once."""
-
-EXACT_STEPS = 256
-"""Rows that were written in an earlier step take missed steps one after the other."""
 
 _BLOCK_COLUMNS = 32
 _TILE_NUMBERS = 8192  # of the widest factor of a product
@@ -71,8 +70,8 @@ _MASKED = tl.constexpr(-1e30)
 _EPSILON = tl.constexpr(1e-8)
 _BETA_1 = tl.constexpr(BETA_1)
 _BETA_2 = tl.constexpr(BETA_2)
-_LOG_BETA_1 = tl.constexpr(-0.10536051565782628)
-_LOG_BETA_2 = tl.constexpr(-0.0010005003335835335)
+_LOG_BETA_1 = tl.constexpr(math.log(BETA_1))
+_LOG_BETA_2 = tl.constexpr(math.log(BETA_2))
 
 
 class Sizes(NamedTuple):
@@ -965,7 +964,10 @@ def _backward_kernel(
 
 @triton.jit
 def _adam(value_ptr, moment, gradient, rate, root_correction):
-    """Take a step of Adam (Kingma and Ba 2015) in place; means and mean squares are ``moment`` numbers further on."""
+    """Take a step of Adam (Kingma and Ba 2015) in place, and return the new values.
+
+    Means and mean squares are ``moment`` and twice as many numbers further on.
+    """
     mean_ptr, square_ptr = value_ptr + moment, value_ptr + 2 * moment
     mean = tl.load(mean_ptr) * _BETA_1 + gradient * (1 - _BETA_1)
     square = tl.load(square_ptr) * _BETA_2 + gradient * gradient * (1 - _BETA_2)
@@ -973,6 +975,7 @@ def _adam(value_ptr, moment, gradient, rate, root_correction):
     tl.store(mean_ptr, mean)
     tl.store(square_ptr, square)
     tl.store(value_ptr, value)
+    return value
 
 
 @triton.jit(do_not_specialize=["offset", "num_items", "num_negatives", "max_tokens", "num_shares"])
@@ -1064,8 +1067,8 @@ def _recurrence_kernel(
     rate, root_correction = tl.load(step_numbers_ptr + 6 * number), tl.load(step_numbers_ptr + 6 * number + 1)
     decay = tl.load(decays_ptr + at)
     _adam(recurrence_ptr + at, 2 * SIZE, grad_gains, rate, root_correction)
-    _adam(recurrence_ptr + SIZE + at, 2 * SIZE, grad_decays * decay * (1.0 - decay), rate, root_correction)
-    logit = tl.load(recurrence_ptr + SIZE + at)
+    grad_logits = grad_decays * decay * (1.0 - decay)
+    logit = _adam(recurrence_ptr + SIZE + at, 2 * SIZE, grad_logits, rate, root_correction)
     is_mean = tl.load(is_mean_ptr + at // WIDTH) != 0
     tl.store(decays_ptr + at, tl.where(is_mean, 1.0, 1.0 / (1.0 + tl.exp(-logit))))
     if tl.program_id(0) == 0:
