@@ -8,6 +8,7 @@ from torch import nn
 import fastncf
 from fastncf import plan as planning
 from fastncf import tuning
+from fastncf.data.synthetic import synthetic_movielens
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.mf import MF
@@ -425,3 +426,23 @@ def test_what_sgd_trains_first_has_its_l2_chosen_too(monkeypatch):
 def test_a_choice_needs_users_with_two_items():
     frame = pl.DataFrame({"user": np.repeat(np.arange(30), 2), "item": np.arange(60) % 23, "time": np.arange(60)})
     assert fastncf.fit(frame, epochs=1).plan.final.l2 == planning.SGD_SPARSE["bag"].settings["l2"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "bce", "history": "sequence"},
+        {"loss": "bce", "history": "bag"},
+        {"loss": "bce", "history": "none"},
+        {"loss": "bpr", "history": "sequence"},
+        {"loss": "softmax", "history": "sequence"},
+    ],
+)
+def test_more_negatives_never_make_a_model_worse_by_more_than_noise(settings):
+    frame = synthetic_movielens(300, 400, 12_000, seed=3).collect()
+    ndcg = []
+    for num_negatives in (8, 32, 128, 512):
+        rec = fastncf.fit(frame, num_negatives=num_negatives, full_ranking=True, budget="fast", **settings)
+        ndcg.append(rec.metrics["full/ndcg@10"])
+    noise = 2 * 0.22 / 300**0.5  # two standard errors of a mean NDCG whose standard deviation is .22
+    assert all(ndcg[at] > max(ndcg[:at]) - noise for at in range(1, 4)), ndcg

@@ -90,8 +90,9 @@ class BlockSGD(Trainer):
         first = int(generator.integers(self.grid))
         num_draws = len(self.positions) * settings.num_negatives
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
+        weight = np.float32(settings.negative_weight)
         samplings = [
-            NegativeSampling(items, settings.num_negatives, keys, settings.alias_table(self.counts[items]))
+            NegativeSampling(items, settings.num_negatives, keys, settings.alias_table(self.counts[items]), weight)
             for items in parts
         ]
         losses = np.zeros((self.grid, self.grid))

@@ -112,7 +112,8 @@ class HistorySGD(Trainer):
         bounds = split_ranges(np.concatenate([[0], ends]), self.num_copies * self.num_rounds)
         num_draws = len(split.indices) * settings.num_negatives
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
-        sampling = NegativeSampling(self.items, settings.num_negatives, keys, self.alias_table)
+        weight = np.float32(settings.negative_weight)
+        sampling = NegativeSampling(self.items, settings.num_negatives, keys, self.alias_table, weight)
         losses = np.zeros((self.num_rounds, self.num_copies))
 
         def train(step: SGDStep, turn: int, copy: int, _: int) -> None:

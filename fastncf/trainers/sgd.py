@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 _MODELS = ("mf", "gmf")
 
+NEGATIVES_AT_FULL_WEIGHT = 8
+"""Number of negatives up to which each counts like a positive; the weights of more have this sum. A step adds up the
+gradients of all samples, so that many negatives of full weight would overshoot; as it is, more only have less noise."""
+
 
 @dataclass(frozen=True)
 class SGDSettings:
@@ -31,7 +35,8 @@ class SGDSettings:
         num_negatives: K.
         seed: determines negatives and order.
         loss: code of the loss, see :mod:`fastncf.kernels.cpu.losses`.
-        num_terms: terms of the loss of an interaction: its 1 + K samples, or its K pairs.
+        negative_weight: weight of a negative, or of its pair, in the loss.
+        num_terms: terms of the loss of an interaction by their weights: its 1 + K samples, or its K pairs.
         l2: weight of the mean squared norm of the vectors of an interaction's samples, in the mean over its terms.
         shuffle: draw the order anew each epoch; otherwise the order of epoch 0 serves all.
         negatives: name of the distribution of the negatives.
@@ -41,7 +46,8 @@ class SGDSettings:
     num_negatives: int
     seed: int
     loss: int
-    num_terms: int
+    negative_weight: float
+    num_terms: float
     l2: float
     shuffle: bool
     negatives: str
@@ -55,11 +61,13 @@ class SGDSettings:
             ValueError: the CPU kernels do not compute the loss.
         """
         loss = LOSSES[stage.loss]
+        weight = min(1.0, NEGATIVES_AT_FULL_WEIGHT / stage.num_negatives)
         return cls(
             num_negatives=stage.num_negatives,
             seed=stage.seed,
             loss=require_code(loss.cpu_kernel),
-            num_terms=loss.num_terms(stage.num_negatives),
+            negative_weight=weight,
+            num_terms=loss.num_terms(0) + weight * (loss.num_terms(stage.num_negatives) - loss.num_terms(0)),
             l2=stage.l2,
             shuffle=stage.shuffle,
             negatives=stage.negatives,
@@ -69,10 +77,13 @@ class SGDSettings:
     def step(self, learning_rate: float) -> SGDStep:
         """Return the step for a learning rate, which multiplies the gradient of the sum of the terms, not of the mean.
 
-        The norms are those of the user's vector and of the mean of 1 + K items' vectors.
+        The norms are those of the user's vector and of the mean of 1 + K items' vectors, by their weights.
         """
         decay = 2 * learning_rate * self.l2 * self.num_terms
-        user_scale, item_decay = np.float32(1 - decay), np.float32(decay / (1 + self.num_negatives))
+        user_scale, item_decay = (
+            np.float32(1 - decay),
+            np.float32(decay / (1 + self.negative_weight * self.num_negatives)),
+        )
         return SGDStep(np.float32(learning_rate), user_scale, item_decay, self.loss)
 
     def alias_table(self, item_counts: np.ndarray) -> AliasTable:

@@ -84,7 +84,9 @@ def test_samples_hold_each_item_once_and_count_the_draws():
     positions = np.array([1, 4, 5, 9], np.int32)
     keys = position_keys(0, Stream.NEGATIVES, 0, positions=4 * num_negatives)
     workspace = make_workspace(4, num_items, num_negatives)
-    draw_samples(0, 4, positions, NegativeSampling(items, num_negatives, keys, UNIFORM), LANES, workspace)
+    draw_samples(
+        0, 4, positions, NegativeSampling(items, num_negatives, keys, UNIFORM, np.float32(1)), LANES, workspace
+    )
     samples = workspace.samples
     unseen = set(items.tolist()) - set(items[positions].tolist())
     for at, positive in enumerate(items[positions].tolist()):

@@ -67,14 +67,29 @@ def numpy_step(p: Parameters, user: int, items: np.ndarray, stage: Stage, rate: 
     scores = reference.mf_forward(p, users, items)
     num_terms = reference.num_terms(stage.loss, items.size - 1)
     loss, grad_scores = reference.LOSSES[stage.loss](scores) if num_terms else (0.0, np.zeros_like(scores))
-    grads = reference.mf_backward(p, users, items, num_terms * grad_scores)
-    decay = 2 * stage.l2 * reference.num_terms(stage.loss, stage.num_negatives)
+    total, grad_scores = num_terms * loss, num_terms * grad_scores
+    weight = min(1, 8 / stage.num_negatives)
+    weights = np.array([[1.0] + [weight] * (items.size - 1)])
+    if stage.loss == "bce":
+        own = float(np.logaddexp(0, -scores[0, 0]))
+        total, grad_scores = own + weight * (total - own), grad_scores * weights
+    else:
+        total, grad_scores = weight * total, grad_scores * weight
+    grads = reference.mf_backward(p, users, items, grad_scores)
+    decay = 2 * stage.l2 * weighted_terms(stage)
     item_vectors = p["item_embedding.weight"]
     grads["user_embedding.weight"][user] += decay * p["user_embedding.weight"][user]
     grads["item_embedding.weight"] += reference.scatter(
-        len(item_vectors), items, decay / (1 + stage.num_negatives) * item_vectors[items]
+        len(item_vectors),
+        items,
+        decay / (1 + weight * stage.num_negatives) * weights[..., None] * item_vectors[items],
     )
-    return {name: p[name] - rate * grads[name] for name in p}, num_terms * loss
+    return {name: p[name] - rate * grads[name] for name in p}, total
+
+
+def weighted_terms(stage: Stage) -> float:
+    """Return the sum of the weights of an interaction's terms: negatives have a weight of 8 / K beyond K = 8."""
+    return min(stage.num_negatives, 8) + (stage.loss == "bce")
 
 
 def draw_negatives(
@@ -167,7 +182,7 @@ def test_an_epoch_is_that_of_numpy(monkeypatch, dim, loss, num_negatives, negati
     assert sorted(visited) == list(zip(owners.tolist(), split.indices.tolist(), strict=True))
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(parameter.detach().numpy(), p[name], rtol=1e-5, atol=1e-5)
-    assert total == pytest.approx(expected / LOSSES[loss].num_terms(num_negatives), rel=1e-5)
+    assert total == pytest.approx(expected / weighted_terms(stage), rel=1e-5)
 
 
 @pytest.mark.usefixtures("fine_grid")

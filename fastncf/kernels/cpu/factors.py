@@ -100,12 +100,14 @@ class NegativeSampling(NamedTuple):
         num_negatives: K, int64.
         keys: see :func:`fastncf.kernels.cpu.negatives.sample_row`.
         alias_table: distribution of the draws over ``items``, or ``UNIFORM``.
+        weight: weight of a negative in the loss, float32; that of a positive is 1.
     """
 
     items: np.ndarray
     num_negatives: int
     keys: np.ndarray
     alias_table: AliasTable
+    weight: np.float32
 
 
 class Block(NamedTuple):
@@ -131,7 +133,8 @@ class Samples(NamedTuple):
     Attributes:
         items: (n, 1 + K) int32.
         starts: (n, 1 + K) int64, where their vectors start in the table of items.
-        multiplicity: (n, P) float32, how often each was drawn, then zeros; P is 1 + K rounded up to whole vectors.
+        multiplicity: (n, P) float32, how often each was drawn times its weight, then zeros; P is 1 + K rounded up to
+            whole vectors.
         sizes: (n,) int64, number of distinct samples.
         last_row: (m,) int64, for each of the m items that are drawn from the last row of the data that has it, or -1.
     """
@@ -302,12 +305,13 @@ def draw_samples(start, stop, positions, sampling, width, workspace):
     negatives = workspace.negatives[: (stop - start) * num_negatives]
     seen = positions[start:stop]
     sample_row(start * num_negatives, seen, sampling.keys, sampling.alias_table, workspace.sampler, negatives)
-    _merge_repeats(start, stop, positions, negatives, sampling.items, width, workspace.samples)
+    _merge_repeats(start, stop, positions, negatives, sampling, width, workspace.samples)
 
 
 @njit(nogil=True, cache=True)
-def _merge_repeats(start, stop, positions, negatives, items, width, samples):
+def _merge_repeats(start, stop, positions, negatives, sampling, width, samples):
     """Fill ``samples`` with a user's positives and their negatives, each item of an interaction once."""
+    items, weight = sampling.items, sampling.weight
     sample_items, starts, multiplicity, sizes, last_row = samples
     num_negatives = len(negatives) // (stop - start)
     for at in range(stop - start):
@@ -322,13 +326,13 @@ def _merge_repeats(start, stop, positions, negatives, items, width, samples):
             if last_row[position] != row:
                 last_row[position] = row
                 sample_items[at, size] = items[position]
-                multiplicity[at, size] = _ONE
+                multiplicity[at, size] = weight
                 size += np.uint64(1)
             else:
                 which = np.uint64(1)
                 while sample_items[at, which] != items[position]:
                     which += np.uint64(1)
-                multiplicity[at, which] += _ONE
+                multiplicity[at, which] += weight
         sizes[at] = size
         for k in range(size):
             starts[at, k] = np.int64(sample_items[at, k]) * width
