@@ -35,6 +35,15 @@ def test_repr_has_at_most_ten_short_lines(rec):
     assert f"hr@10 {rec.metrics['hr@10']:.4f}" in repr(rec)
 
 
+def test_the_parts_of_a_recommender_have_short_names(rec):
+    assert repr(rec.users) == "Vocabulary(60 user ids, Int64)"
+    assert repr(rec.items) == "Vocabulary(40 item ids, Int64)"
+    size = len(rec.split.indices)
+    assert (
+        repr(rec.split) == f"Split(60 users, 40 items, {size:,} training interactions, holdout={rec.split.holdout!r})"
+    )
+
+
 def test_repr_html_is_a_table_without_the_markup_of_others(rec):
     class Tags(HTMLParser):
         """Counts open tags."""

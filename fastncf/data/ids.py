@@ -43,6 +43,10 @@ class Vocabulary:
         self.noun = noun
         self._has_index = False
 
+    def __repr__(self) -> str:
+        """Return the number of the ids and their dtype in one line."""
+        return f"Vocabulary({len(self):,} {self.noun} ids, {self.ids.dtype})"
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -34,7 +34,7 @@ from fastncf.threads import even_ranges, run_ranges
 _FEW_USERS = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split:
     """Interactions to train on and those that are held out, as indices of U users and I items.
 
@@ -66,6 +66,13 @@ class Split:
     holdout: Literal["latest", "random", "given", "none"]
     test_candidates: np.ndarray | None = None
     num_candidates_seen: int = 0
+
+    def __repr__(self) -> str:
+        """Return the sizes in one line, without the arrays."""
+        return (
+            f"Split({self.num_users:,} users, {self.num_items:,} items, {len(self.indices):,} training interactions, "
+            f"holdout={self.holdout!r})"
+        )
 
     @property
     def num_users(self) -> int:
