@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fastncf.config import show
+from fastncf.errors import ConfigError
+
 if TYPE_CHECKING:
     from fastncf.trainers.loop import Progress
 
@@ -29,7 +32,14 @@ def progress_shown(
 
     Yields:
         The callback to give to a fit.
+
+    Raises:
+        ConfigError: the callback cannot be called, or ``is_shown`` is neither True nor False.
     """
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback={show(callback)}: expected a function of one argument, a fastncf.Progress")
+    if not isinstance(is_shown, bool):
+        raise ConfigError(f"progress={show(is_shown)}: expected True or False")
     from fastncf.kernels.cpu.compiling import when_compiling
 
     if not (is_shown and (is_terminal() or is_notebook())):  # rich's bar is not imported for nothing

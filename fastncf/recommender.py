@@ -1,5 +1,6 @@
 """Fitted recommender: recommendations by the user's own ids as polars frames, evaluation, saving and loading."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 import numpy as np
 import polars as pl
 
-from fastncf.config import Config, require_count
+from fastncf.config import Config, require_count, show
 from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
@@ -390,7 +391,7 @@ class Recommender:
             known = add_items(known, stage, rows.items)
         known, log = add_rows(known, stage, rows), TrainingLog()
         if epochs:
-            with progress_shown(callback, is_shown=bool(progress)) as shown:
+            with progress_shown(callback, is_shown=progress) as shown:
                 known, log = train_on(known, self.plan, epochs, ProgressReporter(shown, epochs))
         self.trained, self.encoder, self.users, self.items, self.split, self.order = known
         self._factor_items = None
@@ -677,7 +678,7 @@ class Recommender:
             DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
         self._require_refittable()
-        with progress_shown(callback, is_shown=bool(progress)) as shown:
+        with progress_shown(callback, is_shown=progress) as shown:
             reporter = ProgressReporter(shown, sum(self.num_kept or (self.plan.num_epochs,)))
             with reporter.stage("train"):
                 found = train_on_all(self.plan, None, self.split, self.order, reporter, self.num_kept or None)
@@ -797,6 +798,7 @@ class Recommender:
             DataError: the folder holds something other than a fastncf model, or cannot be written; or the model holds
                 what :func:`load` would refuse, such as parameters that are not finite. An older model stays.
         """
+        _require_folder(directory)
         use_one_torch_thread_after_fork()
         parameters: dict[str, Any]
         extra_state: dict[str, Any] = {}
@@ -817,6 +819,12 @@ class Recommender:
                 f"{directory}: nothing is saved, since {error!s:.300}; expected a model that fit() made"
             ) from None
         write_folder(directory, Saved(description, data, parameters))
+
+
+def _require_folder(directory: Any) -> None:
+    """Raise a ConfigError for what is no path."""
+    if not isinstance(directory, str | os.PathLike):
+        raise ConfigError(f"directory={show(directory)}: expected the path of a folder")
 
 
 def _in(output: Output, frame: pl.DataFrame) -> "pl.DataFrame | pd.DataFrame":
@@ -851,6 +859,7 @@ def load(
         ConfigError: the model was a module of the user's own and none is given.
         DeviceError: the device is not available.
     """
+    _require_folder(directory)
     use_one_torch_thread_after_fork()
     folder = Path(directory)
     saved = read_folder(folder)

@@ -80,12 +80,11 @@ def fit(
     Warns:
         UnusedSettingWarning: a setting was given that has no effect beside the others.
     """
-    _require_callback(callback)
     use_one_torch_thread_after_fork()
     # NumPy's own settings, whatever the caller has set; no decorator, in whose file the warnings below would be
     with (
         np.errstate(divide="warn", over="warn", invalid="warn", under="ignore"),
-        progress_shown(callback, is_shown=bool(progress)) as callback,
+        progress_shown(callback, is_shown=progress) as callback,
     ):
         config, module = _configured(config, model, settings)
         inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
@@ -226,12 +225,6 @@ def _configured(
     require_known(settings, "test", "candidates", "user", "item", "time", "callback", "progress")
     config = replace(config or Config(), **settings)
     return config, None if model is None or isinstance(model, str) else model
-
-
-def _require_callback(callback: Any) -> None:
-    """Raise a ConfigError for a callback that cannot be called."""
-    if callback is not None and not callable(callback):
-        raise ConfigError(f"callback={show(callback)}: expected a function of one argument, a fastncf.Progress")
 
 
 def _require_memory(plan: Plan, split: Split) -> None:

@@ -97,3 +97,10 @@ def test_a_type_checker_marks_an_unknown_setting(tmp_path):
         told = [line for line in found.splitlines() if line.startswith(f"{path}:{number}: error: ")]
         assert len(told) == (message is not None), found
         assert all(str(message) in line for line in told)
+
+
+def test_what_is_no_path_is_refused(rec):
+    for call in (rec.save, fastncf.load):
+        for wrong in (None, 3, ["model"]):
+            with pytest.raises(fastncf.ConfigError, match=r"^directory=.*: expected the path of a folder$"):
+                call(wrong)

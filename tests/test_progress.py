@@ -8,6 +8,7 @@ import pytest
 
 import fastncf
 from fastncf import progress
+from fastncf.errors import ConfigError
 from tests.conftest import checkerboard
 
 FAST = {"dim": 4, "epochs": 2, "l2": 0.0, "num_negatives": 2}
@@ -126,3 +127,17 @@ def test_the_log_of_the_package_tells_sections_and_epochs(caplog):
     text = [record.getMessage() for record in caplog.records]
     assert [line for line in text if line.endswith("begins")][:2] == ["read begins", "split begins"]
     assert next(line for line in text if line.startswith("epoch 2 of 2: loss ")).count("ndcg@10") == 1
+
+
+def test_wrong_callbacks_and_flags_are_refused_by_all_that_train():
+    rec = fastncf.fit(checkerboard(), **FAST)
+    trains = (
+        lambda **given: fastncf.fit("nowhere.csv", **given),
+        rec.refit,
+        lambda **given: rec.update(checkerboard().head(2), epochs=1, **given),
+    )
+    for train in trains:
+        with pytest.raises(ConfigError, match=r"^callback=3: expected a function of one argument"):
+            train(callback=3)
+        with pytest.raises(ConfigError, match=r"^progress='no': expected True or False$"):
+            train(progress="no")
