@@ -409,6 +409,22 @@ def require_count(name: str, value: Any) -> int:
     return int(count)
 
 
+def require_flag(name: str, value: Any) -> bool:
+    """Return a truth value as one of Python's own.
+
+    Args:
+        name: argument that it was given as.
+        value: a bool, of Python or of NumPy.
+
+    Raises:
+        ConfigError: it is anything else, such as the text "no", which would count as true.
+    """
+    flag = _plain(value)
+    if not isinstance(flag, bool):
+        raise ConfigError(f"{name}={show(flag)}: expected True or False")
+    return flag
+
+
 def _plain(value: Any) -> Any:
     """Return Python's own value for a scalar, string or array of another library; other values as they are."""
     if isinstance(value, bool):

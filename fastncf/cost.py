@@ -72,7 +72,7 @@ def estimate(
         num_negatives = stage.num_negatives
         if stage.trainer in _NEXT_ITEM:
             num_negatives = min(num_negatives, num_items)
-            numbers, samples = _next_item_numbers(stage, num_users, num_items), num_interactions
+            numbers, samples = _next_item_numbers(stage, num_users, num_items, num_interactions), 0
         elif stage.trainer in _SGD_TRAINERS:
             numbers, samples = (num_users + num_items) * stage.dim * 3, 0
         else:
@@ -109,16 +109,20 @@ def least_bytes(stage: Stage, *, num_users: int, num_items: int, num_interaction
     if not stage.epochs:
         return 0
     if stage.trainer in _NEXT_ITEM:
-        return _FLOAT_BYTES * _next_item_numbers(stage, num_users, num_items)
+        return _FLOAT_BYTES * _next_item_numbers(stage, num_users, num_items, num_interactions)
     if stage.model in _WITH_LAYERS:
         numbers += sum(a * b for a, b in pairwise([2 * stage.mlp_dim, *stage.layers, 1]))
     return _FLOAT_BYTES * (3 * numbers + num_interactions * stage.num_negatives)
 
 
-def _next_item_numbers(stage: Stage, num_users: int, num_items: int) -> int:
-    """Return the float32 of states, of rows with their moments, and of the negatives' gradients in a batch."""
-    gradients = stage.batch_size // _POSITIONS_PER_CHUNK * min(stage.num_negatives, num_items) * stage.dim
-    return num_users * stage.dim + num_items * 6 * stage.dim + gradients
+def _next_item_numbers(stage: Stage, num_users: int, num_items: int, num_interactions: int) -> int:
+    """Return the float32 of states, of rows with their moments, and of the buffers of the largest batch at least."""
+    all_positions = max(1, num_interactions - num_users)  # each user's first interaction is not predicted
+    positions = all_positions // -(-all_positions // stage.batch_size)
+    negatives = min(stage.num_negatives, num_items)
+    tables = num_users + 6 * num_items
+    buffers = 5 * positions + (3 + -(-positions // _POSITIONS_PER_CHUNK)) * negatives
+    return (tables + buffers) * stage.dim
 
 
 def _seconds_per_sample(stage: Stage) -> float:

@@ -479,8 +479,8 @@ def _history(config: Config, data: DataFacts, optimizer: str) -> tuple[str, str]
         require_torch(reads=True)
         if config.history not in (None, "none"):
             raise ConfigError(
-                f"history={config.history!r}: needs optimizer='sgd' (mf or gmf on a CPU) or 'pretrain' (mlp or neumf); "
-                f"expected 'none'"
+                f"history={config.history!r}: needs optimizer='sgd' (mf or gmf by bce or bpr) or 'pretrain' (mlp or "
+                f"neumf), or mf by softmax; expected 'none'"
             )
         return "none", "adam trains no histories"
     if config.history is not None:

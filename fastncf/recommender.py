@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 import numpy as np
 import polars as pl
 
-from fastncf.config import Config, require_count, show
+from fastncf.config import Config, require_count, require_flag, show
 from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
@@ -24,6 +24,7 @@ from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
+from fastncf.numpy_errors import with_usual_errors
 from fastncf.persistence.arrays import require_finite
 from fastncf.persistence.description import Fields, describe, read_fields
 from fastncf.persistence.encoder import encoder_arrays, split_encoder
@@ -217,6 +218,7 @@ class Recommender:
         output: Literal["pandas"],
     ) -> "pd.DataFrame": ...
 
+    @with_usual_errors
     def recommend(
         self,
         users: Any = None,
@@ -287,7 +289,12 @@ class Recommender:
         request = Request(
             users=asked,
             filters=make_filters(
-                asked, self.items, self.split, exclude_seen=bool(exclude_seen), items=items, exclude=exclude
+                asked,
+                self.items,
+                self.split,
+                exclude_seen=require_flag("exclude_seen", exclude_seen),
+                items=items,
+                exclude=exclude,
             ),
             items=self.items,
             titles=self.titles if titles is None else read_titles(titles, self.items),
@@ -346,6 +353,7 @@ class Recommender:
         factors = self._require_factors()
         return KnownModel(factors, self.encoder, self.users, self.items, self.split, self.order)
 
+    @with_usual_errors
     def update(
         self,
         new: Any,
@@ -432,6 +440,7 @@ class Recommender:
         self, items: Any, k: int = 10, *, titles: Any = None, output: Literal["pandas"]
     ) -> "pd.DataFrame": ...
 
+    @with_usual_errors
     def similar_items(
         self, items: Any, k: int = 10, *, titles: Any = None, output: Output = "polars"
     ) -> "pl.DataFrame | pd.DataFrame":
@@ -465,6 +474,7 @@ class Recommender:
     @overload
     def similar_users(self, users: Any, k: int = 10, *, output: Literal["pandas"]) -> "pd.DataFrame": ...
 
+    @with_usual_errors
     def similar_users(self, users: Any, k: int = 10, *, output: Output = "polars") -> "pl.DataFrame | pd.DataFrame":
         """Return the k users whose vectors have the largest cosine with that of a user, the user left out.
 
@@ -589,6 +599,7 @@ class Recommender:
     @overload
     def score(self, users: Any, items: Any, *, output: Literal["pandas"]) -> "pd.DataFrame": ...
 
+    @with_usual_errors
     def score(self, users: Any, items: Any, *, output: Output = "polars") -> "pl.DataFrame | pd.DataFrame":
         """Return the scores of (user, item) pairs.
 
@@ -617,6 +628,7 @@ class Recommender:
         frame = pl.DataFrame({"user": self.users.decode(user), "item": self.items.decode(item), "score": scores})
         return _in(output, self._with_titles(frame, "item", item, None))
 
+    @with_usual_errors
     def evaluate(
         self, *, k: int | None = None, num_candidates: int | None = None, full_ranking: bool | None = None
     ) -> Evaluation:
@@ -658,6 +670,7 @@ class Recommender:
             protocol += "; full/: against the whole catalogue without training items"
         return Evaluation(results, protocol)
 
+    @with_usual_errors
     def refit(self, *, callback: Callable[[Progress], object] | None = None, progress: bool = True) -> Self:
         """Train again on all interactions, the held-out ones included, by the plan that was measured.
 
@@ -708,6 +721,7 @@ class Recommender:
                 "fit(data, holdout=None)"
             )
 
+    @with_usual_errors
     def report(self, path: str | Path, *, titles: Any | None = None) -> Path:
         """Write a page about the model: one HTML file that needs no network, for any browser and for phones.
 
@@ -784,6 +798,7 @@ class Recommender:
             f"has not seen",
         )
 
+    @with_usual_errors
     def save(self, directory: str | Path) -> None:
         """Write the model, its plan, its data and its ids to a folder: safetensors and JSON.
 
@@ -839,6 +854,7 @@ def _similar_frame(vocabulary: Vocabulary, answer: Answer) -> pl.DataFrame:
     return pl.DataFrame([*ids, pl.Series("score", answer.scores), pl.Series("rank", answer.ranks)])
 
 
+@with_usual_errors
 def load(
     directory: str | Path, *, model: "nn.Module | None" = None, device: str = "cpu", titles: Any = None
 ) -> Recommender:

@@ -16,6 +16,7 @@ from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.candidates import require_candidate_memory
 from fastncf.memory import format_bytes, require_memory
+from fastncf.numpy_errors import usual_errors
 from fastncf.plan import Plan, alternative_plan, likely_facts, make_plan, trial_of
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.progress import progress_shown
@@ -83,7 +84,7 @@ def fit(
     use_one_torch_thread_after_fork()
     # NumPy's own settings, whatever the caller has set; no decorator, in whose file the warnings below would be
     with (
-        np.errstate(divide="warn", over="warn", invalid="warn", under="ignore"),
+        usual_errors(),
         progress_shown(callback, is_shown=progress) as callback,
     ):
         config, module = _configured(config, model, settings)
@@ -152,14 +153,15 @@ def plan_fit(
     The arguments and errors are those of :func:`fit`. ``print(plan)`` tells each choice with its reason, and the memory
     and time to expect. An l2 that is searched for on held-out items is not known yet.
     """
-    config, module = _configured(config, model, settings)
-    inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
-    refuse_contradictions(config, inputs)
-    likely = make_plan(config, likely_facts(config), module)
-    data = _Prepared.read(train, inputs, config, likely, ProgressReporter(None, 0))
-    plan = make_plan(config, data.facts, module)
-    warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
-    return plan if config.holdout == "one" else plan.with_everything(hold_out_nothing(data.split, None)[0])
+    with usual_errors():
+        config, module = _configured(config, model, settings)
+        inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
+        refuse_contradictions(config, inputs)
+        likely = make_plan(config, likely_facts(config), module)
+        data = _Prepared.read(train, inputs, config, likely, ProgressReporter(None, 0))
+        plan = make_plan(config, data.facts, module)
+        warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
+        return plan if config.holdout == "one" else plan.with_everything(hold_out_nothing(data.split, None)[0])
 
 
 @dataclass(frozen=True)

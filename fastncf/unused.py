@@ -129,7 +129,7 @@ UNUSED = (
     Unused(
         ("precision",),
         lambda fit: _trains(fit) and all(stage.precision != fit.config.precision for stage in fit.plan.stages),
-        "sgd computes in float32",
+        "the CPU kernel for it computes in float32",
     ),
     Unused(
         ("negatives_exponent",),

@@ -12,7 +12,18 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"accelerators", "download", "files", "processes", "rng", "stage", "streams", "suggestions", "threads"},
+    {
+        "accelerators",
+        "download",
+        "files",
+        "numpy_errors",
+        "processes",
+        "rng",
+        "stage",
+        "streams",
+        "suggestions",
+        "threads",
+    },
     {"memory"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},

@@ -12,6 +12,7 @@ from fastncf.errors import ConfigError, InsufficientMemoryError
 from tests.conftest import checkerboard
 
 MEGABYTE = 1 << 20
+SOFTMAX = {"loss": "softmax", "history": "sequence", "epochs": 1, "dim": 4, "device": "cpu"}
 
 
 @pytest.fixture
@@ -122,6 +123,20 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(settings, what, monke
     monkeypatch.setattr("fastncf.train.train_stages", lambda *arguments: pytest.fail("the training began"))
     with pytest.raises(InsufficientMemoryError, match=rf"^{what}.*: needs .* of memory, and .* are available"):
         fastncf.fit(checkerboard(), **settings)
+
+
+@pytest.mark.parametrize("settings", [{"dim": 10**6}, {"dim": 10**6, "batch_size": 64, "num_negatives": 8}])
+def test_the_buffers_of_a_batch_of_states_count(settings, monkeypatch):
+    monkeypatch.setattr(memory, "_machine_bytes", lambda: 2 << 30)
+    monkeypatch.setattr("fastncf.train.train_stages", lambda *arguments: pytest.fail("the training began"))
+    with pytest.raises(InsufficientMemoryError, match=r"^mf with dim=1000000.*: needs .* of memory"):
+        fastncf.fit(checkerboard(), **SOFTMAX | settings)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_negatives"])
+def test_a_batch_of_states_is_no_larger_than_the_data(name, monkeypatch):
+    monkeypatch.setattr(memory, "_machine_bytes", lambda: 4 << 30)
+    assert fastncf.fit(checkerboard(), **SOFTMAX | {name: 2**31 - 1}).plan.cost.memory_bytes < 1 << 30
 
 
 def test_evaluate_refuses_lists_that_cannot_fit():

@@ -51,7 +51,7 @@ LAYERS = {"model": "mlp", "layers": (4,), "dim": 4}
         ({"layers": (8,), "dropout": 0.1}, "layers=(8,), dropout=0.1: no effect, since the model has no hidden layers"),
         ({"model": "gmf", "layers": (8,)}, "layers=(8,): no effect, since the model has no hidden layers"),
         ({"batch_size": 9}, "batch_size=9: no effect, since sgd takes a step for each interaction"),
-        ({"precision": "bfloat16"}, "precision='bfloat16': no effect, since sgd computes in float32"),
+        ({"precision": "bfloat16"}, "precision='bfloat16': no effect, since the CPU kernel for it computes in float32"),
         ({"negatives": "uniform", "negatives_exponent": 0.5}, "negatives_exponent=0.5: no effect, since negatives are"),
         ({"budget": "fast", "epochs": 2, "learning_rate": 0.1, "l2": 0.1}, "budget='fast': no effect, since all that"),
         (

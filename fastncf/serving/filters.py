@@ -120,7 +120,7 @@ def make_filters(
                     f"item ids run from {vocabulary.ids[0]!r:.80} to {vocabulary.ids[-1]!r:.80}"
                 ),
                 UnusedSettingWarning,
-                stacklevel=3,  # the caller of recommend()
+                stacklevel=4,  # the caller of recommend(), whose decorator has a frame as well
             )
     return Filters(len(vocabulary), split, exclude_seen, is_open, pairs)
 

@@ -39,7 +39,7 @@ class NewRows(NamedTuple):
 
 def is_table(source: Any) -> bool:
     """Return whether a source is a frame or a file, not a list of items."""
-    return hasattr(source, "columns") or isinstance(source, str | Path | pl.LazyFrame)
+    return isinstance(source, str | Path | pl.LazyFrame) or hasattr(source, "columns")  # a LazyFrame's takes time
 
 
 def read_rows(

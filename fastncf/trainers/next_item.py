@@ -40,6 +40,7 @@ WINDOW = 128
 
 _BATCHES_PER_CALL = 32  # Ctrl-C waits for a call
 _BIAS_COLUMNS = 8  # the bias and numbers that stay 0, so that rows have whole vectors
+_LARGEST_EXPONENT = 80.0  # of a decay, so that neither the power overflows nor the decay underflows in float32
 MOMENTS = "parameters", "exp_avg", "exp_avg_sq"
 
 
@@ -201,7 +202,8 @@ class NextItem(Trainer):
     def encoder(self) -> HistoryEncoder:
         """Encoder of histories with the parameters as they are; copies."""
         gains, logits = self._recurrence[0]
-        decays = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+        exponents = np.minimum(-logits.astype(np.float64), _LARGEST_EXPONENT)
+        decays = (1 / (1 + np.exp(exponents))).astype(np.float32)
         decays[self.is_mean] = 1
         dim = self.stage.dim
         vectors = self._columns(0)["history_vectors"].copy()

@@ -210,3 +210,14 @@ def test_what_is_exposed_as_a_module_answers_as_before(model, many, monkeypatch)
     scores = rec.score(rec.users.ids.gather([2] * ITEMS), rec.items.ids)
     best = rec.recommend(rec.users.ids[2], k=ITEMS, exclude_seen=False)
     assert_series_equal(best["score"], scores["score"].sort(descending=True), abs_tol=1e-6, check_names=False)
+
+
+@pytest.mark.parametrize("value", ["no", 0, None, [True]])
+def test_exclude_seen_is_a_truth_value(fitted, value):
+    with pytest.raises(ConfigError, match=r"^exclude_seen=.*: expected True or False$"):
+        fitted[False].recommend(1, exclude_seen=value)
+
+
+def test_exclude_seen_may_be_one_of_numpy(fitted):
+    rec = fitted[False]
+    assert_frame_equal(rec.recommend(1, exclude_seen=np.False_), rec.recommend(1, exclude_seen=False))
