@@ -352,10 +352,20 @@ def ids_of_objects(values: list[Any]) -> tuple[pl.Series, pl.Series]:
     return text, text.is_null() | (text.str.strip_chars() == "").fill_null(value=False)
 
 
+def as_utf8(text: str) -> str | None:
+    """Return a text as a plain string; None where it holds half a character, a surrogate, which UTF-8 does not have."""
+    plain = str.__str__(text)
+    try:
+        plain.encode()
+    except UnicodeEncodeError:
+        return None
+    return plain
+
+
 def _text_of_object(value: Any) -> str | None:
     """Return an id as text; None where the value is missing, a fraction, rounded, or neither a number nor text."""
     if isinstance(value, str):
-        return str.__str__(value)
+        return as_utf8(value)
     if isinstance(value, bool | np.bool_):
         return None
     if isinstance(value, int | np.integer):

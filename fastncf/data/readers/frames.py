@@ -41,6 +41,11 @@ def from_pandas(column: Any, *, is_id: bool) -> pl.Series:
 
 
 def _from_arrow(values: Any) -> pl.Series:
-    """Return an array of pyarrow as a polars column; one of a type that polars does not have as objects."""
+    """Return an array of pyarrow as a polars column; one of a type that polars does not have as objects.
+
+    Times with a zone become those of UTC: polars knows no zones that are offsets, such as +05:30.
+    """
+    if getattr(values.type, "tz", None) is not None:
+        values = values.cast(f"timestamp[{values.type.unit}]")
     is_foreign = str(values.type).startswith(_FOREIGN_TYPES)
     return pl.Series(values.to_pylist(), dtype=pl.Object) if is_foreign else pl.Series(pl.from_arrow(values))

@@ -3,12 +3,13 @@
 import io
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import polars as pl
 
-from fastncf.data.ids import EXPECTED_IDS
+from fastncf.data.ids import EXPECTED_IDS, as_utf8
 from fastncf.data.readers.columns import match_columns
 from fastncf.data.readers.files import open_content
 from fastncf.data.readers.options import ReadOptions
@@ -17,8 +18,12 @@ from fastncf.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
 _EXPECTED = 'JSON lines: in each line an object such as {"user": 1, "item": 2, "time": 1112486027}'
-_PERHAPS_NO_STRING = r"^(?:true|false|[\[{].*|-?[0-9]+\.[0-9]+)$"
-"""Text as which polars reads a value other than a string and an integer, where a column holds strings as well."""
+_PERHAPS_NO_STRING = r"^(?:true|false|[\[{].*|-?[0-9]+\.[0-9]+)$|\x00"
+"""Text as which polars reads a value other than a string and an integer, where a column holds strings as well.
+
+Half a character, an escape such as \\ud83d without the other one, becomes a null character.
+"""
+_IDS = ("user", "item")
 
 _CHUNK_BYTES = 1 << 24
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
@@ -38,14 +43,14 @@ def read_json_lines(source: str, content: Path | bytes, options: ReadOptions) ->
     with open_content(content) as file:
         if file.read(len(_BOM)) == _BOM:
             content = file.read()  # polars takes the mark for a part of the first line
-    schema: pl.Schema | None = None
     try:
         lazy = pl.scan_ndjson(io.BytesIO(content) if isinstance(content, bytes) else content, infer_schema_length=None)
         schema = lazy.collect_schema()  # the types of all lines, not of the first ones
         columns = match_columns(schema.names(), options, source)
         frame = lazy.select(pl.col(column).alias(role) for role, column in columns.items()).collect()
-    except _UNREADABLE as error:
-        raise _explain_failure(source, content, schema, str(error).partition("\n")[0]) from None
+    except _UNREADABLE:
+        _refuse_bad_line(source, content)
+        return _read_objects(source, content, options)
     _refuse_repeated_members(source, content, frame, columns)
     _refuse_other_values(source, content, frame, columns)
     if "time" in columns and _may_be_rounded(frame["time"]):
@@ -54,8 +59,8 @@ def read_json_lines(source: str, content: Path | bytes, options: ReadOptions) ->
 
 
 def _refuse_other_values(source: str, content: Path | bytes, frame: pl.DataFrame, columns: dict[str, str]) -> None:
-    """Raise a DataError if an id among strings is a boolean, a fraction, a list or an object."""
-    texts = [role for role in ("user", "item") if frame[role].dtype == pl.String]
+    """Raise a DataError if an id among strings is a boolean, a fraction, a list, an object, or half a character."""
+    texts = [role for role in _IDS if frame[role].dtype == pl.String]
     doubtful = frame.select(pl.any_horizontal(False, pl.col(texts).str.contains(_PERHAPS_NO_STRING).fill_null(False)))
     rows = doubtful.to_series().arg_true().to_list()
     if not rows:
@@ -71,7 +76,8 @@ def _refuse_other_values(source: str, content: Path | bytes, frame: pl.DataFrame
             values = json.loads(line)
             for role in texts:
                 value = values.get(columns[role])
-                if not isinstance(value, (str, int)) or isinstance(value, bool):
+                is_id = isinstance(value, int) and not isinstance(value, bool)
+                if not is_id and (not isinstance(value, str) or as_utf8(value) is None):
                     raise DataError(
                         f"{source}: column {columns[role]!r:.80} holds {value!r:.60} in line {number}; "
                         f"expected {EXPECTED_IDS}"
@@ -123,22 +129,43 @@ def _find_line(content: Path | bytes, row: int) -> int:
         return next(number for position, number in enumerate(filled) if position == row)
 
 
-def _explain_failure(source: str, content: Path | bytes, schema: pl.Schema | None, reason: str) -> DataError:
-    """Return the error for a text that polars cannot read: its first bad line, or else the reason of polars."""
+def _refuse_bad_line(source: str, content: Path | bytes) -> None:
+    """Raise a DataError for the first line that polars cannot read if it is no JSON object, else leave it alone."""
     with open_content(content) as file:
         line = 1
         for chunk in _chunks(file):
-            if not _is_readable(chunk, schema):
+            if not _is_readable(chunk):
                 while len(parts := _halves(chunk)) > 1:
                     sound, other = parts
-                    if _is_readable(sound, schema):
+                    if _is_readable(sound):
                         line += sound.count(b"\n")
                         chunk = other
                     else:
                         chunk = sound
-                return DataError(f"{source}: line {line} {_fault_of(chunk, reason)}; expected {_EXPECTED}")
+                _load_object(source, line, chunk)
+                return
             line += chunk.count(b"\n")
-    return DataError(f"{source}: the values of a column are of different types ({reason:.200}); expected {_EXPECTED}")
+
+
+def _read_objects(source: str, content: Path | bytes, options: ReadOptions) -> TextTable:
+    """Read JSON lines of which a member has several types, as polars cannot: the ids as objects, the times as text.
+
+    Raises:
+        DataError: a line is not a JSON object, or a column is missing.
+    """
+    with open_content(content) as file:
+        rows = [_load_object(source, number, line) for number, line in enumerate(file, start=1) if not line.isspace()]
+    names = dict.fromkeys(name for members in rows for name in members)
+    columns = match_columns(list(names), options, source)
+    series = []
+    for role, column in columns.items():
+        values = [members.get(column) for members in rows]
+        if role not in _IDS:
+            values = [None if value is None else str(value) for value in values]
+        series.append(pl.Series(role, values, dtype=pl.Object if role in _IDS else pl.String))
+    frame = pl.DataFrame(series)
+    _refuse_repeated_members(source, content, frame, columns)
+    return TextTable(frame, columns, "JSON lines", lambda row: _find_line(content, row))
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -163,28 +190,35 @@ def _halves(chunk: bytes) -> list[bytes]:
     return [chunk[: middle + 1], chunk[middle + 1 :]] if middle >= 0 else [chunk]
 
 
-def _is_readable(chunk: bytes, schema: pl.Schema | None) -> bool:
-    """Return whether polars can read some lines, with the types of the whole text where they are known."""
+def _is_readable(chunk: bytes) -> bool:
+    """Return whether polars can read some lines."""
     if not chunk.strip():
         return True
     try:
-        pl.read_ndjson(chunk, schema=schema, infer_schema_length=None)
+        pl.read_ndjson(chunk, infer_schema_length=None)
     except _UNREADABLE:
         return False
     return True
 
 
-def _fault_of(line: bytes, reason: str) -> str:
-    """Return in words what is wrong with a line."""
+def _load_object(source: str, number: int, line: bytes) -> dict[str, Any]:
+    """Return the members of a line: numbers with a point or an exponent as decimals, so that no digit is lost.
+
+    Raises:
+        DataError: the line is not a JSON object.
+    """
+    shown = repr(line.strip()[:60].decode(errors="replace"))
     try:
-        value = json.loads(line, parse_constant=_refuse_constant)
+        value = json.loads(line, parse_float=Decimal, parse_constant=_refuse_constant)
     except UnicodeDecodeError:
-        return "is not UTF-8 text"
+        fault = "is not UTF-8 text"
     except (ValueError, RecursionError) as error:
-        return f"is not JSON ({error!s:.80}): {line.strip()[:60].decode(errors='replace')!r}"
-    if not isinstance(value, dict):
-        return f"is not an object: {line.strip()[:60].decode(errors='replace')!r}"
-    return f"does not have the types of the other lines ({reason:.120})"
+        fault = f"is not JSON ({error!s:.80}): {shown}"
+    else:
+        if isinstance(value, dict):
+            return value
+        fault = f"is not an object: {shown}"
+    raise DataError(f"{source}: line {number} {fault}; expected {_EXPECTED}")
 
 
 def _refuse_constant(name: str) -> None:

@@ -72,6 +72,12 @@ _FOREIGN: tuple[tuple[bytes, ForeignKind], ...] = (
     (rb"RD[AX][23]\n|X\n\0\0\0", _R),
     (rb"version https://git-lfs\.", ForeignKind("a pointer of Git LFS", "get the file itself with git lfs pull")),
     (rb"%PDF-", ForeignKind("a PDF document", "save its table as CSV")),
+    (
+        rb"(\xef\xbb\xbf)?\s*[\[(]?\s*\{\s*'",
+        _frame(
+            "Python code of dictionaries rather than JSON lines", "polars.DataFrame(map(ast.literal_eval, open(PATH)))"
+        ),
+    ),
     (rb"\{\\rtf", _DOCUMENT),
     (rb".{257}ustar", ForeignKind("a tar archive", "unpack it with tar -xf PATH, and pass the file of rows in it")),
     (rb"\x04\x22\x4d\x18", ForeignKind("a file packed by lz4", "unpack it with lz4 -d PATH")),

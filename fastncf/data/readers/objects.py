@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fastncf.data.ids import as_utf8
+
 _EPOCH = dt.datetime(1970, 1, 1)
 _LONGEST_DECIMAL = 38  # digits of an integer of 128 bits
 _NANOSECONDS = (-(2**63), 2**63 - 1)
@@ -37,7 +39,8 @@ def times_of_objects(values: list[Any]) -> tuple[pl.Series, pl.Series]:
 def _classify(value: Any) -> tuple[str | None, Any]:
     """Return what kind of time an object is, and its value; None for no time, and for a float that may be rounded."""
     if isinstance(value, str):
-        return "text", str.__str__(value)
+        plain = as_utf8(value)
+        return (None, None) if plain is None else ("text", plain)
     if isinstance(value, bool | np.bool_) or value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None, None
     if isinstance(value, int | np.integer):

@@ -1,5 +1,6 @@
 """One source, a file or a frame, as a checked table of raw ids and times."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,6 +150,11 @@ def _collect(
     except (FastNCFError, MemoryError):
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # a scan runs whatever the user put into it
+        if zone := re.search("unable to parse time zone: '([^']*)'", str(error)):
+            raise DataError(
+                f"{source}: holds times of the zone {zone[1]!r:.40}, which polars does not read; expected UTC, a zone "
+                f"with a name, or none: pass the frame that pandas makes of it"
+            ) from None
         reason = str(error).splitlines()[0]
         raise DataError(f"{source}: {failure} ({reason:.200}); expected {EXPECTED_SOURCES}") from None
 

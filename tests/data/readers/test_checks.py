@@ -57,7 +57,7 @@ def test_an_object_column_of_several_spellings():
 
 @pytest.mark.parametrize(
     "bad",
-    [True, 1.5, 2.0**53, np.float32(2**24), Decimal("1.5"), b"x", dt.date(2020, 1, 1), [5], " "],
+    [True, 1.5, 2.0**53, np.float32(2**24), Decimal("1.5"), b"x", dt.date(2020, 1, 1), [5], " ", "a\ud83d"],
     ids=repr,
 )
 def test_objects_that_are_no_ids(bad):

@@ -94,6 +94,17 @@ FOREIGN = {
         *(b'{\n  "user": [1, 2],\n  "item": [1, 2]\n}', "one JSON document rather than JSON lines"),
         _FRAME.format("polars.read_json(PATH)"),
     ),
+    **{
+        name: (
+            *(content, "Python code of dictionaries rather than JSON lines"),
+            _FRAME.format("polars.DataFrame(map(ast.literal_eval, open(PATH)))"),
+        )
+        for name, content in {
+            "c.json": b"{'user': 1, 'item': 2}\n{'user': 2, 'item': 3}\n",
+            "d.csv": b"\xef\xbb\xbf\n{ 'user':1,'item':2}\n",
+            "e.txt": b"[{'user': 1, 'item': 2}, {'user': 2, 'item': 3}]",
+        }.items()
+    },
     "a.npy": (
         _written(lambda file: np.save(file, np.zeros((3, 2)))),
         "a NumPy array",

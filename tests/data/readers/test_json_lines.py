@@ -78,7 +78,15 @@ BAD = {
     "number": (LINES + "3\n", "line 3 is not an object: '3'"),
     "null": (LINES + '{"user": null, "item": 1, "time": 3}', "column 'user' is empty in line 3"),
     "missing": ("\n" + LINES + '\n{"item": 1, "time": 3}', "column 'user' is empty in line 5"),
-    "true": (LINES.replace('"A"', "1").replace('"B"', "true"), "line 2 does not have the types of the other lines"),
+    "true": (LINES.replace('"A"', "1").replace('"B"', "true"), "column 'user' holds True in line 2"),
+    "object among numbers": (LINES.replace("4,", '{"a": 1},'), "column 'item' holds {'a': 1} in line 2"),
+    "list among numbers": ("\n" + LINES.replace("4,", "[4],"), "column 'item' holds [4] in line 3"),
+    "half a character": (LINES.replace('"B"', r'"\ud83d"'), r"column 'user' holds '\ud83d' in line 2"),
+    "half a character within": (LINES.replace('"B"', r'"b\udc00b"'), r"column 'user' holds 'b\udc00b' in line 2"),
+    "half a character among numbers": (
+        LINES.replace('"A"', "1").replace('"B"', r'"\ud83d"'),
+        r"column 'user' holds '\ud83d' in line 2",
+    ),
     "nested": (LINES.replace('"A"', "[1]").replace('"B"', "[2]"), "column 'user' holds values of type List(Int64)"),
     "column-oriented": ('{"user": {"0": 1}, "item": {"0": 2}, "time": {"0": 1}}', "values of type Struct"),
     "latin-1": (LINES.replace("B", "é").encode("latin-1"), "line 2 is not UTF-8 text"),
@@ -116,3 +124,28 @@ def test_times_keep_all_digits(write, times):
     for order in (lines, lines[::-1]):
         frame = read(write("\ufeff\n" + "\n\n".join(order))).frame.sort("user")
         assert frame["time"][0] < frame["time"][1]
+
+
+@pytest.mark.parametrize("others", [("1", '{"a": 2}', "[1]", '"s"'), ("1", "2", "9" * 60, "1e999")])
+@pytest.mark.parametrize("order", [1, -1])
+def test_other_members_of_several_types_are_left_alone(write, others, order):
+    ids = [("1", "10", "1"), ("2", "1.1e1", "1.5"), ('"x"', '"12"', "2"), ("2", "10.0", "3")]
+    lines = [
+        f'{{"user": {user}, "item": {item}, "time": {time}, "other": {other}}}'
+        for (user, item, time), other in zip(ids, others, strict=True)
+    ]
+    frame = read(write("\n\n".join(lines[::order]))).frame[::order]
+    assert frame["user"].to_list() == ["1", "2", "x", "2"]
+    assert frame["item"].to_list() == [10, 11, 12, 10]
+    assert frame["time"].is_sorted()
+    assert frame["time"].n_unique() == 4
+
+
+def test_members_of_several_types_with_missing_values_and_ratings(write):
+    path = write(
+        LINES.replace("}", ', "rating": 5, "other": 1}')
+        + '{"item": 3, "time": 1, "rating": 5, "other": {}}\n{"user": "C", "item": 3, "time": 1, "rating": "1"}\n'
+    )
+    table = read(path, drop_missing=True, min_rating=3)
+    assert table.frame["user"].to_list() == ["A", "B"]
+    assert table.left_out == {"num_missing": 1, "num_low_rated": 1}

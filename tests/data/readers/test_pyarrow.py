@@ -6,6 +6,7 @@ from decimal import Decimal
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from fastncf.errors import DataError
@@ -92,9 +93,22 @@ def test_the_same_refusal_as_of_polars(array, role):
     assert messages[0] == messages[1]
 
 
-def test_moments_with_a_zone_are_those_of_utc():
-    of_pandas, _ = frames(TIMES["us with zone"], "time")
-    assert read(of_pandas).frame["time"].cast(pl.Datetime("us")).to_list() == MOMENTS
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "+05:30", "-03:00"])
+def test_moments_with_a_zone_are_those_of_utc(zone, unit):
+    moments = pd.arrays.ArrowExtensionArray(pa.array(MOMENTS, pa.timestamp(unit, tz=zone)))
+    frame = pd.DataFrame({"user": [1, 2, 3], "item": [4, 5, 6], "time": pd.Series(moments)})
+    held = "ms" if unit == "s" else unit
+    assert read(frame).frame["time"].cast(pl.Datetime(held)).to_list() == MOMENTS
+
+
+def test_a_file_with_a_zone_that_polars_does_not_read(tmp_path):
+    path = tmp_path / "ratings.parquet"
+    moments = pa.array(MOMENTS, pa.timestamp("us", tz="+05:30"))
+    pyarrow.parquet.write_table(pa.table({"user": [1, 2, 3], "item": [4, 5, 6], "time": moments}), path)
+    with pytest.raises(DataError, match=r"holds times of the zone '\+05:30', which polars does not read; expected UTC"):
+        read(path)
+    assert read(pd.read_parquet(path)).frame["time"].cast(pl.Datetime("us")).to_list() == MOMENTS
 
 
 @pytest.mark.parametrize("role", ["time", "item"])
