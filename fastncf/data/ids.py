@@ -275,6 +275,26 @@ _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(ma
 _FEW_TEXTS = 64
 """A dict of all ids takes as long as binary searches for a share of them that is so many times smaller."""
 
+_MISSING_WORDS = [
+    "NA",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "<NA>",
+    "NaN",
+    "NAN",
+    "nan",
+    "NaT",
+    "NULL",
+    "Null",
+    "null",
+    "None",
+    "none",
+    "nil",
+    "\\N",
+]
+"""Words that R, pandas, databases and spreadsheets write for a missing value."""
+
 _LONGEST_INTEGER = 20  # characters of the integers that a vocabulary may hold
 _LONGEST_DECIMAL = 1_000  # digits of a Decimal id: 1e999999999 would fill the memory
 
@@ -337,6 +357,24 @@ def refused_ids(raw_ids: pl.Series) -> pl.Series | None:
     if dtype.is_integer() or dtype == pl.Null:
         return raw_ids.is_null()
     return None
+
+
+def stand_for_missing(ids: pl.Series) -> pl.Series | None:
+    """Return a mask (n,) of the words of programs for a missing value among ids that are integers otherwise.
+
+    None where there is no such word, or where another id is text, so that the word may be an id as well.
+
+    Args:
+        ids: ids in the form of :func:`canonical_ids`.
+    """
+    is_category = isinstance(ids.dtype, pl.Categorical)
+    if not is_category and ids.dtype != pl.String:
+        return None
+    if not (categories(ids) if is_category else ids).is_in(_MISSING_WORDS).any():
+        return None
+    text = ids.cast(pl.String)
+    mask = text.is_in(_MISSING_WORDS)
+    return mask if mask.any() and _are_integers(text.filter(~mask)) else None
 
 
 def expected_ids(dtype: pl.DataType) -> str:

@@ -8,8 +8,9 @@ from typing import Any, Unpack
 
 import polars as pl
 
+from fastncf.data.ids import EXPECTED_IDS, canonical_ids, stand_for_missing
 from fastncf.data.named import find_source
-from fastncf.data.readers.checks import check_ids, is_missing
+from fastncf.data.readers.checks import check_ids, first_true, is_missing
 from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
 from fastncf.data.readers.dates import DateFormat
 from fastncf.data.readers.files import EXPECTED_SOURCES, read_file, refuse_larger
@@ -194,7 +195,7 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
         DataError: there is no row, or a time is not as expected.
         ConfigError: the given format of times cannot be used.
     """
-    frame, origin, left_out = part
+    frame, origin, left_out = part if options.is_looked_up else _without_missing_words(part, options.drop_missing)
     columns = dict(origin.columns)
     if frame.height == 0:
         num_left_out = sum(left_out.values())
@@ -214,6 +215,28 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
         checked = checked.with_columns(time.alias("time"))
     source_info = {"source": origin.source, "format": origin.format, "columns": columns, "rows": frame.height}
     return Table(checked, origin.source, source_info, origin.locate, left_out)
+
+
+def _without_missing_words(part: Part, drop_missing: bool) -> Part:
+    """Return rows without those whose user or item is a word such as NULL among integers.
+
+    Raises:
+        DataError: there is such a row, and missing values are not left out.
+    """
+    for role in ("user", "item"):
+        frame, origin, left_out = part
+        mask = stand_for_missing(frame[role])
+        if mask is None:
+            continue
+        word = frame[role].gather([first_true(mask)]).cast(pl.String).item()
+        if not drop_missing:
+            expected = f"{EXPECTED_IDS}; {word} among integers is a missing value, which drop_missing=True leaves out"
+            origin.name_column(role).refuse(frame[role], mask, expected)
+        num_missing = left_out["num_missing"] + int(mask.sum())
+        frame, origin = _keep(frame, origin, ~mask)
+        frame = frame.with_columns(canonical_ids(frame[role]).alias(role))
+        part = Part(frame, origin, {**left_out, "num_missing": num_missing})
+    return part
 
 
 def _keep(frame: pl.DataFrame, origin: Origin, kept: pl.Series) -> tuple[pl.DataFrame, Origin]:

@@ -99,7 +99,24 @@ def _check_integers(values: pl.Series, name: ColumnName) -> pl.Series:
         raise name.wrong_value(
             values, 0, "a date that begins with its year, or the format, such as time_format='%d%m%Y'"
         )
+    _refuse_other_unit(values, numbers, name)
     return numbers
+
+
+def _refuse_other_unit(values: pl.Series, numbers: pl.Series, name: ColumnName) -> None:
+    """Raise a DataError if all numbers look like times, but not all in the unit of the first one.
+
+    So seconds and milliseconds since 1970 in one column, or seconds and numbers such as 20050402, are not compared.
+    """
+    bounds = pl.Series([numbers.min(), numbers.max()])
+    if sum(bounds.is_between(low, high).any() for low, high in LIKELY_TIMES) < 2:  # or a number is no likely time
+        return
+    masks = [numbers.is_between(low, high) for low, high in LIKELY_TIMES]
+    if not bool(pl.select(pl.any_horizontal(*masks)).to_series().all()):
+        return
+    same = next(mask for mask in masks if mask[0])
+    first = f"{numbers[0]} in {name.locate(0)}"
+    name.refuse(values, ~same, f"times in one unit throughout, and {first} has another")
 
 
 def _begin_with_day_or_month(numbers: pl.Series) -> bool:
@@ -131,6 +148,7 @@ def _check_floats(values: pl.Series, name: ColumnName) -> pl.Series:
         rounded,
         f"{expected}, since a {values.dtype} holds whole numbers exactly only up to {limit} and others less",
     )
+    _refuse_other_unit(values, values, name)
     bits = (values.cast(pl.Float64) + 0.0).to_numpy().view(np.int64)  # + 0.0 makes -0.0 equal 0.0
     return pl.Series(np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits))
 

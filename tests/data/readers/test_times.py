@@ -403,3 +403,28 @@ def test_all_sources_read_the_same_times_or_none(tmp_path, data):
             found = re.sub(r" in (line|row) \d+.*", "", str(error).partition("column ")[2])
         outcomes.append(found)
     assert all(outcome == outcomes[0] for outcome in outcomes), outcomes
+
+
+@pytest.mark.parametrize(
+    ("times", "bad"),
+    [
+        ([1577836800, 1577836801, 1577836800123], 2),
+        ([1577836800123456, 1577836800123], 1),
+        ([20200101, 20200102, 1577836800], 2),
+        ([1577836800.5, 1577836800123.25, 1577836801], 1),
+    ],
+)
+def test_times_of_two_units_in_one_column(write, times, bad):
+    body = "".join(f"{row},{row + 1},{time}\n" for row, time in enumerate(times))
+    check_refusal(
+        write(f"user,item,time\n{body}"), f"holds {times[bad]!r} in line {bad + 2}; expected times in one unit"
+    )
+    frame = pl.DataFrame({"user": range(len(times)), "item": range(len(times)), "time": times}, strict=False)
+    with pytest.raises(DataError, match=f"in row {bad + 1}; expected times in one unit throughout"):
+        read(frame)
+
+
+@pytest.mark.parametrize("times", [[5, 1577836800, 1577836800123], [1577836800, 6 * 10**9], [0, 20200101, 1577836800]])
+def test_numbers_that_are_no_times_of_a_unit_are_compared(times):
+    frame = pl.DataFrame({"user": range(len(times)), "item": range(len(times)), "time": times})
+    assert read(frame).frame["time"].to_list() == times

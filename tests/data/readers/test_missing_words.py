@@ -1,0 +1,44 @@
+"""Words such as NULL in a column of ids: among integers a missing value, among text an id."""
+
+import pandas as pd
+import polars as pl
+import pytest
+
+from fastncf.errors import DataError
+from tests.data.readers.conftest import check_refusal, read, rows
+
+WORDS = ["NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "\\N"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("role", ["user", "item"])
+@pytest.mark.parametrize("place", [0, 3, 5000])
+def test_a_word_among_integers(write, word, role, place):
+    ids = [(str(n % 97), str(n % 89 - 5)) for n in range(5000)]
+    ids.insert(place, (word, "1") if role == "user" else ("1", word))
+    path = write("user,item,time\n" + "".join(f"{user},{item},7\n" for user, item in ids))
+    check_refusal(path, f"column '{role}' holds {word!r} in line {place + 2}; expected integers or text; {word} among")
+    table = read(path, drop_missing=True)
+    assert table.left_out["num_missing"] == 1
+    assert table.frame.select("user", "item").rows() == [
+        (int(user), int(item)) for user, item in ids if word not in (user, item)
+    ]
+
+
+def test_kinds_of_sources(write, tmp_path):
+    data = {"user": ["1", "NULL", "2.0", "3"], "item": ["5", "6", "7", " NaN "], "time": [1, 2, 3, 4]}
+    pl.DataFrame(data).write_parquet(tmp_path / "a.parquet")
+    one = write('{"user": 1, "item": 5, "time": 1}\n{"user": "NULL", "item": 6, "time": 2}\n', "a.jsonl")
+    other = write('{"user": 2, "item": 7, "time": 3}\n{"user": 3, "item": "NaN", "time": 4}\n', "b.jsonl")
+    categories = pl.DataFrame(data).with_columns(pl.col("user", "item").cast(pl.Categorical))
+    for source in (pl.DataFrame(data), pd.DataFrame(data), categories, tmp_path / "a.parquet", [one, other]):
+        with pytest.raises(DataError, match=r"column .user. holds .NULL. in (row|line) 2"):
+            read(source)
+        assert rows(source, drop_missing=True) == [(1, 5, 1), (2, 7, 3)]
+
+
+@pytest.mark.parametrize("ids", [("x", "NULL", "1"), ("007", "None", "8"), ("NULL", "nan", "None")])
+def test_a_word_among_text_is_an_id(write, ids):
+    path = write("user,item,time\n" + "".join(f"{raw},1,2\n" for raw in ids))
+    for drop_missing in (False, True):
+        assert read(path, drop_missing=drop_missing).frame["user"].cast(pl.String).to_list() == list(ids)
