@@ -283,7 +283,9 @@ class Recommender:
             )
             if isinstance(found, Path):
                 return found
-            return _in(output, found if is_table(history) else found.drop("user"))
+            if not is_table(history):
+                found.drop_in_place("user")  # drop() uses the threads of Polars, which a forked child lacks
+            return _in(output, found)
         k, path = require_count("k", k), None if out is None else require_format(out)
         asked = find_users(self.users, users, unknown)
         request = Request(
@@ -686,8 +688,8 @@ class Recommender:
             The recommender itself, trained anew.
 
         Raises:
-            ConfigError: the model is a module of the user's own, whose untrained parameters are gone; or it was saved
-                by a version that did not keep the order of the interactions.
+            ConfigError: the model is a module of the user's own, whose untrained parameters are gone; it was saved by
+                a version that did not keep the order of the interactions; or a trainer of its plan cannot train here.
             DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
         self._require_refittable()
@@ -709,6 +711,7 @@ class Recommender:
     def _require_refittable(self) -> None:
         """Raise a ConfigError for a model that cannot be trained anew from its plan and its data."""
         from fastncf import models
+        from fastncf.trainers import require_trainer
 
         if self.plan.final.model not in models.names():
             raise ConfigError(
@@ -720,6 +723,9 @@ class Recommender:
                 "refit: the model was saved without the order of the interactions, by an older version; expected "
                 "fit(data, holdout=None)"
             )
+        for stage in self.plan.stages:
+            if stage.epochs:
+                require_trainer(stage, "refit")
 
     @with_usual_errors
     def report(self, path: str | Path, *, titles: Any | None = None) -> Path:

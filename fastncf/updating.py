@@ -14,7 +14,7 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.plan import Plan
 from fastncf.serving.histories import FixedItems, NewRows, encode, solve_users
 from fastncf.stage import Stage
-from fastncf.trainers import get
+from fastncf.trainers import require_trainer
 from fastncf.trainers.loop import ProgressReporter, TrainingLog, train_epochs
 from fastncf.trainers.sgd import init_factors
 
@@ -116,10 +116,12 @@ def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressRepor
         reporter: called at the end of each epoch.
 
     Raises:
-        ConfigError: the trainer of the model cannot go on.
+        ConfigError: the trainer of the model cannot go on, or not here.
+        InsufficientMemoryError: the memory does not suffice.
         DivergedError: the training led to numbers that are not finite.
     """
-    stage, trainer_class = plan.final, get(plan.final.trainer)
+    stage = plan.final
+    trainer_class = require_trainer(stage, "update")
     if not trainer_class.trains_factors:
         raise ConfigError(
             f"update: the trainer {stage.trainer} cannot go on from a fitted model; expected an mf that a kernel has "
@@ -130,7 +132,7 @@ def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressRepor
     factors = init_factors(stage, split.num_users, split.num_items)
     order = known.order if stage.history == "sequence" else None
     start = known.factors._replace(user_vectors=known.own_vectors())
-    with trainer_class(factors, split, stage, order) as trainer:
+    with reporter.stage("train"), trainer_class(factors, split, stage, order) as trainer:
         trainer.start_from(start, known.encoder)
         found = train_epochs(trainer, factors, stage, len(split.indices), None, reporter)
         if found.divergence is not None:

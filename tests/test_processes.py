@@ -59,6 +59,7 @@ def uses(rec, name):
     again = fastncf.load(f"{folder}/{name}")
     found = [
         rec.recommend(users, 5).rows(),
+        rec.recommend(users, 5, output="pandas").to_dict("records"),
         again.recommend(pl.Series(users, dtype=pl.Object), 300).to_dicts(),
         rec.recommend(users, 3, items=["i3", "i4", "i9"], exclude=pl.DataFrame({"user": [7], "item": ["i3"]})).rows(),
         again.recommend([*users, "x"], 3, unknown="popular", exclude=["i4"]).rows(),
@@ -70,6 +71,9 @@ def uses(rec, name):
         found.append(rec.similar_items(["i3", "i4"], 350).rows())
         found.append(again.similar_users(users, 5).rows())
         found.append([rec.user_vectors().rows(), rec.item_vectors().rows()])
+    if rec.plan.final.model == "mf":
+        found.append(rec.recommend(history=["i3", "i4"], k=5).rows())
+        found.append(again.recommend(history=["x", "i4"], k=5, unknown="skip", items=["i3", "i9"]).rows())
     return found
 
 """
@@ -116,6 +120,24 @@ def on_a_thread():
     return found[0]
 
 assert in_child(on_a_thread) == expected
+""",
+        tmp_path,
+    )
+
+
+@needs_fork
+@pytest.mark.parametrize("settings", [{}, {"loss": "softmax"}, {"model": "mlp"}, {"model": "mlp", "loss": "softmax"}])
+def test_a_child_trains_again_and_reports_as_its_first_call(settings, tmp_path):
+    """The text ids are those that Polars would join, and the child has called nothing that prepares torch."""
+    run(
+        f"""
+rec = fastncf.fit(frame, epochs=1, num_candidates=20, progress=False, **{settings!r})
+rec.recommend(7)
+use_all_threads()
+assert in_child(lambda: rec.evaluate(num_candidates=5).metrics) == rec.evaluate(num_candidates=5).metrics
+assert in_child(lambda: rec.report(folder + "/report.html").name) == "report.html"
+found = in_child(lambda: rec.refit().recommend(7, 5)["item"].to_list())
+assert found == rec.refit().recommend(7, 5)["item"].to_list()
 """,
         tmp_path,
     )

@@ -24,6 +24,9 @@ ARRAYS = "indptr", "indices", "test_item", "validation_item", "test_candidates"
 """Names of the arrays of a split; the last one may be missing."""
 
 _MOST_LAYERS = 1000
+_RANGED = "dropout", "init_std", "num_negatives", "negatives_exponent", "batch_size", "learning_rate", "l2", "seed"
+"""Settings of a stage that have the ranges of a Config's."""
+
 _COUNTS = "num_duplicates", "num_users_all_seen", "num_users_too_short"
 
 
@@ -227,6 +230,9 @@ def _require_plan(plan: Plan, split: Split) -> None:
     for stage in (*plan.stages, *plan.l2_trials):
         if min(stage.dim, stage.mlp_dim, *stage.layers, 1) < 1 or len(stage.layers) > _MOST_LAYERS:
             raise UnexpectedError("the plan has a stage without a dimension, or with too many layers")
+        Config(epochs=max(1, stage.epochs), **{name: getattr(stage, name) for name in _RANGED})
+        if stage.epochs < 0:
+            raise UnexpectedError("the plan has a stage of fewer than 0 epochs")
     try:
         str(plan)
     except KeyError as error:

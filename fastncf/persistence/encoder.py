@@ -55,4 +55,6 @@ def split_encoder(
         raise UnexpectedError(f"{_PREFIX}longest is {own['longest']}, or there is no feature")
     if not bool(((own["decays"] >= 0) & (own["decays"] <= 1)).all()):
         raise UnexpectedError(f"{_PREFIX}decays holds numbers outside 0 to 1")
+    if not bool((own["decays"][own["is_mean"]] == 1).all()):
+        raise UnexpectedError(f"{_PREFIX}decays holds another number than 1 for a mean")
     return others, HistoryEncoder(**{**own, "longest": int(own["longest"])})

@@ -197,7 +197,7 @@ class Sections:
         """Return how popular the recommended items are, and how many different ones there are."""
         split, num_items = self._recommender.split, len(self._ids)
         users = _some_users(split.num_users)
-        items = self._recommender.items.encode(
+        items = self._recommender.items.require(  # works in a forked child, as encode() does not
             self._recommender.recommend(self._recommender.users.decode(users), k=_K)["item"]
         )
         if not len(items):

@@ -7,6 +7,8 @@ for the plan. A trainer is imported when it is asked, since some of them need to
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastncf.errors import ConfigError
+from fastncf.models.losses import LOSSES
 from fastncf.stage import Stage
 
 if TYPE_CHECKING:
@@ -52,6 +54,33 @@ def get(name: str) -> "type[Trainer]":
     module, _, attribute = TRAINERS[name].location.partition(":")
     trainer: type[Trainer] = getattr(import_module(module), attribute)
     return trainer
+
+
+def require_trainer(stage: Stage, what: str) -> "type[Trainer]":
+    """Return the trainer of a stage that another process may have planned, on another machine or from a damaged file.
+
+    Args:
+        stage: of a registered model.
+        what: what is to be done, in messages.
+
+    Raises:
+        ConfigError: there is no such trainer, or it cannot train the stage here.
+    """
+    known = TRAINERS.get(stage.trainer)
+    if known is None:
+        reason: str | None = f"there is none of this name; known are {', '.join(TRAINERS)}"
+    elif known.optimizer != stage.optimizer:
+        reason = f"it takes steps by {known.optimizer}, not by {stage.optimizer}"
+    elif stage.loss not in LOSSES:
+        reason = f"its loss {stage.loss!r:.40} is not registered; known are {', '.join(LOSSES)}"
+    else:
+        reason = get(stage.trainer).why_not(stage, None)
+    if reason is not None:
+        raise ConfigError(
+            f"{what}: the trainer of the plan, {stage.trainer:.40}, cannot train it here ({reason:.200}); expected a "
+            f"machine and a plan as in the fit"
+        )
+    return get(stage.trainer)
 
 
 def choose(stage: Stage, module: "nn.Module | None") -> Choice:

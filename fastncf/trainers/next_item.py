@@ -15,6 +15,7 @@ import numpy as np
 
 from fastncf.data.csr import balanced_ranges
 from fastncf.data.split import Split, ordered_items
+from fastncf.errors import ConfigError
 from fastncf.kernels.cpu import next_item as kernels
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
 from fastncf.kernels.cpu.factors import Factors
@@ -190,6 +191,11 @@ class NextItem(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.start_from`; users have no vectors of their own."""
         if encoder is None:
             raise ValueError("encoder: expected one")
+        if not np.array_equal(encoder.is_mean, self.is_mean):
+            raise ConfigError(
+                f"the encoder of histories has {len(encoder.is_mean)} features; expected {len(self.is_mean)}, the last "
+                f"one a mean, as next_item trains them"
+            )
         decays = np.clip(encoder.decays[~self.is_mean].astype(np.float64), 1e-6, 1 - 1e-6)
         state = self.state_dict()
         state["parameters.decay_logits"][~self.is_mean] = np.log(decays / (1 - decays))

@@ -12,6 +12,7 @@ from fastncf.evaluation.candidates import CandidateSpec, validation_lists
 from fastncf.evaluation.ranking import on_device
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.stage import Stage
 from fastncf.trainers import get
 from fastncf.trainers.loop import ProgressReporter, TrainedEpochs, TrainingLog, Validation, train_epochs
@@ -66,7 +67,7 @@ def train_stages(
 
     Raises:
         ConfigError: the module cannot be trained on these data.
-        DeviceError: the memory of the device runs out.
+        DeviceError: the memory of the device runs out, or there is no such device.
     """
     models: list[Any] = []
     log: TrainingLog = []
@@ -95,11 +96,10 @@ def prepared_device(stage: Stage, has_module: bool) -> Iterator[None]:
     if get(stage.trainer).trains_factors and not has_module:
         yield
         return
-    import torch
+    from fastncf.device import device_guard, find_device, own_modes, translate_out_of_memory
 
-    from fastncf.device import device_guard, own_modes, translate_out_of_memory
-
-    device = torch.device(stage.device)
+    use_one_torch_thread_after_fork()
+    device = find_device(stage.device)  # a saved plan may name one that this machine lacks
     with ExitStack() as contexts:
         contexts.enter_context(own_modes(gradients=True))
         contexts.enter_context(device_guard(device))

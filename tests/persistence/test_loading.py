@@ -16,7 +16,7 @@ from torch import nn
 
 import fastncf
 from fastncf import files
-from fastncf.errors import ConfigError, DataError, DataNotFoundError
+from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
 from fastncf.kernels.cpu.factors import Factors
 from tests.conftest import checkerboard
 from tests.persistence import mutations
@@ -180,6 +180,17 @@ DESCRIPTIONS = [
     (lambda d: d["plan"]["stages"][0].pop("start"), r"plan.stages\[0\] has no start"),
     (lambda d: d["plan"]["stages"][0].update(dim=-1), "without a dimension"),
     (lambda d: d["plan"]["stages"][0].update(layers=[1] * 2000), "too many layers"),
+    (lambda d: d["plan"]["stages"][0].update(dropout=-1.0), "dropout=-1.0: expected a number of at least 0"),
+    (lambda d: d["plan"]["stages"][0].update(batch_size=0), "batch_size=0: expected an integer of at least 1"),
+    (lambda d: d["plan"]["stages"][0].update(num_negatives=10**12), "num_negatives=1000000000000: expected an integer"),
+    (
+        lambda d: d["plan"]["stages"][0].update(learning_rate=-1.0),
+        "learning_rate=-1.0: expected a finite number above 0",
+    ),
+    (lambda d: d["plan"]["stages"][0].update(l2=1e300), r"l2=1e\+300: expected a finite number of at least 0"),
+    (lambda d: d["plan"]["stages"][0].update(seed=-1), "seed=-1: expected an integer of at least 0"),
+    (lambda d: d["plan"]["stages"][0].update(epochs=10**15), "epochs=1000000000000000: expected an integer"),
+    (lambda d: (d["plan"]["stages"][0].update(epochs=-1), d.update(num_kept=[])), "fewer than 0 epochs"),
     (lambda d: d["plan"]["reasons"][0].pop("epochs"), "no reason for 'epochs'"),
     (lambda d: d["plan"]["data"].update(num_users=13), "for other data"),
     (lambda d: d["plan"]["data"].update(num_interactions=1), "for other data"),
@@ -266,6 +277,13 @@ ARRAYS = [
     ("model", reshape("user_embedding.weight", 48), "user_embedding.weight has shape"),
     ("model", lambda a: a.pop("item_bias"), "missing or unknown: item_bias"),
     ("model", lambda a: a.update(more=a["item_bias"]), "missing or unknown: more"),
+    ("model", lambda a: a.pop("history_encoder.gains"), "missing or unknown: history_encoder.gains"),
+    ("model", put("history_encoder.gains", 0, np.nan), "'gains' holds numbers that are not finite"),
+    ("model", lambda a: a["history_encoder.decays"].__setitem__(a["history_encoder.is_mean"], 0.5), "1 for a mean"),
+    ("model", put("history_encoder.decays", 0, 1.5), "decays holds numbers outside 0 to 1"),
+    ("model", put("history_encoder.longest", (), 0), "longest is 0"),
+    ("model", reshape("history_encoder.vectors", 13, 4), "history_encoder.vectors has shape"),
+    ("model", cast("history_encoder.is_mean", np.int64), "is_mean has shape .* and dtype int64"),
 ]
 
 
@@ -274,6 +292,47 @@ def test_arrays_that_compiled_code_could_not_use_are_refused(folder, role, chang
     change_arrays(folder, role, change)
     with pytest.raises(DataError, match=message):
         fastncf.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trainer": "fastest"},
+        {"trainer": "untrained"},
+        {"trainer": "cuda_next_item"},
+        {"history": "none"},
+        {"loss": "x"},
+    ],
+    ids=str,
+)
+def test_a_plan_that_no_trainer_takes_is_said_before_anything_is_trained(folder, change):
+    change_description(folder, lambda d: d["plan"]["stages"][0].update(change))
+    rec = fastncf.load(folder)
+    expected = rec.recommend()
+    for train in (lambda: rec.refit(), lambda: rec.update(checkerboard(num_users=3, num_items=14), epochs=1)):
+        with pytest.raises(ConfigError, match=r"^(refit|update): the trainer of the plan, .* cannot train it here"):
+            train()
+    assert rec.recommend().equals(expected)
+
+
+def test_a_device_of_the_plan_that_is_not_here_is_said(originals, tmp_path):
+    folder = shutil.copytree(originals / "neumf", tmp_path / "neumf")
+    change_description(folder, lambda d: d["plan"]["stages"][0].update(device="cuda:99", trainer="autograd"))
+    with pytest.raises(DeviceError, match=r"^device 'cuda:99' is not available"):
+        fastncf.load(folder).refit()
+
+
+def test_an_encoder_that_the_trainer_cannot_go_on_from_is_said(tmp_path):
+    data = checkerboard(num_users=12, num_items=14)
+    fastncf.fit(data, dim=4, epochs=1, loss="softmax", history="sequence", device="cpu").save(tmp_path)
+
+    def keep_one(arrays):
+        for name in ("gains", "decays", "is_mean"):
+            arrays[f"history_encoder.{name}"] = arrays[f"history_encoder.{name}"][:1]
+
+    change_arrays(tmp_path, "model", keep_one)
+    with pytest.raises(ConfigError, match="encoder of histories has 1 features; expected 4"):
+        fastncf.load(tmp_path).update(data, epochs=1)
 
 
 def test_a_size_that_would_not_fit_the_memory_is_refused_before_anything_is_allocated(originals, tmp_path):
