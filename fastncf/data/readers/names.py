@@ -131,6 +131,11 @@ CLOCKS = re.compile(_any_of(_HOURS))
 """Names of columns that hold the time of day beside a date, and are no time without one."""
 
 
+_LASTING = _normalized("watch play listen listening view visit activity action interaction", "浏览 視聴")
+DURATIONS = re.compile(f"{_any_of(_LASTING)}{_any_of(_MOMENTS)}{_any_of(_UNITS)}?")
+"""Names of columns that may hold when something was done or how long it took, such as ``watch_time``."""
+
+
 def has_name_of(role: str, column: str) -> bool:
     """Return whether the name of a column is among those of a role."""
     return NAMES[role].fullmatch(normalize_name(column)) is not None

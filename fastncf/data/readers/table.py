@@ -17,6 +17,7 @@ from fastncf.data.readers.files import EXPECTED_SOURCES, read_file, refuse_large
 from fastncf.data.readers.frames import from_pandas
 from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
+from fastncf.data.readers.names import DURATIONS, normalize_name
 from fastncf.data.readers.options import Reading, ReadOptions
 from fastncf.data.readers.parquet import VALUE_BYTES, unpacked_bytes
 from fastncf.data.readers.parts import Origin, Part
@@ -180,11 +181,14 @@ def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Pa
     layout, names = origin.layout, options.names
     ids = [check_ids(frame[role], origin.name_column(role)).alias(role) for role in ("user", "item") if frame.height]
     frame = frame.with_columns(ids)
-    if layout is not None and not layout.has_header and frame.height:
-        if names["time"] is None and "time" in origin.columns:
-            check_likely_times(frame["time"], origin.name_column("time"))
-        if not (options.is_looked_up or (names["user"] and names["item"])):
-            refuse_doubtful_header(frame, layout.rows, layout.position_of, origin.source)
+    if not frame.height:
+        return Part(frame, origin, left_out)
+    has_names = layout is None or layout.has_header
+    is_found = "time" in origin.columns and names["time"] is None
+    if is_found and (not has_names or DURATIONS.fullmatch(normalize_name(origin.columns["time"]))):
+        check_likely_times(frame["time"], origin.name_column("time"))
+    if layout is not None and not has_names and not (options.is_looked_up or (names["user"] and names["item"])):
+        refuse_doubtful_header(frame, layout.rows, layout.position_of, origin.source)
     return Part(frame, origin, left_out)
 
 

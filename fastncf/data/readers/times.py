@@ -18,6 +18,7 @@ from fastncf.data.readers.dates import (
     is_time_of_day,
     read_dates,
 )
+from fastncf.data.readers.names import DATES, normalize_name
 from fastncf.data.readers.objects import times_of_objects
 from fastncf.errors import DataError
 
@@ -99,8 +100,19 @@ def _check_integers(values: pl.Series, name: ColumnName) -> pl.Series:
         raise name.wrong_value(
             values, 0, "a date that begins with its year, or the format, such as time_format='%d%m%Y'"
         )
+    if DATES.fullmatch(normalize_name(name.column)) and _have_short_years(numbers):
+        raise name.wrong_value(values, 0, "a year of four digits, or the format, such as time_format='%d%m%y'")
     _refuse_other_unit(values, numbers, name)
     return numbers
+
+
+def _have_short_years(numbers: pl.Series) -> bool:
+    """Return whether all integers are dates with years of two digits, such as 311219, 123119 or 191231."""
+    if not bool(numbers.is_between(1_01_00, 99_12_31).all()):
+        return False
+    first, second, third = numbers // 10_000, numbers // 100 % 100, numbers % 100
+    orders = ((first, second), (second, first), (third, second))
+    return any(bool((day.is_between(1, 31) & month.is_between(1, 12)).all()) for day, month in orders)
 
 
 def _refuse_other_unit(values: pl.Series, numbers: pl.Series, name: ColumnName) -> None:

@@ -1,6 +1,7 @@
 """Which columns are the user, the item and the time."""
 
 import datetime as dt
+import re
 
 import pandas as pd
 import polars as pl
@@ -325,3 +326,16 @@ def test_given_names_of_a_text_without_a_header(write, separator, names):
     named = write("\n".join(separator.join(map(str, row)) for row in [("who", "what", "how", "at"), *rows]))
     with pytest.raises(DataError, match=f"has no column '{name}' for {role}=; its columns are who, what, how, at"):
         read(named, **names)
+
+
+@pytest.mark.parametrize("name", ["watch_time", "playTime", "play time (s)", "listening_time_ms", "playtime"])
+def test_durations_are_not_taken_for_times(write, name):
+    path = write(f"user,item,{name}\n1,10,1112486027\n1,11,5\n2,11,6\n")
+    for source, place in ((path, "line 3"), (pl.read_csv(path), "row 2")):
+        expected = f"expected a time such as 1112486027; other numbers need time={name!r}"
+        with pytest.raises(DataError, match=re.escape(f"column {name!r} holds 5 in {place}; {expected}")):
+            read(source)
+        assert read(source, time=name).frame["time"].to_list() == [1112486027, 5, 6]
+    for times in ((1112486027, 1112486028), ("2020-01-01", "2020-01-02")):
+        table = read(write(f"user,item,{name}\n1,10,{times[0]}\n1,11,{times[1]}\n"))
+        assert table.frame["time"].is_sorted()

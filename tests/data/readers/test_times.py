@@ -428,3 +428,22 @@ def test_times_of_two_units_in_one_column(write, times, bad):
 def test_numbers_that_are_no_times_of_a_unit_are_compared(times):
     frame = pl.DataFrame({"user": range(len(times)), "item": range(len(times)), "time": times})
     assert read(frame).frame["time"].to_list() == times
+
+
+@pytest.mark.parametrize(
+    ("dates", "time_format"),
+    [
+        (["311219", "010120", "150120"], "%d%m%y"),
+        (["123119", "010120", "011520"], "%m%d%y"),
+        (["991231", "120101", "120115"], "%y%m%d"),
+    ],
+)
+def test_numbers_with_years_of_two_digits(write, dates, time_format):
+    for name in ("date", "order_date", "Kaufdatum"):
+        path = write(f"user,item,{name}\n" + "".join(f"{row},{row + 1},{date}\n" for row, date in enumerate(dates)))
+        for source in (path, pl.read_csv(path)):
+            with pytest.raises(DataError, match=rf"'{name}' holds {dates[0]} in .*; expected a year of four digits"):
+                read(source)
+            assert read(source, time_format=time_format).frame["time"].is_sorted()
+    path = write("user,item,timestamp\n" + "".join(f"{row},{row + 1},{date}\n" for row, date in enumerate(dates)))
+    assert read(path).frame["time"].to_list() == list(map(int, dates))
