@@ -11,12 +11,14 @@ import polars as pl
 from fastncf.data.ids import EXPECTED_IDS, NamedIds, canonical_values
 from fastncf.data.readers.columns import list_columns
 from fastncf.data.readers.files import Purpose, open_content, read_file
-from fastncf.data.readers.kinds import FEATHER, PARQUET, TEXT
+from fastncf.data.readers.json_lines import read_objects
+from fastncf.data.readers.kinds import JSON_LINES, PARQUET, TEXT
 from fastncf.data.readers.names import has_name_of, is_known, normalize_name
 from fastncf.errors import DataError
 
 _EXPECTED = "one id per line, or a table in CSV, Parquet or JSON lines with a column of them"
 _SEPARATORS = ("::", "\t", ",", ";", "|")
+_NO_SEPARATOR = "\x1f"  # the separator of units in ASCII, since csv takes no line for one field
 
 
 def read_frame(frame: Any, source: str, roles: tuple[str, ...]) -> dict[str, NamedIds]:
@@ -66,9 +68,11 @@ def read_id_file(path: Path, roles: tuple[str, ...]) -> pl.DataFrame:
     if kind == TEXT:
         with open_content(content) as file:
             named = _of_text(file.read(), source, roles)
+    elif kind == JSON_LINES:
+        named = _of_objects(read_objects(source, content), source, roles)
     else:
         try:
-            frame = {PARQUET: pl.read_parquet, FEATHER: pl.read_ipc}.get(kind, pl.read_ndjson)(content)
+            frame = (pl.read_parquet if kind == PARQUET else pl.read_ipc)(content)
         except (Exception, pl.exceptions.PanicException) as error:  # a damaged file raises errors of many classes
             reason = str(error).partition("\n")[0]
             raise DataError(f"{source}: is damaged ({reason:.200}); expected {_EXPECTED}") from None
@@ -103,14 +107,24 @@ def _of_text(content: bytes, source: str, roles: tuple[str, ...]) -> dict[str, N
     return found
 
 
+def _of_objects(rows: list[tuple[int, dict[str, Any]]], source: str, roles: tuple[str, ...]) -> dict[str, NamedIds]:
+    """Return the ids of members of JSON lines; see :func:`read_id_file`."""
+    columns = list(dict.fromkeys(name for _, members in rows for name in members))
+    found = {}
+    for role, position in _find_columns(columns, source, roles).items():
+        values = [members.get(columns[position]) for _, members in rows]
+        found[role] = _checked(values, source, columns[position], lambda row: f"line {rows[row][0]}")
+    return found
+
+
 def _records(text: str, source: str) -> list[tuple[int, list[str]]]:
     """Return the line number and the fields of each line that is not blank; all are divided as the first one is."""
     lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
     lines = [(number, line) for number, line in lines if line.strip()]
     first = lines[0][1] if lines else ""
     separator = min((one for one in _SEPARATORS if one in first), key=first.index, default="")
-    if len(separator) == 1 and '"' in text:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    if separator != "::" and '"' in text:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or _NO_SEPARATOR, strict=True)
         try:
             return [(reader.line_num, fields) for fields in reader if fields]
         except csv.Error as error:

@@ -153,8 +153,7 @@ def _read_objects(source: str, content: Path | bytes, options: ReadOptions) -> T
     Raises:
         DataError: a line is not a JSON object, or a column is missing.
     """
-    with open_content(content) as file:
-        rows = [_load_object(source, number, line) for number, line in enumerate(file, start=1) if not line.isspace()]
+    rows = [members for _, members in read_objects(source, content)]
     names = dict.fromkeys(name for members in rows for name in members)
     columns = match_columns(list(names), options, source)
     series = []
@@ -199,6 +198,17 @@ def _is_readable(chunk: bytes) -> bool:
     except _UNREADABLE:
         return False
     return True
+
+
+def read_objects(source: str, content: Path | bytes) -> list[tuple[int, dict[str, Any]]]:
+    """Return line number and members of each line that is not blank, without polars: numbers with a point are decimals.
+
+    Raises:
+        DataError: a line is not a JSON object.
+    """
+    with open_content(content) as file:
+        lines = ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
+        return [(number, _load_object(source, number, line)) for number, line in lines]
 
 
 def _load_object(source: str, number: int, line: bytes) -> dict[str, Any]:

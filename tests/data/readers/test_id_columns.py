@@ -30,6 +30,10 @@ ITEM, PAIR = ("item",), ("item", "user")
         ("1\t5\n2\t6\n", PAIR, {"item": ["5", "6"], "user": ["1", "2"]}),
         ("5|Toy Story\n6|x\n", ITEM, {"item": ["5", "6"]}),
         ("5\n6,7\n", ITEM, {"item": ["5", "6,7"]}),
+        ('"5"\n"a ""b"""\n', ITEM, {"item": ["5", 'a "b"']}),
+        ('item\n"5"\n"7.0"\n', ITEM, {"item": ["5", "7"]}),
+        ('\ufeff{"item":5,"x":1}\n\n{"x":{"y":[]},"item":" 7.0"}\n', ITEM, {"item": ["5", "7"]}),
+        ('{"item":1e2,"user":12345678901234567890123}\n', PAIR, {"item": ["100"], "user": ["12345678901234567890123"]}),
     ],
 )
 def test_texts(tmp_path, text, roles, expected):
@@ -72,6 +76,11 @@ def test_frames(make):
         (b"PAR1 damaged", "is damaged .*; expected one id per line, or a table"),
         (b"%PDF-1.4", "is a PDF document; expected one id per line"),
         (b"", "is empty; expected one id per line"),
+        (b'{"item":"a"}\n\n{"item":true}\n', "column 'item' holds True in line 3; expected integers or text"),
+        (b'{"item":"a"}\n{"item":"\\ud83d"}\n', r"column 'item' holds '\\ud83d' in line 2; expected integers or text"),
+        (b'{"item":"a"}\n{"user":1}\n', "column 'item' is empty in line 2; expected integers or text"),
+        (b'{"item":"a"}\n{"item":\n', "line 2 is not JSON"),
+        (b'{"item":[1]}\n', r"column 'item' holds \[1\] in line 1; expected integers or text"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, content, message):
