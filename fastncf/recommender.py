@@ -331,7 +331,7 @@ class Recommender:
         """Return the factors of an ``mf``.
 
         Raises:
-            ConfigError: the model is another one, or was saved without its encoder of histories.
+            ConfigError: the model is another one, or has no encoder of histories.
         """
         if not isinstance(self.trained, Factors):
             from fastncf.models.mf import MF
@@ -346,7 +346,8 @@ class Recommender:
             return factors
         if self.encoder is None and self.plan.final.history != "none":
             raise ConfigError(
-                "history: the model was saved by an older version, without its encoder of histories; expected a new fit"
+                "history: the model has no encoder of histories, as after a training that diverged, or in a folder of "
+                "an older version; expected a new fit"
             )
         return self.trained
 
@@ -392,7 +393,7 @@ class Recommender:
         """
         if not is_table(new):
             raise DataError(f"update: got a {type(new).__name__}; expected a frame or a file of users and items")
-        epochs = 0 if epochs == 0 else require_count("epochs", epochs)
+        epochs = 0 if not isinstance(epochs, bool) and epochs == 0 else require_count("epochs", epochs)
         known, stage = self._known_model(), self.plan.final
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")

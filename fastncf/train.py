@@ -17,7 +17,7 @@ from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.candidates import require_candidate_memory
 from fastncf.memory import format_bytes, require_memory
 from fastncf.numpy_errors import usual_errors
-from fastncf.plan import Plan, alternative_plan, likely_facts, make_plan, trial_of
+from fastncf.plan import BY_STATES, Plan, alternative_plan, likely_facts, make_plan, trial_of
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.progress import progress_shown
 from fastncf.recommender import Recommender
@@ -246,7 +246,7 @@ def _require_memory(plan: Plan, split: Split) -> None:
                 f"num_negatives={stage.num_negatives} for {data.num_users:,} users, {data.num_items:,} items and "
                 f"{data.num_interactions:,} interactions",
                 needed,
-                "a smaller dim, layers or num_negatives",
+                f"a smaller dim, {'batch_size' if stage.trainer in BY_STATES else 'layers'} or num_negatives",
             )
     if split.test_candidates is None:
         num_lists = int((split.test_item >= 0).sum())

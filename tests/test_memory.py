@@ -129,7 +129,7 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(settings, what, monke
 def test_the_buffers_of_a_batch_of_states_count(settings, monkeypatch):
     monkeypatch.setattr(memory, "_machine_bytes", lambda: 2 << 30)
     monkeypatch.setattr("fastncf.train.train_stages", lambda *arguments: pytest.fail("the training began"))
-    with pytest.raises(InsufficientMemoryError, match=r"^mf with dim=1000000.*: needs .* of memory"):
+    with pytest.raises(InsufficientMemoryError, match=r"^mf with dim=1000000.*: needs .*a smaller dim, batch_size"):
         fastncf.fit(checkerboard(), **SOFTMAX | settings)
 
 

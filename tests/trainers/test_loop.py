@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 import fastncf
 from fastncf import cli
 from fastncf.cli.output import print_json
-from fastncf.errors import DivergedError
+from fastncf.errors import ConfigError, DivergedError
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.trainers.loop import FiniteParameters
 from tests.conftest import checkerboard
@@ -88,6 +89,23 @@ def test_a_stage_that_diverges_before_the_last_one_leaves_no_model(monkeypatch):
     with pytest.raises(DivergedError) as error:
         fastncf.fit(checkerboard(), l2=0.01, validation=True, patience=9, **SMALL)
     assert [len(error.value.recommender.training_log), error.value.recommender.metrics] == [2, {}]
+
+
+@pytest.mark.parametrize(
+    ("place", "loss"), [("history_sgd:HistorySGD", "bce"), ("next_item:NextItem", "softmax")], ids=["sgd", "states"]
+)
+def test_a_training_that_diverged_leaves_no_encoder_of_histories_and_says_so(place, loss, monkeypatch):
+    module, name = place.split(":")
+    trainer = getattr(import_module(f"fastncf.trainers.{module}"), name)
+    epoch = trainer.epoch
+    monkeypatch.setattr(trainer, "epoch", lambda self, number: epoch(self, number) if number < 2 else math.nan)
+    with pytest.raises(DivergedError, match="training of mf diverged in epoch 3") as error:
+        fastncf.fit(checkerboard(), loss=loss, history="sequence", epochs=4, dim=4, device="cpu")
+    kept = error.value.recommender
+    assert kept.recommend(1, k=2).height == 2
+    for request in (lambda: kept.recommend(history=[2]), lambda: kept.update(checkerboard())):
+        with pytest.raises(ConfigError, match="no encoder of histories, as after a training that diverged"):
+            request()
 
 
 def test_an_l2_whose_trial_diverges_is_not_chosen(monkeypatch):
