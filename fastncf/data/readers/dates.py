@@ -218,7 +218,7 @@ def _parse_all(text: pl.Series, fmt: str) -> tuple[pl.Series, str]:
     """
     try:
         dates = text.to_frame("text").select(parse_dates(pl.col("text"), fmt)).to_series()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeEncodeError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
             f"time_format={fmt!r:.80}: cannot be used ({reason:.150}); expected a format such as '%d.%m.%Y %H:%M:%S'"

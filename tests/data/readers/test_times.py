@@ -447,3 +447,8 @@ def test_numbers_with_years_of_two_digits(write, dates, time_format):
             assert read(source, time_format=time_format).frame["time"].is_sorted()
     path = write("user,item,timestamp\n" + "".join(f"{row},{row + 1},{date}\n" for row, date in enumerate(dates)))
     assert read(path).frame["time"].to_list() == list(map(int, dates))
+
+
+def test_a_format_with_half_a_character(write):
+    with pytest.raises(ConfigError, match=r"time_format='%Y\\ud83d': cannot be used"):
+        read(write("user,item,date\n1,2,2020\n2,3,2021\n"), time_format="%Y\ud83d")
