@@ -7,7 +7,8 @@ items, ``sections`` writes what stands in the page, and ``page`` the file, with 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastncf.errors import FastNCFError
+from fastncf.config import show
+from fastncf.errors import ConfigError, FastNCFError
 from fastncf.report.measure import HeldOut
 
 if TYPE_CHECKING:
@@ -44,9 +45,12 @@ def write_report(
         titles: see :func:`fastncf.data.titles.read_titles`; None shows ids in place of titles.
 
     Raises:
+        ConfigError: the path is none.
         FastNCFError: a package is not installed.
         DataNotFoundError, DataError: the titles cannot be read; the file is no report, or cannot be written.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"report: path={show(path)}: expected the path of a file")
     require_packages()
     from fastncf.report.page import require_replaceable, write_page
     from fastncf.report.sections import Sections

@@ -13,7 +13,7 @@ import pytest
 
 import fastncf
 from fastncf import cli
-from fastncf.errors import DataError, DataNotFoundError, FastNCFError, printable
+from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError, printable
 from tests.conftest import checkerboard
 from tests.report.conftest import HOSTILE, hostile
 
@@ -183,6 +183,12 @@ def test_a_report_replaces_a_report_and_nothing_else(recommender, tmp_path):
 def test_places_that_cannot_be_written(recommender, tmp_path, name):
     with pytest.raises(DataError, match="expected the name of a file"):
         recommender.report(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"page.html", ["page.html"]])
+def test_what_is_no_path_is_said(recommender, path):
+    with pytest.raises(ConfigError, match=r"^report: path=.*: expected the path of a file$"):
+        recommender.report(path)
 
 
 def test_missing_packages(recommender, tmp_path, monkeypatch):
