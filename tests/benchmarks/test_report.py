@@ -5,17 +5,32 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cli_startup, compare_commits, gpu, mf_vs_als, mlp_cpu, other_datasets, quality, report
+from benchmarks import (
+    cli_startup,
+    compare_commits,
+    full_ranking,
+    gpu,
+    mf_vs_als,
+    mlp_cpu,
+    new_users,
+    other_datasets,
+    quality,
+    report,
+    serving,
+)
 
 TABLES = {
     "cli_startup": cli_startup.table,
     "compare_commits": compare_commits.table,
+    "full_ranking": full_ranking.table,
     "gpu": gpu.lines,
     "mf": mf_vs_als.table,
     "ml": report.lines,
     "mlp_cpu": mlp_cpu.table,
+    "new_users": new_users.table,
     "other_datasets": other_datasets.table,
     "quality": quality.table,
+    "serving": serving.table,
 }
 """What makes the lines of a table, by the beginning of the name of its JSON file, up to the first hyphen."""
 
