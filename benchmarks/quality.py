@@ -26,7 +26,8 @@ from fastncf.models.mf import MF
 
 OURS: dict[str, dict[str, Any]] = {
     "`mf`, the default": {},
-    '`mf`, `budget="fast"`': {"budget": "fast"},
+    '`mf`, `loss="bce"`': {"loss": "bce"},
+    '`mf`, `loss="bce"`, `budget="fast"`': {"loss": "bce", "budget": "fast"},
     '`mf`, `history="bag"`': {"history": "bag"},
     '`mf`, `history="none"`': {"history": "none"},
     "`gmf`": {"model": "gmf"},

@@ -37,10 +37,25 @@ def test_numbers_of_the_readme_are_the_measured_ones():
         seconds = re.search(r"[\d.]+ s(?= of training)", source)
         found = *(re.search(r"0\.\d{4}", cell)[0] for cell in (hit_ratio, ndcg)), seconds[0] if seconds else ""
         measured.setdefault(system, found)  # the first protocol, which is MovieLens-1M
-    rows = table(README.read_text(encoding="utf-8"), "| system |")
+    rows = table(README.read_text(encoding="utf-8"), "| system | HR@10 |")
     assert len(rows) >= 6
     for system, *figures in rows:
         assert tuple(figures) == measured[system.partition(" (")[0]], system
+
+
+def test_rankings_of_the_whole_catalogue_are_the_measured_ones():
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    measured, file = {}, ""
+    for name, system, hit_ratio, ndcg, *_ in table(results, "| file | system | HR@10, whole catalogue |"):
+        file = name or file
+        found = ", ".join(re.search(r"0\.\d{4}", cell)[0] for cell in (hit_ratio, ndcg))
+        measured[file, system.split(", cross")[0].split(" by cross")[0]] = found
+    rows = table(README.read_text(encoding="utf-8"), "| system | MovieLens-1M |")
+    assert len(rows) == 5
+    for system, *figures in rows:
+        for name, found in zip(("`ml-1m-sas.txt`", "`beauty.txt`", "`toys.txt`"), figures, strict=True):
+            quoted = system.removesuffix(", quoted").split(" by cross")[0]
+            assert found.strip("*") == measured.get((name, quoted), ""), (system, name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
