@@ -393,19 +393,20 @@ def require_known(names: Iterable[str], *others: str) -> None:
             raise ConfigError(f"unknown setting: {name!s:.80}; {expected}")
 
 
-def require_count(name: str, value: Any) -> int:
+def require_count(name: str, value: Any, *, least: int = 1) -> int:
     """Return a number of things as an int of Python's own.
 
     Args:
         name: argument that it was given as.
         value: a Python integer, or one of NumPy.
+        least: 1, or 0 where there may be none.
 
     Raises:
-        ConfigError: it is no integer, below 1, or too large.
+        ConfigError: it is no integer, below ``least``, or too large.
     """
     count = _plain(value)
-    if not _is_count(count):
-        raise ConfigError(f"{name}={show(count)}: expected {_count_expected(count)}")
+    if not (_is_count(count) or (_is_integer(count) and count == least)):
+        raise ConfigError(f"{name}={show(count)}: expected {_count_expected(count, least)}")
     return int(count)
 
 
@@ -450,10 +451,10 @@ def _is_count(value: Any) -> bool:
     return _is_integer(value) and 1 <= value <= LARGEST_INTEGER
 
 
-def _count_expected(value: Any) -> str:
+def _count_expected(value: Any, least: int = 1) -> str:
     """Return what is expected in place of a value that is no count."""
     at_most = f" and at most {LARGEST_INTEGER:,}" if _is_integer(value) and value > 0 else ""
-    return f"an integer of at least 1{at_most}"
+    return f"an integer of at least {least}{at_most}"
 
 
 def _is_number(value: Any) -> bool:

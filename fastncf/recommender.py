@@ -393,7 +393,7 @@ class Recommender:
         """
         if not is_table(new):
             raise DataError(f"update: got a {type(new).__name__}; expected a frame or a file of users and items")
-        epochs = 0 if not isinstance(epochs, bool) and epochs == 0 else require_count("epochs", epochs)
+        epochs = require_count("epochs", epochs, least=0)
         known, stage = self._known_model(), self.plan.final
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")

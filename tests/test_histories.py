@@ -160,6 +160,10 @@ def test_update_refuses_what_it_cannot_use(own):
     before = own.recommend(k=1)
     for new, reason in (
         ([1, 2], "update: got a list; expected a frame or a file"),
+        (
+            pl.DataFrame({"user": [], "item": []}, schema={"user": pl.Int64, "item": pl.Int64}),
+            "expected at least one row",
+        ),
         (pl.DataFrame({"user": [1], "item": [15]}), r"update: row 1: item 15 is not in the training data"),
     ):
         with pytest.raises(DataError, match=reason):
@@ -262,5 +266,5 @@ def test_only_kernels_go_on_from_a_fitted_model():
     rec = fastncf.fit(walks(), optimizer="adam", epochs=1, dim=4, device="cpu")
     with pytest.raises(ConfigError, match="the trainer autograd cannot go on from a fitted model"):
         rec.update(pl.DataFrame({"user": [1], "item": [20]}), epochs=1)
-    with pytest.raises(ConfigError, match="epochs=-1"):
+    with pytest.raises(ConfigError, match="epochs=-1: expected an integer of at least 0"):
         rec.update(pl.DataFrame({"user": [1], "item": [20]}), epochs=-1)

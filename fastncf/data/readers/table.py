@@ -206,7 +206,8 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
         reason = (
             f" that is not left out ({num_left_out} are, for missing values or low ratings)" if num_left_out else ""
         )
-        raise DataError(f"{origin.source}: holds no row{reason}; expected at least two users and two items")
+        least = "at least one row" if options.is_looked_up else "at least two users and two items"
+        raise DataError(f"{origin.source}: holds no row{reason}; expected {least}")
     given = DateFormat(options.time_format, options.dayfirst)
     if "clock" in columns:
         names = origin.name_column("time"), origin.name_column("clock")
