@@ -2,7 +2,7 @@
 
 SEQUENCES is a folder with ``beauty.txt``, ``toys.txt`` and ``ml-1m-sas.txt``, or some of them, in the form that papers
 on sequential recommendation use: a line for each user, ``user item item ...`` in the order of time. The last item of a
-user is the test item, ranked among all items that the user has not touched before, and among 100 of these drawn
+user is the test item, ranked among all items that the user has not seen before, and among 100 of these drawn
 uniformly; positives lose ties. All settings were chosen on the second last items. ``--write`` writes
 ``results/full_ranking.json`` and the table of ``RESULTS.md``.
 """

@@ -1,7 +1,7 @@
 """Compare new users without training with retraining: ``python -m benchmarks.new_users SEQUENCES``.
 
 SEQUENCES is a folder with ``beauty.txt`` and ``ml-1m-sas.txt``, see :mod:`benchmarks.full_ranking`. A tenth of the
-users is drawn. Their last items are the test items, ranked among all items that the user has not touched before. One
+users is drawn. Their last items are the test items, ranked among all items that the user has not seen before. One
 model is fitted without these users and then told their histories (``recommend(history=)``); the other is fitted with
 their histories. ``--write`` writes ``results/new_users.json`` and the table of ``RESULTS.md``.
 """

@@ -72,14 +72,18 @@ def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
     """
     users = Vocabulary.of([known.users.ids, rows.users.ids], "user")
     new_index, user = users.encode(known.users.ids), users.encode(rows.users.ids)[rows.user]
-    own, vectors = (np.zeros((len(users), known.factors.user_vectors.shape[1]), dtype=np.float32) for _ in range(2))
-    vectors[new_index], own[new_index] = known.factors.user_vectors, known.own_vectors()
+    vectors = np.zeros((len(users), known.factors.user_vectors.shape[1]), dtype=np.float32)
+    vectors[new_index] = known.factors.user_vectors
     bias = np.zeros(len(users), dtype=np.float32)
     bias[new_index] = known.factors.user_bias
     split, order = add_interactions(known.split, known.order, user, rows.item, new_index, len(users))
     changed = np.unique(user)
-    states = known.states(stage, *select_rows(split, order, changed))
-    vectors[changed] = states if known.encoder is None else states + own[changed]
+    if known.encoder is not None:  # keep the part of a user that does not come from the history
+        old = np.flatnonzero(np.isin(new_index, changed))
+        vectors[new_index[old]] -= known.states(stage, *select_rows(known.split, known.order, old))
+        vectors[changed] += known.states(stage, *select_rows(split, order, changed))
+    else:
+        vectors[changed] = known.states(stage, *select_rows(split, order, changed))
     factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
     return known._replace(factors=factors, users=users, split=split, order=order)
 

@@ -1,4 +1,4 @@
-"""What commands print to stdout."""
+"""Printing of results to stdout."""
 
 import json
 import sys

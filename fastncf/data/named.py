@@ -183,7 +183,7 @@ def is_cached(name: str) -> bool:
 
 
 class Locations(NamedTuple):
-    """Where archives come from and where they are kept.
+    """Source of the archives, and the folder that keeps them.
 
     Attributes:
         server: address without a slash at its end.

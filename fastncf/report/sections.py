@@ -34,7 +34,7 @@ _BY_COSINE = (
 
 
 class Reported(Protocol):
-    """What a page needs of a :class:`~fastncf.Recommender`."""
+    """Part of a :class:`~fastncf.Recommender` that a page needs."""
 
     trained: Any
     plan: Any

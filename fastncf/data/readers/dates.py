@@ -18,7 +18,7 @@ EXPECTED_TIMES = "a number such as 1112486027, or a date such as 2005-04-02 23:5
 
 
 class DateFormat(NamedTuple):
-    """What a caller says of the dates of a column.
+    """Settings for the dates of a column, as a caller gives them.
 
     Attributes:
         time_format: their format as strftime has it, or None to recognise it.

@@ -48,7 +48,7 @@ class _Readable(Protocol):
 
 
 class Purpose(NamedTuple):
-    """What a file is read for.
+    """Purpose for which a file is read.
 
     Attributes:
         noun: what it holds, for messages.

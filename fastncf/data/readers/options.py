@@ -1,4 +1,4 @@
-"""What a caller says of a source beside naming it."""
+"""Settings of a source beside its name, as a caller gives them."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -24,7 +24,7 @@ class Reading(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a caller says of a source.
+    """Settings of a source, as a caller gives them.
 
     Attributes:
         names: the given name of the user, item and time column, or None for each.

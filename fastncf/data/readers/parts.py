@@ -1,4 +1,4 @@
-"""What was read of one file or frame: its columns, before their times are checked, and where they come from."""
+"""Columns of one file or frame before their times are checked, and their origin."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fastncf.data.readers.layout import TextLayout
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a frame of user, item and time columns comes from.
+    """Origin of a frame of user, item and time columns.
 
     Attributes:
         source: name of the source in messages.

@@ -100,7 +100,7 @@ def _find_fields(data: np.ndarray, form: TextFormat, num_records: int) -> tuple[
 
 @dataclass(frozen=True)
 class ColumnScan:
-    """What all values of a column are.
+    """Kind of all values of a column.
 
     Attributes:
         is_canonical: whether each is a canonical integer of 64 bits.
@@ -126,7 +126,7 @@ class ColumnScan:
 
 @dataclass(frozen=True)
 class RecordPlaces:
-    """Where the records of a text stand.
+    """Places of the records of a text.
 
     Attributes:
         text: the text.

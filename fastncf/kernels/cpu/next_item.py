@@ -6,7 +6,8 @@ recurrence; compare Katharopoulos et al. 2020, "Transformers are RNNs"). Every i
 predicted from the state before it. The loss is softmax cross entropy over the item itself and negatives that all
 positions of a batch share, whose scores are corrected for how they were drawn (Bengio and Senecal 2008; Yi et al. 2019,
 "Sampling-bias-corrected neural modeling"); negatives that stand in the user's own history are left out. Adam is exact
-and lazy, see :mod:`fastncf.kernels.cpu.lazy_adam`. ``tests/reference.py`` has the same step in NumPy.
+and lazy, see :mod:`fastncf.kernels.cpu.lazy_adam`. ``tests/trainers/test_next_item.py`` has
+the same training by autograd.
 
 A batch has five phases, between which all threads wait:
 
@@ -103,7 +104,7 @@ class Epoch(NamedTuple):
 
 
 class Plans(NamedTuple):
-    """What R batches use, a row each, all int32 but ``sizes``.
+    """Rows, uses and masks of R batches, a row for each batch, all int32 but ``sizes``.
 
     Attributes:
         sizes: (R, 4) int64: windows, tokens, positions, slots.
@@ -351,11 +352,6 @@ class Batch(NamedTuple):
     target_positions: Any
     mask_indptr: Any
     mask_slots: Any
-
-
-@njit(inline="always")
-def _row_of(array, row):
-    return array[row]
 
 
 @intrinsic

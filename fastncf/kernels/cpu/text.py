@@ -22,7 +22,7 @@ MORE, LAST = 0, 1
 """What follows a field: another one, or the next record."""
 
 NO_FAULT, WRONG_NUMBER, STRAY_QUOTE, OPEN_QUOTE, STRAY_RETURN, NUL = 0, 2, 3, 4, 5, 6
-"""What is wrong with a record."""
+"""Faults of a record."""
 
 NUM_RECORDS, NUM_BLANK, NUM_LINES, FAULT, FAULT_START, FAULT_FIELDS, HAS_QUOTES, HAS_HIGH_BYTES = 0, 1, 2, 3, 4, 5, 6, 7
 """Positions in the counts of :func:`scan_records`."""
@@ -39,7 +39,7 @@ _MAX = np.int64(2**63 - 1)
 
 
 class TextFormat(NamedTuple):
-    """How a text is divided.
+    """Division of a text into records and fields.
 
     Attributes:
         separator: the byte between two fields.
