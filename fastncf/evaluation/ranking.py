@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastncf.evaluation.candidates import CandidateLists
-from fastncf.evaluation.metrics import METRICS, MISS, metric_means
+from fastncf.evaluation.metrics import METRICS, MISS, default_metrics, metric_means
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.ranking import count_not_lower, dot_lists, rank_by_tiles, rank_lists
 
@@ -98,7 +98,7 @@ def catalogue_ranks(
 
 
 def validation_means(model: "Factors | nn.Module", lists: CandidateLists[Any], k: int) -> Any:
-    """Return the mean of each metric over lists, in the order of :data:`~fastncf.evaluation.metrics.METRICS`.
+    """Return the means over lists of :func:`~fastncf.evaluation.metrics.default_metrics`, in their order.
 
     Args:
         model: factors, or a module on any device.
@@ -110,7 +110,7 @@ def validation_means(model: "Factors | nn.Module", lists: CandidateLists[Any], k
     """
     if isinstance(model, Factors):
         ranks = ranks_by_factors(model, lists)
-        return [float(metric(ranks, k).mean()) for metric in METRICS.values()]
+        return [float(METRICS[name](ranks, k).mean()) for name in default_metrics()]
     from fastncf.evaluation.scoring import device_of
 
     on_model_device = on_device(lists, device_of(model)) if isinstance(lists.users, np.ndarray) else lists
