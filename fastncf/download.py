@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import re
 import urllib.error
 import urllib.request
@@ -11,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastncf import files
 from fastncf.errors import DataError, DataNotFoundError
 
 _CHUNK_BYTES = 1 << 20
@@ -67,12 +67,12 @@ def download(remote: RemoteFile, target: Path, on_bytes: Callable[[int], object]
         is_resumed = _size(part) > 0
         _complete(remote, part, on_bytes)
         if is_resumed and not is_intact(part, remote):
-            part.unlink()
+            files.remove(part)
             _complete(remote, part, on_bytes)
         if not is_intact(part, remote):
-            part.unlink()
+            files.remove(part)
             raise _wrong_file(remote, "with another SHA-256")
-        os.replace(part, target)
+        files.put_in_place(part, target)
     except OSError as error:
         if isinstance(error, DataNotFoundError):
             raise
@@ -91,7 +91,7 @@ def _complete(remote: RemoteFile, part: Path, on_bytes: Callable[[int], object])
     num_cuts = 0
     while (before := _size(part)) != remote.num_bytes:
         if before > remote.num_bytes:
-            part.unlink()
+            files.remove(part)
             before = 0
         try:
             _fetch_rest(remote, part, on_bytes)
@@ -126,7 +126,7 @@ def _fetch_rest(remote: RemoteFile, part: Path, on_bytes: Callable[[int], object
         if response.status != http.HTTPStatus.PARTIAL_CONTENT or not _starts_at(response, offset):
             offset = 0  # the whole file comes, or a range that nobody asked for
             if response.status != http.HTTPStatus.OK:
-                part.unlink(missing_ok=True)
+                files.remove(part)
                 return
         if (length := response.length) is not None and offset + length != remote.num_bytes:
             raise _wrong_file(remote, f"of {offset + length:,} bytes")

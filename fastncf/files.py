@@ -1,16 +1,25 @@
 """Files that survive a kill and a loss of power: written and synchronised before they get the name that is read.
 
+Whatever fastncf writes goes through this module, the only one that renames or removes files. :func:`replaced` is for
+one file, and ``persistence/manifest.py`` for several that belong together. A draft has a random name and is locked
+while it is written, so that the next write to the folder removes the drafts of those that were killed, and no others.
+
 All functions raise ``OSError``; callers put it into words. Nothing here knows what the files hold.
 """
 
 import errno
 import hashlib
 import os
+import re
+import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import numpy as np
 
 try:
     import fcntl
@@ -19,8 +28,14 @@ except ImportError:  # Windows: no locks on files there, so that nobody can tell
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+_PIECE_BYTES = 1 << 18
+"""Bytes that are read at once: few enough to be in a cache of the CPU when their checksum is computed."""
+
 _NO_SYNC = errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS
 """Answers of file systems that have no synchronisation for a kind of file."""
+
+_ATTEMPTS = 100
+_DRAFT = re.compile(r"\.fastncf-[0-9a-f]{16}\.draft")
 
 
 def sha256(content: bytes) -> str:
@@ -28,22 +43,32 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read(path: Path) -> bytes:
-    """Return the content of a regular file, to which links lead.
+def read(path: Path, checksum: "hashlib._Hash | None" = None) -> memoryview:
+    """Return the content of a regular file, to which links lead, in memory that may be written.
+
+    Args:
+        path: the file.
+        checksum: what to update by the content.
 
     Raises:
         OSError: it cannot be read, or is something else, such as a folder or a named pipe, which is not opened.
+        MemoryError: there is too little memory.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
     # a pipe that has taken its place in the meantime must not block
     descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT)
     try:
-        size = os.fstat(descriptor).st_size
-        pieces = []
-        while piece := os.read(descriptor, max(1 << 16, min(size, 1 << 30))):
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        content = np.empty(os.fstat(descriptor).st_size, dtype=np.uint8)
+        size = 0
+        while piece := os.read(descriptor, _PIECE_BYTES):  # until the end: a file may grow, or have no stated length
+            if checksum is not None:
+                checksum.update(piece)
+            if size + len(piece) > len(content):
+                content = np.concatenate([content[:size], np.empty(size + len(piece), dtype=np.uint8)])
+            content[size : size + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+            size += len(piece)
+        return content[:size].data
     finally:
         os.close(descriptor)
 
@@ -80,6 +105,11 @@ class NewFile:
             left = left[os.write(self._descriptor, left) :]
         _sync(self._descriptor)
 
+    def sync(self) -> None:
+        """Wait until the device has what anybody wrote to the file."""
+        assert self._descriptor is not None
+        _sync(self._descriptor)
+
     def move_to(self, target: Path) -> None:
         """Put the file in the place of another one, or of none, in one step."""
         if fcntl is None:
@@ -99,6 +129,67 @@ class NewFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def new_file(folder: Path, name: Callable[[str], str]) -> tuple[NewFile, str]:
+    """Return a new file in a folder and its number of 16 hexadecimal digits, which no other file has.
+
+    Args:
+        folder: where it is made.
+        name: makes its name of the number.
+    """
+    for _ in range(_ATTEMPTS):
+        number = secrets.token_hex(8)
+        with suppress(FileExistsError):
+            return NewFile(folder / name(number)), number
+    raise FileExistsError(f"no name is free among {_ATTEMPTS} random ones")
+
+
+@contextmanager
+def replaced(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
+    """Yield the path of an empty file, which takes the place of another one or of none when the block ends.
+
+    The block may write to it by any means. At any moment readers of ``path`` find the older file or the new one; after
+    an error in the block, and after a kill or a loss of power during it, the older one.
+
+    Args:
+        path: the file to replace, to which links lead.
+        is_durable: whether the new file outlasts a loss of power once the block has ended. Otherwise it may then be
+            damaged, which its readers have to notice.
+
+    Raises:
+        OSError: the file cannot be written. The older one is there, unless the last synchronisation failed: then the
+            new one is, and either may be what a loss of power leaves.
+    """
+    target = Path(os.path.realpath(path))
+    folder = target.parent
+    draft, _ = new_file(folder, lambda number: f".fastncf-{number}.draft")
+    with draft:
+        try:
+            yield draft.path
+            if is_durable:
+                draft.sync()
+            draft.move_to(target)
+        except BaseException:
+            with suppress(OSError):
+                remove(draft.path)
+            raise
+    if is_durable:
+        sync_folder(folder)
+    with suppress(OSError):
+        for name in filter(_DRAFT.fullmatch, names(folder)):
+            remove_unused(folder / name)
+
+
+def put_in_place(path: Path, target: Path) -> None:
+    """Synchronise a file that was written by parts, and put it in the place of another one, or of none, in one step."""
+    descriptor = os.open(path, os.O_RDWR | _BINARY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(path, target)
+    sync_folder(target.parent)
 
 
 def remove_unused(path: Path) -> bool:

@@ -12,10 +12,10 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
+    {"files"},
     {
         "accelerators",
         "download",
-        "files",
         "numpy_errors",
         "processes",
         "rng",

@@ -65,3 +65,17 @@ def test_threads_are_started_and_kernels_are_compiled_in_one_place(file):
         if isinstance(node, ast.Attribute | ast.Name):
             name = node.attr if isinstance(node, ast.Attribute) else node.id
             assert name not in ("Thread", "ThreadPoolExecutor", "ProcessPoolExecutor") or file == "threads.py"
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_files_are_replaced_and_removed_in_one_place(file):
+    changing = {"rename", "renames", "unlink", "rmtree", "touch", "truncate", "symlink_to", "hardlink_to"}
+    found = {
+        f"{node.attr} in line {node.lineno}"
+        for node in ast.walk(FILES[file])
+        if isinstance(node, ast.Attribute)
+        and (node.attr in changing or (node.attr in ("replace", "remove", "open") and ast.unparse(node.value) == "os"))
+    }
+    reads = {"streams.py": "open", "data/readers/files.py": "open", "download.py": "truncate"}
+    allowed = {text for text in found if text.startswith(reads.get(file, "-"))}
+    assert file == "files.py" or found == allowed

@@ -1,13 +1,13 @@
 """Files that polars writes: complete, or not there."""
 
 import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
+from fastncf import files
 from fastncf.errors import DataError, DataNotFoundError, FastNCFError
 
 
@@ -21,7 +21,6 @@ def replaced_file(path: Path) -> Iterator[Path]:
         DataNotFoundError: the folder does not exist.
         DataError: the path names something other than a file, or writing fails.
     """
-    partial = None
     try:
         target = Path(os.path.realpath(path))
         if target.is_symlink():
@@ -31,10 +30,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
         if target.exists() and not target.is_file():
             raise DataError(f"{path}: is no file; expected the name of a new file, or of one to replace")
         str(target).encode()  # Polars takes names in UTF-8 alone
-        partial = target.with_name(f".{uuid.uuid4().hex}")
-        partial.touch()
-        yield partial
-        partial.replace(target)
+        with files.replaced(target) as draft:
+            yield draft
     except FastNCFError:
         raise
     except UnicodeEncodeError:
@@ -44,7 +41,3 @@ def replaced_file(path: Path) -> Iterator[Path]:
         raise DataError(
             f"{path}: cannot be written ({reason:.200}); expected a folder that can be written, on a disk with space"
         ) from error
-    finally:
-        if partial is not None:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)

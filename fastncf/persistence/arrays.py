@@ -5,14 +5,15 @@ Compiled code checks no index. So an array that is out of range would end the pr
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from fastncf.data.split import Split
-from fastncf.persistence.plain import UnexpectedError
+from fastncf.persistence.plain import UnexpectedError, parse_json, read_plain
 
 _DTYPES = {
     "BOOL": np.bool_,
@@ -29,6 +30,9 @@ _DTYPES = {
     "F64": np.float64,
 }
 """Dtypes of the format that NumPy has."""
+
+_LENGTH_BYTES = 8
+"""Bytes of the length of the header, with which a file begins."""
 
 
 _NOT_WRITABLE = SafetensorError, TypeError, KeyError, ValueError, AttributeError, RuntimeError
@@ -58,24 +62,62 @@ def encode_arrays(arrays: Mapping[str, Any]) -> bytes:
         raise UnexpectedError(f"one of the arrays is not of numbers: {str(error)[:200]}") from None
 
 
-def decode_arrays(content: bytes) -> dict[str, Any]:
+def decode_arrays(content: bytes | memoryview) -> dict[str, Any]:
     """Return the arrays of a safetensors file; as tensors where NumPy lacks the dtype of one, such as bfloat16.
+
+    Arrays share the memory of the content, which safetensors' own functions would copy.
 
     Raises:
         UnexpectedError: the content is not of that format.
     """
+    view = memoryview(content)
     try:
-        entries = deserialize(content)
-        if all(entry["dtype"] in _DTYPES for _, entry in entries):
-            return {
-                name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
-                for name, entry in entries
-            }
+        start = _LENGTH_BYTES + int.from_bytes(view[:_LENGTH_BYTES], "little")
+        if len(view) < _LENGTH_BYTES or start > len(view):
+            raise UnexpectedError(f"it has {len(view)} bytes and a header of {start - _LENGTH_BYTES}")
+        header = parse_json(view[_LENGTH_BYTES:start].tobytes())
+        if not isinstance(header, dict):
+            raise UnexpectedError("its header is no object")
+        header.pop("__metadata__", None)
+        entries = {name: read_plain(_Entry, entry, repr(name)[:80]) for name, entry in header.items()}
+        if all(entry.dtype in _DTYPES for entry in entries.values()):
+            return _arrays_of(entries, view[start:])
         from safetensors.torch import load
 
-        return load(content)
+        return load(view.tobytes())
+    except UnexpectedError as error:
+        raise UnexpectedError(f"it is no safetensors file: {error!s:.200}") from None
     except (*_NOT_WRITABLE, MemoryError) as error:
         raise UnexpectedError(f"it is no safetensors file: {str(error)[:200]}") from None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An array in the header of a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, ...]
+
+
+def _arrays_of(entries: Mapping[str, _Entry], data: memoryview) -> dict[str, Any]:
+    """Return the arrays of a header, which have to fill the data one after the other.
+
+    Raises:
+        UnexpectedError: they do not.
+    """
+    arrays, end = {}, 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        dtype = np.dtype(_DTYPES[entry.dtype])
+        size = math.prod(entry.shape) * dtype.itemsize
+        if min(entry.shape, default=0) < 0 or entry.data_offsets != (end, end + size) or end + size > len(data):
+            raise UnexpectedError(f"{name!r:.80} does not lie where the arrays before it end, or is too long")
+        array = np.frombuffer(data[end : end + size], dtype).reshape(entry.shape)
+        arrays[name] = np.require(array, requirements="A")
+        end += size
+    if end != len(data):
+        raise UnexpectedError(f"it has {len(data)} bytes of arrays, and those of its header have {end}")
+    return arrays
 
 
 def _dense(tensor: Any) -> Any:

@@ -1,12 +1,12 @@
 """The file of a page: HTML with its style, its scripts and its data."""
 
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from fastncf.errors import DataError
+from fastncf.files import replaced
 from fastncf.persistence.plain import finite_or_none
 from fastncf.report import charts
 from fastncf.report.sections import Sections, text
@@ -44,13 +44,9 @@ def write_page(sections: Sections, path: Path) -> None:
         DataError: the file cannot be written.
     """
     content = render(sections)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
+        with replaced(path) as draft:
             draft.write_text(content, encoding="utf-8", newline="\n")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); expected the name of a file") from None
 

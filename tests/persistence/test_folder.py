@@ -10,7 +10,8 @@ import fastncf
 from fastncf import files
 from fastncf.errors import DataError, DataNotFoundError
 from fastncf.persistence import require_savable
-from fastncf.persistence.folder import _new_draft
+from fastncf.persistence.folder import MODEL
+from fastncf.persistence.manifest import _new_draft
 from tests.persistence.faults import ERRORS, FaultyOS, Killed, after_power_loss
 from tests.persistence.saved import BEFORE, file_of, fitted, is_same, tree
 
@@ -280,7 +281,7 @@ def test_savers_and_readers_at_once(tmp_path, old, new):
 
 
 def test_files_of_a_save_that_is_running_are_left_alone(tmp_path, old):
-    draft, number = _new_draft(tmp_path)
+    draft, number = _new_draft(tmp_path, MODEL)
     other = tmp_path / f"fastncf-model-{number}.safetensors"
     with draft:
         other.write_text("being written")

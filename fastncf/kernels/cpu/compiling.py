@@ -22,7 +22,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 
-from fastncf import rng
+from fastncf import files, rng
 from fastncf.threads import check_cancelled, run_aside
 
 _FORK_PATIENCE = 60.0  # seconds that a fork waits for the compiler: longer than a kernel takes
@@ -140,14 +140,8 @@ class _CacheFile:
     def _write(self, path: Path, label: object, value: object) -> None:
         """Write the file of a value, in one step."""
         content = dumps((label, value))
-        draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-        try:
+        with files.replaced(path, is_durable=False) as draft:
             draft.write_bytes(self._checksum(content) + content)
-            draft.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                draft.unlink()
-            raise
 
     def _checksum(self, content: bytes) -> bytes:
         """Return the SHA-256 of the name and the version of the function, and of the content of a file."""
