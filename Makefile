@@ -26,6 +26,7 @@ test: .venv/installed-dev
 
 nightly: .venv/installed-dev
 	$(BIN)/python -m tests.data.readers.mutations $(SEED) 10000
+	$(BIN)/python -m tests.persistence.simulation $(SEED) 10000
 	$(BIN)/python -m tests.interrupts --repeats 100 --seed $(SEED)
 	$(BIN)/python -m tests.data.readers.long_fields 100000 1
 

@@ -863,7 +863,12 @@ def _similar_frame(vocabulary: Vocabulary, answer: Answer) -> pl.DataFrame:
 
 @with_usual_errors
 def load(
-    directory: str | Path, *, model: "nn.Module | None" = None, device: str = "cpu", titles: Any = None
+    directory: str | Path,
+    *,
+    model: "nn.Module | None" = None,
+    device: str = "cpu",
+    titles: Any = None,
+    verify: bool = True,
 ) -> Recommender:
     """Read what :meth:`Recommender.save` wrote, in this version or an older one.
 
@@ -875,17 +880,19 @@ def load(
         model: an untrained module of the same shape, for a fit whose model was a module of the user's own.
         device: where the model goes; ``auto`` is CUDA where it is available.
         titles: titles of the items in place of those that were saved, see :meth:`Recommender.recommend`.
+        verify: whether to compare the SHA-256 of each file with what was saved. Without it a load takes about half the
+            time, and a flipped bit may go unnoticed; types, shapes and ranges are checked all the same.
 
     Raises:
         DataNotFoundError: there is no such folder, or no model in it; or no such file of titles.
         DataError: a file is damaged, or was written by a newer version.
-        ConfigError: the model was a module of the user's own and none is given.
+        ConfigError: the model was a module of the user's own and none is given; or ``verify`` is no truth value.
         DeviceError: the device is not available.
     """
     _require_folder(directory)
     use_one_torch_thread_after_fork()
     folder = Path(directory)
-    saved = read_folder(folder)
+    saved = read_folder(folder, verify=require_flag("verify", verify))
     try:
         class_name, extra_state, fields = read_fields(saved.description, saved.data, model, FORMAT)
     except (UnexpectedError, ConfigError) as error:

@@ -18,6 +18,8 @@ import fastncf
 from fastncf import files
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.persistence.arrays import decode_arrays
+from fastncf.persistence.plain import UnexpectedError
 from tests.conftest import checkerboard
 from tests.persistence import mutations
 from tests.persistence.faults import FaultyOS
@@ -74,6 +76,56 @@ def test_each_flipped_bit_is_noticed_and_the_file_is_named(originals, folder):
             except DataError as error:
                 assert path.name in str(error) or "has format" in str(error)  # noqa: PT017
         path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_read_where_nobody_wants_checksums(folder):
+    path = file_of(folder, "model")
+    content = bytearray(path.read_bytes())
+    vectors = load(bytes(content))["user_embedding.weight"].tobytes()
+    at = content.index(vectors)
+    content[at] ^= 1  # the last digit of a number
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{path.name} is missing or damaged .*SHA-256"):
+        fastncf.load(folder)
+    whole = fastncf.load(folder, verify=False)
+    path.write_bytes(content[:-1])
+    with pytest.raises(DataError, match=r"bytes and fastncf.json states"):
+        fastncf.load(folder, verify=False)
+    content[at] ^= 1
+    path.write_bytes(content)
+    assert not is_same(whole, fastncf.load(folder, verify=False))
+    with pytest.raises(ConfigError, match="verify='no'.*True or False"):
+        fastncf.load(folder, verify="no")
+
+
+def test_arrays_are_decoded_as_safetensors_does_or_refused():
+    """The file is read without a copy; random arrays, and the same with a changed byte of the header."""
+    generator = np.random.default_rng(0)
+    dtypes = [np.float32, np.int64, np.bool_, np.uint8, np.float16, np.int32]
+    num_equal = num_refused = 0
+    for _ in range(400):
+        arrays = {
+            f"a{at}": generator.integers(0, 2, tuple(generator.integers(0, 4, generator.integers(0, 4)))).astype(
+                dtypes[generator.integers(len(dtypes))]
+            )
+            for at in range(generator.integers(0, 4))
+        }
+        content = bytearray(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
+        if generator.random() < 0.8:
+            content[generator.integers(8 + int.from_bytes(content[:8], "little"))] = generator.integers(32, 127)
+        try:
+            found = decode_arrays(memoryview(content))
+        except UnexpectedError:
+            num_refused += 1
+            continue
+        expected = load(bytes(content))
+        assert found.keys() == expected.keys()
+        assert all(
+            found[name].dtype == array.dtype and found[name].shape == array.shape and np.array_equal(found[name], array)
+            for name, array in expected.items()
+        )
+        num_equal += 1
+    assert min(num_equal, num_refused) > 50
 
 
 @pytest.mark.parametrize("change", ["cut", "grow", "swap", "remove"])
