@@ -94,7 +94,7 @@ def test_a_flipped_bit_is_read_where_nobody_wants_checksums(folder):
     content[at] ^= 1
     path.write_bytes(content)
     assert not is_same(whole, fastncf.load(folder, verify=False))
-    with pytest.raises(ConfigError, match="verify='no'.*True or False"):
+    with pytest.raises(ConfigError, match=r"verify='no'.*True or False"):
         fastncf.load(folder, verify="no")
 
 
