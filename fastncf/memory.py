@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fastncf.accelerators import has_torch
 from fastncf.errors import FastNCFError, InsufficientMemoryError
 
 _NO_LIMIT = sys.maxsize
@@ -32,6 +33,7 @@ _imports: dict[tuple[str, ...], Any] = {}
 """Tasks that import modules, by the names of the modules."""
 
 _THREADS = "can't start new thread"
+_NEEDS_TORCH = "{} needs torch: pip install torch"
 
 
 def available_bytes() -> int:
@@ -82,18 +84,37 @@ def require_libraries() -> None:
     import_aside("numpy", "polars", "numba", "numba.extending")
 
 
-def require_torch(*, reads: bool) -> None:
-    """Import torch, if a limit of address space has room for it.
+def require_torch(what: str, *, reads: bool = False) -> None:
+    """Import torch, if it is installed, and a limit of address space has room for it.
 
     Args:
+        what: what needs torch, as the subject of a sentence.
         reads: whether Polars has still to read data, and needs room for that as well.
 
     Raises:
+        FastNCFError: torch is not installed.
         InsufficientMemoryError: the limit leaves less.
     """
+    if not has_torch():
+        raise FastNCFError(_NEEDS_TORCH.format(what))
     if "torch" not in sys.modules:
         _require_address_space("torch", _TORCH_AND_READING_BYTES if reads else _TORCH_BYTES)
     import_aside("torch")
+
+
+@contextmanager
+def torch_needed_by(what: str) -> Iterator[None]:
+    """Raise the error of :func:`require_torch` where the block imports torch, and it is not installed.
+
+    Args:
+        what: what needs torch, as the subject of a sentence.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise FastNCFError(_NEEDS_TORCH.format(what)) from None
 
 
 def import_aside(*names: str) -> None:

@@ -325,6 +325,7 @@ def make_plan(config: Config, data: DataFacts, module: "nn.Module | None" = None
         DeviceError: the device is not available.
     """
     if module is not None:
+        require_torch("a module of your own", reads=True)
         from torch import nn
 
         if not isinstance(module, nn.Module):
@@ -476,7 +477,7 @@ def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> 
 def _history(config: Config, data: DataFacts, optimizer: str) -> tuple[str, str]:
     """Return the kind of history, and the reason for it."""
     if optimizer == "adam":
-        require_torch(reads=True)
+        require_torch(_what_needs_torch(config), reads=True)
         if config.history not in (None, "none"):
             raise ConfigError(
                 f"history={config.history!r}: needs optimizer='sgd' (mf or gmf by bce or bpr) or 'pretrain' (mlp or "
@@ -494,11 +495,20 @@ def _device(config: Config, module: "nn.Module | None", optimizer: str) -> tuple
         return "cpu", AS_ASKED_FOR
     if config.device == "auto" and optimizer == "sgd" and module is None:
         return "cpu", "sgd runs on a CPU, where its recipe ranks best"
-    require_torch(reads=True)
+    require_torch(_what_needs_torch(config), reads=True)
     from fastncf.device import find_device
 
     device = str(find_device(config.device))
     return device, AS_ASKED_FOR if config.device != "auto" else "the fastest that is available"
+
+
+def _what_needs_torch(config: Config) -> str:
+    """Return the setting for which torch is needed, as the subject of a sentence."""
+    if config.device not in ("cpu", "auto"):
+        return f"device={show(config.device)}"
+    if config.model not in FACTOR_MODELS:
+        return f"model={show(config.model)}"
+    return "optimizer='adam'" if config.optimizer == "adam" else f"loss={show(config.loss)}"
 
 
 def _device_of_states(config: Config) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 import numpy as np
 import polars as pl
 
+from fastncf.accelerators import may_have_device
 from fastncf.config import Config, require_count, require_flag, show
 from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
@@ -156,7 +157,7 @@ class Recommender:
         use_one_torch_thread_after_fork()
         if not isinstance(self.trained, Factors):
             return self.trained
-        require_torch(reads=False)
+        require_torch("the model as a module")
         from fastncf.device import default_factories
         from fastncf.models.mf import MF
 
@@ -166,9 +167,10 @@ class Recommender:
     @property
     def device(self) -> "torch.device":
         """Device of the model's parameters."""
+        module = self._as_module()
         from fastncf.evaluation.scoring import device_of
 
-        return device_of(self._as_module())
+        return device_of(module)
 
     @overload
     def recommend(
@@ -890,6 +892,8 @@ def load(
         DeviceError: the device is not available.
     """
     _require_folder(directory)
+    if model is not None:
+        require_torch("load: a module of your own")
     use_one_torch_thread_after_fork()
     folder = Path(directory)
     saved = read_folder(folder, verify=require_flag("verify", verify))
@@ -938,7 +942,7 @@ def _registered_model(fields: Fields, class_name: str, state: Mapping[str, Any],
         shapes = (num_users, stage.dim), (num_items, stage.dim), (num_users,), (num_items,)
         _require_forms(state, {name: (shape, "float32") for name, shape in zip(_FACTOR_NAMES, shapes, strict=True)})
         return Factors(*(state[name] for name in _FACTOR_NAMES))
-    require_torch(reads=False)
+    require_torch(f"load: a saved {stage.model!r:.80}")
     if stage.model not in models.names() or models.get(stage.model).__name__ != class_name:
         raise ConfigError(
             f"{folder}: its model is a {class_name!r:.80} of the user's own; expected model= with such a module"
@@ -952,7 +956,8 @@ def _registered_model(fields: Fields, class_name: str, state: Mapping[str, Any],
     else:
         _require_forms(state, forms)
     if not is_own:
-        require_finite(state)  # buffers as well: a module of the user's own may hold infinities in a mask
+        # buffers as well: a module of the user's own may hold infinities in a mask
+        require_finite({name: value for name, value in state.items() if hasattr(value, "dtype")})
     model = models.build(stage, num_users, num_items, np.zeros(num_items, dtype=np.int64))
     return _with_parameters(model, state)
 
@@ -992,8 +997,9 @@ def _with_parameters(model: "nn.Module", state: Mapping[str, Any]) -> "nn.Module
 def _on_device(trained: "nn.Module | Factors", device: str) -> "nn.Module | Factors":
     """Return a model in evaluation mode on a device; factors stay what they are on a CPU, without importing torch."""
     if isinstance(trained, Factors):
-        if device == "cpu":
+        if device == "cpu" or (device == "auto" and not may_have_device()):
             return trained
+        require_torch(f"device={show(device)}")
         from fastncf.models.mf import MF
 
         module: nn.Module = MF.from_factors(trained)

@@ -221,7 +221,7 @@ def test_a_machine_without_another_device_trains_states_without_torch(monkeypatc
 
 
 def test_a_limit_of_memory_without_room_for_torch_leaves_states_to_the_cpu(monkeypatch):
-    def fails(*, reads):
+    def fails(what, *, reads):
         raise InsufficientMemoryError("no room")
 
     monkeypatch.setattr(plan_module, "may_have_device", lambda: True)

@@ -177,7 +177,7 @@ def similar_rows(vectors: np.ndarray, ids: np.ndarray, k: int) -> Best:
         k: at least 1; fewer are returned where there are fewer.
     """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = (vectors / np.maximum(norms, _LEAST_NORM)).astype(np.float32)
+    unit = (vectors / np.maximum(norms, _LEAST_NORM)).astype(np.float32, copy=False)
     no_bias = np.zeros(len(unit), dtype=np.float32)
     own = LeftOut(np.arange(len(ids) + 1, dtype=np.int64), ids, np.empty(0, dtype=np.bool_))
     return FactorItems(Factors(unit, unit, no_bias, no_bias)).top(ids, k, own)

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastncf.errors import ConfigError
+from fastncf.memory import torch_needed_by
 from fastncf.rng import Stream, key
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def get(name: str) -> Any:
         ConfigError: there is no model of that name.
     """
     if name not in _classes and name in _files():
-        importlib.import_module(f"{__name__}.{name}")
+        with torch_needed_by(f"model={name!r}"):
+            importlib.import_module(f"{__name__}.{name}")
         if name not in _classes:
             raise ConfigError(f"fastncf/models/{name}.py: expected a class decorated with @register({name!r})")
     if name not in _classes:

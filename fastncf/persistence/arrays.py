@@ -4,15 +4,18 @@ Compiled code checks no index. So an array that is out of range would end the pr
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
+from fastncf.data.csr import split_ranges
 from fastncf.data.split import Split
+from fastncf.memory import require_torch
 from fastncf.persistence.plain import UnexpectedError, parse_json, read_plain
 
 _DTYPES = {
@@ -34,6 +37,8 @@ _DTYPES = {
 _LENGTH_BYTES = 8
 """Bytes of the length of the header, with which a file begins."""
 
+_CHUNK = 1 << 15
+"""Numbers that are checked at once, so that checks of large arrays need little memory."""
 
 _NOT_WRITABLE = SafetensorError, TypeError, KeyError, ValueError, AttributeError, RuntimeError
 """Errors that NumPy, torch and safetensors raise for something that is no dense array of numbers."""
@@ -69,6 +74,7 @@ def decode_arrays(content: bytes | memoryview) -> dict[str, Any]:
 
     Raises:
         UnexpectedError: the content is not of that format.
+        FastNCFError: NumPy lacks a dtype, and torch is not installed.
     """
     view = memoryview(content)
     try:
@@ -82,6 +88,7 @@ def decode_arrays(content: bytes | memoryview) -> dict[str, Any]:
         entries = {name: read_plain(_Entry, entry, repr(name)[:80]) for name, entry in header.items()}
         if all(entry.dtype in _DTYPES for entry in entries.values()):
             return _arrays_of(entries, view[start:])
+        require_torch("a model of numbers that NumPy lacks")
         from safetensors.torch import load
 
         return load(view.tobytes())
@@ -139,11 +146,16 @@ def require_finite(arrays: Mapping[str, Any]) -> None:
     """
     for name, array in arrays.items():
         if isinstance(array, np.ndarray):
-            is_finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
+            is_finite = array.dtype.kind != "f" or _is_finite(array.reshape(-1))
         else:
             is_finite = bool(array.isfinite().all())
         if not is_finite:
             raise UnexpectedError(f"{name!r:.80} holds numbers that are not finite")
+
+
+def _is_finite(numbers: np.ndarray) -> bool:
+    """Return whether all of some numbers (n,) are finite."""
+    return all(np.isfinite(numbers[at : at + _CHUNK]).all() for at in range(0, len(numbers), _CHUNK))
 
 
 def require_split(split: Split, num_users: int) -> None:
@@ -164,7 +176,7 @@ def require_split(split: Split, num_users: int) -> None:
         held_out = getattr(split, name)
         _require_form(name, held_out, (num_users,), np.int32)
         _require_range(name, held_out, -1, num_items)
-        if _is_in_row(split.indptr, indices, held_out).any():
+        if any(_is_in_row(split.indptr[a : b + 1], indices, held_out[a:b]).any() for a, b in _ranges(split.indptr)):
             raise UnexpectedError(f"{name} holds an item that its user's row of indices holds as well")
     if ((split.test_item >= 0) & (split.test_item == split.validation_item)).any():
         raise UnexpectedError("test_item and validation_item hold the same item of a user")
@@ -181,12 +193,25 @@ def require_order(order: np.ndarray, indptr: np.ndarray) -> None:
         UnexpectedError: it has another shape or dtype, or holds something else.
     """
     _require_form("order", order, (int(indptr[-1]),), np.int32)
+    for a, b in _ranges(indptr):
+        if not _orders_rows(order[indptr[a] : indptr[b]], indptr[a : b + 1] - indptr[a]):
+            raise UnexpectedError("order does not hold the positions of each row, each once")
+
+
+def _ranges(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield ranges of users who have, unless a single one has more, at most some :data:`_CHUNK` interactions."""
+    by_size = split_ranges(indptr, 1 + int(indptr[-1]) // _CHUNK)
+    bounds = np.union1d(by_size, np.arange(0, len(indptr) - 1, _CHUNK)).tolist()
+    yield from pairwise(bounds)
+
+
+def _orders_rows(order: np.ndarray, indptr: np.ndarray) -> bool:
+    """Return whether an array (n,) holds the positions of each row of a CSR, each once."""
     lengths = np.diff(indptr)
     is_met = np.zeros(len(order), dtype=np.bool_)
     if bool(((order >= 0) & (order < np.repeat(lengths, lengths))).all()):
         is_met[np.repeat(indptr[:-1], lengths) + order] = True
-    if not is_met.all():
-        raise UnexpectedError("order does not hold the positions of each row, each once")
+    return bool(is_met.all())
 
 
 def _require_form(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
@@ -208,11 +233,17 @@ def _require_rows(indptr: np.ndarray, indices: np.ndarray, num_items: int) -> No
     if indptr[0] != 0 or indptr[-1] != len(indices) or (indptr[1:] < indptr[:-1]).any():
         raise UnexpectedError(f"indptr does not ascend from 0 to {len(indices)}, the length of indices")
     _require_range("indices", indices, 0, num_items)
+    for a, b in _ranges(indptr):
+        if not _ascend(indices[indptr[a] : indptr[b]], indptr[a : b + 1] - indptr[a]):
+            raise UnexpectedError("indices does not ascend in each row")
+
+
+def _ascend(indices: np.ndarray, indptr: np.ndarray) -> bool:
+    """Return whether the items (n,) of each row of a CSR ascend."""
     ascends = indices[1:] > indices[:-1]
     inner = indptr[1:-1]
     ascends[inner[(inner > 0) & (inner < len(indices))] - 1] = True  # from one row to the next
-    if not ascends.all():
-        raise UnexpectedError("indices does not ascend in each row")
+    return bool(ascends.all())
 
 
 def _is_in_row(indptr: np.ndarray, indices: np.ndarray, item: np.ndarray) -> np.ndarray:

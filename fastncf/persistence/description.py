@@ -12,6 +12,8 @@ from fastncf.config import Config
 from fastncf.data.facts import DataFacts
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
+from fastncf.memory import require_torch
+from fastncf.models import FACTOR_MODELS
 from fastncf.persistence.arrays import require_order, require_split
 from fastncf.persistence.plain import UnexpectedError, finite_or_none, read_plain
 from fastncf.plan import Plan, make_plan
@@ -134,6 +136,8 @@ def read_fields(
     split = _read_split(plain, arrays, len(users), len(items))
     if (order := arrays.get("order")) is not None:
         require_order(order, split.indptr)
+    if plain.config.model not in FACTOR_MODELS and model is None:
+        require_torch(f"load: a saved {plain.config.model!r:.80}")
     if plain.plan is None:
         if version != 1:
             raise UnexpectedError("the description has no plan")

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastncf.errors import ConfigError
+from fastncf.memory import torch_needed_by
 from fastncf.models.losses import LOSSES
 from fastncf.stage import Stage
 
@@ -49,10 +50,19 @@ class Choice(NamedTuple):
     objections: dict[str, str]
 
 
-def get(name: str) -> "type[Trainer]":
-    """Return the class of a trainer of ``TRAINERS``."""
+def get(name: str, what: str | None = None) -> "type[Trainer]":
+    """Return the class of a trainer of ``TRAINERS``.
+
+    Args:
+        name: the trainer.
+        what: what it is needed for, as the subject of a sentence.
+
+    Raises:
+        FastNCFError: the trainer needs torch, which is not installed.
+    """
     module, _, attribute = TRAINERS[name].location.partition(":")
-    trainer: type[Trainer] = getattr(import_module(module), attribute)
+    with torch_needed_by(what or f"training by {name}"):
+        trainer: type[Trainer] = getattr(import_module(module), attribute)
     return trainer
 
 
@@ -95,7 +105,7 @@ def choose(stage: Stage, module: "nn.Module | None") -> Choice:
         if optimizer != stage.optimizer:  # answered here, so that torch is not imported to hear it
             objections[name] = f"takes steps by {optimizer}, not by {stage.optimizer}"
             continue
-        reason = get(name).why_not(stage, module)
+        reason = get(name, f"model={stage.model!r:.80}").why_not(stage, module)
         if reason is None:
             return Choice(name, objections)
         objections[name] = reason

@@ -35,7 +35,7 @@ def test_tensors_that_share_memory_are_written_each(dtype):
     module.to(dtype)
     tensors, extra = savable_state(module)
     assert extra == {}
-    written = decode_arrays(encode_arrays(tensors))
+    written = decode_arrays(bytearray(encode_arrays(tensors)))
     assert len(written) == 5
     for name, tensor in module.state_dict().items():
         assert tensors[name].data_ptr() == tensor.data_ptr()

@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.numpy import load, save
@@ -516,3 +518,24 @@ def test_changes_at_random(tmp_path):
     command = [sys.executable, "-m", "tests.persistence.mutations", "1000", "200"]
     out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert out.stdout == '{"tried": 200}\n', out.stdout + out.stderr
+
+
+def test_a_loaded_model_takes_little_more_memory_than_its_files(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = {"user": generator.integers(0, 5000, 400_000), "item": generator.integers(0, 6000, 400_000)}
+    frame = pl.DataFrame({**rows, "time": np.arange(400_000)})
+    fastncf.fit(frame, dim=128, epochs=1, loss="bce", history="sequence", l2=0.01, num_candidates=5).save(tmp_path)
+    fastncf.load(tmp_path).recommend(0)  # imports what that needs
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert size > 5_000_000
+    tracemalloc.start()
+    try:
+        rec = fastncf.load(tmp_path)
+        kept, peak = tracemalloc.get_traced_memory()
+        rec.recommend(0)
+        asked, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1.05 * size
+    assert peak < 1.2 * size
+    assert asked - kept < 1.1 * rec.trained.item_vectors.nbytes  # the items once more, as recommend reads them
