@@ -1,7 +1,7 @@
 # Everything on a fresh machine that has Python 3.11 or newer, make and nothing else.
 #   make demo   sets up, generates a MovieLens-shaped data set, fits, evaluates and recommends
 #   make test   sets up and runs the tests
-#   make nightly  sets up, tries thousands of mutated files and long fields, and interrupts fits; SEED=1 chooses other moments
+#   make nightly  sets up, tries thousands of mutated files and long fields, interrupts fits, and kills fits with checkpoints; SEED=1 chooses other moments
 #   make lint   sets up and runs the linters
 #   make docs   sets up and builds the documentation into build/site; a broken link or anchor fails
 #   make bench  sets up, runs the benchmark suite at MovieLens-20M's shape and writes its table and picture
@@ -28,6 +28,7 @@ nightly: .venv/installed-dev
 	$(BIN)/python -m tests.data.readers.mutations $(SEED) 10000
 	$(BIN)/python -m tests.persistence.simulation $(SEED) 10000
 	$(BIN)/python -m tests.interrupts --repeats 100 --seed $(SEED)
+	$(BIN)/python -m tests.checkpoints.kills --kills 100 --seed $(SEED)
 	$(BIN)/python -m tests.data.readers.long_fields 100000 1
 
 lint: .venv/installed-dev

@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 
 from fastncf.accelerators import may_have_device
+from fastncf.checkpoints import open_checkpoint, recording
+from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, require_count, require_flag, show
 from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
@@ -676,7 +678,14 @@ class Recommender:
         return Evaluation(results, protocol)
 
     @with_usual_errors
-    def refit(self, *, callback: Callable[[Progress], object] | None = None, progress: bool = True) -> Self:
+    def refit(
+        self,
+        *,
+        callback: Callable[[Progress], object] | None = None,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Train again on all interactions, the held-out ones included, by the plan that was measured.
 
         The metrics stay those that were measured before, and :attr:`protocol` says so; a model in which nothing is held
@@ -686,6 +695,8 @@ class Recommender:
         Args:
             callback: called after each epoch, see :func:`fastncf.fit`.
             progress: show a bar, see :func:`fastncf.fit`.
+            checkpoint: folder for the state of this training, see :func:`fastncf.fit`; not that of the fit.
+            resume: go on from the state in ``checkpoint``, if there is one.
 
         Returns:
             The recommender itself, trained anew.
@@ -696,10 +707,22 @@ class Recommender:
             DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
         self._require_refittable()
-        with progress_shown(callback, is_shown=progress) as shown:
+        with (
+            progress_shown(callback, is_shown=progress) as shown,
+            open_checkpoint(checkpoint, resume=resume) as kept,
+        ):
+            if kept is not None:
+                kept.require_same(
+                    settings={**settings_of(self.config, None), "epochs of the stages": list(self.num_kept)},
+                    data=data_of(self.users, self.items, self.split, self.order),
+                )
+                kept.resumed_plan([self.plan])
             reporter = ProgressReporter(shown, sum(self.num_kept or (self.plan.num_epochs,)))
-            with reporter.stage("train"):
-                found = train_on_all(self.plan, None, self.split, self.order, reporter, self.num_kept or None)
+            with reporter.stage("train"), recording(kept, self.plan) as recorder:
+                num_kept = self.num_kept or None
+                found = train_on_all(self.plan, None, self.split, self.order, reporter, num_kept, recorder)
+            if kept is not None and found.trained.divergence is None:
+                kept.finish()
         if found.trained.divergence is not None or found.trained.model is None:
             raise DivergedError(found.trained.divergence or "", self)
         size = len(found.split.indices)

@@ -7,6 +7,7 @@ import numpy as np
 from fastncf.data.split import Split, hold_out_nothing
 from fastncf.plan import Plan
 from fastncf.trainers.loop import ProgressReporter
+from fastncf.trainers.recorder import Recorder
 from fastncf.trainers.stages import Trained, train_stages
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def train_on_all(
     order: np.ndarray | None,
     reporter: ProgressReporter,
     num_epochs: tuple[int, ...] | None = None,
+    recorder: Recorder | None = None,
 ) -> TrainedOnAll:
     """Train the stages of a plan on the interactions of a split and on what it holds out.
 
@@ -46,8 +48,11 @@ def train_on_all(
         order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
         reporter: called at the end of each epoch.
         num_epochs: for each stage, the epochs after which it ends, as an early stopping has found them.
+        recorder: takes snapshots of the training, see :func:`~fastncf.trainers.stages.train_stages`.
     """
     whole, whole_order = hold_out_nothing(split, order)
     plan = plan.with_everything(whole)
-    trained = train_stages(plan.stages, module, whole, whole_order, None, reporter, num_epochs=num_epochs)
+    trained = train_stages(
+        plan.stages, module, whole, whole_order, None, reporter, num_epochs=num_epochs, recorder=recorder
+    )
     return TrainedOnAll(trained, plan, whole, whole_order)

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from fastncf.checkpoints import Checkpoint, open_checkpoint, recording
+from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, Settings, require_known, show
 from fastncf.cost import least_bytes
 from fastncf.data.facts import DataFacts, find_facts
@@ -45,6 +48,8 @@ def fit(
     titles: Any | None = None,
     callback: Callable[[Progress], object] | None = None,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
     **settings: Unpack[Settings],
 ) -> Recommender:
     """Read interactions, hold out one per user, train, evaluate, and return the fitted recommender.
@@ -66,6 +71,10 @@ def fit(
         callback: called with a :class:`Progress` at each stage and after each epoch; returning True after an epoch
             ends the training of that stage of the plan.
         progress: show a bar where stderr is a terminal or this is a notebook, and say there when kernels are compiled.
+        checkpoint: folder to which the state of the training is written after each epoch, and every five minutes
+            within one, so that nothing of a fit that is killed is lost. Ctrl-C and SIGTERM then finish the batch first.
+        resume: go on from the state in ``checkpoint``, if there is one, with the same data and settings, except that
+            there may be more epochs. The result has the same bits as that of a fit that was never stopped.
         **settings: fields of :class:`Config` by name, over ``config``.
 
     Raises:
@@ -86,11 +95,14 @@ def fit(
     with (
         usual_errors(),
         progress_shown(callback, is_shown=progress) as callback,
+        open_checkpoint(checkpoint, resume=resume) as kept,
     ):
         config, module = _configured(config, model, settings)
         inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
         refuse_contradictions(config, inputs)
         likely = make_plan(config, likely_facts(config), module)  # refuses settings before the data are read
+        if kept is not None:
+            kept.require_same(settings=settings_of(config, module))
         reporter = ProgressReporter(callback, likely.num_epochs)
         data = _Prepared.read(train, inputs, config, likely, reporter)
         item_titles = None if titles is None else read_titles(titles, data.interactions.items)
@@ -99,14 +111,10 @@ def fit(
         _require_memory(plan, data.split)
         reporter.expected = format_bytes(plan.cost.memory_bytes)
         with reporter.stage("tune"):
-            alternative = alternative_plan(config, plan)
-            if alternative is not None:
-                trials = trial_of(config, plan), trial_of(config, alternative)
-                plan = choose_plan((plan, alternative), trials, data.split, data.order)
-            plan = tune(plan, data.split, data.order)
+            plan = _chosen(plan, data, config, kept)
         reporter.num_epochs = plan.num_epochs
         with reporter.stage("train"):
-            trained, plan, split, order = _train(plan, module, data, config, reporter)
+            trained, plan, split, order = _train(plan, module, data, config, reporter, kept)
         if trained.model is None:
             raise DivergedError(trained.divergence or "")
         recommender = Recommender(
@@ -128,10 +136,15 @@ def fit(
             recommender.seconds = reporter.total()
             raise DivergedError(trained.divergence, recommender)
         with reporter.stage("evaluate"):
-            if split.holdout == "none":
+            result = None if kept is None else kept.result()
+            if result is not None:
+                recommender.metrics, recommender.protocol = result["metrics"], result["protocol"]
+            elif split.holdout == "none":
                 recommender.protocol = f"not measured: nothing is held out of the {len(split.indices):,} interactions"
             else:
                 recommender.metrics, recommender.protocol = recommender.evaluate()
+            if kept is not None and result is None:
+                kept.finish(metrics=recommender.metrics, protocol=recommender.protocol)
         recommender.seconds = reporter.total()
         return recommender
 
@@ -204,14 +217,34 @@ class _Prepared:
         return cls(interactions, split, facts, order)
 
 
+def _chosen(plan: Plan, data: _Prepared, config: Config, kept: Checkpoint | None) -> Plan:
+    """Return the plan with what held-out items are to choose, or as a checkpoint has it."""
+    alternative = alternative_plan(config, plan)
+    plans = [plan] if alternative is None else [plan, alternative]
+    if kept is not None:
+        kept.require_same(data=data_of(data.interactions.users, data.interactions.items, data.split, data.order))
+        if (resumed := kept.resumed_plan(plans)) is not None:
+            return resumed
+    if alternative is not None:
+        trials = trial_of(config, plan), trial_of(config, alternative)
+        plan = choose_plan((plan, alternative), trials, data.split, data.order)
+    return tune(plan, data.split, data.order)
+
+
 def _train(
-    plan: Plan, module: "nn.Module | None", data: _Prepared, config: Config, reporter: ProgressReporter
+    plan: Plan,
+    module: "nn.Module | None",
+    data: _Prepared,
+    config: Config,
+    reporter: ProgressReporter,
+    kept: Checkpoint | None,
 ) -> TrainedOnAll:
     """Train on the training interactions, or on all of them where nothing is to be held out."""
-    if config.holdout == "none":
-        return train_on_all(plan, module, data.split, data.order, reporter)
-    validation = validation_of(data.split, plan.evaluation)
-    trained = train_stages(plan.stages, module, data.split, data.order, validation, reporter)
+    with recording(kept, plan) as recorder:
+        if config.holdout == "none":
+            return train_on_all(plan, module, data.split, data.order, reporter, recorder=recorder)
+        validation = validation_of(data.split, plan.evaluation)
+        trained = train_stages(plan.stages, module, data.split, data.order, validation, reporter, recorder=recorder)
     return TrainedOnAll(trained, plan, data.split, data.order)
 
 
@@ -224,7 +257,9 @@ def _configured(
         settings = {**settings, "model": model}
     if config is not None and not isinstance(config, Config):
         raise ConfigError(f"config={show(config)}: expected a fastncf.Config")
-    require_known(settings, "test", "candidates", "user", "item", "time", "callback", "progress")
+    require_known(
+        settings, "test", "candidates", "user", "item", "time", "callback", "progress", "checkpoint", "resume"
+    )
     config = replace(config or Config(), **settings)
     return config, None if model is None or isinstance(model, str) else model
 

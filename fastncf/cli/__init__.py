@@ -87,6 +87,8 @@ def _run(tokens: list[str], signals: list[int]) -> int:
             raise
         interrupt = KeyboardInterrupt() if signal.SIGINT in signals else Terminated(signals[0]) if signals else None
         message, code = explain(interrupt or error)
+        if message is not None and isinstance(error, KeyboardInterrupt):
+            message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
         if message is not None:
             print(f"fastncf: {short_message(message)}", file=sys.stderr)
         return code

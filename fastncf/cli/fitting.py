@@ -31,6 +31,8 @@ def fit(
     notebook: Flag = False,
     dry_run: Flag = False,
     refit: Flag = False,
+    checkpoint: PathArgument | None = None,
+    resume: Flag = False,
     columns: Columns | None = None,
     config: Annotated[Config | None, Parameter(name="*")] = None,
     json: Json = False,
@@ -59,11 +61,17 @@ def fit(
         Print the plan, and train nothing.
     refit
         After the model is measured, train it again on all interactions, the held-out ones included.
+    checkpoint
+        Folder to which the state of the training is written after each epoch and every five minutes.
+    resume
+        Go on from the state in the folder of --checkpoint, if there is one.
     """
     if refit and config is not None and config.holdout == "none":
         raise ConfigError("--refit: expected no --holdout none beside it, which measures nothing")
     if dry_run:
-        for flag in ([f"--out {out}"] if out is not None else []) + (["--refit"] if refit else []):
+        folders = {"--out": out, "--checkpoint": checkpoint}
+        given = [f"{name} {folder}" for name, folder in folders.items() if folder is not None]
+        for flag in given + ["--refit"] * refit + ["--resume"] * resume:
             warnings.warn(f"{flag}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
         plan(ratings, test=test, candidates=candidates, columns=columns, config=config, json=json)
         return
@@ -75,8 +83,16 @@ def fit(
         require_savable(out)  # before the fit, which would be lost otherwise
     ratings = find_source(ratings)  # a download shows its own progress
     with progress_shown(tell=tell) as callback:
-        given: dict[str, Any] = {"test": test, "candidates": candidates, "titles": titles, **column_names(columns)}
-        recommender = fit_model(ratings, config=config, callback=callback, progress=False, **given)
+        inputs: dict[str, Any] = {"test": test, "candidates": candidates, "titles": titles, **column_names(columns)}
+        recommender = fit_model(
+            ratings,
+            config=config,
+            callback=callback,
+            progress=False,
+            checkpoint=checkpoint,
+            resume=resume,
+            **inputs,
+        )
     try:
         print_lines(*_found(recommender), *str(recommender.plan).split("\n"), file=sys.stderr)
         shown = sys.stderr if json else sys.stdout
@@ -86,7 +102,8 @@ def fit(
         sys.stdout.flush()  # what a fit has found is shown before anything else can go wrong
         if refit:
             with progress_shown(tell=tell) as callback:
-                recommender.refit(callback=callback, progress=False)
+                folder = None if checkpoint is None else checkpoint / "refit"
+                recommender.refit(callback=callback, progress=False, checkpoint=folder, resume=resume)
             print_lines(f"refit:    {recommender.protocol.rpartition('; ')[2]}", file=shown)
     finally:
         try:

@@ -4,6 +4,7 @@ On CUDA a step is captured as a graph after its first runs. The host then starts
 wait for the device inside an epoch.
 """
 
+import itertools
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,7 @@ from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
 
 _WARM_UP_STEPS = 3
+_GENERATOR, _DEVICE_GENERATOR = "generator", "device_generator"
 
 
 class AutogradTrainer(Trainer):
@@ -95,13 +97,16 @@ class AutogradTrainer(Trainer):
             self.loader.load(number)
             progress = (number + np.arange(self.loader.batches) / self.loader.batches) / self.stage.epochs
             self.learning_rates.copy_(torch.from_numpy(self.stage.learning_rate_at(progress)))
-            self.step.zero_()
-            self.total_loss.zero_()
-            for indices in self.loader.batch_indices():
+            self._restore_generators()
+            done, sums = self._begin(total=self.total_loss.zero_())
+            self.step.fill_(done)
+            indices_of_batches = itertools.islice(self.loader.batch_indices(), done, None)
+            for number_done, indices in enumerate(indices_of_batches, start=done + 1):
                 if self.no_graph_reason is None and len(indices) == self.loader.interactions_per_batch:
                     self._run_full_batch()
                 else:
                     self._run_step(indices)
+                self._reach(number_done, sums)
         return self.total_loss.clone()
 
     def state_dict(self) -> State:
@@ -125,6 +130,25 @@ class AutogradTrainer(Trainer):
         """
         copy_state(self.state_dict(), state)
         self._set_microbatch_size(int(state["microbatch_size"]))
+
+    def state(self) -> State:
+        """Return what :meth:`fastncf.trainers.base.Trainer.state` does, with the state of torch's generators.
+
+        Dropout and modules of the user's own draw from them, and nobody can count their draws.
+        """
+        if self._begun is not None and _GENERATOR not in self._begun:
+            self._begun[_GENERATOR] = torch.get_rng_state()
+            if self._stream is not None:
+                self._begun[_DEVICE_GENERATOR] = torch.cuda.get_rng_state(self.device)
+        return super().state()
+
+    def _restore_generators(self) -> None:
+        """Let torch's generators go on as in the epoch that :meth:`epoch` trains the rest of."""
+        begun = self._begun or {}
+        if _GENERATOR in begun:
+            torch.set_rng_state(torch.as_tensor(begun[_GENERATOR], dtype=torch.uint8))
+        if _DEVICE_GENERATOR in begun and self._stream is not None:
+            torch.cuda.set_rng_state(torch.as_tensor(begun[_DEVICE_GENERATOR], dtype=torch.uint8), self.device)
 
     def sampling_seconds(self) -> float:
         """Return the seconds that drawing orders and negatives took; the device must be done with it."""

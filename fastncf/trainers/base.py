@@ -1,6 +1,7 @@
 """Protocol of all trainers, which fits, checkpoints and early stopping rely on."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 State = dict[str, Any]
 """Arrays or tensors by name."""
 
+_BEGUN = "epoch."
+
 
 class Trainer(ABC):
     """Trains one model in place, epoch by epoch; a context manager that ends threads of its own.
@@ -27,12 +30,16 @@ class Trainer(ABC):
         optimizer: the optimizer that it implements.
         trains_factors: whether the model is :class:`~fastncf.kernels.cpu.factors.Factors`; otherwise a module of torch.
         device: device of the model; None for trainers that need no torch.
+        at_boundary: called between two batches, or two groups of them, of an epoch; :meth:`state` may be asked for
+            then, and an exception ends the training.
     """
 
     name: ClassVar[str]
     optimizer: ClassVar[Literal["sgd", "adam"]]
     trains_factors: ClassVar[bool] = False
     device: "torch.device | None" = None
+    at_boundary: Callable[[], object] | None = None
+    _begun: State | None = None
 
     @classmethod
     @abstractmethod
@@ -60,7 +67,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def epoch(self, number: int) -> Any:
-        """Train the epoch of a number, counted from 0; nothing in it waits for the device.
+        """Train the epoch of a number, counted from 0, or what is left of it; nothing in it waits for the device.
 
         Returns:
             The loss of each interaction (mean over its samples or pairs, without the l2 term), summed over the
@@ -82,6 +89,54 @@ class Trainer(ABC):
         Raises:
             ValueError: a name is missing or superfluous, or an array has another shape.
         """
+
+    def state(self) -> State:
+        """Return everything that the training depends on from here on, also between two batches of an epoch.
+
+        After an epoch that is :meth:`state_dict`; within one, the number of batches that are done and sums over them
+        come along, by names that begin with ``epoch.``.
+        """
+        return self.state_dict() | {f"{_BEGUN}{name}": value for name, value in (self._begun or {}).items()}
+
+    def restore(self, state: State) -> None:
+        """Continue from a :meth:`state`; where that is within an epoch, :meth:`epoch` trains the rest of it.
+
+        Raises:
+            ValueError: a name is missing or superfluous, or an array has another shape.
+        """
+        begun = {name.removeprefix(_BEGUN): value for name, value in state.items() if name.startswith(_BEGUN)}
+        self.load_state_dict({name: value for name, value in state.items() if not name.startswith(_BEGUN)})
+        self._begun = begun or None
+
+    def _begin(self, **sums: Any) -> tuple[int, State]:
+        """Return the batches, or groups of them, of the epoch that are done, and the sums over them.
+
+        Args:
+            **sums: arrays or tensors of zeros, returned by their names at the beginning of an epoch.
+        """
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return 0, sums
+        for name, zeros in sums.items():
+            if isinstance(zeros, np.ndarray):
+                zeros[...] = begun[name]
+            else:
+                import torch
+
+                zeros.copy_(torch.as_tensor(begun[name]))
+        return int(begun["done"]), sums
+
+    def _reach(self, done: int, sums: State) -> None:
+        """Say that a boundary is reached.
+
+        Args:
+            done: batches, or groups of them, of the epoch that are done.
+            sums: what :meth:`_begin` returned, brought up to date.
+        """
+        if self.at_boundary is not None:
+            self._begun = {"done": np.array(done), **sums}
+            self.at_boundary()
+            self._begun = None
 
     @property
     def encoder(self) -> HistoryEncoder | None:

@@ -95,20 +95,23 @@ class BlockSGD(Trainer):
             NegativeSampling(items, settings.num_negatives, keys, settings.alias_table(self.counts[items]), weight)
             for items in parts
         ]
-        losses = np.zeros((self.grid, self.grid))
+        done, sums = self._begin(losses=np.zeros((self.grid, self.grid)))
+        losses, rates = sums["losses"], learning_rates(self.stage, number, self.grid)
 
         def train(step: SGDStep, shift: int, users: int, _: int) -> None:
             part = (users + shift) % self.grid
             block = Block(self.ranges[users], self.ranges[users + 1], part, self.bounds, self.positions)
             losses[users, part] = train_block(block, self.factors, samplings[part], step)
 
-        for shift, rate in enumerate(learning_rates(self.stage, number, self.grid), start=first):
-            run_ranges(partial(train, settings.step(rate), shift), np.arange(self.grid + 1))
+        for turn in range(done, self.grid):
+            run_ranges(partial(train, settings.step(rates[turn]), first + turn), np.arange(self.grid + 1))
+            self._reach(turn + 1, sums)
         unpad_into(self.factors, self.model)
         return float(losses.sum()) / settings.num_terms
 
     def state_dict(self) -> State:
         """Return the four arrays of :class:`~fastncf.kernels.cpu.factors.Factors` by their names."""
+        unpad_into(self.factors, self.model)
         return self.model._asdict()
 
     def load_state_dict(self, state: State) -> None:

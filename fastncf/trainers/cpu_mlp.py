@@ -133,15 +133,17 @@ class CPUMLPTrainer(Trainer):
         The parameters have to be those after epoch ``number - 1``, since rows know the step that they are at.
         """
         self.loader.load(number)
-        shared = self._shared_state()
+        done, sums = self._begin(losses=np.zeros(kernels.CHUNKS))
+        shared = self._shared_state(sums["losses"])
         steps_before, batches = number * self.loader.batches, self.loader.batches
         per_call = max(1, _CALL_SAMPLES // (self.loader.interactions_per_batch * (1 + self.stage.num_negatives)))
-        for first, last in itertools.pairwise([*range(0, batches, per_call), batches]):  # Ctrl-C waits for a call
+        for first, last in itertools.pairwise([*range(done, batches, per_call), batches]):  # Ctrl-C waits for a call
 
             def train(thread: int, first: int = first, last: int = last) -> None:
                 kernels.train_batches(thread, first, last, steps_before, shared, self._workspaces[thread])
 
             run_threads(train, self._num_threads)
+            self._reach(last, sums)
         table = self._packed.table
         run_ranges(
             lambda first, last: catch_up(first, last, steps_before + batches, table, self._schedule),
@@ -150,14 +152,14 @@ class CPUMLPTrainer(Trainer):
         self._packed.write_to_module()
         return float(shared.losses.sum()) / self._settings.num_terms
 
-    def _shared_state(self) -> kernels.SharedState:
-        """Return what the threads share in the epoch that is loaded."""
+    def _shared_state(self, losses: np.ndarray) -> kernels.SharedState:
+        """Return what the threads share in the epoch that is loaded, which add to ``losses``."""
         loader = self.loader
         arrays = (loader.order, loader.user, loader.positive, loader.negatives)
         return kernels.SharedState(
             num_threads=self._num_threads,
             counters=np.zeros(kernels.num_counters(self._num_threads), dtype=np.int64),
-            losses=np.zeros(kernels.CHUNKS),
+            losses=losses,
             settings=self._settings,
             network=self._packed.network,
             layers=self._packed.layers,

@@ -99,12 +99,13 @@ class CUDAMLPTrainer(Trainer):
         first, second = (1 - beta ** (steps + 1.0) for beta in _BETAS)  # bias corrections
         step_sizes = np.column_stack([learning_rates / first, np.sqrt(second)])
         self._tensors.step_sizes.copy_(torch.from_numpy(step_sizes))
-        self._tensors.step.zero_()
-        self._tensors.losses.zero_()
+        done, sums = self._begin(losses=self._tensors.losses.zero_())
+        self._tensors.step.fill_(done)
         interactions = len(self.loader.order)
         full_batches = interactions // self.loader.interactions_per_batch
-        for _ in range(full_batches // _STEPS_PER_GRAPH):
+        for group in range(done // _STEPS_PER_GRAPH, full_batches // _STEPS_PER_GRAPH):
             self._replay()
+            self._reach((group + 1) * _STEPS_PER_GRAPH, sums)
         for offset in range(full_batches % _STEPS_PER_GRAPH):
             self._run_step(offset, self.loader.interactions_per_batch)
         if rest := interactions % self.loader.interactions_per_batch:

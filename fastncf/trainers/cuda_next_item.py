@@ -176,13 +176,19 @@ class CUDANextItem(Trainer):
                 return self._zeros(1, dtype=torch.float64)
             bounds = self._load_epoch(number)
             rows = len(self._plan.batches)
-            for first in range(0, self.num_batches, rows):
+            # the decays as the kernels have computed them, whose bits may be others than those of _compute_decays
+            begun = self._begun or {"decays": self._parameters.decays}
+            self._parameters.decays.copy_(torch.as_tensor(begun["decays"]))
+            done, sums = self._begin(total=self._numbers.total)
+            sums["decays"] = self._parameters.decays
+            for first in range(done, self.num_batches, rows):
                 last = min(first + rows, self.num_batches)
                 self._plan_batches(first, last, bounds)
                 for _ in range((last - first) // _STEPS_PER_GRAPH):
                     self._replay()
                 for offset in range((last - first) % _STEPS_PER_GRAPH):
                     self._run_step(offset)
+                self._reach(last, sums)
             self._kernels.catch_up_all(self._parameters, self._numbers, self._sizes, self.num_batches)
             _compute_decays(self._parameters)  # as after a state was loaded, so that the bits are the same
             self._write_model()

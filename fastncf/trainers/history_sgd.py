@@ -114,7 +114,8 @@ class HistorySGD(Trainer):
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
         weight = np.float32(settings.negative_weight)
         sampling = NegativeSampling(self.items, settings.num_negatives, keys, self.alias_table, weight)
-        losses = np.zeros((self.num_rounds, self.num_copies))
+        done, sums = self._begin(losses=np.zeros((self.num_rounds, self.num_copies)))
+        losses, rates = sums["losses"], learning_rates(self.stage, number, self.num_rounds)
 
         def train(step: SGDStep, turn: int, copy: int, _: int) -> None:
             at = turn * self.num_copies + copy
@@ -122,9 +123,10 @@ class HistorySGD(Trainer):
             tables = HistoryFactors(*self.tables[:2], *(table[copy] for table in self.copies))
             losses[turn, copy] = train_histories(visited, self.histories, tables, sampling, step)
 
-        for turn, rate in enumerate(learning_rates(self.stage, number, self.num_rounds)):
-            run_ranges(partial(train, settings.step(rate), turn), np.arange(self.num_copies + 1))
+        for turn in range(done, self.num_rounds):
+            run_ranges(partial(train, settings.step(rates[turn]), turn), np.arange(self.num_copies + 1))
             self._combine_copies()
+            self._reach(turn + 1, sums)
         self._compose_users()
         return float(losses.sum()) / settings.num_terms
 

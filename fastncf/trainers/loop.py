@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import translate_exhaustion
 from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
+from fastncf.trainers.recorder import Recorder, Snapshot, prefixed, under
 
 _LOG = logging.getLogger("fastncf")
 
@@ -99,6 +100,10 @@ class ProgressReporter:
         """Number from 1 of the epoch that ends next."""
         return self._epochs_done + 1
 
+    def skip(self, num_epochs: int) -> None:
+        """Count epochs that an earlier process has trained."""
+        self._epochs_done += num_epochs
+
     def end_epoch(self, loss: float, samples_per_second: float, metrics: dict[str, float]) -> tuple[int, bool]:
         """Report the end of an epoch; return its number from 1 and whether the callback stops the training."""
         self._epochs_done += 1
@@ -161,6 +166,17 @@ class EarlyStopping:
         if self.state is not None:
             trainer.load_state_dict(self.state)
 
+    def snapshot(self) -> Snapshot:
+        """Return the counts, and the state of the best epoch."""
+        names = ("best", "best_number", "num_seen", "num_waited")
+        return Snapshot({name: getattr(self, name) for name in names}, self.state or {})
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go on from a :meth:`snapshot`."""
+        for name, value in snapshot.values.items():
+            setattr(self, name, value)
+        self.state = snapshot.arrays if self.num_seen else None
+
 
 class FiniteParameters:
     """A copy of the parameters of a model after the last epoch that left all of them finite.
@@ -172,6 +188,16 @@ class FiniteParameters:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._copies: dict[str, Any] = {}
+
+    @property
+    def copies(self) -> dict[str, Any]:
+        """Arrays or tensors by name; empty where there is no copy."""
+        return self._copies
+
+    def resume(self, copies: Mapping[str, Any]) -> None:
+        """Keep copies that were kept by another process."""
+        own = self._values()
+        self._copies = {name: _of_kind(own[name], copy) for name, copy in copies.items()}
 
     def keep(self) -> None:
         """Copy the parameters, into the memory of the copy before; of a module on its device if that has the room."""
@@ -189,10 +215,33 @@ class FiniteParameters:
 
     def _values(self) -> dict[str, Any]:
         """Return arrays, or tensors without their gradients, by name."""
-        if isinstance(self._model, Factors):
-            return self._model._asdict()
-        named = [*self._model.named_parameters(), *self._model.named_buffers()]
-        return {name: tensor.detach() for name, tensor in named if not tensor.is_sparse}
+        return model_arrays(self._model)
+
+
+def model_arrays(model: Any) -> dict[str, Any]:
+    """Return the arrays of factors, or the dense parameters and buffers of a module without their gradients, by name.
+
+    They are in the memory of the model.
+    """
+    if isinstance(model, Factors):
+        return model._asdict()
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named if not tensor.is_sparse}
+
+
+def load_model_arrays(model: Any, arrays: Mapping[str, Any]) -> None:
+    """Write what :func:`model_arrays` has returned for a model of the same form to a model."""
+    for name, values in model_arrays(model).items():
+        values[...] = _of_kind(values, arrays[name])
+
+
+def _of_kind(values: Any, array: Any) -> Any:
+    """Return an array as what a model holds: an array, or a tensor on the device of ``values``."""
+    if isinstance(values, np.ndarray):
+        return np.array(array)
+    import torch
+
+    return torch.as_tensor(array, device=values.device).clone()
 
 
 def _copied(tensor: Any) -> Any:
@@ -228,6 +277,7 @@ def train_epochs(
     reporter: ProgressReporter,
     *,
     num_epochs: int | None = None,
+    recorder: Recorder | None = None,
 ) -> TrainedEpochs:
     """Train all epochs of a stage; fewer where the patience of the validation runs out or the callback stops it.
 
@@ -242,30 +292,117 @@ def train_epochs(
         validation: items that are ranked after each epoch, or None.
         reporter: called at the end of each epoch.
         num_epochs: epochs after which the training ends, if it has more; the learning rate is that of all epochs.
+        recorder: gets snapshots of the training, and may have one to go on from.
     """
-    early_stopping = EarlyStopping(validation.patience) if validation is not None and validation.patience else None
-    finite = FiniteParameters(model)
-    log: TrainingLog = []
     last = stage.epochs if num_epochs is None else min(num_epochs, stage.epochs)
-    for number in range(last):
-        end = _train_epoch(trainer, model, number, validation)
-        loss = end.total / num_interactions
+    epochs = _Epochs(trainer, model, stage, num_interactions, validation, reporter, last)
+    if recorder is not None:
+        if (snapshot := recorder.take_current()) is not None:
+            epochs.resume(snapshot)
+        trainer.at_boundary = lambda: recorder.at_boundary(epochs.snapshot, epochs.place)
+    while epochs.number < last and not epochs.is_stopped:
+        divergence = epochs.train_next()
+        if divergence is not None:
+            return TrainedEpochs(epochs.log, len(epochs.log), divergence)
+        if recorder is not None:
+            recorder.at_epoch_end(epochs.snapshot, epochs.place)
+    return epochs.finish()
+
+
+class _Epochs:
+    """The epochs of a stage, one after the other: what :func:`train_epochs` does, and how it can be resumed.
+
+    Attributes:
+        number: of the epoch that is trained next, or in the middle of which the training is, from 0.
+        log: of the epochs that were finite.
+        is_stopped: whether no epoch is to follow, by the callback or by early stopping.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        model: Any,
+        stage: Stage,
+        num_interactions: int,
+        validation: Validation | None,
+        reporter: ProgressReporter,
+        last: int,
+    ) -> None:
+        self._trainer, self._model, self._stage = trainer, model, stage
+        self._num_interactions, self._validation, self._reporter = num_interactions, validation, reporter
+        self._last = last
+        has_patience = validation is not None and validation.patience
+        self._early_stopping = EarlyStopping(validation.patience) if validation is not None and has_patience else None
+        self._finite = FiniteParameters(model)
+        self._seconds_before = 0.0  # of the epoch, before the training was resumed
+        self._begin = time.perf_counter()
+        self._is_within = False
+        self.number, self.is_stopped = 0, False
+        self.log: TrainingLog = []
+
+    def train_next(self) -> str | None:
+        """Train the next epoch; return a sentence on how it diverged, or None."""
+        validation, reporter = self._validation, self._reporter
+        self._begin, self._is_within = time.perf_counter(), True
+        end = _train_epoch(self._trainer, self._model, self.number, validation)
+        seconds = self._seconds_before + end.seconds
+        self._seconds_before, self._is_within = 0.0, False
+        loss = end.total / self._num_interactions
         if not (math.isfinite(loss) and end.largest <= LARGEST_PARAMETER):
-            finite.restore()
-            return TrainedEpochs(log, len(log), _divergence(stage, reporter.next_epoch, loss, end.largest))
-        rate = num_interactions * (1 + stage.num_negatives) / end.seconds
-        epoch, is_stopped = reporter.end_epoch(loss, rate, end.metrics)
-        log.append({"epoch": epoch, "loss": loss, "seconds": end.seconds, **end.metrics})
-        if early_stopping is not None and validation is not None:
-            is_stopped |= early_stopping.should_stop(trainer, end.metrics[f"ndcg@{validation.k}"])
-        if is_stopped:
-            break
-        if number + 1 < last:
-            finite.keep()
-    if early_stopping is None:
-        return TrainedEpochs(log, len(log), None)
-    early_stopping.restore(trainer)
-    return TrainedEpochs(log, early_stopping.best_number or len(log), None)
+            self._finite.restore()
+            return _divergence(self._stage, reporter.next_epoch, loss, end.largest)
+        rate = self._num_interactions * (1 + self._stage.num_negatives) / seconds
+        epoch, self.is_stopped = reporter.end_epoch(loss, rate, end.metrics)
+        self.log.append({"epoch": epoch, "loss": loss, "seconds": seconds, **end.metrics})
+        if self._early_stopping is not None and validation is not None:
+            self.is_stopped |= self._early_stopping.should_stop(self._trainer, end.metrics[f"ndcg@{validation.k}"])
+        self.number += 1
+        if self.number < self._last and not self.is_stopped:
+            self._finite.keep()
+        return None
+
+    def finish(self) -> TrainedEpochs:
+        """Return the result, with the parameters of the best epoch where early stopping is to choose it."""
+        if self._early_stopping is None:
+            return TrainedEpochs(self.log, len(self.log), None)
+        self._early_stopping.restore(self._trainer)
+        return TrainedEpochs(self.log, self._early_stopping.best_number or len(self.log), None)
+
+    def place(self) -> str:
+        """Return in words how much is trained."""
+        done = self._reporter.next_epoch - 1
+        return f"{done} of {self._reporter.num_epochs} epochs are done" + ", and a part of the next" * self._is_within
+
+    def snapshot(self) -> Snapshot:
+        """Return everything that the rest of the epochs depends on."""
+        stopping = Snapshot({}, {}) if self._early_stopping is None else self._early_stopping.snapshot()
+        seconds = self._seconds_before + time.perf_counter() - self._begin
+        values = {
+            "number": self.number,
+            "is_within": self._is_within,
+            "is_stopped": self.is_stopped,
+            "seconds": seconds if self._is_within else 0.0,
+            "log": self.log,
+            "early_stopping": stopping.values,
+        }
+        arrays = prefixed("trainer.", self._trainer.state()) | prefixed("best.", stopping.arrays)
+        if self._is_within:  # between two epochs the copy is that of the state
+            arrays |= prefixed("finite.", self._finite.copies)
+        return Snapshot(values, arrays)
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go on from a :meth:`snapshot`."""
+        values, arrays = snapshot
+        self.number, self.is_stopped = values["number"], values["is_stopped"]
+        self._seconds_before, self.log = values["seconds"], values["log"]
+        self._reporter.skip(len(self.log))
+        self._trainer.restore(under("trainer.", arrays))
+        if self._early_stopping is not None:
+            self._early_stopping.resume(Snapshot(values["early_stopping"], under("best.", arrays)))
+        if values["is_within"]:
+            self._finite.resume(under("finite.", arrays))
+        elif 0 < self.number < self._last:
+            self._finite.keep()
 
 
 def _divergence(stage: Stage, epoch: int, loss: float, largest: float) -> str:

@@ -100,8 +100,8 @@ class NextItem(Trainer):
         threads = num_threads()
         scratch = [aligned_zeros(self._scratch_size()) for _ in range(threads)]
         settings = self._settings(number)
-        total = 0.0
-        for first, last in itertools.pairwise([*range(0, self.num_batches, _BATCHES_PER_CALL), self.num_batches]):
+        done, sums = self._begin(total=np.zeros(1))
+        for first, last in itertools.pairwise([*range(done, self.num_batches, _BATCHES_PER_CALL), self.num_batches]):
             shared = kernels.Shared(
                 num_threads=threads,
                 barrier=np.zeros(1, dtype=np.int64),
@@ -123,10 +123,11 @@ class NextItem(Trainer):
 
             run_ranges(plan, np.arange(last - first + 1))
             run_threads(train, threads)
-            total += float(shared.total.sum())
+            sums["total"] += shared.total.sum()
+            self._reach(last, sums)
         self._catch_up((number + 1) * self.num_batches)
         self._write_model()
-        return total * len(self.windows.items) / self.num_positions
+        return float(sums["total"][0]) * len(self.windows.items) / self.num_positions
 
     def _draw_epoch(self, number: int) -> kernels.Epoch:
         """Return the order of the windows in an epoch, divided into batches, and the key of its negatives."""

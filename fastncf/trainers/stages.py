@@ -1,5 +1,6 @@
 """Training of the stages of a plan, one after the other."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,7 +16,16 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.stage import Stage
 from fastncf.trainers import get
-from fastncf.trainers.loop import ProgressReporter, TrainedEpochs, TrainingLog, Validation, train_epochs
+from fastncf.trainers.loop import (
+    ProgressReporter,
+    TrainedEpochs,
+    TrainingLog,
+    Validation,
+    load_model_arrays,
+    model_arrays,
+    train_epochs,
+)
+from fastncf.trainers.recorder import Recorder, Snapshot
 from fastncf.trainers.sgd import init_factors
 
 if TYPE_CHECKING:
@@ -53,6 +63,7 @@ def train_stages(
     reporter: ProgressReporter,
     *,
     num_epochs: tuple[int, ...] | None = None,
+    recorder: Recorder | None = None,
 ) -> Trained:
     """Train the stages of a plan and return the model of the last one, and the log of all epochs.
 
@@ -64,6 +75,7 @@ def train_stages(
         validation: items that are ranked after each epoch, or None.
         reporter: called at the end of each epoch.
         num_epochs: for each stage, the epochs after which it ends.
+        recorder: gets snapshots of the training, and may have one to go on from.
 
     Raises:
         ConfigError: the module cannot be trained on these data.
@@ -72,11 +84,20 @@ def train_stages(
     models: list[Any] = []
     log: TrainingLog = []
     num_kept: tuple[int, ...] = ()
+    encoder = None
     for number, stage in enumerate(stages):
         most = None if num_epochs is None else num_epochs[number]
         with prepared_device(stage, module is not None):
             model = initial_model(stage, module, split, models)
-            result, encoder = _train_stage(stage, model, split, order, validation, reporter, most)
+            if recorder is not None and module is not None:
+                load_model_arrays(module, recorder.begin(copy.deepcopy(model_arrays(module))))
+            finished = None if recorder is None else recorder.take_finished()
+            if finished is not None:
+                load_model_arrays(model, finished.arrays)
+                result = TrainedEpochs(finished.values["log"], finished.values["num_kept"], None)
+                reporter.skip(len(result.log))
+            else:
+                result, encoder = _train_stage(stage, model, split, order, validation, reporter, most, recorder)
         log += result.log
         num_kept += (result.num_kept,)
         models.append(model)
@@ -84,10 +105,13 @@ def train_stages(
             is_usable = stage is stages[-1] and bool(result.log)
             usable = _finished(stage, model) if is_usable else None
             return Trained(usable, log, num_kept, None, result.divergence)
-    finished = _finished(stages[-1], models[-1])
+        if recorder is not None and finished is None and stage is not stages[-1]:
+            values = {"log": result.log, "num_kept": result.num_kept}
+            recorder.finish(Snapshot(values, model_arrays(model)))
+    trained = _finished(stages[-1], models[-1])
     # a module that histories were trained into by a kernel for factors may compute something else than an mf
-    is_kept = isinstance(finished, Factors) or not get(stages[-1].trainer).trains_factors
-    return Trained(finished, log, num_kept, encoder if is_kept else None, None)
+    is_kept = isinstance(trained, Factors) or not get(stages[-1].trainer).trains_factors
+    return Trained(trained, log, num_kept, encoder if is_kept else None, None)
 
 
 @contextmanager
@@ -144,6 +168,7 @@ def _train_stage(
     validation: Validation | None,
     reporter: ProgressReporter,
     num_epochs: int | None,
+    recorder: Recorder | None,
 ) -> tuple[TrainedEpochs, HistoryEncoder | None]:
     """Train a model in place; see :func:`~fastncf.trainers.loop.train_epochs`. Return the encoder of histories too."""
     trainer_class = get(stage.trainer)
@@ -152,7 +177,9 @@ def _train_stage(
         if validation is not None and trainer.device is not None:
             validation = replace(validation, lists=on_device(validation.lists, trainer.device))
         size = len(split.indices)
-        result = train_epochs(trainer, trained, stage, size, validation, reporter, num_epochs=num_epochs)
+        result = train_epochs(
+            trainer, trained, stage, size, validation, reporter, num_epochs=num_epochs, recorder=recorder
+        )
         reporter.seconds["sample"] += trainer.sampling_seconds()
         return result, trainer.encoder
 

@@ -1,0 +1,116 @@
+"""Kills at random moments of fits with checkpoints: what is resumed at last has the bits of an undisturbed fit.
+
+    python -m tests.checkpoints.kills --kills 100 --seed 1
+
+prints one line for each fit. ``tests/checkpoints/test_kills.py`` runs a few of them.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import fastncf
+from tests.checkpoints import stops
+from tests.interrupts import FOLDER, write_ratings
+
+COMMANDS = {
+    "histories": ["--loss", "bce", "--l2", "0.005", "--epochs", "20"],
+    "blocks": ["--history", "none", "--loss", "bce", "--epochs", "30", "--l2", "0.005"],
+    "softmax": ["--loss", "softmax", "--epochs", "6", "--num-negatives", "128", "--dim", "32"],
+    "mlp": ["--model", "mlp", "--epochs", "4", "--validation", "--patience", "2"],
+    "neumf": ["--model", "neumf", "--epochs", "3", "--l2", "0.003"],
+    "autograd": ["--model", "gmf", "--optimizer", "adam", "--epochs", "6"],
+    "refit": ["--loss", "bce", "--l2", "0.005", "--epochs", "30", "--refit"],
+}
+"""Fits that are killed, by name."""
+
+_OFTEN = """
+import sys
+from fastncf.trainers import recorder
+recorder.SECONDS_BETWEEN = 0.1
+from fastncf import cli
+cli.main()
+"""
+"""The command line with a snapshot at nearly every boundary, so that many kills hit one."""
+
+
+def start(name: str, folder: Path, out: Path, checkpoint: Path | None, seed: int) -> subprocess.Popen[str]:
+    """Start a fit on one to three threads that goes on from a checkpoint, if there is one."""
+    arguments = ["fit", "ratings.csv", "--out", str(out), *COMMANDS[name]]
+    if checkpoint is not None:
+        arguments += ["--checkpoint", str(checkpoint), "--resume"]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER), "FASTNCF_NUM_THREADS": str(1 + seed % 3)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _OFTEN, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_snapshot(process: subprocess.Popen[str], checkpoint: Path) -> None:
+    """Wait until a process has written a snapshot beside those that were there, or is over."""
+    known = set(checkpoint.glob("*training*"))
+    while process.poll() is None and set(checkpoint.glob("*training*")) <= known:
+        time.sleep(0.005)
+
+
+def kill_until_over(name: str, folder: Path, generator: random.Random) -> int:
+    """Kill a fit at random moments until one ends before its kill, and compare that; return the number of kills."""
+    expected, found, checkpoint = folder / f"{name}-expected", folder / "found", folder / "checkpoint"
+    if not expected.exists():
+        finish(start(name, folder, expected, None, 0))
+    for path in (found, checkpoint):
+        shutil.rmtree(path, ignore_errors=True)
+    kills = 0
+    while True:
+        process = start(name, folder, found, checkpoint, kills)
+        if generator.random() < 0.8:  # otherwise it is killed wherever it is, reading or compiling
+            wait_for_snapshot(process, checkpoint)
+        try:
+            process.communicate(timeout=generator.uniform(0, 1.5))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+        else:
+            break
+    finish(process)
+    stops.require_same(fastncf.load(expected), fastncf.load(found))
+    return kills
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Wait for the end of a process, which must be one without an error."""
+    _, errors = process.communicate() if process.poll() is None else ("", "")
+    assert process.returncode == 0, f"exit code {process.returncode}: {errors[-2000:]}"
+
+
+def main() -> None:
+    """Kill fits of all kinds in turn until there were as many kills as asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    generator, total, fits = random.Random(arguments.seed), 0, 0
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        write_ratings(Path(name))
+        while total < arguments.kills:
+            for command in COMMANDS:
+                kills = kill_until_over(command, Path(name), generator)
+                total, fits = total + kills, fits + 1
+                print(f"{command}: {kills} kills, then the same bits", flush=True)
+    print(f"{total} kills in {fits} fits, all resumed with the same bits, {time.monotonic() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
