@@ -1,0 +1,77 @@
+"""Models of implicit (Ben Frederickson): ALS, BPR, and item-item neighbours."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.adapters.base import Adapter, Clock
+from benchmarks.peers.histories import Histories
+
+
+class _Implicit(Adapter):
+    model: Any
+
+    def prepare(self, histories: Histories) -> None:
+        """Make the sparse matrix (U, I) of ones that implicit takes."""
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # implicit asks for it: its own threads call BLAS
+        super().prepare(histories)
+        self.matrix = histories.matrix()
+
+    def topk(self, users: np.ndarray, k: int) -> np.ndarray:
+        """Return the library's own recommendations; its mark of a missing item is a score of the lowest float."""
+        items, scores = self.model.recommend(users, self.matrix[users], N=k, filter_already_liked_items=True)
+        lists: np.ndarray = np.where(scores > np.finfo(np.float32).min, items, -1)
+        return lists
+
+
+class _Factors(_Implicit):
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Return the dot products."""
+        scores = np.empty(items.shape, dtype=np.float32)
+        for row, user in enumerate(users):
+            scores[row] = self.model.item_factors[items[row]] @ self.model.user_factors[user]
+        return scores
+
+
+class ALS(_Factors):
+    """Alternating least squares (Hu et al. 2008)."""
+
+    def fit(self, clock: Clock) -> str:
+        """Run all iterations."""
+        from implicit.cpu.als import AlternatingLeastSquares
+
+        self.model = AlternatingLeastSquares(**self.settings, random_state=self.seed)
+        self.model.fit(self.matrix, show_progress=False)
+        return f"{self.settings.get('iterations', 15)} iterations"
+
+
+class BPR(_Factors):
+    """Bayesian personalised ranking (Rendle et al. 2009)."""
+
+    def fit(self, clock: Clock) -> str:
+        """Run all iterations."""
+        from implicit.cpu.bpr import BayesianPersonalizedRanking
+
+        self.model = BayesianPersonalizedRanking(**self.settings, random_state=self.seed)
+        self.model.fit(self.matrix, show_progress=False)
+        return f"{self.settings.get('iterations', 100)} iterations"
+
+
+class ItemKNN(_Implicit):
+    """Sums of the similarities to the items of the history, over the K nearest neighbours of each item."""
+
+    def fit(self, clock: Clock) -> str:
+        """Find the neighbours."""
+        from implicit.nearest_neighbours import BM25Recommender, CosineRecommender, TFIDFRecommender
+
+        models = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM25Recommender}
+        self.model = models[self.settings["similarity"]](K=self.settings["neighbours"])
+        self.model.fit(self.matrix, show_progress=False)
+        self.similarity = self.model.similarity.tocsr()
+        return "neighbours found"
+
+    def catalogue(self, users: np.ndarray) -> np.ndarray:
+        """Return the sums over the histories."""
+        scores: np.ndarray = (self.matrix[users] @ self.similarity).toarray()
+        return scores
