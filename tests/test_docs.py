@@ -71,6 +71,7 @@ def check_python(arguments: Sequence[str]) -> None:
         assert spec is not None, f"no module {arguments[1]}"
         assert spec.origin is not None
         path, rest = Path(spec.origin), arguments[2:]
+        path = path.with_name("__main__.py") if spec.submodule_search_locations else path
     else:
         path, rest = ROOT / arguments[0], arguments[1:]
     source = path.read_text(encoding="utf-8")
