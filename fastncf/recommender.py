@@ -39,10 +39,12 @@ from fastncf.progress import progress_shown
 from fastncf.refit import train_on_all
 from fastncf.rng import Stream
 from fastncf.serving.answers import Request
-from fastncf.serving.export import export_vectors
+from fastncf.serving.export import export_vectors, require_target
 from fastncf.serving.filters import make_filters
 from fastncf.serving.frames import Output, require_output, to_pandas
 from fastncf.serving.histories import group_histories, is_table, read_rows
+from fastncf.serving.onnx_export import SUFFIX as ONNX
+from fastncf.serving.onnx_export import export_onnx
 from fastncf.serving.output import require_format, write_answers
 from fastncf.serving.users import Unknown, find_users
 from fastncf.trainers.loop import Progress, ProgressReporter, TrainingLog
@@ -527,22 +529,30 @@ class Recommender:
         return self._vector_frame(self.users)
 
     def export(self, path: str | Path) -> list[Path]:
-        """Write the vectors of all users and items to files that other programs read.
+        """Write the vectors of all users and items, or the model itself, to files that other programs read.
 
         Args:
             path: a file whose name ends in ``.npz``, with the arrays user_ids, user_vectors, item_ids, item_vectors
                 and, for ``mf``, user_bias and item_bias; or a folder, which gets users.parquet and items.parquet with
-                the columns of :meth:`user_vectors` and :meth:`item_vectors`. Files that are there are replaced.
+                the columns of :meth:`user_vectors` and :meth:`item_vectors`; or a file whose name ends in ``.onnx``,
+                with the inputs ``user`` and ``item``, (n,) int64 for any n, and the output ``score``, (n,) float32,
+                the scores of :meth:`score`. The inputs are positions in the columns of ids of two more files: for
+                model.onnx, model.users.parquet and model.items.parquet. Files that are there are replaced.
 
         Returns:
             The paths of the files.
 
         Raises:
-            ConfigError: the name of the path ends in anything else, or the model has no such vectors.
+            ConfigError: the name of the path ends in anything else, the model has no such vectors, or torch cannot
+                write it as ONNX.
+            FastNCFError: ONNX is asked for, and torch or the extra ``onnx`` is not installed.
             DataNotFoundError: a folder does not exist.
             DataError: a file cannot be written.
         """
-        return export_vectors(path, self.user_vectors(), self.item_vectors())
+        target = require_target(path)
+        if target.suffix.lower() == ONNX:
+            return export_onnx(target, self._as_module(), self.users, self.items)
+        return export_vectors(target, self.user_vectors(), self.item_vectors())
 
     def _vector_frame(self, vocabulary: Vocabulary) -> pl.DataFrame:
         """Return the vectors of all users or all items, with biases where the model has them."""

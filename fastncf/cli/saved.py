@@ -298,14 +298,15 @@ def similar(
 
 
 def export(model: PathArgument, out: PathArgument, *, common: Common | None = None) -> None:
-    """Write the vectors of all users and items of a saved model to files that other programs read.
+    """Write the vectors of all users and items of a saved model, or the model as ONNX, to files of other programs.
 
     Parameters
     ----------
     model
         Folder that ``fastncf fit --out`` wrote.
     out
-        File that ends in .npz, or a folder for users.parquet and items.parquet.
+        Folder for users.parquet and items.parquet, or file that ends in .npz; or file that ends in .onnx, beside which
+        the ids of users and items are written to .users.parquet and .items.parquet.
     """
     from fastncf.recommender import load
 

@@ -11,29 +11,39 @@ from fastncf.config import show
 from fastncf.data.replaced_file import replaced_file
 from fastncf.errors import ConfigError
 from fastncf.processes import require_polars_threads
+from fastncf.serving.onnx_export import SUFFIX as ONNX
 
 _NPZ = ".npz"
 
 
-def export_vectors(path: Any, users: pl.DataFrame, items: pl.DataFrame) -> list[Path]:
+def require_target(path: Any) -> Path:
+    """Return the path of a file or of a folder to export to.
+
+    Raises:
+        ConfigError: its name has another ending.
+    """
+    if not isinstance(path, str | os.PathLike) or Path(path).suffix.lower() not in (_NPZ, ONNX, ""):
+        shown = show(str(path) if isinstance(path, os.PathLike) else path)
+        raise ConfigError(
+            f"export: {shown}: expected the path of a folder, or of a file whose name ends in {_NPZ} or {ONNX}"
+        )
+    return Path(path)
+
+
+def export_vectors(target: Path, users: pl.DataFrame, items: pl.DataFrame) -> list[Path]:
     """Write frames of vectors, and return the paths of the files.
 
     Args:
-        path: a file whose name ends in ``.npz``; or a folder, which is made where it is missing and gets
+        target: a file whose name ends in ``.npz``; or a folder, which is made where it is missing and gets
             ``users.parquet`` and ``items.parquet``. Files that are there are replaced.
         users: columns user, vector and, where the model has biases, bias.
         items: the same with a column item, and perhaps one of titles.
 
     Raises:
-        ConfigError: the name of the path ends in anything else.
         ForkError: this process was forked from one that had used Polars, and Parquet is asked for.
         DataNotFoundError: the folder of the file, or that of the folder, does not exist.
         DataError: a file cannot be written.
     """
-    if not isinstance(path, str | os.PathLike) or Path(path).suffix.lower() not in (_NPZ, ""):
-        shown = show(str(path) if isinstance(path, os.PathLike) else path)
-        raise ConfigError(f"export: {shown}: expected the path of a folder, or of a file whose name ends in {_NPZ}")
-    target = Path(path)
     if target.suffix:
         with replaced_file(target) as partial, partial.open("wb") as file:
             np.savez(file, **_arrays(users, "user"), **_arrays(items, "item"))
