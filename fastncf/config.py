@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, get_origin
 
+from fastncf.data.holdout import Holdout, Rule, quantile_of
 from fastncf.errors import ConfigError
 from fastncf.suggestions import nearest_name
 
@@ -59,12 +60,18 @@ class Settings(TypedDict, total=False):
     encoding: str | None
     drop_missing: bool
     min_rating: float | None
-    holdout: Literal["one", "none"] | None
+    rows_in_order: bool
+    holdout: float | Literal["one", "none"] | None
+    ties: Literal["first", "last"]
+    before: str | float | None
+    test_users: float | None
     validation: bool
     patience: int | None
     num_candidates: int
     distinct_candidates: bool
-    k: int
+    candidate_sampling: Literal["uniform", "popularity"]
+    k: int | Sequence[int]
+    metrics: Sequence[str] | None
     full_ranking: bool
     precision: Literal["float32", "bfloat16"] | None
     deterministic: bool
@@ -153,7 +160,7 @@ class Config:
     """Share of the users that is kept, drawn with the seed; of a given test set, their rows and candidates."""
 
     split: Literal["latest", "random"] = "latest"
-    """Which interaction of each user is held out for the test: the latest (the first row among ties) or any."""
+    """Which interactions of each user are held out for the test: the latest or any."""
 
     time_format: str | None = None
     """Format of dates as strftime has it, such as %d.%m.%Y %H:%M, where it cannot be recognised."""
@@ -170,9 +177,24 @@ class Config:
     min_rating: float | None = None
     """Leave out rows whose rating is lower, and count them; otherwise ratings are not read."""
 
-    holdout: Literal["one", "none"] = "one"
-    """one: hold out an item of each user, by which the model is measured. none (in Python also None): train on all
-    interactions by the plan that a fit with one has, and measure nothing."""
+    rows_in_order: bool = False
+    """Take the rows of each user as its history, the oldest first, where the data have no times."""
+
+    holdout: float | Literal["one", "none"] = "one"
+    """one: hold out an item of each user, by which the model is measured. An integer: so many of each user. A number
+    below 1: that share of each user's. none (in Python also None): train on all interactions by the plan that a fit
+    with one has, and measure nothing."""
+
+    ties: Literal["first", "last"] = "first"
+    """Row of the data that counts as the latest among those of equal times."""
+
+    before: str | None = None
+    """Train on what is earlier than a point in time, and hold out all that is not: a time as the data have it, a date
+    such as 2000-12-01 (in UTC), or a share of all interactions such as 90%."""
+
+    test_users: float | None = None
+    """Leave so many users out of the training (an integer), or such a share of them (a number below 1), drawn with the
+    seed, and rank what is held out of these by their other interactions. Needs an mf or popularity."""
 
     validation: bool = False
     """Hold out a second interaction per user and report ranking metrics on it after each epoch."""
@@ -186,8 +208,16 @@ class Config:
     distinct_candidates: bool = True
     """Draw the candidates of a list without replacement."""
 
-    k: int = 10
-    """Length of the ranking that HR@k and NDCG@k look at."""
+    candidate_sampling: Literal["uniform", "popularity"] = "uniform"
+    """How candidates are drawn: uniform, or proportional to an item's training interactions."""
+
+    k: tuple[int, ...] | int = 10
+    """Length of the ranking that HR@k, NDCG@k and others look at, or several. Choices between settings, and early
+    stopping, look at the longest."""
+
+    metrics: tuple[str, ...] | None = None
+    """Some of hr, ndcg, mrr (of the whole list), mrr@k, recall, precision, map, and registered metrics. By default hr,
+    ndcg and mrr, and recall where a user may have several held-out items."""
 
     full_ranking: bool = False
     """Also rank each held-out item against the whole catalogue."""
@@ -207,8 +237,12 @@ class Config:
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
-        if self.holdout is None:  # "none" is its name on the command line and in JSON
-            object.__setattr__(self, "holdout", "none")
+        object.__setattr__(self, "holdout", _canonical_holdout(self.holdout))
+        object.__setattr__(self, "before", _canonical_point(self.before))
+        object.__setattr__(self, "test_users", _whole(self.test_users))
+        object.__setattr__(self, "k", _canonical_cutoffs(self.k))
+        if isinstance(self.metrics, list):
+            object.__setattr__(self, "metrics", tuple(self.metrics))
         self._require("layers", isinstance(self.layers, tuple | list), "integers of at least 1, such as (64, 32)")
         object.__setattr__(self, "layers", tuple(map(_plain, self.layers)))
         for name, former in FORMER_VALUES.items():
@@ -228,6 +262,7 @@ class Config:
         for name, known in (("model", models.names()), ("loss", LOSSES), ("negatives", DISTRIBUTIONS)):
             is_left_out = name in ("loss", "negatives") and getattr(self, name) is None
             self._require(name, is_left_out or getattr(self, name) in tuple(known), f"one of {', '.join(known)}")
+        self._check_metrics()
         holds = self.time_format is None or (isinstance(self.time_format, str) and "%" in self.time_format)
         self._require("time_format", holds, "a format such as '%d.%m.%Y %H:%M:%S'")
         holds = self.encoding is None or (isinstance(self.encoding, str) and _is_encoding(self.encoding))
@@ -235,11 +270,40 @@ class Config:
         self._require("dayfirst", self.dayfirst is None or isinstance(self.dayfirst, bool), "True or False")
         self._require("device", isinstance(self.device, str), "'auto' or the name of a torch device")
 
+    def _check_metrics(self) -> None:
+        """Raise a ConfigError for metrics that are none."""
+        from fastncf.evaluation.metrics import METRICS, require_metrics
+
+        if self.metrics is None:
+            return
+        holds = isinstance(self.metrics, tuple) and all(isinstance(name, str) for name in self.metrics)
+        self._require("metrics", holds and len(self.metrics) > 0, f"some of {', '.join(METRICS)}")
+        require_metrics(self.metrics)
+
+    def _check_holdout(self) -> None:
+        """Raise a ConfigError for a rule of holding out that is none."""
+        share = "or a share, above 0 and below 1"
+        holds = self.holdout in ("one", "none") or _is_amount(self.holdout)
+        self._require("holdout", holds, f"one, none, an integer of at least 1, {share}")
+        holds = self.test_users is None or _is_amount(self.test_users)
+        self._require("test_users", holds, f"an integer of at least 1, {share}")
+        holds = self.before is None or (isinstance(self.before, str) and bool(self.before.strip()))
+        self._require(
+            "before", holds, "a time as the data have it, a date such as '2000-12-01', or a share such as '90%'"
+        )
+        is_share = isinstance(self.before, str) and self.before.strip().endswith("%")
+        holds = not is_share or quantile_of(str(self.before)) is not None
+        self._require("before", holds, "a share above 0% and below 100%, such as '90%'")
+        cutoffs = self.k if isinstance(self.k, tuple) else (self.k,)
+        self._require("k", len(cutoffs) > 0 and all(map(_is_count, cutoffs)), _cutoffs_expected(self.k))
+
     def _check_choices(self) -> None:
         """Raise a ConfigError for a value that is not among those of its field's Literal type."""
         for field in fields(self):
             choice = next((kind for kind in (field.type, *get_args(field.type)) if get_origin(kind) is Literal), None)
             value = getattr(self, field.name)
+            if field.name == "holdout":  # it may be a number as well
+                continue
             if choice is None or (value is None and choice is not field.type):
                 continue
             expected = [name for name in get_args(choice) if name not in FORMER_VALUES.get(field.name, {})]
@@ -247,7 +311,8 @@ class Config:
 
     def _check_numbers(self) -> None:
         """Raise a ConfigError for a number that is out of its range, or for a bool that is none."""
-        for name in ("dim", "mlp_dim", "num_negatives", "epochs", "batch_size", "num_candidates", "k", "patience"):
+        self._check_holdout()
+        for name in ("dim", "mlp_dim", "num_negatives", "epochs", "batch_size", "num_candidates", "patience"):
             value = getattr(self, name)
             is_left_out = value is None and Config.__dataclass_fields__[name].default is None
             self._require(name, is_left_out or _is_count(value), _count_expected(value))
@@ -300,9 +365,27 @@ class Config:
             "min_rating": self.min_rating,
         }
 
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        """Lengths of the rankings that metrics look at."""
+        return self.k if isinstance(self.k, tuple) else (self.k,)
+
+    def held_out(self, *, is_given: bool = False) -> Holdout:
+        """Return the rule by which interactions are held out; with ``holdout="none"`` that of a fit with one.
+
+        Args:
+            is_given: whether a test set is given.
+        """
+        rule: Rule = "given" if is_given else "time" if self.before is not None else self.split
+        amount = 1 if isinstance(self.holdout, str) else self.holdout
+        return Holdout(rule=rule, amount=amount, ties=self.ties, before=self.before, test_users=self.test_users)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that JSON can hold."""
-        return {**asdict(self), "layers": list(self.layers)}
+        as_lists = {
+            name: list(value) for name in ("layers", "k", "metrics") if isinstance(value := getattr(self, name), tuple)
+        }
+        return {**asdict(self), **as_lists}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
@@ -432,6 +515,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, str):
         return str.__str__(value)
+    if type(value).__name__ == "datetime64":  # tolist() would make a bare number of nanoseconds
+        return str(value)
     if hasattr(value, "tolist") and hasattr(value, "ndim"):  # scalars, arrays and tensors
         value = value.tolist()
     if isinstance(value, numbers.Integral):
@@ -441,6 +526,50 @@ def _plain(value: Any) -> Any:
     if type(value).__module__ == "torch" and type(value).__name__ == "device":
         return str(value)
     return value
+
+
+def _canonical_holdout(value: Any) -> Any:
+    """Return what is held out by its canonical name: 1 is ``one``, and None, as JSON lacks it, is ``none``."""
+    value = _whole(value)
+    return "none" if value is None else "one" if _is_integer(value) and value == 1 else value
+
+
+def _whole(value: Any) -> Any:
+    """Return a number from 1 without a fraction as an int, as flags of a command line need it."""
+    return int(value) if isinstance(value, float) and value >= 1 and value.is_integer() else value
+
+
+def _canonical_point(value: Any) -> Any:
+    """Return a point in time as text; dates of Python, NumPy and pandas in ISO 8601."""
+    if isinstance(value, str) or value is None or isinstance(value, bool):
+        return value
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _canonical_cutoffs(value: Any) -> Any:
+    """Return one length of a ranking as an int, and several as a tuple, ascending and distinct."""
+    if not isinstance(value, list | tuple | range):
+        return value
+    cutoffs = tuple(map(_plain, value))
+    if not all(map(_is_count, cutoffs)):
+        return cutoffs
+    cutoffs = tuple(sorted(set(cutoffs)))
+    return cutoffs[0] if len(cutoffs) == 1 else cutoffs
+
+
+def _cutoffs_expected(value: Any) -> str:
+    """Return what is expected in place of lengths of rankings."""
+    if not isinstance(value, tuple):
+        return _count_expected(value)
+    wrong = next((one for one in value if not _is_count(one)), None)
+    return f"{_count_expected(wrong)}, or several such as [5, 10, 20]"
+
+
+def _is_amount(value: Any) -> bool:
+    """Return whether a value is a number of things, or a share of them."""
+    return _is_count(value) or (isinstance(value, float) and 0 < value < 1)
 
 
 def _is_integer(value: Any) -> bool:

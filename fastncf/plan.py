@@ -303,7 +303,7 @@ def likely_facts(config: Config) -> DataFacts:
         num_rows=1_000_000_000,
         has_order=config.split != "random",
         order_reason="large data with times are assumed",
-        holdout=config.split,
+        holdout=config.held_out().rule,
     )
 
 
@@ -631,7 +631,7 @@ def _finish(
     evaluation = EvaluationSettings(
         num_candidates=config.num_candidates,
         distinct_candidates=config.distinct_candidates,
-        k=config.k,
+        k=max(config.cutoffs),
         full_ranking=config.full_ranking,
         validation=config.validation,
         patience=config.patience or 0,

@@ -1,11 +1,11 @@
 """Fitted recommender: recommendations by the user's own ids as polars frames, evaluation, saving and loading."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 import polars as pl
@@ -14,17 +14,17 @@ from fastncf.accelerators import may_have_device
 from fastncf.checkpoints import open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, require_count, require_flag, show
-from fastncf.data.csr import merge_items
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.data.titles import read_titles
+from fastncf.data.updates import join_others
 from fastncf.errors import ConfigError, DataError, DivergedError, printable
-from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
-from fastncf.evaluation.metrics import MISS, metrics
-from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors, scores_by_factors
+from fastncf.evaluation.ranking import scores_by_factors
+from fastncf.evaluation.task import rank_task
 from fastncf.evaluation.topk import Answer, FactorItems, ModuleItems, flatten, similar_rows
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.measuring import Evaluation, Questions, TestSet
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
 from fastncf.numpy_errors import with_usual_errors
@@ -37,7 +37,6 @@ from fastncf.plan import Plan
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.progress import progress_shown
 from fastncf.refit import train_on_all
-from fastncf.rng import Stream
 from fastncf.serving.answers import Request
 from fastncf.serving.export import export_vectors, require_target
 from fastncf.serving.filters import make_filters
@@ -58,19 +57,6 @@ if TYPE_CHECKING:
 _FACTOR_NAMES = "user_embedding.weight", "item_embedding.weight", "user_bias", "item_bias"
 """Names of the parameters of an MF, in the order of Factors."""
 
-_HELD_OUT = {
-    "latest": "leave-one-out, each user's latest interaction held out",
-    "random": "leave-one-out, a random interaction of each user held out",
-    "given": "given test set",
-}
-
-
-class Evaluation(NamedTuple):
-    """Metrics by their labels, and the protocol of their measurement in words."""
-
-    metrics: dict[str, float]
-    protocol: str
-
 
 @dataclass(repr=False)
 class Recommender:
@@ -84,6 +70,8 @@ class Recommender:
         items: raw item ids.
         split: training interactions and held-out items, as indices.
         metrics: e.g. ``{"hr@10": ..., "ndcg@10": ..., "mrr": ...}``; keys of the full ranking start with ``full/``.
+        errors: standard error of each metric over users.
+        popularity: the same metrics of the most popular items, in the same lists.
         protocol: how the metrics were measured, in words.
         data: counts: users, items, interactions, num_duplicates, num_users_all_seen, num_users_too_short; of what no
             training interaction has, num_items_unknown, num_test_items_unknown and num_candidates_unknown (entries of
@@ -106,6 +94,8 @@ class Recommender:
     items: Vocabulary
     split: Split
     metrics: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    popularity: dict[str, float] = field(default_factory=dict)
     protocol: str = ""
     data: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -317,7 +307,9 @@ class Recommender:
 
     def _with_histories(self, history: Any, unknown: str) -> "Recommender":
         """Return the same model for other users, who are known by their histories."""
-        rows, indptr, items = group_histories(read_rows(history, self.items, unknown, "history", self.config.reading()))
+        rows, indptr, items = group_histories(
+            read_rows(history, self.items, unknown, "history", self.config.reading(), ties=self.config.ties)
+        )
         known, bias = self._known_model(), np.zeros(len(rows.users), dtype=np.float32)
         vectors = known.states(self.plan.final, indptr, items)
         factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
@@ -403,7 +395,9 @@ class Recommender:
         known, stage = self._known_model(), self.plan.final
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
-        rows = read_rows(new, self.items, unknown, "update", self.config.reading(), takes_new=epochs > 0)
+        rows = read_rows(
+            new, self.items, unknown, "update", self.config.reading(), takes_new=epochs > 0, ties=self.config.ties
+        )
         if len(rows.items) > len(self.items):
             known = add_items(known, stage, rows.items)
         known, log = add_rows(known, stage, rows), TrainingLog()
@@ -647,45 +641,64 @@ class Recommender:
 
     @with_usual_errors
     def evaluate(
-        self, *, k: int | None = None, num_candidates: int | None = None, full_ranking: bool | None = None
+        self,
+        *,
+        k: int | Sequence[int] | None = None,
+        num_candidates: int | None = None,
+        full_ranking: bool | None = None,
+        metrics: Sequence[str] | None = None,
+        candidate_sampling: Literal["uniform", "popularity"] | None = None,
     ) -> Evaluation:
         """Rank the held-out test items, with the settings of the fit where no others are given.
 
         Args:
-            k: length of the ranking that HR@k and NDCG@k look at.
+            k: length of the ranking that metrics such as HR@k look at, or several.
             num_candidates: negatives that each item is ranked against.
             full_ranking: also rank against the whole catalogue.
+            metrics: names, see :class:`fastncf.Config`.
+            candidate_sampling: how candidates are drawn, ``uniform`` or by ``popularity``.
 
-        Candidates that were given as a file in the fit are used unless another number of them is asked for.
+        Candidates that were given as a file in the fit are used unless another number of them, or another way to draw
+        them, is asked for.
+
+        Returns:
+            A tuple of the metrics by label and the protocol in words. Its further attributes are ``errors``, standard
+            errors over users by the same labels; ``popularity``, the metrics of the most popular items; and ``tables``,
+            the values of each user.
 
         Raises:
-            ConfigError: k or num_candidates is no integer of at least 1, or nothing is held out.
+            ConfigError: k or num_candidates is no integer of at least 1, a metric is unknown, or nothing is held out.
             InsufficientMemoryError: the memory does not suffice for so many candidates.
             DivergedError: no held-out item has a finite score, so that the metrics would mean nothing.
         """
-        changes: dict[str, Any] = {"k": k, "num_candidates": num_candidates, "full_ranking": full_ranking}
-        config = replace(self.config, **{name: value for name, value in changes.items() if value is not None})
-        lists, against = self._test_lists(config, is_redrawn=num_candidates is not None)
-        protocol = self._describe_lists(lists, against) + "; ties count against the held-out item"
-        ranks = self._ranks(lists)
-        if len(ranks) and (ranks == MISS).all():
-            raise DivergedError(
-                "evaluate: no held-out item has a finite score, as after a training that diverged; expected: a model "
-                "that was fitted with a smaller learning_rate, l2 or init_std",
-                self,
-            )
-        results = metrics(ranks, config.k)
-        if config.full_ranking:
-            excluded = merge_items(self.split.indptr, self.split.indices, self.split.validation_item)
-            if isinstance(self.trained, Factors):
-                ranks = catalogue_ranks_by_factors(self.trained, lists, *excluded)
-            else:
-                from fastncf.evaluation.ranking import catalogue_ranks
+        asked: dict[str, Any] = {
+            "k": k,
+            "num_candidates": num_candidates,
+            "full_ranking": full_ranking,
+            "metrics": metrics,
+            "candidate_sampling": candidate_sampling,
+        }
+        config = replace(self.config, **{name: value for name, value in asked.items() if value is not None})
+        is_redrawn = num_candidates is not None or candidate_sampling is not None
+        questions = Questions.of(self.split, config, is_redrawn=is_redrawn)
+        try:
+            return questions.answer(self._trained_for(questions))
+        except DivergedError as error:
+            raise DivergedError(str(error), self) from None
 
-                ranks = catalogue_ranks(self.trained, lists, *excluded, self.split.num_items)
-            results |= {f"full/{name}": value for name, value in metrics(ranks, config.k).items()}
-            protocol += "; full/: against the whole catalogue without training items"
-        return Evaluation(results, protocol)
+    def keep(self, evaluation: Evaluation) -> None:
+        """Take an evaluation for that of the fit: its metrics, and what belongs to them."""
+        self.metrics, self.protocol = evaluation
+        self.errors, self.popularity = evaluation.errors, evaluation.popularity
+
+    def _trained_for(self, questions: Questions) -> "nn.Module | Factors":
+        """Return the model for the users of a test set: its own, or others who are known by their histories."""
+        others = self.split.others
+        if not questions.test.are_others or others is None or not isinstance(self.trained, Factors):
+            return self.trained
+        known = self._known_model()
+        vectors = known.states(self.plan.final, *others.histories)
+        return known.factors._replace(user_vectors=vectors, user_bias=np.zeros(len(vectors), dtype=np.float32))
 
     @with_usual_errors
     def refit(
@@ -717,6 +730,7 @@ class Recommender:
             DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
         self._require_refittable()
+        split, order, users = join_others(self.split, self.order, self.users)
         with (
             progress_shown(callback, is_shown=progress) as shown,
             open_checkpoint(checkpoint, resume=resume) as kept,
@@ -724,13 +738,13 @@ class Recommender:
             if kept is not None:
                 kept.require_same(
                     settings={**settings_of(self.config, None), "epochs of the stages": list(self.num_kept)},
-                    data=data_of(self.users, self.items, self.split, self.order),
+                    data=data_of(users, self.items, split, order),
                 )
                 kept.resumed_plan([self.plan])
             reporter = ProgressReporter(shown, sum(self.num_kept or (self.plan.num_epochs,)))
             with reporter.stage("train"), recording(kept, self.plan) as recorder:
                 num_kept = self.num_kept or None
-                found = train_on_all(self.plan, None, self.split, self.order, reporter, num_kept, recorder)
+                found = train_on_all(self.plan, None, split, order, reporter, num_kept, recorder)
             if kept is not None and found.trained.divergence is None:
                 kept.finish()
         if found.trained.divergence is not None or found.trained.model is None:
@@ -738,8 +752,9 @@ class Recommender:
         size = len(found.split.indices)
         self.trained, self.plan, self.split = found.trained.model, found.plan, found.split
         self.order, self.num_kept, self.encoder = found.order, found.trained.num_kept, found.trained.encoder
+        self.users = users
         self.protocol += f"; afterwards trained on all {size:,} interactions by the same plan, nothing held out"
-        self.data = {**self.data, "num_items_unknown": int((~self.split.is_known()).sum())}
+        self.data = {**self.data, "users": len(users), "num_items_unknown": int((~self.split.is_known()).sum())}
         seconds = reporter.total()["total"]
         self.seconds = {**self.seconds, "refit": seconds, "total": self.seconds.get("total", 0.0) + seconds}
         return self
@@ -787,58 +802,10 @@ class Recommender:
         from fastncf.report import HeldOut, write_report
 
         held_out = None
-        if (self.split.test_item >= 0).any():
-            lists, _ = self._test_lists(self.config, is_redrawn=False)
-            held_out = HeldOut(lists, self._ranks(lists))
+        if self.split.holdout != "none" and len(TestSet.of(self.split).users):
+            questions = Questions.of(self.split, self.config)
+            held_out = HeldOut(questions.candidates, rank_task(self._trained_for(questions), questions.candidates))
         return write_report(self, held_out, path, titles)
-
-    def _ranks(self, lists: CandidateLists[np.ndarray]) -> np.ndarray:
-        """Return the rank of each held-out item within its list, (T,) int64 from 0."""
-        if isinstance(self.trained, Factors):
-            return ranks_by_factors(self.trained, lists)
-        from fastncf.evaluation.ranking import candidate_ranks
-
-        return candidate_ranks(self.trained, lists)
-
-    def _describe_lists(self, lists: CandidateLists[np.ndarray], against: str) -> str:
-        """Return in words what is ranked against what, and how much of it no training interaction has."""
-        is_unknown = ~self.split.is_known()
-        protocol = f"{_HELD_OUT[self.split.holdout]}, {len(lists.users)} users"
-        if num_unknown := int(is_unknown[lists.positives].sum()):
-            protocol += f" ({num_unknown} of their items unknown to the training data)"
-        protocol += f", {against}"
-        if is_unknown.any():
-            share = float(is_unknown[lists.negatives[lists.negatives >= 0]].mean())
-            protocol += f", {100 * share:.2g} % of them unknown to the training data" if share else ""
-        if num_short := int((lists.negatives < 0).any(1).sum()):
-            protocol += f" ({num_short} users have fewer)"
-        return protocol
-
-    def _test_lists(self, config: Config, *, is_redrawn: bool) -> tuple[CandidateLists[np.ndarray], str]:
-        """Return the test items with their candidates, and in words what the candidates are.
-
-        Raises:
-            ConfigError: nothing is held out.
-        """
-        if self.split.holdout == "none":
-            raise ConfigError(
-                "evaluate: nothing is held out, since the model was trained on all interactions; expected a model of a "
-                "fit without holdout=None and before refit(), whose metrics are in rec.metrics"
-            )
-        users = np.flatnonzero(self.split.test_item >= 0).astype(np.int32)
-        positives = self.split.test_item[users]
-        if self.split.test_candidates is not None and not is_redrawn:
-            lists = CandidateLists(users, positives, self.split.test_candidates)
-            seen = self.split.num_candidates_seen
-            left_out = f", without {seen} that their user has seen" if seen else ""
-            return lists, f"1 + {lists.negatives.shape[1]} given candidates{left_out}"
-        spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed)
-        how = "without" if config.distinct_candidates else "with"
-        return (
-            held_out_lists(self.split, spec, users, positives, Stream.CANDIDATES),
-            f"1 + {config.num_candidates} candidates drawn uniformly {how} replacement from the items that the user "
-            f"has not seen",
-        )
 
     @with_usual_errors
     def save(self, directory: str | Path) -> None:

@@ -69,6 +69,9 @@ class Stream(IntEnum):
     TUNING_CANDIDATES = 13
     """Candidates that an item held out for tuning is ranked against."""
 
+    TEST_USERS = 14
+    """Users that are left out of the training for the test."""
+
 
 def mix(x: int) -> int:
     """Return a hash of a number below 2**64: a bijection in which each input bit changes about half the output bits."""

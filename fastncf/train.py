@@ -13,13 +13,17 @@ from fastncf.config import Config, Settings, require_known, show
 from fastncf.cost import least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
-from fastncf.data.interactions import Interactions, draw_users, read_interactions
-from fastncf.data.split import Split, given_test, hold_out_nothing, leave_one_out
+from fastncf.data.holdout import quantile_of
+from fastncf.data.interactions import Interactions, draw_users, in_order_of_rows, read_interactions
+from fastncf.data.protocols import make_split
+from fastncf.data.split import Split, hold_out_nothing
 from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.candidates import require_candidate_memory
+from fastncf.measuring import TestSet
 from fastncf.memory import format_bytes, require_memory
 from fastncf.numpy_errors import usual_errors
+from fastncf.persistence.plain import as_numbers, finite_or_none
 from fastncf.plan import BY_STATES, Plan, alternative_plan, likely_facts, make_plan, trial_of
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.progress import progress_shown
@@ -33,6 +37,9 @@ from fastncf.unused import Fit, Inputs, refuse_contradictions, warn_of_unused
 
 if TYPE_CHECKING:
     from torch import nn
+
+_MEASURED = "metrics", "errors", "popularity"
+"""Attributes of a recommender that hold what was measured, by label."""
 
 
 def fit(
@@ -138,13 +145,16 @@ def fit(
         with reporter.stage("evaluate"):
             result = None if kept is None else kept.result()
             if result is not None:
-                recommender.metrics, recommender.protocol = result["metrics"], result["protocol"]
+                recommender.protocol = result["protocol"]
+                for name in _MEASURED:
+                    setattr(recommender, name, as_numbers(result[name]))
             elif split.holdout == "none":
                 recommender.protocol = f"not measured: nothing is held out of the {len(split.indices):,} interactions"
             else:
-                recommender.metrics, recommender.protocol = recommender.evaluate()
+                recommender.keep(recommender.evaluate())
             if kept is not None and result is None:
-                kept.finish(metrics=recommender.metrics, protocol=recommender.protocol)
+                measured = {name: finite_or_none(getattr(recommender, name)) for name in _MEASURED}
+                kept.finish(protocol=recommender.protocol, **measured)
         recommender.seconds = reporter.total()
         return recommender
 
@@ -174,7 +184,7 @@ def plan_fit(
         data = _Prepared.read(train, inputs, config, likely, ProgressReporter(None, 0))
         plan = make_plan(config, data.facts, module)
         warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
-        return plan if config.holdout == "one" else plan.with_everything(hold_out_nothing(data.split, None)[0])
+        return plan if config.holdout != "none" else plan.with_everything(hold_out_nothing(data.split, None)[0])
 
 
 @dataclass(frozen=True)
@@ -189,28 +199,33 @@ class _Prepared:
     @classmethod
     def read(cls, train: Any, inputs: Inputs, config: Config, likely: Plan, reporter: ProgressReporter) -> "_Prepared":
         """Read interactions, keep the asked-for share of the users, and hold out items."""
-        given = None
+        given, holdout = None, config.held_out(is_given=inputs.test is not None)
         with reporter.stage("read"):
             options: dict[str, Any] = {**inputs.columns, **config.reading()}
             if inputs.test is None:
-                needs_time = config.split == "latest" and config.holdout == "one"
-                interactions = read_interactions(train, **options, needs_time=needs_time)
+                point = holdout.before if quantile_of(holdout.before or "") is None else None
+                needs_time = holdout.rule != "random" and config.holdout != "none" and not config.rows_in_order
+                interactions = read_interactions(train, **options, needs_time=needs_time, before=point)
             else:
                 interactions, given = read_with_test(train, inputs.test, inputs.candidates, **options)
+            if config.rows_in_order:
+                interactions = in_order_of_rows(interactions)
+            if holdout.ties == "last":  # the first row among equal times counts as the latest
+                interactions = interactions.of_rows(np.s_[::-1])
         with reporter.stage("split"):
             share = (config.user_fraction, key(config.seed, Stream.USERS)) if config.user_fraction < 1 else None
-            if given is None:
-                interactions = draw_users(interactions, *share) if share else interactions
-                split = leave_one_out(
-                    interactions,
-                    validation=config.validation,
-                    random=config.split == "random" or interactions.time is None,
-                    seed=config.seed,
-                    needs_test=config.holdout == "one",
-                )
-            else:
-                interactions, given = draw_test_users(interactions, given, *share) if share else (interactions, given)
-                split = given_test(interactions, given)
+            if share and given is None:
+                interactions = draw_users(interactions, *share)
+            elif share and given is not None:
+                interactions, given = draw_test_users(interactions, given, *share)
+            interactions, split = make_split(
+                interactions,
+                holdout,
+                given=given,
+                validation=config.validation,
+                seed=config.seed,
+                needs_test=config.holdout != "none",
+            )
             facts, order = find_facts(
                 interactions, split, needs_order=likely.uses_order, history=config.history, seed=config.seed
             )
@@ -283,15 +298,14 @@ def _require_memory(plan: Plan, split: Split) -> None:
                 needed,
                 f"a smaller dim, {'batch_size' if stage.trainer in BY_STATES else 'layers'} or num_negatives",
             )
-    if split.test_candidates is None:
-        num_lists = int((split.test_item >= 0).sum())
-        require_candidate_memory(num_lists, evaluation.num_candidates)
+    if split.test_candidates is None and split.holdout != "none":
+        require_candidate_memory(len(TestSet.of(split).users), evaluation.num_candidates)
 
 
 def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
     """Return the counts that :attr:`Recommender.data` holds."""
-    is_unknown, lists = ~split.is_known(), split.test_candidates
-    return {
+    is_unknown, lists, others = ~split.is_known(), split.test_candidates, split.others
+    counts = {
         "users": len(interactions.users),
         "items": len(interactions.items),
         "interactions": split.num_interactions,
@@ -300,7 +314,18 @@ def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
         "num_users_all_seen": split.num_users_all_seen,
         "num_users_too_short": split.num_users_too_short,
         "num_items_unknown": int(is_unknown.sum()),
-        "num_test_items_unknown": int(is_unknown[split.test_item[split.test_item >= 0]].sum()),
+        "num_test_items_unknown": int(is_unknown[split.tests().items].sum()),
         "num_candidates_unknown": 0 if lists is None else int(is_unknown[lists[lists >= 0]].sum()),
         "num_candidates_seen": split.num_candidates_seen,
     }
+    if split.holdout == "time":
+        counts |= {
+            "num_users_later": 0 if others is None else len(others.users),
+            "num_test_repeated": split.num_test_repeated,
+        }
+    elif others is not None:
+        counts |= {
+            "num_users_left_out": len(others.users),
+            "num_test_items_unknown": int(is_unknown[others.test.items].sum()),
+        }
+    return counts

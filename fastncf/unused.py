@@ -46,6 +46,9 @@ class Contradiction(NamedTuple):
     message: str
 
 
+_FOR_OTHER_USERS = ("mf", "popularity")
+"""Models that rank items for users whom they were not trained on."""
+
 CONTRADICTIONS = (
     Contradiction(
         lambda config, inputs: inputs.candidates is not None and inputs.test is None,
@@ -66,6 +69,45 @@ CONTRADICTIONS = (
     Contradiction(
         lambda config, inputs: inputs.test is not None and "split" in _given(config, ("split",)),
         "split={split!r}: says which items are held out, and test= gives them; expected no test=, or no split=",
+    ),
+    Contradiction(
+        lambda config, inputs: inputs.test is not None and config.held_out(is_given=True).amount != 1,
+        "holdout={holdout!r}: says how many items are held out, and test= gives them; expected one of them",
+    ),
+    Contradiction(
+        lambda config, inputs: config.before is not None and inputs.test is not None,
+        "before={before!r}: says which items are held out, and test= gives them; expected one of them",
+    ),
+    Contradiction(
+        lambda config, inputs: config.before is not None and config.holdout != "one",
+        "before={before!r}: holds out all that is not earlier, and holdout={holdout!r} something else; expected one of "
+        "them",
+    ),
+    Contradiction(
+        lambda config, inputs: config.before is not None and config.split != "latest",
+        "before={before!r}: holds out all that is not earlier, and split={split!r} something else; expected one of "
+        "them",
+    ),
+    Contradiction(
+        lambda config, inputs: config.before is not None and config.test_users is not None,
+        "test_users={test_users!r}: leaves users out of the training, and before={before!r} holds out what all of them "
+        "did later; expected one of them",
+    ),
+    Contradiction(
+        lambda config, inputs: config.test_users is not None and inputs.test is not None,
+        "test_users={test_users!r}: leaves users out of the training, and test= gives the test set; expected one of "
+        "them",
+    ),
+    Contradiction(
+        lambda config, inputs: config.test_users is not None and config.holdout == "none",
+        "test_users={test_users!r}: leaves users out of the training, and holdout=None nobody; expected one of them",
+    ),
+    Contradiction(
+        lambda config, inputs: (
+            config.test_users is not None and (inputs.module is not None or config.model not in _FOR_OTHER_USERS)
+        ),
+        "test_users={test_users!r}: needs a model that knows users by their histories; expected model='mf' or "
+        "'popularity'",
     ),
 )
 """Situations that are refused before anything is read."""
@@ -150,17 +192,23 @@ UNUSED = (
         "candidates= gives the lists of the test",
     ),
     Unused(
-        ("full_ranking",),
+        ("candidate_sampling",),
+        lambda fit: fit.inputs.candidates is not None,
+        "candidates= gives the lists of the test",
+    ),
+    Unused(
+        ("full_ranking", "metrics", "candidate_sampling"),
         lambda fit: fit.config.holdout == "none",
         "nothing is held out, so that nothing is measured",
     ),
+    Unused(("ties",), lambda fit: fit.config.rows_in_order, "no two rows have the same time"),
     Unused(
-        ("time", "time_format", "dayfirst"),
+        ("time", "time_format", "dayfirst", "ties"),
         lambda fit: fit.likely.data.holdout == "random" and not fit.likely.uses_order,
         "neither the held-out items nor the model depend on times",
     ),
     Unused(
-        ("time", "time_format", "dayfirst"),
+        ("time", "time_format", "dayfirst", "ties"),
         lambda fit: fit.inputs.test is not None and not fit.likely.uses_order,
         "test= gives the held-out items, and the model does not depend on times",
     ),

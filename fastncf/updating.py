@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastncf.data.ids import Vocabulary
+from fastncf.data.others import OtherUsers
 from fastncf.data.split import Split, ordered_items, select_rows
 from fastncf.data.updates import add_interactions, renumber_items
 from fastncf.errors import ConfigError, DivergedError
@@ -70,6 +71,8 @@ def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
         stage: what it was trained by.
         rows: new interactions, later than all others of their users.
     """
+    rows, others = _with_past(rows, known.split.others)
+    known = known._replace(split=replace(known.split, others=others))
     users = Vocabulary.of([known.users.ids, rows.users.ids], "user")
     new_index, user = users.encode(known.users.ids), users.encode(rows.users.ids)[rows.user]
     vectors = np.zeros((len(users), known.factors.user_vectors.shape[1]), dtype=np.float32)
@@ -86,6 +89,27 @@ def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
         vectors[changed] = known.states(stage, *select_rows(split, order, changed))
     factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
     return known._replace(factors=factors, users=users, split=split, order=order)
+
+
+def _with_past(rows: NewRows, others: OtherUsers | None) -> tuple[NewRows, OtherUsers | None]:
+    """Return new interactions behind the past ones of their users who were not trained on, and the rest of these.
+
+    Args:
+        rows: new interactions.
+        others: users that the model is not trained on, or None.
+    """
+    if others is None:
+        return rows, None
+    number = rows.users.encode(others.users.ids)
+    is_joining = number >= 0
+    if not is_joining.any():
+        return rows, others
+    joining, staying = (others.select(np.flatnonzero(chosen)) for chosen in (is_joining, ~is_joining))
+    past = joining.all_items()
+    user = np.concatenate([number[is_joining][past.owner], rows.user]).astype(np.int32)
+    in_turn = np.argsort(user, kind="stable")
+    rows = rows._replace(user=user[in_turn], item=np.concatenate([past.items, rows.item])[in_turn])
+    return rows, staying if len(staying.users) else None
 
 
 def add_items(known: KnownModel, stage: Stage, items: Vocabulary) -> KnownModel:

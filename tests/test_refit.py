@@ -160,7 +160,7 @@ def test_a_given_test_set_is_trained_on(tmp_path):
     [
         ({"test": "test.csv"}, "holdout=None: holds nothing out, and test= gives what is held out"),
         ({"validation": True}, "holdout=None: holds nothing out, and validation=True needs an item of each user"),
-        ({"holdout": "all"}, "holdout='all': expected one of one, none"),
+        ({"holdout": "all"}, "holdout='all': expected one, none"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_read(given, message):

@@ -9,6 +9,7 @@ import numpy as np
 import fastncf
 from fastncf.config import Config
 from fastncf.data.ids import Vocabulary
+from fastncf.data.others import OtherUsers
 from fastncf.data.split import Split
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def data_of(users: Vocabulary, items: Vocabulary, split: Split, order: np.ndarra
         "items": _of_ids(items),
         "training interactions": f"{len(split.indices):,} ({_checksum(split.indptr, split.indices)})",
         "order of the interactions": "none" if order is None else _checksum(order),
-        "held-out items": _checksum(split.test_item, split.validation_item),
+        "held-out items": _checksum(split.test_item, split.validation_item, *(split.test_rows or ())),
+        "users who are left out": "none" if split.others is None else _of_others(split.others),
         "given candidates": "none" if split.test_candidates is None else _checksum(split.test_candidates),
     }
 
@@ -48,6 +50,11 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     for name in {**then, **now}:
         if then.get(name) != now.get(name):
             yield f"{name}: {then.get(name)!s:.60} then, {now.get(name)!s:.60} now"
+
+
+def _of_others(others: OtherUsers) -> str:
+    """Return the number of users that are not trained on, and checksums of their ids and items."""
+    return f"{_of_ids(others.users)}, {_checksum(*others.histories, *others.test)}"
 
 
 def _of_ids(vocabulary: Vocabulary) -> str:

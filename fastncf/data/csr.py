@@ -1,5 +1,7 @@
 """Rows of a CSR matrix of users and items: grouping, merging, and ranges of equal work."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from fastncf.kernels.cpu.csr import UserRows, count_rows, find_latest, group_rows, merge_rows
@@ -91,3 +93,52 @@ def merge_items(indptr: np.ndarray, indices: np.ndarray, *extra: np.ndarray) -> 
     stacked = np.stack(extra)
     run_ranges(lambda a, b: merge_rows(a, b, indptr, indices, stacked, merged_indptr, merged), balanced_ranges(indptr))
     return merged_indptr, merged
+
+
+class Rows(NamedTuple):
+    """Items of users, one row for each user.
+
+    Attributes:
+        indptr: (U + 1,) int64; the items of user u are ``items[indptr[u]:indptr[u + 1]]``.
+        items: (n,) int32.
+    """
+
+    indptr: np.ndarray
+    items: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of items of each user, (U,) int64."""
+        lengths: np.ndarray = np.diff(self.indptr)
+        return lengths
+
+    @property
+    def owner(self) -> np.ndarray:
+        """User of each item, (n,) int64."""
+        return np.repeat(np.arange(len(self.indptr) - 1), self.lengths)
+
+    @classmethod
+    def of(cls, user: np.ndarray, items: np.ndarray, num_users: int) -> "Rows":
+        """Return the rows of users (n,), ascending, with items (n,)."""
+        indptr = np.zeros(num_users + 1, dtype=np.int64)
+        np.cumsum(np.bincount(user, minlength=num_users), out=indptr[1:])
+        return cls(indptr, items.astype(np.int32))
+
+    def select(self, users: np.ndarray) -> "Rows":
+        """Return the rows of users (B,), in their order."""
+        lengths = self.lengths[users]
+        indptr = np.zeros(len(users) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        place = np.repeat(self.indptr[users] - indptr[:-1], lengths) + np.arange(indptr[-1])
+        return Rows(indptr, self.items[place])
+
+    def ascending(self) -> "Rows":
+        """Return the items ascending in each row."""
+        return Rows(self.indptr, self.items[np.lexsort((self.items, self.owner))])
+
+    def sorted_with(self, other: "Rows") -> "Rows":
+        """Return the items of both, ascending in each row."""
+        owner = np.concatenate([self.owner, other.owner])
+        items = np.concatenate([self.items, other.items])
+        by_item = np.lexsort((items, owner))
+        return Rows(self.indptr + other.indptr, items[by_item])

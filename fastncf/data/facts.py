@@ -1,10 +1,10 @@
 """Facts of the data that a plan depends on."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from fastncf.data.holdout import Rule
 from fastncf.data.interactions import Interactions
 from fastncf.data.order import draw_sample, order_matters
 from fastncf.data.split import Split, time_order
@@ -31,7 +31,7 @@ class DataFacts:
     num_rows: int
     has_order: bool
     order_reason: str
-    holdout: Literal["latest", "random", "given", "none"]
+    holdout: Rule
 
 
 def find_facts(

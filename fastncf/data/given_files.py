@@ -22,7 +22,7 @@ class GivenTest:
     """A given test set: T held-out interactions, with or without candidates.
 
     Attributes:
-        user: (T,) int32, indices of the users, each once.
+        user: (T,) int32, indices of the users; with candidates each once.
         item: (T,) int32, indices of the items.
         candidates: (T, C) int32, indices of the negatives that each item is ranked against, -1 at the end of rows that
             are shorter than the longest; or None.
@@ -53,9 +53,9 @@ def read_with_test(
 
     Args:
         train: a file or a frame, see :func:`~fastncf.data.interactions.read_interactions`.
-        test: the same, with one row for each test user.
+        test: the same, with one row or several for each test user.
         candidates: path of a file with one line for each test row, in any order, see
-            :func:`~fastncf.data.readers.candidates.read_candidates`.
+            :func:`~fastncf.data.readers.candidates.read_candidates`; each test user has one row then.
         user: name of the user column of ``train`` and ``test``.
         item: name of the item column.
         time: name of the time column.
@@ -79,7 +79,7 @@ def read_with_test(
     interactions = replace(interactions, left_out=left_out)
     test_user = interactions.users.encode(held_out.frame["user"])
     test_item = interactions.items.encode(held_out.frame["item"])
-    _check_test_users(test_user, held_out, table)
+    _check_test_users(test_user, held_out, table, has_candidates=candidates is not None)
     if lists is None:
         return interactions, GivenTest(test_user, test_item, None, held_out.source)
     matrix = _candidate_matrix(lists, interactions, test_user, test_item, str(candidates))
@@ -113,8 +113,8 @@ def draw_test_users(
     return drawn, replace(test, user=user, item=new_item[test.item[rows]], candidates=candidates)
 
 
-def _check_test_users(test_user: np.ndarray, test: Table, train: Table) -> None:
-    """Raise an error if a test user, by index (T,), is not in training (-1) or occurs twice."""
+def _check_test_users(test_user: np.ndarray, test: Table, train: Table, *, has_candidates: bool) -> None:
+    """Raise an error if a test user, by index (T,), is not in training (-1), or occurs twice beside candidates."""
     unknown = np.flatnonzero(test_user < 0)
     if unknown.size:
         row = int(unknown[0])
@@ -122,13 +122,15 @@ def _check_test_users(test_user: np.ndarray, test: Table, train: Table) -> None:
             f"{test.source}: user {test.frame['user'][row]!r:.80} ({test.locate(row)}) does not occur in "
             f"{train.source}; expected test users that do"
         )
+    if not has_candidates:
+        return
     order = np.argsort(test_user, kind="stable")
     repeated = np.flatnonzero(np.diff(test_user[order]) == 0)
     if repeated.size:
         row = int(order[repeated[0] + 1])
         raise DataError(
             f"{test.source}: user {test.frame['user'][row]!r:.80} has a second test item in {test.locate(row)}; "
-            f"expected one for each user"
+            f"expected one for each user beside candidates="
         )
 
 

@@ -1,6 +1,6 @@
 """Interactions as indices of users and items, with the vocabularies of their raw ids."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -24,6 +24,7 @@ class Interactions:
         source: name of the source in messages.
         source_info: what was recognised in the source, see :class:`~fastncf.data.readers.table.Table`.
         left_out: numbers of rows that were left out on request, see :class:`~fastncf.data.readers.parts.Part`.
+        before: a point in time that was asked for, as ``time`` has times; None where none was.
     """
 
     user: np.ndarray
@@ -34,6 +35,13 @@ class Interactions:
     source: str
     source_info: dict[str, Any]
     left_out: dict[str, int] = field(default_factory=dict)
+    before: int | None = None
+
+    def of_rows(self, rows: "np.ndarray | slice") -> "Interactions":
+        """Return some of the rows, by a mask (M,), their numbers in any order, or a slice; the vocabularies stay."""
+        user, item = (np.ascontiguousarray(column[rows]) for column in (self.user, self.item))
+        time = None if self.time is None else np.ascontiguousarray(self.time[rows])
+        return replace(self, user=user, item=item, time=time)
 
     def keep_users(self, kept: np.ndarray, other_items: np.ndarray | None = None) -> "Interactions":
         """Return the interactions of some users only, with new indices for these users and for the items they have.
@@ -60,6 +68,7 @@ class Interactions:
             source=self.source,
             source_info=self.source_info,
             left_out=self.left_out,
+            before=self.before,
         )
 
 
@@ -70,6 +79,7 @@ def read_interactions(
     item: str | None = None,
     time: str | None = None,
     needs_time: bool = True,
+    before: str | None = None,
     **reading: Unpack[Reading],
 ) -> Interactions:
     """Read interactions from a file or a frame.
@@ -84,6 +94,7 @@ def read_interactions(
         item: the same for the item column.
         time: the same for the time column.
         needs_time: whether a source without times is an error.
+        before: a point in time to find among the times, see :attr:`Interactions.before`.
         **reading: further settings, see :class:`~fastncf.data.readers.options.Reading`.
 
     Raises:
@@ -91,10 +102,24 @@ def read_interactions(
         DataError: the input cannot be used; the message names the source, the column and the first bad row.
         ConfigError: the format cannot be used.
     """
-    table = read_table(source, user=user, item=item, time=time, needs_time=needs_time, **reading)
+    table = read_table(source, user=user, item=item, time=time, needs_time=needs_time, before=before, **reading)
     return encode_table(
         table, Vocabulary.of([table.frame["user"]], "user"), Vocabulary.of([table.frame["item"]], "item")
     )
+
+
+def in_order_of_rows(interactions: Interactions) -> Interactions:
+    """Return interactions whose times are the numbers of their rows.
+
+    Raises:
+        ConfigError: they have times of their own.
+    """
+    if interactions.time is not None:
+        raise ConfigError(
+            f"rows_in_order=True: {interactions.source} has times in column "
+            f"{interactions.source_info['columns']['time']!r:.80}; expected data without"
+        )
+    return replace(interactions, time=np.arange(len(interactions.user), dtype=np.int64))
 
 
 def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interactions:
@@ -125,6 +150,7 @@ def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interact
         source=table.source,
         source_info=table.source_info,
         left_out=table.left_out,
+        before=table.before,
     )
 
 

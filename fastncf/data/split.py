@@ -5,13 +5,15 @@ A split holds indices of users and items, see :mod:`fastncf.data.ids`.
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from fastncf.data.csr import balanced_ranges, group_by_user, merge_items
+from fastncf.data.csr import Rows, balanced_ranges, group_by_user, merge_items
 from fastncf.data.given_files import GivenTest
+from fastncf.data.holdout import Rule
 from fastncf.data.interactions import Interactions
+from fastncf.data.others import OtherUsers
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.csr import (
     OrderSource,
@@ -42,17 +44,21 @@ class Split:
         num_items: I, length of the catalogue.
         indptr: (U + 1,) int64; the training items of user u are ``indices[indptr[u]:indptr[u + 1]]``.
         indices: (N,) int32, item indices, ascending and distinct in each row.
-        test_item: (U,) int32, the item held out for the test, -1 where the user has none.
+        test_item: (U,) int32, the item held out for the test, -1 where the user has none; -1 throughout where users may
+            have several, see ``test_rows``.
         validation_item: (U,) int32, the item held out for validation, -1 where the user has none.
         num_duplicates: rows of the source that repeated a (user, item) pair and were dropped.
         num_users_all_seen: users who have seen every item, so that they have no negatives: neither trained on nor
             tested.
         num_users_too_short: users with too few interactions to hold one out; they are trained on.
-        holdout: how the test items were chosen: each user's ``latest`` interaction, a ``random`` one, or a ``given``
-            test set; ``none`` where nothing is held out.
+        holdout: how the test items were chosen, see :class:`~fastncf.data.holdout.Holdout`; ``none`` where nothing is
+            held out.
         test_candidates: (T, C) int32, given negatives of the T users with a test item, in the order of the users; -1
             fills up short rows and stands for items that the user has seen. None where no candidates were given.
         num_candidates_seen: entries of the given candidates that their user has seen, the test item included.
+        test_rows: held-out items of users who may have several, the oldest first; None where each user has one at most.
+        others: users that are not trained on, or None. Items of the catalogue may be theirs alone.
+        num_test_repeated: later interactions with an item that their user has in training, which are not tested.
     """
 
     num_items: int
@@ -63,9 +69,12 @@ class Split:
     num_duplicates: int
     num_users_all_seen: int
     num_users_too_short: int
-    holdout: Literal["latest", "random", "given", "none"]
+    holdout: Rule
     test_candidates: np.ndarray | None = None
     num_candidates_seen: int = 0
+    test_rows: Rows | None = None
+    others: OtherUsers | None = None
+    num_test_repeated: int = 0
 
     def __repr__(self) -> str:
         """Return the sizes in one line, without the arrays."""
@@ -82,13 +91,24 @@ class Split:
     @property
     def num_interactions(self) -> int:
         """Number of distinct (user, item) pairs: training, held-out, and those of users who have seen every item."""
-        held_out = int((self.test_item >= 0).sum() + (self.validation_item >= 0).sum())
-        return len(self.indices) + held_out + self.num_users_all_seen * self.num_items
+        held_out = len(self.tests().items) + int((self.validation_item >= 0).sum())
+        others = 0 if self.others is None else self.others.num_interactions
+        return len(self.indices) + held_out + self.num_users_all_seen * self.num_items + others
+
+    def tests(self) -> Rows:
+        """Return the held-out test items of all users, (U,) rows."""
+        if self.test_rows is not None:
+            return self.test_rows
+        users = np.flatnonzero(self.test_item >= 0)
+        return Rows.of(users, self.test_item[users], self.num_users)
 
     @functools.cached_property
     def seen_source(self) -> SeenSource:
         """Arrays from which kernels find what users have seen."""
-        return SeenSource(self.indptr, self.indices, self.validation_item, self.test_item, self.num_items)
+        indptr, indices = self.indptr, self.indices
+        if self.test_rows is not None:
+            indptr, indices = Rows(indptr, indices).sorted_with(self.test_rows)
+        return SeenSource(indptr, indices, self.validation_item, self.test_item, self.num_items)
 
     def item_counts(self) -> np.ndarray:
         """Return the number of training interactions of each item, (I,) int64."""
@@ -152,8 +172,7 @@ def leave_one_out(
     """
     time = interactions.time
     if random:
-        time = np.empty(len(interactions.user), dtype=np.int64)
-        fill_random_times(interactions.user, interactions.item, np.uint64(key(seed, Stream.HELD_OUT)), time)
+        time = random_times(interactions, seed)
     elif time is None:
         raise DataError(
             f"{interactions.source}: has no times, which tell the latest interaction of a user; expected a time "
@@ -179,36 +198,74 @@ def leave_one_out(
     )
 
 
-def given_test(interactions: Interactions, test: GivenTest) -> Split:
+def random_times(interactions: Interactions, seed: int) -> np.ndarray:
+    """Return times (M,) int64 by which a user's interactions are in random order, the same for a repeated pair."""
+    time = np.empty(len(interactions.user), dtype=np.int64)
+    fill_random_times(interactions.user, interactions.item, np.uint64(key(seed, Stream.HELD_OUT)), time)
+    return time
+
+
+def hold_nothing_out(interactions: Interactions) -> Split:
+    """Return a split that trains on all interactions.
+
+    Raises:
+        DataError: every user has seen every item.
+    """
+    parts = _split_by_user(interactions, np.zeros(len(interactions.user), dtype=np.int64), num_held_out=0)
+    return Split(
+        num_items=len(interactions.items),
+        indptr=parts.indptr,
+        indices=parts.indices,
+        test_item=parts.held_out[0],
+        validation_item=parts.held_out[1],
+        num_duplicates=parts.num_duplicates,
+        num_users_all_seen=int(parts.all_seen.sum()),
+        num_users_too_short=0,
+        holdout="none",
+    )
+
+
+def given_test(
+    interactions: Interactions, test: GivenTest, *, holdout: Rule = "given", validation: bool = False
+) -> Split:
     """Return a split that trains on all interactions and tests on a given test set.
 
     Candidates that their user has seen, in training or as the test item, are taken out of the lists and counted.
 
     Args:
         interactions: the training data.
-        test: the test set, with indices of the same vocabularies.
+        test: the test set, with indices of the same vocabularies. A user may have several items, the oldest first.
+        holdout: how the test set came about.
+        validation: hold out the latest training item of each user with two for validation; needs times.
 
     Raises:
         DataError: a test pair is also in training, every user or every test user has seen every item, no test item or
             no candidate occurs in training, or a list holds only items that its user has seen.
     """
     num_users, num_items = len(interactions.users), len(interactions.items)
+    rows, num_repeated = _test_rows(interactions, test)
+    is_single = holdout == "given" and bool((rows.lengths <= 1).all())
+    _refuse_leaks(interactions, test, rows)
+    time = interactions.time if validation else np.zeros(len(interactions.user), dtype=np.int64)
+    assert time is not None
+    parts = _split_by_user(interactions, time, num_held_out=int(validation), num_given=rows.lengths)
+    users = rows.owner
+    is_tested = ~parts.all_seen[users]
+    rows = Rows.of(users[is_tested], rows.items[is_tested], num_users)
     test_item = np.full(num_users, -1, dtype=np.int32)
-    test_item[test.user] = test.item
-    _refuse_leaks(interactions, test, test_item)
-    no_times = np.zeros(len(interactions.user), dtype=np.int64)
-    parts = _split_by_user(interactions, no_times, num_held_out=0, given_item=test_item)
-    test_item[parts.all_seen] = -1
+    if is_single:
+        test_item[rows.owner] = rows.items
     split = Split(
         num_items=num_items,
         indptr=parts.indptr,
         indices=parts.indices,
         test_item=test_item,
-        validation_item=parts.held_out[1],
-        num_duplicates=parts.num_duplicates,
+        validation_item=parts.held_out[0],
+        num_duplicates=parts.num_duplicates + num_repeated,
         num_users_all_seen=int(parts.all_seen.sum()),
         num_users_too_short=0,
-        holdout="given",
+        holdout=holdout,
+        test_rows=None if is_single else rows,
     )
     if test.candidates is not None:
         by_user = np.argsort(test.user)
@@ -277,6 +334,8 @@ def hold_out_nothing(split: Split, order: np.ndarray | None) -> tuple[Split, np.
     Returns:
         The split, and the order of its interactions, None where there was none.
     """
+    if split.test_rows is not None:
+        split, order = _train_on_tests(split, order)
     held_out = np.stack([split.validation_item, split.test_item])
     indptr, indices = merge_items(split.indptr, split.indices, *held_out)
     merged_order = None
@@ -293,9 +352,42 @@ def hold_out_nothing(split: Split, order: np.ndarray | None) -> tuple[Split, np.
         validation_item=none,
         test_candidates=None,
         num_candidates_seen=0,
+        num_test_repeated=0,
         holdout="none",
     )
     return whole, merged_order
+
+
+def _train_on_tests(split: Split, order: np.ndarray | None) -> tuple[Split, np.ndarray | None]:
+    """Return a split in which the validation item and then the several test items of each user end its history."""
+    assert split.test_rows is not None
+    users = np.flatnonzero(split.validation_item >= 0)
+    parts = (
+        Rows(split.indptr, ordered_items(split, order)),
+        Rows.of(users, split.validation_item[users], split.num_users),
+        split.test_rows,
+    )
+    owner, items = (np.concatenate([getattr(part, name) for part in parts]) for name in ("owner", "items"))
+    by_age = np.argsort(owner, kind="stable")  # the parts follow each other in time
+    rows = Rows.of(owner[by_age], items[by_age], split.num_users)
+    by_item = np.lexsort((rows.items, rows.owner))
+    none = np.full(split.num_users, -1, dtype=np.int32)
+    merged = replace(
+        split, indptr=rows.indptr, indices=rows.items[by_item], validation_item=none, test_item=none, test_rows=None
+    )
+    return merged, None if order is None else positions_in_rows(by_item, rows.indptr)
+
+
+def positions_in_rows(by_item: np.ndarray, indptr: np.ndarray) -> np.ndarray:
+    """Return the order (N,) int32 of rows that were sorted by item, as :func:`time_order` returns it.
+
+    Args:
+        by_item: (N,) places of the sorted items in rows from the oldest item to the latest.
+        indptr: (U + 1,) int64, bounds of the rows.
+    """
+    place = np.empty(len(by_item), dtype=np.int64)
+    place[by_item] = np.arange(len(by_item))
+    return (place - np.repeat(indptr[:-1], np.diff(indptr))).astype(np.int32)
 
 
 def hold_out_another(
@@ -351,7 +443,7 @@ class _Parts(NamedTuple):
 
 
 def _split_by_user(
-    interactions: Interactions, time: np.ndarray, num_held_out: int, given_item: np.ndarray | None = None
+    interactions: Interactions, time: np.ndarray, num_held_out: int, num_given: np.ndarray | None = None
 ) -> _Parts:
     """Sort each user's items, drop repeated ones and hold out the latest.
 
@@ -359,7 +451,7 @@ def _split_by_user(
         interactions: M rows of U users.
         time: (M,) int64, larger is later.
         num_held_out: items to hold out: 0, 1 (test) or 2 (test and validation).
-        given_item: (U,) int32, a given test item, which counts as seen; -1 for none.
+        num_given: (U,) int64, numbers of given test items of each user, which count as seen.
 
     Raises:
         DataError: every user has seen every item.
@@ -367,8 +459,8 @@ def _split_by_user(
     num_users, num_items = len(interactions.users), len(interactions.items)
     rows, latest = group_by_user(interactions.user, interactions.item, time, num_users)
     limit = np.full(num_users, num_items, dtype=np.int64)
-    if given_item is not None:
-        limit -= given_item >= 0
+    if num_given is not None:
+        limit -= num_given
     source = SplitSource(rows.indptr, rows.item, latest, limit)
     target = SplitTarget(
         items=np.empty(len(rows.item), dtype=np.int32),
@@ -392,15 +484,29 @@ def _split_by_user(
     return _Parts(indptr, indices, target.held_out, all_seen, num_duplicates)
 
 
-def _refuse_leaks(interactions: Interactions, test: GivenTest, test_item: np.ndarray) -> None:
-    """Raise an error if a test pair, ``test_item`` (U,) int32, is among the interactions."""
-    leaked = np.unique(interactions.user[interactions.item == test_item[interactions.user]])
+def _test_rows(interactions: Interactions, test: GivenTest) -> tuple[Rows, int]:
+    """Return the distinct items of each user in a test set, in its order, and how many rows repeat a pair."""
+    pairs = test.user.astype(np.int64) * len(interactions.items) + test.item
+    first = np.unique(pairs, return_index=True)[1]
+    first.sort()
+    by_user = first[np.argsort(test.user[first], kind="stable")]
+    return Rows.of(test.user[by_user], test.item[by_user], len(interactions.users)), len(pairs) - len(first)
+
+
+def _refuse_leaks(interactions: Interactions, test: GivenTest, rows: Rows) -> None:
+    """Raise an error if a test pair is among the interactions."""
+    num_items = len(interactions.items)
+    has_test = np.flatnonzero(rows.lengths[interactions.user] > 0)
+    pairs = interactions.user[has_test].astype(np.int64) * num_items + interactions.item[has_test]
+    tested = np.sort(rows.owner * num_items + rows.items)
+    nearest = np.minimum(np.searchsorted(tested, pairs), len(tested) - 1)
+    leaked = np.unique(pairs[tested[nearest] == pairs])
     if leaked.size:
-        user = interactions.users.ids[int(leaked[0])]
-        item = interactions.items.ids[int(test_item[leaked[0]])]
-        pairs = f"{leaked.size:,} pairs are" if leaked.size > 1 else "1 pair is"
+        user = interactions.users.ids[int(leaked[0] // num_items)]
+        item = interactions.items.ids[int(leaked[0] % num_items)]
+        count = f"{leaked.size:,} pairs are" if leaked.size > 1 else "1 pair is"
         raise DataError(
-            f"{test.source}: {pairs} also in {interactions.source}, the first is user "
+            f"{test.source}: {count} also in {interactions.source}, the first is user "
             f"{user!r:.80} with item {item!r:.80}; expected no common pair"
         )
 
@@ -417,7 +523,8 @@ def _seen_candidates(split: Split, candidates: np.ndarray) -> np.ndarray:
 
 def _require_known_items(interactions: Interactions, test: GivenTest, split: Split) -> None:
     """Raise an error if there is nothing to rank that a model can have learnt, or nothing to rank it against."""
-    tested = np.flatnonzero(split.test_item >= 0)
+    tests = split.tests()
+    tested = np.flatnonzero(tests.lengths)
     if not tested.size:
         raise DataError(
             f"{test.source}: each of its users has seen every item ({split.num_items}); expected at least one who has "
@@ -426,8 +533,10 @@ def _require_known_items(interactions: Interactions, test: GivenTest, split: Spl
     known, lists = split.is_known(), split.test_candidates
     example = interactions.items.ids[int(known.argmax())]
     expected = f"expected ids as {interactions.source} has them, such as {example!r:.80}"
-    if not known[split.test_item[tested]].any():
-        raise DataError(f"{test.source}: none of its {tested.size} test items has a training interaction; {expected}")
+    if not known[tests.items].any():
+        raise DataError(
+            f"{test.source}: none of its {len(tests.items)} test items has a training interaction; {expected}"
+        )
     if lists is None:
         return
     empty = np.flatnonzero((lists < 0).all(axis=1))

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from fastncf.data.csr import Rows
+from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 
 
@@ -49,7 +51,10 @@ def add_interactions(
     for number, taken in enumerate(held_out):
         users = changed[taken[changed] >= 0]
         parts.append((users, taken[users], lengths[users] + number))
-    parts.append((user, item, lengths.max(initial=0) + 2 + np.arange(len(user))))
+    (test_user, tested), test_rows = _take_tests(split.test_rows, new_index, is_changed)
+    latest = lengths.max(initial=0) + 2
+    parts.append((test_user, tested, latest + np.arange(len(tested))))
+    parts.append((user, item, latest + len(tested) + np.arange(len(user))))
     owners, items, ages = (np.concatenate(column) for column in zip(*parts, strict=True))
     owners, items, ages = _latest(owners, items, ages, split.num_items)
     counts = np.bincount(owners, minlength=num_users)
@@ -76,10 +81,33 @@ def add_interactions(
             validation_item=held_out[0],
             test_item=held_out[1],
             num_users_all_seen=split.num_users_all_seen + int(is_full.sum()),
+            test_rows=test_rows,
             test_candidates=None if candidates is None else candidates[held_out[1][had_test] >= 0],
         ),
         new_order,
     )
+
+
+def _take_tests(
+    test_rows: Rows | None, new_index: np.ndarray, is_changed: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], Rows | None]:
+    """Return the several test items of users who have changed, and those of the others, by the users' new numbers.
+
+    Args:
+        test_rows: test items of the old users, a user's oldest first, or None.
+        new_index: (U,) int32, ascending, number of each old user among all.
+        is_changed: whether each of all users has changed.
+
+    Returns:
+        Users (n,) and items (n,); and the rows of all users, None where there were none.
+    """
+    if test_rows is None:
+        nothing = np.empty(0, dtype=np.int32)
+        return (nothing, nothing), None
+    user = new_index[test_rows.owner]
+    is_taken = is_changed[user]
+    left = Rows.of(user[~is_taken], test_rows.items[~is_taken], len(is_changed))
+    return (user[is_taken], test_rows.items[is_taken]), left
 
 
 def renumber_items(
@@ -125,11 +153,49 @@ def renumber_items(
             indices=items[by_item],
             test_item=renumbered(split.test_item),
             validation_item=renumbered(split.validation_item),
+            test_rows=None if split.test_rows is None else _renumbered_rows(split.test_rows, new_index),
+            others=None
+            if split.others is None
+            else replace(
+                split.others,
+                histories=_renumbered_rows(split.others.histories, new_index),
+                test=_renumbered_rows(split.others.test, new_index),
+            ),
             test_candidates=None if candidates is None else renumbered(candidates),
             num_users_all_seen=0,
         ),
         new_order,
     )
+
+
+def _renumbered_rows(rows: Rows, new_index: np.ndarray) -> Rows:
+    """Return rows of items by their new numbers."""
+    return Rows(rows.indptr, new_index[rows.items])
+
+
+def join_others(
+    split: Split, order: np.ndarray | None, users: Vocabulary
+) -> tuple[Split, np.ndarray | None, Vocabulary]:
+    """Return a split in which the users that are not trained on are trained on as well, with all of their items.
+
+    Args:
+        split: interactions of U users, and other users.
+        order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
+        users: raw ids of the U users.
+
+    Returns:
+        The split, the order of its interactions, None where there was none, and the ids of all users.
+    """
+    others = split.others
+    if others is None:
+        return split, order, users
+    joined = Vocabulary.of([users.ids, others.users.ids], "user")
+    number, rows = joined.encode(others.users.ids), others.all_items()
+    user, item = number[rows.owner], rows.items
+    split, order = add_interactions(
+        replace(split, others=None), order, user, item, joined.encode(users.ids), len(joined)
+    )
+    return split, order, joined
 
 
 def _reordered(split: Split, order: np.ndarray | None, users: np.ndarray) -> tuple[Split, np.ndarray | None]:
@@ -147,6 +213,7 @@ def _reordered(split: Split, order: np.ndarray | None, users: np.ndarray) -> tup
         indices=split.indices[place],
         test_item=split.test_item[users],
         validation_item=split.validation_item[users],
+        test_rows=None if split.test_rows is None else split.test_rows.select(users),
         test_candidates=candidates,
     )
     return reordered, None if order is None else order[place]

@@ -9,6 +9,7 @@ from fastncf.data.split import Split
 from fastncf.errors import ConfigError
 from fastncf.memory import require_memory
 from fastncf.rng import Stream, key
+from fastncf.sampling.distributions import alias_table
 from fastncf.sampling.negatives import sample_candidates
 
 Array = TypeVar("Array")
@@ -36,11 +37,14 @@ class CandidateSpec:
         num_candidates: C, negatives in a list.
         distinct: whether they are drawn without replacement.
         seed: determines the draws.
+        sampling: name of the distribution of the draws, see :data:`fastncf.sampling.distributions.DISTRIBUTIONS`; the
+            exponent of popularity is 1.
     """
 
     num_candidates: int
     distinct: bool
     seed: int
+    sampling: str = "uniform"
 
 
 def held_out_lists(
@@ -59,16 +63,41 @@ def held_out_lists(
         DataError: one of the users has seen all items.
         InsufficientMemoryError: the lists do not fit into the memory.
     """
+    negatives = draw_candidates(split.seen(), split, spec, users, stream)
+    return CandidateLists(users, positives, negatives)
+
+
+def draw_candidates(
+    seen: tuple[np.ndarray, np.ndarray],
+    training: Split,
+    spec: CandidateSpec,
+    users: np.ndarray,
+    stream: Stream,
+) -> np.ndarray:
+    """Draw negatives (T, C) int32 from the items that users have not seen, -1 where a list is shorter.
+
+    Args:
+        seen: CSR of what each user has seen, (U + 1,) int64 and int32.
+        training: the interactions by which items are popular.
+        spec: how many negatives are drawn, and how.
+        users: (T,) int32.
+        stream: purpose of the lists; different streams have different draws.
+
+    Raises:
+        DataError: one of the users has seen all items.
+        InsufficientMemoryError: the lists do not fit into the memory.
+    """
     require_candidate_memory(len(users), spec.num_candidates)
-    negatives = sample_candidates(
-        *split.seen(),
-        split.num_items,
+    is_uniform = spec.sampling == "uniform"
+    return sample_candidates(
+        *seen,
+        training.num_items,
         users,
         spec.num_candidates,
         seed_key=key(spec.seed, stream),
         distinct=spec.distinct,
+        alias_table=None if is_uniform else alias_table(spec.sampling, training.item_counts(), 1.0),
     )
-    return CandidateLists(users, positives, negatives)
 
 
 def require_candidate_memory(num_lists: int, num_candidates: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastncf.data.csr import Rows
 from fastncf.errors import DataError
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import MISS, RankLists
@@ -39,8 +40,8 @@ class RankingTask:
         num_items: I.
         negatives: (T, C) int32, the candidates that the items of a row are ranked against, -1 at the end of rows that
             are shorter; None for all items of the catalogue but the excluded ones.
-        excluded: CSR of items that are not ranked, with a row for each row of the task: indptr (T + 1,) int64 and
-            indices int32, ascending in each row, without the held-out items. Read where ``negatives`` is None.
+        excluded: items that are not ranked, with a row for each index of a user: indptr (U + 1,) int64 and indices
+            int32, ascending in each row, without the held-out items. Read where ``negatives`` is None.
     """
 
     users: np.ndarray
@@ -56,13 +57,11 @@ class RankingTask:
         return np.repeat(np.arange(len(self.users)), np.diff(self.indptr))
 
     def excluded_with_positives(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return a CSR of the excluded items and the held-out ones, ascending and distinct in each row."""
+        """Return a CSR of the excluded items and the held-out ones, with a row for each index of a user."""
         indptr, indices = self.excluded
-        rows = np.repeat(np.arange(len(self.users), dtype=np.int64), np.diff(indptr))
-        pairs = np.concatenate([rows * self.num_items + indices, self.owner * self.num_items + self.positives])
-        pairs = np.unique(pairs)
-        bounds = np.searchsorted(pairs, np.arange(len(self.users) + 1, dtype=np.int64) * self.num_items)
-        return bounds.astype(np.int64), (pairs % self.num_items).astype(np.int32)
+        by_user = np.argsort(self.users[self.owner], kind="stable")
+        held_out = Rows.of(self.users[self.owner][by_user], self.positives[by_user], len(indptr) - 1)
+        return Rows(indptr, indices).sorted_with(held_out)
 
 
 def rank_task(trained: "Factors | nn.Module", task: RankingTask) -> RankLists:
@@ -79,14 +78,17 @@ def rank_task(trained: "Factors | nn.Module", task: RankingTask) -> RankLists:
         return _among_candidates(trained, task)
     owner = task.owner
     lists = CandidateLists(task.users[owner], task.positives, np.empty((len(owner), 0), dtype=np.int32))
-    by_user, offset = _exclusions_by_user(task)
+    is_single = len(task.positives) == len(task.users)
+    left_out = task.excluded if is_single else task.excluded_with_positives()
     if isinstance(trained, Factors):
-        ranks = catalogue_ranks_by_factors(trained, lists, *by_user)
+        ranks = catalogue_ranks_by_factors(trained, lists, *left_out)
     else:
         from fastncf.evaluation.ranking import catalogue_ranks
 
-        ranks = catalogue_ranks(trained, lists, *by_user, task.num_items)
-    return _placed(task, np.where(ranks == MISS, MISS, ranks + offset))
+        ranks = catalogue_ranks(trained, lists, *left_out, task.num_items)
+    if not is_single:  # a positive that is left out is counted once too little
+        ranks = np.where(ranks == MISS, MISS, ranks + 1)
+    return _placed(task, ranks)
 
 
 def rank_by_scores(score: Scorer, task: RankingTask) -> RankLists:
@@ -110,8 +112,8 @@ def rank_by_scores(score: Scorer, task: RankingTask) -> RankLists:
         if task.negatives is None:
             items = np.broadcast_to(np.arange(task.num_items, dtype=np.int32), (len(rows), task.num_items))
             is_counted = np.ones(items.shape, dtype=np.bool_)
-            held = slice(int(indptr[first]), int(indptr[rows[-1] + 1]))
-            is_counted[np.repeat(rows - first, np.diff(indptr)[rows]), indices[held]] = False
+            left_out = Rows(indptr, indices).select(task.users[rows])
+            is_counted[left_out.owner, left_out.items] = False
         else:
             items = task.negatives[rows]
             is_counted = items >= 0
@@ -145,11 +147,11 @@ def rank_by_popularity(counts: np.ndarray, task: RankingTask) -> RankLists:
     by_count = np.sort(counts)
     above[:] = len(counts) - np.searchsorted(by_count, own, side="left")
     indptr, indices = task.excluded_with_positives()
-    # the counts of each row's left-out items, ascending: one key for the row and the count
+    # the counts of each user's left-out items, ascending: one key for the user and the count
     width = int(counts.max(initial=0)) + 1
-    rows = np.repeat(np.arange(len(task.users), dtype=np.int64), np.diff(indptr))
-    keys = np.sort(rows * width + counts[indices])
-    above -= indptr[task.owner + 1] - np.searchsorted(keys, task.owner * width + own, side="left")
+    keys = np.sort(Rows(indptr, indices).owner * width + counts[indices])
+    users = task.users[task.owner].astype(np.int64)
+    above -= indptr[users + 1] - np.searchsorted(keys, users * width + own, side="left")
     return _placed(task, above)
 
 
@@ -175,26 +177,6 @@ def _candidate_ranks(trained: "Factors | nn.Module", lists: CandidateLists[np.nd
     from fastncf.evaluation.ranking import candidate_ranks
 
     return candidate_ranks(trained, lists)
-
-
-def _exclusions_by_user(task: RankingTask) -> tuple[tuple[np.ndarray, np.ndarray], int]:
-    """Return the CSR of left-out items by the index of a user, and what is to be added to ranks that leave them out.
-
-    A held-out item that is alone is not among the left-out items; those of users who have several are, so that they do
-    not count against each other, and each is then counted once too little.
-    """
-    is_single = len(task.positives) == len(task.users)
-    indptr, indices = task.excluded if is_single else task.excluded_with_positives()
-    lengths = np.zeros(int(task.users.max(initial=-1)) + 1, dtype=np.int64)
-    lengths[task.users] = np.diff(indptr)
-    by_user = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=by_user[1:])
-    if (np.diff(task.users) > 0).all():
-        return (by_user, indices), 0 if is_single else 1
-    order = np.argsort(task.users)
-    starts, counts = indptr[order], np.diff(indptr)[order]
-    place = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(len(indices))
-    return (by_user, indices[place]), 0 if is_single else 1
 
 
 def _placed(task: RankingTask, above: np.ndarray) -> RankLists:

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
-from fastncf.data.csr import split_ranges
+from fastncf.data.csr import Rows, split_ranges
 from fastncf.data.split import Split
 from fastncf.memory import require_torch
 from fastncf.persistence.plain import UnexpectedError, parse_json, read_plain
@@ -180,6 +180,16 @@ def require_split(split: Split, num_users: int) -> None:
             raise UnexpectedError(f"{name} holds an item that its user's row of indices holds as well")
     if ((split.test_item >= 0) & (split.test_item == split.validation_item)).any():
         raise UnexpectedError("test_item and validation_item hold the same item of a user")
+    if split.test_rows is not None:
+        require_apart("test_rows", split.test_rows, Rows(split.indptr, indices), num_items)
+        if (split.test_item >= 0).any() or candidates is not None:
+            raise UnexpectedError("test_item or test_candidates hold something beside test_rows")
+        has_none = np.diff(split.indptr) == 0
+        if (split.test_rows.lengths[has_none] > 0).any():
+            raise UnexpectedError("test_rows has items of a user without training items")
+        is_validation = split.test_rows.items == split.validation_item[split.test_rows.owner]
+        if is_validation.any():
+            raise UnexpectedError("test_rows and validation_item hold the same item of a user")
     if candidates is not None:
         num_lists = int((split.test_item >= 0).sum())
         _require_form("test_candidates", candidates, (num_lists, *(candidates.shape[1:2] or (0,))), np.int32)
@@ -212,6 +222,33 @@ def _orders_rows(order: np.ndarray, indptr: np.ndarray) -> bool:
     if bool(((order >= 0) & (order < np.repeat(lengths, lengths))).all()):
         is_met[np.repeat(indptr[:-1], lengths) + order] = True
     return bool(is_met.all())
+
+
+def require_rows(name: str, rows: Rows, num_users: int, num_items: int) -> None:
+    """Raise an error unless rows of items, in any order, are in range and hold no item twice.
+
+    Raises:
+        UnexpectedError: an array has another shape or dtype, or holds something else.
+    """
+    _require_form(f"{name}_indptr", rows.indptr, (num_users + 1,), np.int64)
+    _require_form(name, rows.items, (math.prod(rows.items.shape),), np.int32)
+    indptr = rows.indptr
+    if indptr[0] != 0 or indptr[-1] != len(rows.items) or (indptr[1:] < indptr[:-1]).any():
+        raise UnexpectedError(f"{name}_indptr does not ascend from 0 to {len(rows.items)}, the length of {name}")
+    _require_range(name, rows.items, 0, num_items)
+    if len(np.unique(rows.owner * num_items + rows.items)) < len(rows.items):
+        raise UnexpectedError(f"{name} holds an item twice in a row")
+
+
+def require_apart(name: str, rows: Rows, others: Rows, num_items: int) -> None:
+    """Raise an error if rows hold an item that the same user's row of others holds as well.
+
+    Raises:
+        UnexpectedError: they do.
+    """
+    pairs = (one.owner * num_items + one.items for one in (rows, others))
+    if np.isin(*pairs).any():
+        raise UnexpectedError(f"{name} holds an item that its user's other row holds as well")
 
 
 def _require_form(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:

@@ -1,6 +1,5 @@
 """Description of a saved model beside its parameters: settings, ids, split, metrics; written, and read with checks."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -9,13 +8,16 @@ import numpy as np
 import polars as pl
 
 from fastncf.config import Config
+from fastncf.data.csr import Rows
 from fastncf.data.facts import DataFacts
+from fastncf.data.holdout import Rule
 from fastncf.data.ids import Vocabulary
+from fastncf.data.others import OtherUsers
 from fastncf.data.split import Split
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
-from fastncf.persistence.arrays import require_order, require_split
-from fastncf.persistence.plain import UnexpectedError, finite_or_none, read_plain
+from fastncf.persistence.arrays import require_apart, require_order, require_rows, require_split
+from fastncf.persistence.plain import UnexpectedError, as_numbers, finite_or_none, read_plain
 from fastncf.plan import Plan, make_plan
 from fastncf.trainers.loop import TrainingLog
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 ARRAYS = "indptr", "indices", "test_item", "validation_item", "test_candidates"
 """Names of the arrays of a split; the last one may be missing."""
+
+_ROWS = "test_rows", "other_histories", "other_test"
+"""Rows of items that a split may have, each in two arrays: the items, and the bounds in ``NAME_indptr``."""
 
 _MOST_LAYERS = 1000
 _RANGED = "dropout", "init_std", "num_negatives", "negatives_exponent", "batch_size", "learning_rate", "l2", "seed"
@@ -50,16 +55,20 @@ class _Plain:
     config: Config
     plan: Plan | None = None
     metrics: dict[str, float | None]
+    errors: dict[str, float | None] = field(default_factory=dict)
+    popularity: dict[str, float | None] = field(default_factory=dict)
     protocol: str
     data: dict[str, int]
     seconds: dict[str, float | None]
     training_log: list[dict[str, float | None]]
     found: dict[str, Any]
-    holdout: Literal["latest", "random", "given", "none"]
+    holdout: Rule
+    num_test_repeated: int = 0
     num_kept: tuple[int, ...] = ()
     titles: list[str | None] | None = None
     users: _Ids
     items: _Ids
+    other_users: _Ids | None = None
 
 
 class Fields(TypedDict):
@@ -71,6 +80,8 @@ class Fields(TypedDict):
     items: Vocabulary
     split: Split
     metrics: dict[str, float]
+    errors: dict[str, float]
+    popularity: dict[str, float]
     protocol: str
     data: dict[str, int]
     seconds: dict[str, float]
@@ -93,7 +104,7 @@ def describe(
     """
     split, plain = (
         saved["split"],
-        {name: finite_or_none(saved[name]) for name in ("metrics", "seconds", "training_log")},
+        {name: finite_or_none(saved[name]) for name in ("metrics", "errors", "popularity", "seconds", "training_log")},
     )
     description = {
         "model_class": model_class,
@@ -105,13 +116,23 @@ def describe(
         "holdout": split.holdout,
         "num_kept": list(saved["num_kept"]),
         "titles": None if saved["titles"] is None else saved["titles"].to_list(),
-        **{
-            f"{one.noun}s": {"dtype": str(one.ids.dtype), "ids": one.ids.to_list()}
-            for one in (saved["users"], saved["items"])
-        },
+        **{f"{one.noun}s": _ids(one) for one in (saved["users"], saved["items"])},
+        "num_test_repeated": split.num_test_repeated,
+        "other_users": None if split.others is None else _ids(split.others.users),
     }
     arrays = {name: getattr(split, name) for name in ARRAYS} | {"order": saved["order"]}
+    rows = {"test_rows": split.test_rows}
+    if (others := split.others) is not None:
+        rows |= {"other_histories": others.histories, "other_test": others.test}
+    for name, one in rows.items():
+        if one is not None:
+            arrays |= {f"{name}_indptr": one.indptr, name: one.items}
     return description, {name: array for name, array in arrays.items() if array is not None}
+
+
+def _ids(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return a vocabulary as plain values."""
+    return {"dtype": str(vocabulary.ids.dtype), "ids": vocabulary.ids.to_list()}
 
 
 def read_fields(
@@ -155,11 +176,13 @@ def read_fields(
         users=users,
         items=items,
         split=split,
-        metrics=_numbers(plain.metrics),
+        metrics=as_numbers(plain.metrics),
+        errors=as_numbers(plain.errors),
+        popularity=as_numbers(plain.popularity),
         protocol=plain.protocol,
         data=plain.data,
-        seconds=_numbers(plain.seconds),
-        training_log=[_numbers(entry) for entry in plain.training_log],
+        seconds=as_numbers(plain.seconds),
+        training_log=[as_numbers(entry) for entry in plain.training_log],
         found=plain.found,
         order=order,
         num_kept=plain.num_kept,
@@ -197,7 +220,8 @@ def _titles(stated: list[str | None] | None, num_items: int) -> pl.Series | None
 
 def _read_split(plain: _Plain, arrays: Mapping[str, Any], num_users: int, num_items: int) -> Split:
     """Return the split, whose arrays are checked, and whose counts are there."""
-    if unknown := [name for name in arrays if name not in (*ARRAYS, "order")]:
+    known = (*ARRAYS, "order", *_ROWS, *(f"{name}_indptr" for name in _ROWS))
+    if unknown := [name for name in arrays if name not in known]:
         raise UnexpectedError(f"the data have the unknown array {unknown[0]!r:.80}")
     if missing := [name for name in ARRAYS[:-1] if name not in arrays]:
         raise UnexpectedError(f"the data have no array {missing[0]}")
@@ -218,9 +242,38 @@ def _read_split(plain: _Plain, arrays: Mapping[str, Any], num_users: int, num_it
         num_candidates_seen=counts.get("num_candidates_seen", 0),
         holdout=plain.holdout,
         test_candidates=arrays.get("test_candidates"),
+        test_rows=_rows(arrays, "test_rows", num_users, num_items),
+        others=_others(plain, arrays, num_items),
+        num_test_repeated=plain.num_test_repeated,
     )
     require_split(split, num_users)
     return split
+
+
+def _rows(arrays: Mapping[str, Any], name: str, num_users: int, num_items: int) -> Rows | None:
+    """Return rows of items, which are checked; None where there are none."""
+    indptr, items = arrays.get(f"{name}_indptr"), arrays.get(name)
+    if indptr is None and items is None:
+        return None
+    if indptr is None or items is None:
+        raise UnexpectedError(f"the data have one of the arrays {name} and {name}_indptr alone")
+    rows = Rows(indptr, items)
+    require_rows(name, rows, num_users, num_items)
+    return rows
+
+
+def _others(plain: _Plain, arrays: Mapping[str, Any], num_items: int) -> OtherUsers | None:
+    """Return the users that the model is not trained on; None where there are none."""
+    if plain.other_users is None:
+        if any(name in arrays for name in ("other_histories", "other_test")):
+            raise UnexpectedError("the data have items of other users, and there are no ids of these")
+        return None
+    users = _vocabulary(plain.other_users, "user")
+    histories, test = (_rows(arrays, name, len(users), num_items) for name in ("other_histories", "other_test"))
+    if histories is None or test is None:
+        raise UnexpectedError("the data have no items of the other users")
+    require_apart("other_test", test, histories, num_items)
+    return OtherUsers(users, histories, test)
 
 
 def _require_plan(plan: Plan, split: Split) -> None:
@@ -241,11 +294,6 @@ def _require_plan(plan: Plan, split: Split) -> None:
         str(plan)
     except KeyError as error:
         raise UnexpectedError(f"the plan has no reason for {error}") from None
-
-
-def _numbers(values: dict[str, float | None]) -> dict[str, float]:
-    """Return numbers with NaN for None."""
-    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 _FORMER_NAMES = {

@@ -8,10 +8,10 @@ import numpy as np
 
 from fastncf.persistence.manifest import FolderKind, read_files, require_writable, write_files
 
-FORMAT = 4
+FORMAT = 5
 _FORMER_FILES = {"model": "model.safetensors", "data": "data.safetensors"}
 MODEL = FolderKind(
-    "model", "fastncf.json", "fastncf", ("model", "data"), FORMAT, {1: _FORMER_FILES, 2: _FORMER_FILES, 3: {}}
+    "model", "fastncf.json", "fastncf", ("model", "data"), FORMAT, {1: _FORMER_FILES, 2: _FORMER_FILES, 3: {}, 4: {}}
 )
 DESCRIPTION = MODEL.manifest
 

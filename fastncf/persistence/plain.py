@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -77,6 +78,11 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float | np.floating) and not math.isfinite(value) else value
 
 
+def as_numbers(values: dict[str, float | None]) -> dict[str, float]:
+    """Return numbers with NaN for None, which :func:`finite_or_none` has put in its place."""
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
 def read_plain(kind: type[Value], value: Any, name: str, *, may_lack: bool = False) -> Value:
     """Return a plain value as an instance of a dataclass.
 
@@ -108,15 +114,22 @@ class _Reader:
         if is_dataclass(origin):
             return self._dataclass(origin, value, name)
         if origin in (UnionType, Union):
-            return (
-                None if value is None else self.read(next(k for k in get_args(kind) if k is not NoneType), value, name)
-            )
+            return self._one_of([one for one in get_args(kind) if one is not NoneType], value, name)
         if origin is Literal:
             if not isinstance(value, str) or value not in get_args(kind):
                 _fail(name, value, f"one of {', '.join(get_args(kind))}")
             return value
         read: dict[Any, Callable[[Any, Any, str], Any]] = {tuple: self._list, list: self._list, dict: self._dict}
         return read[origin](kind, value, name) if origin in read else _scalar(origin, value, name)
+
+    def _one_of(self, kinds: list[Any], value: Any, name: str) -> Any:
+        """Return a value as the first of some types that it is of, or None."""
+        if value is None:
+            return None
+        for kind in kinds[:-1]:
+            with suppress(UnexpectedError):
+                return self.read(kind, value, name)
+        return self.read(kinds[-1], value, name)
 
     def _list(self, kind: Any, value: Any, name: str) -> Any:
         """Return a list or a tuple of any length."""

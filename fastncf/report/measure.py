@@ -5,11 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastncf.data.split import Split
-from fastncf.evaluation.candidates import CandidateLists
-from fastncf.evaluation.metrics import METRICS
-from fastncf.evaluation.ranking import ranks_by_factors
+from fastncf.evaluation.metrics import RankLists, measure
+from fastncf.evaluation.task import RankingTask
 from fastncf.kernels.cpu.encoder import LONGEST, HistoryEncoder
-from fastncf.kernels.cpu.factors import Factors
 
 MAX_K = 20
 """Length of the longest ranking that is shown."""
@@ -25,12 +23,12 @@ class HeldOut(NamedTuple):
     """Held-out items and where a model ranks them.
 
     Attributes:
-        lists: T held-out items with their candidates.
-        ranks: (T,) int64 from 0, the rank of each item within its list.
+        task: held-out items of T users with their candidates.
+        ranks: their ranks.
     """
 
-    lists: CandidateLists[np.ndarray]
-    ranks: np.ndarray
+    task: RankingTask
+    ranks: RankLists
 
 
 class Curve(NamedTuple):
@@ -39,7 +37,7 @@ class Curve(NamedTuple):
     Attributes:
         k: (K,) lengths of the ranking.
         mean: (K,) means over all held-out items.
-        margin: (K,) half widths of the confidence intervals of 95 % of the means; 0 for a single item.
+        margin: (K,) half widths of the confidence intervals of 95 % of the means; 0 for a single user.
     """
 
     k: np.ndarray
@@ -47,27 +45,18 @@ class Curve(NamedTuple):
     margin: np.ndarray
 
 
-def metric_curve(name: str, ranks: np.ndarray, list_length: int) -> Curve:
+def metric_curve(name: str, ranks: RankLists, list_length: int) -> Curve:
     """Return a metric over k, from 1 to :data:`MAX_K` or to the length of the lists.
 
     Args:
         name: one of :data:`~fastncf.evaluation.metrics.METRICS` that depends on k.
-        ranks: (T,) int64 from 0, with T at least 1.
+        ranks: held-out items of at least one user.
         list_length: number of items that are ranked in a list.
     """
     lengths = np.arange(1, min(MAX_K, list_length) + 1)
-    values = np.stack([np.asarray(METRICS[name](ranks, int(k)), dtype=np.float64) for k in lengths])
-    margin = np.zeros(len(lengths))
-    if len(ranks) > 1:
-        margin = _NORMAL_95 * values.std(axis=1, ddof=1) / np.sqrt(len(ranks))
-    return Curve(lengths, values.mean(axis=1), margin)
-
-
-def popularity_ranks(split: Split, lists: CandidateLists[np.ndarray]) -> np.ndarray:
-    """Return the rank of each held-out item within its list by the number of training interactions, (T,) int64."""
-    counts = split.item_counts()
-    none = np.zeros((split.num_users, 1), dtype=np.float32), np.zeros((split.num_items, 1), dtype=np.float32)
-    return ranks_by_factors(Factors(*none, np.zeros(split.num_users, np.float32), counts.astype(np.float32)), lists)
+    table = measure(ranks, lengths.tolist(), [name])
+    errors = np.nan_to_num(np.array(list(table.errors().values())))
+    return Curve(lengths, np.array(list(table.means().values())), _NORMAL_95 * errors)
 
 
 def most_popular(split: Split, users: np.ndarray, k: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.data.titles import read_titles
 from fastncf.errors import printable
+from fastncf.evaluation.task import rank_by_popularity
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.report import charts, measure
@@ -150,11 +151,11 @@ class Sections:
         """Return HR and NDCG over k, beside those of the most popular items."""
         if self._held_out is None:
             return _section("HR and NDCG over k", "<p>The model holds no items out, so that it cannot be measured.</p>")
-        lists, ranks = self._held_out
-        popular = measure.popularity_ranks(self._recommender.split, lists)
-        length = lists.negatives.shape[1] + 1
+        task, ranks = self._held_out
+        assert task.negatives is not None
+        popular, length = rank_by_popularity(self._counts, task), task.negatives.shape[1] + 1
         figures = ""
-        for name in ("hr", "ndcg"):
+        for name in ("hr", "ndcg") if ranks.is_single else ("recall", "ndcg"):
             by_series = {
                 self.model: measure.metric_curve(name, ranks, length),
                 "most popular": measure.metric_curve(name, popular, length),
@@ -162,7 +163,7 @@ class Sections:
             label = f"{name.upper()}@k"
             figures += _section(f"{name.upper()} over k", self._chart(name, label, charts.curves(by_series, label)))
         return (
-            f'<div class="grid">{figures}</div><p class="soft">{len(ranks):,} held-out items, each among '
+            f'<div class="grid">{figures}</div><p class="soft">{len(task.positives):,} held-out items, each among '
             f"{length:,}. Bars are 95 % confidence intervals of the means. Most popular: the items of a list in the "
             f"order of their training interactions.</p>"
         )

@@ -20,9 +20,11 @@ from fastncf.kernels.cpu.negatives import (
     ATTEMPTS,
     UNIFORM,
     SeenItems,
+    WeightedDraws,
     is_dense,
     sample_candidate_rows,
     sample_rows,
+    sample_weighted_rows,
 )
 from fastncf.rng import LOWBIAS_1, LOWBIAS_2, Stream, key
 from fastncf.threads import even_ranges, run_ranges
@@ -172,8 +174,9 @@ def sample_candidates(
     *,
     seed_key: int,
     distinct: bool = True,
+    alias_table: AliasTable | None = None,
 ) -> np.ndarray:
-    """Draw evaluation candidates for some users, uniform over the items that they have not seen.
+    """Draw evaluation candidates for some users from the items that they have not seen.
 
     Args:
         indptr: (U + 1,) int64 of all items that a user has seen, held-out items included.
@@ -183,6 +186,8 @@ def sample_candidates(
         num_candidates: C.
         seed_key: 64-bit key of the draws.
         distinct: draw without replacement; a user with fewer than C unseen items gets all of them, and -1 after them.
+        alias_table: distribution of the draws over all items; uniform where it is None. Without replacement, each draw
+            is by the probabilities among the items that are left.
 
     Returns:
         (T, C) int32.
@@ -197,6 +202,10 @@ def sample_candidates(
         )
     out = np.full((len(users), num_candidates), -1, dtype=np.int32)
     seen_items, kernel_key = SeenItems(indptr, indices, num_items), np.uint64(seed_key)
+    if alias_table is not None:
+        draws = WeightedDraws(alias_table, kernel_key, distinct)
+        run_ranges(lambda a, b: sample_weighted_rows(a, b, seen_items, users, draws, out), even_ranges(len(users)))
+        return out
     run_ranges(
         lambda first, last: sample_candidate_rows(first, last, seen_items, users, kernel_key, distinct, out),
         even_ranges(len(users)),

@@ -43,7 +43,14 @@ def is_table(source: Any) -> bool:
 
 
 def read_rows(
-    source: Any, items: Vocabulary, unknown: str, name: str, reading: Reading, *, takes_new: bool = False
+    source: Any,
+    items: Vocabulary,
+    unknown: str,
+    name: str,
+    reading: Reading,
+    *,
+    takes_new: bool = False,
+    ties: str = "first",
 ) -> NewRows:
     """Read interactions from a frame or a file, or take the items of one user.
 
@@ -55,6 +62,7 @@ def read_rows(
         name: name of the argument in messages.
         reading: how a file is read, see :class:`~fastncf.data.readers.options.Reading`.
         takes_new: take other items of a table into the vocabulary; then none is unknown.
+        ties: which row counts as the latest among equal times, as in the split.
 
     Raises:
         ConfigError: ``unknown`` is neither.
@@ -73,8 +81,8 @@ def read_rows(
             items = Vocabulary.of([items.ids, table.frame["item"]], "item")
         user, item = users.encode(table.frame["user"]), items.encode(table.frame["item"])
         raw, rows = table.frame["item"], np.arange(len(user))
-        # among equal times the first row is the latest, as in the split
-        by_age = (-rows, table.frame["time"].to_numpy()) if "time" in table.frame.columns else (rows,)
+        in_turn = -rows if ties == "first" else rows
+        by_age = (in_turn, table.frame["time"].to_numpy()) if "time" in table.frame.columns else (rows,)
     else:
         named = named_ids(source, "item")
         users, item = Vocabulary(pl.Series("user", [0]), "user"), items.find(named)

@@ -29,12 +29,13 @@ CUTOFFS = (1, 3, 10, 50)
 def random_task(generator: np.random.Generator, *, has_candidates: bool, most: int = 4) -> RankingTask:
     """Held-out items of some of 12 users among 30 items, in any order of the users."""
     users = generator.permutation(12).astype(np.int32)[:9]
-    rows, excluded, negatives = [], [], np.full((len(users), 8), -1, dtype=np.int32)
+    rows, negatives = [], np.full((len(users), 8), -1, dtype=np.int32)
+    excluded = [np.empty(0, dtype=np.int32)] * 12
     for row in range(len(users)):
         items = generator.permutation(30)
         size, seen = int(generator.integers(1, most + 1)), int(generator.integers(0, 10))
         rows.append(items[:size])
-        excluded.append(np.sort(items[size : size + seen]))
+        excluded[users[row]] = np.sort(items[size : size + seen])
         drawn = items[size + seen :][: generator.integers(1, 9)]
         negatives[row, : len(drawn)] = drawn
     return RankingTask(
@@ -53,7 +54,7 @@ def plain_ranks(scores: np.ndarray, task: RankingTask) -> list[list[int]]:
     for row, user in enumerate(task.users):
         positives = task.positives[task.indptr[row] : task.indptr[row + 1]].tolist()
         if task.negatives is None:
-            seen = set(task.excluded[1][task.excluded[0][row] : task.excluded[0][row + 1]].tolist())
+            seen = set(task.excluded[1][task.excluded[0][user] : task.excluded[0][user + 1]].tolist())
             rivals = [item for item in range(task.num_items) if item not in {*seen, *positives}]
         else:
             rivals = [item for item in task.negatives[row].tolist() if item >= 0]

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from fastncf.data.split import leave_one_out
-from fastncf.evaluation.candidates import CandidateSpec, held_out_lists
+from fastncf.evaluation.metrics import RankLists
 from fastncf.report import measure
-from fastncf.rng import Stream
 from tests.conftest import random_interactions
 
 
@@ -18,7 +17,7 @@ def split():
 def test_curves_are_means_with_confidence_intervals():
     ranks = np.random.default_rng(0).integers(0, 30, 200)
     for name, value in (("hr", lambda rank: 1.0), ("ndcg", lambda rank: 1 / np.log2(rank + 2))):
-        curve = measure.metric_curve(name, ranks, 100)
+        curve = measure.metric_curve(name, RankLists.single(ranks), 100)
         assert curve.k.tolist() == list(range(1, 21))
         for k, mean, margin in zip(*curve, strict=True):
             values = [value(rank) if rank < k else 0.0 for rank in ranks]
@@ -28,25 +27,13 @@ def test_curves_are_means_with_confidence_intervals():
 
 @pytest.mark.parametrize(("length", "last"), [(2, 2), (20, 20), (21, 20)])
 def test_curves_end_with_the_lists(length, last):
-    curve = measure.metric_curve("hr", np.array([0, 1]), length)
+    curve = measure.metric_curve("hr", RankLists.single(np.array([0, 1])), length)
     assert curve.k[-1] == last
     assert curve.mean[-1] == 1
 
 
 def test_a_single_held_out_item_has_no_interval():
-    assert not measure.metric_curve("ndcg", np.array([3]), 100).margin.any()
-
-
-def test_popularity_ranks(split):
-    users = np.flatnonzero(split.test_item >= 0).astype(np.int32)
-    spec = CandidateSpec(num_candidates=9, distinct=True, seed=0)
-    lists = held_out_lists(split, spec, users, split.test_item[users], Stream.CANDIDATES)
-    counts = np.bincount(split.indices, minlength=split.num_items)
-    expected = [
-        sum(counts[other] >= counts[item] for other in negatives if other >= 0)
-        for item, negatives in zip(lists.positives, lists.negatives, strict=True)
-    ]
-    assert measure.popularity_ranks(split, lists).tolist() == expected
+    assert not measure.metric_curve("ndcg", RankLists.single(np.array([3])), 100).margin.any()
 
 
 def test_most_popular(split):

@@ -21,6 +21,7 @@ from fastncf.data.readers.names import DURATIONS, normalize_name
 from fastncf.data.readers.options import Reading, ReadOptions
 from fastncf.data.readers.parquet import VALUE_BYTES, unpacked_bytes
 from fastncf.data.readers.parts import Origin, Part
+from fastncf.data.readers.points import first_from
 from fastncf.data.readers.ratings import has_at_least
 from fastncf.data.readers.several import join_parts, list_files
 from fastncf.data.readers.text import read_text
@@ -41,6 +42,8 @@ class Table:
             ``rows``.
         locate: returns in words where a row of the frame stands in the source, such as "line 3".
         left_out: numbers of rows that were left out on request, see :class:`~fastncf.data.readers.parts.Part`.
+        before: a point in time that was asked for, as the times have it, see
+            :func:`~fastncf.data.readers.points.first_from`; None where none was.
     """
 
     frame: pl.DataFrame
@@ -48,6 +51,7 @@ class Table:
     source_info: dict[str, Any]
     locate: Callable[[int], str]
     left_out: dict[str, int]
+    before: int | None = None
 
 
 def read_table(
@@ -59,12 +63,14 @@ def read_table(
     needs_time: bool,
     is_looked_up: bool = False,
     frame_name: str = "the frame",
+    before: str | None = None,
     **reading: Unpack[Reading],
 ) -> Table:
     """Read the user, item and time columns of a source and check them.
 
     For the arguments see :func:`fastncf.data.interactions.read_interactions`; ``is_looked_up`` tells that
-    the ids are looked up among those of training, and ``frame_name`` is what messages call a frame.
+    the ids are looked up among those of training, ``frame_name`` is what messages call a frame, and ``before`` is a
+    point in time to find among the times.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -75,7 +81,7 @@ def read_table(
     require_polars_threads("reading interactions")
     given = {"user": user, "item": item, "time": time}
     names = {role: None if name is None else str(name) for role, name in given.items()}
-    options = ReadOptions(names, needs_time, is_looked_up, **reading)
+    options = ReadOptions(names, needs_time, is_looked_up, before=before, **reading)
     if (several := list_files(source)) is not None:
         return _make_table(_read_files(*several, options), options)
     is_file = isinstance(source, str | Path)
@@ -215,11 +221,13 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
         columns["time"] += f" + {columns.pop('clock')}"
     elif "time" in columns:
         time = check_times(frame["time"], origin.name_column("time"), given)
-    checked = frame.select("user", "item")
+    checked, before = frame.select("user", "item"), None
     if "time" in columns:
-        checked = checked.with_columns(time.alias("time"))
+        checked = checked.with_columns(time.to_physical().alias("time"))
+        if options.before is not None:
+            before = first_from(options.before, frame["time"], time, origin.name_column("time"))
     source_info = {"source": origin.source, "format": origin.format, "columns": columns, "rows": frame.height}
-    return Table(checked, origin.source, source_info, origin.locate, left_out)
+    return Table(checked, origin.source, source_info, origin.locate, left_out, before)
 
 
 def _without_missing_words(part: Part, drop_missing: bool) -> Part:

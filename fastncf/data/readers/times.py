@@ -31,9 +31,9 @@ _FIXED_WIDTHS = {"%Y": 4, "%m": 2, "%d": 2, "%H": 2, "%M": 2, "%S": 2, "%y": 2, 
 
 
 def check_times(values: pl.Series, name: ColumnName, given: DateFormat = _RECOGNISE) -> pl.Series:
-    """Return a column of times as Int64, without nulls and in the same order.
+    """Return a column of times as Int64 or as dates, without nulls and in the same order.
 
-    Integers stay as they are, dates become microseconds (or stay in the unit of their column), floats become the
+    Integers stay as they are, dates are in microseconds (or stay in the unit of their column), floats become the
     integers that their bits stand for, which ascend as the floats do. Text is read as numbers or dates, dates with
     digits below a microsecond as nanoseconds, and numbers that only a Decimal holds become their ranks.
 
@@ -49,15 +49,15 @@ def check_times(values: pl.Series, name: ColumnName, given: DateFormat = _RECOGN
     """
     values = _plain(values, name, EXPECTED_TIMES)
     if given.is_given():
-        return read_dates(_as_text(values, name, given), name, given).to_physical()
+        return read_dates(_as_text(values, name, given), name, given)
     if values.dtype == pl.String:
         if are_numbers(values.head(HEAD_ROWS)):
             return _check_numbers(values, name)
-        return read_dates(values, name, given).to_physical()
+        return read_dates(values, name, given)
     if values.dtype == pl.Date:
         values = values.cast(pl.Datetime("us"))
     if values.dtype == pl.Datetime:
-        return values.to_physical()
+        return values
     if values.dtype.is_float():
         return _check_floats(values, name)
     if values.dtype.is_decimal():
@@ -237,7 +237,7 @@ class TimeColumns(NamedTuple):
 
 
 def combine_times(columns: TimeColumns, given: DateFormat) -> pl.Series:
-    """Return dates and times of day as one time in nanoseconds or, if none is finer, in microseconds: Int64.
+    """Return dates and times of day as one time in nanoseconds or, if none is finer, in microseconds: dates.
 
     Args:
         columns: M dates and M times of day. Dates are whole days, also as numbers such as 20050402; times of day are
@@ -258,10 +258,10 @@ def combine_times(columns: TimeColumns, given: DateFormat) -> pl.Series:
             f"and a time of day; name one with time=..."
         )
     if bool((nanoseconds % 1000 == 0).all()):
-        return days * (_DAY // 1000) + nanoseconds // 1000
+        return (days * (_DAY // 1000) + nanoseconds // 1000).cast(pl.Datetime("us"))
     limit = 2**63 // _DAY - 1
     columns.date_name.refuse(dates, ~days.is_between(-limit, limit), "a year from 1678 to 2261 beside nanoseconds")
-    return days * _DAY + nanoseconds
+    return (days * _DAY + nanoseconds).cast(pl.Datetime("ns"))
 
 
 def _whole_days(dates: pl.Series, name: ColumnName, given: DateFormat) -> pl.Series | None:

@@ -440,3 +440,90 @@ def sample_candidate_rows(first_row, last_row, seen_items, users, seed_key, dist
 def _unseen_item(rank, seen):
     """Return the unseen item of a rank, counted from 0."""
     return rank + _count_seen_before(rank, 0, len(seen), seen, UNIFORM.cumulative, UNIFORM.cumulative)
+
+
+class WeightedDraws(NamedTuple):
+    """Settings of :func:`sample_weighted_rows`.
+
+    Attributes:
+        alias_table: distribution of the draws over all items.
+        seed_key: uint64.
+        distinct: whether a row holds no item twice.
+    """
+
+    alias_table: AliasTable
+    seed_key: np.uint64
+    distinct: bool
+
+
+@njit(nogil=True, cache=True)
+def sample_weighted_rows(first_row, last_row, seen_items, users, draws, out):
+    """Draw unseen items by weight for a range of rows; see :func:`fastncf.sampling.negatives.sample_candidates`.
+
+    Each item is drawn by the probability that it has among the items that may still be drawn. A draw that must not be
+    taken is drawn again, up to ``ATTEMPTS`` times; then the items that may be drawn are laid end to end, each as long
+    as its probability, and the one that covers a uniform position is taken.
+
+    Args:
+        first_row, last_row: range of rows of ``out``.
+        seen_items: :class:`SeenItems`.
+        users: (T,) int32.
+        draws: :class:`WeightedDraws`.
+        out: (T, C) int32, written; a row with fewer than C unseen items gets all of them, and the rest is left alone.
+    """
+    indptr, indices, num_items = seen_items
+    table, seed_key, distinct = draws
+    cells, num_bits, cumulative = table.alias_cells, np.uint64(table.num_bits), table.cumulative
+    low_bits = np.uint64(32) - num_bits
+    low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
+    item_mask = (np.uint64(1) << num_bits) - np.uint64(1)
+    words = (num_items + 31) >> 5
+    bits = np.zeros(words, dtype=np.uint32)
+    for row in range(first_row, last_row):
+        user = users[row]
+        seen = indices[indptr[user] : indptr[user + 1]]
+        _set_all(bits, seen, len(seen))
+        wanted = min(out.shape[1], num_items - len(seen)) if distinct else out.shape[1]
+        counter = np.uint64(user) << _32
+        for place in range(wanted):
+            item = np.int64(-1)
+            for _ in range(ATTEMPTS):
+                number = mix64(counter * np.uint64(GOLDEN) + seed_key) >> _32
+                counter += np.uint64(1)
+                cell = np.uint64(cells[number >> low_bits])
+                own = (number & low_mask) < (cell >> num_bits)
+                item = np.int64(number >> low_bits) if own else np.int64(cell & item_mask)
+                if not _is_set(bits, item):
+                    break
+                item = np.int64(-1)
+            if item < 0:
+                item = _item_at_weight(mix64(counter * np.uint64(GOLDEN) + seed_key), bits, cumulative)
+                counter += np.uint64(1)
+            if distinct:
+                _set(bits, item)
+            out[row, place] = item
+        _clear_all(bits, words, seen, len(seen))
+        _clear_all(bits, words, out[row], wanted)
+
+
+@njit(nogil=True, cache=True)
+def _item_at_weight(number, bits, cumulative):
+    """Return the item whose probability covers a position among those that are not set in a bitmap.
+
+    Args:
+        number: uint64, uniform.
+        bits: (ceil(I / 32),) uint32.
+        cumulative: (I + 1,) uint64 of the alias table, up to 2**32.
+    """
+    total = np.uint64(0)
+    for item in range(len(cumulative) - 1):
+        if not _is_set(bits, item):
+            total += cumulative[item + 1] - cumulative[item]
+    at = (number >> _32) * total >> _32
+    for item in range(len(cumulative) - 1):
+        if not _is_set(bits, item):
+            length = cumulative[item + 1] - cumulative[item]
+            if at < length:
+                return np.int64(item)
+            at -= length
+    return np.int64(-1)

@@ -1,0 +1,217 @@
+"""Splits by other rules than one item of each user: several of each, a point in time, users who are left out.
+
+:func:`make_split` splits by any :class:`~fastncf.data.holdout.Holdout`.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fastncf.data.csr import Rows
+from fastncf.data.given_files import GivenTest
+from fastncf.data.holdout import Holdout, quantile_of
+from fastncf.data.ids import Vocabulary
+from fastncf.data.interactions import Interactions
+from fastncf.data.others import OtherUsers
+from fastncf.data.split import (
+    Split,
+    given_test,
+    hold_nothing_out,
+    leave_one_out,
+    ordered_items,
+    random_times,
+    time_order,
+)
+from fastncf.errors import ConfigError, DataError
+from fastncf.rng import Stream, key
+
+
+def make_split(
+    interactions: Interactions,
+    holdout: Holdout,
+    *,
+    given: GivenTest | None = None,
+    validation: bool = False,
+    seed: int = 0,
+    needs_test: bool = True,
+) -> tuple[Interactions, Split]:
+    """Hold interactions out by a rule.
+
+    Args:
+        interactions: the data, with times where the rule needs them.
+        holdout: the rule.
+        given: the test set, for the rule ``given`` alone.
+        validation: hold out one more item of each user, the latest (or a random one) of what is trained on.
+        seed: determines the draws.
+        needs_test: whether it is an error that no test item can be held out.
+
+    Returns:
+        The interactions of the users that are trained on, and the split.
+
+    Raises:
+        DataError: the times are missing, or nothing can be held out or is left to train on.
+        ConfigError: the rule does not fit the data.
+    """
+    if given is not None:
+        return interactions, given_test(interactions, given)
+    if holdout.rule == "time":
+        return _split_at(interactions, holdout, validation=validation)
+    is_random = holdout.rule == "random" or (not needs_test and interactions.time is None)
+    if holdout.test_users is not None:
+        return _leave_users_out(interactions, holdout, validation=validation, seed=seed)
+    if holdout.has_several:
+        return interactions, _hold_out_several(interactions, holdout, validation=validation, seed=seed)
+    split = leave_one_out(interactions, validation=validation, random=is_random, seed=seed, needs_test=needs_test)
+    return interactions, split
+
+
+def _hold_out_several(interactions: Interactions, holdout: Holdout, *, validation: bool, seed: int) -> Split:
+    """Hold out several interactions of each user, the latest or random ones."""
+    whole, ages = _ages(interactions, holdout, seed)
+    sizes = np.diff(whole.indptr)
+    counts = np.array([holdout.count_of(size) for size in range(int(sizes.max(initial=0)) + 1)])[sizes]
+    if not counts.any():
+        raise DataError(
+            f"{interactions.source}: no user has two different items, so that none can be held out; "
+            f"expected at least one user with two"
+        )
+    owner = np.repeat(np.arange(whole.num_users), sizes)
+    left = (sizes - counts)[owner]
+    is_test = ages >= left
+    is_validation = (ages == left - 1) & (left >= 2) if validation else np.zeros(len(ages), dtype=np.bool_)
+    is_kept = ~is_test & ~is_validation
+    validation_item = np.full(whole.num_users, -1, dtype=np.int32)
+    validation_item[owner[is_validation]] = whole.indices[is_validation]
+    by_age = np.lexsort((ages[is_test], owner[is_test]))
+    kept = Rows.of(owner[is_kept], whole.indices[is_kept], whole.num_users)
+    return replace(
+        whole,
+        indptr=kept.indptr,
+        indices=kept.items,
+        validation_item=validation_item,
+        test_rows=Rows.of(owner[is_test], whole.indices[is_test][by_age], whole.num_users),
+        num_users_too_short=int((sizes == 1).sum()),
+        holdout=holdout.rule,
+    )
+
+
+def _ages(interactions: Interactions, holdout: Holdout, seed: int) -> tuple[Split, np.ndarray]:
+    """Return all interactions as a split that holds nothing out, and the place (N,) of each in its user's history.
+
+    Raises:
+        DataError: the times are missing, or every user has seen every item.
+    """
+    if holdout.rule == "random":
+        interactions = replace(interactions, time=random_times(interactions, seed))
+    elif interactions.time is None:
+        raise DataError(
+            f"{interactions.source}: has no times, which tell the latest interactions of a user; expected a time "
+            f"column, or split='random' to hold out any interactions"
+        )
+    whole = hold_nothing_out(interactions)
+    order = time_order(interactions, whole)
+    ages = np.empty(len(order), dtype=np.int64)
+    starts = np.repeat(whole.indptr[:-1], np.diff(whole.indptr))
+    ages[starts + order] = np.arange(len(order)) - starts
+    return whole, ages
+
+
+def _split_at(interactions: Interactions, holdout: Holdout, *, validation: bool) -> tuple[Interactions, Split]:
+    """Train on what is earlier than a point in time, and test on the rest.
+
+    Users who exist only later are not trained on; items that do stay in the catalogue.
+    """
+    time, source = interactions.time, interactions.source
+    if time is None:
+        raise DataError(f"{source}: has no times; expected a time column beside before={holdout.before!r:.80}")
+    point = point_in_time(interactions, holdout)
+    is_past = time < point
+    if is_past.all() or not is_past.any():
+        raise DataError(
+            f"{source}: {'no' if is_past.all() else 'every'} interaction is from before={holdout.before!r:.80} on; "
+            f"expected a point in time between the first and the latest one"
+        )
+    has_past = np.zeros(len(interactions.users), dtype=np.bool_)
+    has_past[interactions.user[is_past]] = True
+    kept, new = np.flatnonzero(has_past), np.flatnonzero(~has_past)
+    if len(kept) < 2:
+        raise DataError(f"{source}: fewer than two users have interactions before {holdout.before!r:.80}; expected two")
+    past, later = interactions.of_rows(is_past), interactions.of_rows(~is_past)
+    user, item = _first_of_pairs(later)
+    pairs = past.user.astype(np.int64) * len(interactions.items) + past.item
+    is_repeated = np.isin(user.astype(np.int64) * len(interactions.items) + item, pairs)
+    tested = has_past[user] & ~is_repeated
+    if not tested.any():
+        raise DataError(
+            f"{source}: no user with interactions before {holdout.before!r:.80} has a new item from then on; expected "
+            f"an earlier point in time"
+        )
+    number = np.cumsum(has_past) - 1
+    test = GivenTest(number[user[tested]].astype(np.int32), item[tested], None, source)
+    known = past.keep_users(kept, np.arange(len(interactions.items)))
+    split = given_test(known, test, holdout="time", validation=validation)
+    split = replace(split, num_test_repeated=int(is_repeated.sum()))
+    if len(new):
+        number = np.cumsum(~has_past) - 1
+        is_new = ~has_past[user]
+        rows = Rows.of(number[user[is_new]], item[is_new], len(new))
+        nothing = Rows(np.zeros(len(new) + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
+        split = replace(split, others=OtherUsers(Vocabulary(interactions.users.decode(new), "user"), nothing, rows))
+    return known, split
+
+
+def point_in_time(interactions: Interactions, holdout: Holdout) -> int:
+    """Return the time that a split at a point in time is made at, as the interactions have times."""
+    share = quantile_of(holdout.before or "")
+    if share is None:
+        assert interactions.before is not None
+        return interactions.before
+    assert interactions.time is not None
+    place = int(np.ceil(share * len(interactions.time)))
+    return int(np.partition(interactions.time, min(place, len(interactions.time) - 1))[place])
+
+
+def _first_of_pairs(interactions: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct pairs (n,) user by user, a user's in the order of their first times."""
+    assert interactions.time is not None
+    # of equal times the first row is the latest
+    rows = np.lexsort((-np.arange(len(interactions.user)), interactions.time, interactions.user))
+    user, item = interactions.user[rows], interactions.item[rows]
+    first = np.unique(user.astype(np.int64) * len(interactions.items) + item, return_index=True)[1]
+    first.sort()
+    return user[first], item[first]
+
+
+def _leave_users_out(
+    interactions: Interactions, holdout: Holdout, *, validation: bool, seed: int
+) -> tuple[Interactions, Split]:
+    """Leave some users out of the training, and hold out items of these."""
+    num_users, asked = len(interactions.users), holdout.test_users
+    assert asked is not None
+    count = asked if isinstance(asked, int) else max(1, int(asked * num_users + 0.5))
+    if num_users - count < 2:
+        raise ConfigError(
+            f"test_users={asked}: leaves {max(0, num_users - count)} of {num_users:,} users to train on; expected at "
+            f"least two"
+        )
+    generator = np.random.Generator(np.random.Philox(key=key(seed, Stream.TEST_USERS)))
+    is_drawn = np.zeros(num_users, dtype=np.bool_)
+    is_drawn[generator.permutation(num_users)[: int(count)]] = True
+    every_item = np.arange(len(interactions.items))
+    known = interactions.keep_users(np.flatnonzero(~is_drawn), every_item)
+    strangers = interactions.keep_users(np.flatnonzero(is_drawn), every_item)
+    parts = _hold_out_several(strangers, replace(holdout, test_users=None), validation=False, seed=seed)
+    assert parts.test_rows is not None
+    order = time_order(strangers, parts) if holdout.rule == "latest" else None
+    histories = Rows(parts.indptr, ordered_items(parts, order))
+    split = hold_nothing_out(known)
+    if validation:
+        split = leave_one_out(known, random=holdout.rule == "random", seed=seed, needs_test=False)
+        none = np.full_like(split.test_item, -1)
+        split = replace(split, validation_item=split.test_item, test_item=none, num_users_too_short=0)
+    return known, replace(
+        split,
+        others=OtherUsers(strangers.users, histories, parts.test_rows),
+        holdout=holdout.rule,
+        num_duplicates=split.num_duplicates + parts.num_duplicates,
+    )

@@ -1,0 +1,217 @@
+"""Measurement of a model on held-out items: what is ranked against what, the metrics, and the protocol in words."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fastncf.config import Config
+from fastncf.data.csr import Rows, merge_items
+from fastncf.data.split import Split
+from fastncf.errors import ConfigError, DivergedError
+from fastncf.evaluation.candidates import CandidateSpec, draw_candidates
+from fastncf.evaluation.metrics import MISS, MetricTable, RankLists, measure, require_metrics
+from fastncf.evaluation.task import RankingTask, rank_by_popularity, rank_task
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.rng import Stream
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FULL = "full/"
+"""What labels of metrics in the whole catalogue begin with."""
+
+
+class _MetricsAndProtocol(NamedTuple):
+    """Metrics by their labels, and the protocol of their measurement in words."""
+
+    metrics: dict[str, float]
+    protocol: str
+
+
+class Evaluation(_MetricsAndProtocol):
+    """Metrics and protocol, a tuple of two, with what belongs to them.
+
+    Attributes:
+        metrics: means over users by label, such as ``hr@10``; those of the whole catalogue begin with ``full/``.
+        protocol: how they were measured, in words.
+        errors: standard errors of the means over users, by the same labels.
+        popularity: the same metrics of a model that ranks items by their training interactions.
+        tables: the value of each metric for each tested user, among the candidates and, where that was asked for, in
+            the whole catalogue (under ``full/``).
+    """
+
+    errors: dict[str, float]
+    popularity: dict[str, float]
+    tables: dict[str, MetricTable]
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Users whose held-out items are ranked.
+
+    Attributes:
+        users: (T,) int32.
+        tests: held-out items of all users.
+        split: the split that they belong to.
+        are_others: whether the users are not those of the model, and indices of :attr:`Split.others`.
+    """
+
+    users: np.ndarray
+    tests: Rows
+    split: Split
+    are_others: bool
+
+    @classmethod
+    def of(cls, split: Split) -> "TestSet":
+        """Return the test set of a split.
+
+        Raises:
+            ConfigError: nothing is held out.
+        """
+        if split.holdout == "none":
+            raise ConfigError(
+                "evaluate: nothing is held out, since the model was trained on all interactions; expected a model of a "
+                "fit without holdout=None and before refit(), whose metrics are in rec.metrics"
+            )
+        tests = split.tests()
+        users = np.flatnonzero(tests.lengths).astype(np.int32)
+        if split.others is not None and not len(users):
+            others = split.others
+            return cls(others.tested(split.num_items), others.test, split, True)
+        return cls(users, tests, split, False)
+
+    @property
+    def positives(self) -> Rows:
+        """Held-out items of the tested users alone, (T,) rows."""
+        return self.tests if len(self.users) == len(self.tests.indptr) - 1 else self.tests.select(self.users)
+
+    def seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return a CSR of all items that each user has to do with, held-out ones included."""
+        others = self.split.others if self.are_others else None
+        return self.split.seen() if others is None else others.seen()
+
+    def task(self, negatives: np.ndarray | None) -> RankingTask:
+        """Return the ranking of the held-out items among negatives (T, C), or in the whole catalogue."""
+        positives, split = self.positives, self.split
+        excluded = Rows(np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int32))
+        if negatives is None and self.are_others and split.others is not None:
+            excluded = split.others.histories.ascending()
+        elif negatives is None:
+            excluded = Rows(*merge_items(split.indptr, split.indices, split.validation_item))
+        return RankingTask(self.users, positives.indptr, positives.items, split.num_items, negatives, excluded)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is measured of a model.
+
+    Attributes:
+        test: users and their held-out items.
+        candidates: the task among candidates.
+        against: in words, what the candidates are.
+        whole: the task in the whole catalogue, or None where that was not asked for.
+        metrics: names.
+        cutoffs: lengths of the rankings.
+    """
+
+    test: TestSet
+    candidates: RankingTask
+    against: str
+    whole: RankingTask | None
+    metrics: tuple[str, ...]
+    cutoffs: tuple[int, ...]
+    config: Config = field(repr=False)
+
+    @classmethod
+    def of(cls, split: Split, config: Config, *, is_redrawn: bool = False) -> "Questions":
+        """Return what a fit with some settings measures.
+
+        Args:
+            split: the data.
+            config: settings of the measurement.
+            is_redrawn: whether candidates are drawn although some were given.
+
+        Raises:
+            ConfigError: nothing is held out, or a metric cannot be measured.
+            InsufficientMemoryError: the lists do not fit into the memory.
+        """
+        test = TestSet.of(split)
+        has_several = config.held_out(is_given=split.holdout == "given").has_several and split.test_rows is not None
+        has_several |= test.are_others and config.held_out().has_several
+        names = require_metrics(config.metrics, has_several=has_several)
+        if split.test_candidates is not None and not is_redrawn:
+            negatives, seen = split.test_candidates, split.num_candidates_seen
+            left_out = f", without {seen} that their user has seen" if seen else ""
+            against = f"1 + {negatives.shape[1]} given candidates{left_out}"
+        else:
+            sampling = config.candidate_sampling
+            spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed, sampling)
+            negatives = draw_candidates(test.seen(), split, spec, test.users, Stream.CANDIDATES)
+            how = "uniformly" if sampling == "uniform" else "by popularity"
+            against = (
+                f"{'each item among ' if has_several else ''}1 + {config.num_candidates} candidates drawn {how} "
+                f"{'without' if config.distinct_candidates else 'with'} replacement from the items that the user has "
+                f"not seen"
+            )
+        whole = test.task(None) if config.full_ranking else None
+        return cls(test, test.task(negatives), against, whole, names, config.cutoffs, config)
+
+    def protocol(self) -> str:
+        """Return in words what is ranked against what, and how much of it no training interaction has."""
+        task, split = self.candidates, self.test.split
+        assert task.negatives is not None
+        is_unknown = ~split.is_known()
+        others = split.others
+        num_others = 0 if others is None else len(others.users)
+        rule = self.config.held_out(is_given=split.holdout == "given")
+        protocol = f"{rule.describe(num_others)}, {len(task.users)} users"
+        if len(task.positives) != len(task.users):
+            protocol += f" with {len(task.positives)} items"
+        if num_unknown := int(is_unknown[task.positives].sum()):
+            protocol += f" ({num_unknown} of their items unknown to the training data)"
+        if others is not None and not self.test.are_others:
+            protocol += f" ({num_others} later users have no earlier interaction and are not tested)"
+        protocol += f", {self.against}"
+        if is_unknown.any():
+            share = float(is_unknown[task.negatives[task.negatives >= 0]].mean())
+            protocol += f", {100 * share:.2g} % of them unknown to the training data" if share else ""
+        if num_short := int((task.negatives < 0).any(1).sum()):
+            protocol += f" ({num_short} users have fewer)"
+        protocol += "; ties count against the held-out item"
+        if self.whole is not None:
+            protocol += f"; {FULL}: against the whole catalogue without training items"
+        return protocol
+
+    def answer(self, trained: "Factors | nn.Module") -> Evaluation:
+        """Return the metrics of a model whose users are those of the tasks.
+
+        Raises:
+            DivergedError: no held-out item has a finite score, so that the metrics would mean nothing.
+        """
+        counts = self.test.split.item_counts()
+        metrics: dict[str, float] = {}
+        errors: dict[str, float] = {}
+        popularity: dict[str, float] = {}
+        tables: dict[str, MetricTable] = {}
+        for prefix, task in (("", self.candidates), (FULL, self.whole)):
+            if task is None:
+                continue
+            ranks = rank_task(trained, task)
+            if not prefix and len(ranks.ranks) and (ranks.ranks == MISS).all():
+                raise DivergedError(
+                    "evaluate: no held-out item has a finite score, as after a training that diverged; expected: a "
+                    "model that was fitted with a smaller learning_rate, l2 or init_std"
+                )
+            tables[prefix] = self.table(ranks)
+            popular = self.table(rank_by_popularity(counts, task))
+            for found, of_table in ((metrics, tables[prefix].means()), (errors, tables[prefix].errors())):
+                found |= {prefix + label: value for label, value in of_table.items()}
+            popularity |= {prefix + label: value for label, value in popular.means().items()}
+        evaluation = Evaluation(metrics, self.protocol())
+        evaluation.errors, evaluation.popularity, evaluation.tables = errors, popularity, tables
+        return evaluation
+
+    def table(self, ranks: RankLists) -> MetricTable:
+        """Return the values of the asked-for metrics."""
+        return measure(ranks, self.cutoffs, self.metrics)
