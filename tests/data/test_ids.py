@@ -119,7 +119,7 @@ def test_named_ids(raw):
 @pytest.mark.parametrize(
     "raw",
     [
-        *(1.5, None, [5, None], float("nan"), float("inf"), 1e17, b"x", [[5]], object(), " ", [], True, [True, False]),
+        *(1.5, None, [5, None], float("nan"), float("inf"), 1e17, b"x", [[5]], object, " ", [], True, [True, False]),
         *({2: 1}, Decimal("0.5"), Decimal("nan"), Decimal("1e999999999"), dt.date(2020, 1, 1), np.array([[5]])),
         *(np.float32(2**24), np.bool_(True), np.datetime64("2020"), pd.NA, pl.Series([1.5]), pl.Series([None])),
         *(pl.Series([True]), pl.Series([[5]]), pl.Series(["5", " "], dtype=pl.Categorical), pd.Series([1, None])),

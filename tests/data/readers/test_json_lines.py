@@ -23,7 +23,7 @@ ROWS = [("A", 3, 5), ("B", 4, 6)]
         "\ufeff" + LINES,
         "\n \n" + LINES.replace("\n", "\n\n"),
         LINES.replace('"time"', '"rating": [1, {"x": null}], "time"'),
-        gzip.compress(LINES.encode()),
+        gzip.compress(LINES.encode(), mtime=0),
         archive(**{"ratings.jsonl": LINES}),
         LINES.replace('{"user": "A", "item": 3, "time": 5}', '{"time": 5, "note": "}\\n{", "item": 3.0, "user": " A"}'),
     ],
