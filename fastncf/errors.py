@@ -70,6 +70,10 @@ class DeviceError(FastNCFError, RuntimeError):
     """The requested device is not available, or has too little memory."""
 
 
+class DistributedError(FastNCFError, RuntimeError):
+    """Processes that train together differ in what they were given, or one of them has ended."""
+
+
 class ForkError(FastNCFError, RuntimeError):
     """A forked process was asked for what needs threads, or a CUDA device, that only its parent can use."""
 

@@ -53,6 +53,7 @@ class SamplingSpec(NamedTuple):
         shuffle: whether each epoch has an order of its own; otherwise the order of epoch 0 serves all.
         num_epochs: number of epochs, at least 1; none is drawn beyond.
         alias_table: distribution of the negatives over all items; uniform where it is None.
+        rows: range of interactions whose negatives are needed; all of them where it is None.
     """
 
     split: Split
@@ -62,10 +63,16 @@ class SamplingSpec(NamedTuple):
     shuffle: bool
     num_epochs: int
     alias_table: AliasTable | None = None
+    rows: tuple[int, int] | None = None
 
     @classmethod
-    def from_stage(cls, split: Split, stage: Stage) -> "SamplingSpec":
+    def from_stage(cls, split: Split, stage: Stage, rows: tuple[int, int] | None = None) -> "SamplingSpec":
         """Return what a stage asks for.
+
+        Args:
+            split: training interactions.
+            stage: settings.
+            rows: range of interactions whose negatives are needed; all of them where it is None.
 
         Raises:
             ConfigError: there is no distribution of the name ``stage.negatives``, or it has unusable weights.
@@ -78,6 +85,7 @@ class SamplingSpec(NamedTuple):
             shuffle=stage.shuffle,
             num_epochs=stage.epochs,
             alias_table=distributions.alias_table(stage.negatives, split.item_counts(), stage.negatives_exponent),
+            rows=rows,
         )
 
     @property
@@ -121,13 +129,13 @@ class EpochLoader:
             self._sampler = PrefetchSampler(spec)
 
     @classmethod
-    def from_stage(cls, split: Split, stage: Stage) -> "EpochLoader":
-        """Return the epochs of a stage on its device.
+    def from_stage(cls, split: Split, stage: Stage, rows: tuple[int, int] | None = None) -> "EpochLoader":
+        """Return the epochs of a stage on its device; see :meth:`SamplingSpec.from_stage`.
 
         Raises:
             ConfigError: there is no distribution of the name ``stage.negatives``, or it has unusable weights.
         """
-        return cls(SamplingSpec.from_stage(split, stage), stage.batch_size)
+        return cls(SamplingSpec.from_stage(split, stage, rows), stage.batch_size)
 
     @property
     def batches(self) -> int:
@@ -289,6 +297,7 @@ class PrefetchSampler:
             epoch=number,
             out=buffer.numpy(),
             alias_table=spec.alias_table,
+            rows=spec.rows,
         )
         with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
             negatives = buffer.to(spec.device, non_blocking=True)

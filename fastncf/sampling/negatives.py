@@ -45,6 +45,7 @@ def sample_negatives(
     epoch: int,
     out: np.ndarray | None = None,
     alias_table: AliasTable | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Draw negatives for each training interaction from the items that its user has not seen in training.
 
@@ -57,6 +58,8 @@ def sample_negatives(
         epoch: number of the epoch; each epoch has its own draws.
         out: (N, K) int32, C-contiguous, written and returned; a new array where it is None.
         alias_table: distribution of the draws over all items; uniform where it is None.
+        rows: range of interactions to draw for; all of them where it is None. Other rows of ``out`` are left as they
+            are.
 
     Returns:
         (N, K) int32; row n belongs to the n-th training interaction in CSR order.
@@ -73,9 +76,10 @@ def sample_negatives(
     require_unseen_items(indptr, num_items)
     keys = position_keys(seed, Stream.NEGATIVES, epoch, positions=out.size)
     seen_items, table, flat = SeenItems(indptr, indices, num_items), alias_table or UNIFORM, out.reshape(-1)
+    start, stop = rows or (0, len(indices))
     run_ranges(
         lambda first, last: sample_rows(first, last, seen_items, keys, table, num_negatives, flat),
-        even_ranges(len(indices)),
+        start + even_ranges(stop - start),
     )
     return out
 

@@ -61,7 +61,7 @@ class AutogradTrainer(Trainer):
     def __init__(self, model: nn.Module, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
         """Prepare the training of a module that is on ``stage.device``; ``order`` is not used."""
         self.model, self.stage, self.device = model, stage, torch.device(stage.device)
-        self.loader = EpochLoader.from_stage(split, stage)
+        self.loader = self._make_loader(split)
         cuda = self.device.type == "cuda"
         self.bfloat16 = stage.precision == "bfloat16"
         self.no_graph_reason = None if cuda else "no CUDA device"
@@ -76,6 +76,10 @@ class AutogradTrainer(Trainer):
         self._stream = torch.cuda.Stream(self.device) if cuda else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._num_warm_up_steps = 0
+
+    def _make_loader(self, split: Split) -> EpochLoader:
+        """Return the epochs."""
+        return EpochLoader.from_stage(split, self.stage)
 
     def epoch(self, number: int) -> Tensor:
         """Train the epoch of a number; nothing in it waits for the device once the step is captured.
@@ -235,8 +239,12 @@ class AutogradTrainer(Trainer):
         for loss in losses:
             self.total_loss += loss
 
-    def _backward(self, indices: Tensor | None) -> list[Tensor] | None:
+    def _backward(self, indices: Tensor | None, share: float = 1.0) -> list[Tensor] | None:
         """Compute the gradients of a batch.
+
+        Args:
+            indices: (B,), see :meth:`_run_step`.
+            share: of the batch that ``indices`` are, where other processes compute the rest.
 
         Returns:
             The loss of each microbatch, summed over its interactions, () each; None if the memory does not suffice.
@@ -256,8 +264,8 @@ class AutogradTrainer(Trainer):
                     positive, negatives = positive.float(), negatives.float()
                 loss = LOSSES[self.stage.loss].function(positive, negatives)
                 objective = loss + l2_penalty(self.model, batch, self.stage.l2) if self.stage.l2 else loss
-                if len(part) < len(indices):
-                    objective = objective * (len(part) / len(indices))
+                if (weight := share * len(part) / len(indices)) < 1:
+                    objective = objective * weight
                 objective.backward()
                 losses.append(loss.detach() * len(part))
         except torch.OutOfMemoryError:

@@ -45,6 +45,22 @@ _LARGEST_EXPONENT = 80.0  # of a decay, so that neither the power overflows nor 
 MOMENTS = "parameters", "exp_avg", "exp_avg_sq"
 
 
+class Work(NamedTuple):
+    """Memory and settings of an epoch.
+
+    Attributes:
+        plans: of the batches of a call.
+        buffers: that all threads share.
+        settings: of the kernel.
+        scratch: memory of each thread.
+    """
+
+    plans: kernels.Plans
+    buffers: kernels.Buffers
+    settings: kernels.Settings
+    scratch: list[np.ndarray]
+
+
 class NextItem(Trainer):
     """Trains histories and items by softmax over negatives that all positions of a batch share."""
 
@@ -96,38 +112,55 @@ class NextItem(Trainer):
             return 0.0
         epoch = self._draw_epoch(number)
         most = _Most.of(self.windows, epoch)
-        plans, buffers = make_plans(_BATCHES_PER_CALL, most), self._make_buffers(most)
-        threads = num_threads()
-        scratch = [aligned_zeros(self._scratch_size()) for _ in range(threads)]
-        settings = self._settings(number)
+        work = Work(
+            plans=make_plans(_BATCHES_PER_CALL, most),
+            buffers=self._make_buffers(most),
+            settings=self._settings(number),
+            scratch=[aligned_zeros(self._scratch_size()) for _ in range(num_threads())],
+        )
         done, sums = self._begin(total=np.zeros(1))
         for first, last in itertools.pairwise([*range(done, self.num_batches, _BATCHES_PER_CALL), self.num_batches]):
-            shared = kernels.Shared(
-                num_threads=threads,
-                barrier=np.zeros(1, dtype=np.int64),
-                counters=np.zeros((last - first) * kernels.PHASES, dtype=np.int64),
-                settings=settings,
-                table=self._table,
-                recurrence=self._recurrence.reshape(-1),
-                buffers=buffers,
-                schedule=self._schedule,
-                total=np.zeros(last - first),
-            )
 
             def plan(a: int, b: int, first: int = first) -> None:
-                kernels.plan_batches(first + a, first + b, first, self.windows, epoch, plans)
-
-            def train(thread: int, first: int = first, shared: kernels.Shared = shared) -> None:
-                step = number * self.num_batches + first + 1
-                kernels.train_batches(thread, len(shared.total), first, step, plans, shared, scratch[thread])
+                kernels.plan_batches(first + a, first + b, first, self.windows, epoch, work.plans)
 
             run_ranges(plan, np.arange(last - first + 1))
-            run_threads(train, threads)
-            sums["total"] += shared.total.sum()
+            sums["total"] += self._train_batches(first, last - first, number * self.num_batches + first + 1, work)
             self._reach(last, sums)
         self._catch_up((number + 1) * self.num_batches)
         self._write_model()
         return float(sums["total"][0]) * len(self.windows.items) / self.num_positions
+
+    def _train_batches(self, first: int, count: int, step: int, work: "Work") -> float:
+        """Train the batches that are planned, and return their summed loss.
+
+        Args:
+            first: number of the first batch in the epoch.
+            count: number of batches.
+            step: number of the step of the first batch, counted from 1.
+            work: memory and settings of the epoch.
+        """
+        shared = self._shared(count, work)
+
+        def train(thread: int) -> None:
+            kernels.train_batches(thread, count, first, step, work.plans, shared, work.scratch[thread])
+
+        run_threads(train, len(work.scratch))
+        return float(shared.total.sum())
+
+    def _shared(self, count: int, work: "Work") -> kernels.Shared:
+        """Return what the threads share that train a number of batches."""
+        return kernels.Shared(
+            num_threads=len(work.scratch),
+            barrier=np.zeros(1, dtype=np.int64),
+            counters=np.zeros(count * kernels.PHASES, dtype=np.int64),
+            settings=work.settings,
+            table=self._table,
+            recurrence=self._recurrence.reshape(-1),
+            buffers=work.buffers,
+            schedule=self._schedule,
+            total=np.zeros(count),
+        )
 
     def _draw_epoch(self, number: int) -> kernels.Epoch:
         """Return the order of the windows in an epoch, divided into batches, and the key of its negatives."""
@@ -218,17 +251,19 @@ class NextItem(Trainer):
 
     def _write_model(self) -> None:
         """Write the states of all users, and the vectors and biases of the items, to the model."""
-        encoder, windows, model = self.encoder, self.windows, self.model
-        run_ranges(
-            lambda first, last: encode_histories(
-                first, last, windows.indptr, windows.items, encoder, model.user_vectors
-            ),
-            balanced_ranges(windows.indptr),
-        )
-        columns = self._columns(0)
+        self._encode_users()
+        model, columns = self.model, self._columns(0)
         model.item_vectors[:] = columns["item_vectors"]
         model.item_bias[:] = columns["item_bias"]
         model.user_bias[:] = 0
+
+    def _encode_users(self) -> None:
+        """Write the states of all users to the model."""
+        encoder, windows, vectors = self.encoder, self.windows, self.model.user_vectors
+        run_ranges(
+            lambda first, last: encode_histories(first, last, windows.indptr, windows.items, encoder, vectors),
+            balanced_ranges(windows.indptr),
+        )
 
     def _columns(self, moment: int) -> State:
         """Return views of the values (0), means (1) or mean squares (2) of all parameters, by name."""

@@ -33,9 +33,9 @@ def softmax_stage(**changes):
     return make_stage(**settings | {"init_std": 0.3, "learning_rate": 0.02, "seed": 5} | changes)
 
 
-def make(split: Split, seed: int = 0, **changes) -> NextItem:
+def make(split: Split, seed: int = 0, maker: type[NextItem] = NextItem, **changes) -> NextItem:
     stage = softmax_stage(**changes)
-    return NextItem(init_factors(stage, split.num_users, split.num_items), split, stage, random_order(split, seed))
+    return maker(init_factors(stage, split.num_users, split.num_items), split, stage, random_order(split, seed))
 
 
 def negatives_of(trainer: NextItem, epoch: int, batch: int) -> tuple[list[int], list[float]]:

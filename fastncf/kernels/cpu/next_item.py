@@ -354,6 +354,23 @@ class Batch(NamedTuple):
     mask_slots: Any
 
 
+class Part(NamedTuple):
+    """Part of a batch whose gradients a process computes: chunks of positions, and the windows that they lie in.
+
+    Attributes:
+        first_chunk, last_chunk: range of chunks of ``CHUNK`` positions.
+        first_position, last_position: range of positions.
+        first_window, last_window: range of windows, which may have positions outside of the part.
+    """
+
+    first_chunk: int
+    last_chunk: int
+    first_position: int
+    last_position: int
+    first_window: int
+    last_window: int
+
+
 @intrinsic
 def row_max(typingctx, row, count):
     """Return the greatest of ``count`` float32, a multiple of 16."""
@@ -613,10 +630,11 @@ def _softmax_row(shared, batch, position, scores):
 
 
 @njit(inline="always")
-def _backward(shared, batch, w, features, grads):
+def _backward(shared, batch, part, w, features, grads):
     """Phase 4 for a window: write the gradients of its tokens' vectors, of the gains and of the decays.
 
     Args:
+        part: :class:`Part`; positions outside of it have no gradients.
         features: memory for those before the first token and after each (tokens + 1, C, D).
         grads: memory for their gradients (C, D).
     """
@@ -644,7 +662,7 @@ def _backward(shared, batch, w, features, grads):
         for c in range(num_features):
             at = c * width
             grad, decay = offset(grads, at), offset(buffers.decays, at)
-            if j >= context:
+            if j >= context and part.first_position <= position + j - context < part.last_position:
                 weight = _weight(settings.is_mean, c, j + 1)
                 grad_state = offset(buffers.grad_states, (position + j - context) * width)
                 add_product(offset(grad_gains, at), weight, grad_state, offset(after, at), width)
@@ -655,43 +673,68 @@ def _backward(shared, batch, w, features, grads):
 
 
 @njit(inline="always")
-def _update(shared, batch, step, gradient, first, last):
-    """Phase 5 for the slots of a range: add up the gradients of each and take a step."""
+def _sum_gradient(shared, batch, part, slot, gradient):
+    """Write the gradient of a slot's row, summed over a part of the batch."""
     settings, buffers, table = shared.settings, shared.buffers, shared.table
     width, num_negatives = settings.width, settings.num_negatives
-    num_chunks = (batch.positions + CHUNK - 1) // CHUNK
-    for slot in range(first, last):
-        item = np.int64(get(batch.slot_items, slot))
-        if item < 0:
-            continue
-        _clear(gradient, table.width)
-        output, bias = offset(gradient, width), _ZERO
-        for at in range(get(batch.input_indptr, slot), get(batch.input_indptr, slot + 1)):
-            token = np.int64(get(batch.input_tokens, at))
+    first_token = np.int64(get(batch.window_tokens, part.first_window))
+    last_token = np.int64(get(batch.window_tokens, part.last_window))
+    _clear(gradient, table.width)
+    output, bias = offset(gradient, width), _ZERO
+    for at in range(get(batch.input_indptr, slot), get(batch.input_indptr, slot + 1)):
+        token = np.int64(get(batch.input_tokens, at))
+        if first_token <= token < last_token:
             axpy(gradient, _ONE, offset(buffers.grad_tokens, token * width), width)
-        for at in range(get(batch.target_indptr, slot), get(batch.target_indptr, slot + 1)):
-            position = np.int64(get(batch.target_positions, at))
+    for at in range(get(batch.target_indptr, slot), get(batch.target_indptr, slot + 1)):
+        position = np.int64(get(batch.target_positions, at))
+        if part.first_position <= position < part.last_position:
             coefficient = get(buffers.coefficients, position)
             axpy(output, coefficient, offset(buffers.states, position * width), width)
             bias += coefficient
-        if slot < num_negatives:
-            add_rows(output, offset(buffers.partial, slot * width), num_negatives * width, num_chunks, width)
-            for chunk in range(num_chunks):
-                bias += get(buffers.partial_biases, chunk * num_negatives + slot)
-        put(output, width, bias)
-        write_row(table, item, step, offset(buffers.values, slot * table.width), gradient, shared.schedule)
+    if slot < num_negatives:
+        first = part.first_chunk * num_negatives
+        partial = offset(buffers.partial, (first + slot) * width)
+        add_rows(output, partial, num_negatives * width, part.last_chunk - part.first_chunk, width)
+        for chunk in range(part.first_chunk, part.last_chunk):
+            bias += get(buffers.partial_biases, chunk * num_negatives + slot)
+    put(output, width, bias)
 
 
 @njit(inline="always")
-def _update_recurrence(shared, batch, step, gradient):
-    """Take a step for gains and decays."""
+def _sum_recurrence(shared, part, gradient):
+    """Write the gradients of gains and decays (2, C, D), summed over a part of the batch."""
     half = shared.settings.num_features * shared.settings.width
     size = 2 * half
     _clear(gradient, size)
-    add_rows(gradient, shared.buffers.partial_recurrence, size, batch.windows, size)
+    partial = offset(shared.buffers.partial_recurrence, part.first_window * size)
+    add_rows(gradient, partial, size, part.last_window - part.first_window, size)
     for at in range(half):
         decay = get(shared.buffers.decays, at)
         put(gradient, half + at, get(gradient, half + at) * decay * (_ONE - decay))
+
+
+@njit(inline="always")
+def _sum_losses(shared, part):
+    """Return the loss of a part of a batch."""
+    total = 0.0
+    for position in range(part.first_position, part.last_position):
+        total += get(shared.buffers.losses, position)
+    return total
+
+
+@njit(inline="always")
+def _step_row(shared, batch, step, slot, gradient):
+    """Take a step for the row of a slot."""
+    item = np.int64(get(batch.slot_items, slot))
+    write_row(
+        shared.table, item, step, offset(shared.buffers.values, slot * shared.table.width), gradient, shared.schedule
+    )
+
+
+@njit(inline="always")
+def _step_recurrence(shared, step, gradient):
+    """Take a step for gains and decays."""
+    size = 2 * shared.settings.num_features * shared.settings.width
     coefficients = AdamCoefficients(np.float32(BETA_1), np.float32(BETA_2), step.rate, step.root)
     adam_step(shared.recurrence, shared.recurrence, gradient, size, size, coefficients)
 
@@ -706,6 +749,74 @@ def scratch_size(longest, state_size, num_slots, row_width):
         row_width: width of the table.
     """
     return state_size + CHUNK * num_slots + max(row_width, 2 * state_size) + (longest + 1) * state_size
+
+
+class Scratch(NamedTuple):
+    """Pointers to memory of one thread, see :func:`scratch_size`.
+
+    Attributes:
+        grads: (C * D,), gradients of the features of a window.
+        scores: (CHUNK * K,).
+        gradient: of a row, or of gains and decays.
+        features: ((tokens + 1) * C * D,), of a window.
+    """
+
+    grads: Any
+    scores: Any
+    gradient: Any
+    features: Any
+
+
+@njit(inline="always")
+def _scratch_of(shared, memory):
+    """Return the :class:`Scratch` of a thread's memory."""
+    state_size = shared.settings.num_features * shared.settings.width
+    scores = offset(memory, state_size)
+    gradient = offset(scores, CHUNK * shared.settings.num_negatives)
+    return Scratch(memory, scores, gradient, offset(gradient, max(shared.table.width, 2 * state_size)))
+
+
+@njit(inline="always")
+def _compute_gradients(shared, batch, part, number, step, counters, scratch):
+    """Phases 1 to 4 for a part of a batch; the last one ends with a barrier.
+
+    Args:
+        shared: :class:`Shared` of pointers.
+        batch: :class:`Batch`.
+        part: :class:`Part`.
+        number: of the batch in the epoch, int64.
+        step: :class:`~fastncf.kernels.cpu.lazy_adam.AdamStep`.
+        counters: pointer to the counters of the batch.
+        scratch: :class:`Scratch`.
+    """
+    dropout_key = mix64(shared.settings.dropout_key + np.uint64(number) * np.uint64(GOLDEN))
+    remaining = remaining_update(step.number - 1, shared.schedule)
+    task = fetch_add(counters)
+    while task * _SLOTS < batch.slots:
+        last = min((task + 1) * _SLOTS, batch.slots)
+        _gather(shared, batch, step.number - 1, remaining, task * _SLOTS, last)
+        if task == 0:
+            _compute_decays(shared)
+        task = fetch_add(counters)
+    wait(shared.barrier, shared.num_threads)
+    counters = offset(counters, 1)
+    w = part.first_window + fetch_add(counters)
+    while w < part.last_window:
+        _forward(shared, batch, w, scratch.features)
+        w = part.first_window + fetch_add(counters)
+    wait(shared.barrier, shared.num_threads)
+    counters = offset(counters, 1)
+    chunk = part.first_chunk + fetch_add(counters)
+    while chunk < part.last_chunk:
+        _softmax(shared, batch, chunk, scratch.scores, dropout_key)
+        chunk = part.first_chunk + fetch_add(counters)
+    wait(shared.barrier, shared.num_threads)
+    counters = offset(counters, 1)
+    w = part.first_window + fetch_add(counters)
+    while w < part.last_window:
+        _backward(shared, batch, part, w, scratch.features, scratch.grads)
+        w = part.first_window + fetch_add(counters)
+    wait(shared.barrier, shared.num_threads)
 
 
 @njit(nogil=True, cache=True)
@@ -723,58 +834,87 @@ def train_batches(thread, num_batches, first_batch, first_step, plans, shared, s
     """
     owner_plans = plans
     shared, scratch = pointers(shared), pointer(scratch)
-    settings = shared.settings
-    state_size = settings.num_features * settings.width
-    grads, scores = scratch, offset(scratch, state_size)
-    gradient = offset(scores, CHUNK * settings.num_negatives)
-    features = offset(gradient, max(shared.table.width, 2 * state_size))
+    scratch = _scratch_of(shared, scratch)
     for row in range(num_batches):
         batch = _batch_of(owner_plans, row)
-        step = make_step(first_step + row, shared.schedule)
-        remaining = remaining_update(step.number - 1, shared.schedule)
-        counters = offset(shared.counters, row * PHASES)
-        dropout_key = mix64(settings.dropout_key + np.uint64(first_batch + row) * np.uint64(GOLDEN))
         if batch.positions == 0:
             continue
-        task = fetch_add(counters)
-        while task * _SLOTS < batch.slots:
-            last = min((task + 1) * _SLOTS, batch.slots)
-            _gather(shared, batch, step.number - 1, remaining, task * _SLOTS, last)
-            if task == 0:
-                _compute_decays(shared)
-            task = fetch_add(counters)
-        wait(shared.barrier, shared.num_threads)
-        counters = offset(counters, 1)
-        w = fetch_add(counters)
-        while w < batch.windows:
-            _forward(shared, batch, w, features)
-            w = fetch_add(counters)
-        wait(shared.barrier, shared.num_threads)
-        counters = offset(counters, 1)
-        chunk = fetch_add(counters)
-        while chunk * CHUNK < batch.positions:
-            _softmax(shared, batch, chunk, scores, dropout_key)
-            chunk = fetch_add(counters)
-        wait(shared.barrier, shared.num_threads)
-        counters = offset(counters, 1)
-        w = fetch_add(counters)
-        while w < batch.windows:
-            _backward(shared, batch, w, features, grads)
-            w = fetch_add(counters)
-        wait(shared.barrier, shared.num_threads)
-        counters = offset(counters, 1)
+        step = make_step(first_step + row, shared.schedule)
+        counters = offset(shared.counters, row * PHASES)
+        part = Part(0, (batch.positions + CHUNK - 1) // CHUNK, 0, batch.positions, 0, batch.windows)
+        _compute_gradients(shared, batch, part, first_batch + row, step, counters, scratch)
+        counters = offset(counters, PHASES - 1)
         task = fetch_add(counters)
         if task == 0:
-            _update_recurrence(shared, batch, step, gradient)
-            total = 0.0
-            for position in range(batch.positions):
-                total += get(shared.buffers.losses, position)
-            put(shared.total, row, total)
+            _sum_recurrence(shared, part, scratch.gradient)
+            _step_recurrence(shared, step, scratch.gradient)
+            put(shared.total, row, _sum_losses(shared, part))
         while (task - 1) * _SLOTS < batch.slots:
             if task > 0:
-                _update(shared, batch, step, gradient, (task - 1) * _SLOTS, min(task * _SLOTS, batch.slots))
+                for slot in range((task - 1) * _SLOTS, min(task * _SLOTS, batch.slots)):
+                    if get(batch.slot_items, slot) >= 0:
+                        _sum_gradient(shared, batch, part, slot, scratch.gradient)
+                        _step_row(shared, batch, step, slot, scratch.gradient)
             task = fetch_add(counters)
         wait(shared.barrier, shared.num_threads)
+
+
+@njit(nogil=True, cache=True)
+def sum_gradients(thread, row, number, step, part, gradients, plans, shared, scratch):
+    """Sum up the gradients of a part of one batch, on one of the threads that all call this function.
+
+    Args:
+        thread: number of the thread, int64.
+        row: of the batch in ``plans``, int64.
+        number: of the batch in the epoch, int64.
+        step: number of the step, counted from 1, int64.
+        part: :class:`Part`.
+        gradients: (2 * C * D + slots * (2 * D + 8),) float32, written: those of gains, decays and slots.
+        plans: :class:`Plans`.
+        shared: :class:`Shared`; ``counters`` (PHASES,) and ``total`` (1,) are those of this batch alone.
+        scratch: (n,) float32, memory of the thread alone, see :func:`scratch_size`.
+    """
+    owner_plans = plans
+    shared, scratch, gradients = pointers(shared), pointer(scratch), pointer(gradients)
+    batch = _batch_of(owner_plans, row)
+    scratch = _scratch_of(shared, scratch)
+    _compute_gradients(shared, batch, part, number, make_step(step, shared.schedule), shared.counters, scratch)
+    counters = offset(shared.counters, PHASES - 1)
+    rows = offset(gradients, 2 * shared.settings.num_features * shared.settings.width)
+    task = fetch_add(counters)
+    if task == 0:
+        _sum_recurrence(shared, part, gradients)
+        put(shared.total, 0, _sum_losses(shared, part))
+    while (task - 1) * _SLOTS < batch.slots:
+        if task > 0:
+            for slot in range((task - 1) * _SLOTS, min(task * _SLOTS, batch.slots)):
+                _sum_gradient(shared, batch, part, slot, offset(rows, slot * shared.table.width))
+        task = fetch_add(counters)
+    wait(shared.barrier, shared.num_threads)
+
+
+@njit(nogil=True, cache=True)
+def apply_gradients(first, last, row, step, gradients, plans, shared):
+    """Take a step for the rows of a range of slots, and for gains and decays with the first.
+
+    Args:
+        first, last: range of slots, int64.
+        row: of the batch in ``plans``, int64.
+        step: number of the step, counted from 1, int64.
+        gradients: see :func:`sum_gradients`; summed over all parts of the batch.
+        plans: :class:`Plans`.
+        shared: :class:`Shared`, as :func:`sum_gradients` has left it.
+    """
+    owner_plans = plans
+    shared, gradients = pointers(shared), pointer(gradients)
+    batch = _batch_of(owner_plans, row)
+    step = make_step(step, shared.schedule)
+    if first == 0:
+        _step_recurrence(shared, step, gradients)
+    rows = offset(gradients, 2 * shared.settings.num_features * shared.settings.width)
+    for slot in range(first, last):
+        if get(batch.slot_items, slot) >= 0:
+            _step_row(shared, batch, step, slot, offset(rows, slot * shared.table.width))
 
 
 @njit(inline="always")

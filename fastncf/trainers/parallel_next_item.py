@@ -1,0 +1,88 @@
+"""Training of states by softmax on several processes, which share out the positions of each batch."""
+
+import numpy as np
+
+from fastncf import distributed
+from fastncf.data.csr import split_ranges
+from fastncf.data.split import Split
+from fastncf.kernels.cpu import next_item as kernels
+from fastncf.kernels.cpu.encoder import encode_histories
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.simd import aligned_zeros
+from fastncf.stage import Stage
+from fastncf.threads import even_ranges, run_ranges, run_threads
+from fastncf.trainers.next_item import NextItem, Work
+
+
+class ParallelNextItem(NextItem):
+    """Trains as :class:`~fastncf.trainers.next_item.NextItem` does, by the ranks of a process group.
+
+    All ranks plan the same batches. Each one computes the gradients of its part of the positions; those of the rows
+    that the batch uses are summed over all ranks, and every rank takes the same step. Parameters differ from those of
+    one process by the rounding of these sums, and not between ranks.
+    """
+
+    def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.__init__`; there must be ranks."""
+        ranks = distributed.current()
+        assert ranks is not None
+        self.ranks = ranks
+        self._gradients = np.empty(0, dtype=np.float32)
+        super().__init__(model, split, stage, order)
+
+    def _train_batches(self, first: int, count: int, step: int, work: Work) -> float:
+        """Train the batches that are planned, and return their loss, summed over all ranks."""
+        num_recurrence = self._recurrence[0].size
+        most = num_recurrence + len(work.buffers.values)
+        if len(self._gradients) < most:
+            self._gradients = aligned_zeros(most)
+        gradients, total = self._gradients, np.zeros(1)
+        for row in range(count):
+            slots = int(work.plans.sizes[row, 3])
+            if work.plans.sizes[row, 2] == 0:
+                continue
+            shared, part = self._shared(1, work), part_of(work.plans, row, self.ranks.rank, self.ranks.size)
+
+            def sum_up(thread: int, row: int = row, shared: kernels.Shared = shared, part: kernels.Part = part) -> None:
+                kernels.sum_gradients(
+                    thread, row, first + row, step + row, part, gradients, work.plans, shared, work.scratch[thread]
+                )
+
+            def apply(a: int, b: int, row: int = row, shared: kernels.Shared = shared) -> None:
+                kernels.apply_gradients(a, b, row, step + row, gradients, work.plans, shared)
+
+            run_threads(sum_up, len(work.scratch))
+            self.ranks.sum(gradients[: num_recurrence + slots * self._table.width])
+            run_ranges(apply, even_ranges(slots, 1))
+            total += shared.total
+        self.ranks.sum(total)
+        return float(total[0])
+
+    def _encode_users(self) -> None:
+        """Write the states of all users to the model; each rank computes those of its own."""
+        encoder, windows, vectors = self.encoder, self.windows, self.model.user_vectors
+        bounds = split_ranges(windows.indptr, self.ranks.size)
+        first, last = bounds[self.ranks.rank], bounds[self.ranks.rank + 1]
+        inner = first + split_ranges(windows.indptr[first : last + 1] - windows.indptr[first], 8)
+        run_ranges(lambda a, b: encode_histories(a, b, windows.indptr, windows.items, encoder, vectors), inner)
+        for rank, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            self.ranks.share(vectors[a:b], rank)
+
+
+def part_of(plans: kernels.Plans, row: int, rank: int, size: int) -> kernels.Part:
+    """Return the part of a batch that a rank computes: about the same number of chunks for each.
+
+    Args:
+        plans: of the batches.
+        row: of the batch.
+        rank: number of the rank.
+        size: number of ranks.
+    """
+    positions = int(plans.sizes[row, 2])
+    chunks = -(-positions // kernels.CHUNK)
+    first, last = rank * chunks // size, (rank + 1) * chunks // size
+    start, end = first * kernels.CHUNK, min(last * kernels.CHUNK, positions)
+    if start >= end:
+        return kernels.Part(0, 0, 0, 0, 0, 0)
+    windows = plans.position_windows[row]
+    return kernels.Part(first, last, start, end, int(windows[start]), int(windows[end - 1]) + 1)

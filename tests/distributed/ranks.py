@@ -1,0 +1,63 @@
+"""Program of one rank: trains with each trainer and writes the states to a file."""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from fastncf import distributed, models
+from fastncf.trainers.autograd import AutogradTrainer
+from fastncf.trainers.next_item import NextItem
+from fastncf.trainers.parallel_autograd import ParallelAutograd
+from fastncf.trainers.parallel_next_item import ParallelNextItem
+from tests.stages import make_stage
+from tests.trainers.test_block_sgd import random_split
+from tests.trainers.test_next_item import make
+
+EPOCHS = 2
+TRAINERS = "next_item", "autograd", "autograd, many items"
+
+
+def next_item_states(is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield losses and states after epochs with histories longer than a window and dropout."""
+    maker = NextItem if is_alone else ParallelNextItem
+    trainer = make(random_split(3), batch_size=200, dim=20, dropout=0.2, num_negatives=30, maker=maker)
+    losses = [trainer.epoch(number) for number in range(EPOCHS)]
+    yield "losses", np.array(losses)
+    yield "users", trainer.model.user_vectors
+    yield from trainer.state_dict().items()
+
+
+def autograd_states(is_alone: bool, num_items: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield losses and states after epochs of a neumf with l2."""
+    stage = make_stage(model="neumf", optimizer="adam", dim=6, mlp_dim=5, l2=0.01, batch_size=100, epochs=EPOCHS)
+    split = random_split(4, num_items=num_items)
+    model = models.build(stage, split.num_users, split.num_items, split.item_counts())
+    with (AutogradTrainer if is_alone else ParallelAutograd)(model, split, stage) as trainer:
+        losses = [trainer.epoch(number) for number in range(EPOCHS)]
+        yield "losses", torch.stack(losses).numpy()
+        yield from ((name, np.array(value)) for name, value in trainer.state_dict().items())
+
+
+def main(path: str) -> None:
+    """Train and write ``path`` + ``.npz``."""
+    torch.set_num_threads(1)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{os.environ['STORE']}", rank=rank, world_size=size)
+    is_alone = distributed.current() is None
+    assert is_alone == (size == 1)
+    states = next_item_states(is_alone), autograd_states(is_alone, 60), autograd_states(is_alone, 3000)
+    named = {
+        f"{trainer}: {name}": array for trainer, arrays in zip(TRAINERS, states, strict=True) for name, array in arrays
+    }
+    np.savez(path, **named)
+    if size > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
