@@ -13,9 +13,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from fastncf.errors import DistributedError, FastNCFError
 
@@ -54,19 +54,19 @@ class Ranks:
         self._call("all_reduce", torch.from_numpy(array), group=self._host)
 
     def sum_tensor(self, tensor: "Tensor") -> None:
-        """Replace a tensor on the device of the process group by its sum over all ranks."""
-        self._call("all_reduce", tensor)
+        """Replace a tensor by its sum over all ranks."""
+        self._call("all_reduce", tensor, group=self._group_of(tensor))
 
     def share_tensor(self, tensor: "Tensor", rank: int) -> None:
-        """Replace a tensor on the device of the process group by that of a rank."""
-        self._call("broadcast", tensor, src=rank)
+        """Replace a tensor by that of a rank."""
+        self._call("broadcast", tensor, src=rank, group=self._group_of(tensor))
 
     def gather_tensor(self, tensor: "Tensor") -> list["Tensor"]:
-        """Return the tensors of all ranks, of the same shape on the device of the process group, in their order."""
+        """Return the tensors of all ranks, which have the same shape, in their order."""
         import torch
 
         tensors = [torch.empty_like(tensor) for _ in range(self.size)]
-        self._call("all_gather", tensors, tensor)
+        self._call("all_gather", tensors, tensor, group=self._group_of(tensor))
         return tensors
 
     def share(self, array: "np.ndarray", rank: int) -> None:
@@ -99,6 +99,19 @@ class Ranks:
                     f"command on the same files by all ranks"
                 )
 
+    def from_first(self, function: Callable[[], Result]) -> Result:
+        """Call a function on the first rank and return its result on all of them; anything that can be pickled.
+
+        Raises:
+            FastNCFError: the call raised it, on every rank.
+        """
+        outcome: list[Any] = [_outcome_of(function) if self.rank == 0 else None]
+        self._call("broadcast_object_list", outcome, src=0, group=self._host)
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
     def once(self, function: Callable[[], Result]) -> Result:
         """Call a function on the first rank of each machine; the others of the machine get its result.
 
@@ -106,27 +119,28 @@ class Ranks:
         a process writes to them is its own.
 
         Raises:
-            Exception: what the call raised, on every rank.
+            FastNCFError: a call raised it, on every rank.
         """
-        outcome: tuple[str, Any] | None = None
-        if self.local_rank == 0:
-            outcome = _outcome_of(function)
-        outcomes = self.gather(None if outcome is None or outcome[0] == "result" else outcome)
-        for failed in outcomes:
+        outcome = _outcome_of(function) if self.local_rank == 0 else None
+        for failed in self.gather(outcome.error if outcome is not None else None):
             if failed is not None:
-                raise failed[1]
+                raise failed
         folder = Path(tempfile.mkdtemp(prefix="fastncf-")) if self.local_rank == 0 else None
         try:
             if folder is not None and outcome is not None:
-                _write_pickle(outcome[1], folder / "result")
-            folders = self.gather(folder)
-            own = folders[self.rank - self.local_rank]
-            result = outcome[1] if outcome is not None else _read_pickle(own / "result")
+                _write_pickle(outcome.value, folder / "result")
+            folders = self.gather(str(folder))
+            own = Path(folders[self.rank - self.local_rank])
+            result: Result = outcome.value if outcome is not None else _read_pickle(own / "result")
             self.gather(None)  # all have mapped the file, which lasts until they end
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
         return result
+
+    def _group_of(self, tensor: "Tensor") -> Any:
+        """Return the process group that takes a tensor; None for that of all devices."""
+        return self._host if tensor.device.type == "cpu" else None
 
     def _call(self, operation: str, *arguments: Any, **options: Any) -> None:
         """Call an operation of ``torch.distributed``.
@@ -140,27 +154,34 @@ class Ranks:
             getattr(dist, operation)(*arguments, **options)
         except (RuntimeError, ValueError) as error:
             raise DistributedError(
-                f"rank {self.rank} of {self.size} has lost another rank, which has ended ({str(error).splitlines()[0]:.160})"
+                f"rank {self.rank} of {self.size}: another rank has ended, without which this one cannot go on; the "
+                f"message of that rank, or the report of its launcher, says why"
             ) from error
 
 
-def _outcome_of(function: Callable[[], Any]) -> tuple[str, Any]:
-    """Return ``result`` and what a call returned, or ``error`` and the error of fastncf that it raised."""
+class _Outcome(NamedTuple):
+    """What a call returned, or the error of fastncf that it raised."""
+
+    value: Any
+    error: FastNCFError | None
+
+
+def _outcome_of(function: Callable[[], Any]) -> _Outcome:
+    """Call a function."""
     try:
-        return "result", function()
+        return _Outcome(function(), None)
     except FastNCFError as error:
-        return "error", error
+        return _Outcome(None, error)
 
 
 def _write_pickle(value: Any, path: Path) -> None:
     """Write a value to a file; the bytes of its arrays begin at multiples of ``_ALIGNMENT``."""
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
-    sizes = [len(head), *(view.nbytes for view in views)]
+    parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
     with path.open("wb") as file:
-        pickle.dump(sizes, file)
-        for part in (head, *views):
+        pickle.dump([part.nbytes for part in parts], file)
+        for part in parts:
             file.write(bytes(-file.tell() % _ALIGNMENT))
             file.write(part)
 
@@ -178,27 +199,93 @@ def _read_pickle(path: Path) -> Any:
     return pickle.loads(parts[0], buffers=parts[1:])
 
 
-_known: tuple[Any, Ranks] | None = None  # a process group, and its ranks
+_active: Ranks | None = None
 
 
 def current() -> Ranks | None:
-    """Return the ranks that this process is one of; None where it is alone."""
-    global _known
-    if (dist := sys.modules.get("torch.distributed")) is None or not dist.is_available() or not dist.is_initialized():
-        return None
-    if dist.get_world_size() == 1:
-        return None
-    if _known is None or _known[0] is not dist.group.WORLD:
-        _known = dist.group.WORLD, Ranks()
-    return _known[1]
+    """Return the ranks that this process works with within :func:`together`; None elsewhere, and where it is alone."""
+    return _active
 
 
 def is_first() -> bool:
     """Return whether this process is the first rank, or alone."""
-    ranks = current()
-    return ranks is None or ranks.rank == 0
+    return _active is None or _active.rank == 0
+
+
+@contextmanager
+def together() -> Iterator[Ranks | None]:
+    """Let this process work with the others of its process group in the block, which all of them enter.
+
+    Yields:
+        The ranks; None where there is no process group, or a single process in it.
+    """
+    global _active
+    dist = sys.modules.get("torch.distributed")  # whoever has made a process group has imported it
+    if _active is not None or dist is None or not dist.is_available() or not dist.is_initialized():
+        yield _active
+        return
+    _active = Ranks() if dist.get_world_size() > 1 else None
+    try:
+        yield _active
+    finally:
+        _active = None
 
 
 def was_launched() -> bool:
-    """Return whether torchrun, or another launcher with its variables, has started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    """Return whether torchrun, or another launcher that sets its variables, has started this process beside others."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the first of those that torchrun has started, or was not started by it."""
+    return not was_launched() or os.environ["RANK"] == "0"
+
+
+class Launched:
+    """The process group of a process that torchrun has started; a context manager that ends it.
+
+    Attributes:
+        rank: number of this process.
+    """
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        self.rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        store = dist.TCPStore(
+            os.environ.get("MASTER_ADDR", "localhost"),
+            int(os.environ.get("MASTER_PORT", "29500")),
+            size,
+            is_master=self.rank == 0 and not by_agent,
+            timeout=timedelta(seconds=_SECONDS_TO_CONNECT),
+        )
+        self._store = dist.PrefixStore(f"fastncf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(_backend(), store=self._store, rank=self.rank, world_size=size)
+
+    def claim_message(self) -> bool:
+        """Return True to the first rank that asks, which is to say what has gone wrong; the others are silent."""
+        with suppress(RuntimeError):  # the store has ended with its process
+            return int(self._store.add("messages", 1)) == 1
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        import torch.distributed as dist
+
+        if kind is None:  # after an error the others may be gone, and the end of the process closes what is open
+            dist.destroy_process_group()
+
+
+def _backend() -> str:
+    """Return nccl where this machine has a GPU for each of its processes, and make that of this one current."""
+    import torch
+    import torch.distributed as dist
+
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not dist.is_nccl_available() or torch.cuda.device_count() < local_size:
+        return "gloo"
+    torch.cuda.set_device(local_rank)
+    return "nccl"

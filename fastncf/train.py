@@ -1,5 +1,7 @@
 """``fit()``, from a ratings file to a fitted recommender, and ``plan_fit()``, which stops before the training."""
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from fastncf import distributed
 from fastncf.checkpoints import Checkpoint, open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, Settings, require_known, show
@@ -101,7 +104,8 @@ def fit(
     # NumPy's own settings, whatever the caller has set; no decorator, in whose file the warnings below would be
     with (
         usual_errors(),
-        progress_shown(callback, is_shown=progress) as callback,
+        distributed.together() as ranks,
+        progress_shown(callback, is_shown=progress and distributed.is_first()) as callback,
         open_checkpoint(checkpoint, resume=resume) as kept,
     ):
         config, module = _configured(config, model, settings)
@@ -111,7 +115,10 @@ def fit(
         if kept is not None:
             kept.require_same(settings=settings_of(config, module))
         reporter = ProgressReporter(callback, likely.num_epochs)
-        data = _Prepared.read(train, inputs, config, likely, reporter)
+        if ranks is None:
+            data = _Prepared.read(train, inputs, config, likely, reporter)
+        else:
+            data = _read_once(ranks, train, inputs, config, likely, reporter)
         item_titles = None if titles is None else read_titles(titles, data.interactions.items)
         plan = make_plan(config, data.facts, module)
         warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
@@ -244,6 +251,23 @@ def _chosen(plan: Plan, data: _Prepared, config: Config, kept: Checkpoint | None
         trials = trial_of(config, plan), trial_of(config, alternative)
         plan = choose_plan((plan, alternative), trials, data.split, data.order)
     return tune(plan, data.split, data.order)
+
+
+def _read_once(
+    ranks: distributed.Ranks, train: Any, inputs: Inputs, config: Config, likely: Plan, reporter: ProgressReporter
+) -> _Prepared:
+    """Return what :meth:`_Prepared.read` does, read by one process of each machine.
+
+    Raises:
+        DistributedError: ranks differ in their versions, settings or data.
+    """
+    ranks.require_equal("versions", [sys.modules[name].__version__ for name in ("fastncf", "numpy", "torch")])
+    ranks.require_equal("settings", config)
+    sources = train, inputs.test, inputs.candidates
+    ranks.require_equal("files", [os.fspath(one) for one in sources if isinstance(one, str | os.PathLike)])
+    data = ranks.once(lambda: _Prepared.read(train, inputs, config, likely, reporter))
+    ranks.require_equal("data", data_of(data.interactions.users, data.interactions.items, data.split, data.order))
+    return data
 
 
 def _train(

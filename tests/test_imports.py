@@ -15,6 +15,7 @@ LEVELS = [
     {"files"},
     {
         "accelerators",
+        "distributed",
         "download",
         "numpy_errors",
         "processes",

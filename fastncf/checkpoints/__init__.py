@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fastncf import distributed
 from fastncf.checkpoints.fingerprint import differences
-from fastncf.checkpoints.folder import CheckpointFolder, Contents, open_folder
+from fastncf.checkpoints.folder import CheckpointFolder, Contents, SharedFolder, open_folder
 from fastncf.config import show
 from fastncf.errors import ConfigError, DataError
 from fastncf.persistence.plain import read_plain
@@ -154,7 +155,7 @@ def open_checkpoint(path: Any, *, resume: bool, name: str = "checkpoint") -> Ite
         return
     if not isinstance(path, str | Path) or not str(path):
         raise ConfigError(f"{name}={show(path)}: expected the path of a folder")
-    with open_folder(Path(path)) as folder:
+    with _opened(Path(path)) as folder:
         if folder.has_snapshot() and not resume:
             raise DataError(
                 f"{str(path)[:150]}: holds the checkpoint of a fit; expected --resume (in Python resume=True) to go on "
@@ -167,6 +168,30 @@ def open_checkpoint(path: Any, *, resume: bool, name: str = "checkpoint") -> Ite
             if (sentence := checkpoint.how_to_go_on()) is not None:
                 error.add_note(sentence)
             raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[CheckpointFolder]:
+    """Open a folder; of several processes that train together, the first one does, and the others see what it read.
+
+    Raises:
+        DataError: see :func:`open_folder`; on all ranks.
+    """
+    ranks = distributed.current()
+    if ranks is None:
+        with open_folder(path) as folder:
+            yield folder
+        return
+    with ExitStack() as stack:
+        opened: list[CheckpointFolder] = []
+
+        def read() -> tuple[Contents | None, dict[str, Any] | None]:
+            """Open the folder and return what it holds."""
+            opened.append(stack.enter_context(open_folder(path)))
+            return opened[0].read(), opened[0].result()
+
+        contents, result = ranks.from_first(read)
+        yield opened[0] if opened else SharedFolder(path, contents, result)
 
 
 @contextmanager

@@ -93,6 +93,38 @@ class CheckpointFolder:
         return files.sha256(files.read(self.path / CHECKPOINT.manifest).tobytes())
 
 
+class SharedFolder(CheckpointFolder):
+    """A checkpoint that another process has opened and writes.
+
+    Args:
+        path: where it is.
+        contents: what that process has read.
+        result: what that process has read of a fit that is finished.
+    """
+
+    def __init__(self, path: Path, contents: Contents | None, result: dict[str, Any] | None) -> None:
+        super().__init__(path)
+        self._contents, self._result = contents, result
+
+    def has_snapshot(self) -> bool:
+        """Return whether there was a snapshot."""
+        return self._contents is not None
+
+    def write(self, contents: Contents) -> None:
+        """Leave it to the other process."""
+
+    def read(self) -> Contents | None:
+        """Return the snapshot as it was."""
+        return self._contents
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Leave it to the other process."""
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the result as it was."""
+        return self._result
+
+
 @contextmanager
 def open_folder(path: Path) -> Iterator[CheckpointFolder]:
     """Make a folder for checkpoints where there is none, and keep other fits from it within the block.

@@ -8,17 +8,18 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import CycloptsError
 
+from fastncf import distributed
 from fastncf.cli.app import app
 from fastncf.cli.data import datasets, generate
 from fastncf.cli.fitting import fit, plan
 from fastncf.cli.messages import explain
 from fastncf.cli.saved import evaluate, export, info, recommend, report, similar, update
-from fastncf.errors import short_message
+from fastncf.errors import ConfigError, short_message
 from fastncf.memory import require_libraries, translate_exhaustion
 from fastncf.streams import (
     OutputError,
@@ -59,8 +60,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             signals = stack.enter_context(signals_as_interrupts())
         stack.enter_context(guarded_streams())
         code = _run(tokens, signals)
-    if signals:
-        os._exit(code)  # does not wait for threads that are still compiling
+    if signals or (code and is_own_process and distributed.was_launched()):
+        os._exit(code)  # does not wait for threads that are still compiling, or that wait for a rank which has ended
     sys.exit(code)
 
 
@@ -73,11 +74,12 @@ def _run(tokens: list[str], signals: list[int]) -> int:
     """
     is_debug = "--debug" in tokens
     tokens = _with_stdin(tokens)
+    process: distributed.Launched | None = None
     try:
         with translate_exhaustion(tokens[0] if tokens else "fastncf", "smaller data or a smaller model"):
             if tokens and not tokens[0].startswith("-"):
                 require_libraries()
-            with _notes_shown(tokens):
+            with _notes_shown(tokens), _launched(tokens) as process:
                 app(tokens, console=_console(), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except (SystemExit, GeneratorExit):
@@ -89,7 +91,7 @@ def _run(tokens: list[str], signals: list[int]) -> int:
         message, code = explain(interrupt or error)
         if message is not None and isinstance(error, KeyboardInterrupt):
             message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
-        if message is not None:
+        if message is not None and (distributed.is_first_process() if process is None else process.claim_message()):
             print(f"fastncf: {short_message(message)}", file=sys.stderr)
         return code
     return 0
@@ -121,6 +123,26 @@ def _notes_shown(tokens: list[str]) -> Iterator[None]:
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
         yield
+
+
+@contextmanager
+def _launched(tokens: list[str]) -> Iterator[distributed.Launched | None]:
+    """Join the processes that torchrun has started, in the block; all but the first print errors alone.
+
+    Raises:
+        ConfigError: the command is one that a single process runs.
+    """
+    if not distributed.was_launched() or not {"--help", "-h", "--version"}.isdisjoint(tokens):
+        yield None
+        return
+    if tokens[:1] != ["fit"]:
+        raise ConfigError(f"{' '.join(tokens[:1])}: runs in a single process; expected no torchrun, or the command fit")
+    with distributed.Launched() as process, ExitStack() as stack:
+        if process.rank > 0:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        yield process
 
 
 def _console() -> "Console | None":

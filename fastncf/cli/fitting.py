@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from cyclopts import Parameter
 
+from fastncf import distributed
 from fastncf.cli.app import Columns, Common, ConfigFile, Flag, Json, OutArgument, PathArgument, column_names
 from fastncf.cli.output import metric_lines, print_json, print_lines, tell
 from fastncf.config import Config
@@ -195,6 +196,8 @@ def _save(recommender: "Recommender", out: Path | None, shown: TextIO) -> None:
     Raises:
         FastNCFError: the model is in the temporary folder, or nowhere; the message says so.
     """
+    if not distributed.is_first_process():
+        return
     if out is None:
         print("not saved: give --out to keep the model", file=sys.stderr)
         return

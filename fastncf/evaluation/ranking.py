@@ -6,10 +6,12 @@ it, duplicates of the positive do not count, and a positive whose score is not f
 torch is imported when a module is ranked: factors that a kernel has trained are ranked by arrays alone.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastncf import distributed
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import METRICS, MISS, default_metrics, metric_means
 from fastncf.kernels.cpu.factors import Factors
@@ -33,9 +35,13 @@ def ranks_by_factors(factors: Factors, lists: CandidateLists[np.ndarray]) -> np.
         factors: parameters of U users and I items.
         lists: held-out items of T users and their candidates.
     """
-    ranks = np.empty(len(lists.users), dtype=np.int64)
-    rank_lists(*lists, factors, MISS, ranks)
-    return ranks
+
+    def rank(own: CandidateLists[np.ndarray]) -> np.ndarray:
+        ranks = np.empty(len(own.users), dtype=np.int64)
+        rank_lists(*own, factors, MISS, ranks)
+        return ranks
+
+    return _shared_out(rank, lists)
 
 
 def scores_by_factors(factors: Factors, user_ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
@@ -57,9 +63,13 @@ def catalogue_ranks_by_factors(
         indptr: (U + 1,) int64 of the CSR of excluded items, which do not include the positives.
         indices: (N,) int32 of that CSR.
     """
-    ranks = np.empty(len(lists.users), dtype=np.int64)
-    rank_by_tiles(lists.users, lists.positives, (indptr, indices), factors, MISS, ranks)
-    return ranks
+
+    def rank(own: CandidateLists[np.ndarray]) -> np.ndarray:
+        ranks = np.empty(len(own.users), dtype=np.int64)
+        rank_by_tiles(own.users, own.positives, (indptr, indices), factors, MISS, ranks)
+        return ranks
+
+    return _shared_out(rank, lists)
 
 
 def candidate_ranks(model: "nn.Module", lists: CandidateLists[np.ndarray]) -> np.ndarray:
@@ -70,7 +80,8 @@ def candidate_ranks(model: "nn.Module", lists: CandidateLists[np.ndarray]) -> np
     """
     from fastncf.evaluation.scoring import device_of
 
-    return rank_candidates(model, on_device(lists, device_of(model))).cpu().numpy()
+    device = device_of(model)
+    return _shared_out(lambda own: rank_candidates(model, on_device(own, device)).cpu().numpy(), lists)
 
 
 def catalogue_ranks(
@@ -93,8 +104,12 @@ def catalogue_ranks(
     from fastncf.evaluation.scoring import device_of
 
     device = device_of(model)
-    users, positives = (torch.from_numpy(ids).to(device) for ids in (lists.users, lists.positives))
-    return rank_catalogue(model, users, positives, indptr, indices, num_items).cpu().numpy()
+
+    def rank(own: CandidateLists[np.ndarray]) -> np.ndarray:
+        users, positives = (torch.from_numpy(np.ascontiguousarray(ids)).to(device) for ids in own[:2])
+        return rank_catalogue(model, users, positives, indptr, indices, num_items).cpu().numpy()
+
+    return _shared_out(rank, lists)
 
 
 def validation_means(model: "Factors | nn.Module", lists: CandidateLists[Any], k: int) -> Any:
@@ -115,6 +130,25 @@ def validation_means(model: "Factors | nn.Module", lists: CandidateLists[Any], k
 
     on_model_device = on_device(lists, device_of(model)) if isinstance(lists.users, np.ndarray) else lists
     return metric_means(rank_candidates(model, on_model_device), k)
+
+
+def _shared_out(
+    rank: Callable[[CandidateLists[np.ndarray]], np.ndarray], lists: CandidateLists[np.ndarray]
+) -> np.ndarray:
+    """Return the ranks of lists, of which each of several processes computes a part.
+
+    Args:
+        rank: returns the ranks (n,) int64 of n lists.
+        lists: of T users.
+    """
+    processes = distributed.current()
+    if processes is None:
+        return rank(lists)
+    first, last = (len(lists.users) * number // processes.size for number in (processes.rank, processes.rank + 1))
+    ranks = np.zeros(len(lists.users), dtype=np.int64)
+    ranks[first:last] = rank(CandidateLists(*(array[first:last] for array in lists)))
+    processes.sum(ranks)
+    return ranks
 
 
 def on_device(lists: CandidateLists[np.ndarray], device: "torch.device") -> "CandidateLists[Tensor]":

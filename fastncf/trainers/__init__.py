@@ -7,6 +7,7 @@ for the plan. A trainer is imported when it is asked, since some of them need to
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastncf import distributed
 from fastncf.errors import ConfigError
 from fastncf.memory import torch_needed_by
 from fastncf.models.losses import LOSSES
@@ -38,6 +39,14 @@ TRAINERS = {
 """Each trainer by its name, in the order in which they are asked."""
 
 
+IN_PARALLEL = {
+    "untrained": "fastncf.trainers.untrained:Untrained",
+    "next_item": "fastncf.trainers.parallel_next_item:ParallelNextItem",
+    "autograd": "fastncf.trainers.parallel_autograd:ParallelAutograd",
+}
+"""Trainers that several processes share out, by the name of the trainer of one process."""
+
+
 class Choice(NamedTuple):
     """Which trainer trains a stage.
 
@@ -51,7 +60,7 @@ class Choice(NamedTuple):
 
 
 def get(name: str, what: str | None = None) -> "type[Trainer]":
-    """Return the class of a trainer of ``TRAINERS``.
+    """Return the class of a trainer of ``TRAINERS``; where several processes train, of ``IN_PARALLEL``.
 
     Args:
         name: the trainer.
@@ -60,7 +69,8 @@ def get(name: str, what: str | None = None) -> "type[Trainer]":
     Raises:
         FastNCFError: the trainer needs torch, which is not installed.
     """
-    module, _, attribute = TRAINERS[name].location.partition(":")
+    location = TRAINERS[name].location if distributed.current() is None else IN_PARALLEL[name]
+    module, _, attribute = location.partition(":")
     with torch_needed_by(what or f"training by {name}"):
         trainer: type[Trainer] = getattr(import_module(module), attribute)
     return trainer
@@ -104,6 +114,9 @@ def choose(stage: Stage, module: "nn.Module | None") -> Choice:
     for name, (optimizer, _) in TRAINERS.items():
         if optimizer != stage.optimizer:  # answered here, so that torch is not imported to hear it
             objections[name] = f"takes steps by {optimizer}, not by {stage.optimizer}"
+            continue
+        if distributed.current() is not None and name not in IN_PARALLEL:
+            objections[name] = "trains in a single process"
             continue
         reason = get(name, f"model={stage.model!r:.80}").why_not(stage, module)
         if reason is None:

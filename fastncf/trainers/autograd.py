@@ -162,7 +162,7 @@ class AutogradTrainer(Trainer):
         """End the thread that draws epochs ahead."""
         self.loader.close()
 
-    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return Adam's state of a parameter, which torch makes in the first step, and which starts from zeros."""
         moments = self._adam.state[parameter]
         if not moments:

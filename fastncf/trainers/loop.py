@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastncf import distributed
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import named_metrics
 from fastncf.evaluation.ranking import validation_means
@@ -299,7 +300,8 @@ def train_epochs(
     if recorder is not None:
         if (snapshot := recorder.take_current()) is not None:
             epochs.resume(snapshot)
-        trainer.at_boundary = lambda: recorder.at_boundary(epochs.snapshot, epochs.place)
+        if distributed.current() is None:  # ranks take snapshots where all of them are at the same place
+            trainer.at_boundary = lambda: recorder.at_boundary(epochs.snapshot, epochs.place)
     while epochs.number < last and not epochs.is_stopped:
         divergence = epochs.train_next()
         if divergence is not None:
@@ -353,6 +355,8 @@ class _Epochs:
             return _divergence(self._stage, reporter.next_epoch, loss, end.largest)
         rate = self._num_interactions * (1 + self._stage.num_negatives) / seconds
         epoch, self.is_stopped = reporter.end_epoch(loss, rate, end.metrics)
+        if (ranks := distributed.current()) is not None:
+            self.is_stopped = any(ranks.gather(self.is_stopped))
         self.log.append({"epoch": epoch, "loss": loss, "seconds": seconds, **end.metrics})
         if self._early_stopping is not None and validation is not None:
             self.is_stopped |= self._early_stopping.should_stop(self._trainer, end.metrics[f"ndcg@{validation.k}"])

@@ -1,5 +1,7 @@
 """Training of any module by torch's autograd on several processes, which share out the users."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -104,7 +106,7 @@ class ParallelAutograd(AutogradTrainer):
             for grad, part in zip(grads, parts, strict=True):
                 grad.index_add_(0, others, part)
 
-    def _sum_dense(self, parameters: list[nn.Parameter]) -> None:
+    def _sum_dense(self, parameters: Sequence[Tensor]) -> None:
         """Sum up whole gradients over all ranks, as one vector."""
         if not parameters:
             return
@@ -126,7 +128,7 @@ class ParallelAutograd(AutogradTrainer):
                     self.ranks.share_tensor(table[first:last], rank)
 
 
-def _grad_of(parameter: nn.Parameter) -> Tensor:
+def _grad_of(parameter: Tensor) -> Tensor:
     """Return the gradient of a parameter, which has one."""
     assert parameter.grad is not None
     return parameter.grad

@@ -1,5 +1,7 @@
 """Training of states by softmax on several processes, which share out the positions of each batch."""
 
+import itertools
+
 import numpy as np
 
 from fastncf import distributed
@@ -65,7 +67,7 @@ class ParallelNextItem(NextItem):
         first, last = bounds[self.ranks.rank], bounds[self.ranks.rank + 1]
         inner = first + split_ranges(windows.indptr[first : last + 1] - windows.indptr[first], 8)
         run_ranges(lambda a, b: encode_histories(a, b, windows.indptr, windows.items, encoder, vectors), inner)
-        for rank, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for rank, (a, b) in enumerate(itertools.pairwise(bounds)):
             self.ranks.share(vectors[a:b], rank)
 
 

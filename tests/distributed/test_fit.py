@@ -1,0 +1,100 @@
+"""The command line by several processes."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastncf
+from fastncf.data.synthetic import synthetic_movielens
+
+SETTINGS = ["--epochs", "2", "--dim", "16", "--num-negatives", "64", "--loss", "softmax", "--history", "sequence"]
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory):
+    """Return a file of ratings."""
+    path = tmp_path_factory.mktemp("data") / "ratings.csv"
+    synthetic_movielens(num_users=200, num_items=100, num_interactions=6_000, seed=1).collect().write_csv(path)
+    shutil.copy(path, f"{path}2")
+    return path
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def start(*commands: list[str]) -> list[subprocess.Popen]:
+    """Start a rank for each command line, as a launcher does."""
+    shared = os.environ | {"FASTNCF_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    shared |= {
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(len(commands)),
+        "LOCAL_WORLD_SIZE": str(len(commands)),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "fastncf", *command],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, command in enumerate(commands)
+    ]
+
+
+def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """Return exit codes, results and notes of all ranks."""
+    outputs = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def test_ranks_fit_what_one_process_fits(tmp_path, ratings):
+    model = tmp_path / "model"
+    first, second = finish(start(*[["fit", str(ratings), "--out", str(model), "--quiet", *SETTINGS]] * 2))
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert "HR@10" in first[1]
+    assert second[1:] == ("", "")
+    alone = fastncf.fit(ratings, epochs=2, dim=16, num_negatives=64, loss="softmax", history="sequence", progress=False)
+    saved = fastncf.load(model)
+    assert saved.plan.final.trainer == alone.plan.final.trainer == "next_item"
+    assert saved.metrics == pytest.approx(alone.metrics, abs=1e-3)
+    best = alone.recommend(1)
+    assert np.allclose(saved.score([1] * len(best), best["item"])["score"], best["score"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("commands", "message"),
+    [
+        ([["fit", "{}"], ["fit", "{}", "--dim", "8"]], "ranks 0 and 1 have different settings"),
+        ([["fit", "{}"], ["fit", "{}2"]], "ranks 0 and 1 have different files"),
+        ([["fit", "missing.csv"]] * 2, "missing.csv: no such file"),
+        ([["info", "model"]] * 2, "info: runs in a single process"),
+        ([["fit", "{}", "--optimizer", "sgd"]] * 2, "trains in a single process"),
+    ],
+)
+def test_what_goes_wrong_is_said_once(ratings, commands, message):
+    results = finish(start(*[[word.format(ratings) for word in command] for command in commands]))
+    assert all(code > 0 for code, _, _ in results)
+    notes = [line for _, _, notes in results for line in notes.splitlines() if line.startswith("fastncf: ")]
+    assert len(notes) == 1
+    assert message in notes[0]
+
+
+def test_a_rank_that_dies_ends_the_others(ratings):
+    processes = start(*[["fit", str(ratings), *SETTINGS[2:], "--epochs", "100000", "--verbose"]] * 2)
+    for line in processes[0].stderr:
+        if "epoch 1 of" in line:
+            break
+    processes[1].send_signal(signal.SIGKILL)
+    code, _, notes = finish(processes)[0]
+    assert code == 1
+    assert notes.rstrip().endswith("the message of that rank, or the report of its launcher, says why")
