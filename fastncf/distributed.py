@@ -249,6 +249,7 @@ class Launched:
     """
 
     def __init__(self) -> None:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a rank that ends is one sentence, and no trace of C++
         import torch.distributed as dist
 
         self.rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -263,11 +264,11 @@ class Launched:
         self._store = dist.PrefixStore(f"fastncf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(_backend(), store=self._store, rank=self.rank, world_size=size)
 
-    def claim_message(self) -> bool:
-        """Return True to the first rank that asks, which is to say what has gone wrong; the others are silent."""
-        with suppress(RuntimeError):  # the store has ended with its process
+    def claims_message(self, error: BaseException) -> bool:
+        """Return whether this rank is to say what has gone wrong: the first one that asks, unless it has ended."""
+        with suppress(RuntimeError):  # without an agent the store ends with the first rank
             return int(self._store.add("messages", 1)) == 1
-        return True
+        return isinstance(error, DistributedError)
 
     def __enter__(self) -> Self:
         return self

@@ -91,7 +91,9 @@ def _run(tokens: list[str], signals: list[int]) -> int:
         message, code = explain(interrupt or error)
         if message is not None and isinstance(error, KeyboardInterrupt):
             message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
-        if message is not None and (distributed.is_first_process() if process is None else process.claim_message()):
+        if message is not None and (
+            distributed.is_first_process() if process is None else process.claims_message(error)
+        ):
             print(f"fastncf: {short_message(message)}", file=sys.stderr)
         return code
     return 0

@@ -48,13 +48,16 @@ def main(path: str) -> None:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{os.environ['STORE']}", rank=rank, world_size=size)
-    is_alone = distributed.current() is None
-    assert is_alone == (size == 1)
-    states = next_item_states(is_alone), autograd_states(is_alone, 60), autograd_states(is_alone, 3000)
-    named = {
-        f"{trainer}: {name}": array for trainer, arrays in zip(TRAINERS, states, strict=True) for name, array in arrays
-    }
-    np.savez(path, **named)
+    with distributed.together() as ranks:
+        is_alone = ranks is None
+        assert is_alone == (size == 1)
+        states = next_item_states(is_alone), autograd_states(is_alone, 60), autograd_states(is_alone, 3000)
+        named = {
+            f"{trainer}: {name}": array
+            for trainer, arrays in zip(TRAINERS, states, strict=True)
+            for name, array in arrays
+        }
+        np.savez(path, **named)
     if size > 1:
         dist.destroy_process_group()
 

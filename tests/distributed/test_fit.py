@@ -57,18 +57,29 @@ def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
-def test_ranks_fit_what_one_process_fits(tmp_path, ratings):
-    model = tmp_path / "model"
-    first, second = finish(start(*[["fit", str(ratings), "--out", str(model), "--quiet", *SETTINGS]] * 2))
+def test_ranks_fit_what_one_process_fits_and_one_goes_on(tmp_path, ratings):
+    model, kept = tmp_path / "model", tmp_path / "kept"
+    command = ["fit", str(ratings), "--out", str(model), "--checkpoint", str(kept), "--quiet", *SETTINGS]
+    first, second = finish(start(command, command))
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert "HR@10" in first[1]
     assert second[1:] == ("", "")
-    alone = fastncf.fit(ratings, epochs=2, dim=16, num_negatives=64, loss="softmax", history="sequence", progress=False)
-    saved = fastncf.load(model)
-    assert saved.plan.final.trainer == alone.plan.final.trainer == "next_item"
-    assert saved.metrics == pytest.approx(alone.metrics, abs=1e-3)
-    best = alone.recommend(1)
-    assert np.allclose(saved.score([1] * len(best), best["item"])["score"], best["score"], atol=1e-3)
+    settings = {"dim": 16, "num_negatives": 64, "loss": "softmax", "history": "sequence", "progress": False}
+    alone = fastncf.fit(ratings, epochs=2, checkpoint=tmp_path / "alone", **settings)
+    assert_alike(fastncf.load(model), alone)
+    resumed = []
+    for folder in (kept, tmp_path / "alone"):
+        with pytest.warns(UserWarning, match="goes on with 3 epochs in place of 2"):
+            resumed.append(fastncf.fit(ratings, epochs=3, checkpoint=folder, resume=True, **settings))
+    assert_alike(*resumed)
+
+
+def assert_alike(recommender: fastncf.Recommender, other: fastncf.Recommender) -> None:
+    """Check that two models were trained by next_item, and agree to the rounding of float32."""
+    assert recommender.plan.final.trainer == other.plan.final.trainer == "next_item"
+    assert recommender.metrics == pytest.approx(other.metrics, abs=1e-3)
+    best = other.recommend(1)
+    assert np.allclose(recommender.score([1] * len(best), best["item"])["score"], best["score"], atol=1e-3)
 
 
 @pytest.mark.parametrize(
