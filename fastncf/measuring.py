@@ -10,9 +10,12 @@ from fastncf.data.csr import Rows, merge_items
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.candidates import CandidateSpec, draw_candidates
+from fastncf.evaluation.lists import Estimate, ItemLists, measure_lists
 from fastncf.evaluation.metrics import MISS, MetricTable, RankLists, measure, require_metrics
 from fastncf.evaluation.task import RankingTask, rank_by_popularity, rank_task
+from fastncf.evaluation.topk import FactorItems, top_items
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.topk import LeftOut
 from fastncf.rng import Stream
 
 if TYPE_CHECKING:
@@ -20,6 +23,13 @@ if TYPE_CHECKING:
 
 FULL = "full/"
 """What labels of metrics in the whole catalogue begin with."""
+
+
+def popular_items(counts: np.ndarray) -> Factors:
+    """Return factors of one user that rank items by numbers of interactions (I,), equal ones in their order."""
+    nothing, bias = np.zeros((1, 1), dtype=np.float32), np.empty(len(counts), dtype=np.float32)
+    bias[np.argsort(-counts, kind="stable")] = -np.arange(len(counts), dtype=np.float32)
+    return Factors(nothing, np.zeros((len(counts), 1), dtype=np.float32), np.zeros(1, dtype=np.float32), bias)
 
 
 class _MetricsAndProtocol(NamedTuple):
@@ -183,8 +193,15 @@ class Questions:
             protocol += f"; {FULL}: against the whole catalogue without training items"
         return protocol
 
-    def answer(self, trained: "Factors | nn.Module") -> Evaluation:
+    def answer(
+        self, trained: "Factors | nn.Module", *, has_lists: bool = False, vectors: np.ndarray | None = None
+    ) -> Evaluation:
         """Return the metrics of a model whose users are those of the tasks.
+
+        Args:
+            trained: the model.
+            has_lists: whether to measure the lists of recommendations as well.
+            vectors: (I, D) float32 of the items, by which those of a list are compared; or None.
 
         Raises:
             DivergedError: no held-out item has a finite score, so that the metrics would mean nothing.
@@ -208,9 +225,38 @@ class Questions:
             for found, of_table in ((metrics, tables[prefix].means()), (errors, tables[prefix].errors())):
                 found |= {prefix + label: value for label, value in of_table.items()}
             popularity |= {prefix + label: value for label, value in popular.means().items()}
+        if has_lists:
+            of_model, of_popular = (
+                self._lists(trained, counts, vectors),
+                self._lists(popular_items(counts), counts, vectors),
+            )
+            metrics |= {label: estimate.value for label, estimate in of_model.items()}
+            errors |= {label: estimate.error for label, estimate in of_model.items()}
+            popularity |= {label: estimate.value for label, estimate in of_popular.items()}
         evaluation = Evaluation(metrics, self.protocol())
         evaluation.errors, evaluation.popularity, evaluation.tables = errors, popularity, tables
         return evaluation
+
+    def _lists(
+        self, trained: "Factors | nn.Module", counts: np.ndarray, vectors: np.ndarray | None
+    ) -> dict[str, Estimate]:
+        """Return metrics of the best items of each tested user, without what the user has in training."""
+        users = self.test.users
+        if isinstance(trained, Factors) and len(trained.user_vectors) == 1:  # the same scores for all users
+            users = np.zeros_like(users)
+        left_out = LeftOut(*Rows(*self.test.task(None).excluded).select(self.test.users), np.empty(0, dtype=np.bool_))
+        longest = max(self.cutoffs)
+        if isinstance(trained, Factors):
+            best = FactorItems(trained).top(users, longest, left_out)
+        else:
+            best = top_items(trained, users, self.test.split.num_items, longest, left_out)
+        items = np.where(np.arange(best.items.shape[1]) < best.counts[:, None], best.items, np.int32(-1))
+        found: dict[str, Estimate] = {}
+        for k in self.cutoffs:
+            found |= measure_lists(ItemLists(items[:, :k], counts, vectors), k)
+        return {
+            label: estimate for label, estimate in found.items() if vectors is not None or "similarity" not in label
+        }
 
     def table(self, ranks: RankLists) -> MetricTable:
         """Return the values of the asked-for metrics."""

@@ -21,7 +21,7 @@ from fastncf.data.updates import join_others
 from fastncf.errors import ConfigError, DataError, DivergedError, printable
 from fastncf.evaluation.ranking import scores_by_factors
 from fastncf.evaluation.task import rank_task
-from fastncf.evaluation.topk import Answer, FactorItems, ModuleItems, flatten, similar_rows
+from fastncf.evaluation.topk import Answer, FactorItems, ModuleItems, flatten, similar_rows, unit_vectors
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.measuring import Evaluation, Questions, TestSet
@@ -648,6 +648,7 @@ class Recommender:
         full_ranking: bool | None = None,
         metrics: Sequence[str] | None = None,
         candidate_sampling: Literal["uniform", "popularity"] | None = None,
+        lists: bool = False,
     ) -> Evaluation:
         """Rank the held-out test items, with the settings of the fit where no others are given.
 
@@ -657,6 +658,9 @@ class Recommender:
             full_ranking: also rank against the whole catalogue.
             metrics: names, see :class:`fastncf.Config`.
             candidate_sampling: how candidates are drawn, ``uniform`` or by ``popularity``.
+            lists: also measure the k best items of each tested user: ``coverage``, the share of the catalogue that
+                anyone gets; ``popularity``, the mean number of training interactions; ``gini``, the Gini index of how
+                often items are recommended; and ``similarity``, the mean cosine of two items of a list.
 
         Candidates that were given as a file in the fit are used unless another number of them, or another way to draw
         them, is asked for.
@@ -682,9 +686,17 @@ class Recommender:
         is_redrawn = num_candidates is not None or candidate_sampling is not None
         questions = Questions.of(self.split, config, is_redrawn=is_redrawn)
         try:
-            return questions.answer(self._trained_for(questions))
+            trained, has_lists = self._trained_for(questions), require_flag("lists", lists)
+            vectors = self._directions() if has_lists else None
+            return questions.answer(trained, has_lists=has_lists, vectors=vectors)
         except DivergedError as error:
             raise DivergedError(str(error), self) from None
+
+    def _directions(self) -> np.ndarray | None:
+        """Return the vectors of the items divided by their lengths, (I, D) float32; None where the model has none."""
+        if self._factors() is None and not hasattr(self.trained, "item_vectors"):
+            return None
+        return unit_vectors(self._vectors("item"))
 
     def keep(self, evaluation: Evaluation) -> None:
         """Take an evaluation for that of the fit: its metrics, and what belongs to them."""

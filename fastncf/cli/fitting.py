@@ -99,7 +99,11 @@ def fit(
         shown = sys.stderr if json else sys.stdout
         seconds = "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items())
         if not json:
-            print_lines(*metric_lines(recommender.metrics), f"protocol: {recommender.protocol}", f"seconds:  {seconds}")
+            print_lines(
+                *metric_lines(recommender.metrics, recommender.errors, recommender.popularity),
+                f"protocol: {recommender.protocol}",
+                f"seconds:  {seconds}",
+            )
         sys.stdout.flush()  # what a fit has found is shown before anything else can go wrong
         if refit:
             with progress_shown(tell=tell) as callback:
@@ -170,7 +174,10 @@ def _found(recommender: "Recommender") -> list[str]:
         "num_users_all_seen": "users have seen every item and were left out",
         "num_users_too_short": "users with a single interaction are trained on and not tested",
         "num_items_unknown": "items have no training interaction, so that nothing is learnt about them",
-        "num_test_items_unknown": "users are tested on such an item",
+        "num_test_items_unknown": "held-out items are such items",
+        "num_users_later": "users exist only later, and are neither trained on nor tested",
+        "num_test_repeated": "later interactions repeat earlier ones and are not tested",
+        "num_users_left_out": "users are left out of the training, to be tested by their histories",
         "num_candidates_unknown": "given candidates are such items",
         "num_candidates_seen": "given candidates that their user has seen were left out",
     }
@@ -181,6 +188,8 @@ def _report(recommender: "Recommender") -> dict[str, Any]:
     """Return the result of a fit as plain values for ``--json``."""
     return {
         "metrics": recommender.metrics,
+        "errors": recommender.errors,
+        "popularity": recommender.popularity,
         "protocol": recommender.protocol,
         "config": recommender.config.to_dict(),
         "plan": recommender.plan.to_dict(),

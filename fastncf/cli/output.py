@@ -1,6 +1,7 @@
 """Printing of results to stdout."""
 
 import json
+import math
 import sys
 from typing import Any, TextIO
 
@@ -24,14 +25,26 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(finite_or_none(value), allow_nan=False))
 
 
-def metric_lines(metrics: dict[str, float]) -> list[str]:
-    """Return metrics as lines of text."""
+def metric_lines(
+    metrics: dict[str, float], errors: dict[str, float] | None = None, popularity: dict[str, float] | None = None
+) -> list[str]:
+    """Return metrics as lines of text, with their standard errors and those of the most popular items where known."""
+    lines = []
+    for name, value in metrics.items():
+        line = f"{_label(name):<14} {value:.4f}"
+        if errors and math.isfinite(errors.get(name, math.nan)):
+            line += f" ± {errors[name]:.4f}"
+        if popularity and name in popularity:
+            line += f"   popularity {popularity[name]:.4f}"
+        lines.append(line)
+    return lines
 
-    def label(name: str) -> str:
-        """Return the name of a metric as papers write it."""
-        return name.upper().replace("FULL/", "full ")
 
-    return [f"{label(name):<14} {value:.4f}" for name, value in metrics.items()]
+def _label(name: str) -> str:
+    """Return the name of a metric as papers write it."""
+    prefix, _, rest = name.rpartition("/")
+    name, at, k = rest.partition("@")
+    return f"{prefix} " * bool(prefix) + (name.capitalize() if len(name) > 4 else name.upper()) + at + k
 
 
 def print_frame(frame: Any) -> None:

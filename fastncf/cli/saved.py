@@ -3,7 +3,9 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from fastncf.cli.app import Common, Flag, Json, Length, OutArgument, PathArgument, as_utf8
 from fastncf.cli.messages import USAGE
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
 def evaluate(
     model: PathArgument,
     *,
-    k: Length | None = None,
+    k: Annotated[list[int] | None, Parameter(name=["--k", "-k"])] = None,
     num_candidates: int | None = None,
     full_ranking: bool | None = None,
+    metrics: list[str] | None = None,
+    candidate_sampling: Literal["uniform", "popularity"] | None = None,
+    lists: Flag = False,
     device: str = "auto",
     json: Json = False,
     common: Common | None = None,
@@ -31,23 +36,36 @@ def evaluate(
     model
         Folder that ``fastncf fit --out`` wrote.
     k
-        Length of the ranking that HR@k and NDCG@k look at.
+        Length of the ranking that metrics such as HR@k look at; give it once for each length.
     num_candidates
         Negatives that a held-out item is ranked against.
     full_ranking
         Also rank against the whole catalogue.
+    metrics
+        Metrics, such as recall; give it once for each. Those of the fit where none are given.
+    candidate_sampling
+        How candidates are drawn: uniformly, or by popularity.
+    lists
+        Also measure the lists of recommendations: coverage, mean popularity, Gini index, similarity of their items.
     device
         Device that scores: a torch device, or auto.
     """
     from fastncf.recommender import load
 
-    results, protocol = load(model, device=device).evaluate(
-        k=k, num_candidates=num_candidates, full_ranking=full_ranking
+    found = load(model, device=device).evaluate(
+        k=k,
+        num_candidates=num_candidates,
+        full_ranking=full_ranking,
+        metrics=metrics,
+        candidate_sampling=candidate_sampling,
+        lists=lists,
     )
+    results, protocol = found
     if json:
-        print_json({"metrics": results, "protocol": protocol})
+        beside = {"errors": found.errors, "popularity": found.popularity}
+        print_json({"metrics": results, **beside, "protocol": protocol})
     else:
-        print_lines(*metric_lines(results), f"protocol: {protocol}")
+        print_lines(*metric_lines(results, found.errors, found.popularity), f"protocol: {protocol}")
 
 
 def recommend(
@@ -215,7 +233,7 @@ def info(model: PathArgument, *, json: Json = False, common: Common | None = Non
         f"data:     {data.get('interactions', 0):,} interactions of {len(recommender.users):,} users with "
         f"{len(recommender.items):,} items, from {recommender.found.get('source', 'an unknown source')}",
         f"protocol: {recommender.protocol}",
-        *metric_lines(recommender.metrics),
+        *metric_lines(recommender.metrics, recommender.errors, recommender.popularity),
         f"versions: format {written} of the folder; this is fastncf {fastncf.__version__}, whose format is {FORMAT}",
     )
 

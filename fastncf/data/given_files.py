@@ -12,6 +12,7 @@ import polars as pl
 from fastncf.data.ids import Vocabulary
 from fastncf.data.interactions import Interactions, choose_users, encode_table
 from fastncf.data.readers.candidates import read_candidates
+from fastncf.data.readers.item_lists import FORMAT as ITEM_LISTS
 from fastncf.data.readers.options import Reading
 from fastncf.data.readers.table import Table, read_table
 from fastncf.errors import ConfigError, DataError
@@ -68,7 +69,8 @@ def read_with_test(
     """
     columns: dict[str, Any] = {"user": user, "item": item, "time": time, "needs_time": False}
     table = read_table(train, **columns, frame_name="train", **reading)
-    held_out = read_table(test, **columns, frame_name="test", is_looked_up=True, **reading)
+    are_lists = table.source_info["format"] == ITEM_LISTS
+    held_out = read_table(test, **columns, frame_name="test", is_looked_up=True, are_lists=are_lists, **reading)
     users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]
     lists = None
     if candidates is not None:

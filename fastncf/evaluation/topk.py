@@ -176,11 +176,17 @@ def similar_rows(vectors: np.ndarray, ids: np.ndarray, k: int) -> Best:
         ids: (n,) int32, rows.
         k: at least 1; fewer are returned where there are fewer.
     """
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = (vectors / np.maximum(norms, _LEAST_NORM)).astype(np.float32, copy=False)
+    unit = unit_vectors(vectors)
     no_bias = np.zeros(len(unit), dtype=np.float32)
     own = LeftOut(np.arange(len(ids) + 1, dtype=np.int64), ids, np.empty(0, dtype=np.bool_))
     return FactorItems(Factors(unit, unit, no_bias, no_bias)).top(ids, k, own)
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors (R, D) divided by their lengths, float32; vectors of 0 stay 0."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = (vectors / np.maximum(norms, _LEAST_NORM)).astype(np.float32, copy=False)
+    return unit
 
 
 def _make_sortable(scores: "Tensor") -> "Tensor":

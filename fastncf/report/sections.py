@@ -13,6 +13,7 @@ from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.data.titles import read_titles
 from fastncf.errors import printable
+from fastncf.evaluation.lists import ItemLists, measure_lists
 from fastncf.evaluation.task import rank_by_popularity
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
@@ -222,9 +223,26 @@ class Sections:
             f"<p>The first {_K} recommendations for {len(users):,} users{drawn} hold {distinct:,} different items: "
             f"{100 * distinct / num_items:.1f} % of the {num_items:,} of the catalogue. The most popular tenth of the "
             f"items gets {tenth:.0f} % of these recommendations. A curve that rises early favours popular items. "
-            f"Training: the interactions that the model was trained on.</p>"
+            f"Training: the interactions that the model was trained on. {self._inequality(users, items)}</p>"
             + self._chart("popularity", "share of the most popular items", chart),
         )
+
+    def _inequality(self, users: np.ndarray, items: np.ndarray) -> str:
+        """Return how unequally items are recommended, and how similar those of a list are, with standard errors."""
+        vectors = None if self._vectors is None else measure.normalized(self._vectors)
+        texts = []
+        popular = measure.most_popular(self._recommender.split, users, _K)
+        for series, of in ((self.model, items), ("most popular", popular)):
+            if len(of) != len(users) * _K:  # some users get fewer items
+                return ""
+            found = measure_lists(ItemLists(of.reshape(len(users), _K).astype(np.int32), self._counts, vectors), _K)
+            shown = {"Gini index": "gini", "mean popularity": "popularity", "mean cosine in a list": "similarity"}
+            values = {title: found[f"{name}@{_K}"] for title, name in shown.items()}
+            figures = [
+                f"{title} {one.value:.3g} ± {one.error:.2g}" for title, one in values.items() if one.value == one.value
+            ]
+            texts.append(f"{text(series)}: {', '.join(figures)}")
+        return f"Over these lists, with standard errors over users: {'; '.join(texts)}."
 
     def _map(self) -> str:
         """Return a map of the items."""

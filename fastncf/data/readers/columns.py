@@ -71,7 +71,8 @@ def match_columns(columns: list[str], options: ReadOptions, source: str) -> dict
     if "time" not in chosen and options.needs_time:
         raise DataError(
             f"{source}: has no time column (its columns are {listed}), which tells the latest interaction of a user; "
-            f"name the column with time=..., or choose split='random' to hold out any interaction"
+            f"name the column with time=..., or choose split='random' to hold out any interaction, or "
+            f"rows_in_order=True where each user's rows are in the order of time"
         )
     return {role: chosen[role] for role in _ROLES if role in chosen}
 
@@ -151,7 +152,8 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
         if len(columns) < 3:
             raise DataError(
                 f"{source}: has no header and {len(columns)} columns ({rows[0]!r:.80}), of which none is the time; "
-                f"choose split='random' to hold out any interaction"
+                f"choose split='random' to hold out any interaction, or rows_in_order=True where each user's rows are "
+                f"in the order of time"
             )
         raise DataError(
             f"{source}: has no header, and neither its third nor its fourth column looks like times ({rows[0]!r:.80}), "

@@ -32,6 +32,7 @@ class ReadOptions:
         is_looked_up: whether the ids are looked up among those of training, as those of a test set are, so that no
             header passes for them.
         keeps_text: whether dates in text stay text, since the rows of other files decide on their format as well.
+        are_lists: whether a line is a list of items, where it may be one as well as a row of a table.
         before: a point in time to find among the times, or None.
         time_format, dayfirst, encoding, drop_missing, min_rating: see :class:`Reading`.
     """
@@ -40,6 +41,7 @@ class ReadOptions:
     needs_time: bool
     is_looked_up: bool = False
     keeps_text: bool = False
+    are_lists: bool = False
     before: str | None = None
     time_format: str | None = None
     dayfirst: bool | None = None

@@ -15,6 +15,7 @@ from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
 from fastncf.data.readers.dates import DateFormat
 from fastncf.data.readers.files import EXPECTED_SOURCES, read_file, refuse_larger
 from fastncf.data.readers.frames import from_pandas
+from fastncf.data.readers.item_lists import is_item_lists, read_item_lists
 from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
 from fastncf.data.readers.names import DURATIONS, normalize_name
@@ -64,13 +65,14 @@ def read_table(
     is_looked_up: bool = False,
     frame_name: str = "the frame",
     before: str | None = None,
+    are_lists: bool = False,
     **reading: Unpack[Reading],
 ) -> Table:
     """Read the user, item and time columns of a source and check them.
 
     For the arguments see :func:`fastncf.data.interactions.read_interactions`; ``is_looked_up`` tells that
-    the ids are looked up among those of training, ``frame_name`` is what messages call a frame, and ``before`` is a
-    point in time to find among the times.
+    the ids are looked up among those of training, ``frame_name`` is what messages call a frame, ``before`` is a point
+    in time to find among the times, and ``are_lists`` tells that a line is a list of items, if it may be one.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -81,7 +83,7 @@ def read_table(
     require_polars_threads("reading interactions")
     given = {"user": user, "item": item, "time": time}
     names = {role: None if name is None else str(name) for role, name in given.items()}
-    options = ReadOptions(names, needs_time, is_looked_up, before=before, **reading)
+    options = ReadOptions(names, needs_time, is_looked_up, before=before, are_lists=are_lists, **reading)
     if (several := list_files(source)) is not None:
         return _make_table(_read_files(*several, options), options)
     is_file = isinstance(source, str | Path)
@@ -121,7 +123,10 @@ def _read_file(path: Path, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
 
         frame, columns = _collect(lazy, options, source, f"the {kind} file is damaged", check_size)
         return frame, Origin(source, kind, columns)
-    text = (read_json_lines if kind == JSON_LINES else read_text)(source, content, options)
+    if kind == JSON_LINES:
+        text = read_json_lines(source, content, options)
+    else:
+        text = (read_item_lists if is_item_lists(content, options) else read_text)(source, content, options)
     locate = lambda row: f"line {text.find_line(row)}"  # noqa: E731
     return text.frame, Origin(source, text.format, text.columns, locate, text.layout, text.num_empty)
 
