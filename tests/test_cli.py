@@ -56,7 +56,17 @@ def test_json_is_one_object_alone(capsys, ratings):
     (line,) = out
     report = json.loads(line)
     assert code == 0
-    assert set(report) == {"metrics", "protocol", "config", "plan", "data", "seconds", "training_log"}
+    assert set(report) == {
+        "metrics",
+        "errors",
+        "popularity",
+        "protocol",
+        "config",
+        "plan",
+        "data",
+        "seconds",
+        "training_log",
+    }
     assert set(report["metrics"]) == {"hr@10", "ndcg@10", "mrr", "full/hr@10", "full/ndcg@10", "full/mrr"}
     assert report["config"] | {"dim": 4, "epochs": 2, "seed": 5} == report["config"]
     assert report["data"] == {
