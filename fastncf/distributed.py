@@ -37,6 +37,8 @@ class Ranks:
         size: number of processes.
         local_rank: number of this process among those of its machine.
         local_size: number of processes of its machine.
+        num_bytes: bytes of the arrays and tensors that this process has given to :meth:`sum`, :meth:`sum_tensor` and
+            :meth:`gather_tensor`.
     """
 
     def __init__(self) -> None:
@@ -45,16 +47,18 @@ class Ranks:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+        self.num_bytes = 0
         self._host = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")  # for arrays and objects
 
     def sum(self, array: "np.ndarray") -> None:
         """Replace an array by its sum over all ranks, which is the same to the bit on each of them."""
         import torch
 
-        self._call("all_reduce", torch.from_numpy(array), group=self._host)
+        self.sum_tensor(torch.from_numpy(array))
 
     def sum_tensor(self, tensor: "Tensor") -> None:
         """Replace a tensor by its sum over all ranks."""
+        self.num_bytes += tensor.numel() * tensor.element_size()
         self._call("all_reduce", tensor, group=self._group_of(tensor))
 
     def share_tensor(self, tensor: "Tensor", rank: int) -> None:
@@ -65,6 +69,7 @@ class Ranks:
         """Return the tensors of all ranks, which have the same shape, in their order."""
         import torch
 
+        self.num_bytes += tensor.numel() * tensor.element_size()
         tensors = [torch.empty_like(tensor) for _ in range(self.size)]
         self._call("all_gather", tensors, tensor, group=self._group_of(tensor))
         return tensors

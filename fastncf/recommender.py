@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from fastncf.accelerators import may_have_device
+from fastncf import distributed
 from fastncf.checkpoints import open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, require_count, require_flag, show
@@ -733,6 +734,8 @@ class Recommender:
             checkpoint: folder for the state of this training, see :func:`fastncf.fit`; not that of the fit.
             resume: go on from the state in ``checkpoint``, if there is one.
 
+        Within a process group all ranks call it, as they do :func:`fastncf.fit`.
+
         Returns:
             The recommender itself, trained anew.
 
@@ -744,7 +747,8 @@ class Recommender:
         self._require_refittable()
         split, order, users = join_others(self.split, self.order, self.users)
         with (
-            progress_shown(callback, is_shown=progress) as shown,
+            distributed.together(),
+            progress_shown(callback, is_shown=progress and distributed.is_first()) as shown,
             open_checkpoint(checkpoint, resume=resume) as kept,
         ):
             if kept is not None:

@@ -64,6 +64,8 @@ def fit(
 ) -> Recommender:
     """Read interactions, hold out one per user, train, evaluate, and return the fitted recommender.
 
+    Within a process group of ``torch.distributed`` all ranks call it and train together, see ``docs/scaling.md``.
+
     Args:
         train: a ratings file in any MovieLens dialect, CSV, TSV, JSON lines, Parquet or Feather, a list of such files,
             a pattern or a folder of Parquet files; a polars or pandas frame; or the name of a data set such as

@@ -67,9 +67,12 @@ def get(name: str, what: str | None = None) -> "type[Trainer]":
         what: what it is needed for, as the subject of a sentence.
 
     Raises:
+        ConfigError: several processes train, and the trainer is one for a single process.
         FastNCFError: the trainer needs torch, which is not installed.
     """
-    location = TRAINERS[name].location if distributed.current() is None else IN_PARALLEL[name]
+    location = TRAINERS[name].location if distributed.current() is None else IN_PARALLEL.get(name)
+    if location is None:
+        raise ConfigError(f"{name} trains in a single process; expected a fit by {' or '.join(IN_PARALLEL)}")
     module, _, attribute = location.partition(":")
     with torch_needed_by(what or f"training by {name}"):
         trainer: type[Trainer] = getattr(import_module(module), attribute)

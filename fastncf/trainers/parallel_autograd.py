@@ -23,9 +23,6 @@ class ParallelAutograd(AutogradTrainer):
     that the batch uses where that is less than the table. Rows of users stay on their rank, and are shared at the end
     of an epoch. Parameters differ from those of one process by the rounding of sums; random numbers of torch, such as
     dropout's, are drawn by each rank for its own interactions.
-
-    Attributes:
-        num_bytes: bytes of gradients that this rank has sent to the others, if each of them gets them directly.
     """
 
     def __init__(self, model: nn.Module, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
@@ -33,7 +30,6 @@ class ParallelAutograd(AutogradTrainer):
         ranks = distributed.current()
         assert ranks is not None
         self.ranks = ranks
-        self.num_bytes = 0
         self._user_bounds = split_ranges(split.indptr, ranks.size)
         self._row_bounds = split.indptr[self._user_bounds]
         super().__init__(model, split, stage, order)
@@ -97,7 +93,6 @@ class ParallelAutograd(AutogradTrainer):
         packed[: len(ids), 0] = ids.view(torch.float32)
         packed[: len(ids), 1:] = torch.cat([grad.index_select(0, ids) for grad in grads], dim=1)
         everything = self.ranks.gather_tensor(packed)
-        self.num_bytes += packed.numel() * packed.element_size() * (self.ranks.size - 1)
         for grad in grads:
             grad.index_fill_(0, ids.long(), 0)
         for rows, count in zip(everything, counts.tolist(), strict=True):  # in the order of the ranks, on each of them
@@ -113,7 +108,6 @@ class ParallelAutograd(AutogradTrainer):
         grads = [_grad_of(parameter) for parameter in parameters]
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         self.ranks.sum_tensor(flat)
-        self.num_bytes += flat.numel() * flat.element_size() * (self.ranks.size - 1)
         for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
