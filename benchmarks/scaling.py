@@ -4,7 +4,8 @@ The data have the shape of MovieLens-1M, or of ``--users``, ``--items`` and ``--
 process has one thread. *Strong* scaling trains the same data by more processes; *weak* scaling trains as many times
 the users and interactions as there are processes. On a machine with fewer cores than processes, these share the cores.
 Seconds are those of the last epoch, before which everything is compiled. The bytes of a step are counted: gradients
-that a process gives to the sums over all ranks. The sides take turns, and ``--rounds`` repeats them. ``--write`` writes ``results/scaling.json`` and the table of ``RESULTS.md``.
+that a process gives to the sums over all ranks. The sides take turns, and ``--rounds`` repeats them. ``--write`` writes
+``results/scaling.json`` and the table of ``RESULTS.md``.
 """
 
 import argparse
@@ -45,7 +46,11 @@ def train(path: str, name: str) -> None:
     per_step = stage.batch_size if stage.loss == "softmax" else stage.batch_size // (1 + stage.num_negatives)
     steps = stage.epochs * -(-fitted.plan.data.num_interactions // per_step)
     if process.rank == 0:
-        found = {"seconds": fitted.training_log[-1]["seconds"], "ndcg": fitted.metrics["ndcg@10"], "trainer": stage.trainer}
+        found = {
+            "seconds": fitted.training_log[-1]["seconds"],
+            "ndcg": fitted.metrics["ndcg@10"],
+            "trainer": stage.trainer,
+        }
         print(json.dumps(found | {"bytes_per_step": epoch_bytes[-1] / steps}))
 
 
@@ -94,7 +99,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of ``RESULTS.md``."""
     yield f"One run on {found['date']}: {found['machine']}, one thread for each process, {found['rounds']} rounds."
     yield ""
-    yield "| model | processes | seconds of an epoch | strong: speed, of one | weak: speed of each, of one | kB a step | NDCG@10 |"
+    yield "| model | processes | seconds of an epoch | strong: speed | weak: speed of each | kB a step | NDCG@10 |"
     yield "|---|---|---|---|---|---|---|"
     for row in found["scaling"]:
         figures = f"{row['seconds']:.1f} | {row['strong']:.2f} | {row['weak']:.2f}"

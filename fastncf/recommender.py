@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 import numpy as np
 import polars as pl
 
-from fastncf.accelerators import may_have_device
 from fastncf import distributed
+from fastncf.accelerators import may_have_device
 from fastncf.checkpoints import open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, require_count, require_flag, show
