@@ -292,10 +292,14 @@ class Plan:
         return "\n".join(map(printable, _describe(self)))
 
 
-def likely_facts(config: Config) -> DataFacts:
+def likely_facts(config: Config, *, has_weights: bool = False) -> DataFacts:
     """Return facts of large data with times, for a first plan before the data are read.
 
     Such a plan refuses settings that are invalid for all data, and tells how many epochs to expect.
+
+    Args:
+        config: what was asked for.
+        has_weights: whether a column of weights is named.
     """
     return DataFacts(
         num_users=1_000_000,
@@ -305,6 +309,7 @@ def likely_facts(config: Config) -> DataFacts:
         has_order=config.split != "random",
         order_reason="large data with times are assumed",
         holdout=config.held_out().rule,
+        has_weights=has_weights,
     )
 
 
@@ -403,7 +408,8 @@ def _single(
     history, history_reason = _history(config, data, optimizer)
     recipes = _sgd_recipes(config, data, history) if optimizer == "sgd" else _adam_recipes(config)
     device, device_reason = _device(config, module, optimizer)
-    known = {"model": name, "optimizer": optimizer, "history": history, "device": device}
+    known: dict[str, Any] = {"model": name, "optimizer": optimizer, "history": history, "device": device}
+    known["has_weights"] = data.has_weights
     reasons = {"history": history_reason, "device": device_reason}
     return _staged(config, module, recipes, known, reasons)
 
@@ -423,7 +429,7 @@ def _next_item(config: Config, data: DataFacts) -> list[_Planned] | str:
         recipes.append(NEXT_ITEM_SPARSE)
     if config.budget == "fast":
         recipes.append(FAST_NEXT_ITEM)
-    known = {"model": "mf", "optimizer": "adam", "history": "sequence"}
+    known = {"model": "mf", "optimizer": "adam", "history": "sequence", "has_weights": data.has_weights}
     history_reason = AS_ASKED_FOR if config.history is not None else data.order_reason
     device, device_reason = _device_of_states(config)
     if device != "cpu":
@@ -461,8 +467,8 @@ def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> 
     width = (config.mlp_dim or dim) if pretraining.joined else dim
     recipes = _adam_recipes(config) if pretraining.joined else _fine_tuning_recipes(config, data)
     device, device_reason = _device(config, None, "adam")
-    known = {"model": "mlp", "optimizer": "adam", "history": "none", "device": device}
-    known["start"] = "random" if pretraining.joined else "pretrained"
+    known: dict[str, Any] = {"model": "mlp", "optimizer": "adam", "history": "none", "device": device}
+    known |= {"start": "random" if pretraining.joined else "pretrained", "has_weights": data.has_weights}
     reasons = {"device": device_reason, "history": "adam trains no histories"}
     layers = _staged(replace(config, dim=width, mlp_dim=None), None, recipes, known, reasons)
     if isinstance(layers, str):

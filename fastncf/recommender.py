@@ -42,7 +42,7 @@ from fastncf.serving.answers import Request
 from fastncf.serving.export import export_vectors, require_target
 from fastncf.serving.filters import make_filters
 from fastncf.serving.frames import Output, require_output, to_pandas
-from fastncf.serving.histories import group_histories, is_table, read_rows
+from fastncf.serving.histories import RowsReading, group_histories, is_table, read_rows
 from fastncf.serving.onnx_export import SUFFIX as ONNX
 from fastncf.serving.onnx_export import export_onnx
 from fastncf.serving.output import require_format, write_answers
@@ -308,9 +308,7 @@ class Recommender:
 
     def _with_histories(self, history: Any, unknown: str) -> "Recommender":
         """Return the same model for other users, who are known by their histories."""
-        rows, indptr, items = group_histories(
-            read_rows(history, self.items, unknown, "history", self.config.reading(), ties=self.config.ties)
-        )
+        rows, indptr, items = group_histories(read_rows(history, self.items, unknown, "history", self._reading()))
         known, bias = self._known_model(), np.zeros(len(rows.users), dtype=np.float32)
         vectors = known.states(self.plan.final, indptr, items)
         factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
@@ -396,9 +394,7 @@ class Recommender:
         known, stage = self._known_model(), self.plan.final
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
-        rows = read_rows(
-            new, self.items, unknown, "update", self.config.reading(), takes_new=epochs > 0, ties=self.config.ties
-        )
+        rows = read_rows(new, self.items, unknown, "update", self._reading(updates=True), takes_new=epochs > 0)
         if len(rows.items) > len(self.items):
             known = add_items(known, stage, rows.items)
         known, log = add_rows(known, stage, rows), TrainingLog()
@@ -420,6 +416,12 @@ class Recommender:
             "num_items_unknown": int((~self.split.is_known()).sum()),
         }
         return self
+
+    def _reading(self, *, updates: bool = False) -> RowsReading:
+        """Return how further interactions are read, which have weights where they update the model's own."""
+        columns = {str(role): str(name) for role, name in self.found.get("columns", {}).items()}
+        weight = columns.get("weight", "weight") if updates and self.split.weights is not None else None
+        return RowsReading(self.config.reading(), columns, weight, self.config.ties)
 
     def _ranker(self, num_users: int) -> FactorItems | ModuleItems:
         """Return what ranks items for some number of users."""

@@ -41,6 +41,7 @@ class Stage:
         precision: dtype of matrix products under ``adam``; parameters, sums and losses are float32.
         deterministic: use only operations that give the same bits on every run on the same CUDA device.
         seed: determines parameters, negatives, order and dropout.
+        has_weights: whether the loss of each interaction is multiplied by a weight.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Stage:
     precision: Literal["float32", "bfloat16"]
     deterministic: bool
     seed: int
+    has_weights: bool = False
     start: Literal["random", "pretrained", "joined"] = "random"
 
     def learning_rate_at(self, progress: np.ndarray) -> np.ndarray:

@@ -53,6 +53,8 @@ def fit(
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
+    rating: str | None = None,
+    weight: str | None = None,
     model: "str | nn.Module | None" = None,
     config: Config | None = None,
     titles: Any | None = None,
@@ -76,6 +78,10 @@ def fit(
         user: name of the user column where it is not one of the usual ones.
         item: name of the item column where it is not one of the usual ones.
         time: name of the time column where it is not one of the usual ones.
+        rating: name of the rating column for ``min_rating`` where it is not one of the usual ones.
+        weight: name of a column of weights in ``train``, such as counts or quantities: finite numbers of at least 0.
+            The loss of each interaction, its negatives included, is multiplied by its weight; those of a repeated pair
+            are added up. They are divided by their mean first, so that only their ratios matter.
         model: name of a model, or any ``nn.Module`` that maps user and item tensors (n,) int32 to logits (n,).
         config: settings; the defaults where it is not given.
         titles: titles of the items, which answers then show and a saved model keeps; see
@@ -111,9 +117,10 @@ def fit(
         open_checkpoint(checkpoint, resume=resume) as kept,
     ):
         config, module = _configured(config, model, settings)
-        inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
+        columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
+        inputs = Inputs(test, candidates, columns, module)
         refuse_contradictions(config, inputs)
-        likely = make_plan(config, likely_facts(config), module)  # refuses settings before the data are read
+        likely = _likely_plan(config, inputs)  # refuses settings before the data are read
         if kept is not None:
             kept.require_same(settings=settings_of(config, module))
         reporter = ProgressReporter(callback, likely.num_epochs)
@@ -176,6 +183,8 @@ def plan_fit(
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
+    rating: str | None = None,
+    weight: str | None = None,
     model: "str | nn.Module | None" = None,
     config: Config | None = None,
     **settings: Unpack[Settings],
@@ -187,13 +196,20 @@ def plan_fit(
     """
     with usual_errors():
         config, module = _configured(config, model, settings)
-        inputs = Inputs(test, candidates, {"user": user, "item": item, "time": time}, module)
+        columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
+        inputs = Inputs(test, candidates, columns, module)
         refuse_contradictions(config, inputs)
-        likely = make_plan(config, likely_facts(config), module)
+        likely = _likely_plan(config, inputs)
         data = _Prepared.read(train, inputs, config, likely, ProgressReporter(None, 0))
         plan = make_plan(config, data.facts, module)
         warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
         return plan if config.holdout != "none" else plan.with_everything(hold_out_nothing(data.split, None)[0])
+
+
+def _likely_plan(config: Config, inputs: Inputs) -> Plan:
+    """Return a plan for large data, before the data are read."""
+    facts = likely_facts(config, has_weights=inputs.columns["weight"] is not None)
+    return make_plan(config, facts, inputs.module)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Inputs:
     Attributes:
         test: source of the test set, or None.
         candidates: source of the candidates, or None.
-        columns: given name of the user, item and time column, or None for each.
+        columns: given name of the user, item, time, rating and weight column, or None for each.
         module: module of the user's own, or None.
     """
 
@@ -133,7 +133,7 @@ class Unused(NamedTuple):
     """Settings that have no effect in one situation.
 
     Attributes:
-        settings: names of fields of :class:`~fastncf.config.Config`, or ``time``.
+        settings: names of fields of :class:`~fastncf.config.Config`, or of columns.
         holds: whether the situation is that of a fit.
         reason: why they have none, as the end of a sentence.
     """
@@ -187,6 +187,11 @@ UNUSED = (
         ("l2",), lambda fit: not _has_embeddings(fit.inputs.module), "the module has no embedding of users or items"
     ),
     Unused(
+        ("rating",),
+        lambda fit: fit.config.min_rating is None,
+        "ratings are read only to leave out rows by min_rating=",
+    ),
+    Unused(
         ("num_candidates", "distinct_candidates"),
         lambda fit: fit.inputs.candidates is not None,
         "candidates= gives the lists of the test",
@@ -227,9 +232,9 @@ def warn_of_unused(fit: Fit, *, stacklevel: int) -> None:
     """Warn of settings that were given and have no effect, each once; ``stacklevel`` is as for ``warnings.warn``."""
     warned: set[str] = set()
     for unused in UNUSED:
-        given = _given(fit.config, unused.settings)
-        if "time" in unused.settings and fit.inputs.columns["time"] is not None:
-            given = {"time": fit.inputs.columns["time"], **given}
+        columns = {name: fit.inputs.columns.get(name) for name in unused.settings}
+        given = {name: column for name, column in columns.items() if column is not None}
+        given |= _given(fit.config, unused.settings)
         given = {name: value for name, value in given.items() if name not in warned}
         if given and unused.holds(fit):
             warned |= given.keys()

@@ -80,6 +80,8 @@ def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
     bias = np.zeros(len(users), dtype=np.float32)
     bias[new_index] = known.factors.user_bias
     split, order = add_interactions(known.split, known.order, user, rows.item, new_index, len(users))
+    if split.weights is not None and rows.weight is not None:
+        split = replace(split, weights=split.weights.with_rows(new_index, len(users), user, rows.item, rows.weight))
     changed = np.unique(user)
     if known.encoder is not None:  # keep the part of a user that does not come from the history
         old = np.flatnonzero(np.isin(new_index, changed))
@@ -130,6 +132,8 @@ def add_items(known: KnownModel, stage: Stage, items: Vocabulary) -> KnownModel:
         history_vectors[new_index] = encoder.vectors
         encoder = encoder._replace(vectors=history_vectors)
     split, order = renumber_items(known.split, known.order, new_index, len(items))
+    if split.weights is not None:
+        split = replace(split, weights=split.weights.with_items(new_index))
     factors = known.factors._replace(item_vectors=vectors, item_bias=bias)
     return known._replace(factors=factors, encoder=encoder, items=items, split=split, order=order)
 

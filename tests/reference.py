@@ -250,6 +250,7 @@ def gradients(
     loss: str,
     l2: float = 0.0,
     masks: Masks | None = None,
+    weights: np.ndarray | None = None,
 ) -> tuple[float, Parameters]:
     """Return the mean loss of a batch, without the l2 term, and the gradients of the loss plus the l2 term.
 
@@ -261,10 +262,16 @@ def gradients(
         loss: name of the loss.
         l2: weight of :func:`l2_backward`.
         masks: of the dropout, see ``Masks``; None without dropout.
+        weights: (B,) what the loss of each interaction is multiplied by.
     """
     forward, backward = MODELS[model]
     more = () if masks is None else (masks,)
-    value, grad_scores = LOSSES[loss](forward(p, users, items, *more))
+    scores = forward(p, users, items, *more)
+    value, grad_scores = LOSSES[loss](scores)
+    if weights is not None:
+        each = [LOSSES[loss](row[None]) for row in scores]
+        value = float(np.mean([weight * one for weight, (one, _) in zip(weights, each, strict=True)]))
+        grad_scores = np.concatenate([grad for _, grad in each]) * weights[:, None] / len(weights)
     grads = backward(p, users, items, grad_scores, *more)
     for name, grad in l2_backward(p, users, items, l2).items():
         grads[name] = grads[name] + grad

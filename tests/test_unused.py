@@ -118,7 +118,10 @@ def test_a_setting_that_is_used_is_not_warned_of(settings):
 
 
 def test_rows_of_the_table_name_settings():
-    assert {name for row in UNUSED for name in row.settings} <= {field.name for field in fields(Config)} | {"time"}
+    assert {name for row in UNUSED for name in row.settings} <= {field.name for field in fields(Config)} | {
+        "time",
+        "rating",
+    }
 
 
 def test_candidates_replace_the_settings_of_their_draws(files):

@@ -62,6 +62,12 @@ class Columns:
     time: str | None = None
     """Name of the time column."""
 
+    rating: str | None = None
+    """Name of the rating column for --min-rating."""
+
+    weight: str | None = None
+    """Name of a column of weights, such as counts, that the losses of the interactions are multiplied by."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)

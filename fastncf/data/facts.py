@@ -23,6 +23,7 @@ class DataFacts:
         has_order: whether the order of a user's interactions is known and informative.
         order_reason: why ``has_order`` is what it is, as a sentence without a full stop.
         holdout: what is held out, see :class:`~fastncf.data.split.Split`.
+        has_weights: whether interactions have weights in the loss.
     """
 
     num_users: int
@@ -32,6 +33,7 @@ class DataFacts:
     has_order: bool
     order_reason: str
     holdout: Rule
+    has_weights: bool = False
 
 
 def find_facts(
@@ -80,5 +82,6 @@ def find_facts(
         has_order=has_order,
         order_reason=reason,
         holdout=split.holdout,
+        has_weights=split.weights is not None,
     )
     return facts, order

@@ -46,6 +46,8 @@ def read_with_test(
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
+    rating: str | None = None,
+    weight: str | None = None,
     **reading: Unpack[Reading],
 ) -> tuple[Interactions, GivenTest]:
     """Read training interactions, a test set and, optionally, its candidates.
@@ -60,6 +62,8 @@ def read_with_test(
         user: name of the user column of ``train`` and ``test``.
         item: name of the item column.
         time: name of the time column.
+        rating: name of the rating column of ``train``, see :func:`~fastncf.data.interactions.read_interactions`.
+        weight: name of the weight column of ``train``.
         **reading: further settings, see :class:`~fastncf.data.readers.options.Reading`.
 
     Raises:
@@ -68,7 +72,7 @@ def read_with_test(
         ConfigError: the format cannot be used.
     """
     columns: dict[str, Any] = {"user": user, "item": item, "time": time, "needs_time": False}
-    table = read_table(train, **columns, frame_name="train", **reading)
+    table = read_table(train, **columns, rating=rating, weight=weight, frame_name="train", **reading)
     are_lists = table.source_info["format"] == ITEM_LISTS
     held_out = read_table(test, **columns, frame_name="test", is_looked_up=True, are_lists=are_lists, **reading)
     users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]

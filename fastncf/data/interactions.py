@@ -25,6 +25,7 @@ class Interactions:
         source_info: what was recognised in the source, see :class:`~fastncf.data.readers.table.Table`.
         left_out: numbers of rows that were left out on request, see :class:`~fastncf.data.readers.parts.Part`.
         before: a point in time that was asked for, as ``time`` has times; None where none was.
+        weight: (M,) float64, weights of the rows in the loss, finite and at least 0, or None.
     """
 
     user: np.ndarray
@@ -36,12 +37,14 @@ class Interactions:
     source_info: dict[str, Any]
     left_out: dict[str, int] = field(default_factory=dict)
     before: int | None = None
+    weight: np.ndarray | None = None
 
     def of_rows(self, rows: "np.ndarray | slice") -> "Interactions":
         """Return some of the rows, by a mask (M,), their numbers in any order, or a slice; the vocabularies stay."""
         user, item = (np.ascontiguousarray(column[rows]) for column in (self.user, self.item))
         time = None if self.time is None else np.ascontiguousarray(self.time[rows])
-        return replace(self, user=user, item=item, time=time)
+        weight = None if self.weight is None else self.weight[rows]
+        return replace(self, user=user, item=item, time=time, weight=weight)
 
     def keep_users(self, kept: np.ndarray, other_items: np.ndarray | None = None) -> "Interactions":
         """Return the interactions of some users only, with new indices for these users and for the items they have.
@@ -69,6 +72,7 @@ class Interactions:
             source_info=self.source_info,
             left_out=self.left_out,
             before=self.before,
+            weight=None if self.weight is None else self.weight[rows],
         )
 
 
@@ -78,6 +82,8 @@ def read_interactions(
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
+    rating: str | None = None,
+    weight: str | None = None,
     needs_time: bool = True,
     before: str | None = None,
     **reading: Unpack[Reading],
@@ -93,6 +99,8 @@ def read_interactions(
             are called column_1, column_2 and so on.
         item: the same for the item column.
         time: the same for the time column.
+        rating: the same for the rating column, which is read only for ``min_rating``.
+        weight: name of a column of weights, which is read only where it is named.
         needs_time: whether a source without times is an error.
         before: a point in time to find among the times, see :attr:`Interactions.before`.
         **reading: further settings, see :class:`~fastncf.data.readers.options.Reading`.
@@ -102,7 +110,8 @@ def read_interactions(
         DataError: the input cannot be used; the message names the source, the column and the first bad row.
         ConfigError: the format cannot be used.
     """
-    table = read_table(source, user=user, item=item, time=time, needs_time=needs_time, before=before, **reading)
+    columns: dict[str, Any] = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
+    table = read_table(source, **columns, needs_time=needs_time, before=before, **reading)
     return encode_table(
         table, Vocabulary.of([table.frame["user"]], "user"), Vocabulary.of([table.frame["item"]], "item")
     )
@@ -151,6 +160,7 @@ def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interact
         source_info=table.source_info,
         left_out=table.left_out,
         before=table.before,
+        weight=table.frame["weight"].to_numpy() if "weight" in table.frame.columns else None,
     )
 
 

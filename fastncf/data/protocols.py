@@ -22,6 +22,7 @@ from fastncf.data.split import (
     random_times,
     time_order,
 )
+from fastncf.data.weights import PairWeights
 from fastncf.errors import ConfigError, DataError
 from fastncf.rng import Stream, key
 
@@ -49,9 +50,50 @@ def make_split(
         The interactions of the users that are trained on, and the split.
 
     Raises:
-        DataError: the times are missing, or nothing can be held out or is left to train on.
+        DataError: the times are missing, nothing can be held out or is left to train on, or its weights are all 0.
         ConfigError: the rule does not fit the data.
     """
+    trained_on, split = _hold_out(
+        interactions, holdout, given=given, validation=validation, seed=seed, needs_test=needs_test
+    )
+    return trained_on, split if interactions.weight is None else _with_weights(split, interactions, trained_on)
+
+
+def _with_weights(split: Split, interactions: Interactions, trained_on: Interactions) -> Split:
+    """Return a split with the weights of all interactions of its users, held-out ones included.
+
+    Args:
+        split: U users.
+        interactions: all rows, with weights.
+        trained_on: interactions with the vocabularies of the split.
+
+    Raises:
+        DataError: those of the training interactions are all 0.
+    """
+    assert interactions.weight is not None
+    user = trained_on.users.encode(interactions.users.ids)[interactions.user]
+    item = trained_on.items.encode(interactions.items.ids)[interactions.item]
+    rows = np.flatnonzero((user >= 0) & (item >= 0))
+    weights = PairWeights.of_rows(user[rows], item[rows], interactions.weight[rows], split.num_users)
+    if not weights.of_pairs(split.indptr, split.indices).any():
+        name = interactions.source_info["columns"]["weight"]
+        raise DataError(
+            f"{interactions.source}: column {name!r:.80} holds no weight above 0 of an interaction that is trained on; "
+            f"expected one at least"
+        )
+    return replace(split, weights=weights)
+
+
+def _hold_out(
+    interactions: Interactions,
+    holdout: Holdout,
+    *,
+    given: GivenTest | None,
+    validation: bool,
+    seed: int,
+    needs_test: bool,
+) -> tuple[Interactions, Split]:
+    """Return what :func:`make_split` does, without weights."""
     if given is not None:
         return interactions, given_test(interactions, given)
     if holdout.rule == "time":

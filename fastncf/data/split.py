@@ -14,6 +14,7 @@ from fastncf.data.given_files import GivenTest
 from fastncf.data.holdout import Rule
 from fastncf.data.interactions import Interactions
 from fastncf.data.others import OtherUsers
+from fastncf.data.weights import PairWeights, relative_weights
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.csr import (
     OrderSource,
@@ -59,6 +60,7 @@ class Split:
         test_rows: held-out items of users who may have several, the oldest first; None where each user has one at most.
         others: users that are not trained on, or None. Items of the catalogue may be theirs alone.
         num_test_repeated: later interactions with an item that their user has in training, which are not tested.
+        weights: weights in the loss of all pairs, held-out ones included; None where all count alike.
     """
 
     num_items: int
@@ -75,6 +77,7 @@ class Split:
     test_rows: Rows | None = None
     others: OtherUsers | None = None
     num_test_repeated: int = 0
+    weights: PairWeights | None = None
 
     def __repr__(self) -> str:
         """Return the sizes in one line, without the arrays."""
@@ -113,6 +116,16 @@ class Split:
     def item_counts(self) -> np.ndarray:
         """Return the number of training interactions of each item, (I,) int64."""
         return np.bincount(self.indices, minlength=self.num_items)
+
+    def item_weights(self) -> np.ndarray:
+        """Return the sum of the weights of each item's training interactions, (I,) float64; their number without."""
+        if self.weights is None:
+            return self.item_counts().astype(np.float64)
+        return np.bincount(self.indices, self.weights.of_pairs(self.indptr, self.indices), minlength=self.num_items)
+
+    def interaction_weights(self) -> np.ndarray | None:
+        """Return the weights of the training interactions with a mean of 1, (N,) float32; None where all are equal."""
+        return None if self.weights is None else relative_weights(self.weights.of_pairs(self.indptr, self.indices))
 
     def seen(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the items that each user has seen; see :meth:`seen_by`."""
@@ -305,9 +318,13 @@ def time_order(interactions: Interactions, split: Split, users: np.ndarray | Non
 
 def ordered_items(split: Split, order: np.ndarray | None) -> np.ndarray:
     """Return the training items (N,) int32 user by user, a user's oldest first; as they stand without an order."""
-    if order is None:
-        return split.indices
-    return split.indices[np.repeat(split.indptr[:-1], np.diff(split.indptr)) + order]
+    return split.indices if order is None else split.indices[ordered_rows(split, order)]
+
+
+def ordered_rows(split: Split, order: np.ndarray) -> np.ndarray:
+    """Return the places (N,) int64 of the training interactions in the CSR, user by user, a user's oldest first."""
+    rows: np.ndarray = np.repeat(split.indptr[:-1], np.diff(split.indptr)) + order
+    return rows
 
 
 def select_rows(split: Split, order: np.ndarray | None, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

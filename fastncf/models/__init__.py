@@ -56,7 +56,7 @@ class ModelClass(Protocol):
             stage: sizes of the layers and the standard deviation of the first embedding vectors.
             num_users: U.
             num_items: I.
-            item_counts: (I,) number of training interactions of each item.
+            item_counts: (I,) number of training interactions of each item, or the sum of their weights.
             generator: draws the parameters, on the CPU.
         """
 
@@ -119,7 +119,7 @@ def build(stage: "Stage", num_users: int, num_items: int, item_counts: "np.ndarr
         stage: names the model and its sizes.
         num_users: U.
         num_items: I.
-        item_counts: (I,) number of training interactions of each item.
+        item_counts: (I,) number of training interactions of each item, or the sum of their weights.
 
     Raises:
         ConfigError: there is no model of that name.

@@ -7,6 +7,7 @@ training step. A trainer that does not implement a loss refuses it, see :meth:`f
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -18,13 +19,14 @@ class Loss:
     """One loss and its implementations.
 
     Attributes:
-        function: maps logits of positives (B,) and of their negatives (B, K) to the mean loss of all terms, ().
+        function: maps logits of positives (B,) and of their negatives (B, K) to the mean loss of all terms, (). If it
+            takes ``weights`` (B,) as well, it multiplies the terms of each interaction by the weight of that.
         terms: what has a term of its own: each sample, each (positive, negative) pair, or each interaction.
         cpu_kernel: code of the implementation in :mod:`fastncf.kernels.cpu.losses`; None where there is none.
         cuda_kernel: whether :mod:`fastncf.kernels.cuda.mlp` implements the loss.
     """
 
-    function: "Callable[[Tensor, Tensor], Tensor]"
+    function: "Callable[..., Tensor]"
     terms: Literal["sample", "pair", "interaction"]
     cpu_kernel: int | None = None
     cuda_kernel: bool = False
@@ -33,32 +35,46 @@ class Loss:
         """Return the number of terms of one interaction with K negatives: 1 + K samples, K pairs, or 1."""
         return {"sample": 1 + num_negatives, "pair": num_negatives, "interaction": 1}[self.terms]
 
+    def takes_weights(self) -> bool:
+        """Return whether the interactions may have weights."""
+        return "weights" in signature(self.function).parameters
 
-def bce(positive: "Tensor", negatives: "Tensor") -> "Tensor":
-    """Return the mean binary cross entropy of positives (B,), labelled 1, and negatives (B, K), labelled 0."""
+
+def bce(positive: "Tensor", negatives: "Tensor", weights: "Tensor | None" = None) -> "Tensor":
+    """Return the mean binary cross entropy of positives (B,), labelled 1, and negatives (B, K), labelled 0.
+
+    The terms of interaction b, its positive and its negatives, are multiplied by ``weights[b]``.
+    """
     from torch.nn.functional import softplus
 
-    total = softplus(-positive).sum() + softplus(negatives).sum()
-    return total / (positive.numel() + negatives.numel())
+    count = positive.numel() + negatives.numel()
+    if weights is None:
+        return (softplus(-positive).sum() + softplus(negatives).sum()) / count
+    return (weights * (softplus(-positive) + softplus(negatives).sum(-1))).sum() / count
 
 
-def bpr(positive: "Tensor", negatives: "Tensor") -> "Tensor":
-    """Return the mean of -log sigmoid(positive - negative) over all pairs (Rendle et al. 2009, BPR-Opt)."""
+def bpr(positive: "Tensor", negatives: "Tensor", weights: "Tensor | None" = None) -> "Tensor":
+    """Return the mean of -log sigmoid(positive - negative) over all pairs (Rendle et al. 2009, BPR-Opt).
+
+    The terms of interaction b are multiplied by ``weights[b]``.
+    """
     from torch.nn.functional import softplus
 
-    return softplus(negatives - positive.unsqueeze(-1)).mean()
+    losses = softplus(negatives - positive.unsqueeze(-1))
+    return losses.mean() if weights is None else (weights.unsqueeze(-1) * losses).mean()
 
 
-def softmax(positive: "Tensor", negatives: "Tensor") -> "Tensor":
+def softmax(positive: "Tensor", negatives: "Tensor", weights: "Tensor | None" = None) -> "Tensor":
     """Return the mean cross entropy of positives (B,) by softmax over each and its negatives (B, K).
 
     That is sampled softmax (Jean et al. 2015, "On using very large target vocabulary", section 3); uniform draws need
-    no correction, which would be the same for all negatives of all interactions.
+    no correction, which would be the same for all negatives of all interactions. The cross entropy of interaction b is
+    multiplied by ``weights[b]``.
     """
     import torch
 
-    scores = torch.cat([positive.unsqueeze(-1), negatives], dim=-1)
-    return (torch.logsumexp(scores, dim=-1) - positive).mean()
+    losses = torch.logsumexp(torch.cat([positive.unsqueeze(-1), negatives], dim=-1), dim=-1) - positive
+    return losses.mean() if weights is None else (weights * losses).mean()
 
 
 LOSSES: dict[str, Loss] = {

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from fastncf.data.csr import Rows, split_ranges
 from fastncf.data.split import Split
+from fastncf.data.weights import PairWeights
 from fastncf.memory import require_torch
 from fastncf.persistence.plain import UnexpectedError, parse_json, read_plain
 
@@ -194,6 +195,23 @@ def require_split(split: Split, num_users: int) -> None:
         num_lists = int((split.test_item >= 0).sum())
         _require_form("test_candidates", candidates, (num_lists, *(candidates.shape[1:2] or (0,))), np.int32)
         _require_range("test_candidates", candidates, -1, num_items)
+
+
+def require_weights(weights: PairWeights, split: Split) -> None:
+    """Raise an error unless the weights of pairs are in order, finite and at least 0, and not all 0 in a split.
+
+    Raises:
+        UnexpectedError: an array has another shape or dtype, or holds what weights cannot hold.
+    """
+    indptr, indices, values = weights
+    _require_form("weight_indptr", indptr, (split.num_users + 1,), np.int64)
+    _require_form("weight_indices", indices, (math.prod(indices.shape),), np.int32)
+    _require_form("weight_values", values, indices.shape, np.float64)
+    _require_rows(indptr, indices, split.num_items)
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise UnexpectedError("weight_values holds numbers that are not finite or below 0")
+    if not len(values) or not weights.of_pairs(split.indptr, split.indices).any():
+        raise UnexpectedError("the weights of the training interactions are all 0")
 
 
 def require_order(order: np.ndarray, indptr: np.ndarray) -> None:

@@ -14,9 +14,10 @@ from fastncf.data.holdout import Rule
 from fastncf.data.ids import Vocabulary
 from fastncf.data.others import OtherUsers
 from fastncf.data.split import Split
+from fastncf.data.weights import PairWeights
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
-from fastncf.persistence.arrays import require_apart, require_order, require_rows, require_split
+from fastncf.persistence.arrays import require_apart, require_order, require_rows, require_split, require_weights
 from fastncf.persistence.plain import UnexpectedError, as_numbers, finite_or_none, read_plain
 from fastncf.plan import Plan, make_plan
 from fastncf.trainers.loop import TrainingLog
@@ -29,6 +30,9 @@ ARRAYS = "indptr", "indices", "test_item", "validation_item", "test_candidates"
 
 _ROWS = "test_rows", "other_histories", "other_test"
 """Rows of items that a split may have, each in two arrays: the items, and the bounds in ``NAME_indptr``."""
+
+_WEIGHTS = {"weight_indptr": "indptr", "weight_indices": "indices", "weight_values": "values"}
+"""Names of the arrays of weights, which may all be missing, and of the fields of PairWeights."""
 
 _MOST_LAYERS = 1000
 _RANGED = "dropout", "init_std", "num_negatives", "negatives_exponent", "batch_size", "learning_rate", "l2", "seed"
@@ -127,6 +131,7 @@ def describe(
     for name, one in rows.items():
         if one is not None:
             arrays |= {f"{name}_indptr": one.indptr, name: one.items}
+    arrays |= {name: getattr(split.weights, field, None) for name, field in _WEIGHTS.items()}
     return description, {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -220,7 +225,7 @@ def _titles(stated: list[str | None] | None, num_items: int) -> pl.Series | None
 
 def _read_split(plain: _Plain, arrays: Mapping[str, Any], num_users: int, num_items: int) -> Split:
     """Return the split, whose arrays are checked, and whose counts are there."""
-    known = (*ARRAYS, "order", *_ROWS, *(f"{name}_indptr" for name in _ROWS))
+    known = (*ARRAYS, *_WEIGHTS, "order", *_ROWS, *(f"{name}_indptr" for name in _ROWS))
     if unknown := [name for name in arrays if name not in known]:
         raise UnexpectedError(f"the data have the unknown array {unknown[0]!r:.80}")
     if missing := [name for name in ARRAYS[:-1] if name not in arrays]:
@@ -247,7 +252,13 @@ def _read_split(plain: _Plain, arrays: Mapping[str, Any], num_users: int, num_it
         num_test_repeated=plain.num_test_repeated,
     )
     require_split(split, num_users)
-    return split
+    if not any(name in arrays for name in _WEIGHTS):
+        return split
+    if missing := [name for name in _WEIGHTS if name not in arrays]:
+        raise UnexpectedError(f"the data have no array {missing[0]}")
+    weights = PairWeights(**{field: arrays[name] for name, field in _WEIGHTS.items()})
+    require_weights(weights, split)
+    return replace(split, weights=weights)
 
 
 def _rows(arrays: Mapping[str, Any], name: str, num_users: int, num_items: int) -> Rows | None:
@@ -279,8 +290,9 @@ def _others(plain: _Plain, arrays: Mapping[str, Any], num_items: int) -> OtherUs
 def _require_plan(plan: Plan, split: Split) -> None:
     """Raise an error for a plan of other data, or one that could not be printed or whose model could not be built."""
     facts = plan.data
-    found = facts.num_users, facts.num_items, facts.num_interactions, facts.holdout
-    if found != (split.num_users, split.num_items, len(split.indices), split.holdout):
+    found = facts.num_users, facts.num_items, facts.num_interactions, facts.holdout, facts.has_weights
+    own = split.num_users, split.num_items, len(split.indices), split.holdout, split.weights is not None
+    if found != own:
         raise UnexpectedError("the plan is for other data than those of the split")
     if not plan.stages or not len(plan.stages) == len(plan.reasons) == len(plan.passed_over):
         raise UnexpectedError("the plan has another number of reasons than of stages")

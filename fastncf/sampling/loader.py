@@ -29,17 +29,19 @@ from fastncf.threads import Task, end_tasks
 
 
 class Batch(NamedTuple):
-    """The interactions of one step, all int32.
+    """The interactions of one step.
 
     Attributes:
-        user: (B,).
-        positive: (B,), the items that the users interacted with.
-        negatives: (B, K).
+        user: (B,) int32.
+        positive: (B,) int32, the items that the users interacted with.
+        negatives: (B, K) int32.
+        weights: (B,) float32, what the losses of the interactions are multiplied by; None where all are 1.
     """
 
     user: Tensor
     positive: Tensor
     negatives: Tensor
+    weights: Tensor | None = None
 
 
 class SamplingSpec(NamedTuple):
@@ -111,6 +113,7 @@ class EpochLoader:
         interactions_per_batch: number of interactions in each batch but the last.
         user: (N,) int32 on the device, in the order of the CSR.
         positive: (N,) int32, likewise.
+        weights: (N,) float32, likewise, what the losses of the interactions are multiplied by; None where all are 1.
         order: (N,) int32 or int64 of the loaded epoch; on CUDA always the same memory.
         negatives: (N, K) int32 of the loaded epoch, in the order of the CSR; on CUDA always the same memory.
     """
@@ -121,6 +124,8 @@ class EpochLoader:
         indptr, self.positive = (torch.from_numpy(array).to(device) for array in (split.indptr, split.indices))
         users = torch.arange(split.num_users, dtype=torch.int32, device=device)
         self.user = torch.repeat_interleave(users, indptr.diff(), output_size=len(split.indices))
+        weights = split.interaction_weights()
+        self.weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.order = self.negatives = torch.empty(0, dtype=torch.int32, device="cpu")
         self._sampler: _EpochSampler
         if triton_works(device):
@@ -159,7 +164,11 @@ class EpochLoader:
 
     def gather(self, indices: Tensor) -> Batch:
         """Return the batch of some interactions (B,), given as positions in the CSR."""
-        return Batch(*(array.index_select(0, indices) for array in (self.user, self.positive, self.negatives)))
+        user, positive, negatives = (
+            array.index_select(0, indices) for array in (self.user, self.positive, self.negatives)
+        )
+        weights = None if self.weights is None else self.weights.index_select(0, indices)
+        return Batch(user, positive, negatives, weights)
 
     def sampling_seconds(self) -> float:
         """Return the seconds that drawing took so far; on CUDA, the device must have finished it."""

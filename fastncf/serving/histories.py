@@ -1,5 +1,6 @@
 """Histories of users who are not in the training data, and what they say of these users."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ class NewRows(NamedTuple):
         items: raw ids of the model's items, and of new ones where they are taken.
         user: (M,) int32, indices of :attr:`users`, ascending.
         item: (M,) int32, indices of :attr:`items`.
+        weight: (M,) float64, weights of the interactions, or None.
         num_skipped: rows with other items, which were left out.
     """
 
@@ -34,6 +36,7 @@ class NewRows(NamedTuple):
     items: Vocabulary
     user: np.ndarray
     item: np.ndarray
+    weight: np.ndarray | None
     num_skipped: int
 
 
@@ -42,15 +45,30 @@ def is_table(source: Any) -> bool:
     return isinstance(source, str | Path | pl.LazyFrame) or hasattr(source, "columns")  # a LazyFrame's takes time
 
 
+class RowsReading(NamedTuple):
+    """How further interactions of a model are read.
+
+    Attributes:
+        settings: those of the fit.
+        columns: names of the columns of the fit by their roles, which are taken where the source has them.
+        weight: name of the column of weights, or None.
+        ties: which row counts as the latest among equal times, as in the split.
+    """
+
+    settings: Reading
+    columns: Mapping[str, str]
+    weight: str | None = None
+    ties: str = "first"
+
+
 def read_rows(
     source: Any,
     items: Vocabulary,
     unknown: str,
     name: str,
-    reading: Reading,
+    reading: RowsReading,
     *,
     takes_new: bool = False,
-    ties: str = "first",
 ) -> NewRows:
     """Read interactions from a frame or a file, or take the items of one user.
 
@@ -60,9 +78,8 @@ def read_rows(
         items: ids of the model's items.
         unknown: what is done about other items: ``error``, or leave their rows out (``skip``).
         name: name of the argument in messages.
-        reading: how a file is read, see :class:`~fastncf.data.readers.options.Reading`.
+        reading: how a table is read.
         takes_new: take other items of a table into the vocabulary; then none is unknown.
-        ties: which row counts as the latest among equal times, as in the split.
 
     Raises:
         ConfigError: ``unknown`` is neither.
@@ -74,19 +91,25 @@ def read_rows(
     raw: Any
     by_age: tuple[np.ndarray, ...]
     if is_table(source):
-        options: Reading = reading if isinstance(source, str | Path) else {}
-        table = read_table(source, user=None, item=None, time=None, needs_time=False, is_looked_up=True, **options)
+        options: Reading = {**reading.settings}
+        if not isinstance(source, str | Path):
+            options.pop("encoding", None)
+        columns: dict[str, Any] = {"user": None, "item": None, "time": None, "weight": reading.weight}
+        known = {role: column for role, column in reading.columns.items() if role not in ("clock", "weight")}
+        table = read_table(source, **columns, needs_time=False, is_looked_up=True, known=known, **options)
         users = Vocabulary.of([table.frame["user"]], "user")
         if takes_new:
             items = Vocabulary.of([items.ids, table.frame["item"]], "item")
         user, item = users.encode(table.frame["user"]), items.encode(table.frame["item"])
+        weight = table.frame["weight"].to_numpy() if "weight" in table.frame.columns else None
         raw, rows = table.frame["item"], np.arange(len(user))
-        in_turn = -rows if ties == "first" else rows
+        in_turn = -rows if reading.ties == "first" else rows
         by_age = (in_turn, table.frame["time"].to_numpy()) if "time" in table.frame.columns else (rows,)
     else:
         named = named_ids(source, "item")
         users, item = Vocabulary(pl.Series("user", [0]), "user"), items.find(named)
         user, raw, by_age = np.zeros(len(item), dtype=np.int32), named, (np.arange(len(item)),)
+        weight = None
     is_known = item >= 0
     if unknown == "error" and not is_known.all():
         row = int(np.argmin(is_known)) + 1
@@ -97,7 +120,8 @@ def read_rows(
         raise DataError(f"{name}: holds no item of the training data; expected at least one")
     ordered = np.lexsort((*by_age, user))
     kept = ordered[is_known[ordered]]
-    return NewRows(users, items, user[kept], item[kept], int((~is_known).sum()))
+    weight = None if weight is None else weight[kept]
+    return NewRows(users, items, user[kept], item[kept], weight, int((~is_known).sum()))
 
 
 def group_histories(rows: NewRows) -> tuple[NewRows, np.ndarray, np.ndarray]:

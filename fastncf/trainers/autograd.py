@@ -52,6 +52,8 @@ class AutogradTrainer(Trainer):
             return f"takes steps by {cls.optimizer}, not by {stage.optimizer}"
         if stage.history != "none":
             return f"history={stage.history!r} was asked for, and autograd trains no histories"
+        if stage.has_weights and not LOSSES[stage.loss].takes_weights():
+            return f"loss={stage.loss!r} takes no weights; expected a function of positive, negatives and weights"
         if module is None:
             trainable = stage.model != "popularity"
         else:
@@ -262,7 +264,8 @@ class AutogradTrainer(Trainer):
                     positive, negatives = score_batch(self.model, batch)
                 if self.bfloat16:
                     positive, negatives = positive.float(), negatives.float()
-                loss = LOSSES[self.stage.loss].function(positive, negatives)
+                weights = () if batch.weights is None else (batch.weights,)
+                loss = LOSSES[self.stage.loss].function(positive, negatives, *weights)
                 objective = loss + l2_penalty(self.model, batch, self.stage.l2) if self.stage.l2 else loss
                 if (weight := share * len(part) / len(indices)) < 1:
                     objective = objective * weight

@@ -19,6 +19,7 @@ from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import (
     Block,
     Factors,
+    GroupedRows,
     ItemParts,
     NegativeSampling,
     SGDStep,
@@ -32,7 +33,7 @@ from fastncf.sampling.negatives import position_keys
 from fastncf.stage import Stage
 from fastncf.threads import run_ranges
 from fastncf.trainers.base import State, Trainer
-from fastncf.trainers.sgd import SGDSettings, learning_rates, load_arrays, why_not_sgd
+from fastncf.trainers.sgd import SGDSettings, learning_rates, load_arrays, weights_of, why_not_sgd
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,8 +79,12 @@ class BlockSGD(Trainer):
         self.by_popularity = np.argsort(-self.counts, kind="stable")
         self.grid = grid_size(len(split.indices), split.num_items)
         self.ranges = split_ranges(split.indptr, self.grid)
-        self.positions = np.empty_like(split.indices)
-        self.bounds = np.empty((split.num_users, self.grid + 1), dtype=np.int64)
+        self.interaction_weights = weights_of(split)
+        self.rows = GroupedRows(
+            bounds=np.empty((split.num_users, self.grid + 1), dtype=np.int64),
+            positions=np.empty_like(split.indices),
+            interaction_weights=np.empty_like(self.interaction_weights),
+        )
 
     def epoch(self, number: int) -> float:
         """Visit every interaction once; see :meth:`fastncf.trainers.base.Trainer.epoch`."""
@@ -88,7 +93,7 @@ class BlockSGD(Trainer):
         generator = np.random.Generator(np.random.Philox(key=key(settings.seed, Stream.BLOCKS, order_epoch)))
         parts = self._deal(generator)
         first = int(generator.integers(self.grid))
-        num_draws = len(self.positions) * settings.num_negatives
+        num_draws = len(self.split.indices) * settings.num_negatives
         keys = position_keys(settings.seed, Stream.NEGATIVES, number, positions=num_draws)
         weight = np.float32(settings.negative_weight)
         samplings = [
@@ -100,7 +105,7 @@ class BlockSGD(Trainer):
 
         def train(step: SGDStep, shift: int, users: int, _: int) -> None:
             part = (users + shift) % self.grid
-            block = Block(self.ranges[users], self.ranges[users + 1], part, self.bounds, self.positions)
+            block = Block(self.ranges[users], self.ranges[users + 1], part, *self.rows)
             losses[users, part] = train_block(block, self.factors, samplings[part], step)
 
         for turn in range(done, self.grid):
@@ -138,9 +143,11 @@ class BlockSGD(Trainer):
         position = np.empty(num_items, dtype=np.int32)
         for items in parts:
             position[items] = np.arange(len(items), dtype=np.int32)
-        indptr, indices, item_parts = self.split.indptr, self.split.indices, ItemParts(part, position)
+        split, item_parts = self.split, ItemParts(part, position)
         run_ranges(
-            lambda a, b: group_by_part(a, b, indptr, indices, item_parts, self.positions, self.bounds),
-            balanced_ranges(indptr),
+            lambda a, b: group_by_part(
+                a, b, split.indptr, split.indices, self.interaction_weights, item_parts, self.rows
+            ),
+            balanced_ranges(split.indptr),
         )
         return parts

@@ -155,7 +155,11 @@ class CPUMLPTrainer(Trainer):
     def _shared_state(self, losses: np.ndarray) -> kernels.SharedState:
         """Return what the threads share in the epoch that is loaded, which add to ``losses``."""
         loader = self.loader
-        arrays = (loader.order, loader.user, loader.positive, loader.negatives)
+        order, user, positive, negatives = (
+            tensor.numpy().reshape(-1) for tensor in (loader.order, loader.user, loader.positive, loader.negatives)
+        )
+        weights = np.empty(0, dtype=np.float32) if loader.weights is None else loader.weights.numpy()
+        data = kernels.EpochData(len(order), order, user, positive, negatives, weights, len(weights) > 0)
         return kernels.SharedState(
             num_threads=self._num_threads,
             counters=np.zeros(kernels.num_counters(self._num_threads), dtype=np.int64),
@@ -163,7 +167,7 @@ class CPUMLPTrainer(Trainer):
             settings=self._settings,
             network=self._packed.network,
             layers=self._packed.layers,
-            data=kernels.EpochData(len(loader.order), *(tensor.numpy().reshape(-1) for tensor in arrays)),
+            data=data,
             table=self._packed.table,
             batch_rows=self._batch_rows,
             schedule=self._schedule,

@@ -183,6 +183,8 @@ def _unsupported_setting(stage: Stage) -> str | None:
         return f"loss={stage.loss!r} has no CUDA kernel"
     if stage.precision != "bfloat16":
         return f"precision={stage.precision!r} was asked for, and the kernel multiplies in TF32"
+    if stage.has_weights:
+        return "interactions have weights, which the kernel does not take"
     if stage.deterministic:
         return "deterministic=True was asked for, and the kernel adds gradients in the order in which they arrive"
     return None

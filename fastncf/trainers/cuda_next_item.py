@@ -60,6 +60,8 @@ class CUDANextItem(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
         if (reason := why_not_next_item(stage, module)) is not None:
             return reason
+        if stage.has_weights:
+            return "interactions have weights, which the kernel does not take"
         if stage.dim > _WIDEST:
             return f"dim={stage.dim} was asked for, and the kernel has tiles for at most {_WIDEST}"
         most = max(8 * (stage.batch_size + WINDOW), stage.num_negatives) * _padded(stage.dim)

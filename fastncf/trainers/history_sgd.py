@@ -32,7 +32,7 @@ from fastncf.sampling.negatives import position_keys
 from fastncf.stage import Stage
 from fastncf.threads import even_ranges, run_ranges
 from fastncf.trainers.base import State, Trainer
-from fastncf.trainers.sgd import SGDSettings, learning_rates, load_arrays, why_not_sgd
+from fastncf.trainers.sgd import SGDSettings, learning_rates, load_arrays, weights_of, why_not_sgd
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +82,7 @@ class HistorySGD(Trainer):
         self.stage = stage
         self.settings = SGDSettings.from_stage(stage)
         order = np.empty(0, dtype=np.int32) if order is None else order
-        self.histories = Histories(split.indptr, split.indices, order, _WEIGHTS[stage.history])
+        self.histories = Histories(split.indptr, split.indices, order, _WEIGHTS[stage.history], weights_of(split))
         self.model, self.factors = model, pad_to_lanes(model)
         self.tables = HistoryFactors(
             user_vectors=aligned_copies(self.factors.user_vectors, 1)[0],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastncf.data.csr import balanced_ranges
-from fastncf.data.split import Split, ordered_items
+from fastncf.data.split import Split, ordered_items, ordered_rows
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu import next_item as kernels
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
@@ -25,7 +25,7 @@ from fastncf.rng import Stream, key
 from fastncf.stage import Stage
 from fastncf.threads import even_ranges, num_threads, run_ranges, run_threads
 from fastncf.trainers.base import State, Trainer
-from fastncf.trainers.sgd import load_arrays
+from fastncf.trainers.sgd import load_arrays, weights_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,7 +113,7 @@ class NextItem(Trainer):
         epoch = self._draw_epoch(number)
         most = _Most.of(self.windows, epoch)
         work = Work(
-            plans=make_plans(_BATCHES_PER_CALL, most),
+            plans=make_plans(_BATCHES_PER_CALL, most, len(self.windows.interaction_weights) > 0),
             buffers=self._make_buffers(most),
             settings=self._settings(number),
             scratch=[aligned_zeros(self._scratch_size()) for _ in range(num_threads())],
@@ -327,7 +327,9 @@ def windows_of(split: Split, order: np.ndarray | None) -> kernels.Windows:
     """Return the windows of all histories; ``order`` is that of a trainer, which must not be None."""
     if order is None:
         raise ValueError("order: expected one, which histories need")
-    return make_windows(split.indptr, ordered_items(split, order))
+    weights = weights_of(split)
+    windows = make_windows(split.indptr, ordered_items(split, order))
+    return windows._replace(interaction_weights=weights[ordered_rows(split, order)]) if len(weights) else windows
 
 
 def draw_vectors(stage: Stage, num_items: int) -> Iterator[np.ndarray]:
@@ -387,6 +389,7 @@ def make_windows(indptr: np.ndarray, items: np.ndarray) -> kernels.Windows:
         starts=indptr[users] + starts - contexts,
         contexts=contexts.astype(np.int32),
         lengths=(ends - starts).astype(np.int32),
+        interaction_weights=np.empty(0, dtype=np.float32),
     )
 
 
@@ -421,8 +424,8 @@ class _Most(NamedTuple):
         return cls(num_windows, tokens, most(windows.lengths), tokens + num_windows, masks, epoch.num_slots)
 
 
-def make_plans(count: int, most: _Most) -> kernels.Plans:
-    """Return memory for the plans of ``count`` batches."""
+def make_plans(count: int, most: _Most, has_weights: bool) -> kernels.Plans:
+    """Return memory for the plans of ``count`` batches, whose positions may have weights."""
 
     def rows(length: int) -> np.ndarray:
         return np.empty((count, length), dtype=np.int32)
@@ -442,6 +445,7 @@ def make_plans(count: int, most: _Most) -> kernels.Plans:
         target_positions=rows(most.positions),
         mask_indptr=rows(most.windows + 1),
         mask_slots=rows(most.masks),
+        target_weights=np.empty((count, most.positions if has_weights else 0), dtype=np.float32),
     )
 
 

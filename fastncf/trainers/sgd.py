@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastncf.data.split import Split
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.kernels.cpu.factors import Factors, SGDStep
 from fastncf.kernels.cpu.losses import require_code
@@ -89,6 +90,12 @@ class SGDSettings:
     def alias_table(self, item_counts: np.ndarray) -> AliasTable:
         """Return the distribution of the negatives over some items, from their numbers of interactions (n,) int64."""
         return alias_table(self.negatives, item_counts, self.negatives_exponent) or UNIFORM
+
+
+def weights_of(split: Split) -> np.ndarray:
+    """Return the weights of the training interactions, (N,) float32; none where all are 1."""
+    weights = split.interaction_weights()
+    return np.empty(0, dtype=np.float32) if weights is None else weights
 
 
 def learning_rates(stage: Stage, epoch: int, num_rounds: int) -> list[float]:

@@ -151,7 +151,7 @@ def initial_model(stage: Stage, module: "nn.Module | None", split: Split, previo
         return init_factors(stage, split.num_users, split.num_items)
     from fastncf import models
 
-    module = models.build(stage, split.num_users, split.num_items, split.item_counts())
+    module = models.build(stage, split.num_users, split.num_items, split.item_weights())
     module.to(stage.device)
     if stage.start == "pretrained":
         models.get("mlp").start_from(module, previous[-1], stage.init_std)

@@ -6,6 +6,7 @@ from numba import njit
 
 from fastncf.kernels.cpu.factors import (
     Factors,
+    GroupedRows,
     Interaction,
     ItemParts,
     ItemTable,
@@ -111,8 +112,10 @@ def test_interactions_are_grouped_by_part():
     position = np.empty(30, np.int32)
     for number in range(4):
         position[part == number] = np.arange((part == number).sum())
+    weights, grouped = random.random(len(indices), np.float32), np.empty(len(indices), np.float32)
     positions, bounds = np.empty_like(indices), np.empty((20, 5), np.int64)
-    group_by_part(0, 20, indptr, indices, ItemParts(part, position), positions, bounds)
+    rows = GroupedRows(bounds, positions, grouped)
+    group_by_part(0, 20, indptr, indices, weights, ItemParts(part, position), rows)
     for user in range(20):
         row = indices[indptr[user] : indptr[user + 1]]
         assert bounds[user, 0] == indptr[user]
@@ -120,6 +123,8 @@ def test_interactions_are_grouped_by_part():
         for number in range(4):
             found = positions[bounds[user, number] : bounds[user, number + 1]]
             assert found.tolist() == position[row[part[row] == number]].tolist()
+            its = weights[indptr[user] : indptr[user + 1]][part[row] == number]
+            assert grouped[bounds[user, number] : bounds[user, number + 1]].tolist() == its.tolist()
 
 
 @pytest.mark.parametrize("dim", [1, LANES, 20])

@@ -95,14 +95,17 @@ def test_one_interaction_with_repeated_negatives(loss, size):
 @pytest.mark.parametrize(("num_interactions", "group_size"), [(1, 2), (5, 4), (3, 16), (2, 9)])
 def test_many_interactions_at_once(loss, num_interactions, group_size):
     exact = 3 * np.random.default_rng(group_size).standard_normal((num_interactions, group_size))
+    weights = np.arange(num_interactions) / 2 + 1
     scores, multiplicity = padded(exact.reshape(-1), fill=np.nan), np.full(10 * LANES, 5, np.float32)
+    multiplicity[: exact.size] = np.repeat(weights, group_size)
     loss_sums = np.zeros(LANES, np.float32)
     value = call_batch_loss_gradients(
         scores, multiplicity, loss_sums, num_interactions, group_size, np.float32(0.25), loss
     )
     values, gradients = zip(*(reference(one, np.ones(group_size), loss) for one in exact), strict=True)
-    np.testing.assert_allclose(scores[: exact.size], 0.25 * np.concatenate(gradients), rtol=1e-5, atol=1e-6)
-    assert value == pytest.approx(sum(values), rel=1e-5)
+    expected = 0.25 * weights[:, None] * np.array(gradients)
+    np.testing.assert_allclose(scores[: exact.size], expected.reshape(-1), rtol=1e-5, atol=1e-6)
+    assert value == pytest.approx(weights @ values, rel=1e-5)
     assert not loss_sums.any()
 
 
@@ -113,7 +116,7 @@ def test_kernels_compute_what_autograd_does(name):
     mean = loss.function(exact[:, 0], exact[:, 1:])
     mean.backward()
     terms = 6 * loss.num_terms(4)
-    scores, multiplicity = padded(exact.detach().numpy().reshape(-1)), np.zeros(2 * LANES, np.float32)
+    scores, multiplicity = padded(exact.detach().numpy().reshape(-1)), np.ones(2 * LANES, np.float32)
     value = call_batch_loss_gradients(
         scores, multiplicity, np.zeros(LANES, np.float32), 6, 5, np.float32(1 / terms), loss.cpu_kernel
     )

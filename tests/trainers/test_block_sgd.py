@@ -3,12 +3,14 @@
 import copy
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from fastncf.data.split import Split
+from fastncf.data.weights import PairWeights
 from fastncf.kernels.cpu.negatives import ATTEMPTS, is_dense
 from fastncf.models.losses import LOSSES
 from fastncf.models.mf import MF
@@ -51,7 +53,24 @@ def sgd_stage(**changes) -> Stage:
     return make_stage(**{"optimizer": "sgd", "seed": 7, "l2": 0.002, "learning_rate": 0.05} | changes)
 
 
-def numpy_step(p: Parameters, user: int, items: np.ndarray, stage: Stage, rate: float) -> tuple[Parameters, float]:
+def with_weights(split: Split, seed: int) -> Split:
+    """Return a split whose interactions have weights of which some are 0."""
+    values = np.random.default_rng(seed).integers(0, 6, len(split.indices)) * 1.5
+    return replace(split, weights=PairWeights(split.indptr, split.indices, values))
+
+
+def weights_by_pair(split: Split) -> dict[tuple[int, int], float]:
+    """Return what the loss of each (user, item) is multiplied by: weights with a mean of 1."""
+    weights = split.interaction_weights()
+    owners = np.repeat(np.arange(split.num_users), np.diff(split.indptr))
+    pairs = zip(owners.tolist(), split.indices.tolist(), strict=True)
+    values = np.ones(len(owners)) if weights is None else weights.astype(np.float64)
+    return dict(zip(pairs, values.tolist(), strict=True))
+
+
+def numpy_step(
+    p: Parameters, user: int, items: np.ndarray, stage: Stage, rate: float, interaction_weight: float = 1
+) -> tuple[Parameters, float]:
     """Return the parameters of a matrix factorization after the step of one interaction, and its summed loss.
 
     The step goes along the gradient of the sum of the terms plus the l2 term, see :meth:`SGDSettings.step`.
@@ -62,6 +81,7 @@ def numpy_step(p: Parameters, user: int, items: np.ndarray, stage: Stage, rate: 
         items: (C,), the positive first; no negatives follow where the user has seen all items.
         stage: settings.
         rate: learning rate.
+        interaction_weight: weight of the loss, but not of the l2 term.
     """
     users, items = np.array([user]), items[None]
     scores = reference.mf_forward(p, users, items)
@@ -75,6 +95,7 @@ def numpy_step(p: Parameters, user: int, items: np.ndarray, stage: Stage, rate: 
         total, grad_scores = own + weight * (total - own), grad_scores * weights
     else:
         total, grad_scores = weight * total, grad_scores * weight
+    total, grad_scores = interaction_weight * total, interaction_weight * grad_scores
     grads = reference.mf_backward(p, users, items, grad_scores)
     decay = 2 * stage.l2 * weighted_terms(stage)
     item_vectors = p["item_embedding.weight"]
@@ -131,8 +152,8 @@ def visits(trainer: BlockSGD, epoch: int, parts: list[np.ndarray], first: int) -
         part = (users + first + turn) % trainer.grid
         items = parts[part]
         for user in range(trainer.ranges[users], trainer.ranges[users + 1]):
-            start, stop = trainer.bounds[user, part : part + 2].tolist()
-            positions = trainer.positions[start:stop]
+            start, stop = trainer.rows.bounds[user, part : part + 2].tolist()
+            positions = trainer.rows.positions[start:stop]
             assert positions.tolist() == sorted(positions.tolist())
             drawn = draw_negatives(range(start, stop), positions, trainer.stage, trainer.counts[items], epoch)
             for positive, negatives in zip(positions, drawn, strict=True):
@@ -161,8 +182,17 @@ def watch_parts(monkeypatch) -> dict:
 @pytest.mark.parametrize("negatives", ["uniform", "popularity"])
 def test_an_epoch_is_that_of_numpy(monkeypatch, dim, loss, num_negatives, negatives):
     """In float64 over the same draws, with items that are drawn more than once for an interaction."""
-    seed = dim + num_negatives
-    split = random_split(seed)
+    check_epoch(monkeypatch, random_split(dim + num_negatives), dim, loss, num_negatives, negatives)
+
+
+@pytest.mark.usefixtures("fine_grid")
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+def test_an_epoch_with_weights_is_that_of_numpy(monkeypatch, loss):
+    check_epoch(monkeypatch, with_weights(random_split(1), 1), 16, loss, 3, "uniform")
+
+
+def check_epoch(monkeypatch, split, dim, loss, num_negatives, negatives) -> None:
+    seed, weight_of = dim + num_negatives, weights_by_pair(split)
     model = random_model(split, dim)
     p = reference.parameters_of(model)
     stage = sgd_stage(loss=loss, num_negatives=num_negatives, negatives=negatives, seed=seed, l2=0.02)
@@ -175,7 +205,7 @@ def test_an_epoch_is_that_of_numpy(monkeypatch, dim, loss, num_negatives, negati
     for turn, user, items in visits(trainer, 2, **drawn):
         visited.append((user, int(items[0])))
         sizes.append(len(set(items.tolist())))
-        p, value = numpy_step(p, user, items, stage, rates[turn])
+        p, value = numpy_step(p, user, items, stage, rates[turn], weight_of[visited[-1]])
         expected += value
     assert num_negatives == 1 or min(sizes) < 1 + num_negatives
     owners = np.repeat(np.arange(split.num_users), np.diff(split.indptr))
@@ -191,7 +221,8 @@ def test_a_part_of_which_all_is_seen_has_no_negatives(monkeypatch):
     model = random_model(split, 16)
     p = reference.parameters_of(model)
     trainer = BlockSGD(model.factors(), split, sgd_stage())
-    trainer.grid, trainer.ranges, trainer.bounds = 2, np.array([0, 1, 3]), np.empty((3, 3), np.int64)
+    trainer.grid, trainer.ranges = 2, np.array([0, 1, 3])
+    trainer.rows = trainer.rows._replace(bounds=np.empty((3, 3), np.int64))
     drawn = watch_parts(monkeypatch)
     trainer.epoch(0)
     sizes = set()

@@ -26,6 +26,8 @@ from tests.trainers.test_block_sgd import (
     random_split,
     sgd_stage,
     weighted_terms,
+    weights_by_pair,
+    with_weights,
 )
 
 
@@ -72,7 +74,8 @@ def numpy_user(
         user_vectors[user] += by_item @ before
         composed = user_vectors[user].copy()
         mf = {name: array for name, array in p.items() if name != "history"}
-        after, loss = numpy_step(mf, user, samples[t], stage, rate)
+        weight = weights_by_pair(trainer.split)[user, int(history[t])]
+        after, loss = numpy_step(mf, user, samples[t], stage, rate, weight)
         change = after["user_embedding.weight"][user] - scale * composed
         p, total = after | {"history": p["history"]}, total + loss
         user_vectors = p["user_embedding.weight"]
@@ -104,7 +107,16 @@ def numpy_epoch(p: Parameters, trainer: HistorySGD, order: np.ndarray, epoch: in
 def test_an_epoch_is_that_of_numpy(dim, loss, history, negatives):
     """In float64 over the same draws, two epochs from histories that are not 0."""
     seed = dim + 2 * (loss == "bpr") + (history == "sequence")
-    split = random_split(seed)
+    check_epochs(random_split(seed), seed, dim, loss, history, negatives)
+
+
+@pytest.mark.parametrize("history", ["sequence", "bag"])
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+def test_an_epoch_with_weights_is_that_of_numpy(history, loss):
+    check_epochs(with_weights(random_split(2), 2), 2, 16, loss, history, "uniform")
+
+
+def check_epochs(split, seed, dim, loss, history, negatives) -> None:
     model = random_model(split, dim)
     stage = sgd_stage(
         num_negatives=3 if dim < 30 else 20,

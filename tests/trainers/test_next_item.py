@@ -17,7 +17,7 @@ from fastncf.trainers import next_item
 from fastncf.trainers.next_item import NextItem, make_windows
 from fastncf.trainers.sgd import init_factors
 from tests.stages import make_stage
-from tests.trainers.test_block_sgd import check_refused_states, random_split
+from tests.trainers.test_block_sgd import check_refused_states, random_split, weights_by_pair, with_weights
 from tests.trainers.test_history_sgd import random_order
 
 MASK = (1 << 64) - 1
@@ -84,12 +84,17 @@ def masks_of(trainer: NextItem, epoch: int, batch: int, positions: int) -> torch
 
 
 def batch_loss(
-    trainer: NextItem, p: dict[str, torch.Tensor], epoch: int, batch: int, chosen: list[int]
+    trainer: NextItem,
+    p: dict[str, torch.Tensor],
+    epoch: int,
+    batch: int,
+    chosen: list[int],
+    weight_of: dict[tuple[int, int], float],
 ) -> torch.Tensor:
-    """Return the summed cross entropy of a batch, and its number of positions."""
+    """Return the cross entropies of a batch times the weights of their users and targets, summed."""
     windows = trainer.windows
     negatives, log_sizes = negatives_of(trainer, epoch, batch)
-    states, targets, histories = [], [], []
+    states, targets, histories, weights = [], [], [], []
     for w in chosen:
         start, context, user = int(windows.starts[w]), int(windows.contexts[w]), int(windows.users[w])
         whole = windows.items[windows.indptr[user] : windows.indptr[user + 1]]
@@ -97,6 +102,7 @@ def batch_loss(
             items = torch.from_numpy(windows.items[start : start + j + 2].astype(np.int64))
             states.append(state_of(p, items[:-1], trainer.is_mean))
             targets.append(int(items[-1]))
+            weights.append(weight_of[user, targets[-1]])
             histories.append(whole)
     state = torch.stack(states)
     if trainer.stage.dropout:
@@ -105,7 +111,8 @@ def batch_loss(
     own = torch.tensor(np.array([np.isin(negatives, history) for history in histories]))
     scores = scores.masked_fill(own, -torch.inf)
     positive = (state * p["item_vectors"][targets]).sum(1) + p["item_bias"][targets]
-    return (torch.logsumexp(torch.column_stack([positive, scores]), dim=1) - positive).sum()
+    losses = torch.logsumexp(torch.column_stack([positive, scores]), dim=1) - positive
+    return (torch.tensor(weights) * losses).sum()
 
 
 def parameters_of(trainer: NextItem) -> dict[str, torch.Tensor]:
@@ -125,8 +132,15 @@ def parameters_of(trainer: NextItem) -> dict[str, torch.Tensor]:
     ],
 )
 def test_epochs_are_those_of_autograd(monkeypatch, changes):
+    check_epochs(monkeypatch, random_split(3), changes)
+
+
+def test_epochs_with_weights_are_those_of_autograd(monkeypatch):
+    check_epochs(monkeypatch, with_weights(random_split(3), 3), {"dim": 21, "dropout": 0.4})
+
+
+def check_epochs(monkeypatch, split, changes) -> None:
     monkeypatch.setattr(next_item, "WINDOW", 6)
-    split = random_split(3)
     trainer = make(split, **changes)
     stage = trainer.stage
     assert trainer.windows.contexts.max() == 6
@@ -141,7 +155,7 @@ def test_epochs_are_those_of_autograd(monkeypatch, changes):
             adam.zero_grad()
             num_positions = int(trainer.windows.lengths[chosen].sum())
             if num_positions:
-                loss = batch_loss(trainer, p, epoch, batch, chosen)
+                loss = batch_loss(trainer, p, epoch, batch, chosen, weights_by_pair(split))
                 (loss / num_positions).backward()
                 total += loss.item()
             for tensor in p.values():  # a step of all rows, those without a gradient too
@@ -170,7 +184,7 @@ def test_windows_cover_each_position_once():
     assert windows.lengths.min() >= 1
     assert windows.lengths.max() <= 128
     predicted = []
-    for user, start, context, length in zip(*windows[2:], strict=True):
+    for user, start, context, length in zip(*windows[2:6], strict=True):
         first = start + context + 1
         assert indptr[user] <= start
         assert context in (128, start + context - indptr[user])

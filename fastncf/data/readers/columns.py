@@ -1,12 +1,12 @@
 """User, item and time columns of a source, found by their names or, without a header, by their positions.
 
 A column's *role* is ``user``, ``item``, ``time``, ``clock`` for the time of day beside a ``time`` of whole days, or
-``rating``, which is used only to leave out rows.
+``rating``, which is used only to leave out rows, or ``weight``, which is used only where it is named.
 Where two columns could have one role, the caller is asked; only a date and a time of day are combined.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
@@ -19,7 +19,7 @@ NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"
 """Text that polars reads as a number: with blanks before it, without any behind it."""
 
 _MAX_LISTED = 200
-_ROLES = ("user", "item", "time", "clock", "rating")
+_ROLES = ("user", "item", "time", "clock", "rating", "weight")
 
 
 def list_columns(columns: list[str]) -> str:
@@ -28,42 +28,49 @@ def list_columns(columns: list[str]) -> str:
     return listed if len(listed) <= _MAX_LISTED else listed[:_MAX_LISTED] + "..."
 
 
-def match_columns(columns: list[str], options: ReadOptions, source: str) -> dict[str, str]:
+def match_columns(
+    columns: list[str], options: ReadOptions, source: str, partitions: Sequence[str] = ()
+) -> dict[str, str]:
     """Return the column of each role: a given name first, then the usual ones.
 
     Args:
         columns: names of all columns of the source.
         options: what the caller says of them.
         source: name of the source in messages.
+        partitions: names of further columns, which are those of folders. They serve where they are named, or where no
+            other column does: the folder of a day often repeats a part of the times.
 
     Returns:
         A column for ``user``, for ``item`` and, if there is one, for ``time``; also for ``clock`` where ``time`` is the
-        name of a date and another column may hold the time of day; and for ``rating`` if rows are left out by it.
+        name of a date and another column may hold the time of day; for ``rating`` if rows are left out by it; and for
+        ``weight`` if it is named.
 
     Raises:
         DataError: a column is missing, ambiguous or used twice.
     """
+    columns, in_file = [*columns, *partitions], columns
     listed = list_columns(columns)
-    given = {role: name for role, name in options.names.items() if name is not None}
+    given = options.names_among(columns)
     for role, name in given.items():
         if name not in columns:
             raise DataError(f"{source}: has no column {name!r:.80} for {role}=; its columns are {listed}")
     chosen = dict(given)
     for role in ("user", "item", "time"):
         if role not in given:
-            others = [column for column in columns if column not in given.values()]
-            chosen |= _find_columns(others, role, source) or _find_columns(columns, role, source)
+            others = [column for column in in_file if column not in given.values()]
+            groups = others, in_file, partitions
+            chosen |= next((found for group in groups if (found := _find_columns(group, role, source))), {})
         if role not in chosen and role != "time":
             raise DataError(
                 f"{source}: which column is the {role}? its columns are {listed}; "
                 f"name it with {role}=..., or call it {role} or {role}_id"
             )
-    if options.needs_rating():
-        chosen |= _find_columns(columns, "rating", source)
+    if options.needs_rating() and "rating" not in chosen:
+        chosen |= _find_columns(in_file, "rating", source) or _find_columns(partitions, "rating", source)
         if "rating" not in chosen:
             raise DataError(
-                f"{source}: has no rating column for min_rating={options.min_rating:g}; its columns are {listed}; call "
-                f"one rating"
+                f"{source}: has no rating column for min_rating={options.min_rating:g}; its columns are {listed}; name "
+                f"one with rating=..."
             )
     _require_one_column_each(chosen, columns, source)
     if "time" not in chosen:
@@ -85,9 +92,13 @@ def _refuse_format_of_nothing(options: ReadOptions, source: str) -> None:
 
 
 def _require_one_column_each(chosen: dict[str, str], columns: list[str], source: str) -> None:
-    """Raise a DataError for a column that has two roles, or for one of two that have the same name."""
+    """Raise a DataError for a column that has two roles, or for one of two that have the same name.
+
+    Quantities may be both the weights and what rows are left out by.
+    """
     listed = list_columns(columns)
-    if len(set(chosen.values())) < len(chosen):
+    others = {role: column for role, column in chosen.items() if role != "weight" or column != chosen.get("rating")}
+    if len(set(others.values())) < len(others):
         raise DataError(f"{source}: one column cannot serve twice: {chosen}; its columns are {listed}")
     for role, column in chosen.items():
         if columns.count(column) > 1:
@@ -97,7 +108,7 @@ def _require_one_column_each(chosen: dict[str, str], columns: list[str], source:
             )
 
 
-def _find_columns(columns: list[str], role: str, source: str) -> dict[str, str]:
+def _find_columns(columns: Sequence[str], role: str, source: str) -> dict[str, str]:
     """Return the column of a role by its name, if there is one; a date may have a time of day beside it.
 
     Raises:
@@ -112,9 +123,9 @@ def _find_columns(columns: list[str], role: str, source: str) -> dict[str, str]:
             return {"time": dates[0], "clock": clocks[0]}
     if len(found) > 1:
         listed = " or ".join(f"{column!r:.60}" for column in found[:4])
-        remedy = f"name one with {role}=..." if role != "rating" else "leave one of them"
         raise DataError(
-            f"{source}: which column is the {role}, {listed}? {remedy}; its columns are {list_columns(columns)}"
+            f"{source}: which column is the {role}, {listed}? name one with {role}=...; its columns are "
+            f"{list_columns(list(columns))}"
         )
     return dict.fromkeys((role,), found[0]) if found else {}
 
@@ -135,15 +146,15 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
         DataError: there are more than four columns and not all of them are named, both the third and the fourth may be
             the time, or as for :func:`match_columns`.
     """
-    names = options.names
-    if len(columns) > 4 and not (names["user"] and names["item"]):
+    names = options.names_among(columns)
+    if len(columns) > 4 and not {"user", "item"} <= names.keys():
         raise DataError(
             f"{source}: has {len(columns)} columns and no header ({rows[0]!r:.80}); expected user, item, rating, "
             f"time in this order, or names for them, such as user='column_1', item='column_3', time='column_2'"
         )
     guess = dict(zip(("user", "item"), columns, strict=False))
-    if names["time"] is None and len(columns) <= 4:
-        guess |= _guess_time(columns, rows, source)
+    if "time" not in names and len(columns) <= 4:
+        guess |= _guess_time(columns, rows, source, set(names.values()))
     unnamed = {role: column for role, column in guess.items() if column not in names.values()}
     chosen = {role: names.get(role) or unnamed.get(role) for role in _ROLES}
     if chosen["time"] is None:
@@ -160,12 +171,12 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
             f"which tell the latest interaction of a user; name the column, such as time='column_{len(columns)}', or "
             f"choose split='random' to hold out any interaction"
         )
-    if options.needs_rating():
+    if options.needs_rating() and chosen["rating"] is None:
         chosen["rating"] = next((column for column in columns[2:4] if column not in chosen.values()), None)
         if chosen["rating"] is None:
             raise DataError(
                 f"{source}: has no header, and no third or fourth column that may be the rating for "
-                f"min_rating={options.min_rating:g}"
+                f"min_rating={options.min_rating:g}; name one, such as rating='column_3'"
             )
     given = {role: name for role, name in chosen.items() if name is not None}
     for role, name in given.items():
@@ -177,8 +188,8 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
     return given
 
 
-def _guess_time(columns: list[str], rows: list[list[str]], source: str) -> dict[str, str]:
-    """Return which of the third and the fourth column is the time by the first rows, if one is.
+def _guess_time(columns: list[str], rows: list[list[str]], source: str, named: set[str]) -> dict[str, str]:
+    """Return which of the third and the fourth column is the time by the first rows, if one is and is not named.
 
     Raises:
         DataError: both look like times.
@@ -186,7 +197,7 @@ def _guess_time(columns: list[str], rows: list[list[str]], source: str) -> dict[
     values = {
         column: [row[at] for row in rows if at < len(row) and row[at].strip()] for at, column in enumerate(columns)
     }
-    later = columns[2:]
+    later = [column for column in columns[2:] if column not in named]
     times = [column for column in later if _are_mostly(values[column], looks_like_time)]
     if len(times) > 1:
         raise DataError(

@@ -55,6 +55,11 @@ class TextLayout:
         """Whether the first row holds the names of the columns."""
         return bool(self.header)
 
+    @property
+    def positions(self) -> list[int]:
+        """Positions of the columns that are read, each once."""
+        return list(dict.fromkeys(self.position_of.values()))
+
     def describe(self) -> str:
         """Return the layout in words."""
         separator = {"\t": "tab", " ": "space"}.get(self.separator, self.separator)
@@ -75,7 +80,8 @@ def detect_layout(text: RawText, options: ReadOptions) -> TextLayout:
     _refuse_other_texts(text)
     separator, form, head = _find_separator(text)
     rows = head.records
-    has_header = _has_header(rows, options.names)
+    names = options.names_among([field.strip() for field in rows[0]])
+    has_header = _has_header(rows, names)
     body = rows[1:] if has_header else rows
     num_fields = len(rows[0]) + (has_header and form.trailing)
     if not has_header and len(rows[0]) > 2 and not any(row[-1] for row in rows):
@@ -86,7 +92,7 @@ def detect_layout(text: RawText, options: ReadOptions) -> TextLayout:
         raise DataError(f"{source}: holds a header ({', '.join(columns):.200}) and no row; expected rows below it")
     body = [row[:num_columns] for row in body]
     if has_header:
-        _require_header(rows[0], options.names, source)
+        _require_header(rows[0], names, source)
         column_of = match_columns(columns, options, source)
     else:
         column_of = guess_columns(columns, body, options, source)
@@ -177,14 +183,14 @@ def _describe_ragged(text: RawText, separator: str, head: Head) -> str:
     return f"line {lines[0]} has {lengths[0]} fields at {separator!r}, line {lines[1]} has {lengths[other]}"
 
 
-def _has_header(rows: list[list[str]], names: dict[str, str | None]) -> bool:
+def _has_header(rows: list[list[str]], names: dict[str, str]) -> bool:
     """Return whether the first row names the columns.
 
     It does if it holds a given name or a known one, or no number but text above a column of numbers or dates. It does
     not if the given names are those of a text without a header.
     """
     first = [field.strip() for field in rows[0]]
-    given = [name for name in names.values() if name is not None]
+    given = list(names.values())
     if any(name in first or not re.fullmatch(r"column_\d+", name) for name in given):
         return True
     if given:
@@ -199,21 +205,21 @@ def _has_header(rows: list[list[str]], names: dict[str, str | None]) -> bool:
     )
 
 
-def _require_header(fields: list[str], names: dict[str, str | None], source: str) -> None:
+def _require_header(fields: list[str], names: dict[str, str], source: str) -> None:
     """Raise a DataError for given names of columns in a text without a header.
 
     Args:
         fields: the first row: a number or a date in it tells that it holds no names, unless one of them is known.
-        names: the given name of each role, or None.
+        names: the given name of each role that has one.
         source: name of the source in messages.
 
     Raises:
         DataError: says what the columns are called.
     """
     first = [field.strip() for field in fields]
-    missing = {role: name for role, name in names.items() if name is not None and name not in first}
+    missing = {role: name for role, name in names.items() if name not in first}
     is_data = any(map(_is_number_or_date, first)) and not any(map(is_known, first))
-    if not is_data or len(missing) < sum(name is not None for name in names.values()):
+    if not is_data or len(missing) < len(names):
         return
     for role, name in missing.items():
         raise DataError(

@@ -1,6 +1,7 @@
 """Settings of a source beside its name, as a caller gives them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 
@@ -27,10 +28,11 @@ class ReadOptions:
     """Settings of a source, as a caller gives them.
 
     Attributes:
-        names: the given name of the user, item and time column, or None for each.
+        names: the given name of the user, item, time, rating and weight column, or None for each.
         needs_time: whether a source without a time column is an error.
         is_looked_up: whether the ids are looked up among those of training, as those of a test set are, so that no
             header passes for them.
+        known: names of the columns of an earlier source, which are taken where this one has them.
         keeps_text: whether dates in text stay text, since the rows of other files decide on their format as well.
         are_lists: whether a line is a list of items, where it may be one as well as a row of a table.
         before: a point in time to find among the times, or None.
@@ -40,6 +42,7 @@ class ReadOptions:
     names: dict[str, str | None]
     needs_time: bool
     is_looked_up: bool = False
+    known: Mapping[str, str] = field(default_factory=dict)
     keeps_text: bool = False
     are_lists: bool = False
     before: str | None = None
@@ -52,6 +55,16 @@ class ReadOptions:
     def needs_rating(self) -> bool:
         """Return whether rows are left out by their ratings; rows of a test set all count."""
         return self.min_rating is not None and not self.is_looked_up
+
+    def names_among(self, columns: Sequence[str]) -> dict[str, str]:
+        """Return the names of the columns that are read, by their roles: the given ones, and the known ones there are.
+
+        That of a rating is only among them if it is used.
+        """
+        given = {role: name for role, name in self.names.items() if name is not None}
+        if not self.needs_rating():
+            given.pop("rating", None)
+        return {role: name for role, name in self.known.items() if name in columns} | given
 
     def has_date_format(self) -> bool:
         """Return whether the caller says anything of the format of dates."""

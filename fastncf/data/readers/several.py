@@ -3,7 +3,8 @@
 import glob
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
@@ -17,14 +18,28 @@ from fastncf.errors import DataError, DataNotFoundError, FastNCFError
 if TYPE_CHECKING:
     from polars._typing import TimeUnit
 
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
-def list_files(source: Any) -> tuple[str, list[Path]] | None:
+
+class PartFile(NamedTuple):
+    """One of several files.
+
+    Attributes:
+        path: the file.
+        partitions: columns that all of its rows have the same value of, by their names; they are told by its folders.
+    """
+
+    path: Path
+    partitions: dict[str, str | None]
+
+
+def list_files(source: Any) -> tuple[str, list[PartFile]] | None:
     """Return the name and the files of a source of several files, or None for another source.
 
     Args:
         source: a list or a tuple of paths; a path with ``*``, ``?`` or ``[...]`` that no file has, ``**`` for any
             number of folders; or a folder with Parquet files in it or below, without those whose path holds a name that
-            begins with a dot or an underscore.
+            begins with a dot or an underscore. Folders of a pattern, and those below a folder, may be partitions.
 
     Raises:
         DataNotFoundError: no file fits a pattern.
@@ -33,25 +48,35 @@ def list_files(source: Any) -> tuple[str, list[Path]] | None:
     if isinstance(source, list | tuple):
         if not source or not all(isinstance(path, str | Path) for path in source):
             raise DataError(f"cannot read interactions from {source!r:.80}; expected a list of paths of files")
-        paths = [Path(path) for path in source]
-        return f"{len(paths)} files ({', '.join(path.name for path in paths):.100})", paths
+        files = [PartFile(Path(path), {}) for path in source]
+        return f"{len(files)} files ({', '.join(file.path.name for file in files):.100})", files
     if not isinstance(source, str | Path):
         return None
     path = Path(source)
     try:
         if path.is_dir():
             below = sorted(file for file in path.rglob("*.parquet") if not _is_hidden(file.relative_to(path)))
-            return (f"{path}", below) if below else None
+            files = [PartFile(file, _partitions(file.relative_to(path))) for file in below]
+            return (f"{path}", files) if files else None
         if glob.has_magic(str(source)) and not path.exists() and find_url(str(source)) is None:
             found = sorted(file for file in map(Path, glob.glob(str(source), recursive=True)) if file.is_file())
             if not found:
                 raise DataNotFoundError(f"{source}: no such file, and none fits this pattern")
-            return f"{source}", found
+            return f"{source}", [PartFile(file, _partitions(file)) for file in found]
     except FastNCFError:
         raise
     except (OSError, ValueError):
         pass  # what is wrong with the path is said where it is opened
     return None
+
+
+def _partitions(path: Path) -> dict[str, str | None]:
+    """Return the columns that the folders of a path stand for, such as ``year=2024``; None for Hive's word for nulls.
+
+    Characters that a folder's name cannot hold are written as in a URL.
+    """
+    found = (unquote(part).partition("=") for part in path.parent.parts if "=" in part.strip("="))
+    return {name: None if value == _HIVE_NULL else value for name, _, value in found}
 
 
 def _is_hidden(path: Path) -> bool:
@@ -79,6 +104,8 @@ def join_parts(parts: Sequence[Part], source: str) -> Part:
     filled = [part for part in parts if part.frame.height] or list(parts[:1])
     columns = {role: _join_ids([part.frame[role] for part in filled]) for role in ("user", "item")}
     columns |= {role: _join_times(filled, role) for role in ("time", "clock") if role in first.columns}
+    if "weight" in first.columns:
+        columns["weight"] = pl.concat([part.frame["weight"] for part in filled])
     bounds = np.cumsum([0, *(part.frame.height for part in filled)])
 
     def locate(row: int) -> str:

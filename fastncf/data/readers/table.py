@@ -1,9 +1,10 @@
 """One source, a file or a frame, as a checked table of raw ids and times."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Unpack
 
 import polars as pl
@@ -23,8 +24,8 @@ from fastncf.data.readers.options import Reading, ReadOptions
 from fastncf.data.readers.parquet import VALUE_BYTES, unpacked_bytes
 from fastncf.data.readers.parts import Origin, Part
 from fastncf.data.readers.points import first_from
-from fastncf.data.readers.ratings import has_at_least
-from fastncf.data.readers.several import join_parts, list_files
+from fastncf.data.readers.ratings import check_weights, has_at_least
+from fastncf.data.readers.several import PartFile, join_parts, list_files
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
 from fastncf.errors import DataError, FastNCFError
@@ -36,8 +37,8 @@ class Table:
     """User, item and time columns of one source, after all checks.
 
     Attributes:
-        frame: columns ``user``, ``item`` and, if there are times, ``time``, without nulls. Ids are Int32, Int64,
-            UInt64, Categorical or String, times Int64.
+        frame: columns ``user``, ``item`` and, if there are any, ``time`` and ``weight``, without nulls. Ids are Int32,
+            Int64, UInt64, Categorical or String, times Int64, weights Float64.
         source: name of the source in messages.
         source_info: what was recognised, for people: ``source``, ``format``, ``columns`` (the column of each role) and
             ``rows``.
@@ -62,7 +63,10 @@ def read_table(
     item: str | None,
     time: str | None,
     needs_time: bool,
+    rating: str | None = None,
+    weight: str | None = None,
     is_looked_up: bool = False,
+    known: Mapping[str, str] = MappingProxyType({}),
     frame_name: str = "the frame",
     before: str | None = None,
     are_lists: bool = False,
@@ -71,8 +75,9 @@ def read_table(
     """Read the user, item and time columns of a source and check them.
 
     For the arguments see :func:`fastncf.data.interactions.read_interactions`; ``is_looked_up`` tells that
-    the ids are looked up among those of training, ``frame_name`` is what messages call a frame, ``before`` is a point
-    in time to find among the times, and ``are_lists`` tells that a line is a list of items, if it may be one.
+    the ids are looked up among those of training, ``known`` are names of columns as in
+    :class:`~fastncf.data.readers.options.ReadOptions`, ``frame_name`` is what messages call a frame, ``before`` is a
+    point in time to find among the times, and ``are_lists`` tells that a line is a list of items, if it may be one.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -81,13 +86,16 @@ def read_table(
         ConfigError: the given format of times cannot be used.
     """
     require_polars_threads("reading interactions")
-    given = {"user": user, "item": item, "time": time}
+    given = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
     names = {role: None if name is None else str(name) for role, name in given.items()}
-    options = ReadOptions(names, needs_time, is_looked_up, before=before, are_lists=are_lists, **reading)
+    options = ReadOptions(names, needs_time, is_looked_up, known, before=before, are_lists=are_lists, **reading)
     if (several := list_files(source)) is not None:
         return _make_table(_read_files(*several, options), options)
     is_file = isinstance(source, str | Path)
-    frame, origin = _read_file(find_source(source), options) if is_file else _read_frame(source, frame_name, options)
+    if is_file:
+        frame, origin = _read_file(PartFile(find_source(source), {}), options)
+    else:
+        frame, origin = _read_frame(source, frame_name, options)
     return _make_table(_check_part(frame, origin, options), options)
 
 
@@ -107,9 +115,9 @@ def _read_frame(source: Any, name: str, options: ReadOptions) -> tuple[pl.DataFr
     raise DataError(f"cannot read interactions from a {type(source).__name__}; expected {EXPECTED_SOURCES}")
 
 
-def _read_file(path: Path, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
+def _read_file(file: PartFile, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
     """Return the used columns of a text file, JSON lines, Parquet or Feather, and where they come from."""
-    source, content, kind = read_file(path, encoding=options.encoding)
+    source, content, kind = read_file(file.path, encoding=options.encoding)
     if kind in (PARQUET, FEATHER):
         lazy = pl.scan_parquet(content, glob=False) if kind == PARQUET else pl.scan_ipc(content, glob=False)
 
@@ -121,7 +129,7 @@ def _read_file(path: Path, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
                 needed = VALUE_BYTES * len(columns) * int(lazy.select(pl.len()).collect().item())
             refuse_larger(source, needed, "unpacks to")
 
-        frame, columns = _collect(lazy, options, source, f"the {kind} file is damaged", check_size)
+        frame, columns = _collect(lazy, options, source, f"the {kind} file is damaged", check_size, file.partitions)
         return frame, Origin(source, kind, columns)
     if kind == JSON_LINES:
         text = read_json_lines(source, content, options)
@@ -131,10 +139,10 @@ def _read_file(path: Path, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
     return text.frame, Origin(source, text.format, text.columns, locate, text.layout, text.num_empty)
 
 
-def _read_files(source: str, paths: list[Path], options: ReadOptions) -> Part:
+def _read_files(source: str, files: list[PartFile], options: ReadOptions) -> Part:
     """Return the rows of several files as those of one."""
     options = replace(options, keeps_text=True)
-    return join_parts([_check_part(*_read_file(path, options), options) for path in paths], source)
+    return join_parts([_check_part(*_read_file(file, options), options) for file in files], source)
 
 
 def _collect(
@@ -143,6 +151,7 @@ def _collect(
     source: str,
     failure: str,
     check: Callable[[list[str]], None] = lambda columns: None,
+    partitions: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """Return the used columns of a lazy frame, named by their roles, and the column of each role.
 
@@ -152,13 +161,17 @@ def _collect(
         source: its name in messages.
         failure: the reason to give where it cannot be computed.
         check: called with the names of the used columns before they are computed.
+        partitions: values of further columns, each the same in all rows; the frame may have them as well.
 
     Raises:
         DataError: the frame cannot be computed.
     """
     try:
-        columns = match_columns(lazy.collect_schema().names(), options, source)
+        names = lazy.collect_schema().names()
+        columns = match_columns([name for name in names if name not in partitions], options, source, list(partitions))
+        further = {name: value for name, value in partitions.items() if name not in names}
         check(list(columns.values()))
+        lazy = lazy.with_columns(pl.lit(value, dtype=pl.String).alias(name) for name, value in further.items())
         return lazy.select(pl.col(column).alias(role) for role, column in columns.items()).collect(), columns
     except (FastNCFError, MemoryError):
         raise
@@ -189,6 +202,8 @@ def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Pa
             name = origin.name_column("rating")
             frame, origin = _keep(frame, origin, has_at_least(frame["rating"], options.min_rating, name))
         left_out["num_low_rated"] -= frame.height
+    if "weight" in frame.columns:
+        frame = frame.with_columns(check_weights(frame["weight"], origin.name_column("weight")).alias("weight"))
     layout, names = origin.layout, options.names
     ids = [check_ids(frame[role], origin.name_column(role)).alias(role) for role in ("user", "item") if frame.height]
     frame = frame.with_columns(ids)
@@ -231,6 +246,8 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
         checked = checked.with_columns(time.to_physical().alias("time"))
         if options.before is not None:
             before = first_from(options.before, frame["time"], time, origin.name_column("time"))
+    if "weight" in columns:
+        checked = checked.with_columns(frame["weight"])
     source_info = {"source": origin.source, "format": origin.format, "columns": columns, "rows": frame.height}
     return Table(checked, origin.source, source_info, origin.locate, left_out, before)
 

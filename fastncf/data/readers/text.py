@@ -16,7 +16,7 @@ from fastncf.data.readers.dates import EXPECTED_CLOCKS, EXPECTED_TIMES, have_fou
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.layout import TextLayout, detect_layout
 from fastncf.data.readers.options import ReadOptions
-from fastncf.data.readers.ratings import EXPECTED_RATINGS
+from fastncf.data.readers.ratings import EXPECTED_RATINGS, EXPECTED_WEIGHTS
 from fastncf.data.readers.raw_text import RawText
 from fastncf.data.readers.records import ColumnScan, Fault, Scan, read_head, scan
 from fastncf.errors import DataError
@@ -62,7 +62,8 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
     text = RawText(source, content)
     layout = detect_layout(text, options)
     found = _scan(text, layout)
-    by_role = dict(zip(layout.position_of, found.columns, strict=True))
+    by_position = dict(zip(layout.positions, found.columns, strict=True))
+    by_role = {role: by_position[position] for role, position in layout.position_of.items()}
     if options.drop_missing and any(column.first_empty >= 0 for column in found.columns):
         return _read_with_missing(layout, found)
     _refuse_empty(text, layout, by_role)
@@ -93,7 +94,7 @@ def _scan(text: RawText, layout: TextLayout) -> Scan:
     def scan_as(quoted: bool) -> Scan:
         """Scan all rows, with or without quotes."""
         form = layout.form._replace(quoted=quoted)
-        found = scan(text, layout.body_start, form, layout.num_fields, list(layout.position_of.values()))
+        found = scan(text, layout.body_start, form, layout.num_fields, layout.positions)
         fault = _find_header_fault(text, layout, form)
         return found if fault is None else replace(found, fault=fault)
 
@@ -160,7 +161,12 @@ def _refuse_empty(text: RawText, layout: TextLayout, by_role: dict[str, ColumnSc
     empty = {role: column.first_empty for role, column in by_role.items() if column.first_empty >= 0}
     if empty:
         role = min(empty, key=lambda role: empty[role])
-        others = {"time": EXPECTED_TIMES, "clock": EXPECTED_CLOCKS, "rating": EXPECTED_RATINGS}
+        others = {
+            "time": EXPECTED_TIMES,
+            "clock": EXPECTED_CLOCKS,
+            "rating": EXPECTED_RATINGS,
+            "weight": EXPECTED_WEIGHTS,
+        }
         expected = others.get(role, EXPECTED_IDS)
         raise DataError(
             f"{text.source}: column {layout.column_of[role]!r:.80} is empty in line {text.line_at(empty[role])}; "

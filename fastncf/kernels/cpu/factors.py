@@ -118,6 +118,8 @@ class Block(NamedTuple):
         part: number of the part among G, int64.
         bounds: (U, G + 1) int64; the interactions of user u are rows ``bounds[u, part]`` to ``bounds[u, part + 1]``.
         positions: (N,) int32, by row: position of the item among the items of its part, ascending for each user.
+        interaction_weights: (N,) float32, by row: what the loss of the interaction is multiplied by; empty if all are
+            1.
     """
 
     first_user: int
@@ -125,6 +127,7 @@ class Block(NamedTuple):
     part: int
     bounds: np.ndarray
     positions: np.ndarray
+    interaction_weights: np.ndarray
 
 
 class Samples(NamedTuple):
@@ -237,30 +240,42 @@ def train_block(block, factors, sampling, step):
     for u in range(block.first_user, block.last_user):
         longest = max(longest, block.bounds[u, block.part + 1] - block.bounds[u, block.part])
     owner = make_workspace(longest, len(sampling.items), sampling.num_negatives)
-    total = 0.0
+    total, no_weights = 0.0, block.interaction_weights[:0]
     for u in range(block.first_user, block.last_user):
         start, stop = block.bounds[u, block.part], block.bounds[u, block.part + 1]
         if start < stop:
             workspace = borrow(owner)
             draw_samples(start, stop, block.positions, sampling, factors.item_vectors.shape[1], workspace)
-            _train_user(u, stop - start, factors, step, workspace)
+            weights = block.interaction_weights[start:stop] if len(block.interaction_weights) else no_weights
+            total += _train_user(u, stop - start, weights, factors, step, workspace)
             total = add_loss_sums(total, pointer(workspace.loss_sums))
     return total
 
 
 @njit(nogil=True, cache=True)
-def _train_user(u, count, factors, step, workspace):
-    """Take a step for each of the ``count`` interactions of user ``u`` that the workspace has samples of."""
+def _train_user(u, count, weights, factors, step, workspace):
+    """Take a step for each of the ``count`` interactions of user ``u`` that the workspace has samples of.
+
+    Args:
+        weights: (count,) float32, or empty; see :class:`Block`.
+
+    Returns:
+        The weighted loss, float64; 0 without weights: it is then in the sums of the workspace.
+    """
     width = factors.item_vectors.shape[1]
     table = ItemTable(pointer(factors.item_vectors), pointer(factors.item_bias), width)
     samples = sample_pointers(workspace)
     vector = offset(pointer(factors.user_vectors), u * width)
-    bias = factors.user_bias[u]
+    bias, loss = factors.user_bias[u], 0.0
     for row in range(count):
         if row + 1 < count:
             prefetch_interaction(table, interaction_at(samples, row + 1))
-        bias = train_interaction(table, interaction_at(samples, row), vector, bias, step)
+        weight = weights[row] if len(weights) else _ONE
+        bias = train_interaction(table, interaction_at(samples, row), vector, bias, step, weight)
+        if len(weights):
+            loss += weight * add_loss_sums(0.0, samples.loss_sums)
     factors.user_bias[u] = bias
+    return loss
 
 
 @njit(nogil=True, cache=True)
@@ -374,7 +389,7 @@ def prefetch_interaction(table, interaction):
 
 
 @njit(inline="always")
-def train_interaction(table, interaction, vector, bias, step):
+def train_interaction(table, interaction, vector, bias, step, weight):
     """Take the step of one interaction.
 
     Args:
@@ -383,17 +398,18 @@ def train_interaction(table, interaction, vector, bias, step):
         vector: pointer to the user's vector, changed in place.
         bias: the user's bias.
         step: :class:`SGDStep`.
+        weight: what the loss of the interaction is multiplied by, float32; the weight decay is not.
 
     Returns:
         The user's new bias, float32.
     """
-    scores = interaction.buffers.scores
+    scores, rate = interaction.buffers.scores, step.learning_rate * weight
     batched_dot(table, interaction, vector, scores)
     for k in range(interaction.size):
         put(scores, k, get(scores, k) + (bias + get(table.bias, get(interaction.items, k))))
-    bias -= step.learning_rate * loss_gradients(interaction.buffers, interaction.size, step.loss)
+    bias -= rate * loss_gradients(interaction.buffers, interaction.size, step.loss)
     for k in range(interaction.size):
-        change = get(scores, k) * step.learning_rate
+        change = get(scores, k) * rate
         put(scores, k, change)
         item = get(interaction.items, k)
         put(table.bias, item, get(table.bias, item) - change)
@@ -481,16 +497,26 @@ class ItemParts(NamedTuple):
     position: np.ndarray
 
 
+class GroupedRows(NamedTuple):
+    """Interactions of all users in the order of their items' parts, see :class:`Block`."""
+
+    bounds: np.ndarray
+    positions: np.ndarray
+    interaction_weights: np.ndarray
+
+
 @njit(nogil=True, cache=True)
-def group_by_part(first_user, last_user, indptr, indices, parts, positions, bounds):
+def group_by_part(first_user, last_user, indptr, indices, interaction_weights, parts, grouped):
     """Put the interactions of a range of users in the order of their items' parts.
 
     Args:
         first_user, last_user: range of users, int64.
         indptr, indices: training CSR: (U + 1,) int64 and (N,) int32.
+        interaction_weights: (N,) float32, by row of the CSR, or empty.
         parts: :class:`ItemParts`.
-        positions, bounds: written, see :class:`Block`.
+        grouped: :class:`GroupedRows`, written.
     """
+    bounds, positions, grouped_weights = grouped
     num_parts = bounds.shape[1] - 1
     part_of, position_of = parts
     ends = np.empty(num_parts + 1, dtype=np.int64)
@@ -506,4 +532,6 @@ def group_by_part(first_user, last_user, indptr, indices, parts, positions, boun
         for row in range(indptr[u], indptr[u + 1]):
             part = part_of[indices[row]]
             positions[ends[part]] = position_of[indices[row]]
+            if len(interaction_weights):
+                grouped_weights[ends[part]] = interaction_weights[row]
             ends[part] += 1

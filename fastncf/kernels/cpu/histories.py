@@ -67,12 +67,15 @@ class Histories(NamedTuple):
         indptr, indices: training CSR: (U + 1,) int64 and (N,) int32.
         order: (N,) int32, positions within each user's row, oldest first; empty where ``weights.recent`` is 0.
         weights: of the items.
+        interaction_weights: (N,) float32, by row of the CSR: what the loss of the interaction is multiplied by; empty
+            if all are 1.
     """
 
     indptr: np.ndarray
     indices: np.ndarray
     order: np.ndarray
     weights: HistoryWeights
+    interaction_weights: np.ndarray
 
 
 class _History(NamedTuple):
@@ -148,16 +151,21 @@ def train_histories(users, histories, factors, sampling, step):
         if start < stop:
             workspace = borrow(owner)
             draw_samples(start, stop, histories.indices, sampling, width, workspace)
-            _train_user(np.int64(u), histories, factors, step, pointer(vectors), workspace)
+            total += _train_user(np.int64(u), histories, factors, step, pointer(vectors), workspace)
             total = add_loss_sums(total, pointer(workspace.loss_sums))
     return total
 
 
 @njit(nogil=True, cache=True)
 def _train_user(u, histories, factors, step, vectors, workspace):
-    """Train each interaction of user ``u``, oldest first, then each of its history vectors, latest first."""
+    """Train each interaction of user ``u``, oldest first, then each of its history vectors, latest first.
+
+    Returns:
+        The weighted loss, float64; 0 without weights: it is then in the sums of the workspace.
+    """
     history = _history_of(u, histories, factors)
     width, weights = history.width, histories.weights
+    loss, interaction_weights, start = 0.0, histories.interaction_weights, histories.indptr[u]
     state = _user_state(u, factors, vectors)
     for at in range(history.length):
         item = offset(history.vectors, np.int64(get(history.items, at)) * width)
@@ -172,12 +180,16 @@ def _train_user(u, histories, factors, step, vectors, workspace):
             prefetch_interaction(table, interaction_at(samples, _position(history, t + 1)))
         position, item = _position(history, t), offset(history.vectors, _item_offset(history, t))
         compose_user(state, item, mean)
-        bias = train_interaction(table, interaction_at(samples, position), state.vector, bias, change_only)
+        weight = interaction_weights[start + position] if len(interaction_weights) else _ONE
+        bias = train_interaction(table, interaction_at(samples, position), state.vector, bias, change_only, weight)
+        if len(interaction_weights):
+            loss += weight * add_loss_sums(0.0, samples.loss_sums)
         history_forward(state, item, offset(state.updates, t * width), step.user_scale, weights)
     factors.user_bias[u] = bias
     for t in range(history.length - 1, -1, -1):
         item, update = offset(history.vectors, _item_offset(history, t)), offset(state.updates, t * width)
         history_backward(state, item, update, step.user_scale, mean, weights)
+    return loss
 
 
 @njit(inline="always")

@@ -81,8 +81,8 @@ def batch_loss_gradients(buffers, num_interactions, group_size, scale, loss):
     """Replace the scores of many interactions by the derivatives of ``scale`` times their loss with respect to them.
 
     Args:
-        buffers: :class:`LossBuffers`; the scores of B groups of 1 + K samples, each with its positive first. The
-            multiplicity is written: 1 for each sample.
+        buffers: :class:`LossBuffers`; the scores of B groups of 1 + K samples, each with its positive first, and the
+            weight of each sample's interaction as its multiplicity.
         num_interactions: B, int64.
         group_size: 1 + K, int64.
         scale: float32, such as 1 / (number of terms in a batch) for the gradient of a mean.
@@ -92,10 +92,9 @@ def batch_loss_gradients(buffers, num_interactions, group_size, scale, loss):
         The loss, summed and not scaled: float64.
     """
     samples = num_interactions * group_size
-    for s in range(buffers.width):
-        put(buffers.multiplicity, s, _ONE if s < samples else _ZERO)
-        if s >= samples:
-            put(buffers.scores, s, _ZERO)
+    for s in range(samples, buffers.width):
+        put(buffers.multiplicity, s, _ZERO)
+        put(buffers.scores, s, _ZERO)
     for first in range(0, samples, group_size):
         to_margins(buffers, first, first + group_size, loss)
     softplus(buffers.scores, buffers.multiplicity, buffers.width, buffers.loss_sums)

@@ -161,6 +161,8 @@ class EpochData(NamedTuple):
         user: (N,) int32.
         positive: (N,) int32.
         negatives: (N * K,) int32.
+        interaction_weights: (N,) float32, what the loss of each interaction is multiplied by; empty if all are 1.
+        has_weights: whether they are not empty.
     """
 
     size: int
@@ -168,6 +170,8 @@ class EpochData(NamedTuple):
     user: NDArray[np.int32]
     positive: NDArray[np.int32]
     negatives: NDArray[np.int32]
+    interaction_weights: NDArray[np.float32]
+    has_weights: bool
 
 
 class BatchRows(NamedTuple):
@@ -242,6 +246,7 @@ class BatchStep(NamedTuple):
     """A batch and its step.
 
     Attributes:
+        start: its first interaction, counted in the order of training.
         size: interactions.
         next_size: interactions of the batch behind it.
         rows_start: where its rows start in ``BatchRows.rows``.
@@ -249,6 +254,7 @@ class BatchStep(NamedTuple):
         step: :class:`~fastncf.kernels.cpu.lazy_adam.AdamStep`.
     """
 
+    start: int
     size: int
     next_size: int
     rows_start: int
@@ -391,6 +397,7 @@ def _rows_start(number, shared):
 def _make_batch(number, steps_before, shared):
     """Return the :class:`BatchStep` of a batch."""
     return BatchStep(
+        number * shared.settings.batch_size,
         _batch_size(number, shared),
         _batch_size(number + 1, shared),
         _rows_start(number, shared),
@@ -534,6 +541,7 @@ def train_tile(tile, batch, plan, shared, workspace):
     hidden_forward(tile, batch.step.number, shared, workspace)
     output_forward(tile, shared, workspace)
     scale = np.float32(1 / (batch.size * settings.num_terms))
+    read_weights(tile, batch, shared, workspace)
     loss = batch_loss_gradients(workspace.loss, tile.size, 1 + settings.num_negatives, scale, settings.loss)
     put(shared.losses, tile.chunk, get(shared.losses, tile.chunk) + loss)
     output_and_hidden_backward(tile, shared, workspace)
@@ -655,6 +663,19 @@ def output_forward(tile, shared, workspace):
                 user, item = offset(workspace.users, group * width), offset(workspace.items, sample * width)
                 score += weighted_dot(user, item, product_weights, product_width)
             put(workspace.loss.scores, sample, score)
+
+
+@njit(inline="always")
+def read_weights(tile, batch, shared, workspace):
+    """Write the weight of its interaction as the multiplicity of each sample of a tile."""
+    per, data = 1 + shared.settings.num_negatives, shared.data
+    for group in range(tile.size):
+        weight = _ONE
+        if data.has_weights:
+            interaction = np.int64(get(data.order, batch.start + tile.start + group))
+            weight = get(data.interaction_weights, interaction)
+        for sample in range(group * per, (group + 1) * per):
+            put(workspace.loss.multiplicity, sample, weight)
 
 
 @njit(inline="always")

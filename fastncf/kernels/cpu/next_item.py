@@ -73,6 +73,8 @@ class Windows(NamedTuple):
         starts: (W,) int64, in ``items``.
         contexts: (W,) int32.
         lengths: (W,) int32, at least 1.
+        interaction_weights: (N,) float32, what the loss of predicting each of ``items`` is multiplied by; empty if all
+            are 1.
     """
 
     indptr: np.ndarray
@@ -81,6 +83,7 @@ class Windows(NamedTuple):
     starts: np.ndarray
     contexts: np.ndarray
     lengths: np.ndarray
+    interaction_weights: np.ndarray
 
 
 class Epoch(NamedTuple):
@@ -104,7 +107,7 @@ class Epoch(NamedTuple):
 
 
 class Plans(NamedTuple):
-    """Rows, uses and masks of R batches, a row for each batch, all int32 but ``sizes``.
+    """Rows, uses and masks of R batches, a row for each batch, all int32 but ``sizes`` and the weights.
 
     Attributes:
         sizes: (R, 4) int64: windows, tokens, positions, slots.
@@ -120,6 +123,7 @@ class Plans(NamedTuple):
         target_positions: (R, positions).
         mask_indptr: (R, windows + 1), CSR of the negatives that stand in the history of a window's user.
         mask_slots: (R, masks).
+        target_weights: (R, positions) float32, see ``interaction_weights`` of :class:`Windows`; (R, 0) if all are 1.
     """
 
     sizes: np.ndarray
@@ -135,6 +139,7 @@ class Plans(NamedTuple):
     target_positions: np.ndarray
     mask_indptr: np.ndarray
     mask_slots: np.ndarray
+    target_weights: np.ndarray
 
 
 @njit(inline="always")
@@ -203,6 +208,8 @@ def _plan_slots(number, row, windows, epoch, plans, slot_of):
             if j > windows.contexts[w]:
                 plans.target_slots[row, position] = slot
                 plans.position_windows[row, position] = count
+                if len(windows.interaction_weights):
+                    plans.target_weights[row, position] = windows.interaction_weights[windows.starts[w] + j]
                 position += 1
         count += 1
     plans.window_tokens[row, count] = token
@@ -352,6 +359,8 @@ class Batch(NamedTuple):
     target_positions: Any
     mask_indptr: Any
     mask_slots: Any
+    target_weights: Any
+    has_weights: bool
 
 
 class Part(NamedTuple):
@@ -623,10 +632,12 @@ def _softmax_row(shared, batch, position, scores):
     highest = max(row_max(scores, count), positive)
     power = np.float32(np.exp(max(positive - highest, _LEAST_EXPONENT)))
     total = exp_sum(scores, count, highest) + power
-    scale = np.float32(1.0 / batch.positions)
+    weight = get(batch.target_weights, position) if batch.has_weights else _ONE
+    scale = np.float32(1.0 / batch.positions) * weight
     scale_row(scores, count, scale / total)
     put(buffers.coefficients, position, np.float32((power / total - _ONE) * scale))
-    put(buffers.losses, position, np.log(np.float64(total)) - np.float64(positive - highest))
+    loss = np.log(np.float64(total)) - np.float64(positive - highest)
+    put(buffers.losses, position, loss * np.float64(weight))
 
 
 @njit(inline="always")
@@ -935,6 +946,7 @@ def _batch_of(plans, row):
             plans.target_positions[row],
             plans.mask_indptr[row],
             plans.mask_slots[row],
+            plans.target_weights[row],
         )
     )
     sizes = rows.sizes
@@ -955,4 +967,6 @@ def _batch_of(plans, row):
         rows.target_positions,
         rows.mask_indptr,
         rows.mask_slots,
+        rows.target_weights,
+        plans.target_weights.shape[1] > 0,
     )

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 import fastncf
+from fastncf.data.interactions import read_interactions
 from fastncf.errors import DataError, DataNotFoundError
 from tests.data.readers.conftest import DAY, HEADER, parquet, read, rows
 
@@ -185,3 +186,38 @@ def test_missing_values_are_counted_over_all_files(write_all):
     table = read(folder / "*.csv", drop_missing=True)
     assert table.frame.rows() == ROWS[:2]
     assert table.left_out["num_missing"] == 2
+
+
+def test_folders_of_hive_partitions_are_columns(tmp_path):
+    frame = pl.DataFrame(
+        {
+            "user": [1, 1, 2, 2, 3],
+            "item": [5, 6, 5, 7, 6],
+            "timestamp": [10**9, 10**9 + 5, 10**9 + 3, 10**9 + 4, 10**9 + 9],
+            "date": ["2024-05-01", "2024-05-02", "2024-05-01", "2024-05-03", "2024-05-02"],
+            "shop": ["a b", "a b", "c/d", "c/d", "a b"],
+        }
+    )
+    folder = tmp_path / "orders"
+    frame.write_parquet(folder, partition_by=["date", "shop"], mkdir=True)
+    found = read_interactions(folder)
+    assert found.source_info["columns"] == {"user": "user", "item": "item", "time": "timestamp"}
+    assert sorted(found.time) == sorted(frame["timestamp"])
+    pattern = str(tmp_path / "orders/date=*/*/*.parquet")
+    for source in (folder, pattern):
+        by_shop = read_interactions(source, user="shop", time="date")
+        assert by_shop.users.ids.to_list() == ["a b", "c/d"]
+        assert len(set(by_shop.time)) == 3
+    without_times = tmp_path / "plain"
+    frame.drop("timestamp").write_parquet(without_times, partition_by="date", mkdir=True)
+    assert read_interactions(without_times).source_info["columns"]["time"] == "date"
+    with pytest.raises(
+        DataError, match=r"has no column 'region' for item=; its columns are user, item, timestamp, date"
+    ):
+        read_interactions(folder, item="region")
+    null = tmp_path / "null" / "day=__HIVE_DEFAULT_PARTITION__"
+    null.mkdir(parents=True)
+    frame.drop("date").write_parquet(null / "part.parquet")
+    with pytest.raises(DataError, match=r"part.parquet: column 'day' is empty in row 1; expected integers or text"):
+        read_interactions(null.parent, user="day")
+    assert read_interactions(null.parent).source_info["columns"]["time"] == "timestamp"
