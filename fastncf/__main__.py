@@ -9,6 +9,11 @@ def run() -> None:
         from fastncf.cli import main
 
         main()
+    except ModuleNotFoundError as error:
+        if error.name not in ("cyclopts", "rich"):
+            raise
+        print("fastncf: the command line needs more packages: pip install cyclopts rich", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         if sys.stderr is not None:
             print("fastncf: interrupted", file=sys.stderr)

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fastncf.config import show
@@ -42,7 +43,8 @@ def progress_shown(
         raise ConfigError(f"progress={show(is_shown)}: expected True or False")
     from fastncf.kernels.cpu.compiling import when_compiling
 
-    if not (is_shown and (is_terminal() or is_notebook())):  # rich's bar is not imported for nothing
+    has_bar = is_shown and (is_terminal() or is_notebook()) and find_spec("rich") is not None
+    if not has_bar:  # rich is not imported for nothing; where models are served only, it may be missing
         with when_compiling(lambda: tell(_COMPILING)):
             yield callback
         return

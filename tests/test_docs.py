@@ -2,7 +2,8 @@
 
 The Python blocks of a page share one namespace. In a shell block, ``fastncf`` commands are run, with small sizes for
 generated data; for ``make``, ``pip``, ``python`` and ``pytest`` the targets, modules and options must exist. A block
-that cannot be run has ``<!-- skip: next "reason" -->`` before it. Blocks of ``text`` are diagrams.
+that cannot be run has ``<!-- skip: next "reason" -->`` before it. Blocks of ``text`` are diagrams, and
+``tests/container.py`` runs that of a ``dockerfile``.
 """
 
 import importlib.util
@@ -54,10 +55,14 @@ def check_make(arguments: Sequence[str]) -> None:
 
 
 def check_pip(arguments: Sequence[str]) -> None:
-    """What is installed must be this project, with extras that it has, or its wheel of this version."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    """What is installed must be this project, with extras that it has, its wheel of this version, or what it needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
     command, *rest = arguments
     assert command in ("install", "wheel")
+    needed = {re.match(r"[\w-]+", one)[0] for one in project["dependencies"]}
+    if command == "install" and set(rest) <= needed:
+        return
     target = rest[-1]
     assert target in (".", *(f".[{extra}]" for extra in extras), f"dist/fastncf-{fastncf.__version__}-py3-none-any.whl")
 
@@ -101,7 +106,7 @@ def run_shell(example: Example) -> None:
             COMMANDS[words[0]](words[1:])
 
 
-NOT_RUN = "text", "yaml"
+NOT_RUN = "text", "yaml", "dockerfile"
 """Languages of blocks that are no code of this project."""
 
 CODE = [PythonCodeBlockParser(), CodeBlockParser(language="sh", evaluator=run_shell)]

@@ -5,6 +5,7 @@ import random
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -147,6 +148,24 @@ def test_without_a_place_for_the_cache_kernels_are_compiled(kernels, place, tmp_
             monkeypatch.setenv(variable, "/proc/self")
     assert kernels.run() == COMPILED
     assert kernels.run() == COMPILED
+
+
+def test_a_place_that_cannot_be_written_is_read(kernels, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setattr(compiling.caching.UserWideCacheLocator, "get_cache_path", lambda self: str(home))
+    unwritable = {str(kernels.cache), str(tmp_path)}
+
+    def probe(dir, **settings):
+        if any(str(dir).startswith(place) for place in unwritable):
+            raise PermissionError(13, "Permission denied")
+        return tempfile.SpooledTemporaryFile()
+
+    monkeypatch.setattr(compiling.caching.tempfile, "TemporaryFile", probe)
+    assert kernels.run() == LOADED  # no place can be written
+    unwritable.discard(str(tmp_path))
+    kernels.write(summand=5)
+    assert kernels.run() == (12, 11, 12, True)
+    assert kernels.run() == (12, 11, 12, False)  # read from the next place
 
 
 def test_on_a_full_disk_kernels_are_compiled(kernels, monkeypatch):

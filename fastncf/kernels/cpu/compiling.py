@@ -1,12 +1,14 @@
 """Compilation of kernels: a cache on disk that may be missing or broken, interrupts, forks, and notification.
 
 A first run compiles the kernels; later ones load them from the cache. Numba's own cache ends a program where it cannot
-be written or read: here a kernel is compiled without it, and a file that is damaged is written anew. Each file has a
-checksum, since whatever code it holds would be run.
+be written or read, and reads no folder that it cannot write, such as one of a container. Here a kernel is read from any
+folder, or compiled without one, and a file that is damaged is written anew. Each file has a checksum, since whatever
+code it holds would be run.
 """
 
 import functools
 import hashlib
+import inspect
 import os
 import pickle
 import threading
@@ -16,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import event
-from numba.core.caching import FunctionCache
+from numba.core import caching, event
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
@@ -41,7 +42,7 @@ def njit(function: Callable[..., Any] | None = None, *, cache: bool = False, **o
     kernel = numba.njit(**options)(function)
     kernel.__class__ = _Kernel
     if cache:
-        with suppress(Exception):  # there is no place for it: without a cache, each process compiles
+        with suppress(Exception):  # without a cache, each process compiles
             kernel._cache = _Cache(function)
     return kernel
 
@@ -60,13 +61,43 @@ class _Kernel(CPUDispatcher):
         return run_aside(functools.partial(super().compile, signature))
 
 
-class _Cache(FunctionCache):
+class _Nowhere(caching.InTreeCacheLocator):
+    """A place for the cache where nothing is, and nothing can be written."""
+
+    def ensure_cache_path(self) -> None:
+        """Accept the place."""
+
+    def get_cache_path(self) -> str:
+        """Return a path that is no folder."""
+        return os.devnull
+
+
+class _Impl(caching.CompileResultCacheImpl):
+    """Numba's choice of a place that can be written, and :class:`_Nowhere` where there is none."""
+
+    _locator_classes: list[Any] = [*caching.CompileResultCacheImpl._locator_classes, _Nowhere]  # noqa: RUF012
+
+
+def _unwritable_places(function: Any, chosen: str) -> Iterator[Path]:
+    """Yield the folders that Numba would prefer to the chosen one if it could write them."""
+    for locator in (caching.UserProvidedCacheLocator, caching.InTreeCacheLocator, caching.UserWideCacheLocator):
+        if locator is not caching.UserProvidedCacheLocator or numba.config.CACHE_DIR:  # type: ignore[attr-defined]
+            place = locator(function, inspect.getfile(function)).get_cache_path()
+            if place == chosen:
+                return
+            yield Path(place)
+
+
+class _Cache(caching.FunctionCache):
     """Compiled code on disk; what cannot be read is compiled, and what cannot be written is left out."""
+
+    _impl_class = _Impl
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
-        base = Path(self._cache_path) / self._impl.filename_base
-        self._cache_file = _CacheFile(base, (self._impl.locator.get_source_stamp(), _kernels_stamp()))
+        places = Path(self._cache_path), *_unwritable_places(function, self._cache_path)
+        bases = tuple(place / self._impl.filename_base for place in places)
+        self._cache_file = _CacheFile(bases, (self._impl.locator.get_source_stamp(), _kernels_stamp()))
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the code for a signature, or None where there is none that can be used."""
@@ -85,42 +116,39 @@ class _CacheFile:
     """The files of one function: an index from signatures to numbers, and a file of code for each number.
 
     Args:
-        base: path of the files without their ends.
+        bases: paths of the files without their ends: the one to write, and others that are only read.
         stamp: what the code depends on beside the signature.
     """
 
-    def __init__(self, base: Path, stamp: object) -> None:
-        self._base = base
+    def __init__(self, bases: tuple[Path, ...], stamp: object) -> None:
+        self._base, *self._others = bases
         self._stamp = numba.__version__, stamp
 
     def load(self, key: object) -> Any:
         """Return what was saved under a key, or None."""
-        number = self._index().get(key)
-        return None if number is None else self._read(self._code_path(number), key)
+        for base in (self._base, *self._others):
+            number = self._index(base).get(key)
+            value = None if number is None else self._read(_code_path(base, number), key)
+            if value is not None:
+                return value
+        return None
 
     def save(self, key: object, value: object) -> None:
         """Save a value under a key; values under other keys stay unless they are of another version."""
-        index = self._index()
+        index = self._index(self._base)
         number = index.get(key)
         if number is None:
             number = 1 + max(index.values(), default=0)
-        self._write(self._code_path(number), key, value)
-        self._write(self._index_path, "index", index | {key: number})
+        self._write(_code_path(self._base, number), key, value)
+        self._write(_index_path(self._base), "index", index | {key: number})
 
     def flush(self) -> None:
         """Forget all values."""
-        self._write(self._index_path, "index", {})
+        self._write(_index_path(self._base), "index", {})
 
-    @property
-    def _index_path(self) -> Path:
-        return self._base.with_name(f"{self._base.name}.nbi")
-
-    def _code_path(self, number: int) -> Path:
-        return self._base.with_name(f"{self._base.name}.{number}.nbc")
-
-    def _index(self) -> dict[Any, int]:
+    def _index(self, base: Path) -> dict[Any, int]:
         """Return the number of each key; empty where there is no index of this version."""
-        return self._read(self._index_path, "index") or {}
+        return self._read(_index_path(base), "index") or {}
 
     def _read(self, path: Path, label: object) -> Any:
         """Return the value of a file, or None where it is missing, damaged, of another version, or for another label.
@@ -146,6 +174,16 @@ class _CacheFile:
     def _checksum(self, content: bytes) -> bytes:
         """Return the SHA-256 of the name and the version of the function, and of the content of a file."""
         return hashlib.sha256(repr((self._base.name, self._stamp)).encode() + b"\0" + content).digest()
+
+
+def _index_path(base: Path) -> Path:
+    """Return the path of the index of a function."""
+    return base.with_name(f"{base.name}.nbi")
+
+
+def _code_path(base: Path, number: int) -> Path:
+    """Return the path of the code of a number."""
+    return base.with_name(f"{base.name}.{number}.nbc")
 
 
 @functools.cache
