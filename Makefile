@@ -29,6 +29,7 @@ nightly: .venv/installed-dev
 	$(BIN)/python -m tests.persistence.simulation $(SEED) 10000
 	$(BIN)/python -m tests.interrupts --repeats 100 --seed $(SEED)
 	$(BIN)/python -m tests.checkpoints.kills --kills 100 --seed $(SEED)
+	$(BIN)/python -m tests.growth --fits 200
 	$(BIN)/python -m tests.data.readers.long_fields 100000 1
 	$(BIN)/python -m tests.container
 

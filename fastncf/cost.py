@@ -16,9 +16,11 @@ _WITHOUT_TORCH = *_SGD_TRAINERS, "next_item"
 _WITH_LAYERS = "mlp", "neumf"
 _WITH_TABLES = "mf", "gmf", *_WITH_LAYERS
 _SCRATCH_BYTES_PER_NEGATIVE = 20  # of the interactions of the user that a thread of sgd trains
-_PYTHON_BYTES = 230 << 20
-_TORCH_BYTES = 300 << 20
-_READING_BYTES_PER_ROW = 40
+_PYTHON_BYTES = 205 << 20
+_TORCH_BYTES = 190 << 20
+_READING_BYTES_PER_ROW = 37
+_KEPT_BYTES_PER_ROW = 30  # of the rows and the split, and of what the allocators keep for later
+_ORDER_ROWS, _ORDER_BYTES_PER_ROW = 1_000_000, 50  # of the sample that tells whether the order matters
 _FLOAT_BYTES = 4
 _POSITIONS_PER_CHUNK = 64
 _START_SECONDS = 1.0
@@ -65,27 +67,67 @@ def estimate(
         num_rows: rows of the source.
         num_candidates: negatives that each held-out item is ranked against.
     """
-    memory, seconds = [num_rows * _READING_BYTES_PER_ROW], _START_SECONDS + num_rows / _READING_ROWS_PER_SECOND
-    uses_torch = False
+    seconds = _START_SECONDS + num_rows / _READING_ROWS_PER_SECOND
     for stage in stages:
-        uses_torch |= stage.trainer not in _WITHOUT_TORCH
-        num_negatives = stage.num_negatives
-        if stage.trainer in _NEXT_ITEM:
-            num_negatives = min(num_negatives, num_items)
-            numbers, samples = _next_item_numbers(stage, num_users, num_items, num_interactions), 0
-        elif stage.trainer in _SGD_TRAINERS:
-            numbers, samples = (num_users + num_items) * stage.dim * 3, 0
-        else:
-            numbers = (num_users + num_items) * (stage.dim + stage.mlp_dim) * 3
-            samples = num_interactions * (2 * num_negatives + 6)
-        memory.append(num_interactions * 8 + (numbers + samples) * _FLOAT_BYTES)
+        num_negatives = min(stage.num_negatives, num_items) if stage.trainer in _NEXT_ITEM else stage.num_negatives
         seconds += stage.epochs * num_interactions * (1 + num_negatives) * _seconds_per_sample(stage)
     seconds += num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
-    memory.append(num_users * num_candidates * 8)
+    uses_torch = any(stage.trainer not in _WITHOUT_TORCH for stage in stages)
     if uses_torch:
         seconds += _TORCH_SECONDS
+    growth = growth_bytes(
+        stages,
+        num_users=num_users,
+        num_items=num_items,
+        num_interactions=num_interactions,
+        num_candidates=num_candidates,
+    )
+    kept = num_rows * _KEPT_BYTES_PER_ROW
+    memory = (
+        num_rows * _READING_BYTES_PER_ROW,
+        kept + min(num_rows, _ORDER_ROWS) * _ORDER_BYTES_PER_ROW,
+        kept + growth,
+    )
     base = _PYTHON_BYTES + (_TORCH_BYTES if uses_torch else 0)
-    return Cost(memory_bytes=int(base + num_interactions * 12 + max(memory)), seconds=round(seconds, 1))
+    return Cost(memory_bytes=base + max(memory), seconds=round(seconds, 1))
+
+
+def growth_bytes(
+    stages: Sequence[Stage],
+    *,
+    num_users: int,
+    num_items: int,
+    num_interactions: int,
+    num_candidates: int,
+    is_tight: bool = False,
+) -> int:
+    """Return the bytes that training and evaluation add at most to what the process has once the data are split.
+
+    Args:
+        stages: training runs, in their order; the device of each is the CPU, or its memory does not count.
+        num_users: U.
+        num_items: I.
+        num_interactions: N, training interactions.
+        num_candidates: negatives that each held-out item is ranked against.
+        is_tight: whether negatives are drawn when they are needed and not an epoch ahead.
+    """
+    ahead = 1 if is_tight else 2
+    counts = num_users, num_items, num_interactions
+    return max(num_users * num_candidates * 8, *(_training_bytes(stage, *counts, ahead) for stage in stages))
+
+
+def _training_bytes(stage: Stage, num_users: int, num_items: int, num_interactions: int, num_buffers: int) -> int:
+    """Return the bytes that the training of a stage takes, the copy of its last finite parameters included."""
+    rows = num_users + num_items
+    if stage.trainer in _NEXT_ITEM:
+        numbers = _next_item_numbers(stage, num_users, num_items, num_interactions) + rows * stage.dim
+    elif stage.trainer in _SGD_TRAINERS:
+        numbers = (4 * num_users + 8 * num_items) * stage.dim
+    else:
+        # parameters, two moments and a copy; users and the order of an epoch, which may be in int64, and negatives
+        numbers = rows * (stage.dim + stage.mlp_dim) * 4
+        numbers += num_interactions * (num_buffers * stage.num_negatives + 1 + 2 * num_buffers)
+    return _FLOAT_BYTES * numbers + num_interactions * _FLOAT_BYTES
 
 
 def least_bytes(stage: Stage, *, num_users: int, num_items: int, num_interactions: int) -> int:

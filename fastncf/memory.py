@@ -6,12 +6,14 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from fastncf.accelerators import has_torch
-from fastncf.errors import FastNCFError, InsufficientMemoryError
+from fastncf.errors import ConfigError, FastNCFError, InsufficientMemoryError
 
 _NO_LIMIT = sys.maxsize
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -29,6 +31,13 @@ _TORCH_BYTES = 700 << 20
 _TORCH_AND_READING_BYTES = 1400 << 20
 """Address space that fits of small data took with two threads in November 2026, see :func:`require_libraries`."""
 
+_BYTES = re.compile(r"(\d+(?:\.\d+)?) ?((?:[kmgt]i?)?b)", re.IGNORECASE)
+_UNITS = {"b": 1} | {f"{letter}b": 1000**n for n, letter in enumerate("kmgt", start=1)}
+_UNITS |= {f"{letter}ib": 1024**n for n, letter in enumerate("kmgt", start=1)}
+
+_limit: ContextVar[int | None] = ContextVar("limit", default=None)
+"""Bytes of :func:`limited_memory`."""
+
 _imports: dict[tuple[str, ...], Any] = {}
 """Tasks that import modules, by the names of the modules."""
 
@@ -40,9 +49,65 @@ def available_bytes() -> int:
     """Return the bytes that this process may still allocate, as far as the system tells.
 
     That is the least of the memory that the machine has free, swap included, and of what the limits of the process
-    (``ulimit -v``) and of its control groups, such as those of a container, leave.
+    (``ulimit -v``) and of its control groups, such as those of a container, leave, and of :func:`limited_memory`.
     """
-    return max(0, min(_machine_bytes(), _address_space_bytes(), _cgroup_bytes()))
+    return max(0, min(_machine_bytes(), _address_space_bytes(), bytes_within_limits()))
+
+
+def bytes_within_limits() -> int:
+    """Return the bytes that limits of the control groups and of :func:`limited_memory` leave; very many without one."""
+    limit = _limit.get()
+    return min(_cgroup_bytes(), _NO_LIMIT if limit is None else limit - resident_bytes())
+
+
+@contextmanager
+def limited_memory(num_bytes: int | None) -> Iterator[None]:
+    """Let the process have at most some bytes in memory within the block, as far as :func:`available_bytes` is asked.
+
+    Args:
+        num_bytes: resident memory of the process, what it has already included; None sets no limit.
+
+    Raises:
+        InsufficientMemoryError: the process has more than that before the block.
+    """
+    if num_bytes is not None and num_bytes < (resident := resident_bytes()):
+        raise InsufficientMemoryError(
+            f"max_memory={num_bytes}: the process has {format_bytes(resident)} of memory before anything is read; "
+            f"expected more"
+        )
+    token = _limit.set(num_bytes)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def resident_bytes() -> int:
+    """Return the bytes of the process that are in memory; 0 where the system does not tell."""
+    try:
+        return int((_PROCESS / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0
+
+
+def parse_bytes(name: str, value: Any) -> int | None:
+    """Return a number of bytes that was given as an integer or as text such as ``4GB``; None for None.
+
+    Args:
+        name: argument that it was given as.
+        value: a positive integer, or a number with one of the units B, KB, MB, GB, TB, KiB, MiB, GiB and TiB.
+
+    Raises:
+        ConfigError: it is anything else.
+    """
+    if value is None:
+        return None
+    match = _BYTES.fullmatch(value.strip()) if isinstance(value, str) else None
+    number = float(match[1]) * _UNITS[match[2].lower()] if match else value
+    is_number = isinstance(number, Real) and not isinstance(number, bool)
+    if not is_number or not 1 <= number < _NO_LIMIT:
+        raise ConfigError(f"{name}={value!r:.80}: expected a number of bytes, such as '4GB', '500MB' or 4000000000")
+    return int(number)
 
 
 def format_bytes(count: int) -> str:

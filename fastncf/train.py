@@ -13,7 +13,7 @@ from fastncf import distributed
 from fastncf.checkpoints import Checkpoint, open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, Settings, require_known, show
-from fastncf.cost import least_bytes
+from fastncf.cost import growth_bytes, least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
 from fastncf.data.holdout import quantile_of
@@ -21,10 +21,17 @@ from fastncf.data.interactions import Interactions, draw_users, in_order_of_rows
 from fastncf.data.protocols import make_split
 from fastncf.data.split import Split, hold_out_nothing
 from fastncf.data.titles import read_titles
-from fastncf.errors import ConfigError, DivergedError
+from fastncf.errors import ConfigError, DivergedError, InsufficientMemoryError
 from fastncf.evaluation.candidates import require_candidate_memory
 from fastncf.measuring import TestSet
-from fastncf.memory import format_bytes, require_memory
+from fastncf.memory import (
+    bytes_within_limits,
+    format_bytes,
+    limited_memory,
+    parse_bytes,
+    require_memory,
+    resident_bytes,
+)
 from fastncf.numpy_errors import usual_errors
 from fastncf.persistence.plain import as_numbers, finite_or_none
 from fastncf.plan import BY_STATES, Plan, alternative_plan, likely_facts, make_plan, trial_of
@@ -62,6 +69,7 @@ def fit(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    max_memory: int | str | None = None,
     **settings: Unpack[Settings],
 ) -> Recommender:
     """Read interactions, hold out one per user, train, evaluate, and return the fitted recommender.
@@ -93,6 +101,9 @@ def fit(
             within one, so that nothing of a fit that is killed is lost. Ctrl-C and SIGTERM then finish the batch first.
         resume: go on from the state in ``checkpoint``, if there is one, with the same data and settings, except that
             there may be more epochs. The result has the same bits as that of a fit that was never stopped.
+        max_memory: most memory that the process is to have, in bytes or as text such as ``4GB``: negatives are then
+            drawn when they are needed, and what is not expected to fit is refused. Limits of containers are found and
+            kept likewise.
         **settings: fields of :class:`Config` by name, over ``config``.
 
     Raises:
@@ -112,6 +123,7 @@ def fit(
     # NumPy's own settings, whatever the caller has set; no decorator, in whose file the warnings below would be
     with (
         usual_errors(),
+        limited_memory(parse_bytes("max_memory", max_memory)),
         distributed.together() as ranks,
         progress_shown(callback, is_shown=progress and distributed.is_first()) as callback,
         open_checkpoint(checkpoint, resume=resume) as kept,
@@ -159,18 +171,7 @@ def fit(
             recommender.seconds = reporter.total()
             raise DivergedError(trained.divergence, recommender)
         with reporter.stage("evaluate"):
-            result = None if kept is None else kept.result()
-            if result is not None:
-                recommender.protocol = result["protocol"]
-                for name in _MEASURED:
-                    setattr(recommender, name, as_numbers(result[name]))
-            elif split.holdout == "none":
-                recommender.protocol = f"not measured: nothing is held out of the {len(split.indices):,} interactions"
-            else:
-                recommender.keep(recommender.evaluate())
-            if kept is not None and result is None:
-                measured = {name: finite_or_none(getattr(recommender, name)) for name in _MEASURED}
-                kept.finish(protocol=recommender.protocol, **measured)
+            _evaluate(recommender, kept)
         recommender.seconds = reporter.total()
         return recommender
 
@@ -315,10 +316,37 @@ def _configured(
     if config is not None and not isinstance(config, Config):
         raise ConfigError(f"config={show(config)}: expected a fastncf.Config")
     require_known(
-        settings, "test", "candidates", "user", "item", "time", "callback", "progress", "checkpoint", "resume"
+        settings,
+        "test",
+        "candidates",
+        "user",
+        "item",
+        "time",
+        "callback",
+        "progress",
+        "checkpoint",
+        "resume",
+        "max_memory",
     )
     config = replace(config or Config(), **settings)
     return config, None if model is None or isinstance(model, str) else model
+
+
+def _evaluate(recommender: Recommender, kept: Checkpoint | None) -> None:
+    """Measure a model, unless a checkpoint has what was measured, and mark the checkpoint as finished."""
+    result, split = None if kept is None else kept.result(), recommender.split
+    if result is not None:
+        recommender.protocol = result["protocol"]
+        for name in _MEASURED:
+            setattr(recommender, name, as_numbers(result[name]))
+        return
+    if split.holdout == "none":
+        recommender.protocol = f"not measured: nothing is held out of the {len(split.indices):,} interactions"
+    else:
+        recommender.keep(recommender.evaluate())
+    if kept is not None:
+        measured = {name: finite_or_none(getattr(recommender, name)) for name in _MEASURED}
+        kept.finish(protocol=recommender.protocol, **measured)
 
 
 def _require_memory(plan: Plan, split: Split) -> None:
@@ -327,6 +355,7 @@ def _require_memory(plan: Plan, split: Split) -> None:
     Raises:
         InsufficientMemoryError: says how much is needed, and what would need less.
     """
+    _require_within_limits(plan)
     data, evaluation = plan.data, plan.evaluation
     for stage in plan.stages:
         if stage.device == "cpu":
@@ -342,6 +371,34 @@ def _require_memory(plan: Plan, split: Split) -> None:
             )
     if split.test_candidates is None and split.holdout != "none":
         require_candidate_memory(len(TestSet.of(split).users), evaluation.num_candidates)
+
+
+def _require_within_limits(plan: Plan) -> None:
+    """Refuse a plan that is expected to need more memory than a limit of the fit or of a container leaves.
+
+    Raises:
+        InsufficientMemoryError: says how much the limit would have to be.
+    """
+    data, stages = plan.data, tuple(stage for stage in plan.stages if stage.device == "cpu")
+    if not stages:
+        return
+    needed = growth_bytes(
+        stages,
+        num_users=data.num_users,
+        num_items=data.num_items,
+        num_interactions=data.num_interactions,
+        num_candidates=plan.evaluation.num_candidates,
+        is_tight=True,
+    )
+    if needed > (left := bytes_within_limits()):
+        resident = resident_bytes()
+        most = resident + needed
+        raise InsufficientMemoryError(
+            f"{plan.final.model} with dim={plan.final.dim} and num_negatives={plan.final.num_negatives} for "
+            f"{data.num_interactions:,} interactions: is expected to need {format_bytes(most)} of memory, and the "
+            f"limit (max_memory or that of the container) is {format_bytes(max(0, resident + left))}; expected: "
+            f"max_memory={-(-most // 10**6)}MB or more, or a smaller dim, num_negatives or num_candidates"
+        )
 
 
 def _counts(interactions: Interactions, split: Split) -> dict[str, int]:

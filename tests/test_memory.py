@@ -4,11 +4,14 @@ import errno
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 import fastncf
 from fastncf import memory
 from fastncf.errors import ConfigError, InsufficientMemoryError
+from fastncf.sampling import loader
 from tests.conftest import checkerboard
 
 MEGABYTE = 1 << 20
@@ -120,7 +123,7 @@ def test_other_errors_stay_what_they_are(error):
 )
 def test_what_cannot_fit_is_refused_before_it_is_allocated(settings, what, monkeypatch):
     monkeypatch.setattr(memory, "_machine_bytes", lambda: 16 << 30)
-    monkeypatch.setattr("fastncf.train.train_stages", lambda *arguments: pytest.fail("the training began"))
+    monkeypatch.setattr("fastncf.train.train_stages", lambda *_, **__: pytest.fail("the training began"))
     with pytest.raises(InsufficientMemoryError, match=rf"^{what}.*: needs .* of memory, and .* are available"):
         fastncf.fit(checkerboard(), **settings)
 
@@ -128,7 +131,7 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(settings, what, monke
 @pytest.mark.parametrize("settings", [{"dim": 10**6}, {"dim": 10**6, "batch_size": 64, "num_negatives": 8}])
 def test_the_buffers_of_a_batch_of_states_count(settings, monkeypatch):
     monkeypatch.setattr(memory, "_machine_bytes", lambda: 2 << 30)
-    monkeypatch.setattr("fastncf.train.train_stages", lambda *arguments: pytest.fail("the training began"))
+    monkeypatch.setattr("fastncf.train.train_stages", lambda *_, **__: pytest.fail("the training began"))
     with pytest.raises(InsufficientMemoryError, match=r"^mf with dim=1000000.*: needs .*a smaller dim, batch_size"):
         fastncf.fit(checkerboard(), **SOFTMAX | settings)
 
@@ -146,7 +149,7 @@ def test_evaluate_refuses_lists_that_cannot_fit():
 
 
 def test_memory_that_runs_out_in_the_training_names_the_section(monkeypatch):
-    def no_memory(*arguments):
+    def no_memory(*_, **__):
         raise MemoryError("Unable to allocate 3.00 GiB")
 
     monkeypatch.setattr("fastncf.train.train_stages", no_memory)
@@ -186,3 +189,59 @@ def test_under_a_limit_of_address_space_a_fit_succeeds_or_says_one_sentence(tmp_
         assert all(note.startswith("compiling kernels") for note in notes)
         assert sentence.startswith("fastncf: ")
         assert "expected: " in out.stderr
+
+
+def test_a_fit_that_exceeds_max_memory_is_refused_with_the_figure_and_fits_with_it():
+    data, settings = checkerboard(), {"model": "mlp", "epochs": 1, "dim": 4, "layers": (4,), "l2": 0.01}
+    fastncf.fit(data, **settings)  # what libraries take is there by now
+    for limit in ("1KB", memory.resident_bytes() - 10 * MEGABYTE):
+        with pytest.raises(
+            InsufficientMemoryError, match=r"max_memory=\d+: the process has .* before anything is read"
+        ):
+            fastncf.fit(data, max_memory=limit, **settings)
+    limit = memory.resident_bytes() + 100 * MEGABYTE
+    with pytest.raises(InsufficientMemoryError, match=r"mlp with dim=200000.*expected: max_memory=\d+MB") as error:
+        fastncf.fit(data, max_memory=limit, **(settings | {"dim": 200_000}))
+    needed = int(str(error.value).split("expected: max_memory=")[1].split("MB")[0])
+    assert 300 < needed - limit / 1e6 + 100 < 1_500  # two tables, three times, and what the mf takes
+    assert fastncf.fit(data, max_memory=limit, **settings).metrics
+    assert memory.bytes_within_limits() > 1 << 50  # the limit has ended with the fit
+
+
+@pytest.mark.parametrize("wrong", ["x", "4 PB", "-4GB", "1e9", 0, -5, True, float("nan"), float("inf"), [4]])
+def test_a_limit_that_is_no_number_of_bytes(wrong):
+    with pytest.raises(ConfigError, match=r"max_memory=.*expected a number of bytes, such as '4GB'"):
+        fastncf.fit(checkerboard(), max_memory=wrong)
+
+
+def test_numbers_of_bytes():
+    texts = {"4GB": 4 * 10**9, "1.5 KiB": 1536, "2mb": 2_000_000, "7 B": 7, "1TB": 10**12}
+    assert {text: memory.parse_bytes("limit", text) for text in texts} == texts
+    assert memory.parse_bytes("limit", np.int64(5) + 0) == 5
+
+
+def test_the_limit_of_a_container_is_found_and_refuses_at_once(system, monkeypatch):
+    (system / "cgroup").write_text("0::/job\n")
+    group = system / "cgroups" / "job"
+    write_group(group, V2, 600 * MEGABYTE, 500 * MEGABYTE, 0)
+    assert fastncf.fit(checkerboard(), epochs=1, dim=4, loss="bce").metrics
+    with pytest.raises(InsufficientMemoryError, match=r"the limit .*that of the container"):
+        fastncf.fit(checkerboard(), epochs=1, dim=100_000, loss="bce")
+
+
+def test_negatives_drawn_one_epoch_at_a_time_are_the_same(monkeypatch):
+    settings = {"model": "gmf", "optimizer": "adam", "dim": 4, "epochs": 3}
+    expected = fastncf.fit(checkerboard(), **settings)
+    buffers = []
+    prefetch = loader.PrefetchSampler.prefetch
+
+    def count(sampler, number):
+        buffers.append(len(sampler.buffers))
+        return prefetch(sampler, number)
+
+    monkeypatch.setattr(loader.PrefetchSampler, "prefetch", count)
+    monkeypatch.setattr(loader, "bytes_within_limits", lambda: 100_000)
+    found = fastncf.fit(checkerboard(), **settings)
+    assert set(buffers) == {1}
+    for name, tensor in expected.model.state_dict().items():
+        assert torch.equal(tensor, found.model.state_dict()[name])

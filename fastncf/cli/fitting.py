@@ -34,6 +34,7 @@ def fit(
     refit: Flag = False,
     checkpoint: PathArgument | None = None,
     resume: Flag = False,
+    max_memory: str | None = None,
     columns: Columns | None = None,
     config: Annotated[Config | None, Parameter(name="*")] = None,
     json: Json = False,
@@ -66,6 +67,8 @@ def fit(
         Folder to which the state of the training is written after each epoch and every five minutes.
     resume
         Go on from the state in the folder of --checkpoint, if there is one.
+    max_memory
+        Most memory that the process is to have, such as 4GB; what is not expected to fit is refused.
     """
     if refit and config is not None and config.holdout == "none":
         raise ConfigError("--refit: expected no --holdout none beside it, which measures nothing")
@@ -92,6 +95,7 @@ def fit(
             progress=False,
             checkpoint=checkpoint,
             resume=resume,
+            max_memory=max_memory,
             **inputs,
         )
     try:

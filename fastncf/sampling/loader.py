@@ -6,6 +6,7 @@ copied through pinned memory on a stream of its own. A batch is gathered just be
 start: the same bytes move, but the first batch does not wait for the others, and no second copy of the epoch is held.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from torch import Tensor
 from fastncf.data.split import Split
 from fastncf.device import Stopwatch, triton_works
 from fastncf.kernels.cpu.alias import AliasTable
+from fastncf.memory import bytes_within_limits
 from fastncf.rng import Stream, key
 from fastncf.sampling import distributions
 from fastncf.sampling.negatives import position_keys, require_unseen_items, sample_negatives
@@ -244,14 +246,16 @@ class PrefetchSampler:
     """Draws an epoch on the CPU, by a thread, while the epoch before it trains.
 
     Two buffers take turns: that of an even epoch is not written while an odd one trains. For CUDA they are pinned and
-    copied to the device.
+    copied to the device. Where a limit of the memory has room for one, each epoch is drawn when it is loaded.
     """
 
     def __init__(self, spec: SamplingSpec) -> None:
         self.spec = spec
         cuda, shape = spec.device.type == "cuda", spec.negatives_shape
+        is_tight = 2 * 4 * math.prod(shape) > bytes_within_limits() // 2
         self.buffers = [
-            torch.empty(shape, dtype=torch.int32, device="cpu", pin_memory=cuda) for _ in range(min(2, spec.num_epochs))
+            torch.empty(shape, dtype=torch.int32, device="cpu", pin_memory=cuda)
+            for _ in range(1 if is_tight else min(2, spec.num_epochs))
         ]
         self.copies: list[torch.cuda.Event | None] = [None, None]
         self.stream = torch.cuda.Stream(spec.device) if cuda else None
@@ -265,7 +269,7 @@ class PrefetchSampler:
         task = self.prefetch(number)
         self.prefetched = None
         drawn = task.result()
-        if number + 1 < self.spec.num_epochs:
+        if number + 1 < self.spec.num_epochs and len(self.buffers) > 1:
             self.prefetch(number + 1)
         if self.stream is None:
             return drawn

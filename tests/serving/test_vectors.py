@@ -137,7 +137,7 @@ def test_titles_stand_wherever_items_appear(tmp_path):
 
 
 def test_titles_that_cannot_be_used_are_refused_before_the_training(monkeypatch):
-    monkeypatch.setattr("fastncf.train.train_stages", lambda *arguments: pytest.fail("was trained"))
+    monkeypatch.setattr("fastncf.train.train_stages", lambda *_, **__: pytest.fail("was trained"))
     with pytest.raises(DataError, match="has a title for none of the 14 items"):
         fastncf.fit(checkerboard(USERS, ITEMS, 2), titles=pl.DataFrame({"item": [99], "title": ["x"]}))
     with pytest.raises(DataNotFoundError, match=r"nowhere.csv: no such file"):
