@@ -24,14 +24,18 @@ from fastncf.errors import (
 
 if TYPE_CHECKING:
     from fastncf import datasets
+    from fastncf.comparison import Comparison, compare
     from fastncf.evaluation.metrics import safe_names
     from fastncf.plan import Plan
     from fastncf.recommender import Recommender, load
+    from fastncf.search.result import Tuned
+    from fastncf.search.study import tune
     from fastncf.train import fit, plan_fit
     from fastncf.trainers.loop import Progress
 
 __version__ = "0.1.0"
 __all__ = [
+    "Comparison",
     "Config",
     "ConfigError",
     "DataError",
@@ -44,22 +48,29 @@ __all__ = [
     "Plan",
     "Progress",
     "Recommender",
+    "Tuned",
     "UnusedSettingWarning",
+    "compare",
     "datasets",
     "fit",
     "load",
     "plan_fit",
     "safe_names",
+    "tune",
 ]
 
 _LAZY = {
+    "Comparison": "comparison",
     "Plan": "plan",
     "Progress": "trainers.loop",
     "Recommender": "recommender",
+    "Tuned": "search.result",
+    "compare": "comparison",
     "fit": "train",
     "load": "recommender",
     "plan_fit": "train",
     "safe_names": "evaluation.metrics",
+    "tune": "search.study",
 }
 
 

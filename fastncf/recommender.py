@@ -689,7 +689,7 @@ class Recommender:
         is_redrawn = num_candidates is not None or candidate_sampling is not None
         questions = Questions.of(self.split, config, is_redrawn=is_redrawn)
         try:
-            trained, has_lists = self._trained_for(questions), require_flag("lists", lists)
+            trained, has_lists = self.trained_for(questions), require_flag("lists", lists)
             vectors = self._directions() if has_lists else None
             return questions.answer(trained, has_lists=has_lists, vectors=vectors)
         except DivergedError as error:
@@ -706,7 +706,7 @@ class Recommender:
         self.metrics, self.protocol = evaluation
         self.errors, self.popularity = evaluation.errors, evaluation.popularity
 
-    def _trained_for(self, questions: Questions) -> "nn.Module | Factors":
+    def trained_for(self, questions: Questions) -> "nn.Module | Factors":
         """Return the model for the users of a test set: its own, or others who are known by their histories."""
         others = self.split.others
         if not questions.test.are_others or others is None or not isinstance(self.trained, Factors):
@@ -822,7 +822,7 @@ class Recommender:
         held_out = None
         if self.split.holdout != "none" and len(TestSet.of(self.split).users):
             questions = Questions.of(self.split, self.config)
-            held_out = HeldOut(questions.candidates, rank_task(self._trained_for(questions), questions.candidates))
+            held_out = HeldOut(questions.candidates, rank_task(self.trained_for(questions), questions.candidates))
         return write_report(self, held_out, path, titles)
 
     @with_usual_errors

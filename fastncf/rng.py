@@ -72,6 +72,9 @@ class Stream(IntEnum):
     TEST_USERS = 14
     """Users that are left out of the training for the test."""
 
+    RESAMPLING = 15
+    """Draws of the bootstrap and of the test that compare models over the same users."""
+
 
 def mix(x: int) -> int:
     """Return a hash of a number below 2**64: a bijection in which each input bit changes about half the output bits."""

@@ -42,7 +42,7 @@ from fastncf.refit import TrainedOnAll, train_on_all
 from fastncf.rng import Stream, key
 from fastncf.trainers.loop import Progress, ProgressReporter
 from fastncf.trainers.stages import train_stages, validation_of
-from fastncf.tuning import choose_plan, tune
+from fastncf.tuning import choose_l2, choose_plan
 from fastncf.unused import Fit, Inputs, refuse_contradictions, warn_of_unused
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def fit(
         progress_shown(callback, is_shown=progress and distributed.is_first()) as callback,
         open_checkpoint(checkpoint, resume=resume) as kept,
     ):
-        config, module = _configured(config, model, settings)
+        config, module = configured(config, model, settings)
         columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
         inputs = Inputs(test, candidates, columns, module)
         refuse_contradictions(config, inputs)
@@ -137,7 +137,7 @@ def fit(
             kept.require_same(settings=settings_of(config, module))
         reporter = ProgressReporter(callback, likely.num_epochs)
         if ranks is None:
-            data = _Prepared.read(train, inputs, config, likely, reporter)
+            data = Prepared.read(train, inputs, config, likely, reporter)
         else:
             data = _read_once(ranks, train, inputs, config, likely, reporter)
         item_titles = None if titles is None else read_titles(titles, data.interactions.items)
@@ -196,14 +196,10 @@ def plan_fit(
     and time to expect. An l2 that is searched for on held-out items is not known yet.
     """
     with usual_errors():
-        config, module = _configured(config, model, settings)
+        config, module = configured(config, model, settings)
         columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
         inputs = Inputs(test, candidates, columns, module)
-        refuse_contradictions(config, inputs)
-        likely = _likely_plan(config, inputs)
-        data = _Prepared.read(train, inputs, config, likely, ProgressReporter(None, 0))
-        plan = make_plan(config, data.facts, module)
-        warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
+        data, plan = prepare(train, inputs, config, stacklevel=3)
         return plan if config.holdout != "none" else plan.with_everything(hold_out_nothing(data.split, None)[0])
 
 
@@ -213,8 +209,25 @@ def _likely_plan(config: Config, inputs: Inputs) -> Plan:
     return make_plan(config, facts, inputs.module)
 
 
+def prepare(train: Any, inputs: Inputs, config: Config, *, stacklevel: int) -> tuple["Prepared", Plan]:
+    """Read and split interactions as :func:`fit` does; return them with the plan of the fit.
+
+    Args:
+        train: source of the interactions.
+        inputs: what else was given.
+        config: settings.
+        stacklevel: of warnings about settings that have no effect, as for ``warnings.warn``.
+    """
+    refuse_contradictions(config, inputs)
+    likely = _likely_plan(config, inputs)
+    data = Prepared.read(train, inputs, config, likely, ProgressReporter(None, 0))
+    plan = make_plan(config, data.facts, inputs.module)
+    warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=stacklevel)
+    return data, plan
+
+
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """Data that are ready for training, with the facts that a plan depends on."""
 
     interactions: Interactions
@@ -223,7 +236,7 @@ class _Prepared:
     order: np.ndarray | None
 
     @classmethod
-    def read(cls, train: Any, inputs: Inputs, config: Config, likely: Plan, reporter: ProgressReporter) -> "_Prepared":
+    def read(cls, train: Any, inputs: Inputs, config: Config, likely: Plan, reporter: ProgressReporter) -> "Prepared":
         """Read interactions, keep the asked-for share of the users, and hold out items."""
         given, holdout = None, config.held_out(is_given=inputs.test is not None)
         with reporter.stage("read"):
@@ -258,7 +271,7 @@ class _Prepared:
         return cls(interactions, split, facts, order)
 
 
-def _chosen(plan: Plan, data: _Prepared, config: Config, kept: Checkpoint | None) -> Plan:
+def _chosen(plan: Plan, data: Prepared, config: Config, kept: Checkpoint | None) -> Plan:
     """Return the plan with what held-out items are to choose, or as a checkpoint has it."""
     alternative = alternative_plan(config, plan)
     plans = [plan] if alternative is None else [plan, alternative]
@@ -269,13 +282,13 @@ def _chosen(plan: Plan, data: _Prepared, config: Config, kept: Checkpoint | None
     if alternative is not None:
         trials = trial_of(config, plan), trial_of(config, alternative)
         plan = choose_plan((plan, alternative), trials, data.split, data.order)
-    return tune(plan, data.split, data.order)
+    return choose_l2(plan, data.split, data.order)
 
 
 def _read_once(
     ranks: distributed.Ranks, train: Any, inputs: Inputs, config: Config, likely: Plan, reporter: ProgressReporter
-) -> _Prepared:
-    """Return what :meth:`_Prepared.read` does, read by one process of each machine.
+) -> Prepared:
+    """Return what :meth:`Prepared.read` does, read by one process of each machine.
 
     Raises:
         DistributedError: ranks differ in their versions, settings or data.
@@ -284,7 +297,7 @@ def _read_once(
     ranks.require_equal("settings", config)
     sources = train, inputs.test, inputs.candidates
     ranks.require_equal("files", [os.fspath(one) for one in sources if isinstance(one, str | os.PathLike)])
-    data = ranks.once(lambda: _Prepared.read(train, inputs, config, likely, reporter))
+    data = ranks.once(lambda: Prepared.read(train, inputs, config, likely, reporter))
     ranks.require_equal("data", data_of(data.interactions.users, data.interactions.items, data.split, data.order))
     return data
 
@@ -292,7 +305,7 @@ def _read_once(
 def _train(
     plan: Plan,
     module: "nn.Module | None",
-    data: _Prepared,
+    data: Prepared,
     config: Config,
     reporter: ProgressReporter,
     kept: Checkpoint | None,
@@ -306,7 +319,7 @@ def _train(
     return TrainedOnAll(trained, plan, data.split, data.order)
 
 
-def _configured(
+def configured(
     config: Config | None, model: "str | nn.Module | None", given: Settings
 ) -> tuple[Config, "nn.Module | None"]:
     """Return the settings, and the module of the user's own where ``model`` is one."""

@@ -50,7 +50,7 @@ def choose_plan(plans: tuple[Plan, Plan], trials: tuple[Stage, Stage], split: Sp
     return plans[better].with_reason("loss", reason)
 
 
-def tune(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
+def choose_l2(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
     """Return the plan with the l2 of its first stage chosen; the plan itself where it has no trials.
 
     The l2 is that of the trial or a multiple of it, whichever ranks the items that are held out for it best. Larger

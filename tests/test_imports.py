@@ -39,13 +39,15 @@ LEVELS = [
     {"report"},
     {"checkpoints", "measuring", "progress", "refit", "tuning", "updating"},
     {"datasets", "recommender", "unused"},
-    {"train"},
+    {"comparison", "train"},
+    {"search"},
     {"cli"},
 ]
 """Modules and folders from the lowest to the highest; a file imports from its own folder and from lower levels only."""
 
 LIBRARIES = {
-    "polars": {"data", "datasets", "persistence", "recommender", "report", "serving"},
+    "polars": {"comparison", "data", "datasets", "persistence", "recommender", "report", "search", "serving"},
+    "optuna": {"search"},
     "llvmlite": {"kernels.cpu"},
     "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},

@@ -106,7 +106,8 @@ def main() -> None:
             result = measure(SYSTEMS[key], python, asked, options.environments / "jobs" / name / key, limits)
             result |= {"limits": asdict(limits), "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0]}
             data["results"][key] = result
-            options.results.write_text(json.dumps({**found, **machine()}, indent=1) + "\n", encoding="utf-8")
+            found |= machine()
+            options.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             shown = result.get("failed") or {label: round(value, 4) for label, value in result["metrics"].items()}
             print(f"{name} {SYSTEMS[key].label}: {shown} ({time.perf_counter() - start:.0f} s)", flush=True)
     print("\n".join(table(found)))

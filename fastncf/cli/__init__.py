@@ -15,10 +15,12 @@ from cyclopts import CycloptsError
 
 from fastncf import distributed
 from fastncf.cli.app import app
+from fastncf.cli.comparing import compare
 from fastncf.cli.data import datasets, generate
 from fastncf.cli.fitting import fit, plan
 from fastncf.cli.messages import explain
 from fastncf.cli.saved import evaluate, export, info, recommend, report, similar, update
+from fastncf.cli.tuning import tune
 from fastncf.errors import ConfigError, short_message
 from fastncf.memory import require_libraries, translate_exhaustion
 from fastncf.streams import (
@@ -33,7 +35,21 @@ from fastncf.streams import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-for command in (fit, plan, evaluate, recommend, similar, update, info, report, export, generate, datasets):
+for command in (
+    fit,
+    plan,
+    tune,
+    evaluate,
+    compare,
+    recommend,
+    similar,
+    update,
+    info,
+    report,
+    export,
+    generate,
+    datasets,
+):
     app.command(command)
 
 

@@ -63,7 +63,9 @@ def explain(error: BaseException) -> tuple[str | None, int]:
 USAGE = {
     "fit": "fastncf fit RATINGS",
     "plan": "fastncf plan RATINGS",
+    "tune": "fastncf tune RATINGS --minutes MINUTES",
     "evaluate": "fastncf evaluate MODEL",
+    "compare": "fastncf compare MODEL MODEL ...",
     "recommend": "fastncf recommend MODEL --user ID, --users FILE, --all-users or --history ITEMS",
     "update": "fastncf update MODEL ROWS --out FOLDER",
     "info": "fastncf info MODEL",
@@ -78,7 +80,9 @@ USAGE = {
 _NEEDED = {
     "--ratings": "a ratings file",
     "--model": "the folder of a saved model",
+    "--first": "the folders of two saved models or more",
     "--out": "the name of a file or folder to write",
+    "--minutes": "a budget, such as --minutes 10",
     "--rows": "a file of new interactions",
     "--path": "the name of a file to write",
 }

@@ -4,11 +4,13 @@
 items, ``sections`` writes what stands in the page, and ``page`` the file, with ``page.css`` and ``page.js``.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastncf.config import show
-from fastncf.errors import ConfigError, FastNCFError
+from fastncf.errors import ConfigError, DataError, FastNCFError
+from fastncf.files import replaced
 from fastncf.report.measure import HeldOut
 
 if TYPE_CHECKING:
@@ -59,3 +61,26 @@ def write_report(
     require_replaceable(target)
     write_page(Sections(recommender, held_out, titles), target)
     return target
+
+
+def write_bars(values: Mapping[str, float], title: str, path: Path) -> Path:
+    """Draw values as horizontal bars in an SVG file, and return its path.
+
+    Args:
+        values: lengths of the bars by their names, at least one.
+        title: of the axis.
+        path: file to write.
+
+    Raises:
+        FastNCFError: a package is not installed.
+        DataError: the file cannot be written.
+    """
+    require_packages()
+    from fastncf.report.charts import bars, to_svg
+
+    try:
+        with replaced(path) as file:
+            file.write_text(to_svg(bars(values, title), width=400), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return path

@@ -87,6 +87,17 @@ def bars(values: Mapping[str, float], title: str) -> dict[str, Any]:
     )
 
 
+def to_svg(specification: Mapping[str, Any], width: int) -> str:
+    """Return a chart as SVG.
+
+    Args:
+        specification: what a function of this module returned.
+        width: of the picture without its labels, in pixels.
+    """
+    drawn: str = vl_convert.vegalite_to_svg({**specification, "width": width})
+    return drawn
+
+
 def item_map(points: np.ndarray, names: Sequence[str], ids: Sequence[str], counts: np.ndarray) -> dict[str, Any]:
     """Return a map of items, each a point with its name on hover.
 

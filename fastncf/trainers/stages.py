@@ -103,12 +103,12 @@ def train_stages(
         models.append(model)
         if result.divergence is not None:
             is_usable = stage is stages[-1] and bool(result.log)
-            usable = _finished(stage, model) if is_usable else None
+            usable = finished_model(stage, model) if is_usable else None
             return Trained(usable, log, num_kept, None, result.divergence)
         if recorder is not None and finished is None and stage is not stages[-1]:
             values = {"log": result.log, "num_kept": result.num_kept}
             recorder.finish(Snapshot(values, model_arrays(model)))
-    trained = _finished(stages[-1], models[-1])
+    trained = finished_model(stages[-1], models[-1])
     # a module that histories were trained into by a kernel for factors may compute something else than an mf
     is_kept = isinstance(trained, Factors) or not get(stages[-1].trainer).trains_factors
     return Trained(trained, log, num_kept, encoder if is_kept else None, None)
@@ -184,8 +184,8 @@ def _train_stage(
         return result, trainer.encoder
 
 
-def _finished(stage: Stage, model: Any) -> "Factors | nn.Module":
-    """Return a trained model in the form that a recommender keeps."""
+def finished_model(stage: Stage, model: Any) -> "Factors | nn.Module":
+    """Return a model that a stage has trained, or is training, in the form that a recommender keeps."""
     if not isinstance(model, Factors):
         return model.eval()
     if stage.model == "mf":

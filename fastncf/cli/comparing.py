@@ -1,0 +1,61 @@
+"""Command that compares saved models."""
+
+import os
+from typing import Literal
+
+from fastncf.cli.app import Common, Json, Length, PathArgument
+from fastncf.cli.output import print_json, print_lines
+
+
+def compare(
+    first: PathArgument,
+    *others: PathArgument,
+    k: Length | None = None,
+    num_candidates: int | None = None,
+    full_ranking: bool | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    format: Literal["text", "markdown", "latex"] = "text",
+    json: Json = False,
+    common: Common | None = None,
+) -> None:
+    """Measure saved models on the same users and candidates, and compare each two of them user by user.
+
+    Prints the metrics of each model with their standard errors over users, and the differences of each two models with
+    confidence intervals and p-values, which are corrected for the number of differences. The first model's held-out
+    items, candidates and settings are those that count; models with others are refused.
+
+    Parameters
+    ----------
+    first
+        Folder that ``fastncf fit --out`` wrote.
+    others
+        Folders of the other models.
+    k
+        Length of the ranking that HR@k and NDCG@k look at.
+    num_candidates
+        Negatives that a held-out item is ranked against.
+    full_ranking
+        Also rank against the whole catalogue.
+    confidence
+        Of the intervals, above 0 and below 1.
+    seed
+        Determines the draws of the intervals and p-values.
+    format
+        Form of the tables: text, markdown, or latex, which needs the package booktabs.
+    """
+    from fastncf.comparison import compare as compare_models
+
+    found = compare_models(
+        *(os.fspath(path) for path in (first, *others)),
+        k=k,
+        num_candidates=num_candidates,
+        full_ranking=full_ranking,
+        confidence=confidence,
+        seed=seed,
+    )
+    if json:
+        print_json(found.to_dict())
+        return
+    text = {"text": found.__str__, "markdown": found.to_markdown, "latex": found.to_latex}[format]()
+    print_lines(*text.split("\n"))

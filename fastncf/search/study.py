@@ -1,0 +1,226 @@
+"""``tune()``: trials of plans within a budget of time, kept in a study file from which they can go on."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from fastncf.config import Config, Settings, show
+from fastncf.data.ids import Vocabulary
+from fastncf.data.split import Split
+from fastncf.errors import ConfigError, DataError, FastNCFError
+from fastncf.numpy_errors import usual_errors
+from fastncf.plan import make_plan
+from fastncf.search.result import Tuned
+from fastncf.search.space import Space
+from fastncf.search.trial import Examination, TrialEndedError, run_trial
+from fastncf.train import configured, prepare
+from fastncf.unused import Inputs
+
+if TYPE_CHECKING:
+    import optuna
+
+_NAME = "fastncf"
+_RANDOM_TRIALS = 5
+"""Trials before those that the optimiser's model draws, the defaults included."""
+
+
+def require_packages() -> None:
+    """Check that the optimiser is installed.
+
+    Raises:
+        FastNCFError: it is not.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise FastNCFError(
+            f"tune needs the package {error.name}, which is not installed; expected: pip install 'fastncf[tune]'"
+        ) from None
+
+
+def tune(
+    train: Any,
+    *,
+    minutes: float,
+    study: str | Path | None = None,
+    test: Any | None = None,
+    candidates: Any | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    rating: str | None = None,
+    weight: str | None = None,
+    model: str | None = None,
+    config: Config | None = None,
+    callback: "Callable[[int, float | None, float | None], object] | None" = None,
+    **settings: Unpack[Settings],
+) -> Tuned:
+    """Search for settings that rank held-out items better than the default ones, within a budget of time.
+
+    The test items of the fit are not looked at. One more item of each user, the latest where times are known, is held
+    out for the search, and settings are compared by the NDCG@k of these items in the whole catalogue. The first trials
+    are the defaults; the others are drawn around them by Optuna's tree-structured Parzen estimator (Bergstra et al.
+    2011), one after the other on all threads. A trial that is worse than the median of the others after a quarter, a
+    half or three quarters of its epochs is ended.
+
+    Args:
+        train: see :func:`fastncf.fit`, as are ``test``, ``candidates`` and the names of columns.
+        minutes: budget of this call, above 0. The trial that is running when it is over is ended and not counted.
+        study: file that keeps the trials. One that is there is gone on with, if it is of the same data and settings.
+        model: name of a model, the default one where none is given.
+        config: settings that are not searched.
+        callback: called after each trial with its number from 1, its NDCG, or None where it was ended early, and the
+            best NDCG so far, or None; returning True ends the search.
+        **settings: fields of :class:`Config` by name, over ``config``; what is given is not searched.
+
+    Raises:
+        FastNCFError: Optuna is not installed.
+        ConfigError: the budget is no number above 0, the study file is none or of other data or settings, or nothing
+            is left to search; and what :func:`fastncf.fit` raises for settings and data.
+    """
+    require_packages()
+    deadline = _deadline(minutes)
+    with usual_errors():
+        config, _ = configured(config, model, settings)
+        columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
+        inputs = Inputs(test, candidates, columns, None)
+        data, _ = prepare(train, inputs, config, stacklevel=3)
+        space = Space.of(config, data.facts)
+        examination = Examination.of(data.split, data.order, config.cutoffs[0], config.seed)
+        fingerprint = _fingerprint(config, data.interactions.users, data.interactions.items, data.split)
+        opened = _open(study, fingerprint, config.seed)
+        for number, parameters in enumerate(space.defaults()):
+            if number >= len(opened.trials):
+                opened.enqueue_trial(parameters)
+        try:
+            _search(opened, space, examination, deadline, callback)
+        except KeyboardInterrupt as error:
+            if study is not None:
+                error.add_note(f"the trials are in {study}, and the same call goes on with them")
+            raise
+        return Tuned.of(opened, space, study)
+
+
+def _search(
+    study: "optuna.Study",
+    space: Space,
+    examination: Examination,
+    deadline: float,
+    callback: "Callable[[int, float | None, float | None], object] | None",
+) -> None:
+    """Run trials until the time is over, or the callback ends the search."""
+    while _search_time_left(deadline) > 0:
+        trial = study.ask()
+        value = _run(study, trial, space, examination, deadline)
+        if callback is not None and callback(trial.number + 1, value, _best(study)) is True:
+            return
+
+
+def _deadline(minutes: Any) -> float:
+    """Return the end of the budget, as :func:`time.monotonic` counts.
+
+    Raises:
+        ConfigError: the budget is no number above 0.
+    """
+    is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    if not is_number or not 0 < minutes < float("inf"):
+        raise ConfigError(f"minutes={show(minutes)}: expected a finite number above 0")
+    return time.monotonic() + 60 * minutes
+
+
+def _search_time_left(deadline: float) -> float:
+    """Return the seconds in which another trial may begin."""
+    return _seconds_left(deadline)
+
+
+def _seconds_left(deadline: float) -> float:
+    """Return the seconds that are left of the budget."""
+    return deadline - time.monotonic()
+
+
+def _fingerprint(config: Config, users: Vocabulary, items: Vocabulary, split: Split) -> str:
+    """Return a hash of the settings that are not searched, and of the data."""
+    found = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for array in (split.indptr, split.indices):
+        found.update(array.tobytes())
+    for vocabulary in (users, items):
+        found.update("\n".join(map(str, vocabulary.ids)).encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
+
+
+def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study":
+    """Return a new study, or that of a file.
+
+    Raises:
+        ConfigError: the file is no study, or one of other data or settings.
+        DataError: the file cannot be written.
+    """
+    import optuna
+    from optuna.storages import InMemoryStorage, JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if path is not None and not isinstance(path, str | Path):
+        raise ConfigError(f"study={show(path)}: expected the path of a file")
+    try:
+        storage = InMemoryStorage() if path is None else JournalStorage(JournalFileBackend(str(path)))
+        study = optuna.create_study(
+            storage=storage,
+            study_name=_NAME,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=_RANDOM_TRIALS - 1),
+        )
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path}: is no study; expected a file that tune has written, or a new one") from None
+    known = study.user_attrs.get("fingerprint")
+    if known is None:
+        study.set_user_attr("fingerprint", fingerprint)
+    elif known != fingerprint:
+        raise ConfigError(f"{path}: is a study of other data or settings; expected the same ones, or a new file")
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # of a process that was ended
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=_RANDOM_TRIALS)
+    return study
+
+
+def _run(
+    study: "optuna.Study", trial: "optuna.Trial", space: Space, examination: Examination, deadline: float
+) -> float | None:
+    """Run a trial, tell the study, and return its NDCG; None where it was ended early."""
+    from optuna.trial import TrialState
+
+    start = time.monotonic()
+
+    def after_epoch(done: int, of: int) -> None:
+        per_epoch = (time.monotonic() - start) / done
+        if per_epoch * (of - done) > _seconds_left(deadline):
+            raise TrialEndedError("the time is over before its last epoch")
+
+    def report(ndcg: float, step: int) -> None:
+        trial.report(ndcg, step)
+        if trial.should_prune():
+            raise TrialEndedError("it is worse than the median")
+
+    try:
+        plan = make_plan(space.suggest(trial), space.facts)
+        value = run_trial(plan, examination, after_epoch, report)
+    except (ConfigError, TrialEndedError) as error:
+        trial.set_user_attr("ended", str(error))
+        state = TrialState.PRUNED if isinstance(error, TrialEndedError) else TrialState.FAIL
+        study.tell(trial, state=state)
+        return None
+    trial.set_user_attr("seconds", time.monotonic() - start)
+    study.tell(trial, value)
+    return value
+
+
+def _best(study: "optuna.Study") -> float | None:
+    """Return the best NDCG so far; None where no trial has ended."""
+    values = [trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None]
+    return max(values, default=None)
