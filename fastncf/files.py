@@ -215,6 +215,9 @@ def remove_unused(path: Path) -> bool:
 def make_folders(path: Path) -> list[Path]:
     """Make a folder and those above it that are missing, so that they outlast a loss of power.
 
+    A folder that is there may have been made a moment ago, by a process that was killed before it could tell the
+    device: so its name is synchronised as well.
+
     Returns:
         The folders that were made, the uppermost first; after an error none is left.
     """
@@ -223,16 +226,17 @@ def make_folders(path: Path) -> list[Path]:
         missing.append(path)
         path = path.parent
     made: list[Path] = []
+    if os.access(path.parent, os.R_OK):  # a folder that may not be listed cannot be synchronised either
+        sync_folder(path.parent)
     try:
         for folder in reversed(missing):
             try:
                 os.mkdir(folder)
+                made.append(folder)
             except FileExistsError:  # another process was faster, or it is a file
                 if not folder.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
-            else:
-                made.append(folder)
-                sync_folder(folder.parent)
+            sync_folder(folder.parent)
     except BaseException:
         remove_folders(made)
         raise

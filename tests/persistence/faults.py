@@ -183,16 +183,16 @@ class FaultyOS:
 
 
 def after_power_loss(
-    events: list[Event], before: dict[str, bytes], folder: Path, generator: np.random.Generator, share: float
+    events: list[Event], before: dict[str, bytes] | None, folder: Path, generator: np.random.Generator, share: float
 ) -> dict[str, bytes] | None:
     """Return the files of a folder by name after some events and a loss of power; None if there is no folder.
 
     An event counts for certain if it was made durable afterwards. Of the others a random ``share`` counts, in any
     combination; a write may also count in part, as zeros, or in some of its sectors.
     """
-    names = {str(folder / name): -1 - at for at, name in enumerate(before)}
-    contents: dict[int, bytes] = {-1 - at: content for at, content in enumerate(before.values())}
-    has_folder = bool(before)
+    names = {str(folder / name): -1 - at for at, name in enumerate(before or {})}
+    contents: dict[int, bytes] = {-1 - at: content for at, content in enumerate((before or {}).values())}
+    has_folder = before is not None
     are_durable = _durable(events)
     for event, is_certain in zip(events, are_durable, strict=True):
         if event.kind == "write":

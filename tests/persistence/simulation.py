@@ -255,7 +255,7 @@ class World:
         self.strangers: dict[str, bytes] = {}
         self._subject, self._folder, self._generator = subject, folder, generator
         self._disk = FaultyOS()
-        self._durable: dict[str, bytes] = {}
+        self._durable: dict[str, bytes] | None = None
         if subject.own_files == 1:  # a file goes to a folder that is there
             folder.mkdir()
             self._add_strangers()
@@ -300,7 +300,7 @@ class World:
         """Take what is in the folder for durable."""
         self._disk = FaultyOS()
         is_there = self._folder.is_dir()
-        self._durable = {path.name: path.read_bytes() for path in self._folder.iterdir()} if is_there else {}
+        self._durable = {path.name: path.read_bytes() for path in self._folder.iterdir()} if is_there else None
 
     @contextmanager
     def _device(self, **faults: Any) -> Iterator[None]:

@@ -215,7 +215,7 @@ def test_a_loss_of_power_leaves_the_old_or_the_new_model(tmp_path, old, new, fau
     folder = tmp_path / "model"
     if has_old:
         old.save(folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()} if has_old else {}
+    before = {path.name: path.read_bytes() for path in folder.iterdir()} if has_old else None
     double = faulty()
     new.save(folder)
     faulty()
