@@ -15,6 +15,7 @@ from fastncf.accelerators import may_have_device
 from fastncf.checkpoints import open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, require_count, require_flag, show
+from fastncf.data.accounts import add_counts
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.data.titles import read_titles
@@ -74,9 +75,12 @@ class Recommender:
         errors: standard error of each metric over users.
         popularity: the same metrics of the most popular items, in the same lists.
         protocol: how the metrics were measured, in words.
-        data: counts: users, items, interactions, num_duplicates, num_users_all_seen, num_users_too_short; of what no
-            training interaction has, num_items_unknown, num_test_items_unknown and num_candidates_unknown (entries of
-            given candidates); num_candidates_seen, entries of given candidates that their user has seen.
+        data: counts: users, items, interactions, num_users_all_seen, num_users_too_short; num_rows, the rows that were
+            read, and what became of those that are no interactions: num_duplicates, num_missing, num_low_rated,
+            num_of_other_users (with ``user_fraction``) and num_skipped (in updates), which add up with the interactions
+            to num_rows; of what no training interaction has, num_items_unknown, num_test_items_unknown and
+            num_candidates_unknown (entries of given candidates); num_candidates_seen, entries of given candidates that
+            their user has seen.
         seconds: by section of the fit: read, split, tune, sample, train, evaluate, total; sampling may overlap
             with training.
         training_log: one dict per epoch: epoch, loss, seconds and, with validation, its metrics.
@@ -411,7 +415,7 @@ class Recommender:
         self.data = self.data | {
             "users": len(self.users),
             "items": len(self.items),
-            "interactions": self.split.num_interactions,
+            **add_counts(self.data, rows.counts, self.split.num_interactions),
             "num_users_all_seen": self.split.num_users_all_seen,
             "num_items_unknown": int((~self.split.is_known()).sum()),
         }

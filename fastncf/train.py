@@ -421,6 +421,7 @@ def _counts(interactions: Interactions, split: Split) -> dict[str, int]:
         "users": len(interactions.users),
         "items": len(interactions.items),
         "interactions": split.num_interactions,
+        "num_rows": interactions.num_rows,
         **interactions.left_out,
         "num_duplicates": split.num_duplicates,
         "num_users_all_seen": split.num_users_all_seen,

@@ -73,6 +73,7 @@ def test_json_is_one_object_alone(capsys, ratings):
         "users": 60,
         "items": 40,
         "interactions": 1020,
+        "num_rows": 1025,
         "num_duplicates": 5,
         "num_users_all_seen": 0,
         "num_users_too_short": 0,

@@ -24,6 +24,7 @@ def test_popularity_prints_the_published_figures(paper):
         "users": 6040,
         "items": 3706,
         "interactions": 1_000_209,
+        "num_rows": 1_000_209,
         "num_duplicates": 0,
         "num_users_all_seen": 0,
         "num_users_too_short": 0,

@@ -215,6 +215,7 @@ def test_counts_and_seconds():
         "users": 60,
         "items": 40,
         "interactions": 60 * 17,
+        "num_rows": 60 * 17 + 7,
         "num_duplicates": 7,
         "num_users_all_seen": 0,
         "num_users_too_short": 0,

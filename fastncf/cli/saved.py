@@ -216,6 +216,7 @@ def info(model: PathArgument, *, json: Json = False, common: Common | None = Non
         Folder that ``fastncf fit --out`` wrote.
     """
     import fastncf
+    from fastncf.data.accounts import describe_rows
     from fastncf.persistence.folder import FORMAT, read_folder
     from fastncf.recommender import load
 
@@ -232,6 +233,7 @@ def info(model: PathArgument, *, json: Json = False, common: Common | None = Non
         f"{stage.optimizer} for {recommender.plan.num_epochs} epochs",
         f"data:     {data.get('interactions', 0):,} interactions of {len(recommender.users):,} users with "
         f"{len(recommender.items):,} items, from {recommender.found.get('source', 'an unknown source')}",
+        *(f"rows:     {account}" for account in [describe_rows(data)] if account),
         f"protocol: {recommender.protocol}",
         *metric_lines(recommender.metrics, recommender.errors, recommender.popularity),
         f"versions: format {written} of the folder; this is fastncf {fastncf.__version__}, whose format is {FORMAT}",

@@ -82,7 +82,7 @@ def read_with_test(
         items.append(lists["negative"])
     interactions = encode_table(table, Vocabulary.of(users, "user"), Vocabulary.of(items, "item"))
     left_out = {name: count + held_out.left_out[name] for name, count in table.left_out.items()}
-    interactions = replace(interactions, left_out=left_out)
+    interactions = replace(interactions, left_out=left_out, num_rows=table.num_rows + held_out.num_rows)
     test_user = interactions.users.encode(held_out.frame["user"])
     test_item = interactions.items.encode(held_out.frame["item"])
     _check_test_users(test_user, held_out, table, has_candidates=candidates is not None)
@@ -113,6 +113,8 @@ def draw_test_users(
     lists = None if test.candidates is None else test.candidates[rows]
     others = test.item[rows] if lists is None else np.concatenate([test.item[rows], lists[lists >= 0]])
     drawn = interactions.keep_users(kept, others)
+    num_rows = len(interactions.user) - len(drawn.user) + int((~rows).sum())
+    drawn = drawn.without_rows("num_of_other_users", num_rows)
     new_item = drawn.items.encode(interactions.items.ids)
     user = np.searchsorted(kept, test.user[rows]).astype(np.int32)
     candidates = None if lists is None else np.where(lists >= 0, new_item[lists], np.int32(-1))

@@ -23,7 +23,10 @@ class Interactions:
         items: raw ids of the I items.
         source: name of the source in messages.
         source_info: what was recognised in the source, see :class:`~fastncf.data.readers.table.Table`.
-        left_out: numbers of rows that were left out on request, see :class:`~fastncf.data.readers.parts.Part`.
+        left_out: numbers of rows that were left out on request, see :class:`~fastncf.data.readers.parts.Part`, and
+            ``num_of_other_users``, those of users outside an asked-for share.
+        num_rows: number of rows of the source, or of all sources with a given test set, those that were left out
+            included.
         before: a point in time that was asked for, as ``time`` has times; None where none was.
         weight: (M,) float64, weights of the rows in the loss, finite and at least 0, or None.
     """
@@ -36,6 +39,7 @@ class Interactions:
     source: str
     source_info: dict[str, Any]
     left_out: dict[str, int] = field(default_factory=dict)
+    num_rows: int = 0
     before: int | None = None
     weight: np.ndarray | None = None
 
@@ -45,6 +49,10 @@ class Interactions:
         time = None if self.time is None else np.ascontiguousarray(self.time[rows])
         weight = None if self.weight is None else self.weight[rows]
         return replace(self, user=user, item=item, time=time, weight=weight)
+
+    def without_rows(self, reason: str, count: int) -> "Interactions":
+        """Return the interactions with a number of rows that were left out for a reason, by its name."""
+        return replace(self, left_out={**self.left_out, reason: count + self.left_out.get(reason, 0)})
 
     def keep_users(self, kept: np.ndarray, other_items: np.ndarray | None = None) -> "Interactions":
         """Return the interactions of some users only, with new indices for these users and for the items they have.
@@ -71,6 +79,7 @@ class Interactions:
             source=self.source,
             source_info=self.source_info,
             left_out=self.left_out,
+            num_rows=self.num_rows,
             before=self.before,
             weight=None if self.weight is None else self.weight[rows],
         )
@@ -161,6 +170,7 @@ def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interact
         left_out=table.left_out,
         before=table.before,
         weight=table.frame["weight"].to_numpy() if "weight" in table.frame.columns else None,
+        num_rows=table.num_rows,
     )
 
 
@@ -175,7 +185,8 @@ def draw_users(interactions: Interactions, fraction: float, seed_key: int) -> In
     Raises:
         ConfigError: the share is fewer than two users.
     """
-    return interactions.keep_users(choose_users(len(interactions.users), fraction, seed_key))
+    drawn = interactions.keep_users(choose_users(len(interactions.users), fraction, seed_key))
+    return drawn.without_rows("num_of_other_users", len(interactions.user) - len(drawn.user))
 
 
 def choose_users(num_users: int, fraction: float, seed_key: int) -> np.ndarray:

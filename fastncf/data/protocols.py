@@ -192,7 +192,8 @@ def _split_at(interactions: Interactions, holdout: Holdout, *, validation: bool)
     test = GivenTest(number[user[tested]].astype(np.int32), item[tested], None, source)
     known = past.keep_users(kept, np.arange(len(interactions.items)))
     split = given_test(known, test, holdout="time", validation=validation)
-    split = replace(split, num_test_repeated=int(is_repeated.sum()))
+    num_duplicates = split.num_duplicates + len(later.user) - len(user)
+    split = replace(split, num_test_repeated=int(is_repeated.sum()), num_duplicates=num_duplicates)
     if len(new):
         number = np.cumsum(~has_past) - 1
         is_new = ~has_past[user]
@@ -256,4 +257,5 @@ def _leave_users_out(
         others=OtherUsers(strangers.users, histories, parts.test_rows),
         holdout=holdout.rule,
         num_duplicates=split.num_duplicates + parts.num_duplicates,
+        num_users_all_seen=split.num_users_all_seen + parts.num_users_all_seen,
     )

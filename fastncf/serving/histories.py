@@ -29,7 +29,8 @@ class NewRows(NamedTuple):
         user: (M,) int32, indices of :attr:`users`, ascending.
         item: (M,) int32, indices of :attr:`items`.
         weight: (M,) float64, weights of the interactions, or None.
-        num_skipped: rows with other items, which were left out.
+        counts: of the rows of a table: ``num_rows``, ``num_skipped``, those with other items, and those that were left
+            out on request, see :class:`~fastncf.data.readers.parts.Part`.
     """
 
     users: Vocabulary
@@ -37,7 +38,7 @@ class NewRows(NamedTuple):
     user: np.ndarray
     item: np.ndarray
     weight: np.ndarray | None
-    num_skipped: int
+    counts: dict[str, int]
 
 
 def is_table(source: Any) -> bool:
@@ -89,6 +90,7 @@ def read_rows(
     if unknown not in ("error", "skip"):
         raise ConfigError(f"unknown={show(unknown)}: expected error or skip beside {name}")
     raw: Any
+    counts: dict[str, int] = {}
     by_age: tuple[np.ndarray, ...]
     if is_table(source):
         options: Reading = {**reading.settings}
@@ -97,7 +99,7 @@ def read_rows(
         columns: dict[str, Any] = {"user": None, "item": None, "time": None, "weight": reading.weight}
         known = {role: column for role, column in reading.columns.items() if role not in ("clock", "weight")}
         table = read_table(source, **columns, needs_time=False, is_looked_up=True, known=known, **options)
-        users = Vocabulary.of([table.frame["user"]], "user")
+        users, counts = Vocabulary.of([table.frame["user"]], "user"), {"num_rows": table.num_rows, **table.left_out}
         if takes_new:
             items = Vocabulary.of([items.ids, table.frame["item"]], "item")
         user, item = users.encode(table.frame["user"]), items.encode(table.frame["item"])
@@ -121,7 +123,8 @@ def read_rows(
     ordered = np.lexsort((*by_age, user))
     kept = ordered[is_known[ordered]]
     weight = None if weight is None else weight[kept]
-    return NewRows(users, items, user[kept], item[kept], weight, int((~is_known).sum()))
+    counts["num_skipped"] = int((~is_known).sum())
+    return NewRows(users, items, user[kept], item[kept], weight, counts)
 
 
 def group_histories(rows: NewRows) -> tuple[NewRows, np.ndarray, np.ndarray]:

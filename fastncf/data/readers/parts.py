@@ -43,8 +43,10 @@ class Part(NamedTuple):
         origin: where they come from.
         left_out: number of rows that were left out on request: ``num_missing`` lacked a value, and ``num_low_rated``
             had a lower rating than asked for.
+        num_rows: number of rows of the source, those that were left out included.
     """
 
     frame: pl.DataFrame
     origin: Origin
     left_out: dict[str, int]
+    num_rows: int

@@ -117,9 +117,8 @@ def join_parts(parts: Sequence[Part], source: str) -> Part:
     kinds = dict.fromkeys(part.origin.format for part in parts)
     count = f"{len(parts)} files: " if len(parts) > 1 else ""
     origin = Origin(source, f"{count}{', '.join(kinds)}", first.columns, locate)
-    return Part(
-        pl.DataFrame(columns), origin, {name: sum(part.left_out[name] for part in parts) for name in parts[0].left_out}
-    )
+    left_out = {name: sum(part.left_out[name] for part in parts) for name in parts[0].left_out}
+    return Part(pl.DataFrame(columns), origin, left_out, sum(part.num_rows for part in parts))
 
 
 def _join_ids(columns: list[pl.Series]) -> pl.Series:

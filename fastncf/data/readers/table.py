@@ -44,6 +44,7 @@ class Table:
             ``rows``.
         locate: returns in words where a row of the frame stands in the source, such as "line 3".
         left_out: numbers of rows that were left out on request, see :class:`~fastncf.data.readers.parts.Part`.
+        num_rows: number of rows of the source, those that were left out included.
         before: a point in time that was asked for, as the times have it, see
             :func:`~fastncf.data.readers.points.first_from`; None where none was.
     """
@@ -53,6 +54,7 @@ class Table:
     source_info: dict[str, Any]
     locate: Callable[[int], str]
     left_out: dict[str, int]
+    num_rows: int
     before: int | None = None
 
 
@@ -191,9 +193,9 @@ def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Pa
     Raises:
         DataError: an id is not as expected, or the first row may be a header.
     """
-    left_out = {}
+    left_out, num_rows = {}, frame.height + origin.num_empty
     if options.drop_missing:
-        left_out["num_missing"] = frame.height + origin.num_empty
+        left_out["num_missing"] = num_rows
         frame, origin = _keep(frame, origin, pl.select(~pl.any_horizontal(map(is_missing, frame))).to_series())
         left_out["num_missing"] -= frame.height
     if options.min_rating is not None:
@@ -208,14 +210,14 @@ def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Pa
     ids = [check_ids(frame[role], origin.name_column(role)).alias(role) for role in ("user", "item") if frame.height]
     frame = frame.with_columns(ids)
     if not frame.height:
-        return Part(frame, origin, left_out)
+        return Part(frame, origin, left_out, num_rows)
     has_names = layout is None or layout.has_header
     is_found = "time" in origin.columns and names["time"] is None
     if is_found and (not has_names or DURATIONS.fullmatch(normalize_name(origin.columns["time"]))):
         check_likely_times(frame["time"], origin.name_column("time"))
     if layout is not None and not has_names and not (options.is_looked_up or (names["user"] and names["item"])):
         refuse_doubtful_header(frame, layout.rows, layout.position_of, origin.source)
-    return Part(frame, origin, left_out)
+    return Part(frame, origin, left_out, num_rows)
 
 
 def _make_table(part: Part, options: ReadOptions) -> Table:
@@ -225,7 +227,8 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
         DataError: there is no row, or a time is not as expected.
         ConfigError: the given format of times cannot be used.
     """
-    frame, origin, left_out = part if options.is_looked_up else _without_missing_words(part, options.drop_missing)
+    part = part if options.is_looked_up else _without_missing_words(part, options.drop_missing)
+    frame, origin, left_out, num_rows = part
     columns = dict(origin.columns)
     if frame.height == 0:
         num_left_out = sum(left_out.values())
@@ -249,7 +252,7 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
     if "weight" in columns:
         checked = checked.with_columns(frame["weight"])
     source_info = {"source": origin.source, "format": origin.format, "columns": columns, "rows": frame.height}
-    return Table(checked, origin.source, source_info, origin.locate, left_out, before)
+    return Table(checked, origin.source, source_info, origin.locate, left_out, num_rows, before)
 
 
 def _without_missing_words(part: Part, drop_missing: bool) -> Part:
@@ -259,7 +262,7 @@ def _without_missing_words(part: Part, drop_missing: bool) -> Part:
         DataError: there is such a row, and missing values are not left out.
     """
     for role in ("user", "item"):
-        frame, origin, left_out = part
+        frame, origin, left_out, num_rows = part
         mask = stand_for_missing(frame[role])
         if mask is None:
             continue
@@ -270,7 +273,7 @@ def _without_missing_words(part: Part, drop_missing: bool) -> Part:
         num_missing = left_out["num_missing"] + int(mask.sum())
         frame, origin = _keep(frame, origin, ~mask)
         frame = frame.with_columns(canonical_ids(frame[role]).alias(role))
-        part = Part(frame, origin, {**left_out, "num_missing": num_missing})
+        part = Part(frame, origin, {**left_out, "num_missing": num_missing}, num_rows)
     return part
 
 
