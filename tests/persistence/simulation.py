@@ -36,8 +36,9 @@ from fastncf import files
 from fastncf.data.replaced_file import replaced_file
 from fastncf.errors import MAX_MESSAGE_LENGTH, DataNotFoundError, FastNCFError
 from fastncf.persistence.manifest import FolderKind, read_files, write_files
+from tests.conftest import checkerboard
 from tests.persistence.faults import FaultyOS, Killed, after_power_loss
-from tests.persistence.saved import fitted, is_same
+from tests.persistence.saved import MODELS, arrays_of, fitted, is_same
 
 SECONDS = 60
 """Seconds after which a seed counts as a hang."""
@@ -54,14 +55,23 @@ class Subject(NamedTuple):
     Attributes:
         write: writes the version of a number, of which there are three.
         read: returns the number of the version that is found, -1 for one that nobody wrote; None where there is none.
-        own_files: number of files of ours after an undisturbed write.
+        own_files: number of files of ours after an undisturbed write; 0 where it need not write anything.
         has_checksums: whether a flipped bit is noticed.
+        is_one: whether there is one version alone, which is read from the first step on, and no two writers at once.
     """
 
     write: Callable[[Path, int], object]
     read: Callable[[Path], int | None]
     own_files: int = 3
     has_checksums: bool = True
+    is_one: bool = False
+
+
+def subject_of(seed: int) -> str:
+    """Return the name of the subject of a seed."""
+    often = [name for name in SUBJECTS if name not in _SELDOM]
+    names = [often[at % len(often)] for at in range(32 - len(_SELDOM))] + [*_SELDOM]
+    return names[seed % len(names)]
 
 
 def _without_seconds(rec: fastncf.Recommender) -> fastncf.Recommender:
@@ -168,12 +178,43 @@ def _read_page(folder: Path) -> int | None:
     return int(text[0]) if text in {f"{number}\n" * 999 for number in range(3)} else -1
 
 
+def _fit(checkpoint: Path | None = None) -> fastncf.Recommender:
+    """Fit a small model; with a checkpoint, go on from what is there."""
+    data = checkerboard(num_users=12, num_items=14)
+    return fastncf.fit(
+        data,
+        **MODELS["mf"] | {"epochs": 3},
+        num_candidates=5,
+        device="cpu",
+        checkpoint=checkpoint,
+        resume=checkpoint is not None,
+    )
+
+
+_undisturbed = cache(_fit)
+
+
+def _resume(folder: Path) -> int:
+    """Go on from what is in a folder, in a copy of it; return 0 for what an undisturbed fit trains."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copied = Path(scratch) / "copied"
+        if folder.exists():
+            shutil.copytree(folder, copied)
+        rec, expected = _fit(copied), _undisturbed()
+    arrays, others = arrays_of(rec), arrays_of(expected)
+    is_whole = all(array.tobytes() == others[name].tobytes() for name, array in arrays.items())
+    return 0 if is_whole and rec.metrics == expected.metrics else -1
+
+
 SUBJECTS = {
     "save": Subject(_save, _load),
     "update": Subject(_update, _load_updated),
     "folder": Subject(_write_files, _read_files, own_files=4),
     "file": Subject(_write_page, _read_page, own_files=1, has_checksums=False),
+    "resume": Subject(lambda folder, _: _fit(folder), _resume, own_files=0, is_one=True),
 }
+_SELDOM = {"resume"}
+"""Subjects that take longer, and have one seed of 32."""
 
 
 class _Numbers:
@@ -254,6 +295,9 @@ class World:
         self.done: list[str] = []
         self.strangers: dict[str, bytes] = {}
         self._subject, self._folder, self._generator = subject, folder, generator
+        self._versions = 1 if subject.is_one else 3
+        if subject.is_one:
+            self.allowed = self.possible = {0}
         self._disk = FaultyOS()
         self._durable: dict[str, bytes] | None = None
         if subject.own_files == 1:  # a file goes to a folder that is there
@@ -262,7 +306,8 @@ class World:
 
     def step(self) -> None:
         """Do something at random, and check what is there afterwards."""
-        steps = [self._write] * 4 + [self._race] * 2 + [self._read] * 2 + [self._flip] + [self._lose_power] * 3
+        steps = [self._write] * 4 + [self._read] * 2 + [self._flip] + [self._lose_power] * 3
+        steps += [] if self._subject.is_one else [self._race] * 2
         self.done.append("")
         steps[self._integer(len(steps))]()
         found = self._subject.read(self._folder)
@@ -270,16 +315,16 @@ class World:
         self.allowed = {found}
         for name, content in self.strangers.items():
             assert (self._folder / name).read_bytes() == content, f"{name} has changed"
-        if found is not None and not self.strangers and self._integer(3) == 0:
+        if any(self._folder.glob("*.json")) and not self.strangers and self._integer(3) == 0:
             self._add_strangers()
 
     def end(self) -> None:
         """Write without faults, and check that nothing else of ours is left."""
-        self.done.append("write 1")
-        self._subject.write(self._folder, 1)
-        assert self._subject.read(self._folder) == 1
+        self.done.append("write")
+        self._subject.write(self._folder, self._versions - 1)
+        assert self._subject.read(self._folder) == self._versions - 1
         left = sorted(path.name for path in self._folder.iterdir() if path.name not in self.strangers)
-        assert len(left) == self._subject.own_files, left
+        assert self._subject.own_files in (0, len(left)), left
 
     def _integer(self, end: int) -> int:
         """Return a random integer from 0."""
@@ -323,7 +368,7 @@ class World:
 
     def _write(self) -> None:
         """Write a version while something fails."""
-        version, faults, moves = self._integer(3), self._faults(), self._num_moves()
+        version, faults, moves = self._integer(self._versions), self._faults(), self._num_moves()
         self._say(f"write {version} with {faults}:")
         with self._device(**faults):
             outcome = attempt(lambda: self._subject.write(self._folder, version))
@@ -447,7 +492,7 @@ def simulate(seed: int, folder: Path) -> tuple[str, list[str]]:
         AssertionError: something is not as it should be; the message says after which steps.
     """
     generator = np.random.default_rng(seed)
-    name = [*SUBJECTS][seed % len(SUBJECTS)]
+    name = subject_of(seed)
     world = World(SUBJECTS[name], folder / f"{name}-{seed}", generator)
     before, files.secrets = files.secrets, _Numbers(generator)  # type: ignore[assignment]
     try:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import select
 import stat
 import time
@@ -33,6 +34,9 @@ LIMIT_VARIABLE = "FASTNCF_MAX_UNPACKED_BYTES"
 
 DEFAULT_LIMIT = 1 << 33
 """The same where the variable is not set; half of the available memory, where that is less."""
+
+_CLIMBING = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
+"""Paths of members that are absolute, or lead above the folder that an archive is unpacked to."""
 
 _PIECE_BYTES = 1 << 20
 _WRITER_SECONDS = 10.0
@@ -289,6 +293,11 @@ def _read_zip(path: Path, file: IO[bytes], purpose: Purpose) -> tuple[str, bytes
     """Return the name and the content of the file that is wanted from an archive, in whichever folder it lies."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
+        if climbing := next((name for name in names if _CLIMBING.search(name)), None):
+            raise DataError(
+                f"{path}: has a file {climbing!r:.80}, whose path leads out of the archive; expected names of files "
+                f"within it"
+            )
         mimetype = archive.open("mimetype").read(100) if "mimetype" in names else b""
         if (kind := find_archive_kind(names, mimetype)) is not None:
             raise DataError(f"{path}: is {kind.noun}; expected {purpose.expected}: {kind.remedy}")

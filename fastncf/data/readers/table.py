@@ -11,6 +11,7 @@ import polars as pl
 
 from fastncf.data.ids import EXPECTED_IDS, canonical_ids, stand_for_missing
 from fastncf.data.named import find_source
+from fastncf.data.readers import feather, parquet
 from fastncf.data.readers.checks import check_ids, first_true, is_missing
 from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
 from fastncf.data.readers.dates import DateFormat
@@ -21,7 +22,6 @@ from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
 from fastncf.data.readers.names import DURATIONS, normalize_name
 from fastncf.data.readers.options import Reading, ReadOptions
-from fastncf.data.readers.parquet import VALUE_BYTES, unpacked_bytes
 from fastncf.data.readers.parts import Origin, Part
 from fastncf.data.readers.points import first_from
 from fastncf.data.readers.ratings import check_weights, has_at_least
@@ -125,11 +125,8 @@ def _read_file(file: PartFile, options: ReadOptions) -> tuple[pl.DataFrame, Orig
 
         def check_size(columns: list[str]) -> None:
             """Refuse columns that unpack to too many bytes."""
-            if kind == PARQUET:
-                needed = unpacked_bytes(content, columns)
-            else:
-                needed = VALUE_BYTES * len(columns) * int(lazy.select(pl.len()).collect().item())
-            refuse_larger(source, needed, "unpacks to")
+            size_of = parquet.unpacked_bytes if kind == PARQUET else feather.unpacked_bytes
+            refuse_larger(source, size_of(content, columns), "unpacks to")
 
         frame, columns = _collect(lazy, options, source, f"the {kind} file is damaged", check_size, file.partitions)
         return frame, Origin(source, kind, columns)

@@ -122,3 +122,14 @@ def test_a_test_set_and_its_candidates(write):
     interactions, held_out = read_with_test(train, test, candidates, encoding="latin-1")
     assert interactions.users.ids.to_list() == ["a", "é"]
     assert held_out.candidates.shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../ratings.csv", "a/../../ratings.csv", "/etc/ratings.csv", "..", "..\\ratings.csv", "C:\\ratings.csv", "\\x"],
+)
+def test_an_archive_whose_paths_lead_out_of_it_is_refused(write, name):
+    for members in ({name: PLAIN}, {"ratings.csv": PLAIN, name: "x"}):
+        with pytest.raises(DataError, match="whose path leads out of the archive; expected names of files within it"):
+            read(write(archive(**members)))
+    assert rows(write(archive(**{"a/..b/ratings..csv": PLAIN}))) == ROWS
