@@ -26,6 +26,8 @@ test: .venv/installed-dev
 
 nightly: .venv/installed-dev
 	$(BIN)/python -m tests.data.readers.mutations $(SEED) 10000
+	$(BIN)/python -m tests.data.readers.campaign $(SEED) 20000
+	$(BIN)/python -m tests.persistence.mutations $(SEED) 10000
 	$(BIN)/python -m tests.persistence.simulation $(SEED) 10000
 	$(BIN)/python -m tests.interrupts --repeats 100 --seed $(SEED)
 	$(BIN)/python -m tests.checkpoints.kills --kills 100 --seed $(SEED)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fastncf.accelerators import VARIABLE
-from fastncf.errors import DeviceError, ForkError
+from fastncf.errors import DeviceError, ForkError, first_line
 from fastncf.processes import lacks_threads
 
 OUT_OF_MEMORY_HINT = "expected: smaller dim or layers, a device with more free memory, or device='cpu'"
@@ -44,7 +44,7 @@ def find_device(name: str) -> torch.device:
     except ForkError:
         raise
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = first_line(error).split(". ")[0]
         raise DeviceError(
             f"device {name!r} is not available here ({reason}); "
             f"expected: 'cpu', or a CUDA device that this build of torch has kernels for"

@@ -37,6 +37,11 @@ def short_message(text: str) -> str:
     return text[:half] + gap + text[-half:]
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of an error, or the name of its class where the message is empty."""
+    return next(iter(str(error).splitlines()), "").strip() or type(error).__name__
+
+
 class FastNCFError(Exception):
     """Base class of all exceptions that fastncf raises on purpose.
 

@@ -11,6 +11,7 @@ from fastncf.errors import (
     DataNotFoundError,
     DeviceError,
     FastNCFError,
+    first_line,
     printable,
 )
 
@@ -47,3 +48,11 @@ def test_printable_text_is_kept():
     assert printable(text) == text
     assert all(printable(printable(chr(code))) == printable(chr(code)) for code in range(0x3000))
     assert all(printable(chr(code)).isprintable() for code in [*range(0x20), *range(0x7F, 0xA0)])
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("a\nb"), "a"), (OSError(), "OSError"), (KeyError(), "KeyError"), (ValueError("\n\n"), "ValueError")],
+)
+def test_the_first_line_of_an_error_is_never_missing(error, line):
+    assert first_line(error) == line

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from fastncf import files
-from fastncf.errors import DataError, DataNotFoundError, FastNCFError
+from fastncf.errors import DataError, DataNotFoundError, FastNCFError, first_line
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     except UnicodeEncodeError:
         raise DataError(f"{path}: its name is not UTF-8; expected a name that is") from None
     except (OSError, pl.exceptions.PolarsError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(
             f"{path}: cannot be written ({reason:.200}); expected a folder that can be written, on a disk with space"
         ) from error

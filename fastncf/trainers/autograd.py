@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastncf.data.split import Split
 from fastncf.device import OUT_OF_MEMORY_HINT, deterministic, device_guard, seeded
-from fastncf.errors import DeviceError
+from fastncf.errors import DeviceError, first_line
 from fastncf.memory import import_aside
 from fastncf.models.layers import l2_embeddings
 from fastncf.models.losses import LOSSES
@@ -207,7 +207,7 @@ class AutogradTrainer(Trainer):
                 self._run_step(None)
         except (RuntimeError, DeviceError) as error:
             generator.graphsafe_set_state(before)  # otherwise its state would be that of a capture
-            self.no_graph_reason = str(error.__context__ or error).splitlines()[0]
+            self.no_graph_reason = first_line(error.__context__ or error)
             del graph
             torch.cuda.empty_cache()
             warnings.warn(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastncf.data.split import Split
 from fastncf.device import device_guard, has_tf32
+from fastncf.errors import first_line
 from fastncf.models.losses import LOSSES
 from fastncf.models.mlp import MLP
 from fastncf.models.scorers import why_not_by_kernels
@@ -245,7 +246,7 @@ def _why_no_launch(device: torch.device, num_negatives: int, num_inputs: int, wi
             tensors = StepTensors(vector, vector, vector, vector, vector, losses, ids, ids, ids, negatives, step)
             add_gradients(tensors, MLPShape(0, 0, num_inputs // 2, width_1, width_2), 0, 1, 0, 0.0)
     except Exception as error:  # whatever the reason is, torch trains the model in its place
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         if type(error).__name__ != "OutOfResources":
             warnings.warn(
                 f"the kernel of a whole training step does not run on {device} ({reason}); "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastncf.data.split import Split
 from fastncf.device import device_guard, has_tf32
+from fastncf.errors import first_line
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.lazy_adam import AdamSchedule, make_schedule
 from fastncf.kernels.cpu.rows import BETA_1, BETA_2
@@ -435,7 +436,7 @@ def _why_no_launch(stage: Stage) -> str | None:
         with CUDANextItem(model, split, stage, np.concatenate([items, items])) as trainer:
             float(trainer.epoch(0))
     except Exception as error:  # whatever the reason is, the CPU trains the model in its place
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         if type(error).__name__ != "OutOfResources":
             warnings.warn(
                 f"the kernels of next_item do not run on {device} ({reason}); the CPU trains in its place",

@@ -1,15 +1,13 @@
 """Changes of saved models at random, by accident or on purpose, and what loading makes of them.
 
-``python -m tests.persistence.mutations FIRST COUNT`` tries seeds and prints one line of JSON for each that ends in
-something other than a refusal, an equal model, or, for changes with renewed checksums, a model that can be used. A
-process of its own shows what would otherwise end the tests: a segmentation fault, or a hang.
+``python -m tests.persistence.mutations FIRST COUNT`` tries seeds and prints those that end in something other than a
+refusal, an equal model, or, for changes with renewed checksums, a model that can be used; see :mod:`tests.campaigns`.
 """
 
+import atexit
 import copy
-import faulthandler
-import json
+import functools
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -22,13 +20,8 @@ import numpy as np
 
 import fastncf
 from fastncf.errors import FastNCFError
+from tests import campaigns
 from tests.persistence.saved import BEFORE, MODELS, change_arrays, description_of, fitted, is_same, renew_checksums
-
-SECONDS = 60
-"""Seconds after which a change counts as a hang."""
-
-ADDRESS_SPACE = 16 << 30
-"""Bytes of memory beyond which the system refuses, as it does for sizes that were changed to something large."""
 
 VALUES: list[Any] = [
     None,
@@ -237,21 +230,25 @@ def attempt(seed: int, bases: list[Path]) -> str | None:
     return None
 
 
-def main(first: int, count: int) -> None:
-    """Try some seeds and print what is wrong, and at the end how many were tried."""
+@functools.cache
+def _bases() -> list[Path]:
+    """Return the folders that are changed, which are there until the process ends."""
+    scratch = tempfile.TemporaryDirectory()
+    atexit.register(scratch.cleanup)
+    return base_folders(Path(scratch.name))
+
+
+def try_one(seed: int, folder: Path) -> str:
+    """Try a seed; return its kind.
+
+    Raises:
+        AssertionError: something is wrong.
+    """
     warnings.simplefilter("ignore")
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    with tempfile.TemporaryDirectory() as target:
-        bases = base_folders(Path(target))
-        for seed in range(first, first + count):
-            faulthandler.dump_traceback_later(SECONDS, exit=True)
-            wrong = attempt(seed, bases)
-            if wrong is not None:
-                print(json.dumps({"seed": seed, "wrong": wrong}), flush=True)
-        faulthandler.cancel_dump_traceback_later()
-    print(json.dumps({"tried": count}))
+    wrong = attempt(seed, _bases())
+    assert wrong is None, wrong
+    return "changed on purpose" if seed % 2 else "damaged"
 
 
 if __name__ == "__main__":
-    faulthandler.enable()
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    sys.exit(campaigns.main("tests.persistence.mutations", try_one))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from fastncf.data.readers.checks import ColumnName, first_true
-from fastncf.errors import ConfigError, DataError
+from fastncf.errors import ConfigError, DataError, first_line
 
 HEAD_ROWS = 1000
 """Number of first rows by which the format of the times, and of a text file, is recognised."""
@@ -219,7 +219,7 @@ def _parse_all(text: pl.Series, fmt: str) -> tuple[pl.Series, str]:
     try:
         dates = text.to_frame("text").select(parse_dates(pl.col("text"), fmt)).to_series()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeEncodeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ConfigError(
             f"time_format={fmt!r:.80}: cannot be used ({reason:.150}); expected a format such as '%d.%m.%Y %H:%M:%S'"
         ) from None

@@ -14,7 +14,7 @@ from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.json_lines import read_objects
 from fastncf.data.readers.kinds import JSON_LINES, PARQUET, TEXT
 from fastncf.data.readers.names import has_name_of, is_known, normalize_name
-from fastncf.errors import DataError
+from fastncf.errors import DataError, first_line
 
 _EXPECTED = "one id per line, or a table in CSV, Parquet or JSON lines with a column of them"
 _SEPARATORS = ("::", "\t", ",", ";", "|")
@@ -36,7 +36,7 @@ def read_frame(frame: Any, source: str, roles: tuple[str, ...]) -> dict[str, Nam
         try:
             frame = frame.collect()
         except (Exception, pl.exceptions.PanicException) as error:  # a scan runs whatever the user put into it
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
             raise DataError(
                 f"{source}: cannot be computed ({reason:.200}); expected a frame or a list of ids"
             ) from None
@@ -74,7 +74,7 @@ def read_id_file(path: Path, roles: tuple[str, ...]) -> pl.DataFrame:
         try:
             frame = (pl.read_parquet if kind == PARQUET else pl.read_ipc)(content)
         except (Exception, pl.exceptions.PanicException) as error:  # a damaged file raises errors of many classes
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
             raise DataError(f"{source}: is damaged ({reason:.200}); expected {_EXPECTED}") from None
         named = read_frame(frame, source, roles)
     return pl.DataFrame([pl.Series(role, values) for role, values in named.items()])

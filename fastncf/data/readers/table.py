@@ -28,7 +28,7 @@ from fastncf.data.readers.ratings import check_weights, has_at_least
 from fastncf.data.readers.several import PartFile, join_parts, list_files
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
-from fastncf.errors import DataError, FastNCFError
+from fastncf.errors import DataError, FastNCFError, first_line
 from fastncf.processes import require_polars_threads
 
 
@@ -180,8 +180,7 @@ def _collect(
                 f"{source}: holds times of the zone {zone[1]!r:.40}, which polars does not read; expected UTC, a zone "
                 f"with a name, or none: pass the frame that pandas makes of it"
             ) from None
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{source}: {failure} ({reason:.200}); expected {EXPECTED_SOURCES}") from None
+        raise DataError(f"{source}: {failure} ({first_line(error):.200}); expected {EXPECTED_SOURCES}") from None
 
 
 def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Part:

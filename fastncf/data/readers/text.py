@@ -19,7 +19,7 @@ from fastncf.data.readers.options import ReadOptions
 from fastncf.data.readers.ratings import EXPECTED_RATINGS, EXPECTED_WEIGHTS
 from fastncf.data.readers.raw_text import RawText
 from fastncf.data.readers.records import ColumnScan, Fault, Scan, read_head, scan
-from fastncf.errors import DataError
+from fastncf.errors import DataError, first_line
 from fastncf.kernels.cpu.text import WRONG_NUMBER, TextFormat
 
 _IDS = ("user", "item")
@@ -255,7 +255,7 @@ def _collect(layout: TextLayout, found: Scan, used: dict[str, pl.Expr], dtypes: 
         return _scan_csv(layout, found, dtypes).select(**used).collect(engine="streaming")
     except _UNREADABLE as error:
         text.require_utf8()
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise DataError(f"{text.source}: cannot be read as text ({reason:.200}); expected {EXPECTED_SOURCES}") from None
 
 
