@@ -33,7 +33,7 @@ from fastncf.trainers.next_item import (
     first_recurrence,
     log_part_sizes,
     whole_lanes,
-    why_not_next_item,
+    why_not_states,
     windows_of,
 )
 
@@ -59,7 +59,7 @@ class CUDANextItem(Trainer):
     @classmethod
     def why_not(cls, stage: Stage, module: nn.Module | None) -> str | None:
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
-        if (reason := why_not_next_item(stage, module)) is not None:
+        if (reason := why_not_states(stage, module, "sequence")) is not None:
             return reason
         if stage.has_weights:
             return "interactions have weights, which the kernel does not take"
@@ -114,7 +114,7 @@ class CUDANextItem(Trainer):
         for start, drawn in zip((0, width), draw_vectors(self.stage, num_items), strict=True):
             vectors[0, :, start : start + dim] = torch.from_numpy(drawn)
         recurrence = self._zeros(3, 2, len(IS_MEAN), width)
-        recurrence[0, :, :, :dim] = torch.from_numpy(first_recurrence(dim))
+        recurrence[0, :, :, :dim] = torch.from_numpy(first_recurrence(IS_MEAN, dim))
         parameters = self._kernels.Parameters(
             vectors=vectors,
             biases=self._zeros(3, num_items),

@@ -9,7 +9,7 @@ is a matrix factorization.
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -67,11 +67,14 @@ class NextItem(Trainer):
     name = "next_item"
     optimizer = "adam"
     trains_factors = True
+    history: ClassVar[Literal["sequence", "bag"]] = "sequence"
+    is_mean: ClassVar[np.ndarray] = IS_MEAN
+    state_length: ClassVar[float] = 0.0
 
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
-        if (reason := why_not_next_item(stage, module)) is not None:
+        if (reason := why_not_states(stage, module, cls.history)) is not None:
             return reason
         if stage.device != "cpu":
             return f"device={stage.device!r} is not the CPU"
@@ -82,18 +85,22 @@ class NextItem(Trainer):
     def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.__init__`; the parameters of ``model`` are drawn anew."""
         self.model, self.stage, self.num_items = model, stage, split.num_items
-        self.windows = windows_of(split, order)
+        self.split, self.order = split, order
+        self.windows = self._make_windows(0)
         self.num_positions = int(self.windows.lengths.sum())
         self.num_batches = -(-self.num_positions // stage.batch_size)
         self.num_negatives = min(stage.num_negatives, split.num_items)
         self.num_slots = whole_lanes(self.num_negatives)
         self.width = whole_lanes(stage.dim)
-        self.is_mean = IS_MEAN
         self._table = self._first_table()
         self._recurrence = aligned_zeros((3, 2, len(self.is_mean), self.width))
-        self._recurrence[0, :, :, : stage.dim] = first_recurrence(stage.dim)
+        self._recurrence[0, :, :, : stage.dim] = first_recurrence(self.is_mean, stage.dim)
         rates = stage.learning_rate_at(np.array([0, 1 / max(1, stage.epochs * self.num_batches)]))
         self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
+
+    def _make_windows(self, epoch: int) -> kernels.Windows:
+        """Return the windows that an epoch visits; those of histories in their order are the same in all epochs."""
+        return windows_of(self.split, self.order)
 
     def _first_table(self) -> LazyTable:
         """Return the rows of all items: normally distributed vectors and biases of 0."""
@@ -110,6 +117,8 @@ class NextItem(Trainer):
         if self.num_batches == 0:
             self._write_model()
             return 0.0
+        if self.history == "bag":
+            self.windows = self._make_windows(number)
         epoch = self._draw_epoch(number)
         most = _Most.of(self.windows, epoch)
         work = Work(
@@ -172,6 +181,7 @@ class NextItem(Trainer):
             num_items=self.num_items,
             num_negatives=self.num_negatives,
             num_slots=self.num_slots,
+            lookahead=1 if self.history == "sequence" else 0,
         )
 
     def _settings(self, number: int) -> kernels.Settings:
@@ -186,6 +196,7 @@ class NextItem(Trainer):
             log_sizes=log_sizes,
             dropout=float(self.stage.dropout),
             dropout_key=np.uint64(key(self.stage.seed, Stream.DROPOUT, number)),
+            state_length=np.float32(self.state_length),
         )
 
     def _make_buffers(self, most: "_Most") -> kernels.Buffers:
@@ -304,8 +315,8 @@ class NextItem(Trainer):
         self._write_model()
 
 
-def why_not_next_item(stage: Stage, module: "nn.Module | None") -> str | None:
-    """Return why a stage cannot be trained by states that run through histories, whatever its device and precision."""
+def why_not_states(stage: Stage, module: "nn.Module | None", history: str) -> str | None:
+    """Return why a stage cannot be trained by states of histories of a kind, whatever its device and precision."""
     if stage.optimizer != "adam":
         return f"takes steps by adam, not by {stage.optimizer}"
     if module is not None:
@@ -314,8 +325,8 @@ def why_not_next_item(stage: Stage, module: "nn.Module | None") -> str | None:
         return f"the kernel is for mf and not for {stage.model!r}"
     if stage.loss != "softmax":
         return f"the kernel computes softmax and not loss={stage.loss!r}"
-    if stage.history != "sequence":
-        return f"history={stage.history!r} was asked for, and the kernel needs histories in their order"
+    if stage.history != history:
+        return f"history={stage.history!r} was asked for, and the kernel is for {history!r}"
     if stage.negatives != "uniform":
         return f"negatives={stage.negatives!r} was asked for, and the kernel draws uniformly"
     if stage.l2:
@@ -339,10 +350,10 @@ def draw_vectors(stage: Stage, num_items: int) -> Iterator[np.ndarray]:
         yield generator.standard_normal((num_items, stage.dim), dtype=np.float32) * np.float32(stage.init_std)
 
 
-def first_recurrence(dim: int) -> np.ndarray:
-    """Return gains of 1 and the logits of ``FIRST_DECAYS``, 0 for the mean: (2, C, D) float32."""
+def first_recurrence(is_mean: np.ndarray, dim: int) -> np.ndarray:
+    """Return gains of 1 and the logits of ``FIRST_DECAYS``, 0 for the mean: (2, C, D) float32, C the length given."""
     decays = np.array(FIRST_DECAYS)
-    logits = np.concatenate([np.log(decays / (1 - decays)), [0]])
+    logits = np.concatenate([np.log(decays / (1 - decays)), [0]])[: len(is_mean)]
     return np.stack([np.ones_like(logits), logits])[:, :, None].repeat(dim, 2).astype(np.float32)
 
 

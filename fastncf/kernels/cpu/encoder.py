@@ -16,7 +16,8 @@ class HistoryEncoder(NamedTuple):
     """Maps a history to a vector of D numbers, its state, which is updated by one more item in O(C D).
 
     The state is the sum over c of ``gains[c] * feature[c]``, number by number. A feature is a sum of the vectors of the
-    items so far, whose weights decay: ``feature = decays[c] * feature + vectors[item]``; or it is their mean.
+    items so far, whose weights decay: ``feature = decays[c] * feature + vectors[item]``; or it is their mean. States of
+    sets have a given length instead of their own.
 
     Attributes:
         vectors: (I, D) float32.
@@ -24,6 +25,7 @@ class HistoryEncoder(NamedTuple):
         decays: (C, D) float32, at most 1; 1 where the feature is a mean.
         is_mean: (C,) bool.
         longest: int, number of the latest items that a state is made of.
+        length: float, length of every state, whatever its sum; 0 where the sum is the state.
     """
 
     vectors: np.ndarray
@@ -31,6 +33,7 @@ class HistoryEncoder(NamedTuple):
     decays: np.ndarray
     is_mean: np.ndarray
     longest: int
+    length: float = 0.0
 
 
 @njit(nogil=True, cache=True)
@@ -61,3 +64,10 @@ def encode_histories(first_user, last_user, indptr, items, encoder, out):
                 weight = np.float32(1.0 / max(last - first, 1)) if encoder.is_mean[c] else _ONE
                 total += weight * (encoder.gains[c, d] * features[c, d])
             out[u, d] = total
+        if encoder.length > 0:
+            square = 0.0
+            for d in range(width):
+                square += np.float64(out[u, d]) ** 2
+            factor = np.float32(encoder.length / max(np.sqrt(square), 1e-12))
+            for d in range(width):
+                out[u, d] *= factor

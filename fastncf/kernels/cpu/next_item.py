@@ -45,6 +45,7 @@ from fastncf.kernels.cpu.rows import (
     dropout,
     pointers,
 )
+from fastncf.kernels.cpu.sets import backward_set, forward_set
 from fastncf.kernels.cpu.simd import VectorBuilder, get, offset, pointer, put
 from fastncf.rng import GOLDEN
 
@@ -64,7 +65,7 @@ class Windows(NamedTuple):
     """Parts of the histories of all users.
 
     A window has ``contexts[w] + lengths[w]`` tokens from ``starts[w]`` on. Each token but the first ``contexts[w]``
-    is a position: its state predicts the item after it.
+    is a position: its state predicts the item after it, or, for sets, the item of the token itself.
 
     Attributes:
         indptr: (U + 1,) int64, where the histories of the users begin and end in ``items``.
@@ -96,6 +97,8 @@ class Epoch(NamedTuple):
         num_items: I, int64.
         num_negatives: K, at most I, int64.
         num_slots: slots before that of the first item that is no negative, K rounded up, int64.
+        lookahead: tokens from a position to the item that it predicts, int64: 1, or 0 for sets, where it predicts the
+            item of its own token.
     """
 
     order: np.ndarray
@@ -104,6 +107,7 @@ class Epoch(NamedTuple):
     num_items: int
     num_negatives: int
     num_slots: int
+    lookahead: int
 
 
 class Plans(NamedTuple):
@@ -194,7 +198,7 @@ def _plan_slots(number, row, windows, epoch, plans, slot_of):
         plans.window_tokens[row, count] = token
         plans.window_positions[row, count] = position
         num_tokens = windows.contexts[w] + windows.lengths[w]
-        for j in range(num_tokens + 1):
+        for j in range(num_tokens + epoch.lookahead):
             item = windows.items[windows.starts[w] + j]
             slot = slot_of[item]
             if slot < 0:
@@ -205,7 +209,7 @@ def _plan_slots(number, row, windows, epoch, plans, slot_of):
             if j < num_tokens:
                 plans.token_slots[row, token] = slot
                 token += 1
-            if j > windows.contexts[w]:
+            if j >= windows.contexts[w] + epoch.lookahead:
                 plans.target_slots[row, position] = slot
                 plans.position_windows[row, position] = count
                 if len(windows.interaction_weights):
@@ -267,6 +271,8 @@ class Settings(NamedTuple):
         log_sizes: (K,) float32, logarithm of the number of items that a negative was drawn from; 0 if there is no item.
         dropout: probability that a number of a state is set to 0, float64.
         dropout_key: uint64, of the epoch.
+        state_length: length of all states, float32, of sets, see :mod:`fastncf.kernels.cpu.sets`; 0 for states that run
+            through histories, whose lengths differ.
     """
 
     width: int
@@ -276,6 +282,7 @@ class Settings(NamedTuple):
     log_sizes: Any
     dropout: float
     dropout_key: np.uint64
+    state_length: Any
 
 
 class Buffers(NamedTuple):
@@ -813,7 +820,10 @@ def _compute_gradients(shared, batch, part, number, step, counters, scratch):
     counters = offset(counters, 1)
     w = part.first_window + fetch_add(counters)
     while w < part.last_window:
-        _forward(shared, batch, w, scratch.features)
+        if shared.settings.state_length > 0:
+            forward_set(shared, batch, w, scratch.features)
+        else:
+            _forward(shared, batch, w, scratch.features)
         w = part.first_window + fetch_add(counters)
     wait(shared.barrier, shared.num_threads)
     counters = offset(counters, 1)
@@ -825,7 +835,10 @@ def _compute_gradients(shared, batch, part, number, step, counters, scratch):
     counters = offset(counters, 1)
     w = part.first_window + fetch_add(counters)
     while w < part.last_window:
-        _backward(shared, batch, part, w, scratch.features, scratch.grads)
+        if shared.settings.state_length > 0:
+            backward_set(shared, batch, part, w, scratch.features)
+        else:
+            _backward(shared, batch, part, w, scratch.features, scratch.grads)
         w = part.first_window + fetch_add(counters)
     wait(shared.barrier, shared.num_threads)
 
