@@ -11,8 +11,8 @@ from fastncf.stage import Stage
 from fastncf.threads import num_threads
 
 _SGD_TRAINERS = "history_sgd", "block_sgd"
-_NEXT_ITEM = "next_item", "cuda_next_item"
-_WITHOUT_TORCH = *_SGD_TRAINERS, "next_item"
+_BY_STATES = "next_item", "cuda_next_item", "other_items"
+_WITHOUT_TORCH = *_SGD_TRAINERS, "next_item", "other_items"
 _WITH_LAYERS = "mlp", "neumf"
 _WITH_TABLES = "mf", "gmf", *_WITH_LAYERS
 _SCRATCH_BYTES_PER_NEGATIVE = 20  # of the interactions of the user that a thread of sgd trains
@@ -69,7 +69,7 @@ def estimate(
     """
     seconds = _START_SECONDS + num_rows / _READING_ROWS_PER_SECOND
     for stage in stages:
-        num_negatives = min(stage.num_negatives, num_items) if stage.trainer in _NEXT_ITEM else stage.num_negatives
+        num_negatives = min(stage.num_negatives, num_items) if stage.trainer in _BY_STATES else stage.num_negatives
         seconds += stage.epochs * num_interactions * (1 + num_negatives) * _seconds_per_sample(stage)
     seconds += num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
     uses_torch = any(stage.trainer not in _WITHOUT_TORCH for stage in stages)
@@ -119,8 +119,8 @@ def growth_bytes(
 def _training_bytes(stage: Stage, num_users: int, num_items: int, num_interactions: int, num_buffers: int) -> int:
     """Return the bytes that the training of a stage takes, the copy of its last finite parameters included."""
     rows = num_users + num_items
-    if stage.trainer in _NEXT_ITEM:
-        numbers = _next_item_numbers(stage, num_users, num_items, num_interactions) + rows * stage.dim
+    if stage.trainer in _BY_STATES:
+        numbers = _numbers_of_states(stage, num_users, num_items, num_interactions) + rows * stage.dim
     elif stage.trainer in _SGD_TRAINERS:
         numbers = (4 * num_users + 8 * num_items) * stage.dim
     else:
@@ -150,14 +150,14 @@ def least_bytes(stage: Stage, *, num_users: int, num_items: int, num_interaction
         return _FLOAT_BYTES * numbers * (2 if has_history else 1) + scratch
     if not stage.epochs:
         return 0
-    if stage.trainer in _NEXT_ITEM:
-        return _FLOAT_BYTES * _next_item_numbers(stage, num_users, num_items, num_interactions)
+    if stage.trainer in _BY_STATES:
+        return _FLOAT_BYTES * _numbers_of_states(stage, num_users, num_items, num_interactions)
     if stage.model in _WITH_LAYERS:
         numbers += sum(a * b for a, b in pairwise([2 * stage.mlp_dim, *stage.layers, 1]))
     return _FLOAT_BYTES * (3 * numbers + num_interactions * stage.num_negatives)
 
 
-def _next_item_numbers(stage: Stage, num_users: int, num_items: int, num_interactions: int) -> int:
+def _numbers_of_states(stage: Stage, num_users: int, num_items: int, num_interactions: int) -> int:
     """Return the float32 of states, of rows with their moments, and of the buffers of the largest batch at least."""
     all_positions = max(1, num_interactions - num_users)  # each user's first interaction is not predicted
     positions = all_positions // -(-all_positions // stage.batch_size)
@@ -169,7 +169,7 @@ def _next_item_numbers(stage: Stage, num_users: int, num_items: int, num_interac
 
 def _seconds_per_sample(stage: Stage) -> float:
     """Return the seconds that training one sample takes: a positive or a negative."""
-    if stage.trainer in _NEXT_ITEM:
+    if stage.trainer in _BY_STATES:
         return 6 * stage.dim / _adam_flops_per_second(stage)
     if stage.trainer in _SGD_TRAINERS:
         return stage.dim / (_SGD_NUMBERS_PER_SECOND * min(2, num_threads()))

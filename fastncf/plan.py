@@ -120,14 +120,28 @@ FAST_NEXT_ITEM = Recipe(
 )
 """Recipes of an mf whose users are states that run through their histories."""
 
-BY_STATES = frozenset({"next_item", "cuda_next_item"})
-"""Trainers of an mf whose users are states that run through their histories."""
+OTHER_ITEMS = Recipe(
+    "for softmax with histories without an order",
+    {**NEXT_ITEM.settings, "learning_rate": 0.004, "num_negatives": 2_048},
+)
+OTHER_ITEMS_SPARSE = Recipe(
+    "for softmax on sparse data with histories without an order", {"num_negatives": 512, "dim": 256, "dropout": 0.2}
+)
+FAST_OTHER_ITEMS = Recipe(
+    'for softmax with histories without an order and budget="fast"',
+    {"epochs": 6, "dim": 64, "num_negatives": 512},
+)
+"""Recipes of an mf whose users are states of sets."""
+
+BY_STATES = frozenset({"next_item", "cuda_next_item", "other_items"})
+"""Trainers of an mf whose users are states that their histories are encoded to, in their order or without one."""
 
 NEGATIVES_OF_SOFTMAX = 64
 """Smallest ``num_negatives`` beside which softmax is chosen for an mf: fewer tell too little of a catalogue."""
 
 LOSS_TRIALS_UP_TO = 2_000_000
-"""Training interactions up to which softmax is compared with ``bce`` on held-out items."""
+"""Training interactions up to which softmax is compared with ``bce`` on held-out items. More of them are trained by
+softmax if they have an order, and otherwise by ``bce``, which takes less time."""
 
 ADAM_BY_MODEL = {
     "mf": Recipe("for mf by adam", {"init_std": 0.02}),
@@ -339,10 +353,10 @@ def make_plan(config: Config, data: DataFacts, module: "nn.Module | None" = None
             raise ConfigError(f"model={show(module)}: expected the name of a model or an nn.Module{hint}")
     refusals: dict[str, str] = {}
     if config.loss is None and config.optimizer is None and module is None and config.model in FACTOR_MODELS:
-        planned = _next_item(config, data)
+        planned = _by_states(config, data)
         if not isinstance(planned, str):
             return _finish(config, data, module, planned, refusals)
-        refusals["next_item"] = planned
+        refusals["next_item" if data.has_order else "other_items"] = planned
     for optimizer in (config.optimizer,) if config.optimizer else OPTIMIZERS:
         if optimizer == "pretrain":
             planned = _pretrained(config, data, module)
@@ -402,8 +416,8 @@ def _single(
     """Plan one stage from random parameters; return the reason where no trainer takes it."""
     name = name or _name(config, module)
     if optimizer == "adam" and name in FACTOR_MODELS and module is None and config.loss == "softmax":
-        planned = _next_item(config, data)
-        if not isinstance(planned, str) or config.history == "sequence":
+        planned = _by_states(config, data)
+        if not isinstance(planned, str) or config.history in ("sequence", "bag"):
             return planned
     history, history_reason = _history(config, data, optimizer)
     recipes = _sgd_recipes(config, data, history) if optimizer == "sgd" else _adam_recipes(config)
@@ -414,22 +428,22 @@ def _single(
     return _staged(config, module, recipes, known, reasons)
 
 
-def _next_item(config: Config, data: DataFacts) -> list[_Planned] | str:
+def _by_states(config: Config, data: DataFacts) -> list[_Planned] | str:
     """Plan the training of an mf by softmax on histories; return the reason where that does not apply."""
-    if config.history not in (None, "sequence"):
-        return f"history={config.history!r} was asked for"
-    if not data.has_order:
+    if config.history == "none":
+        return "history='none' was asked for"
+    if config.history == "sequence" and not data.has_order:
         return f"it needs histories in their order ({data.order_reason})"
-    if config.loss is None and (config.num_negatives or NEGATIVES_OF_SOFTMAX) < NEGATIVES_OF_SOFTMAX:
-        return f"num_negatives={config.num_negatives} are too few for softmax"
+    history = config.history or ("sequence" if data.has_order else "bag")
+    if config.loss is None:
+        if (config.num_negatives or NEGATIVES_OF_SOFTMAX) < NEGATIVES_OF_SOFTMAX:
+            return f"num_negatives={config.num_negatives} are too few for softmax"
+        if history == "bag" and data.num_interactions > LOSS_TRIALS_UP_TO:
+            return f"more than {LOSS_TRIALS_UP_TO:,} interactions without an order are trained faster by bce"
     if config.negatives_exponent is not None:
         return f"negatives_exponent={config.negatives_exponent:g} was asked for, and negatives are drawn uniformly"
-    recipes = [GENERAL, NEXT_ITEM]
-    if is_sparse(data):
-        recipes.append(NEXT_ITEM_SPARSE)
-    if config.budget == "fast":
-        recipes.append(FAST_NEXT_ITEM)
-    known = {"model": "mf", "optimizer": "adam", "history": "sequence", "has_weights": data.has_weights}
+    recipes = [GENERAL, *_recipes_of_states(config, data, history)]
+    known = {"model": "mf", "optimizer": "adam", "history": history, "has_weights": data.has_weights}
     history_reason = AS_ASKED_FOR if config.history is not None else data.order_reason
     device, device_reason = _device_of_states(config)
     if device != "cpu":
@@ -440,6 +454,17 @@ def _next_item(config: Config, data: DataFacts) -> list[_Planned] | str:
         device_reason = planned
     reasons = {"history": history_reason, "device": device_reason}
     return _staged(replace(config, precision=None), None, recipes, known | {"device": "cpu"}, reasons)
+
+
+def _recipes_of_states(config: Config, data: DataFacts, history: str) -> list[Recipe]:
+    """Return the recipes of softmax on histories, from the most general to the most specific."""
+    in_order = history == "sequence"
+    recipes = [NEXT_ITEM if in_order else OTHER_ITEMS]
+    if is_sparse(data):
+        recipes.append(NEXT_ITEM_SPARSE if in_order else OTHER_ITEMS_SPARSE)
+    if config.budget == "fast":
+        recipes.append(FAST_NEXT_ITEM if in_order else FAST_OTHER_ITEMS)
+    return recipes
 
 
 def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> list[_Planned] | str:

@@ -27,13 +27,15 @@ class Stage:
         dropout: probability that an activation of a hidden layer, or a component of a state, is set to 0 in training.
         init_std: standard deviation of the embedding vectors before the first epoch.
         loss: name of the loss, see :data:`fastncf.models.losses.LOSSES`.
-        num_negatives: K, sampled negatives for each training interaction, or for all of a batch (``next_item``).
+        num_negatives: K, sampled negatives for each training interaction, or for all of a batch (``next_item``,
+            ``other_items``).
         negatives: name of the distribution of the negatives, see :data:`fastncf.sampling.distributions.DISTRIBUTIONS`.
         negatives_exponent: power of an item's number of interactions, for distributions by popularity.
         history: what a user's vector is made of beside one of its own: the items of the training history in their
             order (``sequence``), the same without an order (``bag``), or nothing (``none``).
         epochs: passes over the training interactions.
-        batch_size: samples in a step, where an interaction and its negatives count as 1 + K; positions (``next_item``).
+        batch_size: samples in a step, where an interaction and its negatives count as 1 + K; positions (``next_item``,
+            ``other_items``).
         learning_rate: step size at the start.
         schedule: ``linear`` lets the learning rate fall to 0 over all steps; ``constant`` keeps it.
         l2: weight of the mean squared norm of the embedding vectors in a step, added to its mean loss.

@@ -106,6 +106,30 @@ def test_histories_of_sgd_are_encoded_as_the_kernel_does(history):
         assert set(rec.recommend(history=[50, 60, 70], k=3)["item"]) & {80, 90}
 
 
+def test_sets_of_items_are_encoded_as_the_kernel_does(tmp_path):
+    rows = walks().drop("time")
+    rec = fastncf.fit(rows, loss="softmax", split="random", dim=16, epochs=8, learning_rate=0.02)
+    assert (rec.plan.final.trainer, rec.plan.final.history) == ("other_items", "bag")
+    assert rec.metrics["hr@10"] > 0.5
+    length = rec.encoder.length
+    assert length > 0
+    for user, (start, end) in enumerate(itertools.pairwise(rec.split.indptr[:30].tolist())):
+        state = plain_state(rec.encoder, rec.split.indices[start:end].tolist())
+        expected = length * state / np.linalg.norm(state)
+        np.testing.assert_allclose(rec.trained.user_vectors[user], expected, rtol=1e-3, atol=1e-3)
+    found = rec.recommend(history=[50, 60, 80], k=3)
+    assert set(found["item"]) & {40, 70, 90}
+    assert rec.recommend(history=[80, 50, 60], k=3)["item"].to_list() == found["item"].to_list()
+    rec.save(tmp_path / "sets")
+    saved = fastncf.load(tmp_path / "sets")
+    assert saved.recommend(history=[50, 60, 80], k=3).equals(found)
+    saved.update(pl.DataFrame({"user": ["new"] * 3, "item": [50, 60, 80]}))
+    assert saved.recommend(["new"], k=3)["item"].to_list() == found["item"].to_list()
+    vectors = saved.trained.item_vectors.copy()
+    saved.update(pl.DataFrame({"user": ["new"] * 2, "item": [100, 110]}), epochs=1)
+    assert 0 < np.abs(saved.trained.item_vectors - vectors).max() < 0.5
+
+
 def test_users_without_histories_are_solved_for():
     random = np.random.default_rng(3)
     fixed = FixedItems(random.standard_normal((40, 5), dtype=np.float32), random.random(40, dtype=np.float32), 6, 0.01)

@@ -78,13 +78,19 @@ def test_the_first_trainer_without_an_objection_is_taken(settings, trainers):
     [
         (DENSE, {}, {"epochs": 16, "loss": "softmax", "l2": 0, "num_negatives": 1_024, "dim": 128, "dropout": 0.3}),
         (DENSE, {"loss": "bce"}, {"epochs": 16, "l2": 0.005, "negatives": "popularity", "dim": 64, "dropout": 0}),
-        (DENSE, {"history": "bag"}, {"epochs": 16, "l2": 0.0025, "negatives": "uniform", "init_std": 0.02}),
+        (
+            DENSE,
+            {"history": "bag"},
+            {"epochs": 16, "loss": "softmax", "trainer": "other_items", "num_negatives": 2_048},
+        ),
+        (DENSE, {"history": "bag", "loss": "bce"}, {"epochs": 16, "l2": 0.0025, "negatives": "uniform"}),
+        (DENSE, {"history": "bag", "budget": "fast"}, {"epochs": 6, "trainer": "other_items", "dim": 64}),
         (DENSE, {"history": "none"}, {"epochs": 20, "learning_rate": 0.05, "l2": 0.0025}),
         (DENSE, {"budget": "fast"}, {"epochs": 6, "num_negatives": 512, "dim": 64, "trainer": "next_item"}),
         (DENSE, {"budget": "fast", "loss": "bpr"}, {"epochs": 6, "learning_rate": 0.1}),
         (SPARSE, {}, {"epochs": 16, "learning_rate": 0.002, "dropout": 0.7, "negatives": "uniform"}),
         (SPARSE, {"loss": "bce"}, {"epochs": 32, "l2": 0.015, "dim": 128, "init_std": 0.05}),
-        (SPARSE, {"history": "bag"}, {"epochs": 32, "l2": 0.01, "negatives": "popularity", "negatives_exponent": 0.1}),
+        (SPARSE, {"history": "bag", "loss": "bce"}, {"epochs": 32, "l2": 0.01, "negatives": "popularity"}),
         (SPARSE, {"budget": "fast", "loss": "bce"}, {"epochs": 12, "learning_rate": 0.1, "dim": 128}),
         (DENSE, {"optimizer": "adam"}, {"epochs": 20, "learning_rate": 0.005, "l2": 0.003, "init_std": 0.02}),
         (DENSE, {"model": "gmf", "optimizer": "adam"}, {"batch_size": 8_192, "init_std": 0.1, "history": "none"}),
@@ -135,7 +141,7 @@ def test_l2_is_searched_for_where_it_is_left_out_and_affordable():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"history": "bag"}, "history='bag' was asked for"),
+        ({"history": "none"}, "history='none' was asked for"),
         ({"num_negatives": 4}, "num_negatives=4 are too few"),
         ({"negatives": "popularity"}, "negatives='popularity' was asked for"),
         ({"negatives_exponent": 0.5}, "negatives_exponent=0.5 was asked for"),
@@ -144,8 +150,18 @@ def test_l2_is_searched_for_where_it_is_left_out_and_affordable():
 )
 def test_softmax_is_not_chosen_beside_settings_that_it_cannot_use(settings, reason):
     plan = planned(**settings)
-    assert (plan.final.trainer, plan.final.loss) == ("history_sgd", "bce")
+    assert (plan.final.optimizer, plan.final.loss) == ("sgd", "bce")
     assert reason in plan.passed_over[0]["next_item"]
+
+
+def test_histories_without_an_order_are_trained_by_softmax_up_to_a_size():
+    unordered = replace(DENSE, has_order=False)
+    assert planned(unordered).final.trainer == planned(unordered, loss="softmax").final.trainer == "other_items"
+    large = replace(unordered, num_interactions=2_000_001)
+    plan = planned(large)
+    assert (plan.final.trainer, plan.final.history) == ("history_sgd", "bag")
+    assert "2,000,000 interactions" in plan.passed_over[0]["other_items"]
+    assert planned(large, loss="softmax").final.trainer == "other_items"
 
 
 def test_softmax_is_compared_with_bce_where_that_is_affordable():
@@ -161,7 +177,8 @@ def test_softmax_is_compared_with_bce_where_that_is_affordable():
         assert [trial.loss for trial in trials] == ["softmax", "bce"]
         assert tuple(trial.epochs for trial in trials) == epochs
     assert compared(epochs=3, dim=5)[0].epochs == 3
-    for settings in ({"loss": "softmax"}, {"loss": "bce"}, {"budget": "fast"}, {"history": "bag"}, {"model": "mlp"}):
+    assert [trial.history for trial in compared(history="bag")] == ["bag", "bag"]
+    for settings in ({"loss": "softmax"}, {"loss": "bce"}, {"budget": "fast"}, {"history": "none"}, {"model": "mlp"}):
         assert compared(**settings) is None
     assert compared(replace(DENSE, num_interactions=2_000_001)) is None
 
@@ -257,7 +274,7 @@ def test_modules_of_the_users_own():
         ({"model": "mlp", "optimizer": "sgd"}, "optimizer='sgd': .*mlp.*; expected 'pretrain' or 'adam'"),
         ({"optimizer": "pretrain"}, "optimizer='pretrain': it trains mlp and neumf, not mf"),
         ({"model": "mlp", "dim": 2, "optimizer": "pretrain"}, "needs dim=3 or more, not 2"),
-        ({"optimizer": "adam", "history": "bag"}, "history='bag': needs optimizer='sgd'"),
+        ({"optimizer": "adam", "history": "bag", "loss": "bpr"}, "history='bag': needs optimizer='sgd'"),
         ({"model": "mlp", "optimizer": "adam", "history": "sequence"}, "history='sequence': needs optimizer='sgd'"),
     ],
 )
@@ -280,7 +297,8 @@ def test_a_plan_survives_json():
 
 def test_plan_fit_is_the_plan_of_fit_but_for_the_chosen_l2():
     data = checkerboard()
-    plan, rec = fastncf.plan_fit(data, dim=8, epochs=2), fastncf.fit(data, dim=8, epochs=2)
+    settings = {"dim": 8, "epochs": 2, "loss": "bce"}
+    plan, rec = fastncf.plan_fit(data, **settings), fastncf.fit(data, **settings)
     assert rec.plan.l2_trials == ()
     assert "chosen among" in rec.plan.reasons[0]["l2"]
     assert replace(plan, stages=rec.plan.stages, reasons=rec.plan.reasons, l2_trials=()) == rec.plan

@@ -357,14 +357,14 @@ def popular_noise() -> pl.DataFrame:
 @pytest.mark.parametrize("model", ["mf", "gmf"])
 def test_l2_is_chosen_where_it_is_left_out(model, monkeypatch):
     recipe = planning.SGD_SPARSE["bag"].settings["l2"]
-    rec = fastncf.fit(popular_noise(), model=model)
+    rec = fastncf.fit(popular_noise(), model=model, loss="bce")
     assert rec.plan.final.l2 in [factor * recipe for factor in (2, 4, 8, 16)]
     assert rec.seconds["tune"] > 0
-    assert fastncf.fit(popular_noise(), model=model).plan == rec.plan
-    assert fastncf.fit(popular_noise(), model=model, budget="fast").plan.final.l2 == recipe
-    assert fastncf.fit(popular_noise(), model=model, l2=0.02).plan.final.l2 == 0.02
+    assert fastncf.fit(popular_noise(), model=model, loss="bce").plan == rec.plan
+    assert fastncf.fit(popular_noise(), model=model, loss="bce", budget="fast").plan.final.l2 == recipe
+    assert fastncf.fit(popular_noise(), model=model, loss="bce", l2=0.02).plan.final.l2 == 0.02
     monkeypatch.setattr(planning, "L2_SEARCH_UP_TO", 1_000)
-    assert fastncf.fit(popular_noise(), model=model).plan.final.l2 == recipe
+    assert fastncf.fit(popular_noise(), model=model, loss="bce").plan.final.l2 == recipe
 
 
 @pytest.mark.parametrize("better", ["softmax", "bce"])
@@ -426,7 +426,7 @@ def test_what_sgd_trains_first_has_its_l2_chosen_too(monkeypatch):
 
 def test_a_choice_needs_users_with_two_items():
     frame = pl.DataFrame({"user": np.repeat(np.arange(30), 2), "item": np.arange(60) % 23, "time": np.arange(60)})
-    assert fastncf.fit(frame, epochs=1).plan.final.l2 == planning.SGD_SPARSE["bag"].settings["l2"]
+    assert fastncf.fit(frame, loss="bce", epochs=1).plan.final.l2 == planning.SGD_SPARSE["bag"].settings["l2"]
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,12 @@ LAYERS = {"model": "mlp", "layers": (4,), "dim": 4}
 @pytest.mark.parametrize(
     ("settings", "warned"),
     [
-        ({"layers": (8,), "dropout": 0.1}, "layers=(8,), dropout=0.1: no effect, since the model has no hidden layers"),
+        (
+            {"loss": "bce", "layers": (8,), "dropout": 0.1},
+            "layers=(8,), dropout=0.1: no effect, since the model has no hidden layers",
+        ),
         ({"model": "gmf", "layers": (8,)}, "layers=(8,): no effect, since the model has no hidden layers"),
-        ({"batch_size": 9}, "batch_size=9: no effect, since sgd takes a step for each interaction"),
+        ({"loss": "bce", "batch_size": 9}, "batch_size=9: no effect, since sgd takes a step for each interaction"),
         ({"precision": "bfloat16"}, "precision='bfloat16': no effect, since the CPU kernel for it computes in float32"),
         ({"negatives": "uniform", "negatives_exponent": 0.5}, "negatives_exponent=0.5: no effect, since negatives are"),
         ({"budget": "fast", "epochs": 2, "learning_rate": 0.1, "l2": 0.1}, "budget='fast': no effect, since all that"),
@@ -79,7 +82,7 @@ def test_a_setting_without_effect_is_said(settings, warned):
 
 def test_a_warning_of_fit_is_in_the_line_that_calls_it():
     with pytest.warns(UnusedSettingWarning) as caught:
-        fastncf.fit(checkerboard(), epochs=1, dim=8, batch_size=9)
+        fastncf.fit(checkerboard(), loss="bce", epochs=1, dim=8, batch_size=9)
     assert [warning.filename for warning in caught] == [__file__]
 
 
@@ -178,7 +181,7 @@ def test_a_fraction_without_test_users_is_refused(files):
 
 
 def test_the_command_line_warns_in_one_line(capsys, files):
-    code, out, err = run(capsys, "plan", files["train"], "--batch-size", 9)
+    code, out, err = run(capsys, "plan", files["train"], "--loss", "bce", "--batch-size", 9)
     warned = "fastncf: warning: batch_size=9: no effect, since sgd takes a step for each interaction\n"
     assert (code, err) == (0, warned)
     assert out[0].startswith("data: ")

@@ -10,7 +10,7 @@ from fastncf.persistence.arrays import require_finite
 from fastncf.persistence.plain import UnexpectedError
 
 _PREFIX = "history_encoder."
-_NAMES = "vectors", "gains", "decays", "is_mean", "longest"
+_NAMES = "vectors", "gains", "decays", "is_mean", "longest", "length"
 
 
 def encoder_arrays(encoder: HistoryEncoder | None) -> dict[str, np.ndarray]:
@@ -35,6 +35,7 @@ def split_encoder(
     others = {name: array for name, array in parameters.items() if not name.startswith(_PREFIX)}
     if not own:
         return others, None
+    own.setdefault("length", np.float64(0))  # earlier versions have none
     if set(own) != set(_NAMES):
         names = ", ".join(sorted(set(own) ^ set(_NAMES)))
         raise UnexpectedError(f"missing or unknown: {_PREFIX}{names:.200}")
@@ -45,6 +46,7 @@ def split_encoder(
         "decays": ((num_features, dim), np.float32),
         "is_mean": ((num_features,), np.bool_),
         "longest": ((), np.int64),
+        "length": ((), np.float64),
     }
     for name, (shape, dtype) in forms.items():
         if own[name].shape != shape or own[name].dtype != dtype:
@@ -57,4 +59,6 @@ def split_encoder(
         raise UnexpectedError(f"{_PREFIX}decays holds numbers outside 0 to 1")
     if not bool((own["decays"][own["is_mean"]] == 1).all()):
         raise UnexpectedError(f"{_PREFIX}decays holds another number than 1 for a mean")
-    return others, HistoryEncoder(**{**own, "longest": int(own["longest"])})
+    if not float(own["length"]) >= 0:
+        raise UnexpectedError(f"{_PREFIX}length is {own['length']}; expected 0 or more")
+    return others, HistoryEncoder(**{**own, "longest": int(own["longest"]), "length": float(own["length"])})

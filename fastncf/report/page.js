@@ -63,7 +63,7 @@
 
     // The vector of a user with the liked items, as the package computes it of a history, oldest item first.
     function userVector() {
-      const { gains, decays, isMean, longest } = box.encoder;
+      const { gains, decays, isMean, longest, length } = box.encoder;
       const latest = liked.slice(-longest);
       const user = new Float64Array(input.dim);
       gains.forEach((gain, c) => {
@@ -74,6 +74,10 @@
         const weight = isMean[c] ? 1 / latest.length : 1;
         feature.forEach((value, d) => (user[d] += weight * gain[d] * value));
       });
+      if (length > 0) {
+        const factor = length / Math.max(Math.hypot(...user), 1e-12);
+        user.forEach((value, d) => (user[d] = factor * value));
+      }
       return user;
     }
 

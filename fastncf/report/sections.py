@@ -138,6 +138,7 @@ class Sections:
                 "decays": encoder.decays.tolist(),
                 "isMean": encoder.is_mean.tolist(),
                 "longest": encoder.longest,
+                "length": encoder.length,
             },
             **{name: table.data for name, table in packed.items()},
         }

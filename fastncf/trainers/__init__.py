@@ -31,6 +31,7 @@ TRAINERS = {
     "history_sgd": Entry("sgd", "fastncf.trainers.history_sgd:HistorySGD"),
     "block_sgd": Entry("sgd", "fastncf.trainers.block_sgd:BlockSGD"),
     "next_item": Entry("adam", "fastncf.trainers.next_item:NextItem"),
+    "other_items": Entry("adam", "fastncf.trainers.other_items:OtherItems"),
     "cuda_mlp": Entry("adam", "fastncf.trainers.cuda_mlp:CUDAMLPTrainer"),
     "cpu_mlp": Entry("adam", "fastncf.trainers.cpu_mlp:CPUMLPTrainer"),
     "cuda_next_item": Entry("adam", "fastncf.trainers.cuda_next_item:CUDANextItem"),

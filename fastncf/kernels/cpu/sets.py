@@ -2,9 +2,10 @@
 
 The state of a position is the sum of the history vectors of the other items of its window, times the factor that gives
 it the length ``state_length``. Scores are then the products of unit vectors and the items' output vectors, times that
-length, which is the inverse of a temperature. The mean in place of the sum would give the same states. (Vectors of users
-as means of their items: Koren 2008, "Factorization meets the neighborhood"; the item to be predicted left out: Kabbur et
-al. 2013, "FISM"; scores divided by lengths and a temperature: Mao et al. 2021, "SimpleX".)
+length, which is the inverse of a temperature. The mean in place of the sum would give the same states.
+
+Sources: Koren 2008, "Factorization meets the neighborhood", for users as means of their items; Kabbur et al. 2013,
+"FISM", for the item that is left out; Mao et al. 2021, "SimpleX", for states of one length.
 
 The functions are phases 2 and 4 of :mod:`fastncf.kernels.cpu.next_item` for windows of sets, which have a position for
 each token.
