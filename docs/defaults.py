@@ -72,8 +72,9 @@ def defaults_as_markdown() -> str:
         f'- Up to {L2_SEARCH_UP_TO:,} training interactions, with `budget="best"` and no `l2` given, the `l2` of `sgd`',
         f"  is the recipe's multiplied by {', '.join(map(str, L2_FACTORS[:-1]))} or {L2_FACTORS[-1]}, whichever ranks",
         "  items best that are taken out of the training for this choice and put back afterwards.",
-        "- For an `mf` without a given `loss`, `optimizer` or `l2`, on histories in their order, `loss` is `softmax`,",
-        f"  and up to {LOSS_TRIALS_UP_TO:,} training interactions `bce` where that ranks held-out items better.",
+        "- For an `mf` without a given `loss`, `optimizer` or `l2`, on histories, `loss` is `softmax`, and up to",
+        f"  {LOSS_TRIALS_UP_TO:,} training interactions `bce` where that ranks held-out items better. On more of them",
+        "  without an order it is `bce`, which takes less time.",
         f"- `optimizer` is `pretrain` for {' and '.join(f'`{name}`' for name in PRETRAINING)} (`dim` of "
         f"{PRETRAINING_FROM_DIM} or more), `sgd` where a trainer of",
         "  it takes the model, otherwise `adam`. An `mlp` starts from an `mf`; a `neumf` is the weighted sum of a",

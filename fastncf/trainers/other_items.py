@@ -16,6 +16,7 @@ from fastncf.kernels.cpu.next_item import Windows
 from fastncf.kernels.cpu.sets import SET_ROWS
 from fastncf.rng import Stream, key
 from fastncf.trainers.next_item import NextItem
+from fastncf.trainers.sgd import weights_of
 
 LARGEST_WINDOW = 48
 """Items of a window at most. A larger set is divided at random, anew in each epoch, so that its states are made of a
@@ -69,21 +70,24 @@ def set_windows(split: Split, bits: np.random.BitGenerator) -> Windows:
     users = np.repeat(np.arange(len(sizes)), parts)
     part = np.arange(len(users)) - np.repeat(np.cumsum(parts) - parts, parts)
     starts, ends = (split.indptr[users] + sizes[users] * number // parts[users] for number in (part, part + 1))
+    rows = _shuffled_rows(split, parts > 1, np.random.Generator(bits))
+    weights = weights_of(split)
     return Windows(
         indptr=split.indptr,
-        items=_shuffle_rows(split, parts > 1, np.random.Generator(bits)),
+        items=split.indices[rows],
         users=users.astype(np.int32),
         starts=starts,
         contexts=np.zeros(len(users), dtype=np.int32),
         lengths=(ends - starts).astype(np.int32),
+        interaction_weights=weights[rows] if len(weights) else weights,
     )
 
 
-def _shuffle_rows(split: Split, is_shuffled: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return the items of the split (N,) with the rows of some users (U,) bool in a random order."""
+def _shuffled_rows(split: Split, is_shuffled: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return the rows (N,) int64 of the split user by user, those of some users (U,) bool in a random order."""
     sizes = np.diff(split.indptr)
+    rows = np.arange(len(split.indices))
     places = np.flatnonzero(np.repeat(is_shuffled, sizes))
     users = np.repeat(np.arange(len(sizes)), sizes)[places]
-    items = split.indices.copy()
-    items[places] = items[places][np.lexsort((generator.random(len(places)), users))]
-    return items
+    rows[places] = places[np.lexsort((generator.random(len(places)), users))]
+    return rows
