@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastncf.evaluation.metrics import safe_names
     from fastncf.plan import Plan
     from fastncf.recommender import Recommender, load
+    from fastncf.repetitions import Repetitions, repeat
     from fastncf.search.result import Tuned
     from fastncf.search.study import tune
     from fastncf.train import fit, plan_fit
@@ -48,6 +49,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Recommender",
+    "Repetitions",
     "Tuned",
     "UnusedSettingWarning",
     "compare",
@@ -55,6 +57,7 @@ __all__ = [
     "fit",
     "load",
     "plan_fit",
+    "repeat",
     "safe_names",
     "tune",
 ]
@@ -64,11 +67,13 @@ _LAZY = {
     "Plan": "plan",
     "Progress": "trainers.loop",
     "Recommender": "recommender",
+    "Repetitions": "repetitions",
     "Tuned": "search.result",
     "compare": "comparison",
     "fit": "train",
     "load": "recommender",
     "plan_fit": "train",
+    "repeat": "repetitions",
     "safe_names": "evaluation.metrics",
     "tune": "search.study",
 }

@@ -132,7 +132,7 @@ def fit(
         columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
         inputs = Inputs(test, candidates, columns, module)
         refuse_contradictions(config, inputs)
-        likely = _likely_plan(config, inputs)  # refuses settings before the data are read
+        likely = likely_plan(config, inputs)  # refuses settings before the data are read
         if kept is not None:
             kept.require_same(settings=settings_of(config, module))
         reporter = ProgressReporter(callback, likely.num_epochs)
@@ -143,37 +143,63 @@ def fit(
         item_titles = None if titles is None else read_titles(titles, data.interactions.items)
         plan = make_plan(config, data.facts, module)
         warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
-        _require_memory(plan, data.split)
-        reporter.expected = format_bytes(plan.cost.memory_bytes)
-        with reporter.stage("tune"):
-            plan = _chosen(plan, data, config, kept)
-        reporter.num_epochs = plan.num_epochs
-        with reporter.stage("train"):
-            trained, plan, split, order = _train(plan, module, data, config, reporter, kept)
-        if trained.model is None:
-            raise DivergedError(trained.divergence or "")
-        recommender = Recommender(
-            trained=trained.model,
-            config=config,
-            plan=plan,
-            users=data.interactions.users,
-            items=data.interactions.items,
-            split=split,
-            data=_counts(data.interactions, split),
-            training_log=trained.log,
-            found=data.interactions.source_info,
-            order=order if plan.uses_order else None,
-            num_kept=trained.num_kept,
-            encoder=trained.encoder,
-            titles=item_titles,
-        )
-        if trained.divergence is not None:
-            recommender.seconds = reporter.total()
-            raise DivergedError(trained.divergence, recommender)
-        with reporter.stage("evaluate"):
-            _evaluate(recommender, kept)
+        require_plan_memory(plan, data.split)
+        return fit_prepared(data, plan, config, module, item_titles, reporter, kept)
+
+
+def fit_prepared(
+    data: "Prepared",
+    plan: Plan,
+    config: Config,
+    module: "nn.Module | None",
+    titles: Any,
+    reporter: ProgressReporter,
+    kept: Checkpoint | None = None,
+) -> Recommender:
+    """Choose what is left open by held-out items, train, and evaluate.
+
+    Args:
+        data: the data, read and split.
+        plan: what :func:`~fastncf.plan.make_plan` made of the settings and the data.
+        config: the settings; their seed draws the candidates of the evaluation.
+        module: a module of the user's own, trained in place, or None.
+        titles: (I,) String, titles of the items, or None.
+        reporter: called at each stage and after each epoch.
+        kept: an open checkpoint, or None.
+
+    Raises:
+        DivergedError: the training led to numbers that are not finite.
+    """
+    reporter.expected = format_bytes(plan.cost.memory_bytes)
+    with reporter.stage("tune"):
+        plan = _chosen(plan, data, config, kept)
+    reporter.num_epochs = plan.num_epochs
+    with reporter.stage("train"):
+        trained, plan, split, order = _train(plan, module, data, config, reporter, kept)
+    if trained.model is None:
+        raise DivergedError(trained.divergence or "")
+    recommender = Recommender(
+        trained=trained.model,
+        config=config,
+        plan=plan,
+        users=data.interactions.users,
+        items=data.interactions.items,
+        split=split,
+        data=_counts(data.interactions, split),
+        training_log=trained.log,
+        found=data.interactions.source_info,
+        order=order if plan.uses_order else None,
+        num_kept=trained.num_kept,
+        encoder=trained.encoder,
+        titles=titles,
+    )
+    if trained.divergence is not None:
         recommender.seconds = reporter.total()
-        return recommender
+        raise DivergedError(trained.divergence, recommender)
+    with reporter.stage("evaluate"):
+        _evaluate(recommender, kept)
+    recommender.seconds = reporter.total()
+    return recommender
 
 
 def plan_fit(
@@ -203,7 +229,7 @@ def plan_fit(
         return plan if config.holdout != "none" else plan.with_everything(hold_out_nothing(data.split, None)[0])
 
 
-def _likely_plan(config: Config, inputs: Inputs) -> Plan:
+def likely_plan(config: Config, inputs: Inputs) -> Plan:
     """Return a plan for large data, before the data are read."""
     facts = likely_facts(config, has_weights=inputs.columns["weight"] is not None)
     return make_plan(config, facts, inputs.module)
@@ -219,7 +245,7 @@ def prepare(train: Any, inputs: Inputs, config: Config, *, stacklevel: int) -> t
         stacklevel: of warnings about settings that have no effect, as for ``warnings.warn``.
     """
     refuse_contradictions(config, inputs)
-    likely = _likely_plan(config, inputs)
+    likely = likely_plan(config, inputs)
     data = Prepared.read(train, inputs, config, likely, ProgressReporter(None, 0))
     plan = make_plan(config, data.facts, inputs.module)
     warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=stacklevel)
@@ -362,7 +388,7 @@ def _evaluate(recommender: Recommender, kept: Checkpoint | None) -> None:
         kept.finish(protocol=recommender.protocol, **measured)
 
 
-def _require_memory(plan: Plan, split: Split) -> None:
+def require_plan_memory(plan: Plan, split: Split) -> None:
     """Refuse a plan whose parameters or candidates alone exceed the memory that is available.
 
     Raises:

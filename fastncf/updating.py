@@ -110,7 +110,11 @@ def _with_past(rows: NewRows, others: OtherUsers | None) -> tuple[NewRows, Other
     past = joining.all_items()
     user = np.concatenate([number[is_joining][past.owner], rows.user]).astype(np.int32)
     in_turn = np.argsort(user, kind="stable")
-    rows = rows._replace(user=user[in_turn], item=np.concatenate([past.items, rows.item])[in_turn])
+    weight = rows.weight
+    if weight is not None:
+        weight = np.concatenate([np.full(len(past.items), weight.mean()), weight])[in_turn]
+    item = np.concatenate([past.items, rows.item])[in_turn]
+    rows = rows._replace(user=user[in_turn], item=item, weight=weight)
     return rows, staying if len(staying.users) else None
 
 

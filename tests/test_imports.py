@@ -37,10 +37,10 @@ LEVELS = [
     {"plan"},
     {"persistence"},
     {"report"},
-    {"checkpoints", "measuring", "progress", "refit", "tuning", "updating"},
+    {"checkpoints", "measuring", "plan_file", "progress", "refit", "tuning", "updating"},
     {"datasets", "recommender", "unused"},
     {"comparison", "train"},
-    {"search"},
+    {"repetitions", "search"},
     {"cli"},
 ]
 """Modules and folders from the lowest to the highest; a file imports from its own folder and from lower levels only."""

@@ -13,7 +13,7 @@ from fastncf import distributed
 from fastncf.cli.app import Columns, Common, ConfigFile, Flag, Json, OutArgument, PathArgument, column_names
 from fastncf.cli.output import metric_lines, print_json, print_lines, tell
 from fastncf.config import Config
-from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, short_message
+from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, printable, short_message
 from fastncf.progress import progress_shown
 from fastncf.streams import OutputError, Terminated
 
@@ -32,6 +32,7 @@ def fit(
     notebook: Flag = False,
     dry_run: Flag = False,
     refit: Flag = False,
+    seeds: int | None = None,
     checkpoint: PathArgument | None = None,
     resume: Flag = False,
     max_memory: str | None = None,
@@ -60,9 +61,12 @@ def fit(
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
     dry_run
-        Print the plan, and train nothing.
+        Print the plan as a file of settings, which --config takes, and train nothing.
     refit
         After the model is measured, train it again on all interactions, the held-out ones included.
+    seeds
+        Fit so many times, from the seed on, on data that are read and split once, and print means and standard
+        deviations over the seeds. The model of the first seed is saved.
     checkpoint
         Folder to which the state of the training is written after each epoch and every five minutes.
     resume
@@ -77,17 +81,22 @@ def fit(
         given = [f"{name} {folder}" for name, folder in folders.items() if folder is not None]
         for flag in given + ["--refit"] * refit + ["--resume"] * resume:
             warnings.warn(f"{flag}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
-        plan(ratings, test=test, candidates=candidates, columns=columns, config=config, json=json)
+        _dry_run(ratings, config or Config(), {"test": test, "candidates": candidates, **column_names(columns)}, json)
         return
     from fastncf.data.named import find_source
     from fastncf.persistence import require_savable
     from fastncf.train import fit as fit_model
 
+    if seeds is not None and (refit or resume or checkpoint is not None):
+        raise ConfigError("--seeds: expected no --refit, --checkpoint or --resume beside it, which belong to one fit")
     if out is not None:
         require_savable(out)  # before the fit, which would be lost otherwise
     ratings = find_source(ratings)  # a download shows its own progress
     with progress_shown(tell=tell) as callback:
         inputs: dict[str, Any] = {"test": test, "candidates": candidates, "titles": titles, **column_names(columns)}
+        if seeds is not None:
+            _repeat(ratings, seeds, out, json, {**inputs, "config": config, "callback": callback})
+            return
         recommender = fit_model(
             ratings,
             config=config,
@@ -124,6 +133,37 @@ def fit(
             raise
     if json:
         print_json(_report(recommender))
+
+
+def _repeat(ratings: Any, seeds: int, out: Path | None, as_json: bool, given: dict[str, Any]) -> None:
+    """Fit with several seeds, print means and deviations, and save the first model."""
+    from fastncf.repetitions import repeat
+
+    found = repeat(ratings, seeds=seeds, progress=False, **given)
+    first, means, deviations = found.recommenders[0], found.means(), found.deviations()
+    print_lines(*_found(first), *str(first.plan).split("\n"), file=sys.stderr)
+    if not as_json:
+        print_lines(*metric_lines(means, deviations, first.popularity), f"protocol: {found.protocol}")
+    sys.stdout.flush()
+    _save(first, out, sys.stderr if as_json else sys.stdout)
+    if as_json:
+        values = {"seeds": list(found.seeds), "metrics": found.metrics, "means": means, "deviations": deviations}
+        print_json({**values, "popularity": first.popularity, "protocol": found.protocol})
+
+
+def _dry_run(ratings: Path, config: Config, given: dict[str, Any], as_json: bool) -> None:
+    """Print what a fit would do as TOML: the plan in comments, and the settings that lead to it."""
+    from fastncf.plan_file import settings_to_repeat, sizes, to_toml
+    from fastncf.train import plan_fit
+
+    planned = plan_fit(ratings, config=config, **given)
+    settings = settings_to_repeat(config, planned)
+    if planned.l2_trials and config.l2 is None:
+        del settings["l2"]  # a fit is going to choose it
+    if as_json:
+        print_json({**planned.to_dict(), "settings": settings})
+    else:
+        print(to_toml(settings, (sizes(planned), *map(printable, str(planned).split("\n")))))
 
 
 def plan(

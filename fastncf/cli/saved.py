@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from fastncf.cli.app import Common, Flag, Json, Length, OutArgument, PathArgument, as_utf8
 from fastncf.cli.messages import USAGE
 from fastncf.cli.output import metric_lines, print_frame, print_json, print_lines, tell
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from fastncf.data.ids import Vocabulary
@@ -207,13 +207,15 @@ def update(
         print_lines(f"protocol: {recommender.protocol}", f"saved to {out}")
 
 
-def info(model: PathArgument, *, json: Json = False, common: Common | None = None) -> None:
+def info(model: PathArgument, *, plan: Flag = False, json: Json = False, common: Common | None = None) -> None:
     """Print what a saved model is: how it was trained and measured, its data, and its versions.
 
     Parameters
     ----------
     model
         Folder that ``fastncf fit --out`` wrote.
+    plan
+        Print its plan as a file of settings, which ``fastncf fit --config`` takes, in place of all else.
     """
     import fastncf
     from fastncf.data.accounts import describe_rows
@@ -222,6 +224,16 @@ def info(model: PathArgument, *, json: Json = False, common: Common | None = Non
 
     written = read_folder(model).description.get("format")
     recommender = load(model)
+    if plan:
+        from fastncf.plan_file import settings_to_repeat, sizes, to_toml
+
+        settings = settings_to_repeat(recommender.config, recommender.plan)
+        lines = sizes(recommender.plan), *map(printable, str(recommender.plan).split("\n"))
+        if json:
+            print_json({"settings": settings})
+        else:
+            print(to_toml(settings, lines))
+        return
     versions = {"format": written, "newest_format": FORMAT, "fastncf": fastncf.__version__}
     if json:
         about = {name: getattr(recommender, name) for name in ("metrics", "protocol", "data", "found", "seconds")}

@@ -192,9 +192,11 @@ def join_others(
     joined = Vocabulary.of([users.ids, others.users.ids], "user")
     number, rows = joined.encode(others.users.ids), others.all_items()
     user, item = number[rows.owner], rows.items
-    split, order = add_interactions(
-        replace(split, others=None), order, user, item, joined.encode(users.ids), len(joined)
-    )
+    new_index, weights = joined.encode(users.ids), split.weights
+    split, order = add_interactions(replace(split, others=None), order, user, item, new_index, len(joined))
+    if weights is not None:  # those of the other users are not known
+        mean = np.full(len(item), weights.values.mean())
+        split = replace(split, weights=weights.with_rows(new_index, len(joined), user, item, mean))
     return split, order, joined
 
 

@@ -1,0 +1,137 @@
+"""``repeat()``: the same fit with several seeds, on data that are read and split once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
+
+import numpy as np
+
+from fastncf.config import Config, Settings, require_count, show
+from fastncf.data.titles import read_titles
+from fastncf.errors import ConfigError, printable
+from fastncf.memory import format_bytes
+from fastncf.numpy_errors import usual_errors
+from fastncf.plan import make_plan
+from fastncf.processes import use_one_torch_thread_after_fork
+from fastncf.progress import progress_shown
+from fastncf.recommender import Recommender
+from fastncf.train import Prepared, configured, fit_prepared, likely_plan, require_plan_memory
+from fastncf.trainers.loop import Progress, ProgressReporter
+from fastncf.unused import Fit, Inputs, refuse_contradictions, warn_of_unused
+
+_MOST_SEEDS = 10_000
+
+
+@dataclass(frozen=True, repr=False)
+class Repetitions:
+    """Fits with S seeds on the same data, split and candidates.
+
+    Attributes:
+        seeds: the seeds, of parameters, negatives, orders and dropout.
+        recommenders: the fitted models, in the order of the seeds.
+    """
+
+    seeds: tuple[int, ...]
+    recommenders: tuple[Recommender, ...]
+
+    @property
+    def metrics(self) -> dict[str, list[float]]:
+        """Each metric of each fit by its label, in the order of the seeds."""
+        return {label: [rec.metrics[label] for rec in self.recommenders] for label in self.recommenders[0].metrics}
+
+    @property
+    def protocol(self) -> str:
+        """How the metrics were measured, in words."""
+        return f"{self.recommenders[0].protocol}; {len(self.seeds)} seeds"
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each metric over the seeds."""
+        return {label: float(np.mean(values)) for label, values in self.metrics.items()}
+
+    def deviations(self) -> dict[str, float]:
+        """Return the standard deviation of each metric over the seeds, with S - 1 degrees of freedom."""
+        return {label: float(np.std(values, ddof=1)) for label, values in self.metrics.items()}
+
+    def __repr__(self) -> str:
+        """Return means and deviations, a line for each metric."""
+        means, deviations = self.means(), self.deviations()
+        lines = [f"  {label}: {means[label]:.4f} ± {deviations[label]:.4f}" for label in means]
+        return "\n".join([f"Repetitions of {len(self.seeds)} seeds", *map(printable, lines)])
+
+
+def repeat(
+    train: Any,
+    *,
+    seeds: int | Sequence[int] = 5,
+    test: Any | None = None,
+    candidates: Any | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    rating: str | None = None,
+    weight: str | None = None,
+    model: str | None = None,
+    config: Config | None = None,
+    titles: Any | None = None,
+    callback: Callable[[Progress], object] | None = None,
+    progress: bool = True,
+    **settings: Unpack[Settings],
+) -> Repetitions:
+    """Fit with several seeds, and return the fits with the means and deviations of their metrics.
+
+    The data are read and split once, and the candidates are the same for all: those of the setting ``seed``. What
+    differs is the training: initial parameters, negatives, the order of an epoch, dropout. Choices by held-out items,
+    such as that of ``l2``, are made for each seed.
+
+    Args:
+        train: see :func:`fastncf.fit`, as for all other arguments.
+        seeds: how many seeds, at least 2, from the setting ``seed`` on; or the seeds themselves.
+        test, candidates, user, item, time, rating, weight, config, titles, callback, progress: see :func:`fastncf.fit`.
+        model: name of a model.
+        **settings: fields of :class:`fastncf.Config` by name, over ``config``.
+
+    Raises:
+        ConfigError: there are fewer than two seeds, two of them are equal, or the model is a module, which a training
+            changes in place; and all that :func:`fastncf.fit` raises.
+    """
+    use_one_torch_thread_after_fork()
+    if model is not None and not isinstance(model, str):
+        raise ConfigError(f"repeat: model={show(model)}: is trained in place; expected the name of a model")
+    with usual_errors(), progress_shown(callback, is_shown=progress) as callback:
+        config, _ = configured(config, model, settings)
+        chosen = _seeds(seeds, config.seed)
+        if config.holdout == "none":
+            raise ConfigError("repeat: holdout=None measures nothing; expected items that are held out")
+        columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
+        inputs = Inputs(test, candidates, columns, None)
+        refuse_contradictions(config, inputs)
+        likely = likely_plan(config, inputs)
+        reporter = ProgressReporter(callback, likely.num_epochs)
+        data = Prepared.read(train, inputs, config, likely, reporter)
+        item_titles = None if titles is None else read_titles(titles, data.interactions.items)
+        fitted = []
+        for number, seed in enumerate(chosen):
+            plan = make_plan(replace(config, seed=seed), data.facts)
+            if number == 0:
+                warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
+                require_plan_memory(plan, data.split)
+            else:
+                reporter = ProgressReporter(callback, plan.num_epochs)
+            reporter.expected = format_bytes(plan.cost.memory_bytes)
+            fitted.append(fit_prepared(data, plan, config, None, item_titles, reporter))
+        return Repetitions(chosen, tuple(fitted))
+
+
+def _seeds(seeds: Any, first: int) -> tuple[int, ...]:
+    """Return the seeds that are asked for.
+
+    Raises:
+        ConfigError: there are fewer than two, or two are equal.
+    """
+    if isinstance(seeds, list | tuple | range | np.ndarray):
+        chosen = tuple(Config(seed=seed).seed for seed in seeds)
+    else:
+        chosen = tuple(range(first, first + min(require_count("seeds", seeds), _MOST_SEEDS)))
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
+        raise ConfigError(f"seeds={show(seeds)}: expected at least two, each another one")
+    return chosen

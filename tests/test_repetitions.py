@@ -1,0 +1,81 @@
+"""The same fit with several seeds."""
+
+import json
+
+import numpy as np
+import pytest
+from torch import nn
+
+import fastncf
+from fastncf import cli
+from fastncf.data.readers import table
+from fastncf.errors import ConfigError
+from tests.conftest import checkerboard
+
+SETTINGS = {"epochs": 2, "budget": "fast", "dim": 8}
+
+
+def test_repetitions_are_fits_with_other_seeds(monkeypatch):
+    """The candidates are those of the first seed, which a full ranking does not depend on."""
+    num_read = []
+    read = table.read_table
+    monkeypatch.setattr(
+        "fastncf.data.interactions.read_table", lambda *given, **named: (num_read.append(1), read(*given, **named))[1]
+    )
+    found = fastncf.repeat(checkerboard(), seeds=3, seed=4, full_ranking=True, **SETTINGS)
+    assert num_read == [1]
+    assert found.seeds == (4, 5, 6)
+    for seed, rec in zip(found.seeds, found.recommenders, strict=True):
+        alone = fastncf.fit(checkerboard(), seed=seed, full_ranking=True, **SETTINGS)
+        assert np.array_equal(alone.trained.item_vectors, rec.trained.item_vectors)
+        assert alone.metrics["full/ndcg@10"] == rec.metrics["full/ndcg@10"]
+    assert found.recommenders[0].metrics == fastncf.fit(checkerboard(), seed=4, full_ranking=True, **SETTINGS).metrics
+    values = [rec.metrics["ndcg@10"] for rec in found.recommenders]
+    assert found.metrics["ndcg@10"] == values
+    assert found.means()["ndcg@10"] == pytest.approx(np.mean(values))
+    assert found.deviations()["ndcg@10"] == pytest.approx(np.std(values, ddof=1))
+    assert f"ndcg@10: {np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in repr(found)
+    assert all(rec.split is found.recommenders[0].split for rec in found.recommenders)
+
+
+def test_seeds_may_be_named():
+    assert fastncf.repeat(checkerboard(), seeds=[7, 3], model="popularity").seeds == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": 1}, "seeds=1: expected at least two"),
+        ({"seeds": 0}, "seeds=0: expected an integer of at least 1"),
+        ({"seeds": [2, 2]}, r"seeds=\[2, 2\]: expected at least two, each another one"),
+        ({"seeds": [1, -2]}, "seed=-2: expected an integer"),
+        ({"model": nn.Linear(1, 1)}, "repeat: model=Linear.* is trained in place"),
+        ({"holdout": None}, "repeat: holdout=None measures nothing"),
+        ({"epoch": 2}, "unknown setting: epoch; did you mean epochs"),
+    ],
+)
+def test_mistakes_are_one_sentence(given, message):
+    with pytest.raises(ConfigError, match=message):
+        fastncf.repeat(checkerboard(), **given)
+
+
+def test_command_line(tmp_path, capsys):
+    checkerboard().write_csv(tmp_path / "ratings.csv")
+    words = ["fit", str(tmp_path / "ratings.csv"), "--epochs", "1", "--budget", "fast", "--seeds", "2"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*words, "--json", "--out", str(tmp_path / "model")])
+    assert not stopped.value.code
+    found = json.loads(capsys.readouterr().out)
+    assert found["seeds"] == [0, 1]
+    assert fastncf.load(tmp_path / "model").metrics == {name: values[0] for name, values in found["metrics"].items()}
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    out = capsys.readouterr().out
+    assert out.startswith(
+        f"HR@10          {found['means']['hr@10']:.4f} ± {found['deviations']['hr@10']:.4f}   popularity "
+    )
+    assert "; 2 seeds" in out
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*words, "--refit"])
+    assert stopped.value.code == 2
+    assert "--seeds: expected no --refit" in capsys.readouterr().err
