@@ -313,8 +313,8 @@ class Recommender:
     def _with_histories(self, history: Any, unknown: str) -> "Recommender":
         """Return the same model for other users, who are known by their histories."""
         rows, indptr, items = group_histories(read_rows(history, self.items, unknown, "history", self._reading()))
-        known, bias = self._known_model(), np.zeros(len(rows.users), dtype=np.float32)
-        vectors = known.states(self.plan.final, indptr, items)
+        known = self._known_model()
+        vectors, bias = known.new_users(self.plan.final, indptr, items)
         factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
         none = np.full(len(rows.users), -1, dtype=np.int32)
         by_item = np.lexsort((items, np.repeat(np.arange(len(rows.users)), np.diff(indptr))))
@@ -716,7 +716,7 @@ class Recommender:
         if not questions.test.are_others or others is None or not isinstance(self.trained, Factors):
             return self.trained
         known = self._known_model()
-        vectors = known.states(self.plan.final, *others.histories)
+        vectors, _ = known.new_users(self.plan.final, *others.histories)
         return known.factors._replace(user_vectors=vectors, user_bias=np.zeros(len(vectors), dtype=np.float32))
 
     @with_usual_errors

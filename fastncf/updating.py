@@ -12,8 +12,9 @@ from fastncf.data.updates import add_interactions, renumber_items
 from fastncf.errors import ConfigError, DivergedError
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.plan import Plan
-from fastncf.serving.histories import FixedItems, NewRows, encode, solve_users
+from fastncf.plan import BY_STATES, Plan
+from fastncf.serving.histories import NewRows, encode
+from fastncf.serving.solving import FixedItems, negatives_of, solve_users
 from fastncf.stage import Stage
 from fastncf.trainers import require_trainer
 from fastncf.trainers.loop import ProgressReporter, TrainingLog, train_epochs
@@ -41,18 +42,20 @@ class KnownModel(NamedTuple):
     split: Split
     order: np.ndarray | None
 
-    def states(self, stage: Stage, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Return vectors (U, D) float32 of users from their histories alone.
+    def new_users(self, stage: Stage, indptr: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return vectors (U, D) and biases (U,) float32 of users who are known by their histories alone.
 
         Args:
             stage: what the model was trained by.
             indptr: (U + 1,) int64.
             items: (N,) int32, the oldest of each history first.
         """
-        if self.encoder is not None:
-            return encode(self.encoder, indptr, items)
+        if self.encoder is not None and stage.trainer in BY_STATES:  # there users have no vectors of their own
+            return encode(self.encoder, indptr, items), np.zeros(len(indptr) - 1, dtype=np.float32)
         vectors, bias = self.factors.item_vectors, self.factors.item_bias
-        return solve_users(FixedItems(vectors, bias, stage.num_negatives, stage.l2), indptr, items)
+        negatives = negatives_of(stage.negatives, stage.negatives_exponent, self.split.item_counts())
+        fixed = FixedItems(vectors, bias, stage.num_negatives, stage.l2, *negatives)
+        return solve_users(fixed, indptr, items, self.encoder)
 
     def own_vectors(self) -> np.ndarray:
         """Return the part (U, D) of the users' vectors that does not come from their histories."""
@@ -83,12 +86,13 @@ def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
     if split.weights is not None and rows.weight is not None:
         split = replace(split, weights=split.weights.with_rows(new_index, len(users), user, rows.item, rows.weight))
     changed = np.unique(user)
+    solved = changed
     if known.encoder is not None:  # keep the part of a user that does not come from the history
         old = np.flatnonzero(np.isin(new_index, changed))
-        vectors[new_index[old]] -= known.states(stage, *select_rows(known.split, known.order, old))
-        vectors[changed] += known.states(stage, *select_rows(split, order, changed))
-    else:
-        vectors[changed] = known.states(stage, *select_rows(split, order, changed))
+        vectors[new_index[old]] -= encode(known.encoder, *select_rows(known.split, known.order, old))
+        vectors[new_index[old]] += encode(known.encoder, *select_rows(split, order, new_index[old]))
+        solved = np.setdiff1d(changed, new_index)
+    vectors[solved], bias[solved] = known.new_users(stage, *select_rows(split, order, solved))
     factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
     return known._replace(factors=factors, users=users, split=split, order=order)
 

@@ -12,7 +12,8 @@ from fastncf.data.updates import add_interactions, renumber_items
 from fastncf.errors import ConfigError, DataError
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.serving.histories import FixedItems, encode, solve_users
+from fastncf.serving.histories import encode
+from fastncf.serving.solving import NUM_NEGATIVES, FixedItems, negatives_of, solve_users
 from tests.conftest import random_csr
 
 
@@ -130,18 +131,47 @@ def test_sets_of_items_are_encoded_as_the_kernel_does(tmp_path):
     assert 0 < np.abs(saved.trained.item_vectors - vectors).max() < 0.5
 
 
-def test_users_without_histories_are_solved_for():
+@pytest.mark.parametrize("has_encoder", [False, True])
+def test_users_are_solved_for_against_fixed_items(has_encoder):
+    """The gradient of the loss, state by state, is 0 at the vector and the bias that are found."""
     random = np.random.default_rng(3)
-    fixed = FixedItems(random.standard_normal((40, 5), dtype=np.float32), random.random(40, dtype=np.float32), 6, 0.01)
+    vectors, bias = random.standard_normal((40, 5), dtype=np.float32), random.random(40, dtype=np.float32)
+    counts = random.integers(1, 50, 40)
+    fixed = FixedItems(vectors, bias, 6, 0.01, *negatives_of("popularity", 0.5, counts))
     indptr, items = np.array([0, 3, 10]), random.permutation(40)[:10].astype(np.int32)
-    found = solve_users(fixed, indptr, items).astype(np.float64)
+    encoder = None
+    if has_encoder:
+        history_vectors = random.standard_normal((40, 5), dtype=np.float32)
+        gains, decays = np.full((2, 5), 0.5, np.float32), np.full((2, 5), 0.7, np.float32)
+        decays[0] = 1
+        encoder = HistoryEncoder(history_vectors, gains, decays, np.array([True, False]), 100)
+    found, found_bias = solve_users(fixed, indptr, items, encoder)
     for user, (start, stop) in enumerate([(0, 3), (3, 10)]):
-        count, positives = stop - start, items[start:stop]
-        shares = 1 / (1 + np.exp(-(fixed.vectors @ found[user] + fixed.bias)))
-        weights, labels = np.full(40, count * 6 / (40 - count)), np.zeros(40)
-        weights[positives] = labels[positives] = 1
-        gradient = fixed.vectors.T @ (weights * (shares - labels)) + 2 * 0.01 * count * 7 * found[user]
-        np.testing.assert_allclose(gradient, 0, atol=1e-2)
+        history = items[start:stop].tolist()
+        draws = np.sqrt(counts) * ~np.isin(np.arange(40), history)
+        own, gradient, bias_gradient = found[user].astype(np.float64), np.zeros(5), 0.001 * found_bias[user]
+        if has_encoder:
+            own = own - plain_state(encoder, history)
+        for place, item in enumerate(history):
+            state = np.zeros(5)
+            if has_encoder:
+                others = [other for other in history if other != item]
+                state = 0.5 * history_vectors[others].mean(0)
+                state = state + 0.5 * sum(0.7 ** (place - 1 - s) * history_vectors[history[s]] for s in range(place))
+            errors = 1 / (1 + np.exp(-(vectors @ (own + state) + bias + found_bias[user]))) * 6 * draws / draws.sum()
+            errors[item] = 1 / (1 + np.exp(-(vectors[item] @ (own + state) + bias[item] + found_bias[user]))) - 1
+            gradient, bias_gradient = gradient + vectors.T @ errors, bias_gradient + errors.sum()
+        np.testing.assert_allclose(gradient + 2 * 0.01 * len(history) * 7 * own, 0, atol=1e-2)
+        assert bias_gradient == pytest.approx(0, abs=1e-2)
+
+
+def test_negatives_of_a_large_catalogue_are_every_nth_of_the_distribution():
+    counts = np.random.default_rng(0).integers(1, 1_000, 20_000)
+    sampled, shares = negatives_of("popularity", 1.0, counts)
+    assert len(sampled) == len(shares) == NUM_NEGATIVES
+    assert counts[sampled].mean() == pytest.approx((counts**2).sum() / counts.sum(), rel=0.05)
+    again, _ = negatives_of("popularity", 1.0, counts)
+    assert (sampled == again).all()
 
 
 def test_a_model_without_histories_serves_new_users():

@@ -16,9 +16,6 @@ from fastncf.errors import ConfigError, DataError
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
 from fastncf.threads import run_ranges
 
-_STEPS = 25
-_TOLERANCE = 1e-6
-
 
 class NewRows(NamedTuple):
     """Interactions with items of a model, of any users, a user's oldest first.
@@ -147,65 +144,3 @@ def encode(encoder: HistoryEncoder, indptr: np.ndarray, items: np.ndarray) -> np
     out = np.empty((len(indptr) - 1, encoder.gains.shape[1]), dtype=np.float32)
     run_ranges(lambda a, b: encode_histories(a, b, indptr, items, encoder, out), balanced_ranges(indptr))
     return out
-
-
-class FixedItems(NamedTuple):
-    """Items of a matrix factorization, for users who are solved for against them.
-
-    Attributes:
-        vectors: (I, D) float32.
-        bias: (I,) float32.
-        num_negatives: K, negatives of an interaction in training.
-        l2: weight of the squared norm of a user's vector in the mean loss of an interaction.
-    """
-
-    vectors: np.ndarray
-    bias: np.ndarray
-    num_negatives: int
-    l2: float
-
-
-def solve_users(fixed: FixedItems, indptr: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Return vectors (U, D) float32 of users with the least logistic loss for their histories, by Newton's method.
-
-    The loss is what training would minimise for the user with these items: each item of the history is a positive, all
-    others are negatives with the weight that uniform draws give them, and l2 counts for each sample.
-
-    Args:
-        fixed: the items.
-        indptr: (U + 1,) int64.
-        items: (N,) int32.
-    """
-    vectors, bias = fixed.vectors.astype(np.float64), fixed.bias.astype(np.float64)
-    found = np.zeros((len(indptr) - 1, vectors.shape[1]))
-    for row, (start, stop) in enumerate(zip(indptr[:-1].tolist(), indptr[1:].tolist(), strict=True)):
-        weights = np.full(len(vectors), (stop - start) * fixed.num_negatives / max(1, len(vectors) - (stop - start)))
-        labels = np.zeros(len(vectors))
-        weights[items[start:stop]], labels[items[start:stop]] = 1.0, 1.0
-        ridge = max(2 * fixed.l2 * (stop - start) * (1 + fixed.num_negatives), 1e-3)
-        found[row] = _newton(vectors, bias, weights, labels, ridge)
-    return found.astype(np.float32)
-
-
-def _newton(vectors: np.ndarray, bias: np.ndarray, weights: np.ndarray, labels: np.ndarray, ridge: float) -> np.ndarray:
-    """Return the minimum (D,) of a weighted logistic loss plus half of ``ridge`` times the squared norm."""
-    user = np.zeros(vectors.shape[1])
-
-    def loss_of(user: np.ndarray) -> float:
-        scores = vectors @ user + bias
-        return float(weights @ (np.logaddexp(0, scores) - labels * scores) + ridge / 2 * user @ user)
-
-    loss = loss_of(user)
-    for _ in range(_STEPS):
-        shares = 1 / (1 + np.exp(-np.clip(vectors @ user + bias, -60, 60)))
-        gradient = vectors.T @ (weights * (shares - labels)) + ridge * user
-        curvature = (vectors * (weights * shares * (1 - shares))[:, None]).T @ vectors
-        step = np.linalg.solve(curvature + ridge * np.eye(len(user)), gradient)
-        length = 1.0
-        while (new_loss := loss_of(user - length * step)) > loss and length > 1e-4:
-            length /= 2
-        user = user - length * step
-        if loss - new_loss <= _TOLERANCE * abs(loss):
-            break
-        loss = new_loss
-    return user

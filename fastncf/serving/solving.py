@@ -1,0 +1,183 @@
+"""Vectors and biases of users who were not trained on, solved for against the items as they are."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastncf.data.csr import balanced_ranges
+from fastncf.kernels.cpu.encoder import HistoryEncoder
+from fastncf.sampling.distributions import DISTRIBUTIONS
+from fastncf.threads import run_ranges
+
+NUM_NEGATIVES = 1_024
+"""Items that stand for all negatives of a larger catalogue."""
+
+_STEPS = 25
+_TOLERANCE = 1e-5
+_LEAST_RIDGE = 1e-3
+_LARGEST_SCORE = 60.0
+
+
+class FixedItems(NamedTuple):
+    """Items of a matrix factorization, and the negatives of its training.
+
+    Attributes:
+        vectors: (I, D) float32.
+        bias: (I,) float32.
+        num_negatives: K, negatives of an interaction in training.
+        l2: weight of the squared norm of a user's vector in the mean loss of an interaction.
+        sampled: (S,) int64, items that stand for the negatives.
+        shares: (S,) float64, the shares of the negatives that they stand for; their sum is 1.
+    """
+
+    vectors: np.ndarray
+    bias: np.ndarray
+    num_negatives: int
+    l2: float
+    sampled: np.ndarray
+    shares: np.ndarray
+
+
+def negatives_of(name: str, exponent: float, item_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return items that stand for the negatives of a distribution, and their shares, see :class:`FixedItems`.
+
+    All items of a small catalogue do; of a larger one every n-th of the distribution, so that the same model has the
+    same ones.
+
+    Args:
+        name: of the distribution; uniform where it is not registered any more.
+        exponent: of the distribution.
+        item_counts: (I,) int64, training interactions of each item.
+    """
+    weights = DISTRIBUTIONS.get(name, DISTRIBUTIONS["uniform"])(item_counts, exponent)
+    shares = np.ones(len(item_counts)) if weights is None else np.asarray(weights, dtype=np.float64)
+    shares = shares / shares.sum()
+    if len(shares) <= NUM_NEGATIVES:
+        return np.arange(len(shares)), shares
+    places = (np.arange(NUM_NEGATIVES) + 0.5) / NUM_NEGATIVES
+    sampled = np.minimum(np.searchsorted(np.cumsum(shares), places), len(shares) - 1)
+    return sampled, np.full(NUM_NEGATIVES, 1 / NUM_NEGATIVES)
+
+
+def solve_users(
+    fixed: FixedItems, indptr: np.ndarray, items: np.ndarray, encoder: HistoryEncoder | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return vectors (U, D) and biases (U,) float32 of users with the least logistic loss for their histories.
+
+    The loss is what training would minimise for the user with these items, by Newton's method: each item of the history
+    is a positive, the negatives have the weights that their draws give them, and l2 counts for each sample.
+
+    Args:
+        fixed: the items.
+        indptr: (U + 1,) int64.
+        items: (N,) int32, the oldest of each history first.
+        encoder: what makes a part of the vectors of the histories, so that the rest is solved for; or None.
+    """
+    vectors = np.zeros((len(indptr) - 1, fixed.vectors.shape[1]), dtype=np.float32)
+    bias = np.zeros(len(vectors), dtype=np.float32)
+    columns = np.column_stack([fixed.vectors, np.ones(len(fixed.vectors))]).astype(np.float64)  # the last is the bias
+
+    def solve(first: int, last: int) -> None:
+        """Write the vectors and biases of a range of users."""
+        for user in range(first, last):
+            history = items[indptr[user] : indptr[user + 1]]
+            if len(history):
+                whole, before = np.zeros(fixed.vectors.shape[1]), np.zeros((1, fixed.vectors.shape[1]))
+                if encoder is not None:
+                    whole, before = states_before(encoder, history)
+                found = _solve_user(fixed, columns, history, before)
+                vectors[user], bias[user] = whole + found[:-1], found[-1]
+
+    run_ranges(solve, balanced_ranges(indptr))
+    return vectors, bias
+
+
+def states_before(encoder: HistoryEncoder, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the state (D,) after a history of n items, and those (n, D) that the training of each item sees.
+
+    An item is left out of a mean, and all later ones are left out of a decaying sum.
+    """
+    vectors = encoder.vectors[history].astype(np.float64)
+    count, total = len(history), vectors.sum(axis=0)
+    whole, before = np.zeros(vectors.shape[1]), np.zeros_like(vectors)
+    for gain, decay, is_mean in zip(encoder.gains, encoder.decays, encoder.is_mean, strict=True):
+        if is_mean:
+            before += gain * (total - vectors) / max(count - 1, 1)
+            whole += gain * total / count
+            continue
+        recent = np.zeros(vectors.shape[1])
+        for place, vector in enumerate(vectors):
+            before[place] += gain * recent
+            recent = decay * recent + vector
+        whole += gain * recent
+    return whole, before
+
+
+def _solve_user(fixed: FixedItems, columns: np.ndarray, history: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Return what is added to the states of a user, a vector and a bias, (D + 1,).
+
+    Args:
+        fixed: the items.
+        columns: (I, D + 1), their vectors and a column of 1.
+        history: (n,) items.
+        before: (n, D) states, one for each item; or (1, D) for all.
+    """
+    count, per = len(history), len(history) / len(before)
+    shares = np.where(np.isin(fixed.sampled, history), 0, fixed.shares)
+    shares = fixed.num_negatives * per * shares / max(shares.sum(), np.finfo(np.float64).tiny)
+    ridge = np.full(columns.shape[1], max(2 * fixed.l2 * count * (1 + fixed.num_negatives), _LEAST_RIDGE))
+    ridge[-1] = _LEAST_RIDGE
+    positives = _Samples(
+        columns[history], (before * columns[history, :-1]).sum(axis=1)[None] + fixed.bias[history], np.ones(count), 1
+    )
+    negatives = _Samples(
+        columns[fixed.sampled], before @ columns[fixed.sampled, :-1].T + fixed.bias[fixed.sampled], shares, 0
+    )
+    return _newton([positives, negatives], ridge)
+
+
+class _Samples(NamedTuple):
+    """Items whose scores are ``columns @ user`` plus those of each of P states.
+
+    Attributes:
+        columns: (S, D + 1).
+        scores: (P, S), of the states.
+        weights: (S,), of each score in the loss.
+        label: 1 or 0.
+    """
+
+    columns: np.ndarray
+    scores: np.ndarray
+    weights: np.ndarray
+    label: int
+
+
+def _newton(samples: list[_Samples], ridge: np.ndarray) -> np.ndarray:
+    """Return the minimum (D + 1,) of a weighted logistic loss plus half of the squares weighted by ``ridge``."""
+    user = np.zeros(len(ridge))
+
+    def loss_of(user: np.ndarray) -> float:
+        total = float(ridge @ (user * user)) / 2
+        for one in samples:
+            scores = one.columns @ user + one.scores
+            total += float((np.logaddexp(0, -scores if one.label else scores) @ one.weights).sum())
+        return total
+
+    loss = loss_of(user)
+    for _ in range(_STEPS):
+        gradient, curvature = ridge * user, np.diag(ridge)
+        for one in samples:
+            scores = np.clip(one.columns @ user + one.scores, -_LARGEST_SCORE, _LARGEST_SCORE)
+            shares = 1 / (1 + np.exp(-scores))
+            gradient = gradient + one.columns.T @ (one.weights * (shares - one.label).sum(axis=0))
+            bends = one.weights * (shares * (1 - shares)).sum(axis=0)
+            curvature = curvature + (one.columns * bends[:, None]).T @ one.columns
+        step = np.linalg.solve(curvature, gradient)
+        length = 1.0
+        while (new_loss := loss_of(user - length * step)) > loss and length > 1e-4:
+            length /= 2
+        user = user - length * step
+        if loss - new_loss <= _TOLERANCE * abs(loss):
+            break
+        loss = new_loss
+    return user
