@@ -72,10 +72,10 @@ def product_seconds(trainer: NextItem, threads: int, batches: int = 50) -> float
 def counted(trainer: NextItem) -> dict[str, float]:
     """Return the barriers and the bytes of a batch of full size, and its floating-point operations."""
     positions, negatives, width = trainer.stage.batch_size, trainer.num_negatives, trainer.width
-    stride, rows = trainer._table.stride, negatives + 2 * positions
-    chunks = positions / CHUNK
-    per_row = rows * (2 * stride + 2 * trainer._table.width)  # read, copied, read again and written
-    per_position = positions * width * 2 * 4  # states, their gradients, gradients of tokens: written and read
+    features, chunks = len(trainer.is_mean), positions / CHUNK
+    tables = (trainer._inputs, positions), (trainer._outputs, negatives + positions)  # a row for each, at most
+    per_row = sum(rows * (2 * table.stride + 2 * table.width) for table, rows in tables)  # read, copied, read, written
+    per_position = positions * width * 2 * (3 + features)  # states, their gradients, those of tokens: written and read
     per_chunk = chunks * negatives * width * 2
     return {
         "barriers_per_batch": PHASES,

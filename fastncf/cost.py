@@ -23,6 +23,7 @@ _KEPT_BYTES_PER_ROW = 30  # of the rows and the split, and of what the allocator
 _ORDER_ROWS, _ORDER_BYTES_PER_ROW = 1_000_000, 50  # of the sample that tells whether the order matters
 _FLOAT_BYTES = 4
 _POSITIONS_PER_CHUNK = 64
+_FEATURES = 4  # of a state
 _START_SECONDS = 1.0
 _TORCH_SECONDS = 2.5
 _READING_ROWS_PER_SECOND = 4e6
@@ -162,8 +163,8 @@ def _numbers_of_states(stage: Stage, num_users: int, num_items: int, num_interac
     all_positions = max(1, num_interactions - num_users)  # each user's first interaction is not predicted
     positions = all_positions // -(-all_positions // stage.batch_size)
     negatives = min(stage.num_negatives, num_items)
-    tables = num_users + 6 * num_items
-    buffers = 5 * positions + (3 + -(-positions // _POSITIONS_PER_CHUNK)) * negatives
+    tables = num_users + 3 * (_FEATURES + 1) * num_items
+    buffers = (4 + _FEATURES) * positions + (3 + -(-positions // _POSITIONS_PER_CHUNK)) * negatives
     return (tables + buffers) * stage.dim
 
 

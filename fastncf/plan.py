@@ -4,6 +4,7 @@ Every default, every recipe, and the choice of the optimizer, the trainer and th
 else; ``docs/defaults.md`` is made from it.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -118,6 +119,7 @@ NEXT_ITEM_SPARSE = Recipe(
 FAST_NEXT_ITEM = Recipe(
     'for softmax with histories and budget="fast"', {"epochs": 6, "dim": 64, "num_negatives": 512, "dropout": 0.2}
 )
+FAST_NEXT_ITEM_SPARSE = Recipe('for softmax on sparse data with histories and budget="fast"', {"dropout": 0.5})
 """Recipes of an mf whose users are states that run through their histories."""
 
 OTHER_ITEMS = Recipe(
@@ -132,6 +134,9 @@ FAST_OTHER_ITEMS = Recipe(
     {"epochs": 6, "dim": 64, "num_negatives": 512},
 )
 """Recipes of an mf whose users are states of sets."""
+
+FAST_STEPS = 2_000
+"""Steps of softmax that a fast budget has room for; where its epochs have fewer, it takes more, up to the full ones."""
 
 BY_STATES = frozenset({"next_item", "cuda_next_item", "other_items"})
 """Trainers of an mf whose users are states that their histories are encoded to, in their order or without one."""
@@ -463,8 +468,19 @@ def _recipes_of_states(config: Config, data: DataFacts, history: str) -> list[Re
     if is_sparse(data):
         recipes.append(NEXT_ITEM_SPARSE if in_order else OTHER_ITEMS_SPARSE)
     if config.budget == "fast":
-        recipes.append(FAST_NEXT_ITEM if in_order else FAST_OTHER_ITEMS)
+        recipes.append(_fast_recipe(FAST_NEXT_ITEM if in_order else FAST_OTHER_ITEMS, data))
+        if in_order and is_sparse(data):
+            recipes.append(FAST_NEXT_ITEM_SPARSE)
     return recipes
+
+
+def _fast_recipe(recipe: Recipe, data: DataFacts) -> Recipe:
+    """Return a recipe of a fast budget for softmax on histories, with more epochs where its own have few steps."""
+    fast, full = recipe.settings["epochs"], NEXT_ITEM.settings["epochs"]
+    steps = data.num_interactions / NEXT_ITEM.settings["batch_size"]
+    epochs = min(full, max(fast, math.ceil(FAST_STEPS / max(1, steps))))
+    situation = "" if epochs == fast else f" on {data.num_interactions:,} interactions"
+    return Recipe(recipe.situation + situation, recipe.settings | {"epochs": epochs})
 
 
 def _pretrained(config: Config, data: DataFacts, module: "nn.Module | None") -> list[_Planned] | str:

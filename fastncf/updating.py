@@ -133,10 +133,10 @@ def add_items(known: KnownModel, stage: Stage, items: Vocabulary) -> KnownModel:
     new_index = items.encode(known.items.ids)
     fresh = init_factors(replace(stage, model="mf"), 1, len(items))
     vectors, bias = fresh.item_vectors[:, : known.factors.item_vectors.shape[1]].copy(), fresh.item_bias
-    history_vectors = np.zeros_like(vectors)
     vectors[new_index], bias[new_index] = known.factors.item_vectors, known.factors.item_bias
     encoder = known.encoder
     if encoder is not None:
+        history_vectors = np.zeros((len(items), *encoder.vectors.shape[1:]), dtype=np.float32)
         history_vectors[new_index] = encoder.vectors
         encoder = encoder._replace(vectors=history_vectors)
     split, order = renumber_items(known.split, known.order, new_index, len(items))

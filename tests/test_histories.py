@@ -39,11 +39,10 @@ def own(rec, tmp_path):
 
 def plain_state(encoder: HistoryEncoder, items: list[int]) -> np.ndarray:
     state = np.zeros(encoder.gains.shape[1])
-    for gain, decay, is_mean in zip(encoder.gains, encoder.decays, encoder.is_mean, strict=True):
-        latest = items[-encoder.longest :]
-        total = sum(
-            (decay.astype(float) ** (len(latest) - 1 - at) * encoder.vectors[i] for at, i in enumerate(latest)), 0.0
-        )
+    latest = items[-encoder.longest :]
+    tables = np.broadcast_to(encoder.feature_vectors(), (len(encoder.vectors), *encoder.gains.shape)).swapaxes(0, 1)
+    for gain, decay, is_mean, vectors in zip(encoder.gains, encoder.decays, encoder.is_mean, tables, strict=True):
+        total = sum((decay.astype(float) ** (len(latest) - 1 - at) * vectors[i] for at, i in enumerate(latest)), 0.0)
         state += gain * total / (len(latest) if is_mean else 1)
     return state
 
@@ -305,12 +304,12 @@ def test_further_epochs_take_new_items(settings, tmp_path):
     start = np.random.default_rng(1).integers(0, 60, 200)
     steps = (start[:, None] + np.arange(14)) % 63  # the circle has three more items between 590 and 0
     new = pl.DataFrame({"user": np.repeat(np.arange(1_000, 1_200), 14), "item": 10 * steps.reshape(-1)})
-    rec.update(new, epochs=12)
+    rec.update(new, epochs=24)
     assert (rec.split.num_items, rec.data["items"], rec.data["users"]) == (63, 63, 500)
     if "history" not in settings:
         assert 610 in rec.recommend(history=[580, 590, 600], k=4)["item"].to_list()
     assert "3 interactions" not in rec.protocol
-    assert "2,800 interactions were added and all trained on for 12 epochs" in rec.protocol
+    assert "2,800 interactions were added and all trained on for 24 epochs" in rec.protocol
     assert rec.training_log[-1]["epoch"] == len(rec.training_log)
     rec.save(tmp_path / "model")
     assert fastncf.load(tmp_path / "model").recommend(k=3).equals(rec.recommend(k=3))

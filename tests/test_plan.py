@@ -87,6 +87,8 @@ def test_the_first_trainer_without_an_objection_is_taken(settings, trainers):
         (DENSE, {"history": "bag", "budget": "fast"}, {"epochs": 6, "trainer": "other_items", "dim": 64}),
         (DENSE, {"history": "none"}, {"epochs": 20, "learning_rate": 0.05, "l2": 0.0025}),
         (DENSE, {"budget": "fast"}, {"epochs": 6, "num_negatives": 512, "dim": 64, "trainer": "next_item"}),
+        (SPARSE, {"budget": "fast"}, {"epochs": 16, "num_negatives": 512, "dim": 64, "dropout": 0.5}),
+        (replace(DENSE, num_interactions=200_000), {"budget": "fast"}, {"epochs": 11, "dropout": 0.2}),
         (DENSE, {"budget": "fast", "loss": "bpr"}, {"epochs": 6, "learning_rate": 0.1}),
         (SPARSE, {}, {"epochs": 16, "learning_rate": 0.002, "dropout": 0.7, "negatives": "uniform"}),
         (SPARSE, {"loss": "bce"}, {"epochs": 32, "l2": 0.015, "dim": 128, "init_std": 0.05}),

@@ -40,8 +40,9 @@ def split_encoder(
         names = ", ".join(sorted(set(own) ^ set(_NAMES)))
         raise UnexpectedError(f"missing or unknown: {_PREFIX}{names:.200}")
     num_features = len(own["is_mean"]) if own["is_mean"].ndim == 1 else 0
+    is_shared = own["vectors"].ndim == 2
     forms = {
-        "vectors": ((num_items, dim), np.float32),
+        "vectors": ((num_items, dim) if is_shared else (num_items, num_features, dim), np.float32),
         "gains": ((num_features, dim), np.float32),
         "decays": ((num_features, dim), np.float32),
         "is_mean": ((num_features,), np.bool_),

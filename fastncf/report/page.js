@@ -28,7 +28,8 @@
     return Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer;
   }
 
-  function unpack({ dtype, dim, values, scale }) {
+  // Each item has a history vector, or one for each feature, and behind them its output vector; or one vector for all.
+  function unpack({ dtype, dim, each, values, scale }) {
     const kind = { float32: Float32Array, int16: Int16Array, int8: Int8Array }[dtype];
     const numbers = Float32Array.from(new kind(bytes(values)));
     if (scale) {
@@ -36,12 +37,13 @@
         for (let at = row * dim; at < (row + 1) * dim; at++) numbers[at] *= factor;
       });
     }
-    return { dim, row: (item) => numbers.subarray(item * dim, (item + 1) * dim) };
+    const row = (item, at) => numbers.subarray((item * each + at) * dim, (item * each + at + 1) * dim);
+    const lastInput = Math.max(0, each - 2);
+    return { dim, input: (item, c) => row(item, Math.min(c, lastInput)), output: (item) => row(item, each - 1) };
   }
 
   function startBox(box) {
-    const input = unpack(box.input);
-    const output = box.output ? unpack(box.output) : input;
+    const vectors = unpack(box.vectors);
     const bias = box.bias ? new Float32Array(bytes(box.bias)) : new Float32Array(box.ids.length);
     const search = document.getElementById("search");
     const places = Object.fromEntries(["found", "liked", "answers"].map((id) => [id, document.getElementById(id)]));
@@ -65,11 +67,11 @@
     function userVector() {
       const { gains, decays, isMean, longest, length } = box.encoder;
       const latest = liked.slice(-longest);
-      const user = new Float64Array(input.dim);
+      const user = new Float64Array(vectors.dim);
       gains.forEach((gain, c) => {
-        const feature = new Float64Array(input.dim);
+        const feature = new Float64Array(vectors.dim);
         for (const item of latest) {
-          input.row(item).forEach((value, d) => (feature[d] = decays[c][d] * feature[d] + value));
+          vectors.input(item, c).forEach((value, d) => (feature[d] = decays[c][d] * feature[d] + value));
         }
         const weight = isMean[c] ? 1 / latest.length : 1;
         feature.forEach((value, d) => (user[d] += weight * gain[d] * value));
@@ -86,7 +88,7 @@
       const scored = [];
       for (let item = 0; item < box.ids.length; item++) {
         if (liked.includes(item)) continue;
-        scored.push([output.row(item).reduce((sum, value, d) => sum + value * user[d], bias[item]), item]);
+        scored.push([vectors.output(item).reduce((sum, value, d) => sum + value * user[d], bias[item]), item]);
       }
       return scored.sort((a, b) => b[0] - a[0] || a[1] - b[1]).slice(0, 10);
     }

@@ -123,12 +123,12 @@ class Sections:
         encoder, bias = self._recommender.encoder, None
         if encoder is None:
             encoder, how = measure.mean_encoder(measure.normalized(self._vectors)), _BY_COSINE
-            tables = {"input": encoder.vectors}
+            vectors = encoder.vectors
         else:
             bias, how = _item_bias(self._recommender), _BY_HISTORY
-            tables = {"input": encoder.vectors, "output": self._vectors}
-        packed = {name: pack_vectors(table, self._counts, MAX_BYTES // len(tables)) for name, table in tables.items()}
-        items = packed["input"].items
+            vectors = np.concatenate([encoder.feature_vectors(), self._vectors[:, None]], axis=1)
+        packed = pack_vectors(vectors, self._counts, MAX_BYTES)
+        items = packed.items
         self.box = {
             "ids": [self._ids[item] for item in items],
             "names": [self._names[item] for item in items],
@@ -140,11 +140,11 @@ class Sections:
                 "longest": encoder.longest,
                 "length": encoder.length,
             },
-            **{name: table.data for name, table in packed.items()},
+            "vectors": packed.data,
         }
         return _section(
             "Try it",
-            f"<p>{how} {packed['input'].describe(len(self._ids))}</p>"
+            f"<p>{how} {packed.describe(len(self._ids))}</p>"
             '<label for="search">Item</label> <input type="search" id="search" autocomplete="off">'
             '<div id="found"></div><div id="liked"></div><ol id="answers" aria-live="polite"></ol>',
         )

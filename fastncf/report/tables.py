@@ -50,17 +50,18 @@ def pack_vectors(vectors: np.ndarray, counts: np.ndarray, max_bytes: int) -> Pac
     8 bits are too many, the items with the most interactions are kept.
 
     Args:
-        vectors: (I, D) float32, finite.
+        vectors: (I, D) or (I, V, D) float32, finite: a vector of each item, or several.
         counts: (I,) interactions of each item.
         max_bytes: bytes of all vectors.
     """
-    num_items, dim = vectors.shape
-    forms = {"float32": 4 * dim, "int16": 2 * dim + 4, "int8": dim + 4}
+    num_items, dim = len(vectors), vectors.shape[-1]
+    each = vectors[0].size // dim
+    forms = {"float32": each * 4 * dim, "int16": each * (2 * dim + 4), "int8": each * (dim + 4)}
     dtype = next((name for name, size in forms.items() if num_items * size <= max_bytes), "int8")
     kept = min(num_items, max(1, max_bytes // forms[dtype]))
     items = np.sort(np.argsort(-counts, kind="stable")[:kept])
-    chosen = np.ascontiguousarray(vectors[items], dtype="<f4")
-    data: dict[str, Any] = {"dtype": dtype, "dim": dim}
+    chosen = np.ascontiguousarray(vectors[items], dtype="<f4").reshape(-1, dim)
+    data: dict[str, Any] = {"dtype": dtype, "dim": dim, "each": each}
     if dtype == "float32":
         data["values"] = to_base64(chosen)
     else:

@@ -65,7 +65,7 @@ class CUDANextItem(Trainer):
             return "interactions have weights, which the kernel does not take"
         if stage.dim > _WIDEST:
             return f"dim={stage.dim} was asked for, and the kernel has tiles for at most {_WIDEST}"
-        most = max(8 * (stage.batch_size + WINDOW), stage.num_negatives) * _padded(stage.dim)
+        most = max(16 * (stage.batch_size + WINDOW), stage.num_negatives) * _padded(stage.dim)
         if most >= _MOST_NUMBERS:
             return f"batch_size={stage.batch_size} and num_negatives={stage.num_negatives} are too large for the kernel"
         device = torch.device(stage.device)
@@ -110,15 +110,17 @@ class CUDANextItem(Trainer):
     def _first_parameters(self) -> "kernels.Parameters":
         """Return the parameters before the first epoch, with the bits of the CPU."""
         num_items, width, dim = self._sizes.num_items, self._sizes.width, self.stage.dim
-        vectors = self._zeros(3, num_items, 2 * width)
-        for start, drawn in zip((0, width), draw_vectors(self.stage, num_items), strict=True):
-            vectors[0, :, start : start + dim] = torch.from_numpy(drawn)
+        history, output = map(torch.from_numpy, draw_vectors(self.stage, num_items, len(IS_MEAN)))
+        inputs, outputs = self._zeros(3, num_items, len(IS_MEAN) * width), self._zeros(3, num_items, width)
+        inputs[0].view(num_items, -1, width)[:, :, :dim] = history
+        outputs[0, :, :dim] = output
         recurrence = self._zeros(3, 2, len(IS_MEAN), width)
         recurrence[0, :, :, :dim] = torch.from_numpy(first_recurrence(IS_MEAN, dim))
         parameters = self._kernels.Parameters(
-            vectors=vectors,
+            inputs=inputs,
+            outputs=outputs,
             biases=self._zeros(3, num_items),
-            steps=self._zeros(num_items, dtype=torch.int32),
+            steps=self._zeros(num_items, 2, dtype=torch.int32),
             recurrence=recurrence,
             decays=self._zeros(len(IS_MEAN), width),
             is_mean=self._copied(IS_MEAN.astype(np.int32)),
@@ -322,10 +324,10 @@ class CUDANextItem(Trainer):
     @property
     def encoder(self) -> HistoryEncoder:
         """Encoder of histories with the parameters as they are; copies."""
-        dim, parameters = self.stage.dim, self._parameters
+        columns, all_decays = self._columns(0), self._parameters.decays
         vectors, gains, decays = (
-            tensor[:, :dim].cpu().numpy().copy()
-            for tensor in (parameters.vectors[0], parameters.recurrence[0, 0], parameters.decays)
+            tensor.cpu().numpy().copy()
+            for tensor in (columns["history_vectors"], columns["gains"], all_decays[:, : self.stage.dim])
         )
         return HistoryEncoder(vectors, gains, decays, IS_MEAN, WINDOW + 1)
 
@@ -340,9 +342,10 @@ class CUDANextItem(Trainer):
     def _columns(self, moment: int) -> State:
         """Return views of the values (0), means (1) or mean squares (2) of all parameters, by name."""
         dim, width, parameters = self.stage.dim, self._sizes.width, self._parameters
+        inputs = parameters.inputs[moment]
         return {
-            "history_vectors": parameters.vectors[moment, :, :dim],
-            "item_vectors": parameters.vectors[moment, :, width : width + dim],
+            "history_vectors": inputs.view(len(inputs), -1, width)[:, :, :dim],
+            "item_vectors": parameters.outputs[moment, :, :dim],
             "item_bias": parameters.biases[moment],
             "gains": parameters.recurrence[moment, 0, :, :dim],
             "decay_logits": parameters.recurrence[moment, 1, :, :dim],

@@ -1,10 +1,10 @@
 """Training of states by softmax: each interaction is predicted from the interactions before it.
 
 A user is a state that runs through the history, see :class:`~fastncf.kernels.cpu.encoder.HistoryEncoder`; there is no
-vector of the user's own. Its gains and decays are learnt, together with two vectors and a bias for each item: one
-vector enters the states, the other is what states are multiplied by (as in FPMC, Rendle et al. 2010, and SASRec, Kang
-and McAuley 2018). After an epoch the states after whole histories are written to the table of users, so that the model
-is a matrix factorization.
+vector of the user's own. Its gains and decays are learnt, together with vectors and a bias for each item: one vector
+for each feature enters the states, another is what states are multiplied by (as in FPMC, Rendle et al. 2010, and
+SASRec, Kang and McAuley 2018). After an epoch the states after whole histories are written to the table of users, so
+that the model is a matrix factorization.
 """
 
 import itertools
@@ -92,7 +92,7 @@ class NextItem(Trainer):
         self.num_negatives = min(stage.num_negatives, split.num_items)
         self.num_slots = whole_lanes(self.num_negatives)
         self.width = whole_lanes(stage.dim)
-        self._table = self._first_table()
+        self._inputs, self._outputs = self._first_tables()
         self._recurrence = aligned_zeros((3, 2, len(self.is_mean), self.width))
         self._recurrence[0, :, :, : stage.dim] = first_recurrence(self.is_mean, stage.dim)
         rates = stage.learning_rate_at(np.array([0, 1 / max(1, stage.epochs * self.num_batches)]))
@@ -102,15 +102,26 @@ class NextItem(Trainer):
         """Return the windows that an epoch visits; those of histories in their order are the same in all epochs."""
         return windows_of(self.split, self.order)
 
-    def _first_table(self) -> LazyTable:
-        """Return the rows of all items: normally distributed vectors and biases of 0."""
-        row_width = 2 * self.width + _BIAS_COLUMNS
-        memory, stride = aligned_zeros(self.num_items * stride_of(row_width)), stride_of(row_width)
-        table = LazyTable(memory, memory.view(np.int32), row_width, stride)
-        rows = memory.reshape(-1, stride)
-        for start, vectors in zip((0, self.width), draw_vectors(self.stage, self.num_items), strict=True):
-            rows[:, start : start + self.stage.dim] = vectors
-        return table
+    @property
+    def _num_vectors(self) -> int:
+        """History vectors of an item: one for each feature; states of sets have no features and one vector."""
+        return max(1, len(self.is_mean))
+
+    @property
+    def row_width(self) -> int:
+        """Numbers of a gradient of an item: history vectors, output vector and bias."""
+        return self._inputs.width + self._outputs.width
+
+    def _first_tables(self) -> tuple[LazyTable, LazyTable]:
+        """Return the rows of all items: normally distributed history and output vectors, and biases of 0."""
+        num_vectors, dim = self._num_vectors, self.stage.dim
+        history, output = draw_vectors(self.stage, self.num_items, num_vectors)
+        inputs = make_table(self.num_items, num_vectors * self.width)
+        outputs = make_table(self.num_items, self.width + _BIAS_COLUMNS)
+        rows = inputs.rows.reshape(-1, inputs.stride)[:, : inputs.width]
+        rows.reshape(-1, num_vectors, self.width)[:, :, :dim] = history
+        outputs.rows.reshape(-1, outputs.stride)[:, :dim] = output
+        return inputs, outputs
 
     def epoch(self, number: int) -> float:
         """Visit every window once, in an order drawn anew. See :meth:`fastncf.trainers.base.Trainer.epoch`."""
@@ -164,7 +175,8 @@ class NextItem(Trainer):
             barrier=np.zeros(1, dtype=np.int64),
             counters=np.zeros(count * kernels.PHASES, dtype=np.int64),
             settings=work.settings,
-            table=self._table,
+            inputs=self._inputs,
+            outputs=self._outputs,
             recurrence=self._recurrence.reshape(-1),
             buffers=work.buffers,
             schedule=self._schedule,
@@ -205,13 +217,14 @@ class NextItem(Trainer):
         chunks = -(-most.positions // kernels.CHUNK)
         positions = chunks * kernels.CHUNK
         return kernels.Buffers(
-            values=aligned_zeros((self.num_slots + most.items) * self._table.width),
+            inputs=aligned_zeros((self.num_slots + most.items) * self._inputs.width),
+            outputs=aligned_zeros((self.num_slots + most.items) * self._outputs.width),
             negatives=aligned_zeros(width * self.num_slots),
             biases=aligned_zeros(self.num_slots),
             states=aligned_zeros(positions * width),
             grad_states=aligned_zeros(positions * width),
             coefficients=aligned_zeros(positions),
-            grad_tokens=aligned_zeros(most.tokens * width),
+            grad_tokens=aligned_zeros(most.tokens * self._inputs.width),
             partial=aligned_zeros(chunks * self.num_slots * width),
             partial_biases=aligned_zeros(chunks * self.num_slots),
             decays=aligned_zeros(features * width),
@@ -223,14 +236,16 @@ class NextItem(Trainer):
     def _scratch_size(self) -> int:
         """Return how many numbers a thread needs for itself."""
         longest = int((self.windows.lengths + self.windows.contexts).max(initial=0))
-        size = len(self.is_mean) * self.width
-        return kernels.scratch_size(longest, size, self.num_slots, self._table.width)
+        return kernels.scratch_size(longest, len(self.is_mean) * self.width, self.num_slots, self.row_width)
 
     def _catch_up(self, step: int) -> None:
         """Bring all rows to the state after a step."""
-        run_ranges(
-            lambda first, last: catch_up(first, last, step, self._table, self._schedule), even_ranges(self.num_items)
-        )
+
+        def catch_up_rows(first: int, last: int) -> None:
+            for table in (self._inputs, self._outputs):
+                catch_up(first, last, step, table, self._schedule)
+
+        run_ranges(catch_up_rows, even_ranges(self.num_items))
 
     def start_from(self, factors: Factors, encoder: HistoryEncoder | None) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.start_from`; users have no vectors of their own."""
@@ -244,7 +259,8 @@ class NextItem(Trainer):
         decays = np.clip(encoder.decays[~self.is_mean].astype(np.float64), 1e-6, 1 - 1e-6)
         state = self.state_dict()
         state["parameters.decay_logits"][~self.is_mean] = np.log(decays / (1 - decays))
-        values = (encoder.vectors, factors.item_vectors, factors.item_bias, encoder.gains)
+        vectors = np.broadcast_to(encoder.feature_vectors(), state["parameters.history_vectors"].shape)
+        values = (vectors, factors.item_vectors, factors.item_bias, encoder.gains)
         for name, value in zip(("history_vectors", "item_vectors", "item_bias", "gains"), values, strict=True):
             state[f"parameters.{name}"] = value
         self.load_state_dict(state)
@@ -278,40 +294,47 @@ class NextItem(Trainer):
 
     def _columns(self, moment: int) -> State:
         """Return views of the values (0), means (1) or mean squares (2) of all parameters, by name."""
-        dim, width, table = self.stage.dim, self.width, self._table
-        rows = table.rows.reshape(-1, table.stride)[:, moment * table.width : (moment + 1) * table.width]
+        dim = self.stage.dim
+        inputs, outputs = (
+            table.rows.reshape(-1, table.stride)[:, moment * table.width : (moment + 1) * table.width]
+            for table in (self._inputs, self._outputs)
+        )
         gains, logits = self._recurrence[moment]
+        history = inputs.reshape(-1, self._num_vectors, self.width)[:, :, :dim]
         return {
-            "history_vectors": rows[:, :dim],
-            "item_vectors": rows[:, width : width + dim],
-            "item_bias": rows[:, 2 * width],
+            "history_vectors": history if len(self.is_mean) else history[:, 0],
+            "item_vectors": outputs[:, :dim],
+            "item_bias": outputs[:, self.width],
             "gains": gains[:, :dim],
             "decay_logits": logits[:, :dim],
         }
 
     def _arrays(self) -> State:
-        """Return views of everything that the next epoch depends on, by name."""
+        """Return views of everything that the next epoch depends on, by name; the steps are a copy."""
         arrays = {
             f"{prefix}.{name}": array
             for moment, prefix in enumerate(MOMENTS)
             for name, array in self._columns(moment).items()
         }
-        return arrays | {"steps": steps_of(self._table)}
+        return arrays | {"steps": np.column_stack([steps_of(self._inputs), steps_of(self._outputs)])}
 
     def state_dict(self) -> State:
         """Return copies of parameters, moments and steps.
 
         Returns:
-            Arrays by ``parameters.``, ``exp_avg.`` or ``exp_avg_sq.`` before ``history_vectors`` (I, D),
-            ``item_vectors`` (I, D), ``item_bias`` (I,), ``gains`` (C, D) or ``decay_logits`` (C, D), float32; and
-            ``steps`` (I,) int32, the step that an item's row was last written in, counted from 1, 0 before the first.
+            Arrays by ``parameters.``, ``exp_avg.`` or ``exp_avg_sq.`` before ``history_vectors``
+            (I, C, D), ``item_vectors`` (I, D), ``item_bias`` (I,), ``gains`` (C, D) or ``decay_logits`` (C, D),
+            float32; and
+            ``steps`` (I, 2) int32, the steps that an item's history vectors, and its output vector and bias, were last
+            written in, counted from 1, 0 before the first.
         """
         return {name: np.array(array) for name, array in self._arrays().items()}
 
     def load_state_dict(self, state: State) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.load_state_dict`."""
         load_arrays(self._arrays(), state)
-        restore_steps(0, self.num_items, np.array(state["steps"], dtype=np.int32), self._table, self._schedule)
+        for table, steps in zip((self._inputs, self._outputs), np.array(state["steps"], dtype=np.int32).T, strict=True):
+            restore_steps(0, self.num_items, steps.copy(), table, self._schedule)
         self._write_model()
 
 
@@ -343,11 +366,11 @@ def windows_of(split: Split, order: np.ndarray | None) -> kernels.Windows:
     return windows._replace(interaction_weights=weights[ordered_rows(split, order)]) if len(weights) else windows
 
 
-def draw_vectors(stage: Stage, num_items: int) -> Iterator[np.ndarray]:
-    """Yield the history vectors and the output vectors (I, D) float32 before the first epoch."""
+def draw_vectors(stage: Stage, num_items: int, num_vectors: int) -> Iterator[np.ndarray]:
+    """Yield history vectors, ``num_vectors`` of each item, and output vectors (I, D) float32 before the first epoch."""
     generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
-    for _ in range(2):
-        yield generator.standard_normal((num_items, stage.dim), dtype=np.float32) * np.float32(stage.init_std)
+    for shape in ((num_items, num_vectors, stage.dim), (num_items, stage.dim)):
+        yield generator.standard_normal(shape, dtype=np.float32) * np.float32(stage.init_std)
 
 
 def first_recurrence(is_mean: np.ndarray, dim: int) -> np.ndarray:
@@ -458,6 +481,13 @@ def make_plans(count: int, most: _Most, has_weights: bool) -> kernels.Plans:
         mask_slots=rows(most.masks),
         target_weights=np.empty((count, most.positions if has_weights else 0), dtype=np.float32),
     )
+
+
+def make_table(num_rows: int, width: int) -> LazyTable:
+    """Return rows of zeros, ``width`` a multiple of 8."""
+    stride = stride_of(width)
+    memory = aligned_zeros(num_rows * stride)
+    return LazyTable(memory, memory.view(np.int32), width, stride)
 
 
 def whole_lanes(count: int) -> int:

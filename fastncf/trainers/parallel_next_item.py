@@ -35,7 +35,7 @@ class ParallelNextItem(NextItem):
     def _train_batches(self, first: int, count: int, step: int, work: Work) -> float:
         """Train the batches that are planned, and return their loss, summed over all ranks."""
         num_recurrence = self._recurrence[0].size
-        most = num_recurrence + len(work.buffers.values)
+        most = num_recurrence + len(work.buffers.inputs) + len(work.buffers.outputs)
         if len(self._gradients) < most:
             self._gradients = aligned_zeros(most)
         gradients, total = self._gradients, np.zeros(1)
@@ -54,7 +54,7 @@ class ParallelNextItem(NextItem):
                 kernels.apply_gradients(a, b, row, step + row, gradients, work.plans, shared)
 
             run_threads(sum_up, len(work.scratch))
-            self.ranks.sum(gradients[: num_recurrence + slots * self._table.width])
+            self.ranks.sum(gradients[: num_recurrence + slots * self.row_width])
             run_ranges(apply, even_ranges(slots, 1))
             total += shared.total
         self.ranks.sum(total)

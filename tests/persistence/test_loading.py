@@ -339,6 +339,7 @@ ARRAYS = [
     ("model", put("history_encoder.decays", 0, 1.5), "decays holds numbers outside 0 to 1"),
     ("model", put("history_encoder.longest", (), 0), "longest is 0"),
     ("model", reshape("history_encoder.vectors", 13, 4), "history_encoder.vectors has shape"),
+    ("model", reshape("history_encoder.vectors", 13, 1, 4), "history_encoder.vectors has shape"),
     ("model", cast("history_encoder.is_mean", np.int64), "is_mean has shape .* and dtype int64"),
 ]
 
@@ -385,6 +386,7 @@ def test_an_encoder_that_the_trainer_cannot_go_on_from_is_said(tmp_path):
     def keep_one(arrays):
         for name in ("gains", "decays", "is_mean"):
             arrays[f"history_encoder.{name}"] = arrays[f"history_encoder.{name}"][:1]
+        arrays["history_encoder.vectors"] = arrays["history_encoder.vectors"][:, :1].copy()
 
     change_arrays(tmp_path, "model", keep_one)
     with pytest.raises(ConfigError, match="encoder of histories has 1 features; expected 4"):

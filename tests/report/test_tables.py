@@ -46,6 +46,14 @@ def test_the_most_exact_form_that_fits(vectors, max_bytes, dtype, kept, error):
     )
 
 
+def test_several_vectors_of_an_item_have_scales_of_their_own(vectors):
+    counts = np.arange(50)
+    packed = pack_vectors(vectors.reshape(50, 2, 16), counts, 3600)
+    assert (packed.dtype, packed.data["each"], len(packed.items)) == ("int16", 2, 50)
+    assert (np.abs(decode(packed.data) - vectors) <= 2**-15 * np.abs(vectors).max(axis=1, keepdims=True)).all()
+    assert pack_vectors(vectors.reshape(50, 2, 16), counts, 1000).items.tolist() == list(range(25, 50))
+
+
 def test_what_is_lost_is_said(vectors):
     counts = np.arange(100)
     assert pack_vectors(vectors, counts, 6400).describe(100) == ""

@@ -175,7 +175,7 @@ def test_late_steps_are_those_of_a_dense_adam(first_step):
     schedule = make_schedule(0.01, 1e-5)
     written = np.array([0, 1, 2, 200, 255, 256, 270, 289, 290]) + first_step
     written[0] = 0
-    values = random.normal(0, 1, (3, len(written), 32)).astype(np.float32)
+    values = random.normal(0, 1, (3, len(written), 80)).astype(np.float32)
     values[2] **= 2
     numbers = step_numbers(schedule, first_step, count + 1)
     epoch = kernels.EpochNumbers(
@@ -186,9 +186,12 @@ def test_late_steps_are_those_of_a_dense_adam(first_step):
         torch.zeros(1),
     )
     epoch = kernels.EpochNumbers(*(tensor.to(DEVICE) for tensor in epoch))
-    vectors, biases = torch.tensor(values, device=DEVICE), torch.tensor(values[:, :, 0].copy(), device=DEVICE)
-    steps, unused = torch.tensor(written, dtype=torch.int32, device=DEVICE), torch.zeros(1, device=DEVICE)
-    parameters = kernels.Parameters(vectors, biases, steps, unused, unused, unused)
+    inputs, outputs, biases = (
+        torch.tensor(values[:, :, at].copy(), device=DEVICE) for at in (slice(64), slice(64, 80), 0)
+    )
+    steps = torch.tensor(np.column_stack([written, written]), dtype=torch.int32, device=DEVICE)
+    unused = torch.zeros(1, device=DEVICE)
+    parameters = kernels.Parameters(inputs, outputs, biases, steps, unused, unused, unused)
     sizes = kernels.Sizes(len(written), 1, 16, 16, 4, 1, 1, 1, "tf32", 0.0)
     kernels.catch_up_all(parameters, epoch, sizes, count)
     exact = values.astype(np.float64)
@@ -199,9 +202,9 @@ def test_late_steps_are_those_of_a_dense_adam(first_step):
             square *= 0.999
             rate = (0.01 - 1e-5 * (step - 1)) / (1 - 0.9**step)
             value -= rate * mean / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
-    np.testing.assert_allclose(vectors.cpu(), exact, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(torch.cat([inputs, outputs], 2).cpu(), exact, rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(biases.cpu(), exact[:, :, 0], rtol=2e-4, atol=2e-5)
-    np.testing.assert_array_equal(steps.cpu(), np.where(written, first_step + count, 0))
+    np.testing.assert_array_equal(steps.cpu().T, [np.where(written, first_step + count, 0)] * 2)
 
 
 def test_states_move_between_the_trainers_and_training_goes_on_with_the_same_bits(monkeypatch):

@@ -65,8 +65,9 @@ def batches_of(trainer: NextItem, epoch: int) -> list[list[int]]:
 def state_of(p: dict[str, torch.Tensor], history: torch.Tensor, is_mean: np.ndarray) -> torch.Tensor:
     """Return the state after a history, an explicit sum over its items."""
     ages = torch.arange(len(history) - 1, -1, -1, dtype=torch.float64)[:, None]
-    vectors, state = p["history_vectors"][history], torch.zeros_like(p["history_vectors"][0])
+    state = torch.zeros_like(p["gains"][0])
     for feature, mean in enumerate(is_mean):
+        vectors = p["history_vectors"][history, feature]
         weights = torch.full_like(vectors, 1 / len(history)) if mean else p["decay_logits"][feature].sigmoid() ** ages
         state = state + p["gains"][feature] * (weights * vectors).sum(0)
     return state

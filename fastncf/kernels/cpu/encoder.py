@@ -16,11 +16,11 @@ class HistoryEncoder(NamedTuple):
     """Maps a history to a vector of D numbers, its state, which is updated by one more item in O(C D).
 
     The state is the sum over c of ``gains[c] * feature[c]``, number by number. A feature is a sum of the vectors of the
-    items so far, whose weights decay: ``feature = decays[c] * feature + vectors[item]``; or it is their mean. States of
-    sets have a given length instead of their own.
+    items so far, whose weights decay: ``feature = decays[c] * feature + vectors[item, c]``; or it is their mean. States
+    of sets have a given length instead of their own.
 
     Attributes:
-        vectors: (I, D) float32.
+        vectors: (I, C, D) float32, contiguous; or (I, D), the same for all features.
         gains: (C, D) float32.
         decays: (C, D) float32, at most 1; 1 where the feature is a mean.
         is_mean: (C,) bool.
@@ -35,6 +35,10 @@ class HistoryEncoder(NamedTuple):
     longest: int
     length: float = 0.0
 
+    def feature_vectors(self) -> np.ndarray:
+        """Return the vectors with an axis for the features, (I, C, D) or (I, 1, D); a view."""
+        return self.vectors.reshape(len(self.vectors), -1, self.gains.shape[1])
+
 
 @njit(nogil=True, cache=True)
 def encode_histories(first_user, last_user, indptr, items, encoder, out):
@@ -48,14 +52,15 @@ def encode_histories(first_user, last_user, indptr, items, encoder, out):
         out: (U, D) float32, rows ``first_user`` to ``last_user`` are written; 0 for a user without a history.
     """
     num_features, width = encoder.gains.shape
+    vectors = encoder.vectors.reshape((len(encoder.vectors), -1, width))
+    last_vector = vectors.shape[1] - 1  # 0 where the features have the same vectors
     features = np.empty((num_features, width), dtype=np.float32)
     for u in range(first_user, last_user):
         features[:] = _ZERO
         first, last = max(indptr[u], indptr[u + 1] - encoder.longest), indptr[u + 1]
         for at in range(first, last):
-            vector = encoder.vectors[items[at]]
             for c in range(num_features):
-                decay = encoder.decays[c]
+                vector, decay = vectors[items[at], min(c, last_vector)], encoder.decays[c]
                 for d in range(width):
                     features[c, d] = decay[d] * features[c, d] + vector[d]
         for d in range(width):

@@ -2,12 +2,13 @@
 
 The state of a user before an interaction is ``sum over c of gain[c] * feature[c]``, number by number: each feature is a
 sum of history vectors of the items so far, whose weights decay with a rate of its own, or their mean (a linear
-recurrence; compare Katharopoulos et al. 2020, "Transformers are RNNs"). Every interaction but the first of a history is
-predicted from the state before it. The loss is softmax cross entropy over the item itself and negatives that all
-positions of a batch share, whose scores are corrected for how they were drawn (Bengio and Senecal 2008; Yi et al. 2019,
-"Sampling-bias-corrected neural modeling"); negatives that stand in the user's own history are left out. Adam is exact
-and lazy, see :mod:`fastncf.kernels.cpu.lazy_adam`. ``tests/trainers/test_next_item.py`` has
-the same training by autograd.
+recurrence; compare Katharopoulos et al. 2020, "Transformers are RNNs"). An item has a history vector for each feature,
+since what it says about the next item differs from what it says about the user. Every interaction but the first of a
+history is predicted from the state before it. The loss is softmax cross entropy over the item itself and negatives that
+all positions of a batch share, whose scores are corrected for how they were drawn (Bengio and Senecal 2008; Yi et al.
+2019, "Sampling-bias-corrected neural modeling"); negatives that stand in the user's own history are left out. Adam is
+exact and lazy, see :mod:`fastncf.kernels.cpu.lazy_adam`. ``tests/trainers/test_next_item.py`` has the same training by
+autograd.
 
 A batch has five phases, between which all threads wait:
 
@@ -289,13 +290,14 @@ class Buffers(NamedTuple):
     """Memory that all threads share in a batch, float32 unless said otherwise.
 
     Attributes:
-        values: (slots * (2 * D + 8),), rows of the table as they are before the step.
+        inputs: (slots * C * D,), history vectors as they are before the step, of slots that tokens use.
+        outputs: (slots * (D + 8),), output vectors and biases as they are before the step.
         negatives: (D * K,), output vectors of the negatives, a column each.
         biases: (K,), biases of the negatives plus the logarithms of their parts' sizes.
         states: (positions * D,), after dropout.
         grad_states: (positions * D,).
         coefficients: (positions,), gradients with respect to the scores of the targets.
-        grad_tokens: (tokens * D,).
+        grad_tokens: (tokens * C * D,).
         partial: (chunks * K * D,), gradients of the negatives' vectors.
         partial_biases: (chunks * K,).
         decays: (C * D,), sigmoid of their parameters; 1 for means.
@@ -304,7 +306,8 @@ class Buffers(NamedTuple):
         losses: (positions,) float64.
     """
 
-    values: Any
+    inputs: Any
+    outputs: Any
     negatives: Any
     biases: Any
     states: Any
@@ -327,8 +330,9 @@ class Shared(NamedTuple):
         barrier: (1,) int64.
         counters: (R * PHASES,) int64, tasks of each phase that were taken; 0 before the first batch.
         settings: :class:`Settings`.
-        table: :class:`~fastncf.kernels.cpu.lazy_adam.LazyTable` of a row for each item: history vector, output vector,
-            bias, and 7 numbers that stay 0.
+        inputs: :class:`~fastncf.kernels.cpu.lazy_adam.LazyTable` of a row for each item: its history vectors (C, D).
+        outputs: likewise: output vector (D,), bias, and 7 numbers that stay 0. Most items of a batch are negatives,
+            whose history vectors stay as they are.
         recurrence: (3 * 2 * C * D,) float32: gains (C, D) and logits of the decays (C, D), their means, their mean
             squares.
         buffers: :class:`Buffers`.
@@ -340,7 +344,8 @@ class Shared(NamedTuple):
     barrier: Any
     counters: Any
     settings: Settings
-    table: LazyTable
+    inputs: LazyTable
+    outputs: LazyTable
     recurrence: Any
     buffers: Buffers
     schedule: AdamSchedule
@@ -505,12 +510,10 @@ def decay_row(typingctx, to, decay, row, width):
 
 
 @njit(inline="always")
-def _advance(features, before, item, decays, num_features, width):
-    """Write the features (C, D) after one more item: ``decay * before + item``."""
-    for c in range(num_features):
-        feature = offset(features, c * width)
-        copy_row(feature, offset(before, c * width), width)
-        decay_row(feature, offset(decays, c * width), item, width)
+def _advance(features, before, item, decays, size):
+    """Write the features (C, D), ``size`` numbers, after one more item (C, D): ``decay * before + item``."""
+    copy_row(features, before, size)
+    decay_row(features, decays, item, size)
 
 
 @njit(inline="always")
@@ -541,21 +544,35 @@ def _compute_decays(shared):
 
 
 @njit(inline="always")
+def _count(indptr, slot):
+    """Return the number of members of a slot in a CSR."""
+    return get(indptr, slot + 1) - get(indptr, slot)
+
+
+@njit(inline="always")
+def _is_output(batch, slot, num_negatives):
+    """Return whether the item of a slot is a negative or a target, whose output vector is used."""
+    return slot < num_negatives or _count(batch.target_indptr, slot) > 0
+
+
+@njit(inline="always")
 def _gather(shared, batch, now, remaining, first, last):
     """Phase 1 for the slots of a range."""
-    settings, buffers, table = shared.settings, shared.buffers, shared.table
+    settings, buffers, inputs, outputs = shared.settings, shared.buffers, shared.inputs, shared.outputs
     width, num_negatives = settings.width, settings.num_negatives
     for slot in range(first, last):
         item = np.int64(get(batch.slot_items, slot))
-        values = offset(buffers.values, slot * table.width)
-        if item >= 0:
-            read_row(values, table, item, now, remaining, shared.schedule)
-        else:
-            _clear(values, table.width)
+        values = offset(buffers.outputs, slot * outputs.width)
+        if item < 0:
+            _clear(values, outputs.width)
+        elif _is_output(batch, slot, num_negatives):
+            read_row(values, outputs, item, now, remaining, shared.schedule)
+        if _count(batch.input_indptr, slot):
+            read_row(offset(buffers.inputs, slot * inputs.width), inputs, item, now, remaining, shared.schedule)
         if slot < num_negatives:
             for d in range(width):
-                put(buffers.negatives, d * num_negatives + slot, get(values, width + d))
-            bias = get(values, 2 * width) + get(settings.log_sizes, slot) if item >= 0 else _MASKED
+                put(buffers.negatives, d * num_negatives + slot, get(values, d))
+            bias = get(values, width) + get(settings.log_sizes, slot) if item >= 0 else _MASKED
             put(buffers.biases, slot, bias)
 
 
@@ -564,15 +581,14 @@ def _forward(shared, batch, w, features):
     """Phase 2 for a window: write the states of its positions."""
     settings, buffers = shared.settings, shared.buffers
     width, num_features = settings.width, settings.num_features
+    size = num_features * width
     first, last = np.int64(get(batch.window_tokens, w)), np.int64(get(batch.window_tokens, w + 1))
     position, end = np.int64(get(batch.window_positions, w)), np.int64(get(batch.window_positions, w + 1))
     context = last - first - (end - position)
-    _clear(features, num_features * width)
+    _clear(features, size)
     for j in range(last - first):
         slot = np.int64(get(batch.token_slots, first + j))
-        item = offset(buffers.values, slot * shared.table.width)
-        for c in range(num_features):
-            decay_row(offset(features, c * width), offset(buffers.decays, c * width), item, width)
+        decay_row(features, buffers.decays, offset(buffers.inputs, slot * size), size)
         if j >= context:
             to = offset(buffers.states, (position + j - context) * width)
             _read_state(to, features, shared.recurrence, settings.is_mean, j + 1, num_features, width)
@@ -604,7 +620,7 @@ def _softmax(shared, batch, chunk, scores, dropout_key):
     for row in range(size):
         _softmax_row(shared, batch, first + row, offset(scores, row * count))
     _clear(offset(scores, size * count), (rows - size) * count)
-    a, b = Matrix(scores, count), Matrix(offset(buffers.values, width), shared.table.width)
+    a, b = Matrix(scores, count), Matrix(buffers.outputs, shared.outputs.width)
     zeros = Matrix(buffers.zeros, np.int64(0))
     gemm((rows, width, count), a, b, zeros, Matrix(grad_states, width), NONE, _ONE)
     for row in range(size):
@@ -623,7 +639,7 @@ def _softmax(shared, batch, chunk, scores, dropout_key):
 def _target_of(shared, batch, position):
     """Return a pointer to the output vector of a position's target, behind which is its bias."""
     slot = np.int64(get(batch.target_slots, position))
-    return offset(shared.buffers.values, slot * shared.table.width + shared.settings.width)
+    return offset(shared.buffers.outputs, slot * shared.outputs.width)
 
 
 @njit(inline="always")
@@ -669,53 +685,68 @@ def _backward(shared, batch, part, w, features, grads):
     _clear(features, size)
     for j in range(last - first):
         slot = np.int64(get(batch.token_slots, first + j))
-        item = offset(buffers.values, slot * shared.table.width)
         before = offset(features, j * size)
-        _advance(offset(before, size), before, item, buffers.decays, num_features, width)
+        _advance(offset(before, size), before, offset(buffers.inputs, slot * size), buffers.decays, size)
     for j in range(last - first - 1, -1, -1):
-        to = offset(buffers.grad_tokens, (first + j) * width)
-        _clear(to, width)
         before = offset(features, j * size)
         after = offset(before, size)
         for c in range(num_features):
             at = c * width
-            grad, decay = offset(grads, at), offset(buffers.decays, at)
             if j >= context and part.first_position <= position + j - context < part.last_position:
                 weight = _weight(settings.is_mean, c, j + 1)
                 grad_state = offset(buffers.grad_states, (position + j - context) * width)
                 add_product(offset(grad_gains, at), weight, grad_state, offset(after, at), width)
-                add_product(grad, weight, offset(shared.recurrence, at), grad_state, width)
-            axpy(to, _ONE, grad, width)
-            add_product(offset(grad_decays, at), _ONE, grad, offset(before, at), width)
-            multiply_row(grad, decay, width)
+                add_product(offset(grads, at), weight, offset(shared.recurrence, at), grad_state, width)
+        copy_row(offset(buffers.grad_tokens, (first + j) * size), grads, size)
+        add_product(grad_decays, _ONE, grads, before, size)
+        multiply_row(grads, buffers.decays, size)
+
+
+@njit(inline="always")
+def row_width(shared):
+    """Return how many numbers the gradient of a slot has: those of its history vectors, output vector and bias."""
+    return shared.inputs.width + shared.outputs.width
 
 
 @njit(inline="always")
 def _sum_gradient(shared, batch, part, slot, gradient):
-    """Write the gradient of a slot's row, summed over a part of the batch."""
-    settings, buffers, table = shared.settings, shared.buffers, shared.table
-    width, num_negatives = settings.width, settings.num_negatives
+    """Write the gradient of a slot's rows, summed over a part of the batch."""
+    _clear(gradient, row_width(shared))
+    _sum_input(shared, batch, part, slot, gradient)
+    _sum_output(shared, batch, part, slot, offset(gradient, shared.inputs.width))
+
+
+@njit(inline="always")
+def _sum_input(shared, batch, part, slot, gradient):
+    """Add up the gradients of the history vectors of a slot."""
+    width = shared.inputs.width
     first_token = np.int64(get(batch.window_tokens, part.first_window))
     last_token = np.int64(get(batch.window_tokens, part.last_window))
-    _clear(gradient, table.width)
-    output, bias = offset(gradient, width), _ZERO
     for at in range(get(batch.input_indptr, slot), get(batch.input_indptr, slot + 1)):
         token = np.int64(get(batch.input_tokens, at))
         if first_token <= token < last_token:
-            axpy(gradient, _ONE, offset(buffers.grad_tokens, token * width), width)
+            axpy(gradient, _ONE, offset(shared.buffers.grad_tokens, token * width), width)
+
+
+@njit(inline="always")
+def _sum_output(shared, batch, part, slot, gradient):
+    """Add up the gradients of the output vector and the bias of a slot."""
+    settings, buffers = shared.settings, shared.buffers
+    width, num_negatives = settings.width, settings.num_negatives
+    bias = _ZERO
     for at in range(get(batch.target_indptr, slot), get(batch.target_indptr, slot + 1)):
         position = np.int64(get(batch.target_positions, at))
         if part.first_position <= position < part.last_position:
             coefficient = get(buffers.coefficients, position)
-            axpy(output, coefficient, offset(buffers.states, position * width), width)
+            axpy(gradient, coefficient, offset(buffers.states, position * width), width)
             bias += coefficient
     if slot < num_negatives:
         first = part.first_chunk * num_negatives
         partial = offset(buffers.partial, (first + slot) * width)
-        add_rows(output, partial, num_negatives * width, part.last_chunk - part.first_chunk, width)
+        add_rows(gradient, partial, num_negatives * width, part.last_chunk - part.first_chunk, width)
         for chunk in range(part.first_chunk, part.last_chunk):
             bias += get(buffers.partial_biases, chunk * num_negatives + slot)
-    put(output, width, bias)
+    put(gradient, width, bias)
 
 
 @njit(inline="always")
@@ -742,11 +773,14 @@ def _sum_losses(shared, part):
 
 @njit(inline="always")
 def _step_row(shared, batch, step, slot, gradient):
-    """Take a step for the row of a slot."""
+    """Take a step for the rows of a slot that the batch uses."""
+    buffers, inputs, outputs = shared.buffers, shared.inputs, shared.outputs
     item = np.int64(get(batch.slot_items, slot))
-    write_row(
-        shared.table, item, step, offset(shared.buffers.values, slot * shared.table.width), gradient, shared.schedule
-    )
+    if _count(batch.input_indptr, slot):
+        write_row(inputs, item, step, offset(buffers.inputs, slot * inputs.width), gradient, shared.schedule)
+    if _is_output(batch, slot, shared.settings.num_negatives):
+        values, gradient = offset(buffers.outputs, slot * outputs.width), offset(gradient, inputs.width)
+        write_row(outputs, item, step, values, gradient, shared.schedule)
 
 
 @njit(inline="always")
@@ -764,7 +798,7 @@ def scratch_size(longest, state_size, num_slots, row_width):
         longest: tokens of a window at most.
         state_size: C * D.
         num_slots: K, see :class:`Settings`.
-        row_width: width of the table.
+        row_width: see :func:`row_width`.
     """
     return state_size + CHUNK * num_slots + max(row_width, 2 * state_size) + (longest + 1) * state_size
 
@@ -791,7 +825,7 @@ def _scratch_of(shared, memory):
     state_size = shared.settings.num_features * shared.settings.width
     scores = offset(memory, state_size)
     gradient = offset(scores, CHUNK * shared.settings.num_negatives)
-    return Scratch(memory, scores, gradient, offset(gradient, max(shared.table.width, 2 * state_size)))
+    return Scratch(memory, scores, gradient, offset(gradient, max(row_width(shared), 2 * state_size)))
 
 
 @njit(inline="always")
@@ -893,7 +927,7 @@ def sum_gradients(thread, row, number, step, part, gradients, plans, shared, scr
         number: of the batch in the epoch, int64.
         step: number of the step, counted from 1, int64.
         part: :class:`Part`.
-        gradients: (2 * C * D + slots * (2 * D + 8),) float32, written: those of gains, decays and slots.
+        gradients: (2 * C * D + slots * (C * D + D + 8),) float32, written: those of gains, decays and slots.
         plans: :class:`Plans`.
         shared: :class:`Shared`; ``counters`` (PHASES,) and ``total`` (1,) are those of this batch alone.
         scratch: (n,) float32, memory of the thread alone, see :func:`scratch_size`.
@@ -912,7 +946,7 @@ def sum_gradients(thread, row, number, step, part, gradients, plans, shared, scr
     while (task - 1) * _SLOTS < batch.slots:
         if task > 0:
             for slot in range((task - 1) * _SLOTS, min(task * _SLOTS, batch.slots)):
-                _sum_gradient(shared, batch, part, slot, offset(rows, slot * shared.table.width))
+                _sum_gradient(shared, batch, part, slot, offset(rows, slot * row_width(shared)))
         task = fetch_add(counters)
     wait(shared.barrier, shared.num_threads)
 
@@ -938,7 +972,7 @@ def apply_gradients(first, last, row, step, gradients, plans, shared):
     rows = offset(gradients, 2 * shared.settings.num_features * shared.settings.width)
     for slot in range(first, last):
         if get(batch.slot_items, slot) >= 0:
-            _step_row(shared, batch, step, slot, offset(rows, slot * shared.table.width))
+            _step_row(shared, batch, step, slot, offset(rows, slot * row_width(shared)))
 
 
 @njit(inline="always")

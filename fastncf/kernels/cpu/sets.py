@@ -28,7 +28,7 @@ _ONE = np.float32(1)
 def _row_of(shared, batch, token):
     """Return a pointer to the history vector of a token."""
     slot = np.int64(get(batch.token_slots, token))
-    return offset(shared.buffers.values, slot * shared.table.width)
+    return offset(shared.buffers.inputs, slot * shared.inputs.width)
 
 
 @njit(inline="always")

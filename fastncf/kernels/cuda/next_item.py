@@ -128,15 +128,18 @@ class Parameters(NamedTuple):
     """Parameters, their means and their mean squares (Adam's moments), float32 unless said otherwise.
 
     Attributes:
-        vectors: (3, I, 2 * W): history vector and output vector of each item, side by side.
+        inputs: (3, I, C * W): history vectors of each item, one for each feature.
+        outputs: (3, I, W): output vector of each item.
         biases: (3, I).
-        steps: (I,) int32, the step that an item's row was last written in, from 1; 0 before the first.
+        steps: (I, 2) int32, the steps that an item's history vectors, and its output vector and bias, were last written
+            in, from 1; 0 before the first.
         recurrence: (3, 2, C, W): gains, logits of the decays.
         decays: (C, W), sigmoid of their logits; 1 for means.
         is_mean: (C,) int32, whether a feature is a mean or a decaying sum.
     """
 
-    vectors: Tensor
+    inputs: Tensor
+    outputs: Tensor
     biases: Tensor
     steps: Tensor
     recurrence: Tensor
@@ -232,7 +235,7 @@ class Buffers(NamedTuple):
         log_sums: (P,), logarithm of the softmax's denominator.
         coefficients: (P,), gradients of the scores of the targets.
         losses: (P,).
-        grad_tokens: (T, W), gradients of history vectors.
+        grad_tokens: (T, C * W), gradients of history vectors.
         partial_recurrence: (V, 2, C, W), gradients of gains and decays.
     """
 
@@ -271,7 +274,7 @@ def make_buffers(sizes: Sizes, device: torch.device) -> Buffers:
         log_sums=empty(positions),
         coefficients=empty(positions),
         losses=empty(positions),
-        grad_tokens=empty(sizes.max_tokens, width),
+        grad_tokens=empty(sizes.max_tokens, features * width),
         partial_recurrence=empty(sizes.max_windows, 2, features, width),
     )
 
@@ -331,15 +334,16 @@ def train_batch(training: Training, offset: int) -> None:
     batch = plan.batches, plan.row, offset
     _catch_up_kernel[(sizes.max_uses,)](
         *batch,
-        *(parameters.vectors, parameters.biases, parameters.steps, plan.use_items),
+        *(parameters.inputs, parameters.outputs, parameters.biases, parameters.steps, plan.use_items),
         *(numbers.first_step, numbers.steps, sizes.num_items),
-        ROW_WIDTH=2 * sizes.width,
+        SIZE=sizes.num_features * sizes.width,
+        WIDTH=sizes.width,
         LISTED=True,
         EXACT=EXACT_STEPS,
     )
     histories, buffers = training.histories, training.buffers
     windows = histories.starts, histories.contexts, histories.tokens, histories.positions, histories.items
-    recurrence = parameters.vectors, parameters.recurrence, parameters.decays, parameters.is_mean
+    recurrence = parameters.recurrence, parameters.decays, parameters.is_mean
     # the bits of the CPU, which cuts off the fraction of the threshold
     dropout = numbers.keys, int(sizes.dropout * 2**32), 1 / (1 - sizes.dropout)
     constants = {
@@ -351,13 +355,16 @@ def train_batch(training: Training, offset: int) -> None:
         "DROPOUT": sizes.dropout > 0,
     }
     grid = sizes.max_windows, triton.cdiv(sizes.width, _BLOCK_COLUMNS)
-    _forward_kernel[grid](*batch, buffers.states, buffers.carries, *windows, *recurrence, *dropout, **constants)
+    _forward_kernel[grid](
+        *batch, buffers.states, buffers.carries, *windows, parameters.inputs, *recurrence, *dropout, **constants
+    )
     _run_softmax(training, batch)
     _backward_kernel[grid](
         *batch,
         *(buffers.grad_tokens, buffers.partial_recurrence, buffers.carries, buffers.log_sums, buffers.coefficients),
         *(buffers.highest, buffers.weighted, plan.targets),
         *windows,
+        *(parameters.inputs, parameters.outputs),
         *recurrence,
         *dropout,
         max_positions=sizes.max_positions,
@@ -378,7 +385,7 @@ def _run_softmax(training: Training, batch: tuple[Tensor, Tensor, int]) -> None:
         "PRECISION": sizes.precision,
         "num_warps": 8,
     }
-    negatives = plan.negatives, plan.masks, plan.windows, parameters.vectors, parameters.biases
+    negatives = plan.negatives, plan.masks, plan.windows, parameters.outputs, parameters.biases
     _softmax_kernel[(triton.cdiv(sizes.max_positions, sizes.tile_rows), num_shares)](
         *batch,
         *(buffers.positives, buffers.highest, buffers.totals, buffers.weighted, buffers.states, plan.targets),
@@ -412,13 +419,15 @@ def _run_updates(training: Training, batch: tuple[Tensor, Tensor, int]) -> None:
     buffers, sizes = training.buffers, training.sizes
     _update_kernel[(sizes.max_uses,)](
         *batch,
-        *(parameters.vectors, parameters.biases, parameters.steps, plan.use_items, plan.uses),
+        *(parameters.inputs, parameters.outputs, parameters.biases, parameters.steps),
+        *(plan.use_items, plan.uses),
         *(buffers.grad_tokens, buffers.states, buffers.coefficients),
         *(buffers.partial_negatives, buffers.partial_biases),
         *(numbers.first_step, numbers.steps, sizes.num_items),
         num_negatives=sizes.num_negatives,
         max_tokens=sizes.max_tokens,
         num_shares=sizes.shares[2],
+        SIZE=sizes.num_features * sizes.width,
         WIDTH=sizes.width,
         BLOCK_USES=_BLOCK_USES,
     )
@@ -440,9 +449,10 @@ def catch_up_all(parameters: Parameters, numbers: EpochNumbers, sizes: Sizes, nu
     batch[0, _NUMBER.value].fill_(num_batches)
     _catch_up_kernel[(sizes.num_items,)](
         *(batch, batch, 0),
-        *(parameters.vectors, parameters.biases, parameters.steps, parameters.steps),
+        *(parameters.inputs, parameters.outputs, parameters.biases, parameters.steps, parameters.steps),
         *(numbers.first_step, numbers.steps, sizes.num_items),
-        ROW_WIDTH=2 * sizes.width,
+        SIZE=sizes.num_features * sizes.width,
+        WIDTH=sizes.width,
         LISTED=False,
         EXACT=EXACT_STEPS,
     )
@@ -460,7 +470,7 @@ def write_states(out: Tensor, histories: Histories, parameters: Parameters, long
     num_features, width = parameters.decays.shape
     _state_kernel[(len(out), triton.cdiv(width, _BLOCK_COLUMNS))](
         *(out, histories.indptr, histories.items),
-        *(parameters.vectors, parameters.recurrence, parameters.decays, parameters.is_mean),
+        *(parameters.inputs, parameters.recurrence, parameters.decays, parameters.is_mean),
         longest,
         dim=out.shape[1],
         WIDTH=width,
@@ -541,15 +551,30 @@ def _late_steps(value, mean, square, steps_ptr, written_at, gap, is_early, EXACT
     return value, mean * mean_decay, square * (root_decay * root_decay)
 
 
+@triton.jit
+def _catch_up(value_ptr, moment, steps_ptr, written_at, gap, is_early, EXACT: tl.constexpr):
+    """Bring numbers and their moments, ``moment`` and twice as many numbers further on, to a later step in place.
+
+    The other arguments are those of :func:`_late_steps`.
+    """
+    mean_ptr, square_ptr = value_ptr + moment, value_ptr + 2 * moment
+    value, mean, square = _late_steps(
+        tl.load(value_ptr), tl.load(mean_ptr), tl.load(square_ptr), steps_ptr, written_at, gap, is_early, EXACT
+    )
+    tl.store(value_ptr, value)
+    tl.store(mean_ptr, mean)
+    tl.store(square_ptr, square)
+
+
 @triton.jit(do_not_specialize=["offset", "num_items"])
 def _catch_up_kernel(
-    batches_ptr, row_ptr, offset, vectors_ptr, biases_ptr, steps_ptr, use_items_ptr, first_step_ptr, step_numbers_ptr,
-    num_items, ROW_WIDTH: tl.constexpr, LISTED: tl.constexpr, EXACT: tl.constexpr,
+    batches_ptr, row_ptr, offset, inputs_ptr, outputs_ptr, biases_ptr, steps_ptr, use_items_ptr, first_step_ptr,
+    step_numbers_ptr, num_items, SIZE: tl.constexpr, WIDTH: tl.constexpr, LISTED: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Bring one row in each program to the state before the step of a batch: that of a first use, or row p.
 
-    Tensors as in :class:`Parameters`, :class:`Plan` and :class:`EpochNumbers`. ``ROW_WIDTH`` is 2 W. ``LISTED`` says
-    whether the rows are those that the batch uses.
+    Tensors as in :class:`Parameters`, :class:`Plan` and :class:`EpochNumbers`. ``SIZE`` is C W. ``LISTED`` says whether
+    the rows are those that the batch uses.
     """
     batch_ptr = batches_ptr + (tl.load(row_ptr) + offset) * _NUM_FIELDS
     program = tl.program_id(0).to(tl.int64)
@@ -563,31 +588,20 @@ def _catch_up_kernel(
             return
     number = tl.load(batch_ptr + _NUMBER)
     now = tl.load(first_step_ptr) + number
-    written = tl.load(steps_ptr + item).to(tl.int64)
+    size = num_items.to(tl.int64)
+    written = tl.load(steps_ptr + 2 * item).to(tl.int64)
     gap = now - written
-    if (written == 0) | (gap == 0):
-        return
-    column = tl.arange(0, ROW_WIDTH)
-    is_early = written < EXACT
-    moment = num_items.to(tl.int64) * ROW_WIDTH
-    value_ptr = vectors_ptr + item * ROW_WIDTH + column
-    mean_ptr, square_ptr = value_ptr + moment, value_ptr + 2 * moment
-    value, mean, square = _late_steps(
-        tl.load(value_ptr), tl.load(mean_ptr), tl.load(square_ptr), step_numbers_ptr, number - gap, gap, is_early, EXACT
-    )
-    tl.store(value_ptr, value)
-    tl.store(mean_ptr, mean)
-    tl.store(square_ptr, square)
-    bias_ptr = biases_ptr + item
-    bias_mean_ptr, bias_square_ptr = bias_ptr + num_items, bias_ptr + 2 * num_items
-    bias, bias_mean, bias_square = _late_steps(
-        tl.load(bias_ptr), tl.load(bias_mean_ptr), tl.load(bias_square_ptr), step_numbers_ptr, number - gap, gap,
-        is_early, EXACT,
-    )  # fmt: skip
-    tl.store(bias_ptr, bias)
-    tl.store(bias_mean_ptr, bias_mean)
-    tl.store(bias_square_ptr, bias_square)
-    tl.store(steps_ptr + item, now.to(tl.int32))
+    if (written != 0) & (gap != 0):
+        input_ptr = inputs_ptr + item * SIZE + tl.arange(0, SIZE)
+        _catch_up(input_ptr, size * SIZE, step_numbers_ptr, number - gap, gap, written < EXACT, EXACT)
+        tl.store(steps_ptr + 2 * item, now.to(tl.int32))
+    written = tl.load(steps_ptr + 2 * item + 1).to(tl.int64)
+    gap = now - written
+    if (written != 0) & (gap != 0):
+        output_ptr = outputs_ptr + item * WIDTH + tl.arange(0, WIDTH)
+        _catch_up(output_ptr, size * WIDTH, step_numbers_ptr, number - gap, gap, written < EXACT, EXACT)
+        _catch_up(biases_ptr + item, size, step_numbers_ptr, number - gap, gap, written < EXACT, EXACT)
+        tl.store(steps_ptr + 2 * item + 1, now.to(tl.int32))
 
 
 @triton.jit
@@ -611,21 +625,22 @@ def _scan(x, decay, direction: tl.constexpr, BLOCK_TOKENS: tl.constexpr):
 
 
 @triton.jit
-def _features(items_ptr, vectors_ptr, start, token, count, column, carry, decay, WIDTH: tl.constexpr,
+def _features(items_ptr, inputs_ptr, start, token, count, at, carry, decay, SIZE: tl.constexpr,
               BLOCK_TOKENS: tl.constexpr):  # fmt: skip
     """Return the features (BLOCK_TOKENS, C, columns) after each of a block of tokens.
 
     Args:
         start: where the tokens' items begin in ``items``.
-        token: numbers of the tokens (BLOCK_TOKENS,); those from ``count`` on have a vector of 0.
+        token: numbers of the tokens (BLOCK_TOKENS,); those from ``count`` on have vectors of 0.
+        at: places (C, columns) in an item's history vectors.
         carry: features (C, columns) before the block.
     """
     is_token = token < count
     item = tl.load(items_ptr + start + token, mask=is_token, other=0).to(tl.int64)
-    at = item[:, None] * (2 * WIDTH) + column[None, :]
-    x = tl.load(vectors_ptr + at, mask=is_token[:, None], other=0)
+    x_ptr = inputs_ptr + item[:, None, None] * SIZE + at[None, :, :]
+    x = tl.load(x_ptr, mask=is_token[:, None, None], other=0)
     is_first = tl.arange(0, BLOCK_TOKENS)[:, None, None] == 0
-    return _scan(x[:, None, :] + tl.where(is_first, (decay * carry)[None, :, :], 0.0), decay, -1, BLOCK_TOKENS)
+    return _scan(x + tl.where(is_first, (decay * carry)[None, :, :], 0.0), decay, -1, BLOCK_TOKENS)
 
 
 @triton.jit
@@ -656,7 +671,7 @@ def _is_kept(position, column, keys_ptr, number, threshold, hash_width):
 @triton.jit(do_not_specialize=["offset", "threshold", "hash_width"])
 def _forward_kernel(
     batches_ptr, row_ptr, offset, states_ptr, carries_ptr, starts_ptr, contexts_ptr, tokens_ptr, positions_ptr,
-    items_ptr, vectors_ptr, recurrence_ptr, decays_ptr, is_mean_ptr, keys_ptr, threshold, scale, WIDTH: tl.constexpr,
+    items_ptr, inputs_ptr, recurrence_ptr, decays_ptr, is_mean_ptr, keys_ptr, threshold, scale, WIDTH: tl.constexpr,
     hash_width, NUM_FEATURES: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):  # fmt: skip
@@ -688,7 +703,7 @@ def _forward_kernel(
         tl.store(carries_ptr + block * (NUM_FEATURES * WIDTH) + at, carry)
         token = first + tl.arange(0, BLOCK_TOKENS)
         features = _features(
-            items_ptr, vectors_ptr, start, token, count, column, carry, decay, WIDTH, BLOCK_TOKENS
+            items_ptr, inputs_ptr, start, token, count, at, carry, decay, NUM_FEATURES * WIDTH, BLOCK_TOKENS
         )  # fmt: skip
         carry = _row_of(features, BLOCK_TOKENS - 1, BLOCK_TOKENS)
         state = tl.sum(_weights(token, is_mean)[:, :, None] * (gain[None, :, :] * features), 1)
@@ -704,7 +719,7 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["longest", "dim"])
 def _state_kernel(
-    out_ptr, indptr_ptr, items_ptr, vectors_ptr, recurrence_ptr, decays_ptr, is_mean_ptr, longest, dim,
+    out_ptr, indptr_ptr, items_ptr, inputs_ptr, recurrence_ptr, decays_ptr, is_mean_ptr, longest, dim,
     WIDTH: tl.constexpr, NUM_FEATURES: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Write the state of one user after ``longest`` items at most, ``BLOCK_COLUMNS`` columns in each program.
@@ -724,7 +739,7 @@ def _state_kernel(
     while first < count:
         token = first + tl.arange(0, BLOCK_TOKENS)
         features = _features(
-            items_ptr, vectors_ptr, start, token, count, column, carry, decay, WIDTH, BLOCK_TOKENS
+            items_ptr, inputs_ptr, start, token, count, at, carry, decay, NUM_FEATURES * WIDTH, BLOCK_TOKENS
         )  # fmt: skip
         carry = _row_of(features, tl.minimum(BLOCK_TOKENS, count - first) - 1, BLOCK_TOKENS)
         first += BLOCK_TOKENS
@@ -735,13 +750,13 @@ def _state_kernel(
 
 @triton.jit
 def _negatives(
-    row, k, negatives_ptr, vectors_ptr, biases_ptr, log_sizes_ptr, num_negatives, WIDTH: tl.constexpr
+    row, k, negatives_ptr, outputs_ptr, biases_ptr, log_sizes_ptr, num_negatives, WIDTH: tl.constexpr
 ):  # fmt: skip
     """Return the output vectors (k, WIDTH) of negatives of a row of the plan, and their biases plus log sizes."""
     is_negative = k < num_negatives
     item = tl.load(negatives_ptr + row * num_negatives + k, mask=is_negative, other=0).to(tl.int64)
-    at = item[:, None] * (2 * WIDTH) + (WIDTH + tl.arange(0, WIDTH))[None, :]
-    vectors = tl.load(vectors_ptr + at, mask=is_negative[:, None], other=0)
+    at = item[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    vectors = tl.load(outputs_ptr + at, mask=is_negative[:, None], other=0)
     bias = tl.load(biases_ptr + item, mask=is_negative, other=0)
     return vectors, bias + tl.load(log_sizes_ptr + k, mask=is_negative, other=0)
 
@@ -756,7 +771,7 @@ def _states(states_ptr, position, is_position, WIDTH: tl.constexpr):
 @triton.jit(do_not_specialize=["offset", "num_negatives", "max_positions"])
 def _softmax_kernel(
     batches_ptr, row_ptr, offset, positives_ptr, highest_ptr, totals_ptr, weighted_ptr, states_ptr, targets_ptr,
-    negatives_ptr, masks_ptr, windows_ptr, vectors_ptr, biases_ptr, log_sizes_ptr, num_negatives, max_positions,
+    negatives_ptr, masks_ptr, windows_ptr, outputs_ptr, biases_ptr, log_sizes_ptr, num_negatives, max_positions,
     TILES_IN_SHARE: tl.constexpr, WIDTH: tl.constexpr, TILE_ROWS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Compute the softmax of a tile of positions over a share of the negatives in each program.
@@ -777,8 +792,8 @@ def _softmax_kernel(
     window = tl.load(windows_ptr + plan_position, mask=is_position, other=0).to(tl.int64)
     if share == 0:
         item = tl.load(targets_ptr + plan_position, mask=is_position, other=0).to(tl.int64)
-        at = item[:, None] * (2 * WIDTH) + (WIDTH + tl.arange(0, WIDTH))[None, :]
-        target = tl.load(vectors_ptr + at, mask=is_position[:, None], other=0)
+        at = item[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+        target = tl.load(outputs_ptr + at, mask=is_position[:, None], other=0)
         score = tl.sum(states * target, 1) + tl.load(biases_ptr + item, mask=is_position, other=0)
         tl.store(positives_ptr + position, score, mask=is_position)
     highest = tl.full([TILE_ROWS], _MASKED, dtype=tl.float32)
@@ -786,7 +801,7 @@ def _softmax_kernel(
     weighted = tl.zeros([TILE_ROWS, WIDTH], dtype=tl.float32)
     for tile in range(TILES_IN_SHARE):
         k = (share * TILES_IN_SHARE + tile) * TILE_ROWS + tl.arange(0, TILE_ROWS)
-        vectors, bias = _negatives(row, k, negatives_ptr, vectors_ptr, biases_ptr, log_sizes_ptr, num_negatives, WIDTH)
+        vectors, bias = _negatives(row, k, negatives_ptr, outputs_ptr, biases_ptr, log_sizes_ptr, num_negatives, WIDTH)
         is_scored = is_position[:, None] & (k < num_negatives)[None, :]
         mask_at = window[:, None] * num_negatives + k[None, :]
         is_scored = is_scored & (tl.load(masks_ptr + mask_at, mask=is_scored, other=1) == 0)
@@ -841,7 +856,7 @@ def _log_sum_kernel(
 @triton.jit(do_not_specialize=["offset", "num_negatives"])
 def _negative_gradients_kernel(
     batches_ptr, row_ptr, offset, partial_ptr, partial_biases_ptr, states_ptr, log_sums_ptr, negatives_ptr, masks_ptr,
-    windows_ptr, vectors_ptr, biases_ptr, log_sizes_ptr, num_negatives,
+    windows_ptr, outputs_ptr, biases_ptr, log_sizes_ptr, num_negatives,
     TILES_IN_SHARE: tl.constexpr, WIDTH: tl.constexpr, TILE_ROWS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add up the gradients of a tile of negatives over a share of the positions in each program.
@@ -853,7 +868,7 @@ def _negative_gradients_kernel(
     num_positions = tl.load(batch_ptr + _NUM_POSITIONS)
     k = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     share = tl.program_id(1)
-    vectors, bias = _negatives(row, k, negatives_ptr, vectors_ptr, biases_ptr, log_sizes_ptr, num_negatives, WIDTH)
+    vectors, bias = _negatives(row, k, negatives_ptr, outputs_ptr, biases_ptr, log_sizes_ptr, num_negatives, WIDTH)
     scale = 1.0 / tl.maximum(num_positions, 1).to(tl.float32)
     gradient = tl.zeros([TILE_ROWS, WIDTH], dtype=tl.float32)
     grad_bias = tl.zeros([TILE_ROWS], dtype=tl.float32)
@@ -880,14 +895,14 @@ def _negative_gradients_kernel(
 @triton.jit
 def _grad_states(
     position, plan_position, is_position, column, num_positions, log_sums_ptr, coefficients_ptr, highest_ptr,
-    weighted_ptr, targets_ptr, vectors_ptr, max_positions, num_shares, WIDTH: tl.constexpr,
+    weighted_ptr, targets_ptr, outputs_ptr, max_positions, num_shares, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Return the gradients (positions, columns) of states after dropout; 0 where there is no position."""
     log_sum = tl.load(log_sums_ptr + position, mask=is_position, other=0)
     item = tl.load(targets_ptr + plan_position, mask=is_position, other=0).to(tl.int64)
-    target_at = item[:, None] * (2 * WIDTH) + WIDTH + column[None, :]
+    target_at = item[:, None] * WIDTH + column[None, :]
     coefficient = tl.load(coefficients_ptr + position, mask=is_position, other=0)
-    gradient = coefficient[:, None] * tl.load(vectors_ptr + target_at, mask=is_position[:, None], other=0)
+    gradient = coefficient[:, None] * tl.load(outputs_ptr + target_at, mask=is_position[:, None], other=0)
     share = 0
     while share < num_shares:
         at = share * max_positions + position
@@ -902,8 +917,8 @@ def _grad_states(
 @triton.jit(do_not_specialize=["offset", "threshold", "max_positions", "num_shares", "hash_width"])
 def _backward_kernel(
     batches_ptr, row_ptr, offset, grad_tokens_ptr, partial_ptr, carries_ptr, log_sums_ptr, coefficients_ptr,
-    highest_ptr, weighted_ptr, targets_ptr, starts_ptr, contexts_ptr, tokens_ptr, positions_ptr, items_ptr, vectors_ptr,
-    recurrence_ptr, decays_ptr, is_mean_ptr, keys_ptr, threshold, scale, max_positions,
+    highest_ptr, weighted_ptr, targets_ptr, starts_ptr, contexts_ptr, tokens_ptr, positions_ptr, items_ptr, inputs_ptr,
+    outputs_ptr, recurrence_ptr, decays_ptr, is_mean_ptr, keys_ptr, threshold, scale, max_positions,
     num_shares, WIDTH: tl.constexpr, hash_width, NUM_FEATURES: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
@@ -936,13 +951,13 @@ def _backward_kernel(
         before_block = tl.load(carries_ptr + carry_at * (NUM_FEATURES * WIDTH) + at)
         token = block * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
         features = _features(
-            items_ptr, vectors_ptr, start, token, count, column, before_block, decay, WIDTH, BLOCK_TOKENS
+            items_ptr, inputs_ptr, start, token, count, at, before_block, decay, NUM_FEATURES * WIDTH, BLOCK_TOKENS
         )  # fmt: skip
         position = first_position + token - context
         is_position = (token >= context) & (token < count)
         grad_state = _grad_states(
             position, tl.load(batch_ptr + _PLAN_POSITION) + position, is_position, column, num_positions, log_sums_ptr,
-            coefficients_ptr, highest_ptr, weighted_ptr, targets_ptr, vectors_ptr, max_positions, num_shares, WIDTH,
+            coefficients_ptr, highest_ptr, weighted_ptr, targets_ptr, outputs_ptr, max_positions, num_shares, WIDTH,
         )  # fmt: skip
         if DROPOUT:
             is_kept = _is_kept(position, column, keys_ptr, tl.load(batch_ptr + _NUMBER), threshold, hash_width)
@@ -954,8 +969,8 @@ def _backward_kernel(
         carry = _row_of(gradient, 0, BLOCK_TOKENS)
         before = _shifted(features, -1, BLOCK_TOKENS) + tl.where(row == 0, before_block[None, :, :], 0.0)
         grad_decays += tl.sum(gradient * before, 0)
-        to = (own_token + token)[:, None] * WIDTH + column[None, :]
-        tl.store(grad_tokens_ptr + to, tl.sum(gradient, 1), mask=(token < count)[:, None])
+        to_ptr = grad_tokens_ptr + (own_token + token)[:, None, None] * (NUM_FEATURES * WIDTH) + at[None, :, :]
+        tl.store(to_ptr, gradient, mask=(token < count)[:, None, None])
         block -= 1
     partial_ptr += own * (2 * NUM_FEATURES * WIDTH) + at
     tl.store(partial_ptr, grad_gains)
@@ -980,14 +995,14 @@ def _adam(value_ptr, moment, gradient, rate, root_correction):
 
 @triton.jit(do_not_specialize=["offset", "num_items", "num_negatives", "max_tokens", "num_shares"])
 def _update_kernel(
-    batches_ptr, row_ptr, offset, vectors_ptr, biases_ptr, steps_ptr, use_items_ptr, uses_ptr, grad_tokens_ptr,
-    states_ptr, coefficients_ptr, partial_ptr, partial_biases_ptr, first_step_ptr, step_numbers_ptr, num_items,
-    num_negatives, max_tokens, num_shares, WIDTH: tl.constexpr,
+    batches_ptr, row_ptr, offset, inputs_ptr, outputs_ptr, biases_ptr, steps_ptr, use_items_ptr, uses_ptr,
+    grad_tokens_ptr, states_ptr, coefficients_ptr, partial_ptr, partial_biases_ptr, first_step_ptr, step_numbers_ptr,
+    num_items, num_negatives, max_tokens, num_shares, SIZE: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_USES: tl.constexpr,
 ):  # fmt: skip
     """Add up the gradients of an item and take its step, in the program of its first use.
 
-    Tensors as in :class:`Parameters`, :class:`Plan`, :class:`Buffers` and :class:`EpochNumbers`.
+    Tensors as in :class:`Parameters`, :class:`Plan`, :class:`Buffers` and :class:`EpochNumbers`. ``SIZE`` is C W.
     """
     batch_ptr = batches_ptr + (tl.load(row_ptr) + offset) * _NUM_FIELDS
     program = tl.program_id(0)
@@ -999,11 +1014,12 @@ def _update_kernel(
     item = tl.load(use_items_ptr + program)
     if tl.load(use_items_ptr + program - 1, mask=program > 0, other=-1) == item:
         return
-    column = tl.arange(0, WIDTH)
-    grad_history = tl.zeros([WIDTH], dtype=tl.float32)
+    place, column = tl.arange(0, SIZE), tl.arange(0, WIDTH)
+    grad_history = tl.zeros([SIZE], dtype=tl.float32)
     grad_output = tl.zeros([WIDTH], dtype=tl.float32)
     grad_bias = 0.0
     first_use = tl.load(uses_ptr + program)
+    num_inputs, num_outputs = 0, (first_use < num_negatives).to(tl.int32)
     if first_use < num_negatives:
         share = 0
         while share < num_shares:
@@ -1020,7 +1036,9 @@ def _update_kernel(
         token = tl.load(uses_ptr + at, mask=is_own, other=0) - num_negatives
         position = token - max_tokens
         is_token = (token >= 0) & (position < 0)
-        token_at = token[:, None] * WIDTH + column[None, :]
+        num_inputs += tl.sum(is_token.to(tl.int32), 0)
+        num_outputs += tl.sum((position >= 0).to(tl.int32), 0)
+        token_at = token[:, None] * SIZE + place[None, :]
         grad_history += tl.sum(tl.load(grad_tokens_ptr + token_at, mask=is_token[:, None], other=0), 0)
         coefficient = tl.load(coefficients_ptr + position, mask=position >= 0, other=0)
         state_at = position[:, None] * WIDTH + column[None, :]
@@ -1030,12 +1048,15 @@ def _update_kernel(
         at += BLOCK_USES
     number = tl.load(batch_ptr + _NUMBER) + 1
     rate, root_correction = tl.load(step_numbers_ptr + 6 * number), tl.load(step_numbers_ptr + 6 * number + 1)
-    row = item.to(tl.int64) * (2 * WIDTH) + column
-    moment = num_items.to(tl.int64) * (2 * WIDTH)
-    _adam(vectors_ptr + row, moment, grad_history, rate, root_correction)
-    _adam(vectors_ptr + row + WIDTH, moment, grad_output, rate, root_correction)
-    _adam(biases_ptr + item, num_items, grad_bias, rate, root_correction)
-    tl.store(steps_ptr + item, (tl.load(first_step_ptr) + number).to(tl.int32))
+    row, size = item.to(tl.int64), num_items.to(tl.int64)
+    step = (tl.load(first_step_ptr) + number).to(tl.int32)
+    if num_inputs > 0:
+        _adam(inputs_ptr + row * SIZE + place, size * SIZE, grad_history, rate, root_correction)
+        tl.store(steps_ptr + 2 * row, step)
+    if num_outputs > 0:
+        _adam(outputs_ptr + row * WIDTH + column, size * WIDTH, grad_output, rate, root_correction)
+        _adam(biases_ptr + item, num_items, grad_bias, rate, root_correction)
+        tl.store(steps_ptr + 2 * row + 1, step)
 
 
 @triton.jit(do_not_specialize=["offset"])
