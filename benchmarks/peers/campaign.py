@@ -96,7 +96,7 @@ def run_fit(
         seed: of the fit.
 
     Raises:
-        FitFailedError: it ran out of time or memory, or raised.
+        FitFailedError: it ran out of time or memory, raised, or stored lists that no system may give.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("report.json", "lists.npy", "scores.npy"):
@@ -123,7 +123,10 @@ def run_fit(
     report = _run(python, folder, limits.threads)
     lists = np.full((question.seen.num_users, K), -1, dtype=np.int32)
     lists[users] = np.load(folder / "lists.npy")
-    check_lists(lists, question.seen.indptr, question.seen.items, question.seen.num_items)
+    try:
+        check_lists(lists, question.seen.indptr, question.seen.items, question.seen.num_items)
+    except ValueError as error:
+        raise FitFailedError(str(error)) from None
     report["metrics"] = list_metrics(lists, question.held_out)
     if (folder / "scores.npy").exists():
         is_candidate = (candidates >= 0) & (candidates != positives)

@@ -11,6 +11,8 @@ from benchmarks.peers.histories import Histories
 
 class _Implicit(Adapter):
     model: Any
+    lowest: float = np.finfo(np.float32).min
+    """Score that marks the places for which the library has found no item."""
 
     def prepare(self, histories: Histories) -> None:
         """Make the sparse matrix (U, I) of ones that implicit takes."""
@@ -19,9 +21,9 @@ class _Implicit(Adapter):
         self.matrix = histories.matrix()
 
     def topk(self, users: np.ndarray, k: int) -> np.ndarray:
-        """Return the library's own recommendations; its mark of a missing item is a score of the lowest float."""
+        """Return the library's own recommendations."""
         items, scores = self.model.recommend(users, self.matrix[users], N=k, filter_already_liked_items=True)
-        lists: np.ndarray = np.where(scores > np.finfo(np.float32).min, items, -1)
+        lists: np.ndarray = np.where(scores > self.lowest, items, -1)
         return lists
 
 
@@ -60,6 +62,8 @@ class BPR(_Factors):
 
 class ItemKNN(_Implicit):
     """Sums of the similarities to the items of the history, over the K nearest neighbours of each item."""
+
+    lowest = 0.0  # items without a neighbour in the history fill the list, seen ones among them
 
     def fit(self, clock: Clock) -> str:
         """Find the neighbours."""
