@@ -52,7 +52,7 @@ LIBRARIES = {
     "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},
     "rich": {"cli", "progress"},
-    "filelock": {"checkpoints", "data"},
+    "filelock": {"checkpoints", "data", "search"},
     "platformdirs": {"data"},
     "triton": {"kernels.cuda"},
     "safetensors": {"persistence"},

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from filelock import FileLock
 
 import fastncf
 from fastncf import cli
 from fastncf.config import Config
 from fastncf.data.facts import DataFacts
-from fastncf.errors import ConfigError, DataError, FastNCFError
+from fastncf.errors import ConfigError, DataNotFoundError, FastNCFError
 from fastncf.evaluation.metrics import METRICS
 from fastncf.plan import make_plan
 from fastncf.search import study as study_module
@@ -234,9 +235,13 @@ def test_files_that_are_no_study_are_refused(tmp_path: Path) -> None:
     text.write_text("user,item\n1,2\n")
     with pytest.raises(ConfigError, match=r"ratings\.csv: is no study"):
         fastncf.tune(data(), minutes=1, study=text, **SMALL)
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataNotFoundError, match="there is no such folder"):
         fastncf.tune(data(), minutes=1, study=folder, **SMALL)
     assert text.read_text() == "user,item\n1,2\n"
+    with FileLock(f"{tmp_path}/study.log.in-use"), pytest.raises(ConfigError, match="another process searches"):
+        fastncf.tune(data(), minutes=1, study=tmp_path / "study.log", **SMALL)
+    with pytest.raises(ConfigError, match="study=3"):
+        fastncf.tune(data(), minutes=1, study=3, **SMALL)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "10", None])
@@ -278,6 +283,10 @@ def test_the_command_line_writes_what_fit_takes(
     assert not stopped.value.code
     fitted = json.loads(capsys.readouterr().out)
     assert fitted["config"] == values["config"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["tune", str(ratings), "--minutes", "5", "--out", str(tmp_path / "none" / "plan.toml")])
+    assert stopped.value.code == 3
+    assert "there is no such folder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         cli.main(["tune", str(ratings)])
     assert stopped.value.code == 2

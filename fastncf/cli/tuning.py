@@ -1,5 +1,6 @@
 """Command that searches for better settings."""
 
+import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -7,6 +8,7 @@ from cyclopts import Parameter
 from fastncf.cli.app import Columns, Common, ConfigFile, Json, OutArgument, PathArgument, column_names
 from fastncf.cli.output import print_json, print_lines, tell
 from fastncf.config import Config
+from fastncf.errors import DataNotFoundError
 
 
 def tune(
@@ -52,6 +54,9 @@ def tune(
 
     if picture is not None:
         require_packages_of_pictures()
+    for path in (out, picture):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise DataNotFoundError(f"{path}: there is no such folder; expected a file in one that exists")
 
     def show(number: int, ndcg: float | None, best: float | None) -> None:
         """Print how a trial has ended."""
@@ -60,13 +65,12 @@ def tune(
 
     inputs: dict[str, Any] = {"test": test, "candidates": candidates, **column_names(columns)}
     found = search(find_source(ratings), minutes=minutes, study=study, config=config, callback=show, **inputs)
-    if out is not None:
-        found.write(out)
-    if picture is not None:
-        found.write_picture(picture)
     if json:
         print_json(found.to_dict())
     else:
         print_lines(*str(found).split("\n"))
-        if out is not None:
-            print_lines(f"written to {out}: fastncf fit RATINGS --config {out}")
+    sys.stdout.flush()  # what was found is shown before a file cannot be written
+    if out is not None:
+        tell(f"written to {found.write(out)}: fastncf fit RATINGS --config {out}")
+    if picture is not None:
+        found.write_picture(picture)

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
+
+from filelock import FileLock, Timeout
 
 from fastncf.config import Config, Settings, show
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
-from fastncf.errors import ConfigError, DataError, FastNCFError
+from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
 from fastncf.numpy_errors import usual_errors
 from fastncf.plan import make_plan
 from fastncf.search.result import Tuned
@@ -91,17 +95,18 @@ def tune(
         space = Space.of(config, data.facts)
         examination = Examination.of(data.split, data.order, config.cutoffs[0], config.seed)
         fingerprint = _fingerprint(config, data.interactions.users, data.interactions.items, data.split)
-        opened = _open(study, fingerprint, config.seed)
-        for number, parameters in enumerate(space.defaults()):
-            if number >= len(opened.trials):
-                opened.enqueue_trial(parameters)
-        try:
-            _search(opened, space, examination, deadline, callback)
-        except KeyboardInterrupt as error:
-            if study is not None:
-                error.add_note(f"the trials are in {study}, and the same call goes on with them")
-            raise
-        return Tuned.of(opened, space, study)
+        with _in_use(study):
+            opened = _open(study, fingerprint, config.seed)
+            for number, parameters in enumerate(space.defaults()):
+                if number >= len(opened.trials):
+                    opened.enqueue_trial(parameters)
+            try:
+                _search(opened, space, examination, deadline, callback)
+            except KeyboardInterrupt as error:
+                if study is not None:
+                    error.add_note(f"the trials are in {study}, and the same call goes on with them")
+                raise
+            return Tuned.of(opened, space, study)
 
 
 def _search(
@@ -151,6 +156,39 @@ def _fingerprint(config: Config, users: Vocabulary, items: Vocabulary, split: Sp
     return found.hexdigest()
 
 
+@contextmanager
+def _in_use(path: str | Path | None) -> Iterator[None]:
+    """Let no other process use a study file in the block, since each takes unfinished trials for those of an ended one.
+
+    Raises:
+        ConfigError: the path is none, or another process uses the file.
+        DataNotFoundError: there is no such folder.
+        DataError: it cannot be written to.
+    """
+    if path is None:
+        yield
+        return
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"study={show(path)}: expected the path of a file")
+    if not Path(path).absolute().parent.is_dir():  # which the lock would make
+        raise DataNotFoundError(f"{path}: there is no such folder; expected a file in one that exists")
+    lock = FileLock(f"{path}.in-use", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"{path}: another process searches with this study file; expected a file of its own"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):
+            os.remove(lock.lock_file)
+
+
 def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study":
     """Return a new study, or that of a file.
 
@@ -163,8 +201,6 @@ def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if path is not None and not isinstance(path, str | Path):
-        raise ConfigError(f"study={show(path)}: expected the path of a file")
     try:
         storage = InMemoryStorage() if path is None else JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(

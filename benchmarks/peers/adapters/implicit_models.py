@@ -11,7 +11,7 @@ from benchmarks.peers.histories import Histories
 
 class _Implicit(Adapter):
     model: Any
-    lowest: float = np.finfo(np.float32).min
+    lowest = float(np.finfo(np.float32).min)
     """Score that marks the places for which the library has found no item."""
 
     def prepare(self, histories: Histories) -> None:
