@@ -29,6 +29,7 @@ nightly: .venv/installed-dev
 	$(BIN)/python -m tests.data.readers.campaign $(SEED) 20000
 	$(BIN)/python -m tests.persistence.mutations $(SEED) 10000
 	$(BIN)/python -m tests.persistence.simulation $(SEED) 10000
+	$(BIN)/python -m tests.persistence.full_disk
 	$(BIN)/python -m tests.interrupts --repeats 100 --seed $(SEED)
 	$(BIN)/python -m tests.checkpoints.kills --kills 100 --seed $(SEED)
 	$(BIN)/python -m tests.growth --fits 200

@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-SECONDS = 60
-"""Seconds after which a case counts as a hang."""
+SECONDS = 120
+"""Seconds after which a case counts as a hang; the first one of a process, which may compile, has ten times as many."""
 
 MOST_MEMORY = 3 << 29
 """Bytes of memory that a process may have at most while it tries one case after the other: the stated bound."""
@@ -37,7 +37,7 @@ def work(first: int, last: int, try_one: Try) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # panics of Polars, which are caught, are printed there
     for seed in range(first, last):
         print(json.dumps({"begins": seed}), file=results, flush=True)
-        faulthandler.dump_traceback_later(SECONDS, exit=True)
+        faulthandler.dump_traceback_later(SECONDS if seed > first else 10 * SECONDS, exit=True)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 result = {"kind": try_one(seed, Path(folder))}

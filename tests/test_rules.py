@@ -77,5 +77,24 @@ def test_files_are_replaced_and_removed_in_one_place(file):
         and (node.attr in changing or (node.attr in ("replace", "remove", "open") and ast.unparse(node.value) == "os"))
     }
     reads = {"streams.py": "open", "data/readers/files.py": "open", "download.py": "truncate"}
+    reads["distributed.py"] = "rmtree"  # a temporary folder that processes share
     allowed = {text for text in found if text.startswith(reads.get(file, "-"))}
     assert file == "files.py" or found == allowed
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_files_are_written_where_they_are_replaced(file):
+    writers = (
+        "write_text",
+        "write_bytes",
+        "savez",
+        "sink_parquet",
+        "sink_csv",
+        "write_parquet",
+        "write_csv",
+        "write_ipc",
+    )
+    for function in ast.walk(FILES[file]):
+        if isinstance(function, ast.FunctionDef):
+            attributes = {node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute)}
+            assert not attributes & set(writers) or "with replaced" in ast.unparse(function).replace("files.", "")

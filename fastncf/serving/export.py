@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fastncf import files
 from fastncf.config import show
 from fastncf.data.replaced_file import replaced_file
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, DataError
 from fastncf.processes import require_polars_threads
 from fastncf.serving.onnx_export import SUFFIX as ONNX
 
@@ -50,7 +51,12 @@ def export_vectors(target: Path, users: pl.DataFrame, items: pl.DataFrame) -> li
         return [target]
     require_polars_threads("writing Parquet")
     if target.parent.is_dir() and not target.exists():
-        target.mkdir()
+        try:
+            files.make_folders(target)
+        except OSError as error:
+            raise DataError(
+                f"{target}: cannot be made ({error.strerror}); expected a folder that can be written"
+            ) from None
     written = []
     for name, frame in (("users", users), ("items", items)):
         written.append(target / f"{name}.parquet")

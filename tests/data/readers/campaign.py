@@ -5,8 +5,8 @@ for each one that ends otherwise (an exception that is no ``FastNCFError``, rows
 that of a plain reader, a crash, a hang) what it was and the command that reads it again. Then it prints how many files
 of each kind were refused and read, and the largest memory of a process.
 
-A file is text, JSON lines, Parquet or Feather, plain or packed by gzip, bzip2, xz or zstd, in a zip or tar archive, or
-one of several files; it is changed before or after it is packed. Some are bombs.
+A file is text, item lists, JSON lines, Parquet or Feather, plain or packed by gzip, bzip2, xz or zstd, in a zip or tar
+archive, or one of several files; it is changed before or after it is packed. Some are bombs.
 """
 
 import bz2
@@ -34,7 +34,7 @@ from fastncf.data.split import leave_one_out
 from fastncf.errors import MAX_MESSAGE_LENGTH, FastNCFError
 from fastncf.train import _counts
 from tests import campaigns
-from tests.data.readers.mutations import check_table, make_json_lines, make_text, mutate
+from tests.data.readers.mutations import check_table, make_item_lists, make_json_lines, make_text, mutate
 
 MOST_UNPACKED = 8 << 20
 """Bytes that a file may unpack to."""
@@ -83,9 +83,11 @@ def frame_of(draw: random.Random) -> pl.DataFrame:
 
 def _table(draw: random.Random) -> tuple[bytes, str]:
     """Return a sound file of a kind, and the name of the kind."""
-    kind = draw.choice(["text", "text", "json", "parquet", "parquet", "feather", "feather"])
+    kind = draw.choice(["text", "text", "item lists", "json", "parquet", "parquet", "feather", "feather"])
     if kind == "text":
         return make_text(draw), kind
+    if kind == "item lists":
+        return make_item_lists(draw), kind
     if kind == "json":
         return make_json_lines(draw), kind
     buffer, frame = io.BytesIO(), frame_of(draw)
@@ -187,7 +189,7 @@ def make(draw: random.Random, folder: Path) -> tuple[Source, str, bytes | None]:
         return draw.choice([paths, folder, f"{folder}/part-*"]), f"several {kind}", None
     is_bomb = draw.random() < 0.01
     content, kind = _bomb(draw) if is_bomb else _table(draw)
-    is_plain = kind in ("text", "json")
+    is_plain = kind in ("text", "item lists", "json")
     if not is_bomb and draw.random() < 0.75:
         content = (mutate if is_plain else _change)(content, draw)
     plain = content if is_plain else None
@@ -247,7 +249,8 @@ def try_one(seed: int, folder: Path) -> str:
         return f"{kind}, refused"
     assert "bomb" not in kind or kind == "text bomb", "a bomb was read"  # text as it stands unpacks to nothing more
     require_account(table)
-    if plain is not None and not any(options.values()) and "time" in table.frame.columns:
+    has_times = "time" in table.frame.columns or kind.startswith("item lists")
+    if plain is not None and not any(options.values()) and has_times:
         check_table(plain, table)
     return f"{kind}, read"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
+from fastncf.data.readers.item_lists import FORMAT as ITEM_LISTS
 from fastncf.data.readers.table import Table
 from fastncf.errors import MAX_MESSAGE_LENGTH, FastNCFError
 from tests.data.readers.conftest import canonical, read
@@ -82,6 +83,15 @@ def make_json_lines(draw: random.Random) -> bytes:
     names = draw.sample([*values], 3)
     rows = [{name: value(name) for name in names} | {"note": draw.choice(_NOTES)} for _ in range(draw.randrange(2, 30))]
     return "".join(json.dumps(row, ensure_ascii=draw.random() < 0.5) + "\n" for row in rows).encode()
+
+
+def make_item_lists(draw: random.Random) -> bytes:
+    """Return a sound text of a line for each user, the user and then all items."""
+    separator, lines = draw.choice([" ", "\t", "  "]), []
+    for user in draw.sample(range(90), draw.randrange(2, 30)):
+        items = draw.sample(range(200), draw.randrange(1, 12))
+        lines.append(separator.join(map(str, [user, *(sorted(items) if draw.random() < 0.2 else items)])))
+    return ("\n".join(lines) + draw.choice(["", "\n", "\n\n"])).encode()
 
 
 def mutate(content: bytes, draw: random.Random) -> bytes:
@@ -206,6 +216,10 @@ def check_table(content: bytes, table: Table) -> None:
     """
     if table.source_info["format"] == "JSON lines":
         _check_json_lines(content, table)
+        return
+    if table.source_info["format"] == ITEM_LISTS:
+        lines = [list(map(int, line.split())) for line in content.split(b"\n") if line.strip()]
+        assert table.frame.select("user", "item").rows() == [(line[0], item) for line in lines for item in line[1:]]
         return
     readings = read_plainly(content, table)
     assert readings, "no plain reading has the same number of fields in each row"
