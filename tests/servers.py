@@ -37,7 +37,7 @@ def answer(folder: str, user: int) -> list[dict[str, Any]]:
     return fastncf.load(Path(folder) / "model").recommend(user, 3).to_dicts()
 
 
-def ask(port: int, query: str, seconds: float = 90) -> tuple[int, Any]:
+def ask(port: int, query: str, seconds: float = 600) -> tuple[int, Any]:
     """Return the status and the answer to a request to a server on this machine, which may still be starting."""
     end = time.monotonic() + seconds
     while True:

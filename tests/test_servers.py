@@ -26,18 +26,24 @@ def folder(tmp_path_factory) -> Path:
     """A folder with the application and a saved model."""
     path = tmp_path_factory.mktemp("server")
     fastncf.fit(checkerboard(20, 14, 2), dim=4, epochs=1, num_candidates=5).save(path / "model")
+    for user in (0, "nobody"):  # compiles what the workers load
+        fastncf.load(path / "model").recommend(user, 3, unknown="popular")
     (path / "app.py").write_text(application(), encoding="utf-8")
     return path
 
 
 @needs_gunicorn
-@pytest.mark.parametrize("flags", [[], ["--preload", "--threads", "2"]], ids=["each worker loads", "preload"])
+@pytest.mark.parametrize(
+    "flags",
+    [["--workers", "2"], ["--workers", "2", "--preload", "--threads", "2"]],
+    ids=["each worker loads", "preload"],
+)
 def test_gunicorn_answers_as_the_model_does(flags, folder):
     rec = fastncf.load(folder / "model")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"127.0.0.1:{port}", *flags, "app:app"]
+    command = [sys.executable, "-m", "gunicorn", "--timeout", "600", "--bind", f"127.0.0.1:{port}", *flags, "app:app"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:
@@ -52,7 +58,7 @@ def test_gunicorn_answers_as_the_model_does(flags, folder):
             assert "none" in refused["error"]
         finally:
             server.send_signal(signal.SIGTERM)
-            _, log = server.communicate(timeout=60)
+            _, log = server.communicate(timeout=600)
     assert server.returncode == 0, log
     assert "Traceback" not in log, log
 
