@@ -16,7 +16,7 @@ from fastncf.trainers import cuda_next_item, next_item
 from fastncf.trainers.cuda_next_item import CUDANextItem, step_numbers
 from fastncf.trainers.next_item import NextItem
 from tests.conftest import plain_split
-from tests.trainers.test_block_sgd import check_refused_states, random_split
+from tests.trainers.test_block_sgd import check_refused_states, random_split, weights_by_pair
 from tests.trainers.test_history_sgd import random_order
 from tests.trainers.test_next_item import (
     batch_loss,
@@ -97,7 +97,7 @@ def first_gradients(ours: CUDANextItem, theirs: NextItem) -> None:
     theirs.load_state_dict(arrays_of(ours))
     p = parameters_of(theirs)
     (chosen,) = batches_of(theirs, 0)
-    loss = batch_loss(theirs, p, 0, 0, chosen)
+    loss = batch_loss(theirs, p, 0, 0, chosen, weights_by_pair(theirs.split))
     (loss / theirs.num_positions).backward()
     expected = loss.item() * ours.num_interactions / ours.num_positions
     assert float(ours.epoch(0)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
