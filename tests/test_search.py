@@ -173,7 +173,7 @@ def test_a_search_goes_on_from_its_file(stops_after: Any, tmp_path: Path) -> Non
     file = tmp_path / "study.log"
     stops_after(2)
     calls: list[tuple[int, float | None, float | None]] = []
-    first = fastncf.tune(data(), minutes=1, study=file, callback=lambda *told: calls.append(told), **SMALL)
+    first = fastncf.tune(data(), minutes=1000, study=file, callback=lambda *told: calls.append(told), **SMALL)
     assert first.trials["trial"].to_list() == [1, 2] == [number for number, _, _ in calls]
     assert first.default_ndcg == calls[0][1]
     assert first.ndcg == calls[-1][2] == max(value for _, value, _ in calls if value is not None)
@@ -186,10 +186,10 @@ def test_a_search_goes_on_from_its_file(stops_after: Any, tmp_path: Path) -> Non
 
     stops_after(5)
     with pytest.raises(KeyboardInterrupt) as raised:
-        fastncf.tune(data(), minutes=1, study=file, callback=interrupt, **SMALL)
+        fastncf.tune(data(), minutes=1000, study=file, callback=interrupt, **SMALL)
     assert "study.log, and the same call goes on" in raised.value.__notes__[0]
     stops_after(4)
-    last = fastncf.tune(data(), minutes=1, study=file, **SMALL)
+    last = fastncf.tune(data(), minutes=1000, study=file, **SMALL)
     assert last.trials["trial"].to_list() == list(range(1, 8))
     assert last.trials["ndcg"][:2].to_list() == first.trials["ndcg"].to_list()
     assert last.ndcg is not None
@@ -201,9 +201,9 @@ def test_a_search_goes_on_from_its_file(stops_after: Any, tmp_path: Path) -> Non
         assert set(last.importance) <= set(last.trials.columns)
     for changes in ({"seed": 1}, {"l2": 0.02}):
         with pytest.raises(ConfigError, match="a study of other data or settings"):
-            fastncf.tune(data(), minutes=1, study=file, **{**SMALL, **changes})
+            fastncf.tune(data(), minutes=0.01, study=file, **{**SMALL, **changes})
     with pytest.raises(ConfigError, match="a study of other data or settings"):
-        fastncf.tune(data(79), minutes=1, study=file, **SMALL)
+        fastncf.tune(data(79), minutes=0.01, study=file, **SMALL)
 
 
 def test_trials_of_an_ended_process_are_failed_and_time_that_is_over_ends_one(
@@ -221,10 +221,10 @@ def test_trials_of_an_ended_process_are_failed_and_time_that_is_over_ends_one(
     with monkeypatch.context() as patch:
         patch.setattr(study_module, "run_trial", killed)
         with pytest.raises(KilledError):
-            fastncf.tune(data(), minutes=1, study=file, **SMALL)
+            fastncf.tune(data(), minutes=1000, study=file, **SMALL)
     stops_after(1)
-    monkeypatch.setattr(study_module, "_seconds_left", lambda deadline: 0.0)
-    found = fastncf.tune(data(), minutes=1, study=file, **SMALL)
+    monkeypatch.setattr(study_module, "_seconds_left", lambda deadline: -1.0)
+    found = fastncf.tune(data(), minutes=1000, study=file, **SMALL)
     assert found.trials["state"].to_list() == ["failed", "pruned"]
     assert found.ndcg is None
     assert found.config.to_dict() == Config(**SMALL).to_dict()
@@ -234,14 +234,14 @@ def test_files_that_are_no_study_are_refused(tmp_path: Path) -> None:
     text, folder = tmp_path / "ratings.csv", tmp_path / "none" / "study.log"
     text.write_text("user,item\n1,2\n")
     with pytest.raises(ConfigError, match=r"ratings\.csv: is no study"):
-        fastncf.tune(data(), minutes=1, study=text, **SMALL)
+        fastncf.tune(data(), minutes=0.01, study=text, **SMALL)
     with pytest.raises(DataNotFoundError, match="there is no such folder"):
-        fastncf.tune(data(), minutes=1, study=folder, **SMALL)
+        fastncf.tune(data(), minutes=0.01, study=folder, **SMALL)
     assert text.read_text() == "user,item\n1,2\n"
     with FileLock(f"{tmp_path}/study.log.in-use"), pytest.raises(ConfigError, match="another process searches"):
-        fastncf.tune(data(), minutes=1, study=tmp_path / "study.log", **SMALL)
+        fastncf.tune(data(), minutes=0.01, study=tmp_path / "study.log", **SMALL)
     with pytest.raises(ConfigError, match="study=3"):
-        fastncf.tune(data(), minutes=1, study=3, **SMALL)  # type: ignore[arg-type]
+        fastncf.tune(data(), minutes=0.01, study=3, **SMALL)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "10", None])

@@ -19,7 +19,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         f"{found['machine']}; Python {found['versions']['python']}. Each system is in an environment and a process of "
         "its own. NDCG@10 ± its standard error over users. Seconds are of the processor, in brackets those of the "
         "clock, which the other work on the machine prolongs; the load is its average over a minute, at the end. Peak "
-        "memory is that of the process, installed size that of all packages."
+        "memory is that of the process, installed size that of all packages; fastncf's own is that of the environment "
+        "that the command runs in, with what develops it. A system without a row was not measured."
     )
     for name, data in found["data"].items():
         yield ""
@@ -32,7 +33,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
             "| system | NDCG@10, whole catalogue | HR@10 | NDCG@10, 1 + 99 | HR@10 | prepare, s | fit, s | lists, s | "
             "load | peak memory | installed | trials | trained |"
         )
-        yield "|" + "---|" * 12
+        yield "|" + "---|" * 13
         for key in _ordered(data["results"]):
             yield _row(found, key, data["results"][key])
         yield ""

@@ -1,6 +1,6 @@
 """What a search has found: settings as a configuration file, the trials, and a picture of what mattered."""
 
-import json
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ import polars as pl
 from fastncf.config import Config
 from fastncf.errors import DataError, FastNCFError
 from fastncf.files import replaced
+from fastncf.plan_file import to_toml
 from fastncf.search.space import Space
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Tuned:
             for field in fields(Config)
             if getattr(self.config, field.name) != getattr(plain, field.name)
         }
-        return "".join(f"{name} = {_toml(value)}\n" for name, value in changed.items())
+        return to_toml(changed) + "\n"
 
     def write(self, path: str | Path) -> Path:
         """Write :meth:`to_toml` to a file, which ``fastncf fit --config`` reads, and return its path.
@@ -164,7 +165,11 @@ def _importance(study: "optuna.Study", space: Space, best: "optuna.trial.FrozenT
     if best is None or len(complete) < _FEWEST_FOR_IMPORTANCE:
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # of parameters that few trials have, such as those of a loss that is not the best
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     loss, _ = _settings(space, best.params)
     kept = {name.removeprefix(f"{loss}."): share for name, share in found.items() if _is_of(name, loss)}
     total = sum(kept.values())
@@ -174,10 +179,3 @@ def _importance(study: "optuna.Study", space: Space, best: "optuna.trial.FrozenT
 def _is_of(name: str, loss: str) -> bool:
     """Return whether a parameter is the choice of the loss, or a setting of a certain one."""
     return name == "loss" or name.startswith(f"{loss}.")
-
-
-def _toml(value: Any) -> str:
-    """Return a value of a setting as TOML."""
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
-    return repr(float(value)) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

@@ -232,9 +232,13 @@ def _run(
     from optuna.trial import TrialState
 
     start = time.monotonic()
+    first_end = start
 
     def after_epoch(done: int, of: int) -> None:
-        per_epoch = (time.monotonic() - start) / done
+        nonlocal first_end
+        if done == 1:  # it may have compiled kernels, and tells nothing about the others
+            first_end = time.monotonic()
+        per_epoch = (time.monotonic() - first_end) / max(done - 1, 1)
         if per_epoch * (of - done) > _seconds_left(deadline):
             raise TrialEndedError("the time is over before its last epoch")
 

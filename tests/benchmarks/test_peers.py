@@ -111,6 +111,8 @@ def test_a_system_runs_in_a_process_of_its_own(histories: Histories, tmp_path: P
         },
     }
     assert f"{found['metrics']['full/ndcg@10']:.4f}" in "\n".join(table(page))
+    lines = [line for line in table(page) if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {14}
     assert "EASE could not be installed: no wheel" in "\n".join(table(page))
 
 
