@@ -420,8 +420,8 @@ def _single(
 ) -> list[_Planned] | str:
     """Plan one stage from random parameters; return the reason where no trainer takes it."""
     name = name or _name(config, module)
-    if optimizer == "adam" and name in FACTOR_MODELS and module is None and config.loss == "softmax":
-        planned = _by_states(config, data)
+    if optimizer == "adam" and name in ("mf", "gmf") and module is None and config.loss == "softmax":
+        planned = _by_states(config, data, name)
         if not isinstance(planned, str) or config.history in ("sequence", "bag"):
             return planned
     history, history_reason = _history(config, data, optimizer)
@@ -433,8 +433,8 @@ def _single(
     return _staged(config, module, recipes, known, reasons)
 
 
-def _by_states(config: Config, data: DataFacts) -> list[_Planned] | str:
-    """Plan the training of an mf by softmax on histories; return the reason where that does not apply."""
+def _by_states(config: Config, data: DataFacts, name: str = "mf") -> list[_Planned] | str:
+    """Plan the training of an mf or a gmf by softmax on histories; return the reason where that does not apply."""
     if config.history == "none":
         return "history='none' was asked for"
     if config.history == "sequence" and not data.has_order:
@@ -448,7 +448,7 @@ def _by_states(config: Config, data: DataFacts) -> list[_Planned] | str:
     if config.negatives_exponent is not None:
         return f"negatives_exponent={config.negatives_exponent:g} was asked for, and negatives are drawn uniformly"
     recipes = [GENERAL, *_recipes_of_states(config, data, history)]
-    known = {"model": "mf", "optimizer": "adam", "history": history, "has_weights": data.has_weights}
+    known = {"model": name, "optimizer": "adam", "history": history, "has_weights": data.has_weights}
     history_reason = AS_ASKED_FOR if config.history is not None else data.order_reason
     device, device_reason = _device_of_states(config)
     if device != "cpu":

@@ -437,6 +437,7 @@ def test_a_choice_needs_users_with_two_items():
         {"loss": "bce", "history": "none"},
         {"loss": "bpr", "history": "sequence"},
         {"loss": "softmax", "history": "sequence"},
+        {"loss": "softmax", "history": "bag", "model": "gmf"},
     ],
 )
 def test_more_negatives_never_make_a_model_worse_by_more_than_noise(settings):

@@ -9,6 +9,7 @@ that the model is a matrix factorization.
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -74,8 +75,10 @@ class NextItem(Trainer):
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
-        if (reason := why_not_states(stage, module, cls.history)) is not None:
+        if (reason := why_not_states(stage, module, cls.history, ("mf", "gmf"))) is not None:
             return reason
+        if stage.model == "gmf" and stage.dim < 3:
+            return f"dim={stage.dim} leaves a gmf no room for the biases; expected at least 3"
         if stage.device != "cpu":
             return f"device={stage.device!r} is not the CPU"
         if stage.precision != "float32":
@@ -84,6 +87,7 @@ class NextItem(Trainer):
 
     def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.__init__`; the parameters of ``model`` are drawn anew."""
+        stage = replace(stage, dim=model.user_vectors.shape[1])  # a gmf keeps two dimensions for the biases
         self.model, self.stage, self.num_items = model, stage, split.num_items
         self.split, self.order = split, order
         self.windows = self._make_windows(0)
@@ -338,14 +342,16 @@ class NextItem(Trainer):
         self._write_model()
 
 
-def why_not_states(stage: Stage, module: "nn.Module | None", history: str) -> str | None:
+def why_not_states(
+    stage: Stage, module: "nn.Module | None", history: str, models: tuple[str, ...] = ("mf",)
+) -> str | None:
     """Return why a stage cannot be trained by states of histories of a kind, whatever its device and precision."""
     if stage.optimizer != "adam":
         return f"takes steps by adam, not by {stage.optimizer}"
     if module is not None:
         return "the kernel trains no modules"
-    if stage.model != "mf":
-        return f"the kernel is for mf and not for {stage.model!r}"
+    if stage.model not in models:
+        return f"the kernel is for {' and '.join(models)} and not for {stage.model!r}"
     if stage.loss != "softmax":
         return f"the kernel computes softmax and not loss={stage.loss!r}"
     if stage.history != history:

@@ -267,7 +267,9 @@ def test_objections():
 
     assert reason() is None
     assert "not by sgd" in reason(optimizer="sgd")
-    assert "'gmf'" in reason(model="gmf")
+    assert "'mlp'" in reason(model="mlp")
+    assert reason(model="gmf") is None
+    assert "dim=2 leaves a gmf no room" in reason(model="gmf", dim=2)
     assert "loss='bce'" in reason(loss="bce")
     assert "history='none'" in reason(history="none")
     assert "cuda:0" in reason(device="cuda:0")
