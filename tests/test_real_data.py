@@ -1,5 +1,6 @@
 """The genuine files, end to end."""
 
+import numpy as np
 import pytest
 
 import fastncf
@@ -50,3 +51,88 @@ def test_default_recipe_on_ml_100k(data_dir):
     rec = fastncf.fit(data_dir / "ml-100k" / "u.data")
     assert rec.metrics["hr@10"] >= 0.66
     assert rec.recommend(196, k=10).height == 10
+
+
+def popularity(train, test, num_items, k):
+    """HR, recall and NDCG at k of the most popular items, in the whole catalogue without training items."""
+    counts = np.bincount(np.concatenate([*train.values()]), minlength=num_items)
+    values, ascending = [], np.sort(counts)
+    for user, items in test.items():
+        own, left_out = counts[items], counts[np.concatenate([train[user], items])]
+        above = num_items - np.searchsorted(ascending, own) - (left_out >= own[:, None]).sum(axis=1)
+        ranks = np.sort(above) + np.arange(len(items))
+        gains = 1 / np.log2(np.arange(k) + 2)
+        hits = ranks[ranks < k]
+        values.append((len(hits) > 0, len(hits) / len(items), gains[hits].sum() / gains[: len(items)].sum()))
+    return np.mean(values, axis=0)
+
+
+def lists_of(path):
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {int(line[0]): np.array(line[1:], dtype=int) for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("names", "k", "printed"),
+    [
+        (("set/ml-1m-lcfn-train.txt", "set/ml-1m-lcfn-test.txt"), 20, None),
+        (("set/gowalla-train.txt", "set/gowalla-test.txt"), 20, (0.0416, 0.0317)),
+        (("seq/beauty.txt",), 10, None),
+        (("seq/ml-1m-sas.txt",), 10, None),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) and isinstance(value[0], str) else "",
+)
+def test_files_of_item_lists(data_dir, names, k, printed):
+    """Popularity beside a few lines of NumPy and, for LightGCN's Gowalla, the figures that papers print."""
+    train = lists_of(data_dir / names[0])
+    if len(names) == 2:
+        given, test = {"test": data_dir / names[1]}, {u: i for u, i in lists_of(data_dir / names[1]).items() if len(i)}
+    else:
+        given, test = {}, {u: items[-1:] for u, items in train.items()}
+        train = {u: items[:-1] for u, items in train.items()}
+    rec = fastncf.fit(
+        data_dir / names[0], model="popularity", k=k, full_ranking=True, metrics=["hr", "recall", "ndcg"], **given
+    )
+    found = [rec.metrics[f"full/{name}@{k}"] for name in ("hr", "recall", "ndcg")]
+    if printed is not None:
+        assert (round(found[1], 4), round(found[2], 4)) == printed
+        return
+    # items that stand nowhere else are no items of the catalogue: numbers without a gap are counted from 0
+    ids = {item: index for index, item in enumerate(np.unique(np.concatenate([*train.values(), *test.values()])))}
+    train, test = ({u: np.array([ids[i] for i in items]) for u, items in part.items()} for part in (train, test))
+    np.testing.assert_allclose(found, popularity(train, test, len(ids), k), atol=1e-12)
+
+
+def test_protocols_on_movielens_1m(data_dir):
+    """Each user's latest by either row of a tie, the latest fifth, and all from a date on, beside NumPy."""
+    path = data_dir / "ml-1m" / "ratings.dat"
+    rows = np.array([line.split("::") for line in path.read_text("latin-1").splitlines()], dtype=np.int64)
+    user, item, time = rows[:, 0], np.unique(rows[:, 1], return_inverse=True)[1], rows[:, 3]
+    num_items, point = int(item.max()) + 1, 975_628_800  # 2000-12-01 in UTC
+
+    def split_last(amount, turn):
+        train, test = {}, {}
+        by_time = np.lexsort((turn * np.arange(len(user)), time, user))
+        for items in np.split(by_time, np.flatnonzero(np.diff(user[by_time])) + 1):
+            size = 1 if amount == 1 else max(1, int(amount * len(items) + 0.5))
+            train[user[items[0]]], test[user[items[0]]] = item[items[:-size]], item[items[-size:]]
+        return train, test
+
+    def by_user(chosen):
+        rows = np.flatnonzero(chosen)[np.argsort(user[chosen], kind="stable")]
+        parts = np.split(rows, np.flatnonzero(np.diff(user[rows])) + 1)
+        return {user[part[0]]: item[part] for part in parts}
+
+    def split_at():
+        train, later = by_user(time < point), by_user(time >= point)
+        return train, {u: items for u, items in later.items() if u in train}
+
+    for settings, (train, test) in (
+        ({"ties": "first"}, split_last(1, -1)),
+        ({"ties": "last"}, split_last(1, 1)),
+        ({"holdout": 0.2}, split_last(0.2, -1)),
+        ({"before": "2000-12-01"}, split_at()),
+    ):
+        rec = fastncf.fit(path, model="popularity", full_ranking=True, metrics=["hr", "recall", "ndcg"], **settings)
+        found = [rec.metrics[f"full/{name}@10"] for name in ("hr", "recall", "ndcg")]
+        np.testing.assert_allclose(found, popularity(train, test, num_items, 10), atol=1e-12)
