@@ -40,10 +40,12 @@ class Cost:
     Attributes:
         memory_bytes: most memory of the process at one time.
         seconds: from the start of the process to its end, kernels compiled.
+        other_seconds: of them those of the start and the evaluation.
     """
 
     memory_bytes: int
     seconds: float
+    other_seconds: float = 0.0
 
     def __str__(self) -> str:
         return f"about {self.memory_bytes / 1e9:.1f} GB of memory and {self.seconds:,.0f} s"
@@ -68,14 +70,14 @@ def estimate(
         num_rows: rows of the source.
         num_candidates: negatives that each held-out item is ranked against.
     """
-    seconds = _START_SECONDS + num_rows / _READING_ROWS_PER_SECOND
+    seconds = num_rows / _READING_ROWS_PER_SECOND
     for stage in stages:
         num_negatives = min(stage.num_negatives, num_items) if stage.trainer in _BY_STATES else stage.num_negatives
         seconds += stage.epochs * num_interactions * (1 + num_negatives) * _seconds_per_sample(stage)
-    seconds += num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
+    others = _START_SECONDS + num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
     uses_torch = any(stage.trainer not in _WITHOUT_TORCH for stage in stages)
     if uses_torch:
-        seconds += _TORCH_SECONDS
+        others += _TORCH_SECONDS
     growth = growth_bytes(
         stages,
         num_users=num_users,
@@ -90,7 +92,7 @@ def estimate(
         kept + growth,
     )
     base = _PYTHON_BYTES + (_TORCH_BYTES if uses_torch else 0)
-    return Cost(memory_bytes=base + max(memory), seconds=round(seconds, 1))
+    return Cost(memory_bytes=base + max(memory), seconds=round(seconds + others, 1), other_seconds=round(others, 1))
 
 
 def growth_bytes(

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time as time_module
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from fastncf import distributed
+from fastncf.calibration import measured_cost
 from fastncf.checkpoints import Checkpoint, open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, Settings, require_known, show
@@ -214,18 +216,28 @@ def plan_fit(
     weight: str | None = None,
     model: "str | nn.Module | None" = None,
     config: Config | None = None,
+    measure: bool = False,
     **settings: Unpack[Settings],
 ) -> Plan:
     """Read and split interactions as :func:`fit` does, and return the plan of the fit without training anything.
 
     The arguments and errors are those of :func:`fit`. ``print(plan)`` tells each choice with its reason, and the memory
     and time to expect. An l2 that is searched for on held-out items is not known yet.
+
+    Args:
+        measure: train a part of an epoch of each stage, on a copy of a module, for the speed of this machine.
     """
+    begin = time_module.perf_counter()
     with usual_errors():
         config, module = configured(config, model, settings)
         columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
         inputs = Inputs(test, candidates, columns, module)
         data, plan = prepare(train, inputs, config, stacklevel=3)
+        if measure:
+            seconds = time_module.perf_counter() - begin
+            alternative = alternative_plan(config, plan)
+            trials = () if alternative is None else (trial_of(config, plan), trial_of(config, alternative))
+            plan = replace(plan, cost=measured_cost(plan, trials, module, data.split, data.order, seconds))
         return plan if config.holdout != "none" else plan.with_everything(hold_out_nothing(data.split, None)[0])
 
 

@@ -61,7 +61,8 @@ def fit(
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
     dry_run
-        Print the plan as a file of settings, which --config takes, and train nothing.
+        Print the plan as a file of settings, which --config takes, with the memory and time to expect, which are
+        measured by a part of an epoch, and fit nothing.
     refit
         After the model is measured, train it again on all interactions, the held-out ones included.
     seeds
@@ -156,7 +157,7 @@ def _dry_run(ratings: Path, config: Config, given: dict[str, Any], as_json: bool
     from fastncf.plan_file import settings_to_repeat, sizes, to_toml
     from fastncf.train import plan_fit
 
-    planned = plan_fit(ratings, config=config, **given)
+    planned = plan_fit(ratings, config=config, measure=True, **given)
     settings = settings_to_repeat(config, planned)
     if planned.l2_trials and config.l2 is None:
         del settings["l2"]  # a fit is going to choose it
@@ -196,7 +197,7 @@ def plan(
     from fastncf.train import plan_fit
 
     given: dict[str, Any] = {"test": test, "candidates": candidates, **column_names(columns)}
-    planned = plan_fit(ratings, config=config, **given)
+    planned = plan_fit(ratings, config=config, measure=True, **given)
     if json:
         print_json(planned.to_dict())
     else:

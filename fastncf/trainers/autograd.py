@@ -64,6 +64,7 @@ class AutogradTrainer(Trainer):
         """Prepare the training of a module that is on ``stage.device``; ``order`` is not used."""
         self.model, self.stage, self.device = model, stage, torch.device(stage.device)
         self.loader = self._make_loader(split)
+        self.num_groups = self.loader.batches
         cuda = self.device.type == "cuda"
         self.bfloat16 = stage.precision == "bfloat16"
         self.no_graph_reason = None if cuda else "no CUDA device"

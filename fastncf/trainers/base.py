@@ -32,6 +32,7 @@ class Trainer(ABC):
         device: device of the model; None for trainers that need no torch.
         at_boundary: called between two batches, or two groups of them, of an epoch; :meth:`state` may be asked for
             then, and an exception ends the training.
+        num_groups: batches, or groups of them, of an epoch, as they are counted at boundaries.
     """
 
     name: ClassVar[str]
@@ -39,6 +40,7 @@ class Trainer(ABC):
     trains_factors: ClassVar[bool] = False
     device: "torch.device | None" = None
     at_boundary: Callable[[], object] | None = None
+    num_groups: int = 1
     _begun: State | None = None
 
     @classmethod
@@ -107,6 +109,11 @@ class Trainer(ABC):
         begun = {name.removeprefix(_BEGUN): value for name, value in state.items() if name.startswith(_BEGUN)}
         self.load_state_dict({name: value for name, value in state.items() if not name.startswith(_BEGUN)})
         self._begun = begun or None
+
+    @property
+    def share_done(self) -> float:
+        """Share of the current epoch that is done, at a boundary."""
+        return int((self._begun or {"done": 0})["done"]) / self.num_groups
 
     def _begin(self, **sums: Any) -> tuple[int, State]:
         """Return the batches, or groups of them, of the epoch that are done, and the sums over them.

@@ -77,7 +77,7 @@ class BlockSGD(Trainer):
         self.settings = SGDSettings.from_stage(stage)
         self.counts = split.item_counts()
         self.by_popularity = np.argsort(-self.counts, kind="stable")
-        self.grid = grid_size(len(split.indices), split.num_items)
+        self.grid = self.num_groups = grid_size(len(split.indices), split.num_items)
         self.ranges = split_ranges(split.indptr, self.grid)
         self.interaction_weights = weights_of(split)
         self.rows = GroupedRows(

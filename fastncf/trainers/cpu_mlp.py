@@ -89,6 +89,7 @@ class CPUMLPTrainer(Trainer):
         self.device = _CPU
         self.model, self.stage = model, stage
         self.loader = EpochLoader.from_stage(split, stage)
+        self.num_groups = self.loader.batches
         if (steps := stage.epochs * self.loader.batches) > _MOST_STEPS:
             self.loader.close()
             raise ConfigError(

@@ -56,6 +56,7 @@ class CUDAMLPTrainer(Trainer):
 
         self.model, self.stage, self.device = model, stage, torch.device(stage.device)
         self.loader = EpochLoader.from_stage(split, stage)
+        self.num_groups = self.loader.batches
         layers = [layer for layer in (*model.hidden, model.output) if isinstance(layer, nn.Linear)]
         self._own_parameters = [model.user_embedding.weight, model.item_embedding.weight]  # in the kernels' order
         self._own_parameters += [parameter for layer in layers for parameter in (layer.weight, layer.bias)]

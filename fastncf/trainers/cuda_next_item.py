@@ -83,7 +83,7 @@ class CUDANextItem(Trainer):
         self.windows = windows_of(split, order)
         lengths, tokens = self.windows.lengths, self.windows.contexts + self.windows.lengths
         self.num_positions, self.num_interactions = int(lengths.sum()), len(split.indices)
-        self.num_batches = -(-self.num_positions // stage.batch_size)
+        self.num_groups = self.num_batches = -(-self.num_positions // stage.batch_size)
         # a batch has windows that begin within batch_size positions, and the last may end behind them
         max_positions = min(self.num_positions, stage.batch_size - 1 + int(lengths.max(initial=0)))
         per_position = float((tokens / lengths).max(initial=1))

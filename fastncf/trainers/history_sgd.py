@@ -94,6 +94,7 @@ class HistorySGD(Trainer):
         self.items = np.arange(split.num_items, dtype=np.int32)
         self.alias_table = self.settings.alias_table(split.item_counts())
         self.num_copies, self.num_rounds = copies_and_rounds(len(split.indices), split.num_items)
+        self.num_groups = self.num_rounds
         self.copies = [
             aligned_copies(table, self.num_copies) if self.num_copies > 1 else table[None] for table in self.tables[2:]
         ]

@@ -92,7 +92,7 @@ class NextItem(Trainer):
         self.split, self.order = split, order
         self.windows = self._make_windows(0)
         self.num_positions = int(self.windows.lengths.sum())
-        self.num_batches = -(-self.num_positions // stage.batch_size)
+        self.num_groups = self.num_batches = -(-self.num_positions // stage.batch_size)
         self.num_negatives = min(stage.num_negatives, split.num_items)
         self.num_slots = whole_lanes(self.num_negatives)
         self.width = whole_lanes(stage.dim)
