@@ -52,7 +52,7 @@ LIBRARIES = {
     "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},
     "rich": {"cli", "progress"},
-    {"calibration", "checkpoints", "data", "filelock", "search"},
+    "filelock": {"checkpoints", "data", "search"},
     "platformdirs": {"data"},
     "triton": {"kernels.cuda"},
     "safetensors": {"persistence"},
