@@ -114,6 +114,6 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axes.set_xlabel("processor time of the fit with its answers, s")
         axes.set_ylabel("NDCG@10, whole catalogue")
         axes.set_title(name)
-        axes.margins(x=0.2)
+        axes.margins(x=0.35)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
