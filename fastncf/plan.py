@@ -784,7 +784,7 @@ def _describe(plan: Plan) -> Iterator[str]:
         yield f"expect: {plan.cost}"
         return
     yield (
-        f"evaluation: HR@{evaluation.k}, NDCG@{evaluation.k} and MRR of held-out items ({data.holdout}) among "
+        f"evaluation: ranks up to {evaluation.k} of held-out items ({data.holdout}) among "
         f"1 + {evaluation.num_candidates} candidates{' and the whole catalogue' if evaluation.full_ranking else ''}"
     )
     yield f"expect: {plan.cost}"

@@ -74,7 +74,7 @@ def fit(
     max_memory: int | str | None = None,
     **settings: Unpack[Settings],
 ) -> Recommender:
-    """Read interactions, hold out one per user, train, evaluate, and return the fitted recommender.
+    """Read interactions, hold some out, train, evaluate, and return the fitted recommender.
 
     Within a process group of ``torch.distributed`` all ranks call it and train together, see ``docs/scaling.md``.
 
@@ -83,7 +83,7 @@ def fit(
             a pattern or a folder of Parquet files; a polars or pandas frame; or the name of a data set such as
             ``ml-1m``, which is downloaded unless there is a file of this name; see
             :func:`fastncf.data.interactions.read_interactions`. Every row is an interaction; ratings are not read.
-        test: held-out interactions, one per user, instead of holding out the latest of ``train``.
+        test: held-out interactions, one or several per user, instead of holding out the latest of ``train``.
         candidates: with ``test``, the file of its negatives in the format of He et al. 2017; otherwise they are drawn.
         user: name of the user column where it is not one of the usual ones.
         item: name of the item column where it is not one of the usual ones.
@@ -389,7 +389,7 @@ def _evaluate(recommender: Recommender, kept: Checkpoint | None) -> None:
     if result is not None:
         recommender.protocol = result["protocol"]
         for name in _MEASURED:
-            setattr(recommender, name, as_numbers(result[name]))
+            setattr(recommender, name, as_numbers(result.get(name, {})))
         return
     if split.holdout == "none":
         recommender.protocol = f"not measured: nothing is held out of the {len(split.indices):,} interactions"

@@ -50,7 +50,7 @@ def fit(
         such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is
         downloaded.
     test
-        Held-out interactions, one per user, instead of each user's latest.
+        Held-out interactions, one or several per user, instead of each user's latest.
     candidates
         With --test: its negatives in the format of He et al. 2017.
     out
@@ -188,7 +188,7 @@ def plan(
         such as "data/*.csv", or a folder of Parquet files; or the name of a data set, such as ml-1m, which is
         downloaded.
     test
-        Held-out interactions, one per user, instead of each user's latest.
+        Held-out interactions, one or several per user, instead of each user's latest.
     candidates
         With --test: its negatives in the format of He et al. 2017.
     notebook
