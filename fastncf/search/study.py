@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from filelock import FileLock, Timeout
 
+from fastncf import files
 from fastncf.config import Config, Settings, show
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
@@ -186,7 +186,7 @@ def _in_use(path: str | Path | None) -> Iterator[None]:
     finally:
         lock.release()
         with suppress(OSError):
-            os.remove(lock.lock_file)
+            files.remove(Path(lock.lock_file))
 
 
 def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study":

@@ -29,6 +29,7 @@ from fastncf.data.accounts import num_lost
 from fastncf.data.ids import Vocabulary
 from fastncf.data.interactions import encode_table
 from fastncf.data.readers.files import LIMIT_VARIABLE
+from fastncf.data.readers.item_lists import FORMAT as ITEM_LISTS
 from fastncf.data.readers.table import Table, read_table
 from fastncf.data.split import leave_one_out
 from fastncf.errors import MAX_MESSAGE_LENGTH, FastNCFError
@@ -187,7 +188,7 @@ def make(draw: random.Random, folder: Path) -> tuple[Source, str, bytes | None]:
             paths.append(folder / f"part-{number}.parquet")
             paths[-1].write_bytes(content)
         return draw.choice([paths, folder, f"{folder}/part-*"]), f"several {kind}", None
-    is_bomb = draw.random() < 0.01
+    is_bomb = draw.random() < 0.02
     content, kind = _bomb(draw) if is_bomb else _table(draw)
     is_plain = kind in ("text", "item lists", "json")
     if not is_bomb and draw.random() < 0.75:
@@ -249,7 +250,7 @@ def try_one(seed: int, folder: Path) -> str:
         return f"{kind}, refused"
     assert "bomb" not in kind or kind == "text bomb", "a bomb was read"  # text as it stands unpacks to nothing more
     require_account(table)
-    has_times = "time" in table.frame.columns or kind.startswith("item lists")
+    has_times = "time" in table.frame.columns or table.source_info["format"] == ITEM_LISTS
     if plain is not None and not any(options.values()) and has_times:
         check_table(plain, table)
     return f"{kind}, read"

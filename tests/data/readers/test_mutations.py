@@ -34,11 +34,11 @@ def test_the_time_of_long_fields_does_not_grow_with_their_square():
 
 def test_mutated_files_of_all_kinds_are_refused_or_accounted_for():
     tried: Counter[str] = Counter()
-    for failure in campaigns.failures("tests.data.readers.campaign", 0, 400, tried, ENVIRONMENT):
+    for failure in campaigns.failures("tests.data.readers.campaign", 0, 250, tried, ENVIRONMENT):
         pytest.fail(failure)
     for kind in ("text", "json", "parquet", "feather", "several", "gzip", "zip", "bomb"):
         assert any(kind in name for name in tried), kind
-    assert min(sum(count for name, count in tried.items() if name.endswith(end)) for end in ("read", "refused")) > 80
+    assert min(sum(count for name, count in tried.items() if name.endswith(end)) for end in ("read", "refused")) > 40
     assert tried["peak"] < campaigns.MOST_MEMORY
 
 
