@@ -1,1 +1,1 @@
-"""What fastncf is measured with; not part of the installed package."""
+"""Benchmarks of fastncf; not part of the installed package."""

@@ -165,7 +165,7 @@ class Ranks:
 
 
 class _Outcome(NamedTuple):
-    """What a call returned, or the error of fastncf that it raised."""
+    """Value that a call returned, or the error of fastncf that it raised."""
 
     value: Any
     error: FastNCFError | None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FULL = "full/"
-"""What labels of metrics in the whole catalogue begin with."""
+"""Beginning of the labels of metrics in the whole catalogue."""
 
 
 def popular_items(counts: np.ndarray) -> Factors:
@@ -114,7 +114,7 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Questions:
-    """What is measured of a model.
+    """Measurements of a model.
 
     Attributes:
         test: users and their held-out items.

@@ -111,6 +111,7 @@ class Recommender:
     encoder: HistoryEncoder | None = None
     titles: pl.Series | None = None
     _factor_items: FactorItems | None = field(default=None, init=False, repr=False, compare=False)
+    _module_factors: tuple[list[Any], Factors] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
         """Return what was trained on what, and how it was measured, in at most ten lines."""
@@ -344,7 +345,14 @@ class Recommender:
                 raise ConfigError(
                     f"history: a {self.plan.final.model:.80} knows its users by their ids alone; expected model='mf'"
                 )
-            return factors
+            # a new object for the same parameters would have the items arranged anew at each request
+            state = [(parameter, parameter._version) for parameter in self.trained.parameters()]
+            kept = self._module_factors
+            if kept is None or not all(
+                old is new and a == b for (old, a), (new, b) in zip(kept[0], state, strict=True)
+            ):
+                self._module_factors = kept = state, factors
+            return kept[1]
         if self.encoder is None and self.plan.final.history != "none":
             raise ConfigError(
                 "history: the model has no encoder of histories, as after a training that diverged, or in a folder of "
@@ -506,8 +514,17 @@ class Recommender:
             output, _similar_frame(self.users, flatten(indices, similar_rows(self._vectors("user"), indices, k)))
         )
 
-    def item_vectors(self) -> pl.DataFrame:
+    @overload
+    def item_vectors(self, *, output: Literal["polars"] = "polars") -> pl.DataFrame: ...
+
+    @overload
+    def item_vectors(self, *, output: Literal["pandas"]) -> "pd.DataFrame": ...
+
+    def item_vectors(self, *, output: Output = "polars") -> "pl.DataFrame | pd.DataFrame":
         """Return the vectors of all items.
+
+        Args:
+            output: see :meth:`recommend`.
 
         Returns:
             Columns item (raw ids, ascending) and vector (an array of D float32). For ``mf`` also bias: there the dot
@@ -516,18 +533,26 @@ class Recommender:
         Raises:
             ConfigError: the model has no ``item_vectors()``.
         """
+        require_output(output)
         frame = self._vector_frame(self.items)
-        return self._with_titles(frame, "item", np.arange(len(self.items)), None)
+        return _in(output, self._with_titles(frame, "item", np.arange(len(self.items)), None))
 
-    def user_vectors(self) -> pl.DataFrame:
+    @overload
+    def user_vectors(self, *, output: Literal["polars"] = "polars") -> pl.DataFrame: ...
+
+    @overload
+    def user_vectors(self, *, output: Literal["pandas"]) -> "pd.DataFrame": ...
+
+    def user_vectors(self, *, output: Output = "polars") -> "pl.DataFrame | pd.DataFrame":
         """Return the vectors of all users, histories included: columns user, vector and, for ``mf``, bias.
 
-        The columns are those of :meth:`item_vectors`.
+        The columns are those of :meth:`item_vectors`, and ``output`` is that of :meth:`recommend`.
 
         Raises:
             ConfigError: the model has no ``user_vectors()``.
         """
-        return self._vector_frame(self.users)
+        require_output(output)
+        return _in(output, self._vector_frame(self.users))
 
     def export(self, path: str | Path) -> list[Path]:
         """Write the vectors of all users and items, or the model itself, to files that other programs read.

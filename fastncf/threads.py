@@ -39,7 +39,7 @@ class CancelledError(BaseException):
 
 
 class _Work:
-    """What a call of this module does, with all that it starts.
+    """State of one call of this module, with all that it starts.
 
     Args:
         parent: work that this is a part of.
@@ -162,7 +162,7 @@ class Task(Generic[Result]):
 
     @property
     def error(self) -> BaseException | None:
-        """What the call raised."""
+        """Error that the call raised."""
         return self._error
 
 

@@ -1,4 +1,4 @@
-"""What several test files share: a data set with a known right answer, random data, and where real data lie."""
+"""Shared parts of the tests: a data set with a known right answer, random data, and where real data lie."""
 
 import os
 from pathlib import Path

@@ -29,7 +29,7 @@ FITS: tuple[dict[str, Any], ...] = (
 
 
 class Used(NamedTuple):
-    """What the process uses.
+    """Resources that the process uses.
 
     Attributes:
         num_bytes: memory.

@@ -1,4 +1,4 @@
-"""What tests of servers share: the application and the Dockerfile of ``docs/serving.md``, and requests to a server."""
+"""Shared parts of the tests of servers: the application and Dockerfile of ``docs/serving.md``, and requests."""
 
 import json
 import re

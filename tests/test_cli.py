@@ -313,7 +313,7 @@ def test_progress_bar_on_a_terminal_only(ratings, monkeypatch):
 
 
 ODD = '\x1b[31m[red]\t\r\n\\ \u4e2d\u202e"'
-"""What is added to ids: an escape sequence, markup of rich, separators, letters and a change of direction."""
+"""Text that is added to ids: an escape sequence, markup of rich, separators, letters and a change of direction."""
 
 
 @pytest.fixture(scope="module")

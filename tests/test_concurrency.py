@@ -111,7 +111,7 @@ def unchanged_process() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, list[bytes]]:
-    """What each fit gives by itself."""
+    """Results of each fit by itself."""
     return {name: prepared(name)() for name in FITS}
 
 

@@ -55,7 +55,7 @@ def check_make(arguments: Sequence[str]) -> None:
 
 
 def check_pip(arguments: Sequence[str]) -> None:
-    """What is installed must be this project, with extras that it has, its wheel of this version, or what it needs."""
+    """Installed packages must be this project, with extras that it has, its wheel of this version, or what it needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     command, *rest = arguments

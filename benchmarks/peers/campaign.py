@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Question:
-    """What a fit gets and what it is measured by.
+    """Data that a fit gets and is measured by.
 
     Attributes:
         histories: training interactions.

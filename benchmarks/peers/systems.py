@@ -36,7 +36,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "recbole": ("recbole==1.2.1", "numpy==1.26.4", "pandas==2.1.4", "torch==2.13.0"),  # 1.2.1 fails with NumPy 2
     "notebook": ("pandas", "torch==2.13.0"),
 }
-"""What each environment is made of, by names and versions of PyPI."""
+"""Packages of each environment, by names and versions of PyPI."""
 
 SYSTEMS: dict[str, System] = {
     "fastncf": System("fastncf `mf`, the default", "fastncf_models", "FastNCF", None),

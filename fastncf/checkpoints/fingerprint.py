@@ -1,4 +1,4 @@
-"""What a checkpoint belongs to: settings and data, as plain values that tell what differs."""
+"""Fit that a checkpoint belongs to: settings and data, as plain values that tell what differs."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What became of each row that was read: the counts of a fit, which add up to the rows of its sources."""
+"""Fate of each row that was read: the counts of a fit, which add up to the rows of its sources."""
 
 from collections.abc import Mapping
 

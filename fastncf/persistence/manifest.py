@@ -61,7 +61,7 @@ class FolderKind:
 
     @property
     def as_written(self) -> str:
-        """What is expected of a folder, for messages."""
+        """Form that a folder should have, for messages."""
         return f"expected the folder of a {self.noun} as fastncf wrote it, in this version or an older one"
 
     def name_file(self, role: str, number: str) -> str:

@@ -1,4 +1,4 @@
-"""What a page about a model shows: metrics over k, popularity and coverage of recommendations, and a map of items."""
+"""Contents of a page about a model: metrics over k, popularity and coverage of recommendations, and a map of items."""
 
 from typing import NamedTuple
 

@@ -15,7 +15,7 @@ _MARK = '<meta name="generator" content="fastncf">'
 """Text near the begin of a page, which tells that a report may replace the file."""
 
 _POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
-"""What a browser lets the page do: it loads nothing. Vega compiles functions, which counts as ``eval``."""
+"""Rights of the page in a browser: it loads nothing. Vega compiles functions, which counts as ``eval``."""
 
 
 def require_replaceable(path: Path) -> None:

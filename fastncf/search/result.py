@@ -1,4 +1,4 @@
-"""What a search has found: settings as a configuration file, the trials, and a picture of what mattered."""
+"""Result of a search: settings as a configuration file, the trials, and a picture of what mattered."""
 
 import warnings
 from dataclasses import dataclass, fields

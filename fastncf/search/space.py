@@ -17,7 +17,7 @@ _LEAST_RATE = 1e-6
 
 
 class Suggests(Protocol):
-    """What draws values, such as a trial of Optuna."""
+    """Source of drawn values, such as a trial of Optuna."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """Return a number between two others."""

@@ -26,7 +26,7 @@ SHARES = 0.25, 0.5, 0.75
 
 
 class Examination(NamedTuple):
-    """What trials are trained on and measured by.
+    """Data that trials are trained on and measured by.
 
     Attributes:
         split: training interactions without the held-out items.

@@ -97,11 +97,14 @@ def states_before(encoder: HistoryEncoder, history: np.ndarray) -> tuple[np.ndar
 
     An item is left out of a mean, and all later ones are left out of a decaying sum.
     """
-    vectors = encoder.vectors[history].astype(np.float64)
-    count, total = len(history), vectors.sum(axis=0)
-    whole, before = np.zeros(vectors.shape[1]), np.zeros_like(vectors)
-    for gain, decay, is_mean in zip(encoder.gains, encoder.decays, encoder.is_mean, strict=True):
+    by_feature = encoder.feature_vectors()[history].astype(np.float64)
+    by_feature = np.broadcast_to(by_feature, (len(history), *encoder.gains.shape)).swapaxes(0, 1)
+    count = len(history)
+    whole, before = np.zeros(by_feature.shape[2]), np.zeros(by_feature.shape[1:])
+    features = zip(by_feature, encoder.gains, encoder.decays, encoder.is_mean, strict=True)
+    for vectors, gain, decay, is_mean in features:
         if is_mean:
+            total = vectors.sum(axis=0)
             before += gain * (total - vectors) / max(count - 1, 1)
             whole += gain * total / count
             continue

@@ -12,7 +12,7 @@ from fastncf.data.ids import NamedIds, Vocabulary, named_ids, to_texts
 from fastncf.errors import ConfigError, DataError
 
 Unknown = Literal["error", "skip", "popular"]
-"""What is done about users who are not in the training data."""
+"""Ways to deal with users who are not in the training data."""
 
 _CHOICES = get_args(Unknown)
 

@@ -34,7 +34,7 @@ TABLES = {
     "quality": quality.table,
     "serving": serving.table,
 }
-"""What makes the lines of a table, by the beginning of the name of its JSON file, up to the first hyphen."""
+"""Functions that make the lines of a table, by the beginning of the name of its JSON file, up to the first hyphen."""
 
 
 def bench(name: str, median: float, **info: object) -> dict:

@@ -1,4 +1,4 @@
-"""What tests of saved models share: small models, their state, and changes of a folder with its checksums renewed."""
+"""Shared parts of the tests of saved models: small models, their state, and folders with checksums renewed."""
 
 import json
 from collections.abc import Callable

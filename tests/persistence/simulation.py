@@ -469,7 +469,7 @@ _NO_FAULTS = {
     for each in dataclass_fields(FaultyOS)
     if each.name in ("fail_at", "error", "is_lasting", "fail_read_at", "largest_read", "largest_write", "turn")
 } | {"num_calls": 0, "num_reads": 0, "_failing": ""}
-"""What a device has at the begin of a step."""
+"""Contents of a device at the beginning of a step."""
 
 
 def attempt(step: Callable[[], object]) -> str:

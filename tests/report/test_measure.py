@@ -1,4 +1,4 @@
-"""What a page shows, beside naive versions."""
+"""Contents of a page, beside naive versions."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,7 @@ from fastncf.report.tables import pack_vectors, quantize
 
 
 def decode(data: dict) -> np.ndarray:
-    """What the script of a page does."""
+    """Return the table that the script of a page makes."""
     values = np.frombuffer(
         base64.b64decode(data["values"]), dtype={"float32": "<f4", "int16": "<i2", "int8": "i1"}[data["dtype"]]
     )

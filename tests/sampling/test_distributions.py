@@ -102,7 +102,7 @@ def test_unusable_weights_are_refused(monkeypatch, weights):
 
 @pytest.mark.parametrize("exponent", [309.0, 1000.0, 1e300, 1.7976931348623157e308])
 def test_powers_beyond_float64_draw_the_most_popular_item(exponent):
-    """Whatever the exponent is, the weights are finite, and the table holds every item."""
+    """For any exponent the weights are finite, and the table holds every item."""
     counts = np.array([10, 1, 0, 10, 9])
     assert np.isfinite(popularity_weights(counts, exponent)).all()
     table = alias_table("popularity", counts, exponent)

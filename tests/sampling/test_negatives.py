@@ -197,7 +197,7 @@ def test_long_rows_equal_the_reference(exponent):
 
 
 def candidates_reference(indptr, indices, num_items, users, num_candidates, seed_key, distinct) -> np.ndarray:
-    """What sample_candidates does, one draw at a time in plain Python."""
+    """Draw as sample_candidates does, one draw at a time in plain Python."""
     out = np.full((len(users), num_candidates), -1, dtype=np.int32)
     for row, user in zip(out, users.tolist(), strict=True):
         seen = set(indices[indptr[user] : indptr[user + 1]].tolist())

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from polars.testing import assert_frame_equal
 from torch import nn
 
@@ -173,3 +174,26 @@ def test_titles_and_export_on_the_command_line(capsys, tmp_path):
         assert run(capsys, "similar", tmp_path / "model", *argument)[0] == 2
     code, out = run(capsys, "export", tmp_path / "model", tmp_path / "vectors")
     assert (code, out) == (0, [str(tmp_path / "vectors" / f"{name}.parquet") for name in ("users", "items")])
+
+
+def test_vectors_as_frames_of_pandas_and_arrays_in_one_line():
+    rec = fastncf.fit(checkerboard(), epochs=1, loss="bce", history="sequence", progress=False)
+    for method in (rec.item_vectors, rec.user_vectors):
+        plain, frame = method(), method(output="pandas")
+        assert list(frame.columns) == plain.columns
+        assert (np.stack(frame["vector"]) == plain["vector"].to_numpy()).all()
+        with pytest.raises(ConfigError, match="output='numpy': expected one of polars, pandas"):
+            method(output="numpy")
+    assert repr(rec.trained) == f"Factors(60 users, 40 items, dim {rec.plan.final.dim})"
+    assert repr(rec.encoder).startswith("HistoryEncoder(40 items, 2 features, dim ")
+
+
+def test_items_of_a_module_are_arranged_once_until_it_changes():
+    rec = fastncf.fit(checkerboard(), epochs=1, optimizer="adam", device="cpu", progress=False)
+    first = rec.recommend(history=[0, 2], k=3)
+    arranged = rec._factor_items
+    assert rec.recommend(history=[0, 2], k=3).equals(first)
+    assert rec._factor_items is arranged
+    with torch.no_grad():
+        rec.model.item_bias[1] += 100
+    assert rec.recommend(history=[0, 2], k=1)["item"].to_list() == [1]

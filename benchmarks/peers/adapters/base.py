@@ -1,4 +1,4 @@
-"""What an adapter has. Imports NumPy alone: an adapter imports its library inside of its methods."""
+"""Protocol of the adapters. Imports NumPy alone: an adapter imports its library inside of its methods."""
 
 import time
 from typing import Any

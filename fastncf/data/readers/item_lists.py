@@ -18,7 +18,7 @@ from fastncf.errors import DataError
 _HEAD_BYTES = 1 << 20
 FORMAT = "a line for each user: the user, then the items"
 _NOT_PLAIN = re.compile(rb"[^0-9 \t\r\n]|(?<![0-9])0[0-9]|[0-9]{19}")
-"""What cannot stand in such a file: anything but integers in canonical form that 64 bits hold."""
+"""Text that cannot stand in such a file: anything but integers in canonical form that 64 bits hold."""
 
 
 def is_item_lists(content: Path | bytes, options: ReadOptions) -> bool:

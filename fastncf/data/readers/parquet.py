@@ -30,7 +30,7 @@ def unpacked_bytes(content: Path | bytes, columns: list[str]) -> int:
         Exception: the metadata are damaged: IndexError, KeyError, ValueError and others.
     """
     total = 0
-    for group in _read_metadata(content)[_ROW_GROUPS]:
+    for group in read_metadata(content)[_ROW_GROUPS]:
         for column in group[_COLUMNS]:
             metadata = column[_COLUMN_METADATA]
             if metadata[_PATH][0].decode() in columns:
@@ -38,7 +38,7 @@ def unpacked_bytes(content: Path | bytes, columns: list[str]) -> int:
     return total
 
 
-def _read_metadata(content: Path | bytes) -> dict[int, Any]:
+def read_metadata(content: Path | bytes) -> dict[int, Any]:
     """Return the metadata at the end of a Parquet file."""
     with open_content(content) as file:
         end = file.seek(-8, os.SEEK_END)

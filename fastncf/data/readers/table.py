@@ -1,6 +1,5 @@
 """One source, a file or a frame, as a checked table of raw ids and times."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from fastncf.data.readers.ratings import check_weights, has_at_least
 from fastncf.data.readers.several import PartFile, join_parts, list_files
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
+from fastncf.data.readers.zones import find_offset
 from fastncf.errors import DataError, FastNCFError, first_line
 from fastncf.processes import require_polars_threads
 
@@ -121,6 +121,11 @@ def _read_file(file: PartFile, options: ReadOptions) -> tuple[pl.DataFrame, Orig
     """Return the used columns of a text file, JSON lines, Parquet or Feather, and where they come from."""
     source, content, kind = read_file(file.path, encoding=options.encoding)
     if kind in (PARQUET, FEATHER):
+        if (zone := find_offset(content, is_parquet=kind == PARQUET)) is not None:
+            raise DataError(
+                f"{source}: holds times of the zone {zone!r}, which polars does not read; expected UTC, a zone with a "
+                f"name, or none: pass the frame that pandas makes of it"
+            )
         lazy = pl.scan_parquet(content, glob=False) if kind == PARQUET else pl.scan_ipc(content, glob=False)
 
         def check_size(columns: list[str]) -> None:
@@ -175,11 +180,6 @@ def _collect(
     except (FastNCFError, MemoryError):
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # a scan runs whatever the user put into it
-        if zone := re.search("unable to parse time zone: '([^']*)'", str(error)):
-            raise DataError(
-                f"{source}: holds times of the zone {zone[1]!r:.40}, which polars does not read; expected UTC, a zone "
-                f"with a name, or none: pass the frame that pandas makes of it"
-            ) from None
         raise DataError(f"{source}: {failure} ({first_line(error):.200}); expected {EXPECTED_SOURCES}") from None
 
 

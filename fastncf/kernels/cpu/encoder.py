@@ -39,6 +39,11 @@ class HistoryEncoder(NamedTuple):
         """Return the vectors with an axis for the features, (I, C, D) or (I, 1, D); a view."""
         return self.vectors.reshape(len(self.vectors), -1, self.gains.shape[1])
 
+    def __repr__(self) -> str:
+        """Return the sizes in one line, without the arrays."""
+        num_features, dim = self.gains.shape
+        return f"HistoryEncoder({len(self.vectors):,} items, {num_features} features, dim {dim})"
+
 
 @njit(nogil=True, cache=True)
 def encode_histories(first_user, last_user, indptr, items, encoder, out):

@@ -49,6 +49,11 @@ class Factors(NamedTuple):
     user_bias: np.ndarray
     item_bias: np.ndarray
 
+    def __repr__(self) -> str:
+        """Return the sizes in one line, without the arrays."""
+        (num_users, dim), num_items = self.user_vectors.shape, len(self.item_vectors)
+        return f"Factors({num_users:,} users, {num_items:,} items, dim {dim})"
+
 
 def pad_to_lanes(factors: Factors) -> Factors:
     """Return factors whose vectors have columns of 0 up to a multiple of ``LANES`` and begin at a cache line.

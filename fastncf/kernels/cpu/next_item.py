@@ -323,7 +323,7 @@ class Buffers(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What the threads share.
+    """Memory that the threads share.
 
     Attributes:
         num_threads: int64.

@@ -19,7 +19,7 @@ PLUS, MINUS, POINT, ZERO = 43, 45, 46, 48
 _UPPER_E, _LOWER_E = 69, 101
 
 MORE, LAST = 0, 1
-"""What follows a field: another one, or the next record."""
+"""Codes of the place behind a field: another field, or the next record."""
 
 NO_FAULT, WRONG_NUMBER, STRAY_QUOTE, OPEN_QUOTE, STRAY_RETURN, NUL = 0, 2, 3, 4, 5, 6
 """Faults of a record."""
@@ -55,7 +55,7 @@ class TextFormat(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What :func:`scan_records` finds in a range of a text, for R columns.
+    """Result of :func:`scan_records` for a range of a text and R columns.
 
     Attributes:
         facts: (R, NUM_FACTS) int64: 1 where a value is no canonical integer, no integer of 64 bits, no number that a

@@ -174,7 +174,7 @@ class Histories(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What R batches that follow each other use.
+    """Memory of R batches that follow each other.
 
     A use of an item is a number: k for a negative, K + token, or K + max_tokens + position for a target.
 

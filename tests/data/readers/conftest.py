@@ -1,4 +1,4 @@
-"""What the tests of the readers share: writing files, reading tables, random interactions."""
+"""Shared parts of the tests of the readers: writing files, reading tables, random interactions."""
 
 import datetime as dt
 import io

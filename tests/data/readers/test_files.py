@@ -57,7 +57,7 @@ def test_bad_paths(tmp_path, write):
 
 
 def _written(write) -> bytes:
-    """What a function writes to a file."""
+    """Return the bytes that a function writes to a file."""
     buffer = io.BytesIO()
     write(buffer)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What the first rows say of a text."""
+"""Layouts by the first rows of a text."""
 
 import polars as pl
 import pytest

@@ -6,6 +6,7 @@ from decimal import Decimal
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
@@ -102,12 +103,22 @@ def test_moments_with_a_zone_are_those_of_utc(zone, unit):
     assert read(frame).frame["time"].cast(pl.Datetime(held)).to_list() == MOMENTS
 
 
-def test_a_file_with_a_zone_that_polars_does_not_read(tmp_path):
-    path = tmp_path / "ratings.parquet"
+@pytest.mark.parametrize("ending", ["parquet", "feather"])
+def test_a_file_with_a_zone_that_polars_does_not_read(tmp_path, capfd, ending):
+    """Without the panic that polars would write to stderr."""
+    path = tmp_path / f"ratings.{ending}"
     moments = pa.array(MOMENTS, pa.timestamp("us", tz="+05:30"))
-    pyarrow.parquet.write_table(pa.table({"user": [1, 2, 3], "item": [4, 5, 6], "time": moments}), path)
+    table = pa.table({"user": [1, 2, 3], "item": [4, 5, 6], "time": moments})
+    if ending == "feather":
+        pyarrow.feather.write_feather(table, path)
+        with pytest.raises(DataError, match=r"holds times of the zone '\+05:30', which polars does not read"):
+            read(path)
+        assert "panicked" not in capfd.readouterr().err
+        return
+    pyarrow.parquet.write_table(table, path)
     with pytest.raises(DataError, match=r"holds times of the zone '\+05:30', which polars does not read; expected UTC"):
         read(path)
+    assert "panicked" not in capfd.readouterr().err
     assert read(pd.read_parquet(path)).frame["time"].cast(pl.Datetime("us")).to_list() == MOMENTS
 
 

@@ -324,7 +324,7 @@ SOUP = ("\n", "\r\n", " ", "0", "7", "a", "-", ".", "é", "\x1c", "\u2028", "\x0
     st.data(), st.sampled_from([",", "\t", ";", "|", " ", "::"]), st.sampled_from([("1", "2", "-4"), ("a", "b", "07")])
 )
 def test_a_mutated_text_is_read_as_it_stands_or_refused(tmp_path, data, separator, ids):
-    """What is accepted has every line that is not blank, and in it the fields that a plain split finds."""
+    """An accepted text has every line that is not blank, and in it the fields that a plain split finds."""
     pairs = data.draw(st.lists(st.tuples(st.sampled_from(ids), st.sampled_from(ids)), min_size=2, max_size=6))
     text = "".join(separator.join([*pair, "5", str(10**9 + at)]) + "\n" for at, pair in enumerate(pairs))
     for _ in range(data.draw(st.integers(0, 3))):
