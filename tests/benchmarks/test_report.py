@@ -18,6 +18,7 @@ from benchmarks import (
     quality,
     report,
     serving,
+    sets,
 )
 
 TABLES = {
@@ -30,6 +31,7 @@ TABLES = {
     "ml": report.lines,
     "mlp_cpu": mlp_cpu.table,
     "new_users": new_users.table,
+    "sets": sets.table,
     "other_datasets": other_datasets.table,
     "quality": quality.table,
     "serving": serving.table,
