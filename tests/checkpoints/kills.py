@@ -76,21 +76,21 @@ def kill_until_over(name: str, folder: Path, generator: random.Random) -> int:
         if generator.random() < 0.8:  # otherwise it is killed wherever it is, reading or compiling
             wait_for_snapshot(process, checkpoint)
         try:
-            process.communicate(timeout=generator.uniform(0, 1.5))
+            _, errors = process.communicate(timeout=generator.uniform(0, 1.5 * (1 + kills / 8)))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             kills += 1
         else:
             break
-    finish(process)
+    assert process.returncode == 0, f"exit code {process.returncode}: {errors[-2000:]}"
     stops.require_same(fastncf.load(expected), fastncf.load(found))
     return kills
 
 
 def finish(process: subprocess.Popen[str]) -> None:
     """Wait for the end of a process, which must be one without an error."""
-    _, errors = process.communicate() if process.poll() is None else ("", "")
+    _, errors = process.communicate()
     assert process.returncode == 0, f"exit code {process.returncode}: {errors[-2000:]}"
 
 
