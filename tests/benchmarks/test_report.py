@@ -19,7 +19,9 @@ from benchmarks import (
     report,
     serving,
     sets,
+    tuned,
 )
+from benchmarks.peers import page
 
 TABLES = {
     "cli_startup": cli_startup.table,
@@ -33,8 +35,10 @@ TABLES = {
     "new_users": new_users.table,
     "sets": sets.table,
     "other_datasets": other_datasets.table,
+    "peers": page.table,
     "quality": quality.table,
     "serving": serving.table,
+    "tuned": tuned.table,
 }
 """Functions that make the lines of a table, by the beginning of the name of its JSON file, up to the first hyphen."""
 
