@@ -201,9 +201,9 @@ def compare(
     asked: dict[str, Any] = {"k": k, "num_candidates": num_candidates, "full_ranking": full_ranking, "metrics": metrics}
     config = replace(reference.config, **{name: value for name, value in asked.items() if value is not None})
     questions = _questions(reference, names[at], config, is_redrawn=num_candidates is not None)
-    for model, name in zip(opened, names, strict=True):
-        if isinstance(model, Recommender) and model is not reference:
-            _require_same(reference, names[at], model, name)
+    for other, name in zip(opened, names, strict=True):
+        if isinstance(other, Recommender) and other is not reference:
+            _require_same(reference, names[at], other, name)
     users = _tested(reference, questions.test)
     values: dict[str, list[np.ndarray]] = {}
     for model, name in zip(opened, names, strict=True):

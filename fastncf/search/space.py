@@ -127,7 +127,7 @@ class Space:
         changes: dict[str, Any] = {name: _exact(value, self.ranges[loss][name]) for name, value in settings.items()}
         if "negatives_exponent" in changes:
             changes["negatives"] = "popularity"
-        if self.config.loss is None and self.config.model != "popularity":
+        if self.config.loss is None:
             changes["loss"] = loss
         return replace(self.config, **changes)
 
@@ -145,9 +145,7 @@ def _ranges(config: Config, plan: Plan) -> dict[str, Range]:
     stage = plan.final
     if not stage.epochs and len(plan.stages) == 1:
         return {}
-    trained = next(
-        one for one in reversed(plan.stages) if one.epochs
-    )  # given epochs and rates are those of its training
+    trained = next(one for one in reversed(plan.stages) if one.epochs)  # given epochs and rates are those of it
     ranges = {
         "learning_rate": _around(trained.learning_rate, 4, least=_LEAST_RATE),
         "dim": _around(stage.dim, 2, is_count=True),
