@@ -22,7 +22,7 @@ demo: .venv/installed
 	$(BIN)/fastncf recommend demo/model --user 1
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 nightly: .venv/installed-dev
 	$(BIN)/python -m tests.data.readers.mutations $(SEED) 10000
