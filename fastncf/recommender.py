@@ -779,7 +779,7 @@ class Recommender:
         split, order, users = join_others(self.split, self.order, self.users)
         with (
             distributed.together(),
-            progress_shown(callback, is_shown=progress and distributed.is_first()) as shown,
+            progress_shown(callback, is_shown=progress if distributed.is_first() else False) as shown,
             open_checkpoint(checkpoint, resume=resume) as kept,
         ):
             if kept is not None:

@@ -127,7 +127,7 @@ def fit(
         usual_errors(),
         limited_memory(parse_bytes("max_memory", max_memory)),
         distributed.together() as ranks,
-        progress_shown(callback, is_shown=progress and distributed.is_first()) as callback,
+        progress_shown(callback, is_shown=progress if distributed.is_first() else False) as callback,
         open_checkpoint(checkpoint, resume=resume) as kept,
     ):
         config, module = configured(config, model, settings)
@@ -318,6 +318,7 @@ def _chosen(plan: Plan, data: Prepared, config: Config, kept: Checkpoint | None)
         if (resumed := kept.resumed_plan(plans)) is not None:
             return resumed
     if alternative is not None:
+        require_plan_memory(alternative, data.split)
         trials = trial_of(config, plan), trial_of(config, alternative)
         plan = choose_plan((plan, alternative), trials, data.split, data.order)
     return choose_l2(plan, data.split, data.order)

@@ -78,7 +78,13 @@ def test_typed_settings_are_those_of_config():
     assert {"model", *hints} == set(fields)
     assert "model" not in hints  # an argument of its own
     kinds = get_type_hints(fastncf.Config)
-    assert {name for name in hints if hints[name] != kinds[name]} == {"layers", "holdout"}  # they take more
+    assert {name for name in hints if hints[name] != kinds[name]} == {
+        "before",
+        "holdout",
+        "k",
+        "layers",
+        "metrics",
+    }  # take more
 
 
 def test_a_type_checker_marks_an_unknown_setting(tmp_path):

@@ -76,9 +76,6 @@ found = {
     "fit by adam": sentence(fit(optimizer="adam")),
     "fit a module": sentence(fit(model=object())),
     "fit as the notebook": sentence(fit(config=fastncf.Config.notebook())),
-    "softmax without an order": sentence(
-        lambda: fastncf.fit(frame, loss="softmax", split="random", progress=False, **SETTINGS)
-    ),
     "model": sentence(lambda: rec.model),
     "device": sentence(lambda: rec.device),
 }
@@ -104,7 +101,6 @@ def test_an_mf_needs_no_torch_and_the_rest_says_so(tmp_path):
         "fit by adam": "optimizer='adam'",
         "fit a module": "a module of your own",
         "fit as the notebook": "model='mlp'",
-        "softmax without an order": "loss='softmax'",
         "model": "the model as a module",
         "device": "the model as a module",
     }

@@ -28,7 +28,7 @@ def test_every_part_runs_with_the_cpu_as_the_device(monkeypatch, tmp_path, capsy
     monkeypatch.setattr(gpu, "CUDAMLPTrainer", stand_in)  # tests of the kernel run it by Triton's interpreter
     small = {"dim": 8, "num_negatives": 64, "epochs": 4}
     monkeypatch.setattr(gpu, "STATES", replace(gpu.STATES, **small))
-    monkeypatch.setattr(gpu, "DEFAULT", replace(gpu.DEFAULT, **small))
+    monkeypatch.setattr(gpu, "DEFAULT", replace(gpu.DEFAULT, num_negatives=64, epochs=4))
     monkeypatch.setattr(gpu, "LARGE", 16)
     monkeypatch.setattr(
         gpu, "CUDANextItem", lambda model, split, stage, order: gpu.NextItem(model.factors(), split, stage, order)

@@ -63,7 +63,8 @@ def assert_same_epochs(ours: EpochLoader, theirs: EpochLoader, numbers) -> None:
     assert ours.batches == theirs.batches
     for number in numbers:
         for a, b in zip(ours.epoch(number), theirs.epoch(number), strict=True):
-            assert all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a, b, strict=True))
+            assert all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a[:3], b[:3], strict=True))
+            assert a.weights is b.weights is None
 
 
 @pytest.mark.parametrize("batch_size", [1, 40, 10**9])
@@ -74,7 +75,7 @@ def test_each_interaction_once_with_its_own_negatives(csr, batch_size):
         for number in range(3):
             batches = list(loader.epoch(number))
             assert len(batches) == loader.batches
-            user, positive, negatives = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
+            user, positive, negatives = (torch.cat(parts).numpy() for parts in list(zip(*batches, strict=True))[:3])
             expected = sample_negatives(indptr, indices, 50, 3, seed=4, epoch=number)
             got = np.column_stack([user, positive, negatives])
             wanted = np.column_stack([owner, indices, expected])
@@ -87,7 +88,7 @@ def test_batches_are_int32_and_the_last_may_be_partial(csr):
     sizes = [len(batch.user) for batch in batches]
     assert set(sizes[:-1]) == {10}  # 40 samples hold 10 interactions with 3 negatives each
     assert sum(sizes) == len(csr[1])
-    for tensor in batches[1]:
+    for tensor in batches[1][:3]:
         assert tensor.dtype == torch.int32
         assert tensor.is_contiguous()
 
