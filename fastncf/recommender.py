@@ -852,7 +852,8 @@ class Recommender:
         if self.split.holdout != "none" and len(TestSet.of(self.split).users):
             questions = Questions.of(self.split, self.config)
             held_out = HeldOut(questions.candidates, rank_task(self.trained_for(questions), questions.candidates))
-        return write_report(self, held_out, path, titles)
+        fixed = None if self.encoder is None else self._known_model().fixed_items(self.plan.final)
+        return write_report(self, held_out, path, titles, fixed=fixed)
 
     @with_usual_errors
     def save(self, directory: str | Path) -> None:

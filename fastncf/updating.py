@@ -50,12 +50,23 @@ class KnownModel(NamedTuple):
             indptr: (U + 1,) int64.
             items: (N,) int32, the oldest of each history first.
         """
-        if self.encoder is not None and stage.trainer in BY_STATES:  # there users have no vectors of their own
+        fixed = self.fixed_items(stage)
+        if fixed is None:
+            assert self.encoder is not None
             return encode(self.encoder, indptr, items), np.zeros(len(indptr) - 1, dtype=np.float32)
+        return solve_users(fixed, indptr, items, self.encoder)
+
+    def fixed_items(self, stage: Stage) -> FixedItems | None:
+        """Return what users who were not trained on are solved for against; None where their states are their vectors.
+
+        Args:
+            stage: what the model was trained by.
+        """
+        if self.encoder is not None and stage.trainer in BY_STATES:  # there users have no vectors of their own
+            return None
         vectors, bias = self.factors.item_vectors, self.factors.item_bias
         negatives = negatives_of(stage.negatives, stage.negatives_exponent, self.split.item_counts())
-        fixed = FixedItems(vectors, bias, stage.num_negatives, stage.l2, *negatives)
-        return solve_users(fixed, indptr, items, self.encoder)
+        return FixedItems(vectors, bias, stage.num_negatives, stage.l2, *negatives)
 
     def own_vectors(self) -> np.ndarray:
         """Return the part (U, D) of the users' vectors that does not come from their histories."""

@@ -12,6 +12,7 @@ from fastncf.config import show
 from fastncf.errors import ConfigError, DataError, FastNCFError
 from fastncf.files import replaced
 from fastncf.report.measure import HeldOut
+from fastncf.serving.solving import FixedItems
 
 if TYPE_CHECKING:
     from fastncf.report.sections import Reported
@@ -37,6 +38,8 @@ def write_report(
     held_out: HeldOut | None,
     path: str | Path,
     titles: Any | None = None,
+    *,
+    fixed: FixedItems | None = None,
 ) -> Path:
     """Write a page about a fitted model and return its path.
 
@@ -45,6 +48,7 @@ def write_report(
         held_out: held-out items and their ranks; None where nothing is held out.
         path: file to write; an older report is replaced.
         titles: see :func:`fastncf.data.titles.read_titles`; None shows ids in place of titles.
+        fixed: what the box solves for users against; None where it does not.
 
     Raises:
         ConfigError: the path is none.
@@ -59,7 +63,7 @@ def write_report(
 
     target = Path(path)
     require_replaceable(target)
-    write_page(Sections(recommender, held_out, titles), target)
+    write_page(Sections(recommender, held_out, titles, fixed), target)
     return target
 
 

@@ -20,6 +20,7 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.report import charts, measure
 from fastncf.report.tables import MAX_BYTES, pack_vectors, to_base64
 from fastncf.rng import Stream, key
+from fastncf.serving import solving
 
 _NUM_USERS = 2_000
 _NUM_ON_MAP = 2_500
@@ -66,12 +67,19 @@ class Sections:
         recommender: the model with its data.
         held_out: held-out items and their ranks; None where nothing is held out.
         titles: see :func:`fastncf.data.titles.read_titles`; None shows ids in place of titles.
+        fixed: what the box solves for users against; None where it does not.
     """
 
-    def __init__(self, recommender: Reported, held_out: measure.HeldOut | None, titles: Any | None) -> None:
+    def __init__(
+        self,
+        recommender: Reported,
+        held_out: measure.HeldOut | None,
+        titles: Any | None,
+        fixed: solving.FixedItems | None = None,
+    ) -> None:
         self.charts: dict[str, dict[str, Any]] = {}
         self.box: dict[str, Any] | None = None
-        self._recommender, self._held_out = recommender, held_out
+        self._recommender, self._held_out, self._fixed = recommender, held_out, fixed
         self._ids = [str(raw_id) for raw_id in recommender.items.ids.to_list()]
         names = self._ids
         if titles is not None:
@@ -127,7 +135,8 @@ class Sections:
         else:
             bias, how = _item_bias(self._recommender), _BY_HISTORY
             vectors = np.concatenate([encoder.feature_vectors(), self._vectors[:, None]], axis=1)
-        packed = pack_vectors(vectors, self._counts, MAX_BYTES)
+        fixed = self._fixed
+        packed = pack_vectors(vectors, self._counts, MAX_BYTES, None if fixed is None else fixed.sampled)
         items = packed.items
         self.box = {
             "ids": [self._ids[item] for item in items],
@@ -141,6 +150,7 @@ class Sections:
                 "length": encoder.length,
             },
             "vectors": packed.data,
+            "fixed": None if fixed is None else _solved_for(fixed, items),
         }
         return _section(
             "Try it",
@@ -309,6 +319,25 @@ def _some_users(num_users: int) -> np.ndarray:
         return np.arange(num_users)
     generator = np.random.Generator(np.random.Philox(key=key(0, Stream.USERS)))
     return np.sort(generator.choice(num_users, size=_NUM_USERS, replace=False))
+
+
+def _solved_for(fixed: solving.FixedItems, items: np.ndarray) -> dict[str, Any]:
+    """Return what the script needs to solve for a user.
+
+    Args:
+        fixed: what users are solved for against.
+        items: (n,) items of the page, ascending, the sampled ones among them.
+    """
+    return {
+        "numNegatives": fixed.num_negatives,
+        "l2": fixed.l2,
+        "sampled": np.searchsorted(items, fixed.sampled).tolist(),
+        "shares": to_base64(fixed.shares.astype("<f8")),
+        "steps": solving.STEPS,
+        "tolerance": solving.TOLERANCE,
+        "leastRidge": solving.LEAST_RIDGE,
+        "largestScore": solving.LARGEST_SCORE,
+    }
 
 
 def _item_vectors(recommender: Reported) -> np.ndarray | None:

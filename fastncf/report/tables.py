@@ -18,11 +18,13 @@ class PackedVectors:
         items: (n,) int64, ascending: the items that are in the page.
         dtype: ``float32``, or ``int16`` or ``int8`` with a scale for each vector.
         data: what the script of the page decodes.
+        num_needed: items that are in the page whatever their interactions.
     """
 
     items: np.ndarray
     dtype: str
     data: dict[str, Any]
+    num_needed: int = 0
 
     def describe(self, num_items: int) -> str:
         """Return in a sentence what was left out to keep the page small; empty if nothing was.
@@ -37,13 +39,20 @@ class PackedVectors:
             which = (
                 f"only the {len(self.items):,} of {num_items:,} items with the most interactions are here, with vectors"
             )
+            if self.num_needed:
+                which = (
+                    f"only {len(self.items):,} of {num_items:,} items are here, {self.num_needed:,} that stand for the "
+                    f"negatives of the training and those with the most interactions, with vectors"
+                )
         return (
             f"To keep this file small, {which} rounded to {bits} bits, so that items with almost equal scores may "
             f"change places."
         )
 
 
-def pack_vectors(vectors: np.ndarray, counts: np.ndarray, max_bytes: int) -> PackedVectors:
+def pack_vectors(
+    vectors: np.ndarray, counts: np.ndarray, max_bytes: int, needed: np.ndarray | None = None
+) -> PackedVectors:
     """Return vectors in the most exact form that fits a number of bytes.
 
     Float32 is tried first, then integers of 16 and of 8 bits that are scaled by the largest entry of their vector. If
@@ -52,14 +61,17 @@ def pack_vectors(vectors: np.ndarray, counts: np.ndarray, max_bytes: int) -> Pac
     Args:
         vectors: (I, D) or (I, V, D) float32, finite: a vector of each item, or several.
         counts: (I,) interactions of each item.
-        max_bytes: bytes of all vectors.
+        max_bytes: bytes of all vectors, unless the needed items alone have more.
+        needed: items that are kept whatever their interactions, repeated ones too, or None.
     """
     num_items, dim = len(vectors), vectors.shape[-1]
     each = vectors[0].size // dim
     forms = {"float32": each * 4 * dim, "int16": each * (2 * dim + 4), "int8": each * (dim + 4)}
     dtype = next((name for name, size in forms.items() if num_items * size <= max_bytes), "int8")
-    kept = min(num_items, max(1, max_bytes // forms[dtype]))
-    items = np.sort(np.argsort(-counts, kind="stable")[:kept])
+    is_needed = np.zeros(num_items, dtype=bool)
+    is_needed[[] if needed is None else needed] = True
+    kept = min(num_items, max(1, int(is_needed.sum()), max_bytes // forms[dtype]))
+    items = np.sort(np.lexsort((-counts, ~is_needed))[:kept])
     chosen = np.ascontiguousarray(vectors[items], dtype="<f4").reshape(-1, dim)
     data: dict[str, Any] = {"dtype": dtype, "dim": dim, "each": each}
     if dtype == "float32":
@@ -67,7 +79,7 @@ def pack_vectors(vectors: np.ndarray, counts: np.ndarray, max_bytes: int) -> Pac
     else:
         integers, scale = quantize(chosen, int(dtype.removeprefix("int")))
         data |= {"values": to_base64(integers), "scale": to_base64(scale)}
-    return PackedVectors(items, dtype, data)
+    return PackedVectors(items, dtype, data, int(is_needed.sum()))
 
 
 def quantize(vectors: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,10 +12,17 @@ from fastncf.threads import run_ranges
 NUM_NEGATIVES = 1_024
 """Items that stand for all negatives of a larger catalogue."""
 
-_STEPS = 25
-_TOLERANCE = 1e-5
-_LEAST_RIDGE = 1e-3
-_LARGEST_SCORE = 60.0
+STEPS = 25
+"""Newton's steps at most."""
+
+TOLERANCE = 1e-5
+"""Share of the loss that the last step saves at most."""
+
+LEAST_RIDGE = 1e-3
+"""Least weight of half of a squared number of a user, and that of a user's bias."""
+
+LARGEST_SCORE = 60.0
+"""Scores beyond it have the derivatives of this one."""
 
 
 class FixedItems(NamedTuple):
@@ -128,8 +135,8 @@ def _solve_user(fixed: FixedItems, columns: np.ndarray, history: np.ndarray, bef
     count, per = len(history), len(history) / len(before)
     shares = np.where(np.isin(fixed.sampled, history), 0, fixed.shares)
     shares = fixed.num_negatives * per * shares / max(shares.sum(), np.finfo(np.float64).tiny)
-    ridge = np.full(columns.shape[1], max(2 * fixed.l2 * count * (1 + fixed.num_negatives), _LEAST_RIDGE))
-    ridge[-1] = _LEAST_RIDGE
+    ridge = np.full(columns.shape[1], max(2 * fixed.l2 * count * (1 + fixed.num_negatives), LEAST_RIDGE))
+    ridge[-1] = LEAST_RIDGE
     positives = _Samples(
         columns[history], (before * columns[history, :-1]).sum(axis=1)[None] + fixed.bias[history], np.ones(count), 1
     )
@@ -167,10 +174,10 @@ def _newton(samples: list[_Samples], ridge: np.ndarray) -> np.ndarray:
         return total
 
     loss = loss_of(user)
-    for _ in range(_STEPS):
+    for _ in range(STEPS):
         gradient, curvature = ridge * user, np.diag(ridge)
         for one in samples:
-            scores = np.clip(one.columns @ user + one.scores, -_LARGEST_SCORE, _LARGEST_SCORE)
+            scores = np.clip(one.columns @ user + one.scores, -LARGEST_SCORE, LARGEST_SCORE)
             shares = 1 / (1 + np.exp(-scores))
             gradient = gradient + one.columns.T @ (one.weights * (shares - one.label).sum(axis=0))
             bends = one.weights * (shares * (1 - shares)).sum(axis=0)
@@ -180,7 +187,7 @@ def _newton(samples: list[_Samples], ridge: np.ndarray) -> np.ndarray:
         while (new_loss := loss_of(user - length * step)) > loss and length > 1e-4:
             length /= 2
         user = user - length * step
-        if loss - new_loss <= _TOLERANCE * abs(loss):
+        if loss - new_loss <= TOLERANCE * abs(loss):
             break
         loss = new_loss
     return user

@@ -14,6 +14,8 @@ import pytest
 
 import fastncf
 from fastncf.errors import printable
+from fastncf.report import sections
+from fastncf.serving import solving
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium in PATH: pages are not opened in a browser")
@@ -79,16 +81,37 @@ def test_all_charts_are_drawn_and_titles_are_text(page, tmp_path):
     assert 'data-title="fastncf: mf"' in document
 
 
-@pytest.mark.parametrize("loss", ["bce", "softmax"])
+@pytest.fixture(scope="module")
+def skewed(frame):
+    """Interactions with all items, some of which are popular."""
+    return frame.filter((pl.col("user") % 10 < 2) | pl.col("item").str.contains("[0-3]$"))
+
+
+@pytest.mark.parametrize("settings", [{"loss": "bce", "negatives": "popularity"}, {"loss": "softmax"}])
 @pytest.mark.parametrize("numbers", [[0], [2, 11, 30], [30, 11, 2]])
-def test_a_history_gets_the_models_own_answers(frame, tmp_path, loss, numbers):
-    recommender = fastncf.fit(frame, dim=8, epochs=2, loss=loss, history="sequence", seed=1)
+def test_a_history_gets_the_models_own_answers(skewed, tmp_path, settings, numbers):
+    recommender = fastncf.fit(skewed, dim=8, epochs=2, history="sequence", seed=1, **settings)
     liked = recommender.items.ids.gather(numbers).to_list()
     expected = recommender.recommend(history=liked, k=10)
     page = recommender.report(tmp_path / "page.html")
     found = answers(open_page(page, tmp_path, [*liked, "an item that is not there", liked[0]]))
     assert [score for _, score in found] == pytest.approx(expected["score"].to_list(), abs=1e-4)
     assert [item for item, _ in found] == expected["item"].to_list()
+
+
+def test_a_user_is_solved_for_by_a_sample_of_the_negatives(skewed, tmp_path, monkeypatch):
+    """Items are left out of the page, but not those of the sample."""
+    monkeypatch.setattr(solving, "NUM_NEGATIVES", 20)
+    monkeypatch.setattr(sections, "MAX_BYTES", 30 * 2 * (8 + 4))
+    settings = {"loss": "bce", "history": "bag", "negatives": "popularity", "l2": 1e-3}
+    recommender = fastncf.fit(skewed, dim=8, epochs=2, seed=1, **settings)
+    liked = recommender.items.ids.gather([4, 12, 1]).to_list()
+    page = recommender.report(tmp_path / "page.html")
+    assert "only 30 of 40 items are here" in page.read_text(encoding="utf-8")
+    expected = dict(recommender.recommend(history=liked, k=37).select("item", "score").iter_rows())
+    found = answers(open_page(page, tmp_path, liked))
+    assert len(found) == 10
+    assert [score for _, score in found] == pytest.approx([expected[item] for item, _ in found], abs=0.02)
 
 
 @pytest.fixture(scope="module")

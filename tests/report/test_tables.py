@@ -61,6 +61,13 @@ def test_what_is_lost_is_said(vectors):
     assert "only the 50 of 100 items with the most interactions" in pack_vectors(vectors, counts, 1000).describe(100)
 
 
+def test_needed_items_are_kept_whatever_their_interactions(vectors):
+    packed = pack_vectors(vectors, np.arange(100), 1000, np.array([3, 7, 3]))
+    assert packed.items.tolist() == [3, 7, *range(52, 100)]
+    assert "only 50 of 100 items are here, 2 that stand for the negatives" in packed.describe(100)
+    assert len(pack_vectors(vectors, np.arange(100), 1000, np.arange(60)).items) == 60
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_quantize_uses_the_whole_range(vectors, bits):
     integers, scale = quantize(vectors, bits)
