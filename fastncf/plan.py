@@ -107,7 +107,7 @@ NEXT_ITEM = Recipe(
         "dim": 128,
         "init_std": 0.02,
         "num_negatives": 1_024,
-        "dropout": 0.3,
+        "dropout": 0.4,
         "batch_size": 1_024,
         "loss": "softmax",
     },
@@ -124,7 +124,7 @@ FAST_NEXT_ITEM_SPARSE = Recipe('for softmax on sparse data with histories and bu
 
 OTHER_ITEMS = Recipe(
     "for softmax with histories without an order",
-    {**NEXT_ITEM.settings, "learning_rate": 0.004, "num_negatives": 2_048},
+    {**NEXT_ITEM.settings, "learning_rate": 0.004, "num_negatives": 2_048, "dropout": 0.3},
 )
 OTHER_ITEMS_SPARSE = Recipe(
     "for softmax on sparse data with histories without an order", {"num_negatives": 512, "dim": 256, "dropout": 0.2}
