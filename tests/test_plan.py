@@ -76,7 +76,7 @@ def test_the_first_trainer_without_an_objection_is_taken(settings, trainers):
 @pytest.mark.parametrize(
     ("data", "settings", "expected"),
     [
-        (DENSE, {}, {"epochs": 16, "loss": "softmax", "l2": 0, "num_negatives": 1_024, "dim": 128, "dropout": 0.3}),
+        (DENSE, {}, {"epochs": 16, "loss": "softmax", "l2": 0, "num_negatives": 1_024, "dim": 128, "dropout": 0.4}),
         (DENSE, {"loss": "bce"}, {"epochs": 16, "l2": 0.005, "negatives": "popularity", "dim": 64, "dropout": 0}),
         (
             DENSE,
