@@ -273,7 +273,7 @@ class Launched:
         """Return whether this rank is to say what has gone wrong: the first one that asks, unless it has ended."""
         with suppress(RuntimeError):  # without an agent the store ends with the first rank
             return int(self._store.add("messages", 1)) == 1
-        return isinstance(error, DistributedError)
+        return isinstance(error, DistributedError) and error.__cause__ is not None  # it has lost that rank
 
     def __enter__(self) -> Self:
         return self

@@ -44,8 +44,14 @@ def work(first: int, last: int, try_one: Try) -> None:
             except BaseException:
                 result = {"wrong": traceback.format_exc()[-900:]}
         faulthandler.cancel_dump_traceback_later()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = _peak_memory()
         print(json.dumps({**result, "peak": peak}), file=results, flush=True)
+
+
+def _peak_memory() -> int:
+    """Return the peak memory of this process in bytes; ``ru_maxrss`` counts that of the parent before ``exec`` too."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def failures(
