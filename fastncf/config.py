@@ -209,7 +209,7 @@ class Config:
     """Draw the candidates of a list without replacement."""
 
     candidate_sampling: Literal["uniform", "popularity"] = "uniform"
-    """How candidates are drawn: uniform, or proportional to an item's training interactions."""
+    """Distribution that candidates are drawn from: uniform, or proportional to an item's training interactions."""
 
     k: tuple[int, ...] | int = 10
     """Length of the ranking that HR@k, NDCG@k and others look at, or several. Choices between settings, and early

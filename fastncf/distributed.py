@@ -78,7 +78,7 @@ class Ranks:
         """Replace an array by that of a rank."""
         import torch
 
-        self._call("broadcast", torch.from_numpy(array), src=rank, group=self._host)
+        self.share_tensor(torch.from_numpy(array), rank)
 
     def gather(self, value: Result) -> list[Result]:
         """Return the values of all ranks, in their order; anything that can be pickled."""

@@ -41,7 +41,7 @@ class Repetitions:
 
     @property
     def protocol(self) -> str:
-        """How the metrics were measured, in words."""
+        """The protocol of the metrics, in words."""
         return f"{self.recommenders[0].protocol}; {len(self.seeds)} seeds"
 
     def means(self) -> dict[str, float]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Rule = Literal["latest", "random", "given", "none", "time"]
-"""How held-out interactions are chosen, see :class:`Holdout`."""
+"""Choice of the held-out interactions, see :class:`Holdout`."""
 
 _SHARE = re.compile(r"\s*(\d{1,2}(?:\.\d+)?)\s*%\s*")
 

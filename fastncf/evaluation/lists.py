@@ -28,7 +28,7 @@ class ItemLists(NamedTuple):
 
     @property
     def recommended(self) -> np.ndarray:
-        """How many users each item is recommended to, (I,) int64."""
+        """Number of users that each item is recommended to, (I,) int64."""
         return np.bincount(self.items[self.items >= 0], minlength=len(self.counts))
 
 

@@ -44,7 +44,7 @@ def is_table(source: Any) -> bool:
 
 
 class RowsReading(NamedTuple):
-    """How further interactions of a model are read.
+    """Settings by which further interactions of a model are read.
 
     Attributes:
         settings: those of the fit.

@@ -35,7 +35,7 @@ LIMIT_VARIABLE = "FASTNCF_MAX_UNPACKED_BYTES"
 DEFAULT_LIMIT = 1 << 33
 """The same where the variable is not set; half of the available memory, where that is less."""
 
-_CLIMBING = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
+_OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
 """Paths of members that are absolute, or lead above the folder that an archive is unpacked to."""
 
 _PIECE_BYTES = 1 << 20
@@ -293,9 +293,9 @@ def _read_zip(path: Path, file: IO[bytes], purpose: Purpose) -> tuple[str, bytes
     """Return the name and the content of the file that is wanted from an archive, in whichever folder it lies."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        if climbing := next((name for name in names if _CLIMBING.search(name)), None):
+        if outside := next((name for name in names if _OUTSIDE.search(name)), None):
             raise DataError(
-                f"{path}: has a file {climbing!r:.80}, whose path leads out of the archive; expected names of files "
+                f"{path}: has a file {outside!r:.80}, whose path leads out of the archive; expected names of files "
                 f"within it"
             )
         mimetype = archive.open("mimetype").read(100) if "mimetype" in names else b""
