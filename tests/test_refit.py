@@ -15,14 +15,14 @@ import fastncf
 from fastncf import cli
 from fastncf.data.split import hold_out_nothing, leave_one_out, time_order
 from fastncf.errors import ConfigError, DataError, DivergedError
-from fastncf.recommender import _trained_arrays
+from fastncf.recommender.fitted import trained_arrays
 from tests.conftest import checkerboard, random_interactions
 
 SMALL: dict[str, Any] = {"dim": 4, "epochs": 3, "num_negatives": 2}
 
 
 def parameters(rec: fastncf.Recommender) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in _trained_arrays(rec.trained).items()}
+    return {name: np.asarray(value) for name, value in trained_arrays(rec.trained).items()}
 
 
 def require_same_parameters(one: fastncf.Recommender, other: fastncf.Recommender) -> None:

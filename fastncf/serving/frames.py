@@ -40,6 +40,11 @@ def to_pandas(frame: pl.DataFrame) -> "pd.DataFrame":
     return pd.DataFrame(columns, columns=frame.columns)
 
 
+def in_library(output: Output, frame: pl.DataFrame) -> "pl.DataFrame | pd.DataFrame":
+    """Return a frame as one of a library."""
+    return to_pandas(frame) if output == "pandas" else frame
+
+
 def _values(column: pl.Series) -> Any:
     """Return the values of a column as an array, or as a list where they are text or vectors."""
     if isinstance(column.dtype, pl.Array):

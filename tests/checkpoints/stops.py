@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastncf
-from fastncf.recommender import _trained_arrays
+from fastncf.recommender.fitted import trained_arrays
 from fastncf.trainers.recorder import Recorder
 
 
@@ -53,7 +53,7 @@ class Stops:
 
 def require_same(one: fastncf.Recommender, other: fastncf.Recommender) -> None:
     """Compare everything that a fit has found, bit by bit, except for seconds."""
-    first, second = (_trained_arrays(rec.trained) for rec in (one, other))
+    first, second = (trained_arrays(rec.trained) for rec in (one, other))
     assert first.keys() == second.keys()
     for name, array in first.items():
         np.testing.assert_array_equal(np.asarray(array), np.asarray(second[name]), err_msg=name)
