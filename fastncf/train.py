@@ -19,9 +19,10 @@ from fastncf.cost import growth_bytes, least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
 from fastncf.data.holdout import quantile_of
-from fastncf.data.interactions import Interactions, draw_users, in_order_of_rows, read_interactions
+from fastncf.data.interactions import Interactions, draw_users, in_order_of_rows
 from fastncf.data.protocols import make_split
 from fastncf.data.split import Split, hold_out_nothing
+from fastncf.data.streamed import read_within_memory
 from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, DivergedError, InsufficientMemoryError
 from fastncf.evaluation.candidates import require_candidate_memory
@@ -282,7 +283,7 @@ class Prepared:
             if inputs.test is None:
                 point = holdout.before if quantile_of(holdout.before or "") is None else None
                 needs_time = holdout.rule != "random" and config.holdout != "none" and not config.rows_in_order
-                interactions = read_interactions(train, **options, needs_time=needs_time, before=point)
+                interactions = read_within_memory(train, **options, needs_time=needs_time, before=point)
             else:
                 interactions, given = read_with_test(train, inputs.test, inputs.candidates, **options)
             if config.rows_in_order:

@@ -26,6 +26,7 @@ LEVELS = [
         "threads",
     },
     {"memory"},
+    {"mapped"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},
     {"device"},

@@ -5,11 +5,27 @@ from typing import NamedTuple
 import numpy as np
 
 from fastncf.kernels.cpu.csr import UserRows, count_rows, find_latest, group_rows, merge_rows
+from fastncf.mapped import empty_beside
 from fastncf.threads import even_ranges, num_threads, run_ranges
 
 
 def group_by_user(user: np.ndarray, item: np.ndarray, time: np.ndarray, num_users: int) -> tuple[UserRows, np.ndarray]:
     """Group interactions by user and find the latest ones of each.
+
+    For the arguments see :func:`group_rows_by_user`.
+
+    Returns:
+        The grouped rows, and (U, 2) int32: the item of each user's latest row and that of the latest row with another
+        item, -1 where there is none. Among equal times the first row counts as the latest.
+    """
+    rows = group_rows_by_user(user, item, time, num_users)
+    latest = np.full((num_users, 2), -1, dtype=np.int32)
+    run_ranges(lambda a, b: find_latest(a, b, rows, latest), balanced_ranges(rows.indptr))
+    return rows, latest
+
+
+def group_rows_by_user(user: np.ndarray, item: np.ndarray, time: np.ndarray, num_users: int) -> UserRows:
+    """Group interactions by user.
 
     The rows of one user stay in their order. Where the users ascend already, nothing is copied.
 
@@ -18,10 +34,6 @@ def group_by_user(user: np.ndarray, item: np.ndarray, time: np.ndarray, num_user
         item: (M,) int32.
         time: (M,) int64.
         num_users: U.
-
-    Returns:
-        The grouped rows, and (U, 2) int32: the item of each user's latest row and that of the latest row with another
-        item, -1 where there is none. Among equal times the first row counts as the latest.
     """
     indptr = np.zeros(num_users + 1, dtype=np.int64)
     bounds = even_ranges(len(user), parts_per_thread=1)
@@ -35,17 +47,14 @@ def group_by_user(user: np.ndarray, item: np.ndarray, time: np.ndarray, num_user
     run_ranges(count, np.arange(len(bounds)))
     np.cumsum(counts.sum(axis=0), out=indptr[1:])
     if ascending.all():
-        rows = UserRows(indptr, item, time)
-    else:
-        rows = UserRows(indptr, np.empty_like(item), np.empty_like(time))
-        next_row = indptr[:-1] + np.cumsum(counts, axis=0) - counts
-        run_ranges(
-            lambda part, _: group_rows(bounds[part], bounds[part + 1], user, item, time, next_row[part], rows),
-            np.arange(len(bounds)),
-        )
-    latest = np.full((num_users, 2), -1, dtype=np.int32)
-    run_ranges(lambda a, b: find_latest(a, b, rows, latest), balanced_ranges(indptr))
-    return rows, latest
+        return UserRows(indptr, item, time)
+    rows = UserRows(indptr, empty_beside(item, item.shape, item.dtype), empty_beside(time, time.shape, time.dtype))
+    next_row = indptr[:-1] + np.cumsum(counts, axis=0) - counts
+    run_ranges(
+        lambda part, _: group_rows(bounds[part], bounds[part + 1], user, item, time, next_row[part], rows),
+        np.arange(len(bounds)),
+    )
+    return rows
 
 
 def balanced_ranges(indptr: np.ndarray, parts_per_thread: int = 4) -> np.ndarray:

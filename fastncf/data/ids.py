@@ -370,11 +370,16 @@ def stand_for_missing(ids: pl.Series) -> pl.Series | None:
     is_category = isinstance(ids.dtype, pl.Categorical)
     if not is_category and ids.dtype != pl.String:
         return None
-    if not (categories(ids) if is_category else ids).is_in(_MISSING_WORDS).any():
+    if not are_missing_words(categories(ids) if is_category else ids).any():
         return None
     text = ids.cast(pl.String)
-    mask = text.is_in(_MISSING_WORDS)
+    mask = are_missing_words(text)
     return mask if mask.any() and _are_integers(text.filter(~mask)) else None
+
+
+def are_missing_words(ids: pl.Series) -> pl.Series:
+    """Return a mask (n,) of the words that programs write for a missing value, whatever the other ids are."""
+    return ids.cast(pl.String).is_in(_MISSING_WORDS)
 
 
 def expected_ids(dtype: pl.DataType) -> str:

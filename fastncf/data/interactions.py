@@ -9,6 +9,7 @@ from fastncf.data.ids import Vocabulary
 from fastncf.data.readers.options import Reading
 from fastncf.data.readers.table import Table, read_table
 from fastncf.errors import ConfigError, DataError
+from fastncf.mapped import empty_beside
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Interactions:
 
     def of_rows(self, rows: "np.ndarray | slice") -> "Interactions":
         """Return some of the rows, by a mask (M,), their numbers in any order, or a slice; the vocabularies stay."""
-        user, item = (np.ascontiguousarray(column[rows]) for column in (self.user, self.item))
-        time = None if self.time is None else np.ascontiguousarray(self.time[rows])
+        user, item = _rows_of(self.user, rows), _rows_of(self.item, rows)
+        time = None if self.time is None else _rows_of(self.time, rows)
         weight = None if self.weight is None else self.weight[rows]
         return replace(self, user=user, item=item, time=time, weight=weight)
 
@@ -83,6 +84,16 @@ class Interactions:
             before=self.before,
             weight=None if self.weight is None else self.weight[rows],
         )
+
+
+def _rows_of(column: np.ndarray, rows: "np.ndarray | slice") -> np.ndarray:
+    """Return some rows of a column; a slice of one in a temporary file is in another one."""
+    chosen = column[rows]
+    if not isinstance(rows, slice):
+        return np.ascontiguousarray(chosen)
+    copied = empty_beside(column, chosen.shape, chosen.dtype)
+    copied[:] = chosen
+    return copied
 
 
 def read_interactions(
@@ -137,7 +148,9 @@ def in_order_of_rows(interactions: Interactions) -> Interactions:
             f"rows_in_order=True: {interactions.source} has times in column "
             f"{interactions.source_info['columns']['time']!r:.80}; expected data without"
         )
-    return replace(interactions, time=np.arange(len(interactions.user), dtype=np.int64))
+    time = empty_beside(interactions.user, len(interactions.user), np.int64)
+    time[:] = np.arange(len(time))
+    return replace(interactions, time=time)
 
 
 def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interactions:
@@ -151,14 +164,7 @@ def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interact
     Raises:
         DataError: there are fewer than two users or items, or too many for int32 indices.
     """
-    for vocabulary in (users, items):
-        if len(vocabulary) < 2:
-            raise DataError(
-                f"{table.source}: column {table.source_info['columns'][vocabulary.noun]!r} holds only one "
-                f"{vocabulary.noun} ({vocabulary.ids[0]!r:.80}); expected at least two"
-            )
-        if len(vocabulary) >= 2**31:
-            raise DataError(f"{table.source}: holds {len(vocabulary)} {vocabulary.noun}s; expected fewer than 2**31")
+    require_vocabularies((users, items), table.source, table.source_info)
     return Interactions(
         user=users.encode(table.frame["user"]),
         item=items.encode(table.frame["item"]),
@@ -172,6 +178,27 @@ def encode_table(table: Table, users: Vocabulary, items: Vocabulary) -> Interact
         weight=table.frame["weight"].to_numpy() if "weight" in table.frame.columns else None,
         num_rows=table.num_rows,
     )
+
+
+def require_vocabularies(vocabularies: tuple[Vocabulary, Vocabulary], source: str, source_info: dict[str, Any]) -> None:
+    """Refuse data with fewer than two users or items, or too many.
+
+    Args:
+        vocabularies: of the users and the items.
+        source: name of the source in messages.
+        source_info: see :class:`~fastncf.data.readers.table.Table`.
+
+    Raises:
+        DataError: there are fewer than two, or too many for int32 indices.
+    """
+    for vocabulary in vocabularies:
+        if len(vocabulary) < 2:
+            raise DataError(
+                f"{source}: column {source_info['columns'][vocabulary.noun]!r} holds only one {vocabulary.noun} "
+                f"({vocabulary.ids[0]!r:.80}); expected at least two"
+            )
+        if len(vocabulary) >= 2**31:
+            raise DataError(f"{source}: holds {len(vocabulary)} {vocabulary.noun}s; expected fewer than 2**31")
 
 
 def draw_users(interactions: Interactions, fraction: float, seed_key: int) -> Interactions:

@@ -210,8 +210,8 @@ def point_in_time(interactions: Interactions, holdout: Holdout) -> int:
         assert interactions.before is not None
         return interactions.before
     assert interactions.time is not None
-    place = int(np.ceil(share * len(interactions.time)))
-    return int(np.partition(interactions.time, min(place, len(interactions.time) - 1))[place])
+    place = min(int(np.ceil(share * len(interactions.time))), len(interactions.time) - 1)
+    return int(np.partition(interactions.time, place)[place])
 
 
 def _first_of_pairs(interactions: Interactions) -> tuple[np.ndarray, np.ndarray]:

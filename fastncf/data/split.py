@@ -4,12 +4,13 @@ A split holds indices of users and items, see :mod:`fastncf.data.ids`.
 """
 
 import functools
+import itertools
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from fastncf.data.csr import Rows, balanced_ranges, group_by_user, merge_items
+from fastncf.data.csr import Rows, balanced_ranges, group_by_user, merge_items, split_ranges
 from fastncf.data.given_files import GivenTest
 from fastncf.data.holdout import Rule
 from fastncf.data.interactions import Interactions
@@ -31,10 +32,13 @@ from fastncf.kernels.cpu.csr import (
     split_rows,
 )
 from fastncf.kernels.cpu.ids import mark_present
+from fastncf.mapped import empty_beside
 from fastncf.rng import Stream, key
 from fastncf.threads import even_ranges, run_ranges
 
 _FEW_USERS = 256
+_COUNTED_AT_ONCE = 1 << 22
+"""Interactions that NumPy takes at once where it would make int64 of all of them."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,7 +119,10 @@ class Split:
 
     def item_counts(self) -> np.ndarray:
         """Return the number of training interactions of each item, (I,) int64."""
-        return np.bincount(self.indices, minlength=self.num_items)
+        counts = np.zeros(self.num_items, dtype=np.int64)
+        for start in range(0, len(self.indices), _COUNTED_AT_ONCE):  # a count converts what it reads to int64
+            counts += np.bincount(self.indices[start : start + _COUNTED_AT_ONCE], minlength=self.num_items)
+        return counts
 
     def item_weights(self) -> np.ndarray:
         """Return the sum of the weights of each item's training interactions, (I,) float64; their number without."""
@@ -213,7 +220,7 @@ def leave_one_out(
 
 def random_times(interactions: Interactions, seed: int) -> np.ndarray:
     """Return times (M,) int64 by which a user's interactions are in random order, the same for a repeated pair."""
-    time = np.empty(len(interactions.user), dtype=np.int64)
+    time = empty_beside(interactions.user, len(interactions.user), np.int64)
     fill_random_times(interactions.user, interactions.item, np.uint64(key(seed, Stream.HELD_OUT)), time)
     return time
 
@@ -307,7 +314,7 @@ def time_order(interactions: Interactions, split: Split, users: np.ndarray | Non
     """
     assert interactions.time is not None
     rows, _ = group_by_user(interactions.user, interactions.item, interactions.time, split.num_users)
-    order = np.empty(len(split.indices), dtype=np.int32)
+    order = empty_beside(split.indices, len(split.indices), np.int32)
     if users is None:
         users = np.arange(split.num_users, dtype=np.int32)
     lengths = rows.indptr[users + 1] - rows.indptr[users]
@@ -318,7 +325,15 @@ def time_order(interactions: Interactions, split: Split, users: np.ndarray | Non
 
 def ordered_items(split: Split, order: np.ndarray | None) -> np.ndarray:
     """Return the training items (N,) int32 user by user, a user's oldest first; as they stand without an order."""
-    return split.indices if order is None else split.indices[ordered_rows(split, order)]
+    if order is None:
+        return split.indices
+    items = empty_beside(split.indices, len(split.indices), np.int32)
+    parts = 1 + len(items) // _COUNTED_AT_ONCE
+    for first, last in itertools.pairwise(split_ranges(split.indptr, parts).tolist()):
+        start, stop = split.indptr[[first, last]].tolist()
+        row_starts = np.repeat(split.indptr[first:last], np.diff(split.indptr[first : last + 1]))
+        items[start:stop] = split.indices[row_starts + order[start:stop]]
+    return items
 
 
 def ordered_rows(split: Split, order: np.ndarray) -> np.ndarray:
@@ -480,7 +495,7 @@ def _split_by_user(
         limit -= num_given
     source = SplitSource(rows.indptr, rows.item, latest, limit)
     target = SplitTarget(
-        items=np.empty(len(rows.item), dtype=np.int32),
+        items=empty_beside(rows.item, len(rows.item), np.int32),
         num_unique=np.empty(num_users, dtype=np.int64),
         num_kept=np.empty(num_users, dtype=np.int64),
         held_out=np.full((2, num_users), -1, dtype=np.int32),
@@ -495,7 +510,7 @@ def _split_by_user(
         )
     indptr = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(target.num_kept, out=indptr[1:])
-    indices = np.empty(indptr[-1], dtype=np.int32)
+    indices = empty_beside(rows.item, int(indptr[-1]), np.int32)
     run_ranges(lambda a, b: compact_rows(a, b, rows.indptr, target.items, indptr, indices), ranges)
     num_duplicates = len(rows.item) - int(target.num_unique.sum())
     return _Parts(indptr, indices, target.held_out, all_seen, num_duplicates)

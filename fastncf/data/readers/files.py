@@ -176,6 +176,11 @@ def open_content(content: Path | bytes) -> IO[bytes]:
     return content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
 
 
+def has_limit() -> bool:
+    """Return whether the environment says how many bytes a file may have once it is unpacked."""
+    return bool(os.environ.get(LIMIT_VARIABLE))
+
+
 def max_unpacked_bytes() -> int:
     """Return how many bytes a file may have once it is unpacked.
 

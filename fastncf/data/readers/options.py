@@ -69,3 +69,8 @@ class ReadOptions:
     def has_date_format(self) -> bool:
         """Return whether the caller says anything of the format of dates."""
         return self.time_format is not None or self.dayfirst is not None
+
+
+def names_of(given: Mapping[str, object]) -> dict[str, str | None]:
+    """Return given names of columns by their roles as text, or None for each role without one."""
+    return {role: None if name is None else str(name) for role, name in given.items()}

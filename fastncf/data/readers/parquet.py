@@ -13,7 +13,7 @@ from typing import Any
 
 from fastncf.data.readers.files import open_content
 
-_ROW_GROUPS, _COLUMNS, _COLUMN_METADATA = 4, 1, 3
+_ROW_GROUPS, _COLUMNS, _NUM_ROWS, _COLUMN_METADATA = 4, 1, 3, 3
 _PATH, _NUM_VALUES, _UNCOMPRESSED_BYTES = 3, 5, 6
 """Numbers of the fields that are read: of the metadata, of a row group, of a column, and of its own metadata."""
 
@@ -29,13 +29,22 @@ def unpacked_bytes(content: Path | bytes, columns: list[str]) -> int:
     Raises:
         Exception: the metadata are damaged: IndexError, KeyError, ValueError and others.
     """
-    total = 0
+    return sum(num_bytes for _, num_bytes in row_groups(content, columns))
+
+
+def row_groups(content: Path | bytes, columns: list[str]) -> list[tuple[int, int]]:
+    """Return the rows of each row group of a Parquet file, and the bytes of some columns as in :func:`unpacked_bytes`.
+
+    Raises:
+        Exception: the metadata are damaged, see :func:`unpacked_bytes`.
+    """
+    groups = []
     for group in read_metadata(content)[_ROW_GROUPS]:
-        for column in group[_COLUMNS]:
-            metadata = column[_COLUMN_METADATA]
-            if metadata[_PATH][0].decode() in columns:
-                total += metadata[_UNCOMPRESSED_BYTES] + VALUE_BYTES * metadata[_NUM_VALUES]
-    return total
+        used = [column[_COLUMN_METADATA] for column in group[_COLUMNS]]
+        used = [metadata for metadata in used if metadata[_PATH][0].decode() in columns]
+        num_bytes = sum(metadata[_UNCOMPRESSED_BYTES] + VALUE_BYTES * metadata[_NUM_VALUES] for metadata in used)
+        groups.append((group[_NUM_ROWS], num_bytes))
+    return groups
 
 
 def read_metadata(content: Path | bytes) -> dict[int, Any]:

@@ -96,11 +96,7 @@ def join_parts(parts: Sequence[Part], source: str) -> Part:
     """
     first = parts[0].origin
     for part in parts[1:]:
-        if part.origin.columns != first.columns:
-            raise DataError(
-                f"{part.origin.source}: has the columns {part.origin.columns}, and {first.source} has {first.columns}; "
-                f"expected the same columns in all files"
-            )
+        refuse_other_columns(first, part.origin)
     filled = [part for part in parts if part.frame.height] or list(parts[:1])
     columns = {role: _join_ids([part.frame[role] for part in filled]) for role in ("user", "item")}
     columns |= {role: _join_times(filled, role) for role in ("time", "clock") if role in first.columns}
@@ -114,11 +110,24 @@ def join_parts(parts: Sequence[Part], source: str) -> Part:
         origin = filled[number].origin
         return f"{origin.locate(row - int(bounds[number]))} of {origin.source}"
 
-    kinds = dict.fromkeys(part.origin.format for part in parts)
-    count = f"{len(parts)} files: " if len(parts) > 1 else ""
-    origin = Origin(source, f"{count}{', '.join(kinds)}", first.columns, locate)
+    origin = Origin(source, join_formats([part.origin for part in parts]), first.columns, locate)
     left_out = {name: sum(part.left_out[name] for part in parts) for name in parts[0].left_out}
     return Part(pl.DataFrame(columns), origin, left_out, sum(part.num_rows for part in parts))
+
+
+def join_formats(origins: Sequence[Origin]) -> str:
+    """Return the kinds of several files, for people."""
+    count = f"{len(origins)} files: " if len(origins) > 1 else ""
+    return f"{count}{', '.join(dict.fromkeys(origin.format for origin in origins))}"
+
+
+def refuse_other_columns(first: Origin, other: Origin) -> None:
+    """Raise a DataError if a file has other columns than the first one."""
+    if other.columns != first.columns:
+        raise DataError(
+            f"{other.source}: has the columns {other.columns}, and {first.source} has {first.columns}; expected the "
+            f"same columns in all files"
+        )
 
 
 def _join_ids(columns: list[pl.Series]) -> pl.Series:

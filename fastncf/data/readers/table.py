@@ -11,7 +11,7 @@ import polars as pl
 from fastncf.data.ids import EXPECTED_IDS, canonical_ids, stand_for_missing
 from fastncf.data.named import find_source
 from fastncf.data.readers import feather, parquet
-from fastncf.data.readers.checks import check_ids, first_true, is_missing
+from fastncf.data.readers.checks import ColumnName, check_ids, first_true, is_missing
 from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
 from fastncf.data.readers.dates import DateFormat
 from fastncf.data.readers.files import EXPECTED_SOURCES, read_file, refuse_larger
@@ -20,16 +20,18 @@ from fastncf.data.readers.item_lists import is_item_lists, read_item_lists
 from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
 from fastncf.data.readers.names import DURATIONS, normalize_name
-from fastncf.data.readers.options import Reading, ReadOptions
+from fastncf.data.readers.options import Reading, ReadOptions, names_of
 from fastncf.data.readers.parts import Origin, Part
 from fastncf.data.readers.points import first_from
 from fastncf.data.readers.ratings import check_weights, has_at_least
+from fastncf.data.readers.scans import collect, refuse_offset
 from fastncf.data.readers.several import PartFile, join_parts, list_files
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
-from fastncf.data.readers.zones import find_offset
-from fastncf.errors import DataError, FastNCFError, first_line
+from fastncf.errors import DataError
 from fastncf.processes import require_polars_threads
+
+_LEAST = "at least two users and two items"
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def read_table(
     """
     require_polars_threads("reading interactions")
     given = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
-    names = {role: None if name is None else str(name) for role, name in given.items()}
-    options = ReadOptions(names, needs_time, is_looked_up, known, before=before, are_lists=are_lists, **reading)
+    options = ReadOptions(
+        names_of(given), needs_time, is_looked_up, known, before=before, are_lists=are_lists, **reading
+    )
     if (several := list_files(source)) is not None:
         return _make_table(_read_files(*several, options), options)
     is_file = isinstance(source, str | Path)
@@ -98,7 +101,7 @@ def read_table(
         frame, origin = _read_file(PartFile(find_source(source), {}), options)
     else:
         frame, origin = _read_frame(source, frame_name, options)
-    return _make_table(_check_part(frame, origin, options), options)
+    return _make_table(check_part(frame, origin, options), options)
 
 
 def _read_frame(source: Any, name: str, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:
@@ -106,7 +109,7 @@ def _read_frame(source: Any, name: str, options: ReadOptions) -> tuple[pl.DataFr
     if options.encoding is not None:
         raise DataError(f"{name}: has no encoding; expected a text file beside encoding={options.encoding!r:.40}")
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
-        frame, columns = _collect(source.lazy(), options, name, "cannot be computed")
+        frame, columns = collect(source.lazy(), options, name, "cannot be computed")
         return frame, Origin(name, "polars frame", columns)
     if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
         all_columns = [str(column) for column in source.columns]
@@ -121,11 +124,7 @@ def _read_file(file: PartFile, options: ReadOptions) -> tuple[pl.DataFrame, Orig
     """Return the used columns of a text file, JSON lines, Parquet or Feather, and where they come from."""
     source, content, kind = read_file(file.path, encoding=options.encoding)
     if kind in (PARQUET, FEATHER):
-        if (zone := find_offset(content, is_parquet=kind == PARQUET)) is not None:
-            raise DataError(
-                f"{source}: holds times of the zone {zone!r}, which polars does not read; expected UTC, a zone with a "
-                f"name, or none: pass the frame that pandas makes of it"
-            )
+        refuse_offset(source, content, kind)
         lazy = pl.scan_parquet(content, glob=False) if kind == PARQUET else pl.scan_ipc(content, glob=False)
 
         def check_size(columns: list[str]) -> None:
@@ -133,7 +132,7 @@ def _read_file(file: PartFile, options: ReadOptions) -> tuple[pl.DataFrame, Orig
             size_of = parquet.unpacked_bytes if kind == PARQUET else feather.unpacked_bytes
             refuse_larger(source, size_of(content, columns), "unpacks to")
 
-        frame, columns = _collect(lazy, options, source, f"the {kind} file is damaged", check_size, file.partitions)
+        frame, columns = collect(lazy, options, source, f"the {kind} file is damaged", check_size, file.partitions)
         return frame, Origin(source, kind, columns)
     if kind == JSON_LINES:
         text = read_json_lines(source, content, options)
@@ -146,44 +145,10 @@ def _read_file(file: PartFile, options: ReadOptions) -> tuple[pl.DataFrame, Orig
 def _read_files(source: str, files: list[PartFile], options: ReadOptions) -> Part:
     """Return the rows of several files as those of one."""
     options = replace(options, keeps_text=True)
-    return join_parts([_check_part(*_read_file(file, options), options) for file in files], source)
+    return join_parts([check_part(*_read_file(file, options), options) for file in files], source)
 
 
-def _collect(
-    lazy: pl.LazyFrame,
-    options: ReadOptions,
-    source: str,
-    failure: str,
-    check: Callable[[list[str]], None] = lambda columns: None,
-    partitions: Mapping[str, str | None] = MappingProxyType({}),
-) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Return the used columns of a lazy frame, named by their roles, and the column of each role.
-
-    Args:
-        lazy: the frame.
-        options: what the caller says of it.
-        source: its name in messages.
-        failure: the reason to give where it cannot be computed.
-        check: called with the names of the used columns before they are computed.
-        partitions: values of further columns, each the same in all rows; the frame may have them as well.
-
-    Raises:
-        DataError: the frame cannot be computed.
-    """
-    try:
-        names = lazy.collect_schema().names()
-        columns = match_columns([name for name in names if name not in partitions], options, source, list(partitions))
-        further = {name: value for name, value in partitions.items() if name not in names}
-        check(list(columns.values()))
-        lazy = lazy.with_columns(pl.lit(value, dtype=pl.String).alias(name) for name, value in further.items())
-        return lazy.select(pl.col(column).alias(role) for role, column in columns.items()).collect(), columns
-    except (FastNCFError, MemoryError):
-        raise
-    except (Exception, pl.exceptions.PanicException) as error:  # a scan runs whatever the user put into it
-        raise DataError(f"{source}: {failure} ({first_line(error):.200}); expected {EXPECTED_SOURCES}") from None
-
-
-def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Part:
+def check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Part:
     """Return the rows of one source, whose ids are checked.
 
     Raises:
@@ -192,13 +157,13 @@ def _check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Pa
     left_out, num_rows = {}, frame.height + origin.num_empty
     if options.drop_missing:
         left_out["num_missing"] = num_rows
-        frame, origin = _keep(frame, origin, pl.select(~pl.any_horizontal(map(is_missing, frame))).to_series())
+        frame, origin = keep_rows(frame, origin, pl.select(~pl.any_horizontal(map(is_missing, frame))).to_series())
         left_out["num_missing"] -= frame.height
     if options.min_rating is not None:
         left_out["num_low_rated"] = frame.height
         if "rating" in frame.columns:
             name = origin.name_column("rating")
-            frame, origin = _keep(frame, origin, has_at_least(frame["rating"], options.min_rating, name))
+            frame, origin = keep_rows(frame, origin, has_at_least(frame["rating"], options.min_rating, name))
         left_out["num_low_rated"] -= frame.height
     if "weight" in frame.columns:
         frame = frame.with_columns(check_weights(frame["weight"], origin.name_column("weight")).alias("weight"))
@@ -227,12 +192,7 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
     frame, origin, left_out, num_rows = part
     columns = dict(origin.columns)
     if frame.height == 0:
-        num_left_out = sum(left_out.values())
-        reason = (
-            f" that is not left out ({num_left_out} are, for missing values or low ratings)" if num_left_out else ""
-        )
-        least = "at least one row" if options.is_looked_up else "at least two users and two items"
-        raise DataError(f"{origin.source}: holds no row{reason}; expected {least}")
+        raise no_rows(origin.source, left_out, "at least one row" if options.is_looked_up else _LEAST)
     given = DateFormat(options.time_format, options.dayfirst)
     if "clock" in columns:
         names = origin.name_column("time"), origin.name_column("clock")
@@ -262,18 +222,31 @@ def _without_missing_words(part: Part, drop_missing: bool) -> Part:
         mask = stand_for_missing(frame[role])
         if mask is None:
             continue
-        word = frame[role].gather([first_true(mask)]).cast(pl.String).item()
         if not drop_missing:
-            expected = f"{EXPECTED_IDS}; {word} among integers is a missing value, which drop_missing=True leaves out"
-            origin.name_column(role).refuse(frame[role], mask, expected)
+            refuse_words(frame[role], mask, origin.name_column(role))
         num_missing = left_out["num_missing"] + int(mask.sum())
-        frame, origin = _keep(frame, origin, ~mask)
+        frame, origin = keep_rows(frame, origin, ~mask)
         frame = frame.with_columns(canonical_ids(frame[role]).alias(role))
         part = Part(frame, origin, {**left_out, "num_missing": num_missing}, num_rows)
     return part
 
 
-def _keep(frame: pl.DataFrame, origin: Origin, kept: pl.Series) -> tuple[pl.DataFrame, Origin]:
+def no_rows(source: str, left_out: Mapping[str, int], expected: str = _LEAST) -> DataError:
+    """Return the error for a source without rows, or of which all rows were left out."""
+    count = sum(left_out.values())
+    reason = f" that is not left out ({count} are, for missing values or low ratings)" if count else ""
+    return DataError(f"{source}: holds no row{reason}; expected {expected}")
+
+
+def refuse_words(ids: pl.Series, mask: pl.Series, name: ColumnName) -> None:
+    """Raise a DataError for the first id of a mask, a word for a missing value among integers, if there is one."""
+    if mask.any():
+        word = ids.gather([first_true(mask)]).cast(pl.String).item()
+        expected = f"{EXPECTED_IDS}; {word} among integers is a missing value, which drop_missing=True leaves out"
+        name.refuse(ids, mask, expected)
+
+
+def keep_rows(frame: pl.DataFrame, origin: Origin, kept: pl.Series) -> tuple[pl.DataFrame, Origin]:
     """Return the rows of a frame for which a mask is true, and where they stand."""
     if kept.all():
         return frame, origin

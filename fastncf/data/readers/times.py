@@ -26,7 +26,8 @@ _RECOGNISE = DateFormat()
 _DAY = 86_400 * 10**9  # nanoseconds
 _MOST_DIGITS = 15  # numbers of more digits may become one Float64
 _DECIMAL = (38, 18)  # digits of a Decimal, and those behind its point
-_YEARS = (1900, 2100)  # of dates that are written as one number
+DATE_YEARS = (1900, 2100)
+"""First and last year of dates that are written as one number."""
 _FIXED_WIDTHS = {"%Y": 4, "%m": 2, "%d": 2, "%H": 2, "%M": 2, "%S": 2, "%y": 2, "%j": 3}
 
 
@@ -137,7 +138,7 @@ def _begin_with_day_or_month(numbers: pl.Series) -> bool:
     if not (isinstance(low, int) and isinstance(high, int) and low > 1_01_0000 and high < 32_00_0000):
         return False
     first, second, year = numbers // 1_000_000, numbers // 10_000 % 100, numbers % 10_000
-    if (numbers // 10_000).n_unique() == 1 or not year.is_between(*_YEARS).all():
+    if (numbers // 10_000).n_unique() == 1 or not year.is_between(*DATE_YEARS).all():
         return False
     orders = ((first, second), (second, first))
     return any(bool((day.is_between(1, 31) & month.is_between(1, 12)).all()) for day, month in orders)
@@ -161,8 +162,17 @@ def _check_floats(values: pl.Series, name: ColumnName) -> pl.Series:
         f"{expected}, since a {values.dtype} holds whole numbers exactly only up to {limit} and others less",
     )
     _refuse_other_unit(values, values, name)
-    bits = (values.cast(pl.Float64) + 0.0).to_numpy().view(np.int64)  # + 0.0 makes -0.0 equal 0.0
-    return pl.Series(np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits))
+    return to_integers(values)
+
+
+def to_integers(values: pl.Series) -> pl.Series:
+    """Return checked times that are integers, floats or dates as Int64 in the same order."""
+    if values.dtype.is_float():
+        bits = (values.cast(pl.Float64) + 0.0).to_numpy().view(np.int64)  # + 0.0 makes -0.0 equal 0.0
+        return pl.Series(np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits))
+    if values.dtype == pl.Date:
+        values = values.cast(pl.Datetime("us"))
+    return values.to_physical().cast(pl.Int64)
 
 
 def _check_numbers(values: pl.Series, name: ColumnName) -> pl.Series:
