@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -227,13 +227,19 @@ def _names(models: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...
         raise ConfigError(f"compare: {len(models)} model{'s' * (len(models) != 1)}; expected two or more")
     if names is None:
         found = [_name(model) for model in models]
-        return tuple(
-            name if found.count(name) == 1 else f"{name} {found[: at + 1].count(name)}" for at, name in enumerate(found)
-        )
+        taken = {name for name in found if found.count(name) == 1}
+        return tuple(name if name in taken else _numbered(name, taken) for name in found)
     is_text = not isinstance(names, str) and all(isinstance(name, str) and name for name in names)
     if not is_text or len(set(names)) != len(models) or len(names) != len(models):
         raise ConfigError(f"names={show(names)}: expected {len(models)} different names, one for each model")
     return tuple(names)
+
+
+def _numbered(name: str, taken: set[str]) -> str:
+    """Return a name with the least number behind it that makes it one of its own, and add it to those that are."""
+    numbered = next(text for number in count(1) if (text := f"{name} {number}") not in taken)
+    taken.add(numbered)
+    return numbered
 
 
 def _name(model: Any) -> str:

@@ -76,6 +76,13 @@ def test_the_metrics_are_those_of_evaluate_whoever_scores(
     assert (found.differences()["p_corrected"] >= found.differences()["p"]).all()
 
 
+def test_names_differ(popular, tmp_path):
+    """A number behind a name does not make it that of another model."""
+    popular.save(tmp_path / "popularity 1")
+    found = fastncf.compare(popular, tmp_path / "popularity 1", popular, samples=1)
+    assert found.names == ("popularity 2", "popularity 1", "popularity 3")
+
+
 def test_saved_models_in_every_form(
     mf: "fastncf.Recommender", popular: "fastncf.Recommender", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

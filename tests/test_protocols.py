@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import polars as pl
 import pytest
 
 import fastncf
+from fastncf.data.holdout import Holdout, count_of_share
 from fastncf.errors import ConfigError, DataError, UnusedSettingWarning
 from tests.plain_protocols import from_time, histories, last_items, popularity_metrics, unseen
 
@@ -105,12 +107,19 @@ def test_users_and_items_that_exist_only_later_are_counted_and_join_a_refit(tmp_
     assert len(loaded.split.indices) == len(pairs)
 
 
-@pytest.mark.parametrize("share", ["75%", "90 %", "12.5%"])
+@pytest.mark.parametrize("share", ["75%", "90 %", "12.5%", "7%"])
 def test_a_share_of_all_interactions(share):
+    """In floating point .07 of 900 rows are more than 63."""
     times = sorted(time for _, _, time in ROWS)
-    point = times[math.ceil(float(share.rstrip("% ")) / 100 * len(times))]
+    point = times[math.ceil(Fraction(share.rstrip("% ")) * len(times) / 100)]
     train, test, _ = from_time(ROWS, point)
     check(popular(FRAME, before=share), train, test, CATALOGUE)
+
+
+def test_shares_are_those_of_decimal_numbers():
+    """In floating point .29 of 50 are less than 14.5."""
+    assert Holdout(rule="latest", amount=0.29).count_of(50) == 15
+    assert [count_of_share(0.29, 50), count_of_share(0.07, 50), count_of_share(1e-9, 3)] == [15, 4, 0]
 
 
 DAY = 86_400
@@ -155,8 +164,9 @@ def test_users_who_are_left_out(holdout, ties):
     assert "10 users left out of the training" in rec.protocol
 
 
-def test_users_who_are_left_out_are_ranked_by_their_histories(tmp_path):
-    rec = fastncf.fit(FRAME, test_users=12, budget="fast", epochs=2, full_ranking=True, k=3)
+@pytest.mark.parametrize("settings", [{}, {"loss": "softmax"}, {"loss": "softmax", "optimizer": "adam"}])
+def test_users_who_are_left_out_are_ranked_by_their_histories(tmp_path, settings):
+    rec = fastncf.fit(FRAME, test_users=12, budget="fast", epochs=2, full_ranking=True, k=3, **settings)
     others = rec.split.others
     hits = 0
     for row, user in enumerate(others.users.ids):

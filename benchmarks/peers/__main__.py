@@ -28,7 +28,7 @@ from benchmarks.report import PAGE, RESULTS, machine, write_between
 NUM_CANDIDATES = 99
 
 
-def _data_set(text: str) -> tuple[str, Path]:
+def data_set(text: str) -> tuple[str, Path]:
     """Return the name and the path of ``NAME=PATH``."""
     name, _, path = text.partition("=")
     if not (name and path):
@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--data", type=_data_set, action="append", default=[], metavar="NAME=PATH", help="data set; may be repeated"
+        "--data", type=data_set, action="append", default=[], metavar="NAME=PATH", help="data set; may be repeated"
     )
     parser.add_argument("--environments", type=Path, required=True, help="folder that environments are made in")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="SYSTEM")

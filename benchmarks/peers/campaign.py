@@ -98,12 +98,79 @@ def run_fit(
     Raises:
         FitFailedError: it ran out of time or memory, raised, or stored lists that no system may give.
     """
+    report = _work(system, python, settings, question, folder, seconds=seconds, limits=limits, seed=seed)
+    users = _tested(question)
+    report["metrics"] = _metrics_of(np.load(folder / "lists.npy"), question)
+    if (folder / "scores.npy").exists():
+        positives, candidates = question.held_out[users][:, None], question.candidates[users]
+        is_candidate = (candidates >= 0) & (candidates != positives)
+        report["metrics"] |= score_metrics(np.load(folder / "scores.npy"), is_candidate)
+    return report
+
+
+def run_curve(
+    system: System,
+    python: Path,
+    settings: dict[str, Any],
+    question: Question,
+    folder: Path,
+    *,
+    seconds: float,
+    limits: Limits,
+) -> dict[str, Any]:
+    """Fit a system in a process of its own, and return what its lists are worth at several times of the training.
+
+    The arguments and errors are those of :func:`run_fit`.
+
+    Returns:
+        ``done``, and ``points``: for each the seconds of the processor and of the clock, and the metrics.
+    """
+    report = _work(system, python, settings, question, folder, seconds=seconds, limits=limits, has_points=True)
+    points = []
+    for number, (processor, clock) in enumerate(report["points"]):
+        metrics = _metrics_of(np.load(folder / f"points-{number}.npy"), question)
+        points.append({"processor_seconds": processor, "seconds": clock, **metrics})
+    return {**report, "points": points}
+
+
+def _tested(question: Question) -> np.ndarray:
+    """Return the users (n,) int32 with a held-out item."""
+    return np.flatnonzero(question.held_out >= 0).astype(np.int32)
+
+
+def _metrics_of(found: np.ndarray, question: Question) -> dict[str, float]:
+    """Return the metrics of the lists (n, K) of the tested users.
+
+    Raises:
+        FitFailedError: no system may give such lists.
+    """
+    lists = np.full((question.seen.num_users, K), -1, dtype=np.int32)
+    lists[_tested(question)] = found
+    try:
+        check_lists(lists, question.seen.indptr, question.seen.items, question.seen.num_items)
+    except ValueError as error:
+        raise FitFailedError(str(error)) from None
+    return list_metrics(lists, question.held_out)
+
+
+def _work(
+    system: System,
+    python: Path,
+    settings: dict[str, Any],
+    question: Question,
+    folder: Path,
+    *,
+    seconds: float,
+    limits: Limits,
+    seed: int = 0,
+    has_points: bool = False,
+) -> dict[str, Any]:
+    """Let a worker do a job, and return its report; its answers lie in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("report.json", "lists.npy", "scores.npy"):
         (folder / name).unlink(missing_ok=True)
-    users = np.flatnonzero(question.held_out >= 0).astype(np.int32)
-    positives = question.held_out[users][:, None]
-    candidates = question.candidates[users]
+    users = _tested(question)
+    positives, candidates = question.held_out[users][:, None], question.candidates[users]
     items = np.hstack([positives, candidates]) if candidates.size else np.empty((len(users), 0), dtype=np.int32)
     question.histories.save(folder / "histories.npz")
     np.savez(folder / "queries.npz", users=users, items=items)
@@ -113,6 +180,7 @@ def run_fit(
         "settings": settings,
         "seed": seed,
         "seconds": seconds,
+        "has_points": has_points,
         "processor_limit": seconds + limits.answers,
         "histories": str(folder / "histories.npz"),
         "queries": str(folder / "queries.npz"),
@@ -120,18 +188,7 @@ def run_fit(
         "k": K,
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    report = _run(python, folder, limits.threads)
-    lists = np.full((question.seen.num_users, K), -1, dtype=np.int32)
-    lists[users] = np.load(folder / "lists.npy")
-    try:
-        check_lists(lists, question.seen.indptr, question.seen.items, question.seen.num_items)
-    except ValueError as error:
-        raise FitFailedError(str(error)) from None
-    report["metrics"] = list_metrics(lists, question.held_out)
-    if (folder / "scores.npy").exists():
-        is_candidate = (candidates >= 0) & (candidates != positives)
-        report["metrics"] |= score_metrics(np.load(folder / "scores.npy"), is_candidate)
-    return report
+    return _run(python, folder, limits.threads)
 
 
 def _run(python: Path, folder: Path, threads: int) -> dict[str, Any]:

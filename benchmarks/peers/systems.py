@@ -42,6 +42,7 @@ SYSTEMS: dict[str, System] = {
     "fastncf": System("fastncf `mf`, the default", "fastncf_models", "FastNCF", None),
     "fastncf-fast": System('fastncf `mf`, `budget="fast"`', "fastncf_models", "FastNCF", None, ({"budget": "fast"},)),
     "fastncf-mf": System('fastncf `mf`, `history="none"`', "fastncf_models", "FastNCF", None, ({"history": "none"},)),
+    "fastncf-bce": System('fastncf `mf`, `loss="bce"`', "fastncf_models", "FastNCF", None, ({"loss": "bce"},)),
     "fastncf-neumf": System("fastncf `neumf`", "fastncf_models", "FastNCF", None, ({"model": "neumf"},)),
     "popularity": System("popularity", "plain", "Popularity", "plain"),
     "ease": System("EASE", "plain", "EASE", "plain", tuple({"l2": l2} for l2 in (500, 200, 1000, 100, 2000))),
@@ -136,7 +137,7 @@ SYSTEMS: dict[str, System] = {
             for factors, layers, size, rate in (
                 (8, (64, 32, 16, 8), 256, 0.001),
                 (32, (128, 64, 32), 2048, 0.002),
-                (64, (128, 64, 32), 4096, 0.005),
+                (64, (256, 128, 64), 4096, 0.005),
             )
         ),
     ),

@@ -1,7 +1,9 @@
 """Which interactions are held out for the test: one description that the fit, its messages and its files share."""
 
+import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 Rule = Literal["latest", "random", "given", "none", "time"]
@@ -10,10 +12,18 @@ Rule = Literal["latest", "random", "given", "none", "time"]
 _SHARE = re.compile(r"\s*(\d{1,2}(?:\.\d+)?)\s*%\s*")
 
 
-def quantile_of(before: str) -> float | None:
+def quantile_of(before: str) -> Fraction | None:
     """Return the share, above 0 and below 1, that text such as ``90%`` stands for; None if it is no share."""
     found = _SHARE.fullmatch(before)
-    return float(found[1]) / 100 if found and float(found[1]) > 0 else None
+    return Fraction(found[1]) / 100 if found and float(found[1]) > 0 else None
+
+
+def count_of_share(share: float, number: int) -> int:
+    """Return the share of a number as a decimal number says it, rounded to the nearest integer, halves up.
+
+    In floating point 0.29 of 50 are less than 14.5.
+    """
+    return math.floor(Fraction(repr(float(share))) * number + Fraction(1, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +59,7 @@ class Holdout:
         """
         if size < 2:
             return 0
-        wanted = self.amount if isinstance(self.amount, int) else max(1, int(self.amount * size + 0.5))
+        wanted = self.amount if isinstance(self.amount, int) else max(1, count_of_share(self.amount, size))
         return min(int(wanted), size - 1)
 
     def describe(self, num_users_drawn: int = 0) -> str:

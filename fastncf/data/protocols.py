@@ -3,13 +3,15 @@
 :func:`make_split` splits by any :class:`~fastncf.data.holdout.Holdout`.
 """
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 
 from fastncf.data.csr import Rows
 from fastncf.data.given_files import GivenTest
-from fastncf.data.holdout import Holdout, quantile_of
+from fastncf.data.holdout import Holdout, count_of_share, quantile_of
 from fastncf.data.ids import Vocabulary
 from fastncf.data.interactions import Interactions
 from fastncf.data.others import OtherUsers
@@ -210,8 +212,13 @@ def point_in_time(interactions: Interactions, holdout: Holdout) -> int:
         assert interactions.before is not None
         return interactions.before
     assert interactions.time is not None
-    place = min(int(np.ceil(share * len(interactions.time))), len(interactions.time) - 1)
-    return int(np.partition(interactions.time, place)[place])
+    return _time_after(interactions.time, share)
+
+
+def _time_after(time: np.ndarray, share: Fraction) -> int:
+    """Return the time before which a share of times (M,) lies, as nearly as ties allow, the latest at most."""
+    place = min(math.ceil(share * len(time)), len(time) - 1)
+    return int(np.partition(time, place)[place])
 
 
 def _first_of_pairs(interactions: Interactions) -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +238,7 @@ def _leave_users_out(
     """Leave some users out of the training, and hold out items of these."""
     num_users, asked = len(interactions.users), holdout.test_users
     assert asked is not None
-    count = asked if isinstance(asked, int) else max(1, int(asked * num_users + 0.5))
+    count = asked if isinstance(asked, int) else max(1, count_of_share(asked, num_users))
     if num_users - count < 2:
         raise ConfigError(
             f"test_users={asked}: leaves {max(0, num_users - count)} of {num_users:,} users to train on; expected at "

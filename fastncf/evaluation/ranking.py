@@ -1,12 +1,15 @@
 """Ranks of held-out items by counting; nothing is sorted.
 
 The rank of a positive (from 0) is the number of negatives that are *not lower* than it: ties and NaN count against
-it, duplicates of the positive do not count, and a positive whose score is not finite is a miss.
+it, duplicates of the positive do not count, and a positive whose score is not finite is a miss. A user may have several
+positives: each is ranked among the negatives alone, and the user's items are scored once for all of them. ``bounds``
+(T + 1,) int64 then tells which are whose: ``positives[bounds[t]:bounds[t + 1]]``; without it each of T users has one.
 
 torch is imported when a module is ranked: factors that a kernel has trained are ranked by arrays alone.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,27 +24,31 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+_ENTRIES = 4_000_000  # of lists that are copied at a time
 _BYTES_PER_CANDIDATE = 16  # its id in a list with the positive, and comparisons
 _BYTES_PER_ITEM = 12  # comparisons of a catalogue's scores by tensor operations, which count in int64
 _BYTES_PER_SEEN_ITEM = 64  # its row, item and comparison by tensor operations
 
 
-def ranks_by_factors(factors: Factors, lists: CandidateLists[np.ndarray]) -> np.ndarray:
-    """Return the rank of each held-out item within its list by a matrix factorization, (T,) int64 from 0.
+def ranks_by_factors(
+    factors: Factors, lists: CandidateLists[np.ndarray], bounds: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the rank of each held-out item within its list by a matrix factorization, (R,) int64 from 0.
 
     :func:`candidate_ranks` finds the same ranks for an ``MF`` of these factors.
 
     Args:
         factors: parameters of U users and I items.
-        lists: held-out items of T users and their candidates.
+        lists: held-out items of T users, R in all, and their candidates.
+        bounds: of the items of each user.
     """
 
-    def rank(own: CandidateLists[np.ndarray]) -> np.ndarray:
-        ranks = np.empty(len(own.users), dtype=np.int64)
-        rank_lists(*own, factors, MISS, ranks)
+    def rank(own: CandidateLists[np.ndarray], bounds: np.ndarray) -> np.ndarray:
+        ranks = np.empty(len(own.positives), dtype=np.int64)
+        rank_lists(own.users, (own.positives, bounds), own.negatives, factors, MISS, ranks)
         return ranks
 
-    return _shared_out(rank, lists)
+    return _shared_out(rank, lists, bounds)
 
 
 def scores_by_factors(factors: Factors, user_ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
@@ -53,27 +60,34 @@ def scores_by_factors(factors: Factors, user_ids: np.ndarray, item_ids: np.ndarr
 
 
 def catalogue_ranks_by_factors(
-    factors: Factors, lists: CandidateLists[np.ndarray], indptr: np.ndarray, indices: np.ndarray
+    factors: Factors,
+    lists: CandidateLists[np.ndarray],
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    bounds: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return what :func:`catalogue_ranks` does for an ``MF`` of these factors, (T,) int64 from 0.
+    """Return what :func:`catalogue_ranks` does for an ``MF`` of these factors, (R,) int64 from 0.
 
     Args:
         factors: parameters of U users and I items.
         lists: held-out items; their negatives are not read.
         indptr: (U + 1,) int64 of the CSR of excluded items, which do not include the positives.
         indices: (N,) int32 of that CSR.
+        bounds: of the items of each user.
     """
 
-    def rank(own: CandidateLists[np.ndarray]) -> np.ndarray:
-        ranks = np.empty(len(own.users), dtype=np.int64)
-        rank_by_tiles(own.users, own.positives, (indptr, indices), factors, MISS, ranks)
+    def rank(own: CandidateLists[np.ndarray], bounds: np.ndarray) -> np.ndarray:
+        ranks = np.empty(len(own.positives), dtype=np.int64)
+        rank_by_tiles(own.users, (own.positives, bounds), (indptr, indices), factors, MISS, ranks)
         return ranks
 
-    return _shared_out(rank, lists)
+    return _shared_out(rank, lists, bounds)
 
 
-def candidate_ranks(model: "nn.Module", lists: CandidateLists[np.ndarray]) -> np.ndarray:
-    """Return the rank of each held-out item within its list by a module on any device, (T,) int64 from 0.
+def candidate_ranks(
+    model: "nn.Module", lists: CandidateLists[np.ndarray], bounds: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the rank of each held-out item within its list by a module on any device, (R,) int64 from 0.
 
     Raises:
         DeviceError: the memory of the model's device runs out.
@@ -81,13 +95,27 @@ def candidate_ranks(model: "nn.Module", lists: CandidateLists[np.ndarray]) -> np
     from fastncf.evaluation.scoring import device_of
 
     device = device_of(model)
-    return _shared_out(lambda own: rank_candidates(model, on_device(own, device)).cpu().numpy(), lists)
+
+    def rank(own: CandidateLists[np.ndarray], bounds: np.ndarray) -> np.ndarray:
+        if len(own.positives) == len(own.users):
+            return rank_candidates(model, on_device(own, device)).cpu().numpy()
+        ranks = np.empty(len(own.positives), dtype=np.int64)
+        for part, lists, places in _grouped(own, bounds):
+            ranks[part] = rank_candidates(model, on_device(lists, device)).cpu().numpy().reshape(-1)[places]
+        return ranks
+
+    return _shared_out(rank, lists, bounds)
 
 
 def catalogue_ranks(
-    model: "nn.Module", lists: CandidateLists[np.ndarray], indptr: np.ndarray, indices: np.ndarray, num_items: int
+    model: "nn.Module",
+    lists: CandidateLists[np.ndarray],
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    num_items: int,
+    bounds: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the rank of each held-out item among all items that its user has not seen before, (T,) int64 from 0.
+    """Return the rank of each held-out item among all items that its user has not seen before, (R,) int64 from 0.
 
     Args:
         model: scores (user ids, item ids), on any device.
@@ -95,6 +123,7 @@ def catalogue_ranks(
         indptr: (U + 1,) int64 of the CSR of excluded items, which do not include the positives.
         indices: (N,) int32 of that CSR.
         num_items: I.
+        bounds: of the items of each user.
 
     Raises:
         DeviceError: the memory of the model's device runs out.
@@ -105,11 +134,11 @@ def catalogue_ranks(
 
     device = device_of(model)
 
-    def rank(own: CandidateLists[np.ndarray]) -> np.ndarray:
+    def rank(own: CandidateLists[np.ndarray], bounds: np.ndarray) -> np.ndarray:
         users, positives = (torch.from_numpy(np.ascontiguousarray(ids)).to(device) for ids in own[:2])
-        return rank_catalogue(model, users, positives, indptr, indices, num_items).cpu().numpy()
+        return rank_catalogue(model, users, positives, indptr, indices, num_items, bounds).cpu().numpy()
 
-    return _shared_out(rank, lists)
+    return _shared_out(rank, lists, bounds)
 
 
 def validation_means(model: "Factors | nn.Module", lists: CandidateLists[Any], k: int) -> Any:
@@ -133,22 +162,57 @@ def validation_means(model: "Factors | nn.Module", lists: CandidateLists[Any], k
 
 
 def _shared_out(
-    rank: Callable[[CandidateLists[np.ndarray]], np.ndarray], lists: CandidateLists[np.ndarray]
+    rank: Callable[[CandidateLists[np.ndarray], np.ndarray], np.ndarray],
+    lists: CandidateLists[np.ndarray],
+    bounds: np.ndarray | None,
 ) -> np.ndarray:
     """Return the ranks of lists, of which each of several processes computes a part.
 
     Args:
-        rank: returns the ranks (n,) int64 of n lists.
+        rank: returns the ranks (r,) int64 of n lists with bounds (n + 1,).
         lists: of T users.
+        bounds: of the items of each user.
     """
+    if bounds is None:
+        bounds = np.arange(len(lists.users) + 1, dtype=np.int64)
     processes = distributed.current()
     if processes is None:
-        return rank(lists)
+        return rank(lists, bounds)
     first, last = (len(lists.users) * number // processes.size for number in (processes.rank, processes.rank + 1))
-    ranks = np.zeros(len(lists.users), dtype=np.int64)
-    ranks[first:last] = rank(CandidateLists(*(array[first:last] for array in lists)))
+    own = slice(int(bounds[first]), int(bounds[last]))
+    ranks = np.zeros(len(lists.positives), dtype=np.int64)
+    users, positives, negatives = lists
+    part = CandidateLists(users[first:last], positives[own], negatives[first:last])
+    ranks[own] = rank(part, bounds[first : last + 1] - own.start)
     processes.sum(ranks)
     return ranks
+
+
+def _grouped(
+    lists: CandidateLists[np.ndarray], bounds: np.ndarray
+) -> Iterator[tuple[slice, CandidateLists[np.ndarray], np.ndarray]]:
+    """Yield lists with as many positives (n, G) in each as score the fewest pairs; -1 fills up.
+
+    A user with more positives has several lists of the same negatives.
+
+    Yields:
+        A part of the positives, its lists, and the place of each of its positives in the positives of the lists.
+    """
+    users, positives, negatives = lists
+    sizes, length = np.diff(bounds), negatives.shape[1]
+    widths = 2 ** np.arange(int(sizes.max()).bit_length() + 1)
+    width = int(min(widths, key=lambda width: (-(-sizes // width)).sum() * (length + width)))
+    step = max(1, _ENTRIES // (length + width))
+    for first in range(0, len(users), step):
+        last = min(first + step, len(users))
+        part, own = slice(int(bounds[first]), int(bounds[last])), sizes[first:last]
+        counts = -(-own // width)
+        row = np.repeat(np.arange(first, last), counts)
+        number = np.arange(part.stop - part.start) - np.repeat(bounds[first:last] - part.start, own)
+        places = np.repeat(np.cumsum(counts) - counts, own) * width + number
+        grouped = np.full(len(row) * width, -1, dtype=np.int32)
+        grouped[places] = positives[part]
+        yield part, CandidateLists(users[row], grouped.reshape(-1, width), negatives[row]), places
 
 
 def on_device(lists: CandidateLists[np.ndarray], device: "torch.device") -> "CandidateLists[Tensor]":
@@ -171,7 +235,11 @@ def rank_by_counting(positive: "Tensor", negatives: "Tensor", is_counted: "Tenso
 
 
 def rank_candidates(model: "nn.Module", lists: "CandidateLists[Tensor]") -> "Tensor":
-    """Return the rank of each held-out item within its list, (T,) int64 from 0, on the device of the lists.
+    """Return the rank of each held-out item within its list, int64 from 0, on the device of the lists.
+
+    Args:
+        model: scores (user ids, item ids).
+        lists: their positives may be (T, G), -1 where a list has fewer; the ranks have the shape of the positives.
 
     Raises:
         DeviceError: the memory of the device runs out.
@@ -182,38 +250,47 @@ def rank_candidates(model: "nn.Module", lists: "CandidateLists[Tensor]") -> "Ten
     from fastncf.models.scorers import make_scorer
 
     num_users, length = lists.negatives.shape
-    device = lists.users.device
+    device, positives = lists.users.device, lists.positives.reshape(num_users, -1)
+    width = positives.shape[1]
     with evaluating(model, device):
         scorer = make_scorer(model)
-        if scorer.factors is not None:
+        if scorer.factors is not None and width == 1:
             arrays = CandidateLists(*(tensor.numpy() for tensor in lists))
             return torch.from_numpy(ranks_by_factors(scorer.factors, arrays))
-        chunked = ChunkedScorer(scorer, device, num_users * (length + 1))
-        ranks = torch.empty(num_users, dtype=torch.int64, device=device)
+        chunked = ChunkedScorer(scorer, device, num_users * (length + width))
+        ranks = torch.empty(positives.shape, dtype=torch.int64, device=device)
 
         def rank(part: slice) -> None:
-            positives, negatives = lists.positives[part].unsqueeze(-1), lists.negatives[part]
-            scores = chunked.lists(lists.users[part], torch.cat([positives, negatives.clamp(min=0)], dim=1))
-            is_counted = (negatives >= 0) & (negatives != positives)
-            ranks[part] = rank_by_counting(scores[:, 0], scores[:, 1:], is_counted)
+            own, negatives = positives[part], lists.negatives[part]
+            scores = chunked.lists(lists.users[part], torch.cat([own, negatives], dim=1).clamp_(min=0))
+            for at in range(width):
+                is_counted = (negatives >= 0) & (negatives != own[:, at : at + 1])
+                ranks[part, at] = rank_by_counting(scores[:, at], scores[:, width:], is_counted)
 
-        bytes_per_user = chunked.bytes_per_list(length + 1) + (length + 1) * _BYTES_PER_CANDIDATE
+        bytes_per_user = chunked.bytes_per_list(length + width) + (length + width) * _BYTES_PER_CANDIDATE
         chunked.for_each_chunk(rank, num_users, bytes_per_user)
-        return ranks
+        return ranks.reshape(lists.positives.shape)
 
 
 def rank_catalogue(
-    model: "nn.Module", users: "Tensor", positives: "Tensor", indptr: np.ndarray, indices: np.ndarray, num_items: int
+    model: "nn.Module",
+    users: "Tensor",
+    positives: "Tensor",
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    num_items: int,
+    bounds: np.ndarray | None = None,
 ) -> "Tensor":
-    """Return the rank of each held-out item among all items that its user has not seen before, (T,) int64 from 0.
+    """Return the rank of each held-out item among all items that its user has not seen before, (R,) int64 from 0.
 
     Args:
         model: scores (user ids, item ids).
         users: (T,) int32 user ids.
-        positives: (T,) int32 item ids.
+        positives: (R,) int32 item ids.
         indptr: (U + 1,) int64 of the CSR of excluded items, which do not include the positives.
         indices: (N,) int32 of that CSR.
         num_items: I.
+        bounds: of the items of each user, in the memory of the CPU.
 
     Raises:
         DeviceError: the memory of the device of ``users`` runs out.
@@ -224,37 +301,54 @@ def rank_catalogue(
     from fastncf.models.scorers import make_scorer
 
     device = users.device
+    bounds = np.arange(len(users) + 1, dtype=np.int64) if bounds is None else bounds
     with evaluating(model, device):
         chunked = ChunkedScorer(make_scorer(model), device, len(users) * num_items)
         seen = [torch.from_numpy(array).to(device) for array in (indptr, indices)]
-        ranks = torch.empty(len(users), dtype=torch.int64, device=device)
+        ranks = torch.empty(len(positives), dtype=torch.int64, device=device)
 
         def rank(part: slice) -> None:
-            scores = chunked.catalogue(users[part], num_items)
+            scores, own = chunked.catalogue(users[part], num_items), bounds[part.start : part.stop + 1]
+            of_part = slice(int(own[0]), int(own[-1]))
+            rows = positives[of_part], own - own[0]
             if device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
-                arrays = scores.numpy(), users[part].numpy(), positives[part].numpy()
-                count_not_lower(*arrays, indptr, indices, MISS, ranks[part].numpy())
+                arrays = scores.numpy(), users[part].numpy(), (rows[0].numpy(), rows[1]), (indptr, indices)
+                count_not_lower(*arrays, MISS, ranks[of_part].numpy())
             else:
-                ranks[part] = _count_by_tensors(scores, users[part], positives[part], *seen)
+                ranks[of_part] = _count_by_tensors(scores, users[part], *rows, *seen)
 
         bytes_per_user = chunked.bytes_per_catalogue(num_items)
         if device.type != "cpu":
             most_seen = int(np.diff(indptr).max(initial=0))
-            bytes_per_user += num_items * _BYTES_PER_ITEM + most_seen * _BYTES_PER_SEEN_ITEM
+            bytes_per_user += 2 * num_items * _BYTES_PER_ITEM + most_seen * _BYTES_PER_SEEN_ITEM
         chunked.for_each_chunk(rank, len(users), bytes_per_user)
         return ranks
 
 
 def _count_by_tensors(
-    scores: "Tensor", users: "Tensor", positives: "Tensor", indptr: "Tensor", indices: "Tensor"
+    scores: "Tensor", users: "Tensor", positives: "Tensor", bounds: np.ndarray, indptr: "Tensor", indices: "Tensor"
 ) -> "Tensor":
     """Return what the kernel ``count_not_lower`` computes, by operations of torch on any device."""
-    positive = scores.gather(1, positives.long().unsqueeze(-1)).squeeze(-1)
-    not_lower = ~(scores < positive.unsqueeze(-1))
-    row, item = csr_pairs(indptr, indices, users)
-    num_excluded = row.new_zeros(len(users)).index_add_(0, row, not_lower[row, item].long())
-    ranks = not_lower.sum(-1) - num_excluded - 1  # - 1: the positive is not lower than itself
-    return ranks.masked_fill_(~positive.isfinite(), MISS)
+    import torch
+
+    sizes = np.diff(bounds)
+    place = torch.from_numpy(bounds[:-1, None] + np.arange(int(sizes.max(initial=0)))).to(scores.device)
+    is_own = place < torch.from_numpy(bounds[1:, None]).to(scores.device)
+    items = positives[place.clamp_(max=len(positives) - 1)].long()
+    own = scores.gather(1, items).masked_fill_(~is_own, -math.inf)
+    ranks = torch.empty(len(positives), dtype=torch.int64, device=scores.device)
+    for number in range(place.shape[1]):  # the positive of this number of each user who has one
+        rows = is_own[:, number].nonzero().squeeze(-1)
+        part = scores if len(rows) == len(scores) else scores[rows]
+        positive = own[rows, number]
+        not_lower = ~(part < positive.unsqueeze(-1))
+        row, item = csr_pairs(indptr, indices, users[rows])
+        num_excluded = row.new_zeros(len(rows)).index_add_(0, row, not_lower[row, item].long())
+        num_own = (~(own[rows] < positive.unsqueeze(-1))).sum(-1)  # it is not lower than itself
+        ranks[place[rows, number]] = (not_lower.sum(-1) - num_excluded - num_own).masked_fill_(
+            ~positive.isfinite(), MISS
+        )
+    return ranks
 
 
 def csr_pairs(indptr: "Tensor", indices: "Tensor", users: "Tensor") -> tuple["Tensor", "Tensor"]:

@@ -76,18 +76,13 @@ def rank_task(trained: "Factors | nn.Module", task: RankingTask) -> RankLists:
     """
     if task.negatives is not None:
         return _among_candidates(trained, task)
-    owner = task.owner
-    lists = CandidateLists(task.users[owner], task.positives, np.empty((len(owner), 0), dtype=np.int32))
-    is_single = len(task.positives) == len(task.users)
-    left_out = task.excluded if is_single else task.excluded_with_positives()
+    lists = CandidateLists(task.users, task.positives, np.empty((len(task.users), 0), dtype=np.int32))
     if isinstance(trained, Factors):
-        ranks = catalogue_ranks_by_factors(trained, lists, *left_out)
+        ranks = catalogue_ranks_by_factors(trained, lists, *task.excluded, task.indptr)
     else:
         from fastncf.evaluation.ranking import catalogue_ranks
 
-        ranks = catalogue_ranks(trained, lists, *left_out, task.num_items)
-    if not is_single:  # a positive that is left out is counted once too little
-        ranks = np.where(ranks == MISS, MISS, ranks + 1)
+        ranks = catalogue_ranks(trained, lists, *task.excluded, task.num_items, task.indptr)
     return _placed(task, ranks)
 
 
@@ -158,25 +153,12 @@ def rank_by_popularity(counts: np.ndarray, task: RankingTask) -> RankLists:
 def _among_candidates(trained: "Factors | nn.Module", task: RankingTask) -> RankLists:
     """Rank the held-out items of a task among its candidates."""
     assert task.negatives is not None
-    if len(task.positives) == len(task.users):
-        ranks = _candidate_ranks(trained, CandidateLists(task.users, task.positives, task.negatives))
-        return RankLists(task.indptr, ranks)
-    owner, above = task.owner, np.empty(len(task.positives), dtype=np.int64)
-    step = max(1, _CHUNK // max(1, task.negatives.shape[1]))
-    for first in range(0, len(owner), step):
-        rows = owner[first : first + step]
-        lists = CandidateLists(task.users[rows], task.positives[first : first + step], task.negatives[rows])
-        above[first : first + step] = _candidate_ranks(trained, lists)
-    return _placed(task, above)
-
-
-def _candidate_ranks(trained: "Factors | nn.Module", lists: CandidateLists[np.ndarray]) -> np.ndarray:
-    """Return the rank of each held-out item within its list, (n,) int64 from 0."""
+    lists = CandidateLists(task.users, task.positives, task.negatives)
     if isinstance(trained, Factors):
-        return ranks_by_factors(trained, lists)
+        return _placed(task, ranks_by_factors(trained, lists, task.indptr))
     from fastncf.evaluation.ranking import candidate_ranks
 
-    return candidate_ranks(trained, lists)
+    return _placed(task, candidate_ranks(trained, lists, task.indptr))
 
 
 def _placed(task: RankingTask, above: np.ndarray) -> RankLists:

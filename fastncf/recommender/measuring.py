@@ -13,6 +13,7 @@ from fastncf.evaluation.task import rank_task
 from fastncf.evaluation.topk import unit_vectors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.measuring import Evaluation, Questions, TestSet
+from fastncf.models import FACTOR_MODELS
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.recommender.answering import Answering
 
@@ -90,11 +91,11 @@ class Measuring(Answering):
     def trained_for(self, questions: Questions) -> "nn.Module | Factors":
         """Return the model for the users of a test set: its own, or others who are known by their histories."""
         others = self.split.others
-        if not questions.test.are_others or others is None or not isinstance(self.trained, Factors):
-            return self.trained
+        if not questions.test.are_others or others is None or self.plan.final.model not in FACTOR_MODELS:
+            return self.trained  # one that asks for no histories scores all users alike
         known = self._known_model()
-        vectors, _ = known.new_users(self.plan.final, *others.histories)
-        return known.factors._replace(user_vectors=vectors, user_bias=np.zeros(len(vectors), dtype=np.float32))
+        vectors, bias = known.new_users(self.plan.final, *others.histories)
+        return known.factors._replace(user_vectors=vectors, user_bias=bias)
 
     @with_usual_errors
     def report(self, path: str | Path, *, titles: Any | None = None) -> Path:

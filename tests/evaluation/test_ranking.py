@@ -111,49 +111,56 @@ def test_ranks_by_factors_equal_plain_counting(seed):
         assert rank == plain_rank(float(scores[one, positive]), counted)
 
 
+def some_unseen(generator, users, indptr, indices, num_items, most):
+    """Return up to ``most`` unseen items of each user in any order, and their bounds."""
+    rows = []
+    for user in users:
+        left = np.setdiff1d(np.arange(num_items), indices[indptr[user] : indptr[user + 1]])
+        rows.append(generator.permutation(left)[: generator.integers(1, most + 1)])
+    return np.concatenate(rows).astype(np.int32), np.cumsum([0, *map(len, rows)])
+
+
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32))
-def test_catalogue_ranks_equal_plain_counting(seed):
-    """By the kernel of the CPU, and by the tensor operations of other devices."""
+@given(st.integers(0, 2**32), st.sampled_from([1, 5]))
+def test_catalogue_ranks_equal_plain_counting(seed, most):
+    """By the kernel of the CPU, and by the tensor operations of other devices; other positives do not count."""
     generator = np.random.default_rng(seed)
     indptr, indices = random_csr(generator, 6, 20)
     users = np.arange(6, dtype=np.int32)
-    positives = np.array(
-        [generator.choice(sorted(set(range(20)) - set(indices[indptr[u] : indptr[u + 1]].tolist()))) for u in users],
-        dtype=np.int32,
-    )
+    positives, bounds = some_unseen(generator, users, indptr, indices, 20, most)
     scores = awkward(generator, 6, 20)
     tensors = torch.from_numpy(users), torch.from_numpy(positives)
-    ranks = rank_catalogue(Table(scores), *tensors, indptr, indices, 20)
-    assert torch.equal(ranks, ranking._count_by_tensors(scores, *tensors, *map(torch.from_numpy, (indptr, indices))))
-    for user, positive, rank in zip(users, positives, ranks, strict=True):
-        excluded = {*indices[indptr[user] : indptr[user + 1]].tolist(), int(positive)}
+    ranks = rank_catalogue(Table(scores), *tensors, indptr, indices, 20, bounds)
+    by_tensors = ranking._count_by_tensors(scores, *tensors, bounds, *map(torch.from_numpy, (indptr, indices)))
+    assert torch.equal(ranks, by_tensors)
+    for user, first, last in zip(users, bounds, bounds[1:], strict=False):
+        excluded = {*indices[indptr[user] : indptr[user + 1]].tolist(), *positives[first:last].tolist()}
         counted = [float(scores[user, item]) for item in range(20) if item not in excluded]
-        assert rank == plain_rank(float(scores[user, positive]), counted)
+        for place in range(first, last):
+            assert ranks[place] == plain_rank(float(scores[user, positives[place]]), counted)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_catalogue_ranks_by_factors_equal_plain_counting(seed):
-    """With scores that are exact and tie, some of them infinite or NaN, and several tiles and blocks."""
+    """With scores that are exact and tie, some of them infinite or NaN, and several tiles, blocks and positives."""
     generator = np.random.default_rng(seed)
     num_users, num_items = 600, (3, 575, 576, 1500)[seed]
     indptr, indices = random_csr(generator, num_users, num_items, min(40, num_items - 1))
     users = generator.permutation(num_users).astype(np.int32)[: num_users - seed]
-    positives = np.empty(len(users), dtype=np.int32)
-    for row, user in enumerate(users):
-        left = np.setdiff1d(np.arange(num_items), indices[indptr[user] : indptr[user + 1]])
-        positives[row] = generator.choice(left)
+    positives, bounds = some_unseen(generator, users, indptr, indices, num_items, (1, 1, 9, 4)[seed])
     vectors = [generator.integers(-2, 3, (rows, 3)).astype(np.float32) for rows in (num_users, num_items)]
     factors = Factors(*vectors, awkward(generator, num_users).numpy(), awkward(generator, num_items).numpy())
     lists = CandidateLists(users, positives, np.empty((len(users), 0), dtype=np.int32))
-    ranks = catalogue_ranks_by_factors(factors, lists, indptr, indices)
+    ranks = catalogue_ranks_by_factors(factors, lists, indptr, indices, bounds)
     with np.errstate(invalid="ignore"):  # infinity less infinity
         scores = vectors[0] @ vectors[1].T + factors.user_bias[:, None] + factors.item_bias
-    for user, positive, rank in zip(users, positives, ranks, strict=True):
+    for user, first, last in zip(users, bounds, bounds[1:], strict=False):
         is_counted = np.ones(num_items, dtype=bool)
         is_counted[indices[indptr[user] : indptr[user + 1]]] = False
-        is_counted[positive] = False
-        assert rank == plain_rank(float(scores[user, positive]), scores[user, is_counted].tolist())
+        is_counted[positives[first:last]] = False
+        for place in range(first, last):
+            rank = plain_rank(float(scores[user, positives[place]]), scores[user, is_counted].tolist())
+            assert ranks[place] == rank
 
 
 def test_ranks_of_arrays_and_means_of_validation():

@@ -74,7 +74,7 @@ def as_lists(task: RankingTask, ranks: RankLists) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("has_candidates", [True, False])
-@pytest.mark.parametrize("most", [1, 4])
+@pytest.mark.parametrize("most", [1, 4, 12])
 def test_all_ways_to_rank_equal_sorting(has_candidates, most):
     """Scores that are exact, tie, and are infinite or NaN now and then."""
     for seed in range(25):
@@ -91,6 +91,31 @@ def test_all_ways_to_rank_equal_sorting(has_candidates, most):
         expected = plain_ranks(np.tile(counts.astype(float), (12, 1)), task)
         assert as_lists(task, rank_task(popular, task)) == expected
         assert as_lists(task, rank_by_popularity(counts, task)) == expected
+        vectors = [generator.integers(-2, 3, (n, 3)).astype(np.float32) for n in (12, 30)]
+        factors = Factors(*vectors, np.zeros(12, np.float32), awkward(generator, 30).numpy())
+        expected = plain_ranks(vectors[0] @ vectors[1].T + factors.item_bias, task)
+        assert as_lists(task, rank_task(factors, task)) == expected
+
+
+class Counting(Table):
+    """A table that counts the pairs it is asked for."""
+
+    asked = 0
+
+    def forward(self, user_ids, item_ids):
+        scores = super().forward(user_ids, item_ids)
+        self.asked += scores.numel()
+        return scores
+
+
+@pytest.mark.parametrize("has_candidates", [True, False])
+def test_the_items_of_a_user_are_scored_once(has_candidates):
+    task = random_task(np.random.default_rng(3), has_candidates=has_candidates, most=12)
+    model = Counting(awkward(np.random.default_rng(4), 12, 30))
+    rank_task(model, task)
+    once = len(task.users) * 30 if task.negatives is None else len(task.positives) + task.negatives.size
+    assert once <= model.asked < 2 * once
+    assert model.asked < len(task.positives) * (8 if has_candidates else 30) / 2
 
 
 def plain_value(name: str, ranks: list[int], k: int) -> float:

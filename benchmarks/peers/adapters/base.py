@@ -1,6 +1,7 @@
 """Protocol of the adapters. Imports NumPy alone: an adapter imports its library inside of its methods."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,10 @@ class Clock:
         """Return the seconds that are left."""
         return max(self._end - time.process_time(), 0.0)
 
+    def extend(self, seconds: float) -> None:
+        """Leave out seconds that were not spent on the training."""
+        self._end += seconds
+
 
 class Adapter:
     """A system of the comparison.
@@ -56,6 +61,10 @@ class Adapter:
 
     def fit(self, clock: Clock) -> str:
         """Train until the training ends or the time is over, and return what was done, such as "20 epochs"."""
+        raise NotImplementedError
+
+    def fit_in_steps(self, clock: Clock, after_step: Callable[[], None]) -> str:
+        """Do what :meth:`fit` does, and call a function between epochs, which may ask for lists."""
         raise NotImplementedError
 
     def catalogue(self, users: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Models of implicit (Ben Frederickson): ALS, BPR, and item-item neighbours."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,20 @@ class _Implicit(Adapter):
 
 
 class _Factors(_Implicit):
+    def make(self) -> Any:
+        """Return the model before its training."""
+        raise NotImplementedError
+
+    def fit(self, clock: Clock) -> str:
+        """Run all iterations."""
+        return self.fit_in_steps(clock, lambda: None)
+
+    def fit_in_steps(self, clock: Clock, after_step: Callable[[], None]) -> str:
+        """Run all iterations."""
+        self.model = self.make()
+        self.model.fit(self.matrix, show_progress=False, callback=lambda *_: after_step())
+        return f"{self.settings['iterations']} iterations"
+
     def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Return the dot products."""
         scores = np.empty(items.shape, dtype=np.float32)
@@ -39,25 +54,21 @@ class _Factors(_Implicit):
 class ALS(_Factors):
     """Alternating least squares (Hu et al. 2008)."""
 
-    def fit(self, clock: Clock) -> str:
-        """Run all iterations."""
+    def make(self) -> Any:
+        """Return the model before its training."""
         from implicit.cpu.als import AlternatingLeastSquares
 
-        self.model = AlternatingLeastSquares(**self.settings, random_state=self.seed)
-        self.model.fit(self.matrix, show_progress=False)
-        return f"{self.settings.get('iterations', 15)} iterations"
+        return AlternatingLeastSquares(**self.settings, random_state=self.seed)
 
 
 class BPR(_Factors):
     """Bayesian personalised ranking (Rendle et al. 2009)."""
 
-    def fit(self, clock: Clock) -> str:
-        """Run all iterations."""
+    def make(self) -> Any:
+        """Return the model before its training."""
         from implicit.cpu.bpr import BayesianPersonalizedRanking
 
-        self.model = BayesianPersonalizedRanking(**self.settings, random_state=self.seed)
-        self.model.fit(self.matrix, show_progress=False)
-        return f"{self.settings.get('iterations', 100)} iterations"
+        return BayesianPersonalizedRanking(**self.settings, random_state=self.seed)
 
 
 class ItemKNN(_Implicit):

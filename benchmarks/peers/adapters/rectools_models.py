@@ -1,5 +1,6 @@
 """SASRec of RecTools (MTS)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,22 @@ class SASRec(Adapter):
 
     def fit(self, clock: Clock) -> str:
         """Run epochs until all are done or the time is over, which may be within an epoch."""
+        self.model = self.make(clock)
+        self.model.fit(self.dataset)
+        return self.done()
+
+    def fit_in_steps(self, clock: Clock, after_step: Callable[[], None]) -> str:
+        """Do the same by single epochs, between which the library keeps the moments of its optimizer."""
+        self.model = self.make(clock)
+        for _ in range(_EPOCHS):
+            self.model.fit_partial(self.dataset, min_epochs=1, max_epochs=1)
+            after_step()
+            if clock.is_over():
+                break
+        return self.done()
+
+    def make(self, clock: Clock) -> Any:
+        """Return the model before its training."""
         import pytorch_lightning as lightning
         from rectools.models import SASRecModel
 
@@ -54,8 +71,10 @@ class SASRec(Adapter):
             )
 
         lightning.seed_everything(self.seed)
-        self.model = SASRecModel(**self.settings, get_trainer_func=make_trainer, recommend_torch_device="cpu")
-        self.model.fit(self.dataset)
+        return SASRecModel(**self.settings, get_trainer_func=make_trainer, recommend_torch_device="cpu")
+
+    def done(self) -> str:
+        """Return what was trained."""
         batches = self.model.fit_trainer.global_step
         return f"{batches:,} batches, {batches * self.model.batch_size / self.histories.num_users:.1f} epochs"
 
