@@ -61,8 +61,6 @@ class CUDANextItem(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
         if (reason := why_not_states(stage, module, "sequence")) is not None:
             return reason
-        if stage.has_weights:
-            return "interactions have weights, which the kernel does not take"
         if stage.dim > _WIDEST:
             return f"dim={stage.dim} was asked for, and the kernel has tiles for at most {_WIDEST}"
         most = max(16 * (stage.batch_size + WINDOW), stage.num_negatives) * _padded(stage.dim)
@@ -134,6 +132,7 @@ class CUDANextItem(Trainer):
         return self._kernels.Histories(
             indptr=self._copied(windows.indptr),
             items=self._copied(windows.items),
+            weights=self._copied(windows.interaction_weights),
             seen=self._copied(split.indices),
             longest=int(np.diff(split.indptr).max(initial=0)),
             users=self._zeros(count, dtype=torch.int32),
@@ -156,6 +155,7 @@ class CUDANextItem(Trainer):
             masks=self._zeros(min(num_windows, rows * sizes.max_windows), sizes.num_negatives, dtype=torch.int8),
             windows=ints(rows * sizes.max_positions),
             targets=ints(rows * sizes.max_positions),
+            weights=self._zeros(rows * sizes.max_positions),
             use_items=ints(rows * sizes.max_uses),
             uses=ints(rows * sizes.max_uses),
         )
@@ -253,15 +253,17 @@ class CUDANextItem(Trainer):
         if len(window_rows):  # none if a window of the batches before is longer than these batches
             self._kernels.fill_masks(plan, histories, window_rows, plan_windows.start)
         starts = histories.starts[plan_windows]
-        token_windows, tokens, token_items = self._listed(
+        token_windows, tokens, token_places = self._listed(
             histories.tokens, bounds.tokens[[first, last]], plan_windows, starts
         )
         starts = starts + histories.contexts[plan_windows] + 1
-        position_windows, positions, targets = self._listed(
+        position_windows, positions, target_places = self._listed(
             histories.positions, bounds.positions[[first, last]], plan_windows, starts
         )
+        token_items, targets = histories.items[token_places], histories.items[target_places]
         plan.windows[: len(targets)] = position_windows
         plan.targets[: len(targets)] = targets
+        plan.weights[: len(targets)] = histories.weights[target_places]
         token_rows, position_rows = window_rows[token_windows], window_rows[position_windows]
         row_keys = torch.arange(rows, device=self.device) * sizes.num_items
         keys = [
@@ -288,15 +290,15 @@ class CUDANextItem(Trainer):
             firsts: ``tokens`` or ``positions`` of the histories.
             bounds: the numbers of the first and behind the last, so that nothing has to wait for the device.
             windows: of the epoch.
-            starts: where the item of the first of each window is.
+            starts: where the item of the first of each window is among the items of the histories.
 
         Returns:
-            (n,) int64 each but the last: window within ``windows``, number in the epoch, and item (int32).
+            (n,) int64 each: window within ``windows``, number in the epoch, and place in the items of the histories.
         """
         firsts = firsts[windows.start : windows.stop + 1]
         window = torch.repeat_interleave(firsts.diff(), output_size=int(bounds[1] - bounds[0]))
         number = torch.arange(int(bounds[0]), int(bounds[1]), device=self.device)
-        return window, number, self._histories.items[starts[window] + number - firsts[window]]
+        return window, number, starts[window] + number - firsts[window]
 
     def _replay(self) -> None:
         """Take many steps; captured as a graph after a first run that compiles the kernels."""

@@ -40,6 +40,12 @@ IS_MEAN = np.array([False] * len(FIRST_DECAYS) + [True])
 WINDOW = 128
 """Positions of a window at most, and interactions before them that their states are made of at most."""
 
+LATEST_WEIGHT = 3.0
+"""What the loss of predicting a user's latest interaction weighs more than that of one long before it."""
+
+LATEST_INTERACTIONS = 6.0
+"""Interactions back over which that excess falls to a share of 1 / e."""
+
 _BATCHES_PER_CALL = 32  # Ctrl-C waits for a call
 _BIAS_COLUMNS = 8  # the bias and numbers that stay 0, so that rows have whole vectors
 _LARGEST_EXPONENT = 80.0  # of a decay, so that neither the power overflows nor the decay underflows in float32
@@ -367,9 +373,26 @@ def windows_of(split: Split, order: np.ndarray | None) -> kernels.Windows:
     """Return the windows of all histories; ``order`` is that of a trainer, which must not be None."""
     if order is None:
         raise ValueError("order: expected one, which histories need")
-    weights = weights_of(split)
-    windows = make_windows(split.indptr, ordered_items(split, order))
-    return windows._replace(interaction_weights=weights[ordered_rows(split, order)]) if len(weights) else windows
+    windows, weights = make_windows(split.indptr, ordered_items(split, order)), recency_weights(split.indptr)
+    given = weights_of(split)
+    return windows._replace(interaction_weights=weights * given[ordered_rows(split, order)] if len(given) else weights)
+
+
+def recency_weights(indptr: np.ndarray) -> np.ndarray:
+    """Return what the loss of predicting each interaction of histories is multiplied by, (N,) float32, oldest first.
+
+    What is recommended follows the latest interactions, which resemble it more than early ones do. The mean over all
+    interactions but the first of each history, which nothing predicts, is 1.
+
+    Args:
+        indptr: (U + 1,) int64, where the histories begin and end.
+    """
+    sizes = np.diff(indptr)
+    ages = np.repeat(indptr[1:], sizes) - 1 - np.arange(indptr[-1])
+    weights = 1 + LATEST_WEIGHT * np.exp(ages / -LATEST_INTERACTIONS)
+    firsts = indptr[:-1][sizes > 0]
+    total, count = weights.sum() - weights[firsts].sum(), len(weights) - len(firsts)
+    return (weights * (count / total if count else 1.0)).astype(np.float32)
 
 
 def draw_vectors(stage: Stage, num_items: int, num_vectors: int) -> Iterator[np.ndarray]:

@@ -1,6 +1,7 @@
 """NextItem against the same training by torch's autograd and Adam in float64, position by position."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -84,6 +85,13 @@ def masks_of(trainer: NextItem, epoch: int, batch: int, positions: int) -> torch
     return torch.from_numpy(np.concatenate(masks)[:positions, : trainer.stage.dim]).double()
 
 
+def recency_of(indptr: np.ndarray) -> list[list[float]]:
+    """Return what the losses of the interactions of each history are multiplied by; the first are predicted by none."""
+    weights = [[1 + 3 * math.exp(-age / 6) for age in reversed(range(size))] for size in np.diff(indptr).tolist()]
+    predicted = [weight for history in weights for weight in history[1:]]
+    return [[weight * len(predicted) / sum(predicted) for weight in history] for history in weights]
+
+
 def batch_loss(
     trainer: NextItem,
     p: dict[str, torch.Tensor],
@@ -94,6 +102,7 @@ def batch_loss(
 ) -> torch.Tensor:
     """Return the cross entropies of a batch times the weights of their users and targets, summed."""
     windows = trainer.windows
+    recency = recency_of(windows.indptr)
     negatives, log_sizes = negatives_of(trainer, epoch, batch)
     states, targets, histories, weights = [], [], [], []
     for w in chosen:
@@ -103,7 +112,8 @@ def batch_loss(
             items = torch.from_numpy(windows.items[start : start + j + 2].astype(np.int64))
             states.append(state_of(p, items[:-1], trainer.is_mean))
             targets.append(int(items[-1]))
-            weights.append(weight_of[user, targets[-1]])
+            place = start + j + 1 - int(windows.indptr[user])
+            weights.append(weight_of[user, targets[-1]] * recency[user][place])
             histories.append(whole)
     state = torch.stack(states)
     if trainer.stage.dropout:

@@ -68,6 +68,7 @@ _MIX_1 = tl.constexpr(MIX_1)
 _MIX_2 = tl.constexpr(MIX_2)
 _MASKED = tl.constexpr(-1e30)
 _EPSILON = tl.constexpr(1e-8)
+_TINY = tl.constexpr(1e-37)
 _BETA_1 = tl.constexpr(BETA_1)
 _BETA_2 = tl.constexpr(BETA_2)
 _LOG_BETA_1 = tl.constexpr(math.log(BETA_1))
@@ -153,6 +154,7 @@ class Histories(NamedTuple):
     Attributes:
         indptr: (U + 1,) int64.
         items: (N,) int32, the oldest item of each user first.
+        weights: (N,) float32, what the loss of predicting each of ``items`` is multiplied by.
         seen: (N,) int32, the same items in ascending order.
         longest: items of a user at most.
         users: (V,) int32, of each window.
@@ -164,6 +166,7 @@ class Histories(NamedTuple):
 
     indptr: Tensor
     items: Tensor
+    weights: Tensor
     seen: Tensor
     longest: int
     users: Tensor
@@ -187,6 +190,7 @@ class Plan(NamedTuple):
         masks: (windows, K) int8, whether a negative stands in the history of a window's user.
         windows: (positions,) int32, row of ``masks``.
         targets: (positions,) int32, the item that follows.
+        weights: (positions,) float32, of that item.
         use_items: (uses,) int32, ascending in each batch.
         uses: (uses,) int32, ascending for each item of a batch.
     """
@@ -197,6 +201,7 @@ class Plan(NamedTuple):
     masks: Tensor
     windows: Tensor
     targets: Tensor
+    weights: Tensor
     use_items: Tensor
     uses: Tensor
 
@@ -232,7 +237,8 @@ class Buffers(NamedTuple):
         weighted: (S, P, W), sum of the negatives' output vectors, weighted by those exponentials.
         partial_negatives: (Q, K, W), gradients of output vectors.
         partial_biases: (Q, K).
-        log_sums: (P,), logarithm of the softmax's denominator.
+        log_sums: (P,), logarithm of the softmax's denominator, less that of the position's weight: powers of scores
+            below it are weighted probabilities.
         coefficients: (P,), gradients of the scores of the targets.
         losses: (P,).
         grad_tokens: (T, C * W), gradients of history vectors.
@@ -397,7 +403,7 @@ def _run_softmax(training: Training, batch: tuple[Tensor, Tensor, int]) -> None:
     )
     _log_sum_kernel[(triton.cdiv(sizes.max_positions, _BLOCK_POSITIONS),)](
         *batch,
-        *(buffers.log_sums, buffers.coefficients, buffers.losses),
+        *(buffers.log_sums, buffers.coefficients, buffers.losses, plan.weights),
         *(buffers.positives, buffers.highest, buffers.totals),
         max_positions=sizes.max_positions,
         num_shares=num_shares,
@@ -822,11 +828,11 @@ def _softmax_kernel(
 
 @triton.jit(do_not_specialize=["offset", "max_positions", "num_shares"])
 def _log_sum_kernel(
-    batches_ptr, row_ptr, offset, log_sums_ptr, coefficients_ptr, losses_ptr, positives_ptr, highest_ptr, totals_ptr,
-    max_positions, num_shares, BLOCK_SIZE: tl.constexpr,
+    batches_ptr, row_ptr, offset, log_sums_ptr, coefficients_ptr, losses_ptr, weights_ptr, positives_ptr, highest_ptr,
+    totals_ptr, max_positions, num_shares, BLOCK_SIZE: tl.constexpr,
 ):  # fmt: skip
     """Put the shares of the softmax of ``BLOCK_SIZE`` positions together in each program; tensors as in
-    :class:`Buffers`.
+    :class:`Buffers` and :class:`Plan`.
     """
     batch_ptr = batches_ptr + (tl.load(row_ptr) + offset) * _NUM_FIELDS
     num_positions = tl.load(batch_ptr + _NUM_POSITIONS)
@@ -846,9 +852,12 @@ def _log_sum_kernel(
         highest = tl.load(highest_ptr + at, mask=is_position, other=_MASKED)
         total += tl.load(totals_ptr + at, mask=is_position, other=0) * tl.exp(highest - above)
         share += 1
-    loss = tl.log(total) - (positive - above)
-    tl.store(log_sums_ptr + position, above + tl.log(total), mask=is_position)
-    coefficient = (tl.exp(positive - above) / total - 1.0) / tl.maximum(num_positions, 1).to(tl.float32)
+    plan_position = tl.load(batch_ptr + _PLAN_POSITION) + position
+    weight = tl.load(weights_ptr + plan_position, mask=is_position, other=0)
+    loss = weight * (tl.log(total) - (positive - above))
+    tl.store(log_sums_ptr + position, above + tl.log(total) - tl.log(tl.maximum(weight, _TINY)), mask=is_position)
+    scale = weight / tl.maximum(num_positions, 1).to(tl.float32)
+    coefficient = (tl.exp(positive - above) / total - 1.0) * scale
     tl.store(coefficients_ptr + position, coefficient, mask=is_position)
     tl.store(losses_ptr + position, loss, mask=is_position)
 
