@@ -32,6 +32,7 @@ nightly: .venv/installed-dev
 	$(BIN)/python -m tests.persistence.full_disk
 	$(BIN)/python -m tests.interrupts --repeats 100 --seed $(SEED)
 	$(BIN)/python -m tests.checkpoints.kills --kills 100 --seed $(SEED)
+	$(BIN)/python -m tests.sums 100000000
 	$(BIN)/python -m tests.growth --fits 200
 	$(BIN)/python -m tests.data.readers.long_fields 100000 1
 	$(BIN)/python -m tests.container

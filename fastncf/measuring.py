@@ -1,5 +1,6 @@
 """Measurement of a model on held-out items: what is ranked against what, the metrics, and the protocol in words."""
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -240,7 +241,10 @@ class Questions:
     def _lists(
         self, trained: "Factors | nn.Module", counts: np.ndarray, vectors: np.ndarray | None
     ) -> dict[str, Estimate]:
-        """Return metrics of the best items of each tested user, without what the user has in training."""
+        """Return metrics of the best items of each tested user, without what the user has in training.
+
+        A metric that the lists do not have, such as the similarity of the items of lists of one item, is left out.
+        """
         users = self.test.users
         if isinstance(trained, Factors) and len(trained.user_vectors) == 1:  # the same scores for all users
             users = np.zeros_like(users)
@@ -254,9 +258,7 @@ class Questions:
         found: dict[str, Estimate] = {}
         for k in self.cutoffs:
             found |= measure_lists(ItemLists(items[:, :k], counts, vectors), k)
-        return {
-            label: estimate for label, estimate in found.items() if vectors is not None or "similarity" not in label
-        }
+        return {label: estimate for label, estimate in found.items() if math.isfinite(estimate.value)}
 
     def table(self, ranks: RankLists) -> MetricTable:
         """Return the values of the asked-for metrics."""

@@ -7,18 +7,29 @@ import torch
 
 import fastncf
 from fastncf import plan as plan_module
-from fastncf.trainers import cuda_next_item
+from fastncf.errors import DivergedError
+from fastncf.trainers import cuda_mlp, cuda_next_item
+from tests.checkpoints.stops import Stops, require_same
 
 pytest.importorskip("triton")
 
 
+KINDS = {
+    "cuda_next_item": {"loss": "softmax", "history": "sequence", "num_negatives": 16, "batch_size": 13, "dropout": 0.1},
+    "cuda_mlp": {"model": "mlp", "layers": (16, 16), "optimizer": "adam", "dim": 8, "batch_size": 12},
+}
+
+
 @pytest.fixture
 def _device_in_place(monkeypatch):
-    """Let ``auto`` be the device "cpu:0", which no trainer for CPUs takes."""
+    """Let ``auto`` be the device "cpu:0", which no trainer for CPUs takes; a graph and a plan have few steps."""
     monkeypatch.setattr(plan_module, "may_have_device", lambda: True)
     monkeypatch.setattr("fastncf.device.find_device", lambda name: torch.device("cpu:0"))
-    monkeypatch.setattr(cuda_next_item, "has_tf32", lambda device: True)
-    monkeypatch.setattr(cuda_next_item, "_why_no_launch", lambda stage: None)
+    for module in (cuda_next_item, cuda_mlp):
+        monkeypatch.setattr(module, "has_tf32", lambda device: True)
+        monkeypatch.setattr(module, "_why_no_launch", lambda *_: None)
+        monkeypatch.setattr(module, "_STEPS_PER_GRAPH", 2)
+    monkeypatch.setattr(cuda_next_item, "_BATCHES_PER_PLAN", 2)
     monkeypatch.setattr("fastncf.kernels.cuda.next_item.BLOCK_TOKENS", 4)
 
 
@@ -51,3 +62,31 @@ def test_a_fit_on_a_device_is_that_on_a_cpu(tmp_path):
     ours.update(new)
     theirs.update(new)
     np.testing.assert_allclose(ours.recommend(99)["score"], theirs.recommend(99)["score"], atol=1e-5)
+
+
+def fit(name: str, **changes) -> fastncf.Recommender:
+    settings = {"dim": 5, "epochs": 2, "num_negatives": 2, "num_candidates": 3, "precision": "bfloat16"} | KINDS[name]
+    rec = fastncf.fit(histories(), **settings | changes)
+    assert (rec.plan.final.trainer, rec.plan.final.device) == (name, "cpu:0")
+    return rec
+
+
+@pytest.mark.usefixtures("_device_in_place")
+@pytest.mark.parametrize("name", KINDS)
+def test_stops_within_an_epoch_leave_no_trace(name, tmp_path, monkeypatch):
+    """At the first boundary of the first epoch, and one in the second, after a snapshot of the middle of an epoch."""
+    stops = Stops(monkeypatch)
+    expected = fit(name, checkpoint=tmp_path / "undisturbed")
+    per_epoch, rest = divmod(stops.num_boundaries, 2)
+    assert per_epoch > 1
+    assert not rest
+    found = stops.run(lambda **given: fit(name, **given), tmp_path / "stopped", [0, per_epoch])
+    require_same(found, expected)
+
+
+@pytest.mark.usefixtures("_device_in_place")
+@pytest.mark.filterwarnings("ignore:.*encountered in")  # of NumPy, by which the interpreter computes
+@pytest.mark.parametrize("name", KINDS)
+def test_a_training_on_a_device_that_diverges_is_one_sentence(name):
+    with pytest.raises(DivergedError, match=r"^training of m\w+ diverged in epoch 1 \(loss .*expected: a smaller"):
+        fit(name, learning_rate=1e6)

@@ -80,8 +80,10 @@ class Metric:
     is_default: bool = True
 
     def __call__(self, ranks: Any, k: int) -> Any:
-        is_array = isinstance(ranks, np.ndarray)
-        return self.function(ranks.astype(np.float64) if is_array else ranks.double(), k)  # torch would take float32
+        if not isinstance(ranks, np.ndarray):
+            return self.function(ranks.double(), k)  # torch would take float32
+        values = self.function(ranks.astype(np.float64), k)
+        return values if values.dtype == np.bool_ else values.astype(np.float64, copy=False)  # sums are in float64
 
 
 def hit_rate(ranks: Any, k: int) -> Any:
@@ -239,7 +241,7 @@ def measure(lists: RankLists, k: int | Sequence[int], names: Sequence[str] | Non
         names: metrics; the default ones where none are given.
 
     Raises:
-        ConfigError: a metric is unknown, or is defined for one item of each user alone.
+        ConfigError: a metric is unknown, is defined for one item of each user alone, or has a value that is not finite.
     """
     cutoffs = (k,) if isinstance(k, int) else tuple(k)
     names = require_metrics(names, has_several=not lists.is_single)
@@ -248,7 +250,12 @@ def measure(lists: RankLists, k: int | Sequence[int], names: Sequence[str] | Non
     for cutoff in cutoffs:
         for name in names:
             if label(name, cutoff) not in values:
-                values[label(name, cutoff)] = _values(METRICS[name], lists, places, cutoff)
+                values[label(name, cutoff)] = found = _values(METRICS[name], lists, places, cutoff)
+                if not np.isfinite(found).all():
+                    raise ConfigError(
+                        f"metrics: {name:.80} is not finite for {int((~np.isfinite(found)).sum()):,} of {len(found):,} "
+                        f"lists; expected a function whose values are numbers for every rank from 0 to {MISS}"
+                    )
     return MetricTable(values)
 
 

@@ -5,6 +5,7 @@ each loss: every loss has one for torch's autograd; some have one in the CPU ker
 training step. A trainer that does not implement a loss refuses it, see :meth:`fastncf.trainers.base.Trainer.why_not`.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
@@ -20,16 +21,19 @@ class Loss:
 
     Attributes:
         function: maps logits of positives (B,) and of their negatives (B, K) to the mean loss of all terms, (). If it
-            takes ``weights`` (B,) as well, it multiplies the terms of each interaction by the weight of that.
+            takes ``weights`` (B,) as well, it multiplies the terms of each interaction by the weight of that. The sum
+            over the terms is exact to 1e-9 where it is taken in float64, as by the losses of this module.
         terms: what has a term of its own: each sample, each (positive, negative) pair, or each interaction.
         cpu_kernel: code of the implementation in :mod:`fastncf.kernels.cpu.losses`; None where there is none.
         cuda_kernel: whether :mod:`fastncf.kernels.cuda.mlp` implements the loss.
+        largest: greatest magnitude of the mean loss of an epoch; a training with a larger one has diverged.
     """
 
     function: "Callable[..., Tensor]"
     terms: Literal["sample", "pair", "interaction"]
     cpu_kernel: int | None = None
     cuda_kernel: bool = False
+    largest: float = sys.float_info.max
 
     def num_terms(self, num_negatives: int) -> int:
         """Return the number of terms of one interaction with K negatives: 1 + K samples, K pairs, or 1."""
@@ -45,12 +49,13 @@ def bce(positive: "Tensor", negatives: "Tensor", weights: "Tensor | None" = None
 
     The terms of interaction b, its positive and its negatives, are multiplied by ``weights[b]``.
     """
+    import torch
     from torch.nn.functional import softplus
 
-    count = positive.numel() + negatives.numel()
+    count, float64 = positive.numel() + negatives.numel(), torch.float64
     if weights is None:
-        return (softplus(-positive).sum() + softplus(negatives).sum()) / count
-    return (weights * (softplus(-positive) + softplus(negatives).sum(-1))).sum() / count
+        return (softplus(-positive).sum(dtype=float64) + softplus(negatives).sum(dtype=float64)) / count
+    return (weights * (softplus(-positive) + softplus(negatives).sum(-1, dtype=float64))).sum() / count
 
 
 def bpr(positive: "Tensor", negatives: "Tensor", weights: "Tensor | None" = None) -> "Tensor":
@@ -58,10 +63,11 @@ def bpr(positive: "Tensor", negatives: "Tensor", weights: "Tensor | None" = None
 
     The terms of interaction b are multiplied by ``weights[b]``.
     """
+    import torch
     from torch.nn.functional import softplus
 
     losses = softplus(negatives - positive.unsqueeze(-1))
-    return losses.mean() if weights is None else (weights.unsqueeze(-1) * losses).mean()
+    return (losses if weights is None else weights.unsqueeze(-1) * losses).mean(dtype=torch.float64)
 
 
 def softmax(positive: "Tensor", negatives: "Tensor", weights: "Tensor | None" = None) -> "Tensor":
@@ -74,12 +80,14 @@ def softmax(positive: "Tensor", negatives: "Tensor", weights: "Tensor | None" = 
     import torch
 
     losses = torch.logsumexp(torch.cat([positive.unsqueeze(-1), negatives], dim=-1), dim=-1) - positive
-    return losses.mean() if weights is None else (weights * losses).mean()
+    return (losses if weights is None else weights * losses).mean(dtype=torch.float64)
 
+
+_LARGEST = 1e3  # a model of such a loss gives what it has seen a likelihood of exp(-1000); one of equal scores has 0.7
 
 LOSSES: dict[str, Loss] = {
-    "bce": Loss(bce, terms="sample", cpu_kernel=0, cuda_kernel=True),
-    "bpr": Loss(bpr, terms="pair", cpu_kernel=1),
-    "softmax": Loss(softmax, terms="interaction"),
+    "bce": Loss(bce, terms="sample", cpu_kernel=0, cuda_kernel=True, largest=_LARGEST),
+    "bpr": Loss(bpr, terms="pair", cpu_kernel=1, largest=_LARGEST),
+    "softmax": Loss(softmax, terms="interaction", largest=_LARGEST),
 }
 """Each loss by its name."""

@@ -16,6 +16,7 @@ from fastncf.plan import Plan
 from fastncf.rng import Stream, key
 from fastncf.stage import Stage
 from fastncf.trainers import get
+from fastncf.trainers.divergence import has_diverged, largest_parameter
 from fastncf.trainers.stages import finished_model, initial_model, prepared_device
 
 _MOST_USERS = 20_000
@@ -99,7 +100,8 @@ def run_trial(
             trained = model.factors() if is_apart else model
             with trainer_class(trained, examination.split, stage, order) as trainer:
                 for number in range(1, stage.epochs + 1):
-                    if not math.isfinite(float(trainer.epoch(number - 1))):
+                    loss = float(trainer.epoch(number - 1)) / len(examination.split.indices)
+                    if has_diverged(stage, loss, float(largest_parameter(trained))):
                         raise TrialEndedError("the training diverged")
                     done += 1
                     after_epoch(done, plan.num_epochs)

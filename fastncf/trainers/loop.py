@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import translate_exhaustion
 from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
+from fastncf.trainers.divergence import describe, has_diverged, largest_parameter
 from fastncf.trainers.recorder import Recorder, Snapshot, prefixed, under
 
 _LOG = logging.getLogger("fastncf")
@@ -34,9 +34,6 @@ _NEEDS_LESS = {
     "evaluate": "a smaller num_candidates, or full_ranking=False",
 }
 """Advice on how to need less memory, by section of a fit."""
-
-LARGEST_PARAMETER = 1e18
-"""Magnitude of a parameter from which on products of two may be infinite in float32."""
 
 TrainingLog = list[dict[str, float]]
 """One dict per epoch: epoch (counted from 1), loss, seconds and, with validation, its metrics."""
@@ -282,8 +279,9 @@ def train_epochs(
 ) -> TrainedEpochs:
     """Train all epochs of a stage; fewer where the patience of the validation runs out or the callback stops it.
 
-    The training ends as well with an epoch whose loss is not finite, or that leaves parameters that are not, or that
-    are larger than :data:`LARGEST_PARAMETER`. The model then has the parameters of the epoch before, if there is one.
+    The training ends as well with an epoch whose loss is not finite or is larger than any that is worth going on from,
+    or that leaves such parameters, see :mod:`fastncf.trainers.divergence`. The model then has the parameters of the
+    epoch before, if there is one.
 
     Args:
         trainer: trains ``model`` in place.
@@ -350,9 +348,9 @@ class _Epochs:
         seconds = self._seconds_before + end.seconds
         self._seconds_before, self._is_within = 0.0, False
         loss = end.total / self._num_interactions
-        if not (math.isfinite(loss) and end.largest <= LARGEST_PARAMETER):
+        if has_diverged(self._stage, loss, end.largest):
             self._finite.restore()
-            return _divergence(self._stage, reporter.next_epoch, loss, end.largest)
+            return describe(self._stage, reporter.next_epoch, loss, end.largest)
         rate = self._num_interactions * (1 + self._stage.num_negatives) / seconds
         epoch, self.is_stopped = reporter.end_epoch(loss, rate, end.metrics)
         if (ranks := distributed.current()) is not None:
@@ -409,15 +407,6 @@ class _Epochs:
             self._finite.keep()
 
 
-def _divergence(stage: Stage, epoch: int, loss: float, largest: float) -> str:
-    """Return the sentence on an epoch after which the training cannot go on."""
-    found = f"loss {loss:g}" if not math.isfinite(loss) else f"a parameter of {largest:g}"
-    return (
-        f"training of {stage.model} diverged in epoch {epoch} ({found}); expected: a smaller learning_rate (now "
-        f"{stage.learning_rate:g}), l2 (now {stage.l2:g}) or init_std (now {stage.init_std:g})"
-    )
-
-
 class _EpochEnd(NamedTuple):
     """Numbers that are known at the end of an epoch.
 
@@ -441,8 +430,7 @@ def _train_epoch(trainer: Trainer, model: Any, number: int, validation: Validati
         total = trainer.epoch(number)
         seconds = time.perf_counter() - begin
         means = [] if validation is None else list(validation_means(model, validation.lists, validation.k))
-        extremes = [abs(float(pick(array, initial=0))) for array in model for pick in (np.max, np.min)]
-        numbers = [total, float(np.max(extremes)), *means]
+        numbers = [total, largest_parameter(model), *means]
     else:
         import torch
 
@@ -452,18 +440,10 @@ def _train_epoch(trainer: Trainer, model: Any, number: int, validation: Validati
         model.train()
         total = torch.as_tensor(trainer.epoch(number), dtype=torch.float64, device=trainer.device).reshape(1)
         watch.stop()
-        parts = [total, _largest_parameter(model)]
+        parts = [total, largest_parameter(model)]
         if validation is not None:
             parts.append(validation_means(model, validation.lists, validation.k))
         numbers = torch.cat(parts).tolist()
         seconds = watch.seconds()
     metrics = {} if validation is None else named_metrics(numbers[2:], validation.k)
     return _EpochEnd(numbers[0], seconds, metrics, numbers[1])
-
-
-def _largest_parameter(model: Any) -> Any:
-    """Return the greatest magnitude of a parameter that is trained, (1,) float64 on its device, NaN if one is NaN."""
-    import torch
-
-    trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
-    return torch.stack([torch.linalg.vector_norm(tensor, torch.inf).double() for tensor in trained]).amax().reshape(1)

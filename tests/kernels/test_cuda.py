@@ -28,7 +28,7 @@ from fastncf.sampling.permutation import permutation
 from fastncf.trainers import cuda_mlp
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
-from tests import reference
+from tests import reference, sums
 from tests.conftest import plain_split, random_csr
 from tests.stages import make_stage
 
@@ -325,6 +325,21 @@ def test_fused_epochs_are_those_of_autograd(monkeypatch):
         torch.testing.assert_close(tensor, states[1][name], rtol=0.02, atol=2e-3 if DEVICE == CPU else 0.02)
     storages = {tensor.untyped_storage().data_ptr() for tensor in states[0].values()}
     assert len(storages) == len(states[0])  # each can be saved by itself
+
+
+@pytest.mark.skipif(DEVICE != CPU, reason="the terms of a device may have other last bits")
+def test_the_loss_of_a_fused_epoch_is_summed_in_float64():
+    def terms_of(scores):
+        """Return the terms as the kernel computes them."""
+        first, zero, one = np.maximum(-scores, np.float32(0)), np.maximum(scores, np.float32(0)), np.float32(1)
+        rest = np.log(one + np.exp(-np.abs(scores)))
+        return first + rest, zero + rest
+
+    split = sums.split_of(4000)
+    found, exact = sums.by_network(
+        CUDAMLPTrainer, split, terms_of, dim=8, layers=(16, 16), precision="bfloat16", batch_size=150
+    )
+    assert sums.error(found, exact) < 1e-11
 
 
 @pytest.mark.skipif(DEVICE != CPU, reason="gradients are added in any order there")

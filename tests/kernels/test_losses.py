@@ -82,12 +82,12 @@ def test_one_interaction_with_repeated_negatives(loss, size):
     random = np.random.default_rng(size)
     exact = 3 * random.standard_normal(size)
     often = np.concatenate([[1], random.integers(1, 4, size - 1)]).astype(float)
-    scores, multiplicity, loss_sums = padded(exact, fill=7), padded(often), np.zeros(LANES, np.float32)
+    scores, multiplicity, loss_sums = padded(exact, fill=7), padded(often), np.zeros(LANES)
     total = call_loss_gradients(scores, multiplicity, loss_sums, size, loss)
     value, gradients = reference(exact, often, loss)
     np.testing.assert_allclose(scores[:size], gradients, rtol=1e-5, atol=1e-6)
     assert total == pytest.approx(gradients.sum(), rel=1e-5, abs=2e-6)
-    assert loss_sums.sum(dtype=np.float64) == pytest.approx(value, rel=1e-5)
+    assert loss_sums.sum() == pytest.approx(value, rel=1e-5)
     np.testing.assert_array_equal(multiplicity, padded(often))
 
 
@@ -98,7 +98,7 @@ def test_many_interactions_at_once(loss, num_interactions, group_size):
     weights = np.arange(num_interactions) / 2 + 1
     scores, multiplicity = padded(exact.reshape(-1), fill=np.nan), np.full(10 * LANES, 5, np.float32)
     multiplicity[: exact.size] = np.repeat(weights, group_size)
-    loss_sums = np.zeros(LANES, np.float32)
+    loss_sums = np.zeros(LANES)
     value = call_batch_loss_gradients(
         scores, multiplicity, loss_sums, num_interactions, group_size, np.float32(0.25), loss
     )
@@ -118,7 +118,7 @@ def test_kernels_compute_what_autograd_does(name):
     terms = 6 * loss.num_terms(4)
     scores, multiplicity = padded(exact.detach().numpy().reshape(-1)), np.ones(2 * LANES, np.float32)
     value = call_batch_loss_gradients(
-        scores, multiplicity, np.zeros(LANES, np.float32), 6, 5, np.float32(1 / terms), loss.cpu_kernel
+        scores, multiplicity, np.zeros(LANES), 6, 5, np.float32(1 / terms), loss.cpu_kernel
     )
     np.testing.assert_allclose(scores[:30], exact.grad.numpy().reshape(-1), rtol=1e-5, atol=1e-7)
     assert value / terms == pytest.approx(float(mean.detach()), rel=1e-5)
@@ -130,11 +130,11 @@ def test_softplus_and_its_derivative():
     multiplicity = np.random.default_rng(0).integers(0, 3, len(x)).astype(np.float32)
     multiplicity[-6] = 1
     derivatives, exact = x.copy(), x.astype(np.float64)
-    total = call_softplus(derivatives, multiplicity, np.zeros(LANES, np.float32))
+    total = call_softplus(derivatives, multiplicity, np.zeros(LANES))
     np.testing.assert_allclose(derivatives, multiplicity / (1 + np.exp(-exact)), rtol=1e-5, atol=1e-37)
     assert total == pytest.approx(derivatives.sum(), rel=1e-6)
     for number, often in zip(x, multiplicity, strict=True):
-        loss_sums, one = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+        loss_sums, one = np.zeros(LANES), np.zeros(LANES, np.float32)
         one[5] = often
         call_softplus(np.full(LANES, number), one, loss_sums)
         if np.isfinite(number):

@@ -162,7 +162,7 @@ class Workspace(NamedTuple):
         negatives: (n * K,) int32, in the order of their draws.
         samples: of the user.
         scores: (P,) float32, of an interaction; later the gradient of its loss.
-        loss_sums: (LANES,) float32, see :class:`fastncf.kernels.cpu.losses.LossBuffers`.
+        loss_sums: (LANES,) float64, see :class:`fastncf.kernels.cpu.losses.LossBuffers`.
     """
 
     sampler: SamplerScratch
@@ -195,7 +195,7 @@ class SamplePointers(NamedTuple):
         multiplicity: (n, P) float32.
         sizes: (n,) int64.
         scores: (P,) float32.
-        loss_sums: (LANES,) float32.
+        loss_sums: (LANES,) float64.
         stride: 1 + K, int64.
         lanes: P, int64.
     """
@@ -305,7 +305,7 @@ def make_workspace(longest, num_items, num_negatives):
         np.empty(longest * num_negatives, dtype=np.int32),
         samples,
         np.zeros(lanes, dtype=np.float32),
-        np.zeros(LANES, dtype=np.float32),
+        np.zeros(LANES, dtype=np.float64),
     )
 
 

@@ -325,7 +325,9 @@ def make_workspace(num_negatives: int, network: Network, num_owned: int) -> Work
         activations=aligned_zeros(samples * int(network.widths.sum())),
         gradients=aligned_zeros((groups + samples) * vector),
         zeros=aligned_zeros(max(widest, vector)),
-        loss=LossBuffers(aligned_zeros(padded), aligned_zeros(padded), aligned_zeros(LANES), padded),
+        loss=LossBuffers(
+            aligned_zeros(padded), aligned_zeros(padded), aligned_zeros(2 * LANES).view(np.float64), padded
+        ),
         owned_rows=np.zeros(num_owned, dtype=np.int64),
         owned_gradients=aligned_zeros(num_owned * vector),
         found=np.zeros(_FOUND, dtype=np.int32),

@@ -3,8 +3,8 @@
 The first kernel gathers a tile of samples, computes their scores (He et al. 2017, eq. 10) and the gradients of the mean
 binary cross entropy by backpropagation, and adds them up; no activation is written to memory. The second is Adam
 (Kingma and Ba 2015) over all parameters, which lie in one vector, and clears the gradients for the next step. Matrix
-products are in TF32, sums in float32. Gradients are added by atomic operations, so that the last bits depend on the
-order in which they arrive.
+products are in TF32, sums in float32, and those of the losses in float64. Gradients are added by atomic operations, so
+that the last bits depend on the order in which they arrive.
 """
 
 from typing import NamedTuple
@@ -250,7 +250,7 @@ def _add_gradients_kernel(
     grad_bias_2 = tl.zeros([WIDTH_2], dtype=tl.float32)
     grad_weight_3 = tl.zeros([WIDTH_2], dtype=tl.float32)
     grad_bias_3 = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
-    loss = tl.zeros([BLOCK_SIZE], dtype=tl.float32)
+    loss = tl.zeros([BLOCK_SIZE], dtype=tl.float64)
     tile = tl.program_id(0)
     while tile * BLOCK_SIZE < n_interactions * GROUP_SIZE:
         sample = tile * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
@@ -262,7 +262,7 @@ def _add_gradients_kernel(
         x = tl.load(parameters_ptr + at, mask=mask[:, None], other=0)
         h1, h2, logit = _forward(x, weight_1, bias_1, weight_2, bias_2, weight_3, bias_3)
         is_positive = sample % GROUP_SIZE == 0
-        loss += tl.where(mask, _cross_entropy(logit, is_positive), 0.0)
+        loss += tl.where(mask, _cross_entropy(logit, is_positive), 0.0).to(tl.float64)
         grad_logit = tl.where(mask, _cross_entropy_gradient(logit, is_positive) * loss_scale, 0.0)
         grad_weight_3 += tl.sum(h2 * grad_logit[:, None], 0)
         grad_bias_3 += grad_logit
