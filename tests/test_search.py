@@ -188,6 +188,8 @@ def test_a_search_goes_on_from_its_file(stops_after: Any, tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt) as raised:
         fastncf.tune(data(), minutes=1000, study=file, callback=interrupt, **SMALL)
     assert "study.log, and the same call goes on" in raised.value.__notes__[0]
+    with file.open("ab") as opened:  # a process was killed while it wrote
+        opened.write(b'{"op_code": 4, "wor')
     stops_after(4)
     last = fastncf.tune(data(), minutes=1000, study=file, **SMALL)
     assert last.trials["trial"].to_list() == list(range(1, 8))
@@ -202,8 +204,10 @@ def test_a_search_goes_on_from_its_file(stops_after: Any, tmp_path: Path) -> Non
     for changes in ({"seed": 1}, {"l2": 0.02}):
         with pytest.raises(ConfigError, match="a study of other data or settings"):
             fastncf.tune(data(), minutes=0.01, study=file, **{**SMALL, **changes})
-    with pytest.raises(ConfigError, match="a study of other data or settings"):
-        fastncf.tune(data(79), minutes=0.01, study=file, **SMALL)
+    weighted = data().with_columns(weight=pl.int_range(1, pl.len() + 1))
+    for other in ({"train": data(79)}, {"train": weighted, "weight": "weight"}):
+        with pytest.raises(ConfigError, match="a study of other data or settings"):
+            fastncf.tune(minutes=0.01, study=file, **other, **SMALL)
 
 
 def test_trials_of_an_ended_process_are_failed_and_time_that_is_over_ends_one(
@@ -227,6 +231,7 @@ def test_trials_of_an_ended_process_are_failed_and_time_that_is_over_ends_one(
     found = fastncf.tune(data(), minutes=1000, study=file, **SMALL)
     assert found.trials["state"].to_list() == ["failed", "pruned"]
     assert found.ndcg is None
+    assert "no trial has ended" in str(found)
     assert found.config.to_dict() == Config(**SMALL).to_dict()
 
 

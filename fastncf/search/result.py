@@ -68,8 +68,10 @@ class Tuned:
         """Return the best settings and what they are worth, in a few lines."""
         states = self.trials["state"].to_list()
         counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed"))
-        lines = [f"{len(states)} trials: {counts}"]
-        if self.ndcg is not None:
+        lines = [f"{len(states)} trial{'s' * (len(states) != 1)}: {counts}"]
+        if self.ndcg is None:
+            lines.append("no trial has ended, so that nothing is better than what was asked for; expected more minutes")
+        else:
             default = "" if self.default_ndcg is None else f"; the defaults: {self.default_ndcg:.4f}"
             lines.append(f"NDCG@{self.config.cutoffs[0]} of the best on held-out items: {self.ndcg:.4f}{default}")
         lines += [f"  {name:<18} {share:4.0%} of what mattered" for name, share in self.importance.items()]

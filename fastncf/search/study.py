@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any, Unpack
 from filelock import FileLock, Timeout
 
 from fastncf import files
+from fastncf.checkpoints.fingerprint import data_of
 from fastncf.config import Config, Settings, show
-from fastncf.data.ids import Vocabulary
-from fastncf.data.split import Split
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
 from fastncf.numpy_errors import usual_errors
 from fastncf.plan import make_plan
 from fastncf.search.result import Tuned
 from fastncf.search.space import Space
 from fastncf.search.trial import Examination, TrialEndedError, run_trial
-from fastncf.train import configured, prepare
+from fastncf.train import Prepared, configured, prepare
 from fastncf.unused import Inputs
 
 if TYPE_CHECKING:
     import optuna
 
 _NAME = "fastncf"
+_FIRST_BYTES = b'{"op_code"'
+"""Begin of a study file: each line of Optuna's journal is an object of JSON."""
+
 _RANDOM_TRIALS = 5
 """Trials before those that the optimiser's model draws, the defaults included."""
 
@@ -94,7 +96,7 @@ def tune(
         data, _ = prepare(train, inputs, config, stacklevel=3)
         space = Space.of(config, data.facts)
         examination = Examination.of(data.split, data.order, config.cutoffs[0], config.seed)
-        fingerprint = _fingerprint(config, data.interactions.users, data.interactions.items, data.split)
+        fingerprint = _fingerprint(config, data)
         with _in_use(study):
             opened = _open(study, fingerprint, config.seed)
             for number, parameters in enumerate(space.defaults()):
@@ -146,14 +148,10 @@ def _seconds_left(deadline: float) -> float:
     return deadline - time.monotonic()
 
 
-def _fingerprint(config: Config, users: Vocabulary, items: Vocabulary, split: Split) -> str:
-    """Return a hash of the settings that are not searched, and of the data."""
-    found = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
-    for array in (split.indptr, split.indices):
-        found.update(array.tobytes())
-    for vocabulary in (users, items):
-        found.update("\n".join(map(str, vocabulary.ids)).encode("utf-8", "surrogatepass"))
-    return found.hexdigest()
+def _fingerprint(config: Config, data: Prepared) -> str:
+    """Return a hash of the settings that are not searched, and of the data with their order and weights."""
+    facts = config.to_dict(), data_of(data.interactions.users, data.interactions.items, data.split, data.order)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -189,6 +187,17 @@ def _in_use(path: str | Path | None) -> Iterator[None]:
             files.remove(Path(lock.lock_file))
 
 
+def _cut_torn_line(path: Path) -> None:
+    """Take the end of a line off a study file that a process was killed in; the next line would stand behind it."""
+    if not path.is_file():
+        return
+    with open(path, "r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content) and content.startswith(_FIRST_BYTES):
+            file.truncate(whole)
+
+
 def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study":
     """Return a new study, or that of a file.
 
@@ -202,6 +211,8 @@ def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
+        if path is not None:
+            _cut_torn_line(Path(path))
         storage = InMemoryStorage() if path is None else JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
             storage=storage,
