@@ -5,9 +5,12 @@ imports nothing of it. Every rank runs the same program on the same data; traine
 only the first rank prints and writes.
 """
 
+import importlib.metadata
 import mmap
 import os
 import pickle
+import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -91,18 +94,21 @@ class Ranks:
 
         Args:
             what: what is compared, in the message.
-            value: of this rank; its ``repr`` is compared.
+            value: of this rank; its ``repr`` is compared, or those of the values of a dict, by their names.
 
         Raises:
             DistributedError: another rank has another value.
         """
-        values = self.gather(repr(value))
-        for rank, other in enumerate(values):
-            if other != values[0]:
-                raise DistributedError(
-                    f"ranks 0 and {rank} have different {what} ({values[0]:.120} and {other:.120}); expected: the same "
-                    f"command on the same files by all ranks"
-                )
+        named = {name: repr(one) for name, one in value.items()} if isinstance(value, dict) else {"": repr(value)}
+        first, *others = self.gather(named)
+        for rank, other in enumerate(others, start=1):
+            for name in {**first, **other}:
+                if first.get(name) != other.get(name):
+                    label = f"{name}: " if name else ""
+                    raise DistributedError(
+                        f"ranks 0 and {rank} have different {what} ({label}{first.get(name)!s:.100} and "
+                        f"{other.get(name)!s:.100}); expected: the same command on the same files by all ranks"
+                    )
 
     def from_first(self, function: Callable[[], Result]) -> Result:
         """Call a function on the first rank and return its result on all of them; anything that can be pickled.
@@ -151,17 +157,41 @@ class Ranks:
         """Call an operation of ``torch.distributed``.
 
         Raises:
-            DistributedError: another rank has ended.
+            DistributedError: another rank has ended, or has not answered in time.
+            RuntimeError, ValueError: any other error of the operation, such as that of arguments it does not take.
         """
         import torch.distributed as dist
 
         try:
             getattr(dist, operation)(*arguments, **options)
         except (RuntimeError, ValueError) as error:
+            what = _what_was_lost(error)
+            if what is None:
+                raise
             raise DistributedError(
-                f"rank {self.rank} of {self.size}: another rank has ended, without which this one cannot go on; the "
+                f"rank {self.rank} of {self.size}: another rank {what}, without which this one cannot go on; the "
                 f"message of that rank, or the report of its launcher, says why"
             ) from error
+
+
+_TIMEOUT = re.compile(r"timed?.?out|timeout|deadline", re.IGNORECASE)
+_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused|lost)|closed by peer|reset by peer|broken pipe|remote process|"
+    r"unreachable|no route to host|not connected|socket|ncclRemoteError|ncclSystemError|nccl communicator was aborted",
+    re.IGNORECASE,
+)
+"""Words of gloo, nccl and the store of torch about processes that do not answer, and about those that are gone."""
+
+
+def _what_was_lost(error: Exception) -> str | None:
+    """Return in words what has happened to another rank, by an error of an operation; None where it says nothing."""
+    import torch.distributed as dist
+
+    if _TIMEOUT.search(str(error)):
+        return "has not answered in time"
+    if _LOST.search(str(error)) or isinstance(error, dist.DistNetworkError):
+        return "has ended"
+    return None
 
 
 class _Outcome(NamedTuple):
@@ -223,6 +253,9 @@ def together() -> Iterator[Ranks | None]:
 
     Yields:
         The ranks; None where there is no process group, or a single process in it.
+
+    Raises:
+        DistributedError: another rank has other versions.
     """
     global _active
     dist = sys.modules.get("torch.distributed")  # whoever has made a process group has imported it
@@ -231,9 +264,19 @@ def together() -> Iterator[Ranks | None]:
         return
     _active = Ranks() if dist.get_world_size() > 1 else None
     try:
+        if _active is not None:
+            _active.require_equal("versions", _versions())
         yield _active
     finally:
         _active = None
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    import fastncf
+
+    packages = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "polars", "torch")}
+    return {"python": platform.python_version(), "fastncf": fastncf.__version__, **packages}
 
 
 def was_launched() -> bool:

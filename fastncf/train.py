@@ -1,7 +1,6 @@
 """``fit()``, from a ratings file to a fitted recommender, and ``plan_fit()``, which stops before the training."""
 
 import os
-import sys
 import time as time_module
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -331,10 +330,10 @@ def _read_once(
     """Return what :meth:`Prepared.read` does, read by one process of each machine.
 
     Raises:
-        DistributedError: ranks differ in their versions, settings or data.
+        DistributedError: ranks differ in their settings, files or data.
     """
-    ranks.require_equal("versions", [sys.modules[name].__version__ for name in ("fastncf", "numpy", "torch")])
-    ranks.require_equal("settings", config)
+    ranks.require_equal("settings", settings_of(config, inputs.module) | {"epochs": config.epochs})
+    ranks.require_equal("columns", inputs.columns)
     sources = train, inputs.test, inputs.candidates
     ranks.require_equal("files", [os.fspath(one) for one in sources if isinstance(one, str | os.PathLike)])
     data = ranks.once(lambda: Prepared.read(train, inputs, config, likely, reporter))

@@ -148,6 +148,8 @@ def open_checkpoint(path: Any, *, resume: bool, name: str = "checkpoint") -> Ite
     """
     if not isinstance(resume, bool):
         raise ConfigError(f"resume={show(resume)}: expected True or False")
+    if (ranks := distributed.current()) is not None:
+        ranks.require_equal("checkpoints", None if path is None else f"{path}{', resumed' * resume}")
     if path is None:
         if resume:
             raise ConfigError("resume: expected checkpoint= beside it (--checkpoint), the folder to go on from")

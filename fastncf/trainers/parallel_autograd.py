@@ -30,6 +30,8 @@ class ParallelAutograd(AutogradTrainer):
         ranks = distributed.current()
         assert ranks is not None
         self.ranks = ranks
+        for tensor in (*model.parameters(), *model.buffers()):  # a caller may have drawn other ones on each rank
+            ranks.share_tensor(tensor.detach(), 0)
         self._user_bounds = split_ranges(split.indptr, ranks.size)
         self._row_bounds = split.indptr[self._user_bounds]
         super().__init__(model, split, stage, order)
@@ -85,7 +87,8 @@ class ParallelAutograd(AutogradTrainer):
         counts[self.ranks.rank] = len(ids)
         self.ranks.sum_tensor(counts)
         most, width = int(counts.max()), 1 + sum(parameter.shape[1] for parameter in self._of_items)
-        if self.ranks.size * most * width >= sum(parameter.numel() for parameter in self._of_items):
+        # of n ranks each sends n - 1 times its rows, or 2 (n - 1) / n times the table to sum it up
+        if self.ranks.size * most * width >= 2 * sum(parameter.numel() for parameter in self._of_items):
             self._sum_dense(self._of_items)
             return
         packed = torch.zeros(most, width, dtype=torch.float32, device=self.device)

@@ -20,8 +20,8 @@ class ParallelNextItem(NextItem):
     """Trains as :class:`~fastncf.trainers.next_item.NextItem` does, by the ranks of a process group.
 
     All ranks plan the same batches. Each one computes the gradients of its part of the positions; those of the rows
-    that the batch uses are summed over all ranks, and every rank takes the same step. Parameters differ from those of
-    one process by the rounding of these sums, and not between ranks.
+    that the batch uses, and of these the vectors that it uses, are summed over all ranks, and every rank takes the same
+    step. Parameters differ from those of one process by the rounding of these sums, and not between ranks.
     """
 
     def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
@@ -54,11 +54,39 @@ class ParallelNextItem(NextItem):
                 kernels.apply_gradients(a, b, row, step + row, gradients, work.plans, shared)
 
             run_threads(sum_up, len(work.scratch))
-            self.ranks.sum(gradients[: num_recurrence + slots * self.row_width])
+            self._sum_over_ranks(gradients[: num_recurrence + slots * self.row_width], work.plans, row)
             run_ranges(apply, even_ranges(slots, 1))
             total += shared.total
         self.ranks.sum(total)
         return float(total[0])
+
+    def _sum_over_ranks(self, gradients: np.ndarray, plans: kernels.Plans, row: int) -> None:
+        """Sum up the gradients of a batch over all ranks: those of what the batch uses of each item.
+
+        A negative that no history of the batch holds has no gradient of its history vectors, and an item that is
+        neither a negative nor a target none of its output vector. Columns that fill up vectors are 0 as well.
+
+        Args:
+            gradients: of gains and decays, and of the slots, see ``sum_gradients`` of the kernels; written.
+            plans: of the batches.
+            row: of the batch.
+        """
+        slots, dim = int(plans.sizes[row, 3]), self.stage.dim
+        recurrence, rows = np.split(gradients, [self._recurrence[0].size])
+        rows = rows.reshape(slots, self.row_width)
+        in_histories = np.diff(plans.input_indptr[row, : slots + 1]) > 0
+        is_scored = np.diff(plans.target_indptr[row, : slots + 1]) > 0
+        is_scored[: self.num_negatives] = True
+        history, output = rows[:, : self._inputs.width], rows[:, self._inputs.width :]
+        history = history.reshape(slots, self._num_vectors, self.width)[:, :, :dim]
+        recurrence = recurrence.reshape(-1, self.width)[:, :dim]
+        parts = [recurrence, history[in_histories], output[is_scored, :dim], output[is_scored, self.width]]
+        packed = np.concatenate([part.reshape(-1) for part in parts])
+        self.ranks.sum(packed)
+        ends = np.cumsum([part.size for part in parts])[:-1]
+        sums = [part.reshape(old.shape) for part, old in zip(np.split(packed, ends), parts, strict=True)]
+        recurrence[:], history[in_histories] = sums[0], sums[1]
+        output[is_scored, :dim], output[is_scored, self.width] = sums[2], sums[3]
 
     def _encode_users(self) -> None:
         """Write the states of all users to the model; each rank computes those of its own."""

@@ -12,6 +12,7 @@ import pytest
 
 import fastncf
 from fastncf.data.synthetic import synthetic_movielens
+from fastncf.distributed import _what_was_lost
 
 SETTINGS = ["--epochs", "2", "--dim", "16", "--num-negatives", "64", "--loss", "softmax", "--history", "sequence"]
 
@@ -85,7 +86,11 @@ def assert_alike(recommender: fastncf.Recommender, other: fastncf.Recommender) -
 @pytest.mark.parametrize(
     ("commands", "message"),
     [
-        ([["fit", "{}"], ["fit", "{}", "--dim", "8"]], "ranks 0 and 1 have different settings"),
+        ([["fit", "{}"], ["fit", "{}", "--dim", "8"]], "ranks 0 and 1 have different settings (dim: None and 8)"),
+        (
+            [["fit", "{}"], ["fit", "{}", "--checkpoint", "{}.kept"]],
+            "ranks 0 and 1 have different checkpoints (None and",
+        ),
         ([["fit", "{}"], ["fit", "{}2"]], "ranks 0 and 1 have different files"),
         ([["fit", "missing.csv"]] * 2, "missing.csv: no such file"),
         ([["info", "model"]] * 2, "info: runs in a single process"),
@@ -98,6 +103,26 @@ def test_what_goes_wrong_is_said_once(ratings, commands, message):
     notes = [line for _, _, notes in results for line in notes.splitlines() if line.startswith("fastncf: ")]
     assert len(notes) == 1
     assert message in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1", "has ended"),
+        ("Gloo connectFullMesh failed with Connection reset by peer", "has ended"),
+        ("NCCL error: ncclRemoteError: A call failed possibly due to a network error", "has ended"),
+        (
+            "[../gloo/transport/tcp/unbound_buffer.cc:84] Timed out waiting 1800000ms for recv",
+            "has not answered in time",
+        ),
+        ("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)", "has not answered in time"),
+        ("Invalid scalar type", None),
+        ("Tensors must be contiguous", None),
+        ("[enforce fail at ../gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 8 vs 4", None),
+    ],
+)
+def test_lost_ranks_are_told_from_errors_of_the_program(message, expected):
+    assert _what_was_lost(RuntimeError(message)) == expected
 
 
 def test_a_rank_that_dies_ends_the_others(ratings):
