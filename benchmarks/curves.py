@@ -6,14 +6,15 @@ without imports, preparation of the data and lists. The settings of a peer are t
 chosen on validation items, the last but one of each user; those of fastncf are its defaults. Nothing is chosen by the
 curves, which are of the test items: their ends are the figures of the test.
 
-``--write`` writes ``results/curves.json``, a picture and the table of ``RESULTS.md``; data sets that are not named
-stay.
+Data sets and systems add up: what ``benchmarks/results/curves.json`` has is not measured again unless ``--again`` says
+so. ``--write`` writes the table of ``RESULTS.md`` and the picture.
 """
 
 import argparse
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ def chosen(name: str, key: str) -> dict[str, Any]:
     return SYSTEMS[key].trials[0] if settings is None else settings
 
 
-def measure(name: str, path: Path, environments: Path, limits: Limits) -> dict[str, Any]:
-    """Return the curve of each system on a data set, or why there is none."""
+def measure(
+    name: str, path: Path, environments: Path, limits: Limits, keys: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield systems with their curves on a data set, or why there is none."""
     _, asked = questions(read_histories(path), 0, seed=0)
-    curves: dict[str, Any] = {}
-    for key in COMPARED:
+    for key in keys:
         system, folder = SYSTEMS[key], environments / "jobs" / "curves" / name / key
         settings = chosen(name, key)
         try:
@@ -56,10 +58,9 @@ def measure(name: str, path: Path, environments: Path, limits: Limits) -> dict[s
             curve = run_curve(system, python, settings, asked, folder, seconds=limits.fit, limits=limits)
         except (EnvironmentFailedError, FitFailedError) as error:
             curve = {"failed": str(error), "load": os.getloadavg()[0]}
-        curves[key] = curve | {"settings": settings}
         end = curve.get("failed") or {k: round(value, 4) for k, value in curve["points"][-1].items()}
         print(f"{name} {system.label}: {end}", flush=True)
-    return {"limit": limits.fit, "systems": curves}
+        yield key, curve | {"settings": settings, "limit": limits.fit, "date": time.strftime("%Y-%m-%d")}
 
 
 def at_time(curve: dict[str, Any], seconds: float) -> float | None:
@@ -76,11 +77,12 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     )
     for name, data in found["data"].items():
         yield ""
-        yield f"**{name}**, at most {data['limit']:g} s of training each:"
+        limits = ", ".join(f"{limit:g} s" for limit in sorted({curve["limit"] for curve in data.values()}))
+        yield f"**{name}**; limit of the training: {limits}:"
         yield ""
         yield "| system | " + " | ".join(f"{seconds} s" for seconds in TIMES) + " | at the end | after, s | load | |"
         yield "|" + "---|" * (len(TIMES) + 5)
-        for key, curve in sorted(data["systems"].items(), key=_rank):
+        for key, curve in sorted(data.items(), key=_rank):
             if "failed" in curve:
                 yield (
                     f"| {SYSTEMS[key].label} |" + " |" * len(TIMES) + f" {curve['failed']} | | {curve['load']:.0f} | |"
@@ -108,7 +110,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         1, len(found["data"]), figsize=(5.5 * len(found["data"]), 4.5), layout="constrained", squeeze=False
     )
     for axes, (name, data) in zip(all_axes[0], found["data"].items(), strict=True):
-        for key, curve in data["systems"].items():
+        for key, curve in data.items():
             points = curve.get("points", [])
             at = [point["processor_seconds"] for point in points], [point[_METRIC] for point in points]
             label = SYSTEMS[key].label.replace("`", "")
@@ -131,13 +133,18 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, required=True, help="folder that environments are made in")
     parser.add_argument("--fit", type=float, default=600, help="seconds of processor time for the training of a system")
     parser.add_argument("--answers", type=float, default=1200, help="the same for imports, preparation and lists")
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--again", action="store_true", help="measure also what the results have")
+    parser.add_argument("--write", action="store_true", help="write the table of RESULTS.md and the picture")
     options = parser.parse_args()
-    place = RESULTS / "curves.json"
-    data = json.loads(place.read_text(encoding="utf-8"))["data"] if place.exists() else {}
+    place, limits = RESULTS / "curves.json", Limits(0, options.fit, options.answers, 1)
+    found = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {**machine(), "data": {}}
     for name, path in options.data:
-        data[name] = measure(name, path, options.environments, Limits(0, options.fit, options.answers, 1))
-    found = {**machine(), "data": data}
+        curves = found["data"].setdefault(name, {})
+        keys = [key for key in COMPARED if options.again or key not in curves]
+        for key, curve in measure(name, path, options.environments, limits, keys):
+            curves[key] = curve
+            found |= machine()
+            place.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(found)))
     if options.write:
         publish("curves", found, table(found))

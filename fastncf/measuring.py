@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastncf.config import Config
-from fastncf.data.csr import Rows, merge_items
+from fastncf.data.csr import Rows
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.candidates import CandidateSpec, draw_candidates
@@ -109,7 +109,7 @@ class TestSet:
         if negatives is None and self.are_others and split.others is not None:
             excluded = split.others.histories.ascending()
         elif negatives is None:
-            excluded = Rows(*merge_items(split.indptr, split.indices, split.validation_item))
+            excluded = split.trained_or_validated()
         return RankingTask(self.users, positives.indptr, positives.items, split.num_items, negatives, excluded)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 Row = tuple[int, int, int]
 """User, item and time."""
@@ -35,6 +36,20 @@ def from_time(rows: Sequence[Row], point: int) -> tuple[dict, dict, set[int]]:
         (train if time < point else later)[user].add(item)
     test = {user: items - train[user] for user, items in later.items() if user in train}
     return dict(train), {user: items for user, items in test.items() if items}, set(later) - set(train)
+
+
+def validated_from_time(rows: Sequence[Row], point: int) -> tuple[dict, dict, dict, set[int]]:
+    """Training, validation and test items of the users with training items, and the other users.
+
+    The training ends at a time before which the same share of the earlier rows lies as the earlier rows have of all,
+    half of them at least.
+    """
+    times = sorted(time for _, _, time in rows if time < point)
+    begin = times[min(math.ceil(max(Fraction(len(times), len(rows)), Fraction(1, 2)) * len(times)), len(times) - 1)]
+    train, later, users = from_time([row for row in rows if row[2] < point], begin)
+    _, test, _ = from_time(rows, point)
+    test = {user: items for user, items in test.items() if user in train}
+    return train, later, test, users | {user for user, _, _ in rows} - set(train)
 
 
 def popularity_metrics(

@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 import fastncf
+from fastncf.data.csr import Rows
 from fastncf.data.holdout import Holdout, count_of_share
 from fastncf.errors import ConfigError, DataError, UnusedSettingWarning
-from tests.plain_protocols import from_time, histories, last_items, popularity_metrics, unseen
+from tests.plain_protocols import from_time, histories, last_items, popularity_metrics, unseen, validated_from_time
 
 NAMES = ("hr", "ndcg", "mrr", "recall", "precision", "map")
 
@@ -192,7 +193,7 @@ def test_users_who_are_left_out_are_ranked_by_their_histories(tmp_path, settings
 def test_validation_looks_at_what_is_left_of_the_training():
     """The validation item is the latest training item, for each rule."""
     whole = histories(ROWS)
-    for settings in ({"holdout": 2}, {"before": 150}, {"test_users": 5}, {}):
+    for settings in ({"holdout": 2}, {"test_users": 5}, {}):
         rec = popular(FRAME, validation=True, **settings)
         split = rec.split
         tests = split.tests()
@@ -201,9 +202,64 @@ def test_validation_looks_at_what_is_left_of_the_training():
             test = set(rec.items.decode(tests.items[tests.indptr[u] : tests.indptr[u + 1]]))
             validation = rec.items.ids[int(split.validation_item[u])] if split.validation_item[u] >= 0 else None
             assert not test & {validation, *train}
-            if "before" not in settings:
-                left = [item for item in whole[user] if item not in test]
-                assert validation == (left[-1] if len(left) > 1 else None)
+            left = [item for item in whole[user] if item not in test]
+            assert validation == (left[-1] if len(left) > 1 else None)
+
+
+@pytest.mark.parametrize(("seed", "point"), [(0, 150), (5, 30), (6, 199)])
+def test_validation_before_a_point_in_time_is_in_time_itself(tmp_path, seed, point):
+    """It is the last part of the past, and nothing of it, or of later users, is trained on."""
+    rows = [*random_rows(seed), (90, 3, point - 1), (90, 5, point)]  # a user who exists in validation and test alone
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    rec = popular(frame, before=point, validation=True)
+    train, validation, test, others = validated_from_time(rows, point)
+    found = [{} for _ in range(3)]
+    for sets, part in zip(
+        found, (Rows(rec.split.indptr, rec.split.indices), rec.split.validations(), rec.split.tests()), strict=True
+    ):
+        for user, item in zip(rec.users.decode(part.owner), rec.items.decode(part.items), strict=True):
+            sets.setdefault(user, set()).add(item)
+    assert found == [train, validation, test]
+    assert others == set(rec.split.others.users.ids) >= {90}
+    counts = Counter(item for items in train.values() for item in items)
+    catalogue = {item for _, item, _ in rows}
+    known = {user: items | validation.get(user, set()) for user, items in train.items()}
+    expected = popularity_metrics(counts, test, unseen(catalogue, known, test), 10)
+    assert rec.metrics["full/ndcg@10"] == pytest.approx(expected["ndcg"], abs=1e-12)
+    assert sum(rec.data[name] for name in ("interactions", "num_duplicates", "num_test_repeated")) == len(rows)
+    rec.save(tmp_path / "model")
+    loaded = fastncf.load(tmp_path / "model")
+    assert loaded.evaluate() == rec.evaluate()
+    (user,) = list(validation)[:1]
+    loaded.refit()
+    assert set(loaded.recommend(user, k=100)["item"]).isdisjoint(histories(rows)[user])
+    assert len(loaded.split.indices) == len({(u, i) for u, i, _ in rows})
+
+
+def test_validation_in_time_stops_a_training_and_outlasts_updates():
+    rec = fastncf.fit(FRAME, before=150, validation=True, patience=1, loss="bce", dim=8, epochs=3, progress=False)
+    assert {"hr@10", "ndcg@10"} <= set(rec.training_log[0])
+    user = rec.users.decode(rec.split.validations().owner)[0]
+    num_others = (
+        len(rec.split.validations().items) - rec.split.validations().lengths[rec.users.encode(pl.Series([user]))[0]]
+    )
+    rec.update(pl.DataFrame({"user": [user], "item": [3]}))
+    assert len(rec.split.validations().items) == num_others
+    assert set(rec.recommend(user, k=100)["item"]).isdisjoint({3, *histories(ROWS)[user]})
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([0, 0, 0, 0, 9, 9], "the interactions before '9' have one time"),
+        ([0, 1, 1, 1, 9, 9], "fewer than two users have interactions before the items of validation=True"),
+        ([0, 0, 1, 1, 9, 9], "no user has a new item in the last part of the interactions before '9'"),
+    ],
+)
+def test_pasts_that_are_too_short_for_validation(times, message):
+    frame = pl.DataFrame({"user": [1, 2, 1, 2, 1, 2], "item": [1, 2, 1, 2, 3, 1], "time": times})
+    with pytest.raises(DataError, match=message):
+        popular(frame, before=9, validation=True)
 
 
 def test_updates_keep_the_several_test_items_of_other_users():

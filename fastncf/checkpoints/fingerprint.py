@@ -40,7 +40,9 @@ def data_of(users: Vocabulary, items: Vocabulary, split: Split, order: np.ndarra
         "training interactions": f"{len(split.indices):,} ({_checksum(split.indptr, split.indices)})",
         "order of the interactions": "none" if order is None else _checksum(order),
         "weights": "none" if split.weights is None else _checksum(*split.weights),
-        "held-out items": _checksum(split.test_item, split.validation_item, *(split.test_rows or ())),
+        "held-out items": _checksum(
+            split.test_item, split.validation_item, *(split.test_rows or ()), *(split.validation_rows or ())
+        ),
         "users who are left out": "none" if split.others is None else _of_others(split.others),
         "given candidates": "none" if split.test_candidates is None else _checksum(split.test_candidates),
     }

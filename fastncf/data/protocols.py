@@ -163,7 +163,8 @@ def _ages(interactions: Interactions, holdout: Holdout, seed: int) -> tuple[Spli
 def _split_at(interactions: Interactions, holdout: Holdout, *, validation: bool) -> tuple[Interactions, Split]:
     """Train on what is earlier than a point in time, and test on the rest.
 
-    Users who exist only later are not trained on; items that do stay in the catalogue.
+    For validation the last part of the earlier interactions is held out as well, so that the training ends where it
+    begins. Users who exist only after the training are not trained on; items that do stay in the catalogue.
     """
     time, source = interactions.time, interactions.source
     if time is None:
@@ -175,16 +176,27 @@ def _split_at(interactions: Interactions, holdout: Holdout, *, validation: bool)
             f"{source}: {'no' if is_past.all() else 'every'} interaction is from before={holdout.before!r:.80} on; "
             f"expected a point in time between the first and the latest one"
         )
+    if validation:
+        is_past = time < _begin_of_validation(time, is_past)
+    if not is_past.any():
+        raise DataError(
+            f"{source}: the interactions before {holdout.before!r:.80} have one time, so that none is earlier than "
+            f"those of validation=True; expected a later point in time, or validation=False"
+        )
     has_past = np.zeros(len(interactions.users), dtype=np.bool_)
     has_past[interactions.user[is_past]] = True
     kept, new = np.flatnonzero(has_past), np.flatnonzero(~has_past)
     if len(kept) < 2:
-        raise DataError(f"{source}: fewer than two users have interactions before {holdout.before!r:.80}; expected two")
+        when = "before the items of validation=True, which end at" if validation else "before"
+        raise DataError(f"{source}: fewer than two users have interactions {when} {holdout.before!r:.80}; expected two")
     past, later = interactions.of_rows(is_past), interactions.of_rows(~is_past)
-    user, item = _first_of_pairs(later)
+    rows = _first_of_pairs(later)
+    assert later.time is not None
+    user, item, is_test = later.user[rows], later.item[rows], later.time[rows] >= point
     pairs = past.user.astype(np.int64) * len(interactions.items) + past.item
     is_repeated = np.isin(user.astype(np.int64) * len(interactions.items) + item, pairs)
-    tested = has_past[user] & ~is_repeated
+    is_held_out = has_past[user] & ~is_repeated
+    tested = is_held_out & is_test
     if not tested.any():
         raise DataError(
             f"{source}: no user with interactions before {holdout.before!r:.80} has a new item from then on; expected "
@@ -193,16 +205,35 @@ def _split_at(interactions: Interactions, holdout: Holdout, *, validation: bool)
     number = np.cumsum(has_past) - 1
     test = GivenTest(number[user[tested]].astype(np.int32), item[tested], None, source)
     known = past.keep_users(kept, np.arange(len(interactions.items)))
-    split = given_test(known, test, holdout="time", validation=validation)
-    num_duplicates = split.num_duplicates + len(later.user) - len(user)
-    split = replace(split, num_test_repeated=int(is_repeated.sum()), num_duplicates=num_duplicates)
+    validated = is_held_out & ~is_test
+    if validation and not validated.any():
+        raise DataError(
+            f"{source}: no user has a new item in the last part of the interactions before {holdout.before!r:.80}, "
+            f"which validation=True holds out; expected some, or validation=False"
+        )
+    validation_rows = Rows.of(number[user[validated]], item[validated], len(kept)) if validation else None
+    split = given_test(known, test, holdout="time", validation=validation_rows)
+    num_test_repeated = int((is_repeated & is_test).sum())
+    num_duplicates = split.num_duplicates + len(later.user) - len(rows) + int(is_repeated.sum()) - num_test_repeated
+    split = replace(split, num_test_repeated=num_test_repeated, num_duplicates=num_duplicates)
     if len(new):
         number = np.cumsum(~has_past) - 1
         is_new = ~has_past[user]
-        rows = Rows.of(number[user[is_new]], item[is_new], len(new))
+        others = Rows.of(number[user[is_new]], item[is_new], len(new))
         nothing = Rows(np.zeros(len(new) + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
-        split = replace(split, others=OtherUsers(Vocabulary(interactions.users.decode(new), "user"), nothing, rows))
+        split = replace(split, others=OtherUsers(Vocabulary(interactions.users.decode(new), "user"), nothing, others))
     return known, split
+
+
+def _begin_of_validation(time: np.ndarray, is_past: np.ndarray) -> int:
+    """Return the time from which on the past is held out: the same share of it as is tested of all, half at most.
+
+    Args:
+        time: (M,) int64.
+        is_past: (M,) bool, some of them True and some False.
+    """
+    num_past = int(is_past.sum())
+    return _time_after(time[is_past], max(Fraction(num_past, len(time)), Fraction(1, 2)))
 
 
 def point_in_time(interactions: Interactions, holdout: Holdout) -> int:
@@ -221,15 +252,14 @@ def _time_after(time: np.ndarray, share: Fraction) -> int:
     return int(np.partition(time, place)[place])
 
 
-def _first_of_pairs(interactions: Interactions) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct pairs (n,) user by user, a user's in the order of their first times."""
+def _first_of_pairs(interactions: Interactions) -> np.ndarray:
+    """Return the first row (n,) of each distinct pair, user by user, a user's in the order of their times."""
     assert interactions.time is not None
     # of equal times the first row is the latest
     rows = np.lexsort((-np.arange(len(interactions.user)), interactions.time, interactions.user))
     user, item = interactions.user[rows], interactions.item[rows]
     first = np.unique(user.astype(np.int64) * len(interactions.items) + item, return_index=True)[1]
-    first.sort()
-    return user[first], item[first]
+    return rows[np.sort(first)]
 
 
 def _leave_users_out(

@@ -51,7 +51,8 @@ class Split:
         indices: (N,) int32, item indices, ascending and distinct in each row.
         test_item: (U,) int32, the item held out for the test, -1 where the user has none; -1 throughout where users may
             have several, see ``test_rows``.
-        validation_item: (U,) int32, the item held out for validation, -1 where the user has none.
+        validation_item: (U,) int32, the item held out for validation, -1 where the user has none; -1 throughout where
+            users may have several, see ``validation_rows``.
         num_duplicates: rows of the source that repeated a (user, item) pair and were dropped.
         num_users_all_seen: users who have seen every item, so that they have no negatives: neither trained on nor
             tested.
@@ -62,6 +63,7 @@ class Split:
             fills up short rows and stands for items that the user has seen. None where no candidates were given.
         num_candidates_seen: entries of the given candidates that their user has seen, the test item included.
         test_rows: held-out items of users who may have several, the oldest first; None where each user has one at most.
+        validation_rows: the same of the items held out for validation.
         others: users that are not trained on, or None. Items of the catalogue may be theirs alone.
         num_test_repeated: later interactions with an item that their user has in training, which are not tested.
         weights: weights in the loss of all pairs, held-out ones included; None where all count alike.
@@ -82,6 +84,7 @@ class Split:
     others: OtherUsers | None = None
     num_test_repeated: int = 0
     weights: PairWeights | None = None
+    validation_rows: Rows | None = None
 
     def __repr__(self) -> str:
         """Return the sizes in one line, without the arrays."""
@@ -98,23 +101,31 @@ class Split:
     @property
     def num_interactions(self) -> int:
         """Number of distinct (user, item) pairs: training, held-out, and those of users who have seen every item."""
-        held_out = len(self.tests().items) + int((self.validation_item >= 0).sum())
+        held_out = len(self.tests().items) + len(self.validations().items)
         others = 0 if self.others is None else self.others.num_interactions
         return len(self.indices) + held_out + self.num_users_all_seen * self.num_items + others
 
     def tests(self) -> Rows:
         """Return the held-out test items of all users, (U,) rows."""
-        if self.test_rows is not None:
-            return self.test_rows
-        users = np.flatnonzero(self.test_item >= 0)
-        return Rows.of(users, self.test_item[users], self.num_users)
+        return _rows_of(self.test_item) if self.test_rows is None else self.test_rows
+
+    def validations(self) -> Rows:
+        """Return the items of all users that are held out for validation, (U,) rows."""
+        return _rows_of(self.validation_item) if self.validation_rows is None else self.validation_rows
+
+    def trained_or_validated(self) -> Rows:
+        """Return the training and validation items of all users, (U,) rows, ascending in each."""
+        if self.validation_rows is not None:
+            return Rows(self.indptr, self.indices).sorted_with(self.validation_rows)
+        return Rows(*merge_items(self.indptr, self.indices, self.validation_item))
 
     @functools.cached_property
     def seen_source(self) -> SeenSource:
         """Arrays from which kernels find what users have seen."""
         indptr, indices = self.indptr, self.indices
-        if self.test_rows is not None:
-            indptr, indices = Rows(indptr, indices).sorted_with(self.test_rows)
+        for rows in (self.validation_rows, self.test_rows):
+            if rows is not None:
+                indptr, indices = Rows(indptr, indices).sorted_with(rows)
         return SeenSource(indptr, indices, self.validation_item, self.test_item, self.num_items)
 
     def item_counts(self) -> np.ndarray:
@@ -164,6 +175,12 @@ class Split:
         known = np.zeros(self.num_items, dtype=np.bool_)
         run_ranges(lambda a, b: mark_present(self.indices[a:b], 0, known), even_ranges(len(self.indices)))
         return known
+
+
+def _rows_of(items: np.ndarray) -> Rows:
+    """Return an item (U,) of each user, -1 for none, as rows."""
+    users = np.flatnonzero(items >= 0)
+    return Rows.of(users, items[users], len(items))
 
 
 def leave_one_out(
@@ -246,7 +263,7 @@ def hold_nothing_out(interactions: Interactions) -> Split:
 
 
 def given_test(
-    interactions: Interactions, test: GivenTest, *, holdout: Rule = "given", validation: bool = False
+    interactions: Interactions, test: GivenTest, *, holdout: Rule = "given", validation: Rows | None = None
 ) -> Split:
     """Return a split that trains on all interactions and tests on a given test set.
 
@@ -256,7 +273,8 @@ def given_test(
         interactions: the training data.
         test: the test set, with indices of the same vocabularies. A user may have several items, the oldest first.
         holdout: how the test set came about.
-        validation: hold out the latest training item of each user with two for validation; needs times.
+        validation: items held out for validation of each user, the oldest first, which are neither in training nor in
+            the test set; or None.
 
     Raises:
         DataError: a test pair is also in training, every user or every test user has seen every item, no test item or
@@ -266,9 +284,9 @@ def given_test(
     rows, num_repeated = _test_rows(interactions, test)
     is_single = holdout == "given" and bool((rows.lengths <= 1).all())
     _refuse_leaks(interactions, test, rows)
-    time = interactions.time if validation else np.zeros(len(interactions.user), dtype=np.int64)
-    assert time is not None
-    parts = _split_by_user(interactions, time, num_held_out=int(validation), num_given=rows.lengths)
+    num_given = rows.lengths if validation is None else rows.lengths + validation.lengths
+    time = np.zeros(len(interactions.user), dtype=np.int64)
+    parts = _split_by_user(interactions, time, num_held_out=0, num_given=num_given)
     users = rows.owner
     is_tested = ~parts.all_seen[users]
     rows = Rows.of(users[is_tested], rows.items[is_tested], num_users)
@@ -280,12 +298,13 @@ def given_test(
         indptr=parts.indptr,
         indices=parts.indices,
         test_item=test_item,
-        validation_item=parts.held_out[0],
+        validation_item=np.full(num_users, -1, dtype=np.int32),
         num_duplicates=parts.num_duplicates + num_repeated,
         num_users_all_seen=int(parts.all_seen.sum()),
         num_users_too_short=0,
         holdout=holdout,
         test_rows=None if is_single else rows,
+        validation_rows=None if validation is None else _without_users(validation, parts.all_seen),
     )
     if test.candidates is not None:
         by_user = np.argsort(test.user)
@@ -295,6 +314,12 @@ def given_test(
         split = replace(split, test_candidates=masked, num_candidates_seen=int(seen.sum()))
     _require_known_items(interactions, test, split)
     return split
+
+
+def _without_users(rows: Rows, is_left_out: np.ndarray) -> Rows:
+    """Return the rows of U users, empty for those who are left out, (U,) bool."""
+    is_kept = ~is_left_out[rows.owner]
+    return Rows.of(rows.owner[is_kept], rows.items[is_kept], len(is_left_out))
 
 
 def time_order(interactions: Interactions, split: Split, users: np.ndarray | None = None) -> np.ndarray:
@@ -366,8 +391,8 @@ def hold_out_nothing(split: Split, order: np.ndarray | None) -> tuple[Split, np.
     Returns:
         The split, and the order of its interactions, None where there was none.
     """
-    if split.test_rows is not None:
-        split, order = _train_on_tests(split, order)
+    if split.test_rows is not None or split.validation_rows is not None:
+        split, order = _train_on_rows(split, order)
     held_out = np.stack([split.validation_item, split.test_item])
     indptr, indices = merge_items(split.indptr, split.indices, *held_out)
     merged_order = None
@@ -390,22 +415,22 @@ def hold_out_nothing(split: Split, order: np.ndarray | None) -> tuple[Split, np.
     return whole, merged_order
 
 
-def _train_on_tests(split: Split, order: np.ndarray | None) -> tuple[Split, np.ndarray | None]:
-    """Return a split in which the validation item and then the several test items of each user end its history."""
-    assert split.test_rows is not None
-    users = np.flatnonzero(split.validation_item >= 0)
-    parts = (
-        Rows(split.indptr, ordered_items(split, order)),
-        Rows.of(users, split.validation_item[users], split.num_users),
-        split.test_rows,
-    )
+def _train_on_rows(split: Split, order: np.ndarray | None) -> tuple[Split, np.ndarray | None]:
+    """Return a split in which the validation items and then the test items of each user end its history."""
+    parts = Rows(split.indptr, ordered_items(split, order)), split.validations(), split.tests()
     owner, items = (np.concatenate([getattr(part, name) for part in parts]) for name in ("owner", "items"))
     by_age = np.argsort(owner, kind="stable")  # the parts follow each other in time
     rows = Rows.of(owner[by_age], items[by_age], split.num_users)
     by_item = np.lexsort((rows.items, rows.owner))
     none = np.full(split.num_users, -1, dtype=np.int32)
     merged = replace(
-        split, indptr=rows.indptr, indices=rows.items[by_item], validation_item=none, test_item=none, test_rows=None
+        split,
+        indptr=rows.indptr,
+        indices=rows.items[by_item],
+        validation_item=none,
+        test_item=none,
+        test_rows=None,
+        validation_rows=None,
     )
     return merged, None if order is None else positions_in_rows(by_item, rows.indptr)
 

@@ -51,10 +51,10 @@ def add_interactions(
     for number, taken in enumerate(held_out):
         users = changed[taken[changed] >= 0]
         parts.append((users, taken[users], lengths[users] + number))
-    (test_user, tested), test_rows = _take_tests(split.test_rows, new_index, is_changed)
-    latest = lengths.max(initial=0) + 2
-    parts.append((test_user, tested, latest + np.arange(len(tested))))
-    parts.append((user, item, latest + len(tested) + np.arange(len(user))))
+    (validated_user, validated), validation_rows = _take_rows(split.validation_rows, new_index, is_changed)
+    (test_user, tested), test_rows = _take_rows(split.test_rows, new_index, is_changed)
+    latest = (np.concatenate(both) for both in ((validated_user, test_user, user), (validated, tested, item)))
+    parts.append((*latest, lengths.max(initial=0) + 2 + np.arange(len(validated) + len(tested) + len(user))))
     owners, items, ages = (np.concatenate(column) for column in zip(*parts, strict=True))
     owners, items, ages = _latest(owners, items, ages, split.num_items)
     counts = np.bincount(owners, minlength=num_users)
@@ -81,6 +81,7 @@ def add_interactions(
             validation_item=held_out[0],
             test_item=held_out[1],
             num_users_all_seen=split.num_users_all_seen + int(is_full.sum()),
+            validation_rows=validation_rows,
             test_rows=test_rows,
             test_candidates=None if candidates is None else candidates[held_out[1][had_test] >= 0],
         ),
@@ -88,26 +89,26 @@ def add_interactions(
     )
 
 
-def _take_tests(
-    test_rows: Rows | None, new_index: np.ndarray, is_changed: np.ndarray
+def _take_rows(
+    rows: Rows | None, new_index: np.ndarray, is_changed: np.ndarray
 ) -> tuple[tuple[np.ndarray, np.ndarray], Rows | None]:
-    """Return the several test items of users who have changed, and those of the others, by the users' new numbers.
+    """Return the held-out items of users who have changed, and those of the others, by the users' new numbers.
 
     Args:
-        test_rows: test items of the old users, a user's oldest first, or None.
+        rows: held-out items of the old users, a user's oldest first, or None.
         new_index: (U,) int32, ascending, number of each old user among all.
         is_changed: whether each of all users has changed.
 
     Returns:
         Users (n,) and items (n,); and the rows of all users, None where there were none.
     """
-    if test_rows is None:
+    if rows is None:
         nothing = np.empty(0, dtype=np.int32)
         return (nothing, nothing), None
-    user = new_index[test_rows.owner]
+    user = new_index[rows.owner]
     is_taken = is_changed[user]
-    left = Rows.of(user[~is_taken], test_rows.items[~is_taken], len(is_changed))
-    return (user[is_taken], test_rows.items[is_taken]), left
+    left = Rows.of(user[~is_taken], rows.items[~is_taken], len(is_changed))
+    return (user[is_taken], rows.items[is_taken]), left
 
 
 def renumber_items(
@@ -153,13 +154,14 @@ def renumber_items(
             indices=items[by_item],
             test_item=renumbered(split.test_item),
             validation_item=renumbered(split.validation_item),
-            test_rows=None if split.test_rows is None else _renumbered_rows(split.test_rows, new_index),
+            test_rows=_renumbered_rows(split.test_rows, new_index),
+            validation_rows=_renumbered_rows(split.validation_rows, new_index),
             others=None
             if split.others is None
             else replace(
                 split.others,
-                histories=_renumbered_rows(split.others.histories, new_index),
-                test=_renumbered_rows(split.others.test, new_index),
+                histories=Rows(split.others.histories.indptr, new_index[split.others.histories.items]),
+                test=Rows(split.others.test.indptr, new_index[split.others.test.items]),
             ),
             test_candidates=None if candidates is None else renumbered(candidates),
             num_users_all_seen=0,
@@ -168,9 +170,9 @@ def renumber_items(
     )
 
 
-def _renumbered_rows(rows: Rows, new_index: np.ndarray) -> Rows:
-    """Return rows of items by their new numbers."""
-    return Rows(rows.indptr, new_index[rows.items])
+def _renumbered_rows(rows: Rows | None, new_index: np.ndarray) -> Rows | None:
+    """Return rows of items, if there are any, by their new numbers."""
+    return None if rows is None else Rows(rows.indptr, new_index[rows.items])
 
 
 def join_others(
@@ -216,6 +218,7 @@ def _reordered(split: Split, order: np.ndarray | None, users: np.ndarray) -> tup
         test_item=split.test_item[users],
         validation_item=split.validation_item[users],
         test_rows=None if split.test_rows is None else split.test_rows.select(users),
+        validation_rows=None if split.validation_rows is None else split.validation_rows.select(users),
         test_candidates=candidates,
     )
     return reordered, None if order is None else order[place]

@@ -115,13 +115,14 @@ def require_candidate_memory(num_lists: int, num_candidates: int) -> None:
 
 
 def validation_lists(split: Split, spec: CandidateSpec) -> CandidateLists[np.ndarray]:
-    """Draw lists for the items that are held out for validation.
+    """Draw lists for the items that are held out for validation, one for each item.
 
     Raises:
         ConfigError: no user has such an item.
         DataError: one of the users has seen all items.
     """
-    users = np.flatnonzero(split.validation_item >= 0).astype(np.int32)
+    rows = split.validations()
+    users = rows.owner.astype(np.int32)
     if not len(users):
         raise ConfigError("validation=True: no user has three different items; expected some, or validation=False")
-    return held_out_lists(split, spec, users, split.validation_item[users], Stream.VALIDATION_CANDIDATES)
+    return held_out_lists(split, spec, users, rows.items, Stream.VALIDATION_CANDIDATES)

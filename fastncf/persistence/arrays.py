@@ -185,12 +185,16 @@ def require_split(split: Split, num_users: int) -> None:
         require_apart("test_rows", split.test_rows, Rows(split.indptr, indices), num_items)
         if (split.test_item >= 0).any() or candidates is not None:
             raise UnexpectedError("test_item or test_candidates hold something beside test_rows")
-        has_none = np.diff(split.indptr) == 0
-        if (split.test_rows.lengths[has_none] > 0).any():
-            raise UnexpectedError("test_rows has items of a user without training items")
-        is_validation = split.test_rows.items == split.validation_item[split.test_rows.owner]
-        if is_validation.any():
-            raise UnexpectedError("test_rows and validation_item hold the same item of a user")
+        require_apart("test_rows", split.test_rows, split.validations(), num_items)
+    if split.validation_rows is not None:
+        require_apart("validation_rows", split.validation_rows, Rows(split.indptr, indices), num_items)
+        require_apart("validation_rows", split.validation_rows, split.tests(), num_items)
+        if (split.validation_item >= 0).any():
+            raise UnexpectedError("validation_item holds something beside validation_rows")
+    has_none = np.diff(split.indptr) == 0
+    for name, rows in (("test_rows", split.test_rows), ("validation_rows", split.validation_rows)):
+        if rows is not None and (rows.lengths[has_none] > 0).any():
+            raise UnexpectedError(f"{name} has items of a user without training items")
     if candidates is not None:
         num_lists = int((split.test_item >= 0).sum())
         _require_form("test_candidates", candidates, (num_lists, *(candidates.shape[1:2] or (0,))), np.int32)

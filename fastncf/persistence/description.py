@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ARRAYS = "indptr", "indices", "test_item", "validation_item", "test_candidates"
 """Names of the arrays of a split; the last one may be missing."""
 
-_ROWS = "test_rows", "other_histories", "other_test"
+_ROWS = "test_rows", "validation_rows", "other_histories", "other_test"
 """Rows of items that a split may have, each in two arrays: the items, and the bounds in ``NAME_indptr``."""
 
 _WEIGHTS = {"weight_indptr": "indptr", "weight_indices": "indices", "weight_values": "values"}
@@ -125,7 +125,7 @@ def describe(
         "other_users": None if split.others is None else _ids(split.others.users),
     }
     arrays = {name: getattr(split, name) for name in ARRAYS} | {"order": saved["order"]}
-    rows = {"test_rows": split.test_rows}
+    rows = {"test_rows": split.test_rows, "validation_rows": split.validation_rows}
     if (others := split.others) is not None:
         rows |= {"other_histories": others.histories, "other_test": others.test}
     for name, one in rows.items():
@@ -248,6 +248,7 @@ def _read_split(plain: _Plain, arrays: Mapping[str, Any], num_users: int, num_it
         holdout=plain.holdout,
         test_candidates=arrays.get("test_candidates"),
         test_rows=_rows(arrays, "test_rows", num_users, num_items),
+        validation_rows=_rows(arrays, "validation_rows", num_users, num_items),
         others=_others(plain, arrays, num_items),
         num_test_repeated=plain.num_test_repeated,
     )

@@ -52,7 +52,11 @@ class FastNCF(Adapter):
         return f"{len(self.model.training_log)} epochs, loss {self.model.plan.final.loss}"
 
     def fit_in_steps(self, clock: Clock, after_step: Callable[[], None]) -> str:
-        """Do what ``fit`` does for a model of one stage, with its choice of settings before the first epoch."""
+        """Do what ``fit`` does for a model of one stage, with its choice of settings before the first epoch.
+
+        Settings are chosen as for a file whose last items are held out: with ``holdout=None``, :meth:`fit` chooses them
+        on one item of each user less.
+        """
         import fastncf
         from fastncf.data.split import hold_out_nothing
         from fastncf.kernels.cpu.factors import Factors
@@ -66,12 +70,12 @@ class FastNCF(Adapter):
         config = fastncf.Config(holdout="none", seed=self.seed, **self.settings)
         columns = dict.fromkeys(("user", "item", "time", "rating", "weight"))
         data, plan = prepare(self.frame, Inputs(None, None, columns, None), config, stacklevel=1)
-        if (alternative := alternative_plan(config, plan)) is not None:
-            trials = trial_of(config, plan), trial_of(config, alternative)
-            plan = choose_plan((plan, alternative), trials, data.split, data.order)
-        plan = choose_l2(plan, data.split, data.order)
         split, order = hold_out_nothing(data.split, data.order)
         plan = plan.with_everything(split)
+        if (alternative := alternative_plan(config, plan)) is not None:
+            trials = trial_of(config, plan), trial_of(config, alternative)
+            plan = choose_plan((plan, alternative), trials, split, order)
+        plan = choose_l2(plan, split, order)
         (stage,) = plan.stages
         with prepared_device(stage, has_module=False):
             model, trainer_class = initial_model(stage, None, split, []), get(stage.trainer)

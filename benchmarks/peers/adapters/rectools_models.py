@@ -41,7 +41,7 @@ class SASRec(Adapter):
         """Do the same by single epochs, between which the library keeps the moments of its optimizer."""
         self.model = self.make(clock)
         for _ in range(_EPOCHS):
-            self.model.fit_partial(self.dataset, min_epochs=1, max_epochs=1)
+            self.model.fit_partial(self.dataset, min_epochs=0, max_epochs=1)
             after_step()
             if clock.is_over():
                 break
