@@ -32,18 +32,18 @@ RANKINGS = {"1 + 99": False, "whole catalogue": True}
 _SHAPE = {"users": 1_500, "items": 2_000, "interactions": 75_000}
 
 
-def work(folder: Path) -> None:
-    """Fit all models, then evaluate the one that each line of the standard input asks for, and answer in JSON."""
+def work(folder: Path, models: list[str]) -> None:
+    """Fit models, then evaluate the one that each line of the standard input asks for, and answer in JSON."""
     import fastncf
 
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         fitted: dict[str, Any] = {}
-        for model, settings in MODELS.items():
+        for model in models:
             for holdout, held_out in HOLDOUTS.items():
                 if _takes(fastncf.Config, held_out):
                     fitted[f"{model}, {holdout}"] = fastncf.fit(
-                        folder / "data.csv", device="cpu", seed=1, **settings, **held_out
+                        folder / "data.csv", device="cpu", seed=1, **MODELS[model], **held_out
                     )
         print(json.dumps(list(fitted)), file=out, flush=True)
         for line in sys.stdin:
@@ -62,7 +62,7 @@ def _takes(config: Any, settings: dict[str, Any]) -> bool:
     return True
 
 
-def measure(tree: Path, base: Path, rounds: int) -> dict[str, dict[str, Any]]:
+def measure(tree: Path, base: Path, models: list[str], rounds: int) -> dict[str, dict[str, Any]]:
     """Return for each case the seconds of ``base`` and ``head`` in each round, and whether the metrics are the same."""
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -70,7 +70,7 @@ def measure(tree: Path, base: Path, rounds: int) -> dict[str, dict[str, Any]]:
         command = [sys.executable, "-m", "fastncf", "generate", "data.csv", *flags]
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         subprocess.run(command, cwd=name, env=environment, stdout=subprocess.DEVNULL, check=True)
-        sides = {"base": _start(base, name, stack), "head": _start(tree, name, stack)}
+        sides = {"base": _start(base, name, models, stack), "head": _start(tree, name, models, stack)}
         known = [json.loads(_line(side)) for side in sides.values()]
         cases = [(one, label, is_full) for one in known[1] if one in known[0] for label, is_full in RANKINGS.items()]
         for number in range(rounds + 1):  # the first one compiles
@@ -86,11 +86,11 @@ def measure(tree: Path, base: Path, rounds: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _start(tree: Path, folder: str, stack: ExitStack) -> "subprocess.Popen[str]":
+def _start(tree: Path, folder: str, models: list[str], stack: ExitStack) -> "subprocess.Popen[str]":
     """Start the worker of a folder that has the package."""
     return stack.enter_context(
         subprocess.Popen(
-            [sys.executable, "-P", __file__, "--work", folder],
+            [sys.executable, "-P", __file__, "--work", folder, *models],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -147,6 +147,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bases", nargs="+", metavar="BASE", help="commits that HEAD is compared with")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
@@ -156,7 +157,7 @@ def main() -> None:
         for number, name in enumerate(options.bases):
             commit = git(ROOT, "rev-parse", name)
             tree = stack.enter_context(worktree(commit, Path(folder) / f"base{number}"))
-            found["bases"][commit] = measure(head, tree, options.rounds)
+            found["bases"][commit] = measure(head, tree, options.models, options.rounds)
     found["load"] = os.getloadavg()[0]
     print("\n".join(table(found)))
     if options.write:
@@ -165,6 +166,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
-        work(Path(sys.argv[2]))
+        work(Path(sys.argv[2]), sys.argv[3:])
     else:
         main()
