@@ -124,14 +124,15 @@ FAST_NEXT_ITEM_SPARSE = Recipe('for softmax on sparse data with histories and bu
 
 OTHER_ITEMS = Recipe(
     "for softmax with histories without an order",
-    {**NEXT_ITEM.settings, "learning_rate": 0.004, "num_negatives": 2_048, "dropout": 0.3},
+    {**NEXT_ITEM.settings, "learning_rate": 0.004, "dropout": 0.5},
 )
 OTHER_ITEMS_SPARSE = Recipe(
-    "for softmax on sparse data with histories without an order", {"num_negatives": 512, "dim": 256, "dropout": 0.2}
+    "for softmax on sparse data with histories without an order",
+    {"epochs": 32, "num_negatives": 512, "dim": 256, "dropout": 0.8},
 )
 FAST_OTHER_ITEMS = Recipe(
     'for softmax with histories without an order and budget="fast"',
-    {"epochs": 6, "dim": 64, "num_negatives": 512},
+    {"epochs": 6, "dim": 64, "num_negatives": 512, "dropout": 0.4},
 )
 """Recipes of an mf whose users are states of sets."""
 

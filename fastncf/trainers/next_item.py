@@ -77,6 +77,7 @@ class NextItem(Trainer):
     history: ClassVar[Literal["sequence", "bag"]] = "sequence"
     is_mean: ClassVar[np.ndarray] = IS_MEAN
     state_length: ClassVar[float] = 0.0
+    _fixed_states: np.ndarray | None = None  # (U * width,) float32, once states are no longer trained
 
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:
@@ -204,6 +205,7 @@ class NextItem(Trainer):
             num_negatives=self.num_negatives,
             num_slots=self.num_slots,
             lookahead=1 if self.history == "sequence" else 0,
+            has_fixed_states=self._fixed_states is not None,
         )
 
     def _settings(self, number: int) -> kernels.Settings:
@@ -219,6 +221,7 @@ class NextItem(Trainer):
             dropout=float(self.stage.dropout),
             dropout_key=np.uint64(key(self.stage.seed, Stream.DROPOUT, number)),
             state_length=np.float32(self.state_length),
+            has_fixed_states=self._fixed_states is not None,
         )
 
     def _make_buffers(self, most: "_Most") -> kernels.Buffers:
@@ -241,6 +244,7 @@ class NextItem(Trainer):
             partial_recurrence=aligned_zeros(most.windows * 2 * features * width),
             zeros=aligned_zeros(width),
             losses=np.zeros(positions),
+            fixed_states=np.empty(0, dtype=np.float32) if self._fixed_states is None else self._fixed_states,
         )
 
     def _scratch_size(self) -> int:
@@ -249,10 +253,12 @@ class NextItem(Trainer):
         return kernels.scratch_size(longest, len(self.is_mean) * self.width, self.num_slots, self.row_width)
 
     def _catch_up(self, step: int) -> None:
-        """Bring all rows to the state after a step."""
+        """Bring all rows to the state after a step; where states are fixed, history vectors stay as they are."""
+
+        tables = (self._inputs, self._outputs) if self._fixed_states is None else (self._outputs,)
 
         def catch_up_rows(first: int, last: int) -> None:
-            for table in (self._inputs, self._outputs):
+            for table in tables:
                 catch_up(first, last, step, table, self._schedule)
 
         run_ranges(catch_up_rows, even_ranges(self.num_items))
@@ -501,6 +507,7 @@ def make_plans(count: int, most: _Most, has_weights: bool) -> kernels.Plans:
         token_slots=rows(most.tokens),
         target_slots=rows(most.positions),
         position_windows=rows(most.positions),
+        window_users=rows(most.windows),
         slot_items=rows(slots),
         input_indptr=rows(slots + 1),
         input_tokens=rows(most.tokens),

@@ -2,7 +2,9 @@
 
 For data whose order says nothing. A user is the direction of the mean of the history vectors of the user's items, see
 :class:`~fastncf.kernels.cpu.encoder.HistoryEncoder` and :mod:`fastncf.kernels.cpu.sets`; the item that is predicted is
-left out of it. There is no vector of the user's own. All else is as in :mod:`fastncf.trainers.next_item`.
+left out of it. There is no vector of the user's own. In the last epochs the states of whole sets stay as they are, and
+output vectors and biases alone are trained against them: recommendations are ranked by states of whole sets, which the
+epochs before have not seen. All else is as in :mod:`fastncf.trainers.next_item`.
 """
 
 from typing import ClassVar, Literal
@@ -14,6 +16,7 @@ from fastncf.kernels.cpu.encoder import LONGEST, HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.next_item import Windows
 from fastncf.kernels.cpu.sets import SET_ROWS
+from fastncf.kernels.cpu.simd import aligned_zeros
 from fastncf.rng import Stream, key
 from fastncf.trainers.next_item import NextItem
 from fastncf.trainers.sgd import weights_of
@@ -22,7 +25,10 @@ LARGEST_WINDOW = 48
 """Items of a window at most. A larger set is divided at random, anew in each epoch, so that its states are made of a
 part of it: what MultVAE (Liang et al. 2018) does by dropout of inputs."""
 
-STATE_LENGTH = 5.0
+FIXED_SHARE = 0.5
+"""Share of the epochs, the last ones, in which the states of whole sets stay as they are and the items are trained."""
+
+STATE_LENGTH = 7.0
 """Length of all states, the inverse of a temperature."""
 
 
@@ -38,6 +44,21 @@ class OtherItems(NextItem):
         """Return the windows that an epoch visits."""
         turn = epoch if self.stage.shuffle else 0
         return set_windows(self.split, np.random.Philox(key=key(self.stage.seed, Stream.HISTORIES, turn, 1)))
+
+    def epoch(self, number: int) -> float:
+        """See :meth:`fastncf.trainers.next_item.NextItem.epoch`; the last epochs train the items alone."""
+        if number < self.stage.epochs - round(self.stage.epochs * FIXED_SHARE):
+            self._fixed_states = None
+        elif self._fixed_states is None:
+            self._fixed_states = self._states_of_sets()
+        return super().epoch(number)
+
+    def _states_of_sets(self) -> np.ndarray:
+        """Return the states of the whole sets of all users, (U * width,) float32."""
+        self._encode_users()
+        states = aligned_zeros(len(self.model.user_vectors) * self.width)
+        states.reshape(-1, self.width)[:, : self.stage.dim] = self.model.user_vectors
+        return states
 
     def _scratch_size(self) -> int:
         """Return how many numbers a thread needs for itself."""

@@ -20,20 +20,23 @@ def make(split: Split, **changes) -> OtherItems:
 
 
 def batch_loss(
-    trainer: OtherItems, p: dict[str, torch.Tensor], epoch: int, batch: int, chosen: list[int]
+    trainer: OtherItems, p: dict[str, torch.Tensor], epoch: int, batch: int, chosen: list[int], is_fixed: bool
 ) -> torch.Tensor:
-    """Return the summed cross entropy of a batch."""
+    """Return the summed cross entropy of a batch; fixed states are those of whole sets, and have no gradients."""
     windows = trainer.windows
     negatives, log_sizes = negatives_of(trainer, epoch, batch)
     states, targets, histories = [], [], []
     for w in chosen:
         start, user = int(windows.starts[w]), int(windows.users[w])
         items = windows.items[start : start + int(windows.lengths[w])].tolist()
+        whole = windows.items[windows.indptr[user] : windows.indptr[user + 1]]
         for target in items:
             others = torch.tensor([item for item in items if item != target])
-            states.append(p["history_vectors"][others].mean(0))
+            seen = torch.from_numpy(whole.astype(np.int64)) if is_fixed else others
+            state = p["history_vectors"][seen].mean(0)
+            states.append(state.detach() if is_fixed else state)
             targets.append(target)
-            histories.append(windows.items[windows.indptr[user] : windows.indptr[user + 1]])
+            histories.append(whole)
     state = trainer.state_length * torch.nn.functional.normalize(torch.stack(states), dim=1)
     if trainer.stage.dropout:
         state = state * masks_of(trainer, epoch, batch, len(state))
@@ -55,19 +58,19 @@ def batch_loss(
 def test_epochs_are_those_of_autograd(monkeypatch, changes):
     monkeypatch.setattr(other_items, "LARGEST_WINDOW", 6)
     split = random_split(3)
-    trainer = make(split, **changes)
+    trainer = make(split, epochs=4, **changes)
     stage = trainer.stage
     p = {name: tensor for name, tensor in parameters_of(trainer).items() if tensor.numel()}
     adam = torch.optim.Adam(p.values(), lr=1.0)
     steps = stage.epochs * trainer.num_batches
-    for epoch in range(2):
+    for epoch in range(4):
         found, total = trainer.epoch(epoch), 0.0  # first, since it draws the windows
         for batch, chosen in enumerate(batches_of(trainer, epoch)):
             progress = (epoch * trainer.num_batches + batch) / steps
             adam.param_groups[0]["lr"] = float(stage.learning_rate_at(np.array([progress]))[0])
             adam.zero_grad()
             num_positions = int(trainer.windows.lengths[chosen].sum())
-            loss = batch_loss(trainer, p, epoch, batch, chosen)
+            loss = batch_loss(trainer, p, epoch, batch, chosen, epoch >= 2)
             (loss / num_positions).backward()
             total += loss.item()
             adam.step()
@@ -108,14 +111,16 @@ def test_same_bits_for_any_number_of_threads(monkeypatch):
     assert all(other == found[0] for other in found[1:])
 
 
-def test_training_goes_on_from_a_state():
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_training_goes_on_from_a_state(done):
+    """From among the epochs that train states, from the last of them, and from among those that leave them."""
     split = random_split(4)
-    whole, other = make(split), make(split)
+    whole, other = make(split, epochs=4), make(split, epochs=4)
     for number in range(4):
         whole.epoch(number)
-        if number == 1:
+        if number == done - 1:
             other.load_state_dict(whole.state_dict())
-    for number in range(2, 4):
+    for number in range(done, 4):
         other.epoch(number)
     assert bits_of(other.model) == bits_of(whole.model)
     check_refused_states(other)

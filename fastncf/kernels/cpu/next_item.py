@@ -100,6 +100,7 @@ class Epoch(NamedTuple):
         num_slots: slots before that of the first item that is no negative, K rounded up, int64.
         lookahead: tokens from a position to the item that it predicts, int64: 1, or 0 for sets, where it predicts the
             item of its own token.
+        has_fixed_states: whether states are not made of tokens, so that plans have none.
     """
 
     order: np.ndarray
@@ -109,6 +110,7 @@ class Epoch(NamedTuple):
     num_negatives: int
     num_slots: int
     lookahead: int
+    has_fixed_states: bool
 
 
 class Plans(NamedTuple):
@@ -121,6 +123,7 @@ class Plans(NamedTuple):
         token_slots: (R, tokens).
         target_slots: (R, positions), slot of the item that follows.
         position_windows: (R, positions).
+        window_users: (R, windows).
         slot_items: (R, slots); the first are the negatives; -1 for slots without an item.
         input_indptr: (R, slots + 1), CSR of the tokens of each slot.
         input_tokens: (R, tokens).
@@ -137,6 +140,7 @@ class Plans(NamedTuple):
     token_slots: np.ndarray
     target_slots: np.ndarray
     position_windows: np.ndarray
+    window_users: np.ndarray
     slot_items: np.ndarray
     input_indptr: np.ndarray
     input_tokens: np.ndarray
@@ -198,6 +202,7 @@ def _plan_slots(number, row, windows, epoch, plans, slot_of):
         w = epoch.order[at]
         plans.window_tokens[row, count] = token
         plans.window_positions[row, count] = position
+        plans.window_users[row, count] = windows.users[w]
         num_tokens = windows.contexts[w] + windows.lengths[w]
         for j in range(num_tokens + epoch.lookahead):
             item = windows.items[windows.starts[w] + j]
@@ -207,7 +212,7 @@ def _plan_slots(number, row, windows, epoch, plans, slot_of):
                 slot_of[item] = slot
                 slot_items[slot] = item
                 num_slots += 1
-            if j < num_tokens:
+            if j < num_tokens and not epoch.has_fixed_states:
                 plans.token_slots[row, token] = slot
                 token += 1
             if j >= windows.contexts[w] + epoch.lookahead:
@@ -274,6 +279,7 @@ class Settings(NamedTuple):
         dropout_key: uint64, of the epoch.
         state_length: length of all states, float32, of sets, see :mod:`fastncf.kernels.cpu.sets`; 0 for states that run
             through histories, whose lengths differ.
+        has_fixed_states: whether a position's state is the row of its user in ``fixed_states``, which is not trained.
     """
 
     width: int
@@ -284,6 +290,7 @@ class Settings(NamedTuple):
     dropout: float
     dropout_key: np.uint64
     state_length: Any
+    has_fixed_states: bool
 
 
 class Buffers(NamedTuple):
@@ -304,6 +311,7 @@ class Buffers(NamedTuple):
         partial_recurrence: (windows * 2 * C * D,), gradients of gains and decays.
         zeros: (D,).
         losses: (positions,) float64.
+        fixed_states: (U * D,), or empty.
     """
 
     inputs: Any
@@ -320,6 +328,7 @@ class Buffers(NamedTuple):
     partial_recurrence: Any
     zeros: Any
     losses: Any
+    fixed_states: Any
 
 
 class Shared(NamedTuple):
@@ -364,6 +373,7 @@ class Batch(NamedTuple):
     token_slots: Any
     target_slots: Any
     position_windows: Any
+    window_users: Any
     slot_items: Any
     input_indptr: Any
     input_tokens: Any
@@ -592,6 +602,15 @@ def _forward(shared, batch, w, features):
         if j >= context:
             to = offset(buffers.states, (position + j - context) * width)
             _read_state(to, features, shared.recurrence, settings.is_mean, j + 1, num_features, width)
+
+
+@njit(inline="always")
+def _copy_states(shared, batch, w):
+    """Phase 2 for a window of a user whose state is fixed: write it for each of its positions."""
+    width = shared.settings.width
+    state = offset(shared.buffers.fixed_states, np.int64(get(batch.window_users, w)) * width)
+    for position in range(get(batch.window_positions, w), get(batch.window_positions, w + 1)):
+        copy_row(offset(shared.buffers.states, position * width), state, width)
 
 
 @njit(inline="always")
@@ -854,7 +873,9 @@ def _compute_gradients(shared, batch, part, number, step, counters, scratch):
     counters = offset(counters, 1)
     w = part.first_window + fetch_add(counters)
     while w < part.last_window:
-        if shared.settings.state_length > 0:
+        if shared.settings.has_fixed_states:
+            _copy_states(shared, batch, w)
+        elif shared.settings.state_length > 0:
             forward_set(shared, batch, w, scratch.features)
         else:
             _forward(shared, batch, w, scratch.features)
@@ -868,7 +889,7 @@ def _compute_gradients(shared, batch, part, number, step, counters, scratch):
     wait(shared.barrier, shared.num_threads)
     counters = offset(counters, 1)
     w = part.first_window + fetch_add(counters)
-    while w < part.last_window:
+    while w < part.last_window and not shared.settings.has_fixed_states:
         if shared.settings.state_length > 0:
             backward_set(shared, batch, part, w, scratch.features)
         else:
@@ -986,6 +1007,7 @@ def _batch_of(plans, row):
             plans.token_slots[row],
             plans.target_slots[row],
             plans.position_windows[row],
+            plans.window_users[row],
             plans.slot_items[row],
             plans.input_indptr[row],
             plans.input_tokens[row],
@@ -1007,6 +1029,7 @@ def _batch_of(plans, row):
         rows.token_slots,
         rows.target_slots,
         rows.position_windows,
+        rows.window_users,
         rows.slot_items,
         rows.input_indptr,
         rows.input_tokens,
