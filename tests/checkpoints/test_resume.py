@@ -133,8 +133,7 @@ def test_more_epochs_go_on_and_that_is_said(tmp_path: Path, stops: Stops) -> Non
     settings: dict[str, Any] = {
         "dim": 4,
         "num_negatives": 2,
-        "loss": "softmax",
-        "batch_size": 64,
+        "loss": "bce",
         "schedule": "constant",
     }
     expected = fastncf.fit(checkerboard(), epochs=4, **settings)
