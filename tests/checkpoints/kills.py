@@ -23,10 +23,15 @@ COMMANDS = {
     "histories": ["--loss", "bce", "--l2", "0.005", "--epochs", "20"],
     "blocks": ["--history", "none", "--loss", "bce", "--epochs", "30", "--l2", "0.005"],
     "softmax": ["--loss", "softmax", "--epochs", "6", "--num-negatives", "128", "--dim", "32"],
+    "sets": ["--loss", "softmax", "--history", "bag", "--epochs", "6", "--num-negatives", "128", "--dim", "32"],
+    "gmf by softmax": ["--model", "gmf", "--loss", "softmax", "--epochs", "6", "--num-negatives", "64", "--dim", "32"],
     "mlp": ["--model", "mlp", "--epochs", "4", "--validation", "--patience", "2"],
+    "mlp alone": ["--model", "mlp", "--optimizer", "adam", "--epochs", "4", "--dropout", "0.2"],
     "neumf": ["--model", "neumf", "--epochs", "3", "--l2", "0.003"],
     "autograd": ["--model", "gmf", "--optimizer", "adam", "--epochs", "6"],
+    "autograd in bfloat16": ["--model", "mlp", "--optimizer", "adam", "--epochs", "3", "--precision", "bfloat16"],
     "refit": ["--loss", "bce", "--l2", "0.005", "--epochs", "30", "--refit"],
+    "chosen": ["--epochs", "4", "--dim", "16"],
 }
 """Fits that are killed, by name."""
 
@@ -63,8 +68,18 @@ def wait_for_snapshot(process: subprocess.Popen[str], checkpoint: Path) -> None:
         time.sleep(0.005)
 
 
-def kill_until_over(name: str, folder: Path, generator: random.Random) -> int:
-    """Kill a fit at random moments until one ends before its kill, and compare that; return the number of kills."""
+def kill_until_over(name: str, folder: Path, generator: random.Random, most: int) -> int:
+    """Kill a fit at random moments until one ends before its kill, and compare that.
+
+    Args:
+        name: of the fit.
+        folder: has the ratings.
+        generator: chooses the moments.
+        most: kills after which the fit may end.
+
+    Returns:
+        The number of kills.
+    """
     expected, found, checkpoint = folder / f"{name}-expected", folder / "found", folder / "checkpoint"
     if not expected.exists():
         finish(start(name, folder, expected, None, 0))
@@ -76,7 +91,8 @@ def kill_until_over(name: str, folder: Path, generator: random.Random) -> int:
         if generator.random() < 0.8:  # otherwise it is killed wherever it is, reading or compiling
             wait_for_snapshot(process, checkpoint)
         try:
-            _, errors = process.communicate(timeout=generator.uniform(0, 1.5 * (1 + kills / 8)))
+            seconds = generator.uniform(0, 1.5 * (1 + kills / 8))
+            _, errors = process.communicate(timeout=seconds if kills < most else None)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -101,12 +117,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     generator, total, fits = random.Random(arguments.seed), 0, 0
+    most = -(-arguments.kills // len(COMMANDS))  # so that all kinds of fits get their share
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         write_ratings(Path(name))
         while total < arguments.kills:
             for command in COMMANDS:
-                kills = kill_until_over(command, Path(name), generator)
+                kills = kill_until_over(command, Path(name), generator, most)
                 total, fits = total + kills, fits + 1
                 print(f"{command}: {kills} kills, then the same bits", flush=True)
     print(f"{total} kills in {fits} fits, all resumed with the same bits, {time.monotonic() - begin:.0f} s")
