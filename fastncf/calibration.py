@@ -1,14 +1,17 @@
 """Time to expect of a fit on this machine, from a part of an epoch of each stage that is trained for it."""
 
 import copy
+import os
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastncf.cost import Cost, growth_bytes
+from fastncf.cost import START_SECONDS, TORCH_SECONDS, Cost, growth_bytes, uses_torch
 from fastncf.data.split import Split
 from fastncf.memory import available_bytes, resident_bytes
 from fastncf.plan import Plan
@@ -40,7 +43,8 @@ def measured_cost(
 ) -> Cost:
     """Return memory and time to expect of a plan, with the speed of this machine and the memory of this process.
 
-    What the stages of a plan without measured speed take, and start and evaluation, are those of ``plan.cost``.
+    Start and evaluation are those of ``plan.cost``; what a stage takes before its first epoch, such as the import of
+    torch, is measured with it.
 
     Args:
         plan: what is to be done; its cost has the speeds of another machine.
@@ -62,31 +66,56 @@ def measured_cost(
     if growth > available_bytes():
         return replace(plan.cost, memory_bytes=memory)
     stages = [*plan.stages, *trials, *plan.l2_trials * _L2_TRIALS]
-    seconds = plan.cost.other_seconds + seconds_so_far
+    others = plan.cost.other_seconds
+    if uses_torch(plan.stages) and "torch" not in sys.modules:
+        others -= TORCH_SECONDS  # the import is measured
+    seconds = others + seconds_so_far
     models: list[Any] = []
     known: dict[Stage, float] = {}
     for number, stage in enumerate(stages):
         same = replace(stage, l2=0.0, epochs=1)
         if same not in known:
             own = copy.deepcopy(module) if number < len(plan.stages) else None
-            model, known[same] = _measure(stage, own, split, order, models)
+            begin = time.perf_counter()
+            model, known[same], seconds_of_epochs = _measure(stage, own, split, order, models)
             models.append(model)
+            seconds += time.perf_counter() - begin - seconds_of_epochs
         seconds += stage.epochs * known[same]
-    return Cost(memory, round(seconds, 1), plan.cost.other_seconds)
+    return Cost(memory, round(seconds, 1), round(others, 1))
+
+
+def seconds_of_process() -> float | None:
+    """Return the seconds since this process has begun; None where the system does not tell."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+        return uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def with_start(cost: Cost, seconds: float | None) -> Cost:
+    """Return a cost with the seconds that this process has taken to start, in place of those of another machine."""
+    if seconds is None:
+        return cost
+    change = seconds - START_SECONDS
+    return replace(cost, seconds=round(cost.seconds + change, 1), other_seconds=round(cost.other_seconds + change, 1))
 
 
 def _measure(
     stage: Stage, module: "nn.Module | None", split: Split, order: np.ndarray | None, previous: list[Any]
-) -> tuple[Any, float]:
-    """Return the model of a stage, trained for a moment, and the seconds of an epoch."""
+) -> tuple[Any, float, float]:
+    """Return the model of a stage, trained for a moment, the seconds of an epoch, and those that epochs have taken."""
     with prepared_device(stage, module is not None):
         model = initial_model(stage, module, split, previous)
         if not stage.epochs:
-            return model, 0.0
+            return model, 0.0, 0.0
         trainer_class = get(stage.trainer)
         trained = model.factors() if trainer_class.trains_factors and module is not None else model
         with trainer_class(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
-            return model, seconds_per_epoch(trainer, stage.epochs)
+            begin = time.perf_counter()
+            per_epoch = seconds_per_epoch(trainer, stage.epochs)
+            return model, per_epoch, time.perf_counter() - begin
 
 
 def seconds_per_epoch(trainer: Trainer, epochs: int) -> float:

@@ -18,14 +18,16 @@ _WITH_TABLES = "mf", "gmf", *_WITH_LAYERS
 _SCRATCH_BYTES_PER_NEGATIVE = 20  # of the interactions of the user that a thread of sgd trains
 _PYTHON_BYTES = 205 << 20
 _TORCH_BYTES = 190 << 20
+_AUTOGRAD_BYTES = 140 << 20  # of what torch imports for its optimizers
 _READING_BYTES_PER_ROW = 37
 _KEPT_BYTES_PER_ROW = 30  # of the rows and the split, and of what the allocators keep for later
 _ORDER_ROWS, _ORDER_BYTES_PER_ROW = 1_000_000, 50  # of the sample that tells whether the order matters
+_ORDERED_AT_ONCE = 1 << 20  # interactions that are put in the order of their histories
 _FLOAT_BYTES = 4
 _POSITIONS_PER_CHUNK = 64
 _FEATURES = 4  # of a state
-_START_SECONDS = 1.0
-_TORCH_SECONDS = 2.5
+START_SECONDS = 1.0
+TORCH_SECONDS = 2.5
 _READING_ROWS_PER_SECOND = 4e6
 _SGD_NUMBERS_PER_SECOND = 0.65e9  # components of embedding vectors, on one thread
 _ADAM_FLOPS_PER_SECOND = 5e10  # on one thread
@@ -74,10 +76,9 @@ def estimate(
     for stage in stages:
         num_negatives = min(stage.num_negatives, num_items) if stage.trainer in _BY_STATES else stage.num_negatives
         seconds += stage.epochs * num_interactions * (1 + num_negatives) * _seconds_per_sample(stage)
-    others = _START_SECONDS + num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
-    uses_torch = any(stage.trainer not in _WITHOUT_TORCH for stage in stages)
-    if uses_torch:
-        others += _TORCH_SECONDS
+    others = START_SECONDS + num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
+    if uses_torch(stages):
+        others += TORCH_SECONDS
     growth = growth_bytes(
         stages,
         num_users=num_users,
@@ -91,8 +92,14 @@ def estimate(
         kept + min(num_rows, _ORDER_ROWS) * _ORDER_BYTES_PER_ROW,
         kept + growth,
     )
-    base = _PYTHON_BYTES + (_TORCH_BYTES if uses_torch else 0)
+    base = _PYTHON_BYTES + (_TORCH_BYTES if uses_torch(stages) else 0)
+    base += _AUTOGRAD_BYTES if any(stage.trainer == "autograd" for stage in stages) else 0
     return Cost(memory_bytes=base + max(memory), seconds=round(seconds + others, 1), other_seconds=round(others, 1))
+
+
+def uses_torch(stages: Sequence[Stage]) -> bool:
+    """Return whether a stage is trained through torch."""
+    return any(stage.trainer not in _WITHOUT_TORCH for stage in stages)
 
 
 def growth_bytes(
@@ -106,6 +113,8 @@ def growth_bytes(
 ) -> int:
     """Return the bytes that training and evaluation add at most to what the process has once the data are split.
 
+    The trained model is there when its candidate lists are drawn and scored.
+
     Args:
         stages: training runs, in their order; the device of each is the CPU, or its memory does not count.
         num_users: U.
@@ -116,7 +125,9 @@ def growth_bytes(
     """
     ahead = 1 if is_tight else 2
     counts = num_users, num_items, num_interactions
-    return max(num_users * num_candidates * 8, *(_training_bytes(stage, *counts, ahead) for stage in stages))
+    model = _FLOAT_BYTES * (num_users + num_items) * max(stage.dim + stage.mlp_dim for stage in stages)
+    evaluation = num_users * num_candidates * 8 + 2 * model
+    return max(evaluation, *(_training_bytes(stage, *counts, ahead) for stage in stages))
 
 
 def _training_bytes(stage: Stage, num_users: int, num_items: int, num_interactions: int, num_buffers: int) -> int:
@@ -124,6 +135,8 @@ def _training_bytes(stage: Stage, num_users: int, num_items: int, num_interactio
     rows = num_users + num_items
     if stage.trainer in _BY_STATES:
         numbers = _numbers_of_states(stage, num_users, num_items, num_interactions) + rows * stage.dim
+        numbers += num_interactions if stage.history == "sequence" else 8 * num_interactions  # histories in their order
+        numbers += min(num_interactions, _ORDERED_AT_ONCE) * 6
     elif stage.trainer in _SGD_TRAINERS:
         numbers = (4 * num_users + 8 * num_items) * stage.dim
     else:

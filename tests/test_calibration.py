@@ -1,5 +1,7 @@
 """Time and memory to expect, measured by a part of an epoch."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,10 @@ import torch
 
 import fastncf
 from fastncf import calibration
-from fastncf.calibration import seconds_per_epoch
+from fastncf.calibration import seconds_of_process, seconds_per_epoch, with_start
+from fastncf.cost import TORCH_SECONDS, Cost
 from fastncf.plan import Plan
+from fastncf.trainers.autograd import AutogradTrainer
 from tests.conftest import checkerboard
 
 
@@ -72,3 +76,37 @@ def test_a_module_is_measured_on_a_copy(monkeypatch):
     fastncf.plan_fit(checkerboard(), model=module, measure=True)
     for name, tensor in module.state_dict().items():
         np.testing.assert_array_equal(tensor.detach().numpy(), before[name])
+
+
+def test_the_start_of_a_process_takes_the_place_of_that_of_another_machine():
+    cost = Cost(memory_bytes=5, seconds=21.0, other_seconds=4.0)
+    assert with_start(cost, None) == cost
+    assert with_start(cost, 3.5) == Cost(memory_bytes=5, seconds=23.5, other_seconds=6.5)
+    seconds = seconds_of_process()
+    assert seconds is None or 0 < seconds < float(Path("/proc/uptime").read_text().split()[0])
+
+
+def test_what_a_stage_takes_before_its_first_epoch_counts_once(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(calibration, "time", clock)
+    settings = {"dim": 4, "model": "gmf", "optimizer": "adam", "epochs": 3}
+    plan = fastncf.plan_fit(checkerboard(), **settings)
+    make = AutogradTrainer.__init__
+
+    def slow(*arguments: Any) -> None:
+        clock.now += 7
+        make(*arguments)
+
+    def epoch(trainer: Any, number: int) -> float:
+        clock.now += 2
+        return 0.0
+
+    monkeypatch.setattr(AutogradTrainer, "__init__", slow)
+    monkeypatch.setattr(AutogradTrainer, "epoch", epoch)
+    rec = fastncf.fit(checkerboard(), dim=4, epochs=1, loss="bce", l2=0.01)
+    clock.now = 0.0
+    found = calibration.measured_cost(plan, (), None, rec.split, rec.order, 0.5)
+    assert found.seconds == pytest.approx(plan.cost.other_seconds + 0.5 + 7 + 3 * 2, abs=0.1)
+    monkeypatch.setattr(calibration, "sys", SimpleNamespace(modules={}))  # without torch, whose import is measured
+    again = calibration.measured_cost(plan, (), None, rec.split, rec.order, 0.5)
+    assert again.seconds == pytest.approx(found.seconds - TORCH_SECONDS, abs=0.11)

@@ -4,6 +4,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -152,12 +153,21 @@ def _repeat(ratings: Any, seeds: int, out: Path | None, as_json: bool, given: di
         print_json({**values, "popularity": first.popularity, "protocol": found.protocol})
 
 
+def _planned(ratings: Path, config: Config | None, given: dict[str, Any]) -> Any:
+    """Return the plan of a fit, whose cost has the seconds that this process has taken to start."""
+    from fastncf.calibration import seconds_of_process, with_start
+    from fastncf.train import plan_fit
+
+    start = seconds_of_process()
+    plan = plan_fit(ratings, config=config, measure=True, **given)
+    return replace(plan, cost=with_start(plan.cost, start))
+
+
 def _dry_run(ratings: Path, config: Config, given: dict[str, Any], as_json: bool) -> None:
     """Print what a fit would do as TOML: the plan in comments, and the settings that lead to it."""
     from fastncf.plan_file import settings_to_repeat, sizes, to_toml
-    from fastncf.train import plan_fit
 
-    planned = plan_fit(ratings, config=config, measure=True, **given)
+    planned = _planned(ratings, config, given)
     settings = settings_to_repeat(config, planned)
     if planned.l2_trials and config.l2 is None:
         del settings["l2"]  # a fit is going to choose it
@@ -194,10 +204,8 @@ def plan(
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
     """
-    from fastncf.train import plan_fit
-
     given: dict[str, Any] = {"test": test, "candidates": candidates, **column_names(columns)}
-    planned = plan_fit(ratings, config=config, measure=True, **given)
+    planned = _planned(ratings, config, given)
     if json:
         print_json(planned.to_dict())
     else:

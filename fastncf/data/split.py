@@ -37,7 +37,7 @@ from fastncf.rng import Stream, key
 from fastncf.threads import even_ranges, run_ranges
 
 _FEW_USERS = 256
-_COUNTED_AT_ONCE = 1 << 22
+_COUNTED_AT_ONCE = 1 << 20
 """Interactions that NumPy takes at once where it would make int64 of all of them."""
 
 
