@@ -82,19 +82,38 @@ def test_files_are_replaced_and_removed_in_one_place(file):
     assert file == "files.py" or found == allowed
 
 
+_WRITERS_ELSEWHERE = {
+    "files.py": "the layer itself",
+    "distributed.py": "a temporary folder that processes share",
+    "download.py": "a part that is put in its place by files.py",
+    "mapped.py": "a temporary file without a name",
+    "streams.py": "the null device",
+    "cli/__init__.py": "the null device",
+}
+
+
+def writes_itself(call: ast.Call) -> bool:
+    """Return whether a call opens a file to write it, or saves arrays, tensors or a program of torch to one."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name == "open":
+        modes = [
+            node.value for node in [*call.args, *(k.value for k in call.keywords)] if isinstance(node, ast.Constant)
+        ]
+        return any(isinstance(mode, str) and set(mode) <= set("rwxab+t") and set(mode) & set("wxa+") for mode in modes)
+    if name == "save" and isinstance(call.func, ast.Attribute):  # that of safetensors, a name of its own, returns bytes
+        return ast.unparse(call.func.value) != "recommender"  # which goes through the manifest
+    return False
+
+
 @pytest.mark.parametrize("file", sorted(FILES))
 def test_files_are_written_where_they_are_replaced(file):
-    writers = (
-        "write_text",
-        "write_bytes",
-        "savez",
-        "sink_parquet",
-        "sink_csv",
-        "write_parquet",
-        "write_csv",
-        "write_ipc",
-    )
+    writers = {"write_text", "write_bytes", "savetxt", "savez", "savez_compressed", "save_file", "tofile", "dump"}
+    writers |= {f"{verb}_{kind}" for verb in ("write", "sink", "to") for kind in ("csv", "parquet", "ipc", "ndjson")}
+    writers |= {"write_html", "write_json", "to_pickle", "to_feather", "NamedTemporaryFile"}
     for function in ast.walk(FILES[file]):
         if isinstance(function, ast.FunctionDef):
             attributes = {node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute)}
-            assert not attributes & set(writers) or "with replaced" in ast.unparse(function).replace("files.", "")
+            calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+            found = (attributes & writers) | {ast.unparse(call) for call in calls if writes_itself(call)}
+            is_elsewhere = file in _WRITERS_ELSEWHERE
+            assert not found or is_elsewhere or "with replaced" in ast.unparse(function).replace("files.", ""), found

@@ -1,8 +1,8 @@
 """Files that polars writes: complete, or not there."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -41,3 +41,18 @@ def replaced_file(path: Path) -> Iterator[Path]:
         raise DataError(
             f"{path}: cannot be written ({reason:.200}); expected a folder that can be written, on a disk with space"
         ) from error
+
+
+@contextmanager
+def replaced_files() -> Iterator[Callable[[Path], Path]]:
+    """Yield a function from the path of a file to that of an empty one to write, which replaces it when the block ends.
+
+    After an error in the block all of the older files are there. The new ones get their names one after the other, each
+    in one step: in that moment a reader, or a kill or a loss of power for good, finds some new files beside older ones.
+
+    Raises:
+        DataNotFoundError: a folder does not exist.
+        DataError: a path names something other than a file, or writing fails.
+    """
+    with ExitStack() as stack:
+        yield lambda path: stack.enter_context(replaced_file(path))

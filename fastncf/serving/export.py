@@ -9,7 +9,7 @@ import polars as pl
 
 from fastncf import files
 from fastncf.config import show
-from fastncf.data.replaced_file import replaced_file
+from fastncf.data.replaced_file import replaced_file, replaced_files
 from fastncf.errors import ConfigError, DataError
 from fastncf.processes import require_polars_threads
 from fastncf.serving.onnx_export import SUFFIX as ONNX
@@ -36,7 +36,8 @@ def export_vectors(target: Path, users: pl.DataFrame, items: pl.DataFrame) -> li
 
     Args:
         target: a file whose name ends in ``.npz``; or a folder, which is made where it is missing and gets
-            ``users.parquet`` and ``items.parquet``. Files that are there are replaced.
+            ``users.parquet`` and ``items.parquet``. Files that are there are replaced, see
+            :func:`~fastncf.data.replaced_file.replaced_files`.
         users: columns user, vector and, where the model has biases, bias.
         items: the same with a column item, and perhaps one of titles.
 
@@ -57,11 +58,10 @@ def export_vectors(target: Path, users: pl.DataFrame, items: pl.DataFrame) -> li
             raise DataError(
                 f"{target}: cannot be made ({error.strerror}); expected a folder that can be written"
             ) from None
-    written = []
-    for name, frame in (("users", users), ("items", items)):
-        written.append(target / f"{name}.parquet")
-        with replaced_file(written[-1]) as partial:
-            frame.write_parquet(partial)
+    written = [target / "users.parquet", target / "items.parquet"]
+    with replaced_files() as draft_of:
+        for path, frame in zip(written, (users, items), strict=True):
+            frame.write_parquet(draft_of(path))
     return written
 
 

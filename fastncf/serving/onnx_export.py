@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from fastncf.data.ids import Vocabulary
-from fastncf.data.replaced_file import replaced_file
+from fastncf.data.replaced_file import replaced_files
 from fastncf.errors import ConfigError, FastNCFError
 from fastncf.processes import require_polars_threads
 
@@ -37,7 +37,8 @@ def export_onnx(path: Path, model: "nn.Module", users: Vocabulary, items: Vocabu
 
     Args:
         path: a file whose name ends in ``.onnx``. For ``model.onnx`` the ids are written to ``model.users.parquet`` and
-            ``model.items.parquet``, with columns ``user`` or ``item`` and ``index``. Files that are there are replaced.
+            ``model.items.parquet``, with columns ``user`` or ``item`` and ``index``. Files that are there are
+            replaced, see :func:`~fastncf.data.replaced_file.replaced_files`.
         model: scores (user ids, item ids); it stays as it is.
         users: ids of the U users.
         items: ids of the I items.
@@ -65,11 +66,10 @@ def export_onnx(path: Path, model: "nn.Module", users: Vocabulary, items: Vocabu
             f"model, or vectors as Parquet or NPZ"
         )
     written = [path, *(path.with_name(f"{path.stem}.{ids.noun}s.parquet") for ids in (users, items))]
-    with replaced_file(path) as partial:
-        _program(model).save(partial, external_data=False)
-    for target, ids in zip(written[1:], (users, items), strict=True):
-        with replaced_file(target) as partial:
-            pl.DataFrame({ids.noun: ids.ids, "index": range(len(ids))}).write_parquet(partial)
+    with replaced_files() as draft_of:
+        _program(model).save(draft_of(path), external_data=False)
+        for target, ids in zip(written[1:], (users, items), strict=True):
+            pl.DataFrame({ids.noun: ids.ids, "index": range(len(ids))}).write_parquet(draft_of(target))
     return written
 
 

@@ -1,5 +1,6 @@
 """Vectors of users and items as frames and files, similar users and items, and titles wherever items appear."""
 
+import errno
 import json
 
 import numpy as np
@@ -84,6 +85,25 @@ def test_export_to_parquet_and_npz(rec, tmp_path):
         assert set(arrays) == {"user_ids", "user_vectors", "item_ids", "item_vectors"} | biases
         np.testing.assert_array_equal(arrays["item_vectors"], items["vector"].to_numpy())
         np.testing.assert_array_equal(arrays["user_ids"], users["user"].to_numpy())
+
+
+def test_an_export_of_several_files_that_fails_leaves_all_of_the_older_ones(rec, tmp_path, monkeypatch):
+    rec.export(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write, calls = pl.DataFrame.write_parquet, []
+
+    def fail_second(frame, path, **options):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(frame.head(1), path, **options)
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", fail_second)
+    with pytest.raises(DataError, match=r"items\.parquet: cannot be written \(No space left on device\)"):
+        rec.export(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    rec.export(tmp_path)
+    assert {path.name for path in tmp_path.iterdir() if path.read_bytes() != before[path.name]} == set(before)
 
 
 def test_text_ids_and_titles_are_exported(tmp_path):
