@@ -139,6 +139,13 @@ FAST_OTHER_ITEMS = Recipe(
 FAST_STEPS = 2_000
 """Steps of softmax that a fast budget has room for; where its epochs have fewer, it takes more, up to the full ones."""
 
+LARGE_FROM = 4_000_000
+"""Training interactions beyond which softmax on histories takes fewer epochs, vectors and negatives."""
+
+LARGE_POSITIONS = {"best": 64_000_000, "fast": 24_000_000}
+"""Interactions that the epochs of such a training visit in all, for each budget: about two minutes, or one third of a
+minute, by two cores, however many interactions there are, up to those that one epoch takes."""
+
 BY_STATES = frozenset({"next_item", "cuda_next_item", "other_items"})
 """Trainers of an mf whose users are states that their histories are encoded to, in their order or without one."""
 
@@ -324,8 +331,8 @@ def likely_facts(config: Config, *, has_weights: bool = False) -> DataFacts:
     return DataFacts(
         num_users=1_000_000,
         num_items=1_000,
-        num_interactions=1_000_000_000,
-        num_rows=1_000_000_000,
+        num_interactions=LARGE_FROM,
+        num_rows=LARGE_FROM,
         has_order=config.split != "random",
         order_reason="large data with times are assumed",
         holdout=config.held_out().rule,
@@ -472,7 +479,20 @@ def _recipes_of_states(config: Config, data: DataFacts, history: str) -> list[Re
         recipes.append(_fast_recipe(FAST_NEXT_ITEM if in_order else FAST_OTHER_ITEMS, data))
         if in_order and is_sparse(data):
             recipes.append(FAST_NEXT_ITEM_SPARSE)
+    if data.num_interactions > LARGE_FROM:
+        recipes.append(_large_recipe(config, data))
     return recipes
+
+
+def _large_recipe(config: Config, data: DataFacts) -> Recipe:
+    """Return the recipe of softmax on histories for more than ``LARGE_FROM`` interactions."""
+    settings = {
+        "epochs": max(1, round(LARGE_POSITIONS[config.budget] / data.num_interactions)),
+        "dim": 64,
+        "num_negatives": 256 if config.budget == "fast" else 512,
+        "dropout": 0.5 if is_sparse(data) else 0.2,
+    }
+    return Recipe(f"for softmax with histories on {data.num_interactions:,} interactions", settings)
 
 
 def _fast_recipe(recipe: Recipe, data: DataFacts) -> Recipe:
