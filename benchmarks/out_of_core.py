@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 
 import fastncf
-from benchmarks.report import machine, publish
+from benchmarks.report import load_average, machine, publish
 from fastncf.data.synthetic import synthetic_movielens
 
 SETTINGS: dict[str, Any] = {"loss": "softmax", "history": "sequence", "epochs": 1, "dim": 16, "num_negatives": 64}
@@ -68,7 +68,7 @@ def measure(folder: Path, limits: list[str]) -> list[dict[str, Any]]:
     rows = []
     for limit in limits:
         command = [sys.executable, "-m", "benchmarks.out_of_core", "--worker", str(folder), limit]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows.append({"limit": limit or "none", **json.loads(done.stdout.splitlines()[-1])})
         print(rows[-1], flush=True)
         assert rows[-1]["metrics"] == rows[0]["metrics"]
@@ -114,7 +114,7 @@ def main() -> None:
         if not folder.exists():
             write_data(folder, options.users, options.items, options.interactions)
         found = {**machine(), "memory": total_memory(), "fits": measure(folder, options.max_memory)}
-        found |= {"bytes": sum(file.stat().st_size for file in folder.rglob("*.parquet")), "load": load()}
+        found |= {"bytes": sum(file.stat().st_size for file in folder.rglob("*.parquet")), "load": load_average()}
     print("\n".join(table(found)))
     if options.write:
         publish("out_of_core", found, table(found))
@@ -123,11 +123,6 @@ def main() -> None:
 def total_memory() -> int:
     """Return the bytes of memory of this machine."""
     return 1024 * int(Path("/proc/meminfo").read_text(encoding="ascii").split()[1])
-
-
-def load() -> float:
-    """Return the processes that have waited for a core in the last 15 minutes, on average."""
-    return float(Path("/proc/loadavg").read_text(encoding="ascii").split()[2])
 
 
 if __name__ == "__main__":

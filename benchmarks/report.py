@@ -10,6 +10,7 @@ scale) and the lines between the markers ``suite ml-20m`` of ``RESULTS.md``.
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import time
@@ -61,6 +62,11 @@ def machine(*packages: str) -> Summary:
             **{package: importlib.metadata.version(package) for package in (*PACKAGES, *packages)},
         },
     }
+
+
+def load_average() -> float:
+    """Return how many processes have had or wanted a core in the last 5 minutes, on average."""
+    return round(os.getloadavg()[1], 1)
 
 
 def pairs(found: Summary) -> dict[str, dict[str, Summary]]:

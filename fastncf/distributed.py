@@ -271,6 +271,17 @@ def together() -> Iterator[Ranks | None]:
         _active = None
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process work by itself in the block, on a part of what the ranks share out."""
+    global _active
+    active, _active = _active, None
+    try:
+        yield
+    finally:
+        _active = active
+
+
 def _versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     import fastncf

@@ -25,6 +25,7 @@ from fastncf.data.streamed import read_within_memory
 from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, DivergedError, InsufficientMemoryError
 from fastncf.evaluation.candidates import require_candidate_memory
+from fastncf.mapped import leave_memory
 from fastncf.measuring import TestSet
 from fastncf.memory import (
     bytes_within_limits,
@@ -306,6 +307,7 @@ class Prepared:
             facts, order = find_facts(
                 interactions, split, needs_order=likely.uses_order, history=config.history, seed=config.seed
             )
+        leave_memory(interactions.user, interactions.item, interactions.time, split.indices, order)
         return cls(interactions, split, facts, order)
 
 

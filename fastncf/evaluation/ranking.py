@@ -183,7 +183,9 @@ def _shared_out(
     ranks = np.zeros(len(lists.positives), dtype=np.int64)
     users, positives, negatives = lists
     part = CandidateLists(users[first:last], positives[own], negatives[first:last])
-    ranks[own] = rank(part, bounds[first : last + 1] - own.start)
+    if first < last:  # there may be more processes than users
+        with distributed.alone():  # the part is this process's own, and not shared out again
+            ranks[own] = rank(part, bounds[first : last + 1] - own.start)
     processes.sum(ranks)
     return ranks
 

@@ -75,6 +75,19 @@ def test_ranks_fit_what_one_process_fits_and_one_goes_on(tmp_path, ratings):
     assert_alike(*resumed)
 
 
+def test_there_may_be_more_ranks_than_users(tmp_path):
+    path, model = tmp_path / "few.csv", tmp_path / "model"
+    path.write_text("user,item,time\n1,1,1\n1,2,2\n1,3,3\n2,3,1\n2,4,2\n")
+    settings = {"model": "gmf", "loss": "bce", "optimizer": "adam", "dim": 4, "epochs": 2}
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    results = finish(start(*[["fit", str(path), "--out", str(model), "--quiet", *words]] * 3))
+    assert [code for code, _, _ in results] == [0] * 3, results
+    alone = fastncf.fit(path, progress=False, **settings)
+    ranked, expected = (one.recommend([1, 2], 1)["score"].to_list() for one in (fastncf.load(model), alone))
+    assert ranked == pytest.approx(expected, abs=1e-5)
+    assert fastncf.load(model).metrics == alone.metrics
+
+
 def assert_alike(recommender: fastncf.Recommender, other: fastncf.Recommender) -> None:
     """Check that two models were trained by next_item, and agree to the rounding of float32."""
     assert recommender.plan.final.trainer == other.plan.final.trainer == "next_item"
