@@ -130,23 +130,30 @@ def rank_by_popularity(counts: np.ndarray, task: RankingTask) -> RankLists:
         task: held-out items.
     """
     above = np.empty(len(task.positives), dtype=np.int64)
-    own = counts[task.positives]
+    own, owner, is_single = counts[task.positives], task.owner, len(task.positives) == len(task.users)
     if task.negatives is not None:
         step = max(1, _CHUNK // max(1, task.negatives.shape[1]))
         for first in range(0, len(own), step):
             part = slice(first, first + step)
-            items = task.negatives[task.owner[part]]
+            items = task.negatives[part if is_single else owner[part]]
             is_rival = (items >= 0) & (items != task.positives[part, None])
             above[part] = ((counts[np.maximum(items, 0)] >= own[part, None]) & is_rival).sum(axis=1)
         return _placed(task, above)
     by_count = np.sort(counts)
     above[:] = len(counts) - np.searchsorted(by_count, own, side="left")
-    indptr, indices = task.excluded_with_positives()
+    excluded, users = Rows(*task.excluded), task.users[owner].astype(np.int64)
+    if is_single:
+        threshold = np.empty(len(excluded.indptr) - 1, dtype=np.int64)
+        threshold[users] = own
+        of_item = np.repeat(threshold, excluded.lengths)  # of users who are not tested it has no meaning
+        not_lower = np.concatenate([[0], np.cumsum(counts[excluded.items] >= of_item)])
+        above -= not_lower[excluded.indptr[users + 1]] - not_lower[excluded.indptr[users]] + 1
+        return _placed(task, above)
     # the counts of each user's left-out items, ascending: one key for the user and the count
     width = int(counts.max(initial=0)) + 1
-    keys = np.sort(Rows(indptr, indices).owner * width + counts[indices])
-    users = task.users[task.owner].astype(np.int64)
-    above -= indptr[users + 1] - np.searchsorted(keys, users * width + own, side="left")
+    keys = np.sort(np.concatenate([excluded.owner * width + counts[excluded.items], users * width + own]))
+    ends = np.searchsorted(keys, (users + 1) * width, side="left")
+    above -= ends - np.searchsorted(keys, users * width + own, side="left")
     return _placed(task, above)
 
 
