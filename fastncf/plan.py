@@ -18,6 +18,7 @@ from fastncf.data.split import Split
 from fastncf.errors import ConfigError, InsufficientMemoryError, printable
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
+from fastncf.models.factored import NEEDS_NO_TRAINING
 from fastncf.stage import Stage
 from fastncf.trainers import choose
 
@@ -432,6 +433,10 @@ def _single(
         planned = _by_states(config, data, name)
         if not isinstance(planned, str) or config.history in ("sequence", "bag"):
             return planned
+    if name in NEEDS_NO_TRAINING and module is None and optimizer == "adam":
+        untrained = {"model": name, "optimizer": optimizer, "history": "none", "device": "cpu", "has_weights": False}
+        why = dict.fromkeys(("history", "device"), "the model needs no training")
+        return _staged(replace(config, precision=None), None, _adam_recipes(config), untrained, why)
     history, history_reason = _history(config, data, optimizer)
     recipes = _sgd_recipes(config, data, history) if optimizer == "sgd" else _adam_recipes(config)
     device, device_reason = _device(config, module, optimizer)

@@ -12,6 +12,7 @@ from fastncf.data.updates import add_interactions, renumber_items
 from fastncf.errors import ConfigError, DivergedError
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.models.factored import has_vectors, popularity_factors
 from fastncf.plan import BY_STATES, Plan
 from fastncf.serving.histories import NewRows, encode
 from fastncf.serving.solving import FixedItems, negatives_of, solve_users
@@ -50,10 +51,13 @@ class KnownModel(NamedTuple):
             indptr: (U + 1,) int64.
             items: (N,) int32, the oldest of each history first.
         """
+        num_users = len(indptr) - 1
+        if not has_vectors(stage.model):
+            return np.zeros((num_users, 1), dtype=np.float32), np.zeros(num_users, dtype=np.float32)
         fixed = self.fixed_items(stage)
         if fixed is None:
             assert self.encoder is not None
-            return encode(self.encoder, indptr, items), np.zeros(len(indptr) - 1, dtype=np.float32)
+            return encode(self.encoder, indptr, items), np.zeros(num_users, dtype=np.float32)
         return solve_users(fixed, indptr, items, self.encoder)
 
     def fixed_items(self, stage: Stage) -> FixedItems | None:
@@ -105,6 +109,8 @@ def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
         solved = np.setdiff1d(changed, new_index)
     vectors[solved], bias[solved] = known.new_users(stage, *select_rows(split, order, solved))
     factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
+    if not has_vectors(stage.model):
+        factors = popularity_factors(split.item_weights(), len(users))
     return known._replace(factors=factors, users=users, split=split, order=order)
 
 
@@ -172,6 +178,8 @@ def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressRepor
         DivergedError: the training led to numbers that are not finite.
     """
     stage = plan.final
+    if not has_vectors(stage.model):  # its counts are up to date
+        return known, TrainingLog()
     trainer_class = require_trainer(stage, "update")
     if not trainer_class.trains_factors:
         raise ConfigError(

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from fastncf.stage import Stage
 
 FACTOR_MODELS = frozenset({"mf"})
-"""Models whose parameters are :class:`~fastncf.kernels.cpu.factors.Factors`, which are loaded without torch."""
+"""Models whose loss is chosen where it is left open, since softmax over histories suits them."""
 
-_SUPPORT_MODULES = frozenset({"layers", "losses", "scorers", "state"})
+_SUPPORT_MODULES = frozenset({"factored", "layers", "losses", "scorers", "state"})
 """Files of this folder that are no models."""
 
 

@@ -16,7 +16,7 @@ from fastncf.data.others import OtherUsers
 from fastncf.data.split import Split
 from fastncf.data.weights import PairWeights
 from fastncf.memory import require_torch
-from fastncf.models import FACTOR_MODELS
+from fastncf.models.factored import FORMS
 from fastncf.persistence.arrays import require_apart, require_order, require_rows, require_split, require_weights
 from fastncf.persistence.plain import UnexpectedError, as_numbers, finite_or_none, read_plain
 from fastncf.plan import Plan, make_plan
@@ -162,7 +162,7 @@ def read_fields(
     split = _read_split(plain, arrays, len(users), len(items))
     if (order := arrays.get("order")) is not None:
         require_order(order, split.indptr)
-    if plain.config.model not in FACTOR_MODELS and model is None:
+    if plain.config.model not in FORMS and model is None:
         require_torch(f"load: a saved {plain.config.model!r:.80}")
     if plain.plan is None:
         if version != 1:

@@ -16,7 +16,7 @@ from fastncf.evaluation.topk import FactorItems, ModuleItems
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import require_torch
-from fastncf.models import FACTOR_MODELS
+from fastncf.models.factored import MF_NAMES, as_module, has_vectors, module_factors
 from fastncf.plan import Plan
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.serving.histories import RowsReading
@@ -26,9 +26,6 @@ from fastncf.updating import KnownModel
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-FACTOR_NAMES = "user_embedding.weight", "item_embedding.weight", "user_bias", "item_bias"
-"""Names of the parameters of an MF, in the order of Factors."""
 
 
 @dataclass(repr=False)
@@ -101,11 +98,7 @@ class FittedModel:
         if not isinstance(self.trained, Factors):
             return self.trained
         require_torch("the model as a module")
-        from fastncf.device import default_factories
-        from fastncf.models.mf import MF
-
-        with default_factories():
-            return MF.from_factors(self.trained).eval()
+        return as_module(self.plan.final.model, self.trained, self.split.item_weights())
 
     @property
     def device(self) -> "torch.device":
@@ -122,11 +115,7 @@ class FittedModel:
             ConfigError: the model is another one, or has no encoder of histories.
         """
         if not isinstance(self.trained, Factors):
-            from fastncf.models.mf import MF
-            from fastncf.models.scorers import changed_forward
-
-            is_plain = type(self.trained) is MF and changed_forward(self.trained) is None
-            factors = self._factors() if is_plain and self.plan.final.model in FACTOR_MODELS else None
+            factors = module_factors(self.trained, self.plan.final.model, len(self.users), len(self.items))
             if factors is None:
                 raise ConfigError(
                     f"history: a {self.plan.final.model:.80} knows its users by their ids alone; expected model='mf'"
@@ -171,14 +160,14 @@ class FittedModel:
         return self._factor_items
 
     def _factors(self) -> Factors | None:
-        """Return the parameters of an ``mf``; None for other models."""
+        """Return the factors of a model with vectors; None where it is no matrix factorization."""
         if isinstance(self.trained, Factors):
-            return self.trained
+            return self.trained if has_vectors(self.plan.final.model) else None
         parameters = trained_arrays(self.trained)
-        if set(parameters) != set(FACTOR_NAMES):
+        if set(parameters) != set(MF_NAMES):
             return None
         sizes = len(self.users), len(self.items), len(self.users), len(self.items)
-        named = zip(FACTOR_NAMES, sizes, strict=True)
+        named = zip(MF_NAMES, sizes, strict=True)
         return Factors(*(parameters[name][:size].float().cpu().numpy() for name, size in named))
 
     def _vectors(self, noun: str) -> np.ndarray:
@@ -190,10 +179,11 @@ class FittedModel:
         factors, size = self._factors(), len(self.users if noun == "user" else self.items)
         if factors is not None:
             return factors.user_vectors if noun == "user" else factors.item_vectors
-        vectors = getattr(self.trained, f"{noun}_vectors", None)
+        is_module = not isinstance(self.trained, Factors)
+        vectors = getattr(self.trained, f"{noun}_vectors", None) if is_module else None
         if vectors is None:
             raise ConfigError(
-                f"{type(self.trained).__name__} has no vectors to compare {noun}s by; expected a model with "
+                f"{self.plan.final.model:.80} has no vectors to compare {noun}s by; expected a model with "
                 f"{noun}_vectors() -> (n, D), as mf, gmf, mlp and neumf have"
             )
         array: np.ndarray = vectors()[:size].detach().float().cpu().numpy()
@@ -221,5 +211,5 @@ class FittedModel:
 def trained_arrays(trained: "nn.Module | Factors") -> dict[str, Any]:
     """Return what was trained, by name: parameters, as arrays or tensors in the same memory, and no buffers."""
     if isinstance(trained, Factors):
-        return dict(zip(FACTOR_NAMES, trained, strict=True))
+        return dict(zip(MF_NAMES, trained, strict=True))
     return {name: parameter.detach() for name, parameter in trained.named_parameters()}

@@ -12,6 +12,7 @@ from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, DataError
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import require_torch
+from fastncf.models.factored import FORMS, as_module, dim_of_factors
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.persistence.arrays import require_finite
 from fastncf.persistence.description import Fields, read_fields
@@ -19,7 +20,7 @@ from fastncf.persistence.encoder import split_encoder
 from fastncf.persistence.folder import DESCRIPTION, FORMAT, read_folder
 from fastncf.persistence.plain import UnexpectedError
 from fastncf.processes import use_one_torch_thread_after_fork
-from fastncf.recommender.fitted import FACTOR_NAMES, trained_arrays
+from fastncf.recommender.fitted import trained_arrays
 from fastncf.recommender.saving import require_folder
 from fastncf.recommender.whole import Recommender
 
@@ -68,7 +69,7 @@ def load(
             f"{folder}: {DESCRIPTION} is not as expected ({error!s:.300}); "
             f"expected a folder as save() wrote it, in this version or an older one"
         ) from None
-    dim, num_items = fields["plan"].final.dim, len(fields["items"])
+    dim, num_items = dim_of_factors(fields["plan"].final), len(fields["items"])
     try:
         parameters, encoder = split_encoder(saved.parameters, num_items, dim)
     except UnexpectedError as error:
@@ -86,7 +87,7 @@ def load(
         raise DataError(
             f"{folder}: the parameters do not fit the model ({error!s:.300}); expected those that save() wrote"
         ) from None
-    recommender = Recommender(trained=_on_device(trained, device), **fields, encoder=encoder)
+    recommender = Recommender(trained=_on_device(trained, device, fields), **fields, encoder=encoder)
     if titles is not None:
         recommender.titles = read_titles(titles, recommender.items)
     return recommender
@@ -102,10 +103,12 @@ def _registered_model(fields: Fields, class_name: str, state: Mapping[str, Any],
     from fastncf import models
 
     stage, num_users, num_items = fields["plan"].final, len(fields["users"]), len(fields["items"])
-    if stage.model in models.FACTOR_MODELS and class_name == "MF":
-        shapes = (num_users, stage.dim), (num_items, stage.dim), (num_users,), (num_items,)
-        _require_forms(state, {name: (shape, "float32") for name, shape in zip(FACTOR_NAMES, shapes, strict=True)})
-        return Factors(*(state[name] for name in FACTOR_NAMES))
+    form = FORMS.get(stage.model)
+    if form is not None and class_name == form.class_name:
+        _require_forms(state, form.forms(stage.dim, num_users, num_items))
+        require_finite(state)
+        if (factors := form.from_state(state, num_users)) is not None:
+            return factors
     require_torch(f"load: a saved {stage.model!r:.80}")
     if stage.model not in models.names() or models.get(stage.model).__name__ != class_name:
         raise ConfigError(
@@ -151,15 +154,13 @@ def _with_parameters(model: "nn.Module", state: Mapping[str, Any]) -> "nn.Module
     return model
 
 
-def _on_device(trained: "nn.Module | Factors", device: str) -> "nn.Module | Factors":
+def _on_device(trained: "nn.Module | Factors", device: str, fields: Fields) -> "nn.Module | Factors":
     """Return a model in evaluation mode on a device; factors stay what they are on a CPU, without importing torch."""
     if isinstance(trained, Factors):
         if device == "cpu" or (device == "auto" and not may_have_device()):
             return trained
         require_torch(f"device={show(device)}")
-        from fastncf.models.mf import MF
-
-        module: nn.Module = MF.from_factors(trained)
+        module = as_module(fields["plan"].final.model, trained, fields["split"].item_weights())
     else:
         module = trained
     from fastncf.device import find_device

@@ -79,7 +79,7 @@ class Measuring(Answering):
 
     def _directions(self) -> np.ndarray | None:
         """Return the vectors of the items divided by their lengths, (I, D) float32; None where the model has none."""
-        if self._factors() is None and not hasattr(self.trained, "item_vectors"):
+        if self._factors() is None and (isinstance(self.trained, Factors) or not hasattr(self.trained, "item_vectors")):
             return None
         return unit_vectors(self._vectors("item"))
 
@@ -91,8 +91,8 @@ class Measuring(Answering):
     def trained_for(self, questions: Questions) -> "nn.Module | Factors":
         """Return the model for the users of a test set: its own, or others who are known by their histories."""
         others = self.split.others
-        if not questions.test.are_others or others is None or self.plan.final.model not in FACTOR_MODELS:
-            return self.trained  # one that asks for no histories scores all users alike
+        if not questions.test.are_others or others is None:
+            return self.trained
         known = self._known_model()
         vectors, bias = known.new_users(self.plan.final, *others.histories)
         return known.factors._replace(user_vectors=vectors, user_bias=bias)

@@ -7,6 +7,7 @@ from typing import Any
 from fastncf.config import show
 from fastncf.errors import ConfigError, DataError
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.models.factored import FORMS
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.persistence.arrays import require_finite
 from fastncf.persistence.description import Fields, describe, read_fields
@@ -40,7 +41,8 @@ class Saving(FittedModel):
         parameters: dict[str, Any]
         extra_state: dict[str, Any] = {}
         if isinstance(self.trained, Factors):
-            parameters, class_name = trained_arrays(self.trained), "MF"
+            form = FORMS[self.plan.final.model]
+            parameters, class_name = form.to_state(self.trained, self.split.item_weights()), form.class_name
         else:
             from fastncf.models.state import savable_state
 

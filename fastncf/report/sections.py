@@ -17,6 +17,7 @@ from fastncf.evaluation.lists import ItemLists, measure_lists
 from fastncf.evaluation.task import rank_by_popularity
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.models.factored import has_vectors
 from fastncf.report import charts, measure
 from fastncf.report.tables import MAX_BYTES, pack_vectors, to_base64
 from fastncf.rng import Stream, key
@@ -343,7 +344,7 @@ def _solved_for(fixed: solving.FixedItems, items: np.ndarray) -> dict[str, Any]:
 def _item_vectors(recommender: Reported) -> np.ndarray | None:
     """Return the vectors of the items (I, D) float32, or None where the model has none."""
     if isinstance(recommender.trained, Factors):
-        return recommender.trained.item_vectors
+        return recommender.trained.item_vectors if has_vectors(str(recommender.plan.final.model)) else None
     item_vectors = getattr(recommender.trained, "item_vectors", None)
     if item_vectors is None:
         return None

@@ -14,7 +14,6 @@ from fastncf.evaluation.task import RankingTask, rank_task
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.plan import Plan
 from fastncf.rng import Stream, key
-from fastncf.stage import Stage
 from fastncf.trainers import get
 from fastncf.trainers.divergence import has_diverged, largest_parameter
 from fastncf.trainers.stages import finished_model, initial_model, prepared_device
@@ -106,14 +105,14 @@ def run_trial(
                     done += 1
                     after_epoch(done, plan.num_epochs)
                     if stage is plan.stages[-1] and number in marks and number < stage.epochs:
-                        report(_measure(stage, trained, examination), marks[number])
+                        report(_measure(trained, examination), marks[number])
             models.append(model)
             if stage is plan.stages[-1]:
-                return _measure(stage, model, examination)
+                return _measure(model, examination)
     raise AssertionError("a plan has at least one stage")
 
 
-def _measure(stage: Stage, model: Any, examination: Examination) -> float:
+def _measure(model: Any, examination: Examination) -> float:
     """Return the NDCG of the held-out items by a model in training."""
-    ranks = rank_task(finished_model(stage, model), examination.task).ranks
+    ranks = rank_task(finished_model(model), examination.task).ranks
     return float(METRICS["ndcg"](ranks, examination.k).mean())

@@ -13,6 +13,7 @@ from fastncf.evaluation.candidates import CandidateSpec, validation_lists
 from fastncf.evaluation.ranking import on_device
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.models.factored import NEEDS_NO_TRAINING, popularity_factors
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.stage import Stage
 from fastncf.trainers import get
@@ -39,7 +40,7 @@ class Trained(NamedTuple):
     """Result of training all stages of a plan.
 
     Attributes:
-        model: the factors of an ``mf`` that needed no torch, otherwise a module in evaluation mode; None where a stage
+        model: factors of a model that needs no torch, otherwise a module in evaluation mode; None where a stage
             diverged before the model had the parameters of a finite epoch.
         log: of all epochs that were finite.
         num_kept: for each stage, the epochs that its parameters are the result of.
@@ -103,12 +104,12 @@ def train_stages(
         models.append(model)
         if result.divergence is not None:
             is_usable = stage is stages[-1] and bool(result.log)
-            usable = finished_model(stage, model) if is_usable else None
+            usable = finished_model(model) if is_usable else None
             return Trained(usable, log, num_kept, None, result.divergence)
         if recorder is not None and finished is None and stage is not stages[-1]:
             values = {"log": result.log, "num_kept": result.num_kept}
             recorder.finish(Snapshot(values, model_arrays(model)))
-    trained = finished_model(stages[-1], models[-1])
+    trained = finished_model(models[-1])
     # a module that histories were trained into by a kernel for factors may compute something else than an mf
     is_kept = isinstance(trained, Factors) or not get(stages[-1].trainer).trains_factors
     return Trained(trained, log, num_kept, encoder if is_kept else None, None)
@@ -117,7 +118,7 @@ def train_stages(
 @contextmanager
 def prepared_device(stage: Stage, has_module: bool) -> Iterator[None]:
     """Make the device of a stage the current one, in torch's usual modes."""
-    if get(stage.trainer).trains_factors and not has_module:
+    if not has_module and (get(stage.trainer).trains_factors or stage.model in NEEDS_NO_TRAINING):
         yield
         return
     from fastncf.device import device_guard, find_device, own_modes, translate_out_of_memory
@@ -147,6 +148,8 @@ def initial_model(stage: Stage, module: "nn.Module | None", split: Split, previo
         module.to(stage.device)
         require_trainable(module, stage, split)
         return module
+    if stage.model in NEEDS_NO_TRAINING:
+        return popularity_factors(split.item_weights(), split.num_users)
     if get(stage.trainer).trains_factors:
         return init_factors(stage, split.num_users, split.num_items)
     from fastncf import models
@@ -184,17 +187,9 @@ def _train_stage(
         return result, trainer.encoder
 
 
-def finished_model(stage: Stage, model: Any) -> "Factors | nn.Module":
-    """Return a model that a stage has trained, or is training, in the form that a recommender keeps."""
-    if not isinstance(model, Factors):
-        return model.eval()
-    if stage.model == "mf":
-        return model
-    from fastncf import models
-    from fastncf.device import default_factories
-
-    with default_factories():
-        return models.get(stage.model).from_factors(model).eval()
+def finished_model(model: Any) -> "Factors | nn.Module":
+    """Return a model that has been trained, or is, in the form that a recommender keeps."""
+    return model if isinstance(model, Factors) else model.eval()
 
 
 def validation_of(split: Split, settings: Any) -> Validation | None:

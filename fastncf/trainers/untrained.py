@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from fastncf.data.split import Split
+from fastncf.models.factored import NEEDS_NO_TRAINING
 from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
 
@@ -21,7 +22,7 @@ class Untrained(Trainer):
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:
         """Return why a stage needs training; None for ``popularity``."""
-        if module is not None or stage.model != "popularity":
+        if module is not None or stage.model not in NEEDS_NO_TRAINING:
             return "the model has parameters to train"
         return None
 
