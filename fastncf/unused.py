@@ -46,7 +46,7 @@ class Contradiction(NamedTuple):
     message: str
 
 
-_FOR_OTHER_USERS = ("mf", "gmf", "popularity")
+_FOR_OTHER_USERS = ("mf", "gmf", "mlp", "neumf", "popularity")
 """Models that rank items for users whom they were not trained on."""
 
 CONTRADICTIONS = (
@@ -106,8 +106,8 @@ CONTRADICTIONS = (
         lambda config, inputs: (
             config.test_users is not None and (inputs.module is not None or config.model not in _FOR_OTHER_USERS)
         ),
-        "test_users={test_users!r}: needs a model that knows users by their histories; expected model='mf', "
-        "'gmf' or 'popularity'",
+        "test_users={test_users!r}: needs a model that knows users by their histories; expected one of "
+        f"{', '.join(_FOR_OTHER_USERS)}",
     ),
 )
 """Situations that are refused before anything is read."""

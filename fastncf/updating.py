@@ -1,7 +1,7 @@
-"""New interactions in a fitted ``mf``: histories that grow, with or without further training."""
+"""New interactions in a fitted model: histories that grow, with or without further training."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,36 +15,54 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.factored import has_vectors, popularity_factors
 from fastncf.plan import BY_STATES, Plan
 from fastncf.serving.histories import NewRows, encode
+from fastncf.serving.module_users import solve_tables, with_tables
 from fastncf.serving.solving import FixedItems, negatives_of, solve_users
 from fastncf.stage import Stage
 from fastncf.trainers import require_trainer
 from fastncf.trainers.loop import ProgressReporter, TrainingLog, train_epochs
 from fastncf.trainers.sgd import init_factors
 
+if TYPE_CHECKING:
+    from torch import nn
+
 LEARNING_RATE_SHARE = 0.5
 """Part of the learning rate of a fit that further epochs begin with."""
 
 
 class KnownModel(NamedTuple):
-    """An ``mf`` with the data that it knows.
+    """A fitted model with the data that it knows.
 
     Attributes:
-        factors: parameters.
+        trained: factors, or a module whose users have rows in tables.
         encoder: encoder of histories, None for a model without.
         users, items: raw ids.
         split: interactions.
         order: (N,) int32, their order in each row of the split, or None.
     """
 
-    factors: Factors
+    trained: "Factors | nn.Module"
     encoder: HistoryEncoder | None
     users: Vocabulary
     items: Vocabulary
     split: Split
     order: np.ndarray | None
 
+    @property
+    def factors(self) -> Factors:
+        """Parameters of a matrix factorization."""
+        assert isinstance(self.trained, Factors)
+        return self.trained
+
+    def for_histories(self, stage: Stage, indptr: np.ndarray, items: np.ndarray) -> "Factors | nn.Module":
+        """Return the model for users who are known by their histories alone; see :meth:`new_users`."""
+        if isinstance(self.trained, Factors):
+            vectors, bias = self.new_users(stage, indptr, items)
+            return self.trained._replace(user_vectors=vectors, user_bias=bias)
+        tables = solve_tables(self.trained, stage, self.split.item_counts(), indptr, items)
+        return with_tables(self.trained, tables)
+
     def new_users(self, stage: Stage, indptr: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return vectors (U, D) and biases (U,) float32 of users who are known by their histories alone.
+        """Return vectors (U, D) and biases (U,) float32, for factors, of users who are known by their histories alone.
 
         Args:
             stage: what the model was trained by.
@@ -89,18 +107,41 @@ def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
         stage: what it was trained by.
         rows: new interactions, later than all others of their users.
     """
+    present, user = np.unique(rows.user, return_inverse=True)
+    rows = rows._replace(users=Vocabulary(rows.users.decode(present), "user"), user=user.astype(np.int32))
     rows, others = _with_past(rows, known.split.others)
     known = known._replace(split=replace(known.split, others=others))
     users = Vocabulary.of([known.users.ids, rows.users.ids], "user")
     new_index, user = users.encode(known.users.ids), users.encode(rows.users.ids)[rows.user]
-    vectors = np.zeros((len(users), known.factors.user_vectors.shape[1]), dtype=np.float32)
-    vectors[new_index] = known.factors.user_vectors
-    bias = np.zeros(len(users), dtype=np.float32)
-    bias[new_index] = known.factors.user_bias
     split, order = add_interactions(known.split, known.order, user, rows.item, new_index, len(users))
     if split.weights is not None and rows.weight is not None:
         split = replace(split, weights=split.weights.with_rows(new_index, len(users), user, rows.item, rows.weight))
+    grown = known._replace(users=users, split=split, order=order)
     changed = np.unique(user)
+    if isinstance(known.trained, Factors):
+        return grown._replace(trained=_updated_factors(known, grown, stage, new_index, changed))
+    return grown._replace(trained=_updated_module(known.trained, grown, stage, new_index, changed))
+
+
+def _updated_factors(
+    known: KnownModel, grown: KnownModel, stage: Stage, new_index: np.ndarray, changed: np.ndarray
+) -> Factors:
+    """Return the factors for the users of a model that has more interactions.
+
+    Args:
+        known: the model before.
+        grown: its data afterwards, with the factors of before.
+        stage: what it was trained by.
+        new_index: (U,) what the index of each of its users is afterwards.
+        changed: ascending indices of the users who have new interactions.
+    """
+    num_users, split, order = len(grown.users), grown.split, grown.order
+    if not has_vectors(stage.model):
+        return popularity_factors(split.item_weights(), num_users)
+    vectors = np.zeros((num_users, known.factors.user_vectors.shape[1]), dtype=np.float32)
+    vectors[new_index] = known.factors.user_vectors
+    bias = np.zeros(num_users, dtype=np.float32)
+    bias[new_index] = known.factors.user_bias
     solved = changed
     if known.encoder is not None:  # keep the part of a user that does not come from the history
         old = np.flatnonzero(np.isin(new_index, changed))
@@ -108,10 +149,23 @@ def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
         vectors[new_index[old]] += encode(known.encoder, *select_rows(split, order, new_index[old]))
         solved = np.setdiff1d(changed, new_index)
     vectors[solved], bias[solved] = known.new_users(stage, *select_rows(split, order, solved))
-    factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
-    if not has_vectors(stage.model):
-        factors = popularity_factors(split.item_weights(), len(users))
-    return known._replace(factors=factors, users=users, split=split, order=order)
+    return known.factors._replace(user_vectors=vectors, user_bias=bias)
+
+
+def _updated_module(
+    module: "nn.Module", grown: KnownModel, stage: Stage, new_index: np.ndarray, changed: np.ndarray
+) -> "nn.Module":
+    """Return a module for the users of a model that has more interactions; see :func:`_updated_factors`."""
+    import torch
+
+    solved = solve_tables(module, stage, grown.split.item_counts(), *select_rows(grown.split, grown.order, changed))
+    parameters, tables = dict(module.named_parameters()), {}
+    for name, rows in solved.items():
+        table = rows.new_zeros((len(grown.users), *rows.shape[1:]))
+        table[torch.from_numpy(new_index)] = parameters[name].detach()[: len(new_index)]
+        table[torch.from_numpy(changed)] = rows
+        tables[name] = table
+    return with_tables(module, tables)
 
 
 def _with_past(rows: NewRows, others: OtherUsers | None) -> tuple[NewRows, OtherUsers | None]:
@@ -160,7 +214,7 @@ def add_items(known: KnownModel, stage: Stage, items: Vocabulary) -> KnownModel:
     if split.weights is not None:
         split = replace(split, weights=split.weights.with_items(new_index))
     factors = known.factors._replace(item_vectors=vectors, item_bias=bias)
-    return known._replace(factors=factors, encoder=encoder, items=items, split=split, order=order)
+    return known._replace(trained=factors, encoder=encoder, items=items, split=split, order=order)
 
 
 def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressReporter) -> tuple[KnownModel, TrainingLog]:
@@ -196,4 +250,4 @@ def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressRepor
         found = train_epochs(trainer, factors, stage, len(split.indices), None, reporter)
         if found.divergence is not None:
             raise DivergedError(found.divergence)
-        return known._replace(factors=factors, encoder=trainer.encoder), found.log
+        return known._replace(trained=factors, encoder=trainer.encoder), found.log

@@ -178,9 +178,6 @@ def test_a_model_without_histories_serves_new_users():
         rec = fastncf.fit(walks(), dim=16, device="cpu", **settings)
         found = rec.recommend(history=[100, 110, 120, 140], k=5)["item"].to_list()
         assert len({90, 80, 130, 150, 160, 170} & set(found)) >= 3
-    gmf = fastncf.fit(walks(), model="gmf", epochs=1, l2=0.1)
-    with pytest.raises(ConfigError, match="a gmf knows its users by their ids alone; expected model='mf'"):
-        gmf.recommend(history=[100])
 
 
 def test_update_takes_known_and_new_users(own, rec):

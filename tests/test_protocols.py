@@ -302,7 +302,6 @@ def test_updates_keep_the_several_test_items_of_other_users():
         ({"test_users": -1}, ConfigError, "test_users=-1: expected an integer of at least 1"),
         ({"test_users": 2, "holdout": None}, ConfigError, "and holdout=None nobody; expected one of them"),
         ({"test_users": 2, "test": FRAME}, ConfigError, "and test= gives the test set"),
-        ({"test_users": 2, "model": "gmf"}, ConfigError, "needs a model that knows users by their histories"),
         ({"holdout": 2, "test": FRAME}, ConfigError, "holdout=2: says how many items are held out, and test= gives"),
         ({"before": 2, "test": FRAME}, ConfigError, "before='2': says which items are held out, and test= gives them"),
         ({"rows_in_order": True}, ConfigError, "rows_in_order=True: the frame has times in column 'time'"),

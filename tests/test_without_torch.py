@@ -1,4 +1,4 @@
-"""Without torch an ``mf`` is fitted, loaded, asked and updated; the rest says in one sentence what it needs."""
+"""Without torch an ``mf``, a ``gmf`` and a ``popularity`` are fitted and serve; the rest says what it needs."""
 
 import json
 import subprocess
@@ -52,6 +52,16 @@ for history in ("sequence", "none"):
         rec.refit(progress=False).save(folder / "again")
         assert fastncf.load(folder / "again").recommend(99, 3).equals(rec.recommend(99, 3))
 
+for settings in ({"model": "gmf", "epochs": 1}, {"model": "popularity"}):
+    fastncf.fit(frame, num_candidates=5, full_ranking=True, **settings).save(folder / "other")
+    rec = fastncf.load(folder / "other")
+    assert len(rec.recommend([1, 2], 3)) == 6 and len(rec.recommend(history=[1, 4], k=3)) == 3
+    assert "full/hr@10" in rec.evaluate().metrics and len(rec.score([1], [2])) == 1
+    rec.update(new).update(pl.DataFrame({"user": [98], "item": [888]}), epochs=1, progress=False)
+    rec.refit(progress=False).save(folder / "other")
+    assert fastncf.load(folder / "other").recommend([98, 99], 3).equals(rec.recommend([98, 99], 3))
+
+fastncf.fit(frame, epochs=1, num_candidates=5).save(folder / "model")
 model = str(folder / "model")
 assert code_of("recommend", model, "--user", "1", "--quiet") in (0, None)
 assert code_of("evaluate", model, "--quiet") in (0, None)

@@ -135,6 +135,8 @@ class Vocabulary:
 
     def _find_integers(self, numbers: np.ndarray) -> np.ndarray:
         """Return the index of each number (n,) of the dtype of the ids, (n,) int32, -1 for one that is no id."""
+        if not len(self):
+            return np.full(len(numbers), -1, dtype=np.int32)
         nearest = self._integers.searchsorted(numbers)
         nearest[nearest == len(self)] = 0
         nearest[self._integers[nearest] != numbers] = -1

@@ -231,7 +231,7 @@ def _latest(
     by_pair = np.lexsort((age, item, user))
     user, item, age = user[by_pair], item[by_pair], age[by_pair]
     pair = user.astype(np.int64) * num_items + item
-    is_last = np.append(pair[1:] != pair[:-1], True)
+    is_last = np.append(pair[1:] != pair[:-1], np.ones(min(1, len(pair)), dtype=np.bool_))
     return user[is_last], item[is_last], age[is_last]
 
 

@@ -12,6 +12,8 @@ logits. The file ``fastncf/models/NAME.py`` holds the model that is called NAME,
   all 1 + K items.
 - ``scorer()``, optional: a :class:`~fastncf.models.scorers.Scorer` that computes the same scores faster. It is used
   only for objects of the very class that defines it, since a subclass may compute other scores.
+- ``user_tables``, optional: a tuple of the names of the parameters that have a row for each user, such as
+  ``("user_embedding.weight",)``. The rows of users who were not trained on can then be solved for.
 - ``item_vectors()`` and ``user_vectors()``, optional: (I, D) and (U, D) float, vectors whose cosines say which items,
   or users, are similar.
 """

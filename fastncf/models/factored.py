@@ -1,6 +1,6 @@
 """Models that are kept as the factors of a matrix factorization, so that torch is not needed to fit, load or ask them.
 
-A :class:`Form` says how the factors of such a model are saved: as the state of the module that torch knows it as, so that
+A :class:`Form` says how the factors of such a model are saved: as the state of its module of torch, so that
 a saved model is the same whether a kernel or torch has trained it.
 """
 

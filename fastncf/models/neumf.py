@@ -40,6 +40,7 @@ class NeuMF(nn.Module):
     """
 
     broadcasts_ids: ClassVar[bool] = True
+    user_tables: ClassVar[tuple[str, ...]] = ("gmf_user_embedding.weight", "mlp_user_embedding.weight")
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, overload
 
 import numpy as np
 import polars as pl
@@ -106,9 +106,11 @@ class Answering(FittedModel):
             unknown: what is done about users who are not in the training data: ``error``; ``skip`` them; or recommend
                 the items with the most training interactions (``popular``), whose score is that number.
             history: in place of ``users``, what users who are not in the training data have done: raw ids of items of
-                one user, the oldest first; or a frame or a file with columns of users, items and, perhaps, times. Only
-                an ``mf`` takes it. ``unknown`` then says what is done about items that the model does not know:
-                ``error``, or ``skip`` their rows, and users who have no others.
+                one user, the oldest first; or a frame or a file with columns of users, items and, perhaps, times. An
+                ``mf`` or ``gmf`` encodes them or solves for the user's vector, an ``mlp`` or ``neumf`` solves for it by
+                gradients. ``unknown`` then says what is done about items that the model does not know: ``error``;
+                ``skip`` their rows, and users who have no others; or recommend the most popular items to these
+                (``popular``).
             titles: titles of the items, for a further column behind that of the items: a frame with columns item and
                 title, ``u.item``, ``movies.dat``, ``movies.csv`` or a similar file, or the name of a data set; those of
                 the recommender, if it has any, where none are given.
@@ -136,9 +138,16 @@ class Answering(FittedModel):
         if history is not None:
             if users is not None:
                 raise ConfigError("recommend: users= and history= are given; expected one of them")
-            guests = self._with_histories(history, unknown)
+            guests, asked_ids = self._with_histories(history, unknown)
             found = guests.recommend(
-                None, k, exclude_seen=exclude_seen, items=items, exclude=exclude, titles=titles, out=out
+                asked_ids,
+                k,
+                exclude_seen=exclude_seen,
+                items=items,
+                exclude=exclude,
+                unknown="popular",
+                titles=titles,
+                out=out,
             )
             if isinstance(found, Path):
                 return found
@@ -161,30 +170,35 @@ class Answering(FittedModel):
             titles=self.titles if titles is None else read_titles(titles, self.items),
             k=k,
             ranker=self._ranker(len(asked.rows)),
-            counts=self.split.item_counts() if asked.unknown else None,
+            counts=self._item_counts() if asked.unknown else None,
         )
         if path is None:
             return in_library(output, request.frame(request.answer()))
         write_answers(request, path)
         return path
 
-    def _with_histories(self, history: Any, unknown: str) -> Self:
-        """Return the same model for other users, who are known by their histories."""
-        rows, indptr, items = group_histories(read_rows(history, self.items, unknown, "history", self._reading()))
-        known = self._known_model()
-        vectors, bias = known.new_users(self.plan.final, indptr, items)
-        factors = known.factors._replace(user_vectors=vectors, user_bias=bias)
+    def _item_counts(self) -> np.ndarray:
+        """Return the number of training interactions of each item, (I,) int64."""
+        return self.split.item_counts() if self._counts is None else self._counts
+
+    def _with_histories(self, history: Any, unknown: Unknown) -> tuple[Self, pl.Series]:
+        """Return the same model for other users, who are known by their histories, and ids of those to be answered."""
+        read = read_rows(history, self.items, unknown, "history", self._reading(), choices=get_args(Unknown))
+        rows, indptr, items = group_histories(read)
+        trained = self._known_model().for_histories(self.plan.final, indptr, items)
         none = np.full(len(rows.users), -1, dtype=np.int32)
         by_item = np.lexsort((items, np.repeat(np.arange(len(rows.users)), np.diff(indptr))))
         guests = replace(
             self,
-            trained=factors,
+            trained=trained,
             users=rows.users,
             split=Split(len(self.items), indptr, items[by_item], none, none, 0, 0, 0, "none"),
             order=None,
         )
-        guests._factor_items = self._tiled_items().for_users(factors)
-        return guests
+        if isinstance(trained, Factors):
+            guests._factor_items = self._tiled_items().for_users(trained)
+        guests._counts = self.split.item_counts()
+        return guests, read.users.ids if unknown == "popular" else rows.users.ids
 
     @overload
     def score(self, users: Any, items: Any, *, output: Literal["polars"] = "polars") -> pl.DataFrame: ...

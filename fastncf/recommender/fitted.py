@@ -20,6 +20,7 @@ from fastncf.models.factored import MF_NAMES, as_module, has_vectors, module_fac
 from fastncf.plan import Plan
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.serving.histories import RowsReading
+from fastncf.serving.module_users import table_names
 from fastncf.trainers.loop import TrainingLog
 from fastncf.updating import KnownModel
 
@@ -50,6 +51,7 @@ class FittedModel:
     num_kept: tuple[int, ...] = ()
     encoder: HistoryEncoder | None = None
     titles: pl.Series | None = None
+    _counts: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
     _factor_items: FactorItems | None = field(default=None, init=False, repr=False, compare=False)
     _module_factors: tuple[list[Any], Factors] | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -108,37 +110,38 @@ class FittedModel:
 
         return device_of(module)
 
-    def _require_factors(self) -> Factors:
-        """Return the factors of an ``mf``.
+    def _for_histories(self) -> "Factors | nn.Module":
+        """Return the factors of the model, or the module, for users who are known by their histories.
 
         Raises:
-            ConfigError: the model is another one, or has no encoder of histories.
+            ConfigError: the model has no users who could be solved for, or no encoder of histories.
         """
-        if not isinstance(self.trained, Factors):
-            factors = module_factors(self.trained, self.plan.final.model, len(self.users), len(self.items))
-            if factors is None:
+        if isinstance(self.trained, Factors):
+            if self.encoder is None and self.plan.final.history != "none":
                 raise ConfigError(
-                    f"history: a {self.plan.final.model:.80} knows its users by their ids alone; expected model='mf'"
+                    "history: the model has no encoder of histories, as after a training that diverged, or in a folder "
+                    "of an older version; expected a new fit"
                 )
-            # a new object for the same parameters would have the items arranged anew at each request
-            state = [(parameter, parameter._version) for parameter in self.trained.parameters()]
-            kept = self._module_factors
-            if kept is None or not all(
-                old is new and a == b for (old, a), (new, b) in zip(kept[0], state, strict=True)
-            ):
-                self._module_factors = kept = state, factors
+            return self.trained
+        # a new object for the same parameters would have the items arranged anew at each request
+        state = [(parameter, parameter._version) for parameter in self.trained.parameters()]
+        kept = self._module_factors
+        if kept is not None and all(old is new and a == b for (old, a), (new, b) in zip(kept[0], state, strict=True)):
             return kept[1]
-        if self.encoder is None and self.plan.final.history != "none":
+        factors = module_factors(self.trained, self.plan.final.model, len(self.users), len(self.items))
+        if factors is not None:
+            self._module_factors = state, factors
+            return factors
+        if table_names(self.trained) is None:
             raise ConfigError(
-                "history: the model has no encoder of histories, as after a training that diverged, or in a folder of "
-                "an older version; expected a new fit"
+                f"history: a {self.plan.final.model:.80} knows its users by their ids alone; expected mf, gmf, mlp, "
+                f"neumf or popularity, or a module whose class names its tables of users in user_tables"
             )
         return self.trained
 
     def _known_model(self) -> KnownModel:
-        """Return the factors of an ``mf`` with the data that it knows."""
-        factors = self._require_factors()
-        return KnownModel(factors, self.encoder, self.users, self.items, self.split, self.order)
+        """Return the model with the data that it knows; see :meth:`_for_histories`."""
+        return KnownModel(self._for_histories(), self.encoder, self.users, self.items, self.split, self.order)
 
     def _reading(self, *, updates: bool = False) -> RowsReading:
         """Return how further interactions are read, which have weights where they update the model's own."""
@@ -154,7 +157,8 @@ class FittedModel:
 
     def _tiled_items(self) -> FactorItems:
         """Return the items of a factorization in the form that answers requests fast, made at the first request."""
-        factors = self.trained if isinstance(self.trained, Factors) else self._require_factors()
+        factors = self._for_histories() if not isinstance(self.trained, Factors) else self.trained
+        assert isinstance(factors, Factors)
         if self._factor_items is None or self._factor_items.factors is not factors:
             self._factor_items = FactorItems(factors)
         return self._factor_items

@@ -93,9 +93,7 @@ class Measuring(Answering):
         others = self.split.others
         if not questions.test.are_others or others is None:
             return self.trained
-        known = self._known_model()
-        vectors, bias = known.new_users(self.plan.final, *others.histories)
-        return known.factors._replace(user_vectors=vectors, user_bias=bias)
+        return self._known_model().for_histories(self.plan.final, *others.histories)
 
     @with_usual_errors
     def report(self, path: str | Path, *, titles: Any | None = None) -> Path:

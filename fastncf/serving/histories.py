@@ -21,7 +21,7 @@ class NewRows(NamedTuple):
     """Interactions with items of a model, of any users, a user's oldest first.
 
     Attributes:
-        users: raw ids of the users.
+        users: raw ids of the users, those without rows included.
         items: raw ids of the model's items, and of new ones where they are taken.
         user: (M,) int32, indices of :attr:`users`, ascending.
         item: (M,) int32, indices of :attr:`items`.
@@ -67,6 +67,7 @@ def read_rows(
     reading: RowsReading,
     *,
     takes_new: bool = False,
+    choices: tuple[str, ...] = ("error", "skip"),
 ) -> NewRows:
     """Read interactions from a frame or a file, or take the items of one user.
 
@@ -74,18 +75,19 @@ def read_rows(
         source: a frame or a file with columns of users, items and, perhaps, times; or raw ids of items, oldest first,
             whose user is called 0.
         items: ids of the model's items.
-        unknown: what is done about other items: ``error``, or leave their rows out (``skip``).
+        unknown: what is done about other items: ``error``; all other choices leave their rows out.
         name: name of the argument in messages.
         reading: how a table is read.
         takes_new: take other items of a table into the vocabulary; then none is unknown.
+        choices: what ``unknown`` may be.
 
     Raises:
-        ConfigError: ``unknown`` is neither.
+        ConfigError: ``unknown`` is none of these.
         DataNotFoundError: there is no such file.
         DataError: the source cannot be used, or with ``error`` holds an item that the model does not know.
     """
-    if unknown not in ("error", "skip"):
-        raise ConfigError(f"unknown={show(unknown)}: expected error or skip beside {name}")
+    if unknown not in choices:
+        raise ConfigError(f"unknown={show(unknown)}: expected {' or '.join(choices)} beside {name}")
     raw: Any
     counts: dict[str, int] = {}
     by_age: tuple[np.ndarray, ...]
@@ -115,8 +117,9 @@ def read_rows(
         raise DataError(
             f"{name}: row {row}: {items.describe_unknown(raw, item)}; expected one of those, or unknown='skip'"
         )
-    if not is_known.any():
-        raise DataError(f"{name}: holds no item of the training data; expected at least one")
+    if unknown == "error" and not len(item):
+        others = " or ".join(f"unknown={choice!r}" for choice in choices if choice != "error")
+        raise DataError(f"{name}: holds no item of the training data; expected at least one, or {others}")
     ordered = np.lexsort((*by_age, user))
     kept = ordered[is_known[ordered]]
     weight = None if weight is None else weight[kept]

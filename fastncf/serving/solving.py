@@ -45,7 +45,9 @@ class FixedItems(NamedTuple):
     shares: np.ndarray
 
 
-def negatives_of(name: str, exponent: float, item_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def negatives_of(
+    name: str, exponent: float, item_counts: np.ndarray, most: int = NUM_NEGATIVES
+) -> tuple[np.ndarray, np.ndarray]:
     """Return items that stand for the negatives of a distribution, and their shares, see :class:`FixedItems`.
 
     All items of a small catalogue do; of a larger one every n-th of the distribution, so that the same model has the
@@ -55,15 +57,16 @@ def negatives_of(name: str, exponent: float, item_counts: np.ndarray) -> tuple[n
         name: of the distribution; uniform where it is not registered any more.
         exponent: of the distribution.
         item_counts: (I,) int64, training interactions of each item.
+        most: number of items that stand for a larger catalogue.
     """
     weights = DISTRIBUTIONS.get(name, DISTRIBUTIONS["uniform"])(item_counts, exponent)
     shares = np.ones(len(item_counts)) if weights is None else np.asarray(weights, dtype=np.float64)
     shares = shares / shares.sum()
-    if len(shares) <= NUM_NEGATIVES:
+    if len(shares) <= most:
         return np.arange(len(shares)), shares
-    places = (np.arange(NUM_NEGATIVES) + 0.5) / NUM_NEGATIVES
+    places = (np.arange(most) + 0.5) / most
     sampled = np.minimum(np.searchsorted(np.cumsum(shares), places), len(shares) - 1)
-    return sampled, np.full(NUM_NEGATIVES, 1 / NUM_NEGATIVES)
+    return sampled, np.full(most, 1 / most)
 
 
 def solve_users(

@@ -1,0 +1,135 @@
+"""Users who were not trained on, by each kind of model: told by their histories, and taken in by ``update()``."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+import fastncf
+from fastncf import ConfigError, DataError
+from fastncf.models.factored import popularity_factors
+from fastncf.serving.module_users import solve_tables, with_tables
+from tests.conftest import checkerboard
+
+
+class Dots(nn.Module):
+    """Dot products without biases, of the user's own."""
+
+    user_tables = ("users.weight",)
+
+    def __init__(self, num_users: int, num_items: int) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(num_users, 4), nn.Embedding(num_items, 4)
+
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        return (self.users(users) * self.items(items)).sum(-1)
+
+
+KINDS = {
+    "gmf": {"model": "gmf", "epochs": 8},
+    "gmf without histories": {"model": "gmf", "history": "none", "epochs": 8},
+    "gmf by adam": {"model": "gmf", "optimizer": "adam", "epochs": 20, "batch_size": 128},
+    "mlp": {"model": "mlp", "layers": (8,), "epochs": 4},
+    "neumf": {"model": "neumf", "layers": (8,), "epochs": 4},
+    "own": {"model": None, "epochs": 20, "batch_size": 128},
+    "popularity": {"model": "popularity"},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def rec(request):
+    """A model of users who like items of their own parity."""
+    settings = {"dim": 8, **KINDS[request.param]}
+    if request.param == "popularity":
+        del settings["dim"]
+    if request.param == "own":
+        torch.manual_seed(0)
+        settings = {**settings, "model": Dots(60, 40)}
+        del settings["dim"]
+    return fastncf.fit(checkerboard(), device="cpu", progress=False, **settings)
+
+
+def test_users_who_tell_their_histories_get_what_they_get_by_their_ids(rec):
+    histories = checkerboard().select(pl.col("user") + 100, "item")
+    told, known = rec.recommend(history=histories, k=5, exclude_seen=False), rec.recommend(k=5, exclude_seen=False)
+    assert told["user"].to_list() == [user + 100 for user in known["user"]]
+    by_told, by_known = (float((frame["user"] % 2 == frame["item"] % 2).mean()) for frame in (told, known))
+    assert by_told >= by_known - 0.1
+    alone = rec.recommend(history=[1, 5, 9, 13, 17, 21], k=5)
+    assert alone.columns == ["item", "score", "rank"]
+    assert not {1, 5, 9, 13, 17, 21} & set(alone["item"])
+
+
+def test_users_without_known_items_are_skipped_or_get_popular_items(rec):
+    popular = rec.recommend("nobody", k=3, unknown="popular")["item"].to_list()
+    for history in ([], [9_999]):
+        assert rec.recommend(history=history, k=3, unknown="popular")["item"].to_list() == popular
+        assert rec.recommend(history=history, k=3, unknown="skip").height == 0
+        with pytest.raises(DataError, match="unknown='skip'"):
+            rec.recommend(history=history, k=3)
+    frame = pl.DataFrame({"user": ["a", "b", "b"], "item": [9_999, 1, 9_999]})
+    assert rec.recommend(history=frame, k=1, unknown="skip")["user"].to_list() == ["b"]
+    found = rec.recommend(history=frame, k=3, unknown="popular")
+    assert found["user"].to_list() == ["a"] * 3 + ["b"] * 3
+    assert found["item"][:3].to_list() == popular
+
+
+def test_update_takes_new_users_and_changes_no_others(rec):
+    own = fastncf.recommender.Recommender(
+        **{name: getattr(rec, name) for name in rec.__dataclass_fields__ if name[0] != "_"}
+    )
+    before = rec.recommend(list(range(2, 60)), k=3)
+    own.update(pl.DataFrame({"user": [1, 99, 99], "item": [0, 2, 4]}))
+    assert own.data["users"] == len(own.users) == 61
+    after = own.recommend(list(range(2, 60)), k=3)
+    if "counts" not in dict(rec.model.named_buffers()):
+        assert after["item"].equals(before["item"])
+    assert not {2, 4} & set(own.recommend(99, k=38)["item"])
+    own.update(pl.DataFrame({"user": [77], "item": [9_999]}), unknown="skip")
+    with pytest.raises(DataError, match="user 77 is not in"):
+        own.recommend(77)
+
+
+def test_a_module_that_names_no_tables_says_so():
+    class Plain(Dots):
+        user_tables = None
+
+    rec = fastncf.fit(checkerboard(), model=Plain(60, 40), epochs=1, progress=False)
+    with pytest.raises(ConfigError, match="a Plain knows its users by their ids alone; expected mf, gmf, mlp"):
+        rec.recommend(history=[1])
+
+
+def test_rows_of_users_minimise_the_loss_of_their_histories():
+    generator = np.random.default_rng(3)
+    torch.manual_seed(3)
+    module, counts = Dots(30, 25), generator.integers(1, 9, 25)
+    indptr, items = np.array([0, 3, 10]), generator.permuted(np.tile(np.arange(25), (2, 1)), axis=1)[:, :7].reshape(-1)
+    items = np.concatenate([items[:3], items[7:]]).astype(np.int32)
+    stage = fastncf.plan_fit(checkerboard(), model="mlp", optimizer="adam", num_negatives=5, negatives="uniform").final
+    found = solve_tables(module, stage, counts, indptr, items)["users.weight"].double().numpy()
+    trained, vectors = (table.weight.detach().double().numpy() for table in (module.users, module.items))
+    mean, deviation = trained.mean(0), trained.std(0)
+
+    def loss(user: int, row: np.ndarray) -> float:
+        history = items[indptr[user] : indptr[user + 1]]
+        scores, is_other = vectors @ row, ~np.isin(np.arange(25), history)
+        negatives = 5 * len(history) * np.logaddexp(0, scores[is_other]).mean()
+        prior = (((row - mean) / deviation) ** 2).sum() / 2
+        return float(np.logaddexp(0, -scores[history]).sum() + negatives + prior)
+
+    for user in range(2):
+        least = loss(user, found[user])
+        for _ in range(50):
+            assert least <= loss(user, found[user] + generator.normal(0, 0.2, 4)) + 1e-3
+    other = with_tables(module, {"users.weight": torch.zeros(2, 4)})
+    assert other.items.weight is module.items.weight
+    assert (other.users.weight.shape, module.users.weight.shape) == ((2, 4), (30, 4))
+
+
+def test_scores_by_popularity_keep_the_order_of_large_and_small_counts():
+    counts = np.array([2**24 + 1, 2**24, 2**24 + 2, 0, 5, 5, 1e300, 3e300, 1e-60])
+    scores = popularity_factors(counts, 2).item_bias
+    assert np.isfinite(scores).all()
+    assert (np.sign(np.subtract.outer(scores, scores)) == np.sign(np.subtract.outer(counts, counts))).all()
+    assert popularity_factors(np.arange(9.0), 2).item_bias.tolist() == list(range(9))
