@@ -11,7 +11,7 @@ from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, printable
 from fastncf.memory import format_bytes
 from fastncf.numpy_errors import usual_errors
-from fastncf.plan import make_plan
+from fastncf.plan import Plan, make_plan
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.progress import progress_shown
 from fastncf.recommender import Recommender
@@ -109,16 +109,20 @@ def repeat(
         reporter = ProgressReporter(callback, likely.num_epochs)
         data = Prepared.read(train, inputs, config, likely, reporter)
         item_titles = None if titles is None else read_titles(titles, data.interactions.items)
-        fitted = []
+        fitted, warned = [], set[str]()
         for number, seed in enumerate(chosen):
             plan = make_plan(replace(config, seed=seed), data.facts)
             if number == 0:
-                warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
+                warned = warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
                 require_plan_memory(plan, data.split)
             else:
                 reporter = ProgressReporter(callback, plan.num_epochs)
             reporter.expected = format_bytes(plan.cost.memory_bytes)
-            fitted.append(fit_prepared(data, plan, config, None, item_titles, reporter))
+            chosen_plans: list[Plan] = []
+            fitted.append(
+                fit_prepared(data, plan, config, None, item_titles, reporter, when_chosen=chosen_plans.append)
+            )
+            warned = warn_of_unused(Fit(config, inputs, likely, *chosen_plans), warned, stacklevel=2)
         return Repetitions(chosen, tuple(fitted))
 
 

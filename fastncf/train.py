@@ -145,9 +145,15 @@ def fit(
             data = _read_once(ranks, train, inputs, config, likely, reporter)
         item_titles = None if titles is None else read_titles(titles, data.interactions.items)
         plan = make_plan(config, data.facts, module)
-        warn_of_unused(Fit(config, inputs, likely, plan), stacklevel=2)
+        asked = Fit(config, inputs, likely, plan)
+        warned = warn_of_unused(asked, stacklevel=2)
         require_plan_memory(plan, data.split)
-        return fit_prepared(data, plan, config, module, item_titles, reporter, kept)
+
+        def when_chosen(plan: Plan) -> None:
+            """Warn of what the plan does not use that held-out items have chosen, in the line that calls fit()."""
+            warn_of_unused(asked._replace(plan=plan), warned, stacklevel=4)
+
+        return fit_prepared(data, plan, config, module, item_titles, reporter, kept, when_chosen)
 
 
 def fit_prepared(
@@ -158,6 +164,7 @@ def fit_prepared(
     titles: Any,
     reporter: ProgressReporter,
     kept: Checkpoint | None = None,
+    when_chosen: Callable[[Plan], object] = lambda plan: None,
 ) -> Recommender:
     """Choose what is left open by held-out items, train, and evaluate.
 
@@ -169,6 +176,7 @@ def fit_prepared(
         titles: (I,) String, titles of the items, or None.
         reporter: called at each stage and after each epoch.
         kept: an open checkpoint, or None.
+        when_chosen: called with the plan that held-out items have chosen, before the training.
 
     Raises:
         DivergedError: the training led to numbers that are not finite.
@@ -176,6 +184,7 @@ def fit_prepared(
     reporter.expected = format_bytes(plan.cost.memory_bytes)
     with reporter.stage("tune"):
         plan = _chosen(plan, data, config, kept)
+    when_chosen(plan)
     reporter.num_epochs = plan.num_epochs
     with reporter.stage("train"):
         trained, plan, split, order = _train(plan, module, data, config, reporter, kept)

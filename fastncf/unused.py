@@ -147,7 +147,15 @@ _OF_TRAINING = (
     *("dim", "init_std", "layers", "dropout", "loss", "num_negatives", "negatives", "negatives_exponent", "optimizer"),
     *("budget", "epochs", "batch_size", "learning_rate", "schedule", "l2", "shuffle", "patience", "precision"),
 )
-_WITHOUT_LAYERS = ("mf", "gmf")
+SETTINGS_OF_MODELS = {
+    "mf": frozenset[str](),
+    "gmf": frozenset[str](),
+    "popularity": frozenset[str](),
+    "mlp": frozenset({"layers", "dropout"}),
+    "neumf": frozenset({"layers", "dropout"}),
+}
+"""Of the settings ``layers`` and ``dropout`` those that each model has; one from elsewhere may have both."""
+
 _WITHOUT_EXPONENT = ("uniform",)
 
 UNUSED = (
@@ -159,10 +167,10 @@ UNUSED = (
     Unused(_OF_TRAINING, lambda fit: not fit.plan.num_epochs, "the model needs no training"),
     Unused(
         ("layers", "dropout"),
-        lambda fit: _trains(fit) and fit.plan.final.model in _WITHOUT_LAYERS and not _drops_states(fit),
+        lambda fit: _trains(fit) and not _reads(fit, "layers") and not _reads(fit, "dropout"),
         "the model has no hidden layers",
     ),
-    Unused(("layers",), lambda fit: _trains(fit) and _drops_states(fit), "the model has no hidden layers"),
+    Unused(("layers",), lambda fit: _trains(fit) and not _reads(fit, "layers"), "the model has no hidden layers"),
     Unused(
         ("batch_size",),
         lambda fit: _trains(fit) and all(reasons.get("batch_size") != AS_ASKED_FOR for reasons in fit.plan.reasons),
@@ -228,9 +236,18 @@ def refuse_contradictions(config: Config, inputs: Inputs) -> None:
             raise ConfigError(contradiction.message.format(**config.to_dict()))
 
 
-def warn_of_unused(fit: Fit, *, stacklevel: int) -> None:
-    """Warn of settings that were given and have no effect, each once; ``stacklevel`` is as for ``warnings.warn``."""
-    warned: set[str] = set()
+def warn_of_unused(fit: Fit, warned: set[str] | None = None, *, stacklevel: int) -> set[str]:
+    """Warn of settings that were given and have no effect, each once.
+
+    Args:
+        fit: the fit.
+        warned: settings that were warned of before, see what is returned.
+        stacklevel: as for ``warnings.warn``.
+
+    Returns:
+        The settings that have now been warned of.
+    """
+    warned = set(warned or ())
     for unused in UNUSED:
         columns = {name: fit.inputs.columns.get(name) for name in unused.settings}
         given = {name: column for name, column in columns.items() if column is not None}
@@ -240,6 +257,7 @@ def warn_of_unused(fit: Fit, *, stacklevel: int) -> None:
             warned |= given.keys()
             listed = ", ".join(f"{name}={value!r:.80}" for name, value in given.items())
             warnings.warn(f"{listed}: no effect, since {unused.reason}", UnusedSettingWarning, stacklevel + 1)
+    return warned
 
 
 def _given(config: Config, names: tuple[str, ...]) -> dict[str, Any]:
@@ -254,9 +272,16 @@ def _trains(fit: Fit) -> bool:
     return fit.plan.num_epochs > 0
 
 
-def _drops_states(fit: Fit) -> bool:
-    """Return whether dropout applies to states that run through histories."""
-    return fit.plan.final.trainer in BY_STATES
+def _reads(fit: Fit, name: str) -> bool:
+    """Return whether a stage of the plan reads a setting of :data:`SETTINGS_OF_MODELS`.
+
+    Dropout also applies to states that run through histories.
+    """
+    everything = frozenset({"layers", "dropout"})
+    return any(
+        name in SETTINGS_OF_MODELS.get(stage.model, everything) or (name == "dropout" and stage.trainer in BY_STATES)
+        for stage in fit.plan.stages
+    )
 
 
 def _is_planned_alike(fit: Fit, **changes: Any) -> bool:

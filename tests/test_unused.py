@@ -80,6 +80,44 @@ def test_a_setting_without_effect_is_said(settings, warned):
     assert caught[0].filename == __file__
 
 
+PLANS = {
+    "mf": {"loss": "bce"},
+    "mf by softmax": {"loss": "softmax", "num_negatives": 64},
+    "gmf": {"model": "gmf"},
+    "mlp": {"model": "mlp"},
+    "mlp by adam": {"model": "mlp", "optimizer": "adam"},
+    "neumf": {"model": "neumf"},
+}
+CHANGES = {"dropout": 0.4, "batch_size": 40, "layers": (3,)}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_setting_is_warned_of_if_and_only_if_it_changes_nothing(name):
+    settings = {"layers": (4,), "dim": 6, "epochs": 1, "l2": 0.01, "num_candidates": 5, "device": "cpu", **PLANS[name]}
+
+    def fitted(**changes):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rec = fastncf.fit(checkerboard(), progress=False, **{**settings, **changes})
+        said = {setting for setting in changes for warning in caught if f"{setting}=" in str(warning.message)}
+        return said, rec.score([1, 2, 3] * 9, list(range(27)))["score"].to_list()
+
+    _, scores = fitted()
+    for setting, value in CHANGES.items():
+        said, changed = fitted(**{setting: value})
+        assert said == ({setting} if changed == scores else set()), setting
+
+
+def test_a_setting_that_the_chosen_plan_does_not_use_is_said(monkeypatch):
+    monkeypatch.setattr("fastncf.train.choose_plan", lambda plans, *rest: plans[1])
+    with pytest.warns(UnusedSettingWarning, match="^dropout=0.3: no effect, since the model has no hidden") as caught:
+        fastncf.fit(checkerboard(), dropout=0.3, epochs=1, dim=8, l2=0.01)
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UnusedSettingWarning, match="^batch_size=99: no effect, since sgd takes") as caught:
+        fastncf.repeat(checkerboard(), batch_size=99, epochs=1, dim=8, l2=0.01, seeds=2)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 def test_a_warning_of_fit_is_in_the_line_that_calls_it():
     with pytest.warns(UnusedSettingWarning) as caught:
         fastncf.fit(checkerboard(), loss="bce", epochs=1, dim=8, batch_size=9)

@@ -102,7 +102,7 @@ def recommend(
         File of user ids.
     history
         In place of users: the items of a user who is not in the training data, the oldest first, separated by commas;
-        or a file with columns of users, items and, perhaps, times. Only an mf takes it.
+        or a file with columns of users, items and, perhaps, times.
     all_users
         Recommend to all users of the training data.
     k
@@ -114,8 +114,8 @@ def recommend(
     exclude
         File of items that are never recommended; of users and items, to leave out an item for one user.
     unknown
-        What to do about users who are not in the training data: stop with an error, skip them, or recommend popular
-        items.
+        What to do about users who are not in the training data, or items of a history: stop with an error, skip them,
+        or recommend popular items.
     titles
         Titles of the items, as for fit; those that the model keeps where none are given.
     out
@@ -242,7 +242,7 @@ def info(model: PathArgument, *, plan: Flag = False, json: Json = False, common:
     stage, data = recommender.plan.final, recommender.data
     print_lines(
         f"model:    {stage.model}, dim {stage.dim}, loss {stage.loss}, history {stage.history}, trained by "
-        f"{stage.optimizer} for {recommender.plan.num_epochs} epochs",
+        f"{stage.optimizer} for {_epochs(recommender.plan.num_epochs)}",
         f"data:     {data.get('interactions', 0):,} interactions of {len(recommender.users):,} users with "
         f"{len(recommender.items):,} items, from {recommender.found.get('source', 'an unknown source')}",
         *(f"rows:     {account}" for account in [describe_rows(data)] if account),
@@ -278,6 +278,11 @@ def _history(text: str) -> Any:
     if os.path.lexists(path) or ("," not in text and (os.sep in text or text.lower().endswith(_ENDS))):
         return path
     return [as_utf8(item.strip()) for item in text.split(",") if item.strip()]
+
+
+def _epochs(number: int) -> str:
+    """Return a number of epochs in words."""
+    return "1 epoch" if number == 1 else f"{number} epochs"
 
 
 def _tell_unknown(vocabulary: "Vocabulary", ids: Any, path: Path, what: str) -> None:

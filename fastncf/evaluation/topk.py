@@ -21,6 +21,7 @@ _BYTES_PER_RESULT = 64  # an item and its score among the best k, also before th
 
 _LEAST_NORM = 1e-12
 _MANY_USERS = 256  # to arrange the items takes as long as the scores of some dozens of users
+_SMALL_BYTES = 1 << 24
 FEW_USERS = 32
 """Users below which one thread answers a request: to start another takes as long as the scores of some users."""
 
@@ -54,12 +55,15 @@ class FactorItems:
     """Items of a matrix factorization, arranged once to answer many requests for the best of them.
 
     Args:
-        factors: parameters of U users and I items; the items' are copied.
+        factors: parameters of U users and I items. The items' are copied where they take at most 16 MiB or an eighth of
+            the users'; a larger catalogue is arranged tile by tile in each request, so that the memory of a model does
+            not double.
     """
 
     def __init__(self, factors: Factors) -> None:
         self.factors = factors
-        self._tiles = tile_items(factors)
+        size = factors.item_vectors.nbytes
+        self._tiles = tile_items(factors, copied=size <= max(_SMALL_BYTES, factors.user_vectors.nbytes // 8))
 
     def for_users(self, factors: Factors) -> "FactorItems":
         """Return the same items, whose arrays are shared, for the users of other factors with these items."""

@@ -13,6 +13,9 @@ from torch import nn
 import fastncf
 from fastncf import cli
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
+from fastncf.evaluation.topk import FactorItems
+from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.topk import TILE, LeftOut
 from tests.conftest import checkerboard
 
 USERS, ITEMS = 20, 14
@@ -217,3 +220,19 @@ def test_items_of_a_module_are_arranged_once_until_it_changes():
     with torch.no_grad():
         rec.model.item_bias[1] += 100
     assert rec.recommend(history=[0, 2], k=1)["item"].to_list() == [1]
+
+
+def test_a_large_catalogue_is_arranged_tile_by_tile_with_the_same_answers(monkeypatch):
+    generator = np.random.default_rng(8)
+    shapes = (40, 7), (3 * TILE + 5, 7), (40,), (3 * TILE + 5,)
+    factors = Factors(*(generator.normal(size=shape).astype(np.float32) for shape in shapes))
+    copied = FactorItems(factors)
+    monkeypatch.setattr("fastncf.evaluation.topk._SMALL_BYTES", 1)
+    arranged = FactorItems(factors)
+    assert arranged._tiles.vectors.nbytes == 0
+    assert copied._tiles.vectors.nbytes > factors.item_vectors.nbytes
+    for num_users in (1, 40):
+        users, indptr = np.arange(num_users, dtype=np.int32), np.arange(num_users + 1, dtype=np.int64)
+        left_out = LeftOut(indptr, users * 40, np.empty(0, dtype=np.bool_))
+        for ours, theirs in zip(arranged.top(users, 9, left_out), copied.top(users, 9, left_out), strict=True):
+            np.testing.assert_array_equal(ours, theirs)

@@ -201,7 +201,7 @@ def _rank_by_tiles(first, last, tiles, users, lists, miss, ranks):
             begin, width = tile * TILE, min(TILE, tiles.num_items - tile * TILE)
             for group in range(start, stop, GROUP_ROWS):
                 rows = min(GROUP_ROWS, stop - group)
-                score_tile(vectors, group - start, rows, tiles, tile, scores)
+                score_tile(vectors, group - start, rows, tiles.vectors[tile], tiles.bias[tile], scores)
                 for row in range(group, group + rows):
                     since, end, found = next_seen[row - start], indptr[users.user_ids[row] + 1], scores[row - group]
                     until = since

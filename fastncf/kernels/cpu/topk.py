@@ -26,6 +26,7 @@ GROUP_ROWS = 12
 BLOCK_ROWS = 480
 """Users who are done with one tile before the next is loaded."""
 
+_COLUMNS = 16
 _MASK_BITS = 64
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -35,14 +36,17 @@ class ItemTiles(NamedTuple):
 
     Attributes:
         vectors: (T, D + 1, TILE) float32; column j of tile t belongs to item ``t * TILE + j``, and columns of no item
-            are 0. The last row of a tile is 1, so that a user's bias is one more term of the dot product.
+            are 0. The last row of a tile is 1, so that a user's bias is one more term of the dot product. Or
+            (0, D + 1, TILE), where a kernel arranges each tile when it needs it.
         bias: (T, TILE) float32.
         num_items: I.
+        rows: (I, D) float32, the vectors of the items.
     """
 
     vectors: np.ndarray
     bias: np.ndarray
     num_items: int
+    rows: np.ndarray
 
 
 class LeftOut(NamedTuple):
@@ -95,18 +99,43 @@ class Best(NamedTuple):
         return cls(np.empty(num_users, dtype=np.int64), items, scores)
 
 
-def tile_items(factors: Factors) -> ItemTiles:
-    """Return the item vectors and biases of a matrix factorization as tiles, copied."""
+def tile_items(factors: Factors, *, copied: bool = True) -> ItemTiles:
+    """Return the item vectors and biases of a matrix factorization as tiles.
+
+    Args:
+        factors: parameters.
+        copied: copy the vectors, which saves time, and takes the memory of the items once more.
+    """
     num_items, dim = factors.item_vectors.shape
     num_tiles = -(-num_items // TILE)
-    vectors, bias = aligned_zeros((num_tiles, dim + 1, TILE)), aligned_zeros((num_tiles, TILE))
-    vectors[:, dim] = 1
-    for number, tile in enumerate(vectors):
-        part = slice(number * TILE, min((number + 1) * TILE, num_items))
-        width = part.stop - part.start
-        tile[:dim, :width] = factors.item_vectors[part].T
-        bias[number, :width] = factors.item_bias[part]
-    return ItemTiles(vectors, bias, num_items)
+    rows, bias = np.ascontiguousarray(factors.item_vectors), aligned_zeros((num_tiles, TILE))
+    bias.reshape(-1)[:num_items] = factors.item_bias
+    vectors = aligned_zeros((num_tiles if copied else 0, dim + 1, TILE))
+    for number in range(len(vectors)):
+        arrange_tile(rows, number, vectors[number])
+    return ItemTiles(vectors, bias, num_items, rows)
+
+
+@njit(nogil=True, cache=True)
+def arrange_tile(rows, number, tile):
+    """Write the vectors of a tile's items to its columns, see :class:`ItemTiles`.
+
+    Args:
+        rows: (I, D) float32.
+        number: of the tile, int64.
+        tile: (D + 1, TILE) float32, written.
+    """
+    begin, dim = number * TILE, rows.shape[1]
+    width = min(TILE, len(rows) - begin)
+    for start in range(0, width, _COLUMNS):  # so few that their rows stay in the first cache
+        stop = min(start + _COLUMNS, width)
+        own = offset(pointer(rows), (begin + start) * dim)
+        for term in range(dim):
+            out = offset(pointer(tile), term * TILE + start)
+            for column in range(stop - start):
+                put(out, column, get(own, column * dim + term))
+    tile[:dim, width:] = 0
+    tile[dim] = 1
 
 
 @njit(nogil=True, cache=True)
@@ -128,6 +157,8 @@ def top_rows(first, last, tiles, request, best):
     num_rows = min(BLOCK_ROWS, (last - first + GROUP_ROWS - 1) // GROUP_ROWS * GROUP_ROWS)
     users_owner, next_owner = np.zeros((num_rows, tiles.vectors.shape[1]), np.float32), np.empty(num_rows, np.int64)
     scores_owner = np.empty((GROUP_ROWS, TILE), dtype=np.float32)
+    is_arranged = len(tiles.vectors) > 0
+    tile_owner = np.empty((tiles.vectors.shape[1], 0 if is_arranged else TILE), dtype=np.float32)
     for start in range(first, last, BLOCK_ROWS):
         users, scores, next_left_out = borrow(users_owner), borrow(scores_owner), borrow(next_owner)
         stop = min(start + BLOCK_ROWS, last)
@@ -136,9 +167,14 @@ def top_rows(first, last, tiles, request, best):
             next_left_out[row - start] = left_out.indptr[row]
             best.counts[row] = 0
         for tile in range(len(tiles.bias)):
+            columns = borrow(tile_owner)
+            if is_arranged:
+                columns = tiles.vectors[tile]
+            else:
+                arrange_tile(tiles.rows, tile, columns)
             for group in range(start, stop, GROUP_ROWS):
                 rows = min(GROUP_ROWS, stop - group)
-                score_tile(users, group - start, rows, tiles, tile, scores)
+                score_tile(users, group - start, rows, columns, tiles.bias[tile], scores)
                 for row in range(group, group + rows):
                     at = offset(pointer(scores), (row - group) * TILE)
                     entries = next_left_out[row - start], left_out.indptr[row + 1]
@@ -205,20 +241,20 @@ def load_user(user, request, out):
 
 
 @njit(nogil=True, cache=True)
-def score_tile(users, first, rows, tiles, tile, scores):
+def score_tile(users, first, rows, columns, bias, scores):
     """Compute the scores (rows, TILE) of some users with a tile.
 
     Args:
         users: (BLOCK_ROWS, D + 1) float32.
         first, rows: rows of ``users``, int64.
-        tiles: :class:`ItemTiles`.
-        tile: number of the tile, int64.
+        columns: (D + 1, TILE) float32, a tile of :class:`ItemTiles`.
+        bias: (TILE,) float32, its biases.
         scores: (GROUP_ROWS, TILE) float32, written.
     """
     depth = users.shape[1]
     a = Matrix(offset(pointer(users), first * depth), depth)
-    b = Matrix(offset(pointer(tiles.vectors), tile * depth * TILE), TILE)
-    start, c = Matrix(offset(pointer(tiles.bias), tile * TILE), 0), Matrix(pointer(scores), TILE)
+    b = Matrix(pointer(columns), TILE)
+    start, c = Matrix(pointer(bias), 0), Matrix(pointer(scores), TILE)
     if rows < ROW_MULTIPLE:
         for row in range(rows):
             a = Matrix(offset(pointer(users), (first + row) * depth), depth)
