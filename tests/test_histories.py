@@ -82,9 +82,9 @@ def test_items_that_the_model_does_not_know(rec):
     frame = pl.DataFrame({"user": [1, 2], "item": [15, 20]})
     assert set(rec.recommend(history=frame, unknown="skip")["user"]) == {2}
     with pytest.raises(DataError, match="history: holds no item of the training data"):
-        rec.recommend(history=[15], unknown="skip")
-    with pytest.raises(ConfigError, match="unknown='popular': expected error or skip"):
-        rec.recommend(history=[15], unknown="popular")
+        rec.recommend(history=[])
+    with pytest.raises(ConfigError, match="unknown='best': expected error or skip or popular beside history"):
+        rec.recommend(history=[15], unknown="best")
     with pytest.raises(ConfigError, match=r"users= and history= are given"):
         rec.recommend(3, history=[10])
 

@@ -13,7 +13,6 @@ from fastncf.evaluation.task import rank_task
 from fastncf.evaluation.topk import unit_vectors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.measuring import Evaluation, Questions, TestSet
-from fastncf.models import FACTOR_MODELS
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.recommender.answering import Answering
 

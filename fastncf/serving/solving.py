@@ -46,7 +46,7 @@ class FixedItems(NamedTuple):
 
 
 def negatives_of(
-    name: str, exponent: float, item_counts: np.ndarray, most: int = NUM_NEGATIVES
+    name: str, exponent: float, item_counts: np.ndarray, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return items that stand for the negatives of a distribution, and their shares, see :class:`FixedItems`.
 
@@ -57,11 +57,11 @@ def negatives_of(
         name: of the distribution; uniform where it is not registered any more.
         exponent: of the distribution.
         item_counts: (I,) int64, training interactions of each item.
-        most: number of items that stand for a larger catalogue.
+        most: number of items that stand for a larger catalogue; :data:`NUM_NEGATIVES` where it is not given.
     """
     weights = DISTRIBUTIONS.get(name, DISTRIBUTIONS["uniform"])(item_counts, exponent)
     shares = np.ones(len(item_counts)) if weights is None else np.asarray(weights, dtype=np.float64)
-    shares = shares / shares.sum()
+    shares, most = shares / shares.sum(), most or NUM_NEGATIVES
     if len(shares) <= most:
         return np.arange(len(shares)), shares
     places = (np.arange(most) + 0.5) / most

@@ -84,7 +84,7 @@ def test_export_to_parquet_and_npz(rec, tmp_path):
     assert_frame_equal(pl.read_parquet(tmp_path / "folder" / "items.parquet"), items)
     assert rec.export(str(tmp_path / "all.npz")) == [tmp_path / "all.npz"]
     with np.load(tmp_path / "all.npz") as arrays:
-        biases = {"user_bias", "item_bias"} if rec.config.model == "mf" else set()
+        biases = {"user_bias", "item_bias"} if rec.config.model in ("mf", "gmf") else set()
         assert set(arrays) == {"user_ids", "user_vectors", "item_ids", "item_vectors"} | biases
         np.testing.assert_array_equal(arrays["item_vectors"], items["vector"].to_numpy())
         np.testing.assert_array_equal(arrays["user_ids"], users["user"].to_numpy())
@@ -130,7 +130,7 @@ def test_what_cannot_be_exported_is_named(rec, tmp_path):
     popular = fastncf.fit(checkerboard(USERS, ITEMS, 2), model="popularity")
     for call in (popular.user_vectors, popular.item_vectors, lambda: popular.similar_users(1)):
         with pytest.raises(
-            ConfigError, match=r"Popularity has no vectors to compare (user|item)s by; expected a model"
+            ConfigError, match=r"popularity has no vectors to compare (user|item)s by; expected a model"
         ):
             call()
 

@@ -83,7 +83,7 @@ class FastNCF(Adapter):
             with trainer_class(factors, split, stage, order if stage.history == "sequence" else None) as trainer:
                 for number in range(stage.epochs):
                     trainer.epoch(number)
-                    trained = finished_model(stage, factors)
+                    trained = finished_model(factors)
                     self.snapshot = Snapshot(trained, split, data.interactions.users, data.interactions.items)
                     after_step()
         return f"{stage.epochs} epochs, loss {stage.loss}"
