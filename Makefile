@@ -1,7 +1,7 @@
 # Everything on a fresh machine that has Python 3.11 or newer, make and nothing else.
 #   make demo   sets up, generates a MovieLens-shaped data set, fits, evaluates and recommends
 #   make test   sets up and runs the tests
-#   make nightly  sets up, tries thousands of mutated files and long fields, interrupts fits, and kills fits with checkpoints; SEED=1 chooses other moments
+#   make nightly  sets up, tries thousands of mutated files and long fields, interrupts fits, and kills fits with checkpoints; SEED=1 chooses other moments, PERCENT=1 tries fewer
 #   make lint   sets up and runs the linters
 #   make docs   sets up and builds the documentation into build/site; a broken link or anchor fails
 #   make bench  sets up, runs the benchmark suite at MovieLens-20M's shape and writes its table and picture
@@ -12,6 +12,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 DEMO := --users 6040 --items 3706 --interactions 1000000
 
 SEED ?= $(shell date +%s)
+PERCENT ?= 100
+share = $(shell echo $$(( ($(1) * $(PERCENT) + 99) / 100 )))
 
 .PHONY: demo test nightly lint docs bench clean
 
@@ -25,15 +27,15 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 nightly: .venv/installed-dev
-	$(BIN)/python -m tests.data.readers.mutations $(SEED) 10000
-	$(BIN)/python -m tests.data.readers.campaign $(SEED) 20000
-	$(BIN)/python -m tests.persistence.mutations $(SEED) 10000
-	$(BIN)/python -m tests.persistence.simulation $(SEED) 10000
+	$(BIN)/python -m tests.data.readers.mutations $(SEED) $(call share,10000)
+	$(BIN)/python -m tests.data.readers.campaign $(SEED) $(call share,20000)
+	$(BIN)/python -m tests.persistence.mutations $(SEED) $(call share,10000)
+	$(BIN)/python -m tests.persistence.simulation $(SEED) $(call share,10000)
 	$(BIN)/python -m tests.persistence.full_disk
-	$(BIN)/python -m tests.interrupts --repeats 100 --seed $(SEED)
-	$(BIN)/python -m tests.checkpoints.kills --kills 100 --seed $(SEED)
-	$(BIN)/python -m tests.sums 100000000
-	$(BIN)/python -m tests.growth --fits 200
+	$(BIN)/python -m tests.interrupts --repeats $(call share,100) --seed $(SEED)
+	$(BIN)/python -m tests.checkpoints.kills --kills $(call share,100) --seed $(SEED)
+	$(BIN)/python -m tests.sums $(call share,100000000)
+	$(BIN)/python -m tests.growth --fits $(if $(filter 100,$(PERCENT)),200,30)
 	$(BIN)/python -m tests.data.readers.long_fields 100000 1
 	$(BIN)/python -m tests.container
 
