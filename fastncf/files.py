@@ -272,6 +272,25 @@ def remove(path: Path) -> None:
         os.unlink(path)
 
 
+def cut_torn_line(path: Path, first_bytes: bytes) -> None:
+    """Take the end of a line off a file of lines that a process was killed in; the next line would stand behind it.
+
+    Args:
+        path: the file; nothing happens where there is none.
+        first_bytes: begin of the files that are meant; others stay as they are.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    if not path.is_file():
+        return
+    with open(path, "r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content) and content.startswith(first_bytes):
+            file.truncate(whole)
+
+
 def _sync(descriptor: int) -> None:
     """Wait until the device has what was written, where the file system can tell."""
     try:

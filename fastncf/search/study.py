@@ -187,17 +187,6 @@ def _in_use(path: str | Path | None) -> Iterator[None]:
             files.remove(Path(lock.lock_file))
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Take the end of a line off a study file that a process was killed in; the next line would stand behind it."""
-    if not path.is_file():
-        return
-    with open(path, "r+b") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content) and content.startswith(_FIRST_BYTES):
-            file.truncate(whole)
-
-
 def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study":
     """Return a new study, or that of a file.
 
@@ -212,7 +201,7 @@ def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if path is not None:
-            _cut_torn_line(Path(path))
+            files.cut_torn_line(Path(path), _FIRST_BYTES)
         storage = InMemoryStorage() if path is None else JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
             storage=storage,
