@@ -91,7 +91,7 @@ def fit(
 
     if seeds is not None and (refit or resume or checkpoint is not None):
         raise ConfigError("--seeds: expected no --refit, --checkpoint or --resume beside it, which belong to one fit")
-    if out is not None:
+    if out is not None and distributed.is_first_process():  # others would try the same folder at the same time
         require_savable(out)  # before the fit, which would be lost otherwise
     ratings = find_source(ratings)  # a download shows its own progress
     with progress_shown(tell=tell) as callback:

@@ -1,11 +1,13 @@
 """The command line by several processes."""
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +138,28 @@ def test_what_goes_wrong_is_said_once(ratings, commands, message):
 )
 def test_lost_ranks_are_told_from_errors_of_the_program(message, expected):
     assert _what_was_lost(RuntimeError(message)) == expected
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the ranks in /proc")
+def test_torchrun_starts_killed_ranks_anew_from_the_checkpoint(tmp_path, ratings):
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    words += ["-m", "fastncf", "fit", str(ratings), "--out", str(tmp_path / "model"), "--verbose", "--resume"]
+    words += ["--checkpoint", str(tmp_path / "kept"), *SETTINGS[2:], "--epochs", "60"]
+    environment = os.environ | {"FASTNCF_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    epochs, notes = [], []
+    with subprocess.Popen([sys.executable, *words], env=environment, stderr=subprocess.PIPE, text=True) as launcher:
+        for line in launcher.stderr:
+            notes.append(line)
+            if (found := re.match(r"fastncf: epoch (\d+) of 60", line)) is None:
+                continue
+            epochs.append(int(found[1]))
+            if epochs.count(3) == 1 and epochs[-1] == 3:
+                ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text(encoding="ascii").split()
+                os.kill(int(ranks[-1]), signal.SIGKILL)
+    assert launcher.returncode == 0, notes
+    assert 60 in epochs
+    assert 1 not in epochs[epochs.index(3) :]
+    assert fastncf.load(tmp_path / "model").plan.final.epochs == 60
 
 
 def test_a_rank_that_dies_ends_the_others(ratings):
