@@ -15,7 +15,7 @@ import torch
 
 import fastncf
 from fastncf import cli, progress
-from fastncf.cli.messages import USAGE
+from fastncf.cli.messages import USAGE, as_options
 from fastncf.cli.output import print_json
 from fastncf.plan import make_plan
 from fastncf.streams import Terminated
@@ -115,6 +115,21 @@ def numbered(tmp_path_factory):
     return folder / "model"
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("or unknown='skip'", "or --unknown skip"),
+        ("time_format='%d.%m.%Y %H:%M'; drop_missing=True", "--time-format '%d.%m.%Y %H:%M'; --drop-missing"),
+        ("name it with time=..., or split='random'", "name it with --time ..., or split='random'"),
+        ("k=-1: expected", "--k -1: expected"),
+        ("plan.toml: k=-1: expected", "plan.toml: k=-1: expected"),
+        ("no column 'a' for time=; ?time=5 and xk=3 and --k=3", "no column 'a' for time=; ?time=5 and xk=3 and --k=3"),
+    ],
+)
+def test_settings_are_named_as_options(message, expected):
+    assert as_options(message, {"--unknown", "--time-format", "--drop-missing", "--time", "--k"}) == expected
+
+
 def test_recommend_from_files_of_ids(capsys, numbered, tmp_path):
     rec = fastncf.load(numbered)
     (tmp_path / "users").write_text("4\n7\n\n999\n4\n", encoding="utf-8")
@@ -137,6 +152,7 @@ def test_recommend_from_files_of_ids(capsys, numbered, tmp_path):
     code, _, err = run(capsys, "recommend", numbered, "--users", tmp_path / "users")
     assert code == 3
     assert "user 999 is not in the training data" in err
+    assert err.endswith("expected one of them, or --unknown skip or --unknown popular\n")
 
 
 @pytest.mark.parametrize("name", ["recs.parquet", "recs.csv"])
@@ -192,7 +208,7 @@ def test_settings_reach_the_fit(capsys, ratings):
     [
         (["fit", "nowhere.csv"], 3, "nowhere.csv: no such file"),
         (["fit", "{ratings}", "--user", "nobody"], 3, "has no column 'nobody' for user="),
-        (["fit", "{ratings}", "--dim", "0"], 2, "dim=0: expected an integer of at least 1"),
+        (["fit", "{ratings}", "--dim", "0"], 2, "--dim 0: expected an integer of at least 1"),
         (["fit", "{ratings}", "--dim", "x"], 2, "--dim"),
         (["fit", "{ratings}", "--nonsense"], 2, "--nonsense"),
         (["fit", "{ratings}", "--dim", "3.5"], 2, "--dim 3.5: expected an integer"),

@@ -18,10 +18,10 @@ from fastncf.cli.app import app
 from fastncf.cli.comparing import compare
 from fastncf.cli.data import datasets, generate
 from fastncf.cli.fitting import fit, plan
-from fastncf.cli.messages import explain
+from fastncf.cli.messages import as_options, explain
 from fastncf.cli.saved import evaluate, export, info, recommend, report, similar, update
 from fastncf.cli.tuning import tune
-from fastncf.errors import ConfigError, short_message
+from fastncf.errors import ConfigError, FastNCFError, short_message
 from fastncf.memory import require_libraries, translate_exhaustion
 from fastncf.streams import (
     OutputError,
@@ -81,6 +81,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def _option_names(tokens: list[str]) -> set[str]:
+    """Return the names of the options of the command that a command line begins with."""
+    if not tokens or tokens[0] not in app:
+        return set()
+    return {name for argument in app[tokens[0]].assemble_argument_collection() for name in argument.names}
+
+
 def _run(tokens: list[str], signals: list[int]) -> int:
     """Run a command line, print what went wrong as one line to stderr, and return the exit code.
 
@@ -105,6 +112,8 @@ def _run(tokens: list[str], signals: list[int]) -> int:
             raise
         interrupt = KeyboardInterrupt() if signal.SIGINT in signals else Terminated(signals[0]) if signals else None
         message, code = explain(interrupt or error)
+        if message is not None and isinstance(error, FastNCFError):
+            message = as_options(message, _option_names(tokens))
         if message is not None and isinstance(error, KeyboardInterrupt):
             message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
         if message is not None and (

@@ -1,6 +1,9 @@
 """Mistakes as one sentence, and their exit codes."""
 
 import os
+import re
+import shlex
+from collections.abc import Collection
 from typing import Any
 
 from cyclopts import (
@@ -58,6 +61,29 @@ def explain(error: BaseException) -> tuple[str | None, int]:
         f"traceback and report it",
         1,
     )
+
+
+_SETTING = re.compile(r"(?<![^\s(])(?<!: )([a-z]\w*)=('[^']*'|\.\.\.|True\b|-?\d+(?:\.\d+)?(?:e-?\d+)?)")
+
+
+def as_options(message: str, options: Collection[str]) -> str:
+    """Return a message in which settings of Python, such as ``unknown='skip'``, are written as options of a command.
+
+    Args:
+        message: of an error of the package.
+        options: names of the options of the command, such as ``--unknown``; other settings stay as they are, and so
+            do those behind the name of the file that holds them.
+    """
+
+    def as_option(found: re.Match[str]) -> str:
+        option, value = f"--{found[1].replace('_', '-')}", found[2]
+        if option not in options:
+            return found[0]
+        if value == "True":
+            return option
+        return f"{option} {shlex.quote(value[1:-1]) if value.startswith(chr(39)) else value}"
+
+    return _SETTING.sub(as_option, message)
 
 
 USAGE = {

@@ -194,27 +194,41 @@ NamedIds = np.ndarray | list[str]
 """Ids that a caller names: (n,) integers of any dtype where all of them are integers, otherwise canonical texts."""
 
 
-def named_ids(raw_ids: Any, noun: str) -> NamedIds:
+def named_ids(raw_ids: Any, noun: str, *, skips_missing: bool = False) -> NamedIds:
     """Return the ids that a caller names, without using any threads.
 
     Args:
         raw_ids: one id, or n in a list, tuple, array, or polars or pandas series.
         noun: what messages call them.
+        skips_missing: leave out missing values of a collection: None, NaN, those of pandas and blank text.
 
     Raises:
         DataError: an id is neither an integer nor text.
     """
     values = raw_ids.item() if isinstance(raw_ids, np.ndarray) and raw_ids.ndim == 0 else raw_ids
-    if isinstance(values, str | bytes | dict) or not hasattr(values, "__len__"):
+    is_one = isinstance(values, str | bytes | dict) or not hasattr(values, "__len__")
+    if is_one:
         values = [values]
     if isinstance(values, pl.Series) and values.dtype != pl.Object:
         is_number = values.dtype.is_integer() or values.dtype.is_float()
         values = values.to_numpy() if is_number and not values.has_nulls() else values.to_list()
     named, invalid = canonical_values(values)
+    if invalid is not None and skips_missing and not is_one:
+        present = {at: value for at, value in enumerate(values) if not is_missing_value(value)}
+        named, invalid = canonical_values(present.values())
+        invalid = None if invalid is None else list(present)[invalid]
     if invalid is not None:
         place = f" in position {invalid + 1} of {len(values)}" if len(values) > 1 else ""
         raise DataError(f"{noun} ids are {EXPECTED_IDS}; got {_at(values, invalid)!r:.80}{place}")
     return named
+
+
+def is_missing_value(value: Any) -> bool:
+    """Return whether a value of Python, NumPy or pandas stands for no id."""
+    if isinstance(value, str):
+        return not value.strip(_BLANKS)
+    is_nan = isinstance(value, float | np.floating) and bool(value != value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _at(values: Any, position: int) -> Any:

@@ -104,7 +104,8 @@ class Answering(FittedModel):
             exclude: raw ids of items that are recommended to nobody, or a frame with a column of them; with a column of
                 users beside it, each item is left out for the user of its row alone.
             unknown: what is done about users who are not in the training data: ``error``; ``skip`` them; or recommend
-                the items with the most training interactions (``popular``), whose score is that number.
+                the items with the most training interactions (``popular``), whose score is that number. A missing id
+                among others, such as None or NaN, is left out with both.
             history: in place of ``users``, what users who are not in the training data have done: raw ids of items of
                 one user, the oldest first; or a frame or a file with columns of users, items and, perhaps, times. An
                 ``mf`` or ``gmf`` encodes them or solves for the user's vector, an ``mlp`` or ``neumf`` solves for it by

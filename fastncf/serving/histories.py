@@ -107,7 +107,7 @@ def read_rows(
         in_turn = -rows if reading.ties == "first" else rows
         by_age = (in_turn, table.frame["time"].to_numpy()) if "time" in table.frame.columns else (rows,)
     else:
-        named = named_ids(source, "item")
+        named = named_ids(source, "item", skips_missing=unknown != "error")
         users, item = Vocabulary(pl.Series("user", [0]), "user"), items.find(named)
         user, raw, by_age = np.zeros(len(item), dtype=np.int32), named, (np.arange(len(item)),)
         weight = None

@@ -62,7 +62,8 @@ def find_users(vocabulary: Vocabulary, raw_ids: Any, unknown: Unknown) -> AskedU
     Args:
         vocabulary: ids of the U users of the training data.
         raw_ids: one id or many, see :func:`~fastncf.data.ids.named_ids`; None for all users of the training data.
-        unknown: what is done about others: ``error``, leave them out (``skip``), or keep them (``popular``).
+        unknown: what is done about others: ``error``, leave them out (``skip``), or keep them (``popular``). A missing
+            id, such as None or NaN among others, is left out with both of the latter: no id stands for its answer.
 
     Raises:
         ConfigError: ``unknown`` is none of these.
@@ -72,7 +73,7 @@ def find_users(vocabulary: Vocabulary, raw_ids: Any, unknown: Unknown) -> AskedU
         raise ConfigError(f"unknown={show(unknown)}: expected one of {', '.join(_CHOICES)}")
     if raw_ids is None:
         return AskedUsers(np.arange(len(vocabulary), dtype=np.int32), vocabulary)
-    named = named_ids(raw_ids, vocabulary.noun)
+    named = named_ids(raw_ids, vocabulary.noun, skips_missing=unknown != "error")
     rows = vocabulary.find(named)
     if not len(rows) or rows.min() >= 0:
         return AskedUsers(rows, vocabulary)
@@ -81,7 +82,8 @@ def find_users(vocabulary: Vocabulary, raw_ids: Any, unknown: Unknown) -> AskedU
         others = int(is_unknown.sum()) - 1
         also = f" (nor are {others:,} of the others)" if others else ""
         raise DataError(
-            f"{vocabulary.describe_unknown(named, rows)}{also}; expected one of them, or unknown='skip' or 'popular'"
+            f"{vocabulary.describe_unknown(named, rows)}{also}; expected one of them, or unknown='skip' or "
+            f"unknown='popular'"
         )
     if unknown == "skip":
         return AskedUsers(rows[~is_unknown], vocabulary)

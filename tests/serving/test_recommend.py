@@ -130,9 +130,27 @@ def test_unknown_users_of_another_kind_make_the_column_text(fitted):
     assert mixed["user"].to_list() == ["1", "x", str(2**70)]
 
 
+@pytest.mark.parametrize("unknown", ["skip", "popular"])
+def test_a_user_without_an_id_does_not_stop_a_batch(fitted, unknown):
+    rec = fitted[False]
+    expected = rec.recommend([1, 5], unknown=unknown)
+    for asked in (
+        [None, 1, float("nan"), " ", 5],
+        np.array([1, np.nan, 5]),
+        pl.Series([1, None, 5]),
+        pd.Series([1, None, 5], dtype="Int64"),
+        pd.Series([1, pd.NaT, "5"], dtype=object),
+    ):
+        assert_frame_equal(rec.recommend(asked, unknown=unknown), expected)
+    assert not rec.recommend([None], unknown=unknown).height
+    assert_frame_equal(
+        rec.recommend(history=[3, None, 8], unknown=unknown), rec.recommend(history=[3, 8], unknown=unknown)
+    )
+
+
 def test_wrong_requests_are_named(fitted, tmp_path):
     rec = fitted[False]
-    with pytest.raises(DataError, match=r"user 5 is not in .* \(nor are 2 of the others\); expected .*'skip' or 'pop"):
+    with pytest.raises(DataError, match=r"user 5 is not in .* \(nor are 2 of the others\); .*'skip' or unknown='pop"):
         rec.recommend([1, 5, 6, "x"])
     with pytest.raises(DataError, match=r"user 5 is not in the training data, .* ids run from -20 to 57; expected one"):
         rec.recommend(5)
@@ -143,7 +161,9 @@ def test_wrong_requests_are_named(fitted, tmp_path):
     with pytest.raises(DataError, match=r"item ids are integers or text; got None$"):
         rec.recommend(1, exclude=[None])
     with pytest.raises(DataError, match=r"user ids are integers or text; got 0\.5 in position 3 of 4"):
-        rec.recommend([1, 8, 0.5, None], unknown="skip")
+        rec.recommend([None, 1, 0.5, 8], unknown="skip")
+    with pytest.raises(DataError, match=r"user ids are integers or text; got None in position 2 of 2"):
+        rec.recommend([1, None])
     with pytest.raises(DataError, match="exclude: cannot be computed"):
         rec.recommend(1, exclude=pl.LazyFrame({"item": ["x"]}).with_columns(pl.col("nothing")))
     with pytest.raises(DataError, match=r"exclude: column 'item' holds 0\.5 in row 2; expected integers or text"):

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import polars as pl
 
-from fastncf.data.ids import canonical_ids, expected_ids, ids_of_objects, refused_ids
+from fastncf.data.ids import canonical_ids, expected_ids, ids_of_objects, is_missing_value, refused_ids
 from fastncf.errors import DataError
 
 
 def is_missing(values: pl.Series) -> pl.Series:
     """Return a mask (n,) of the values that are missing: nulls, NaN, and text that is empty or blank."""
     if values.dtype == pl.Object:
-        return pl.Series([_is_missing_object(value) for value in values], dtype=pl.Boolean)
+        return pl.Series([is_missing_value(value) for value in values], dtype=pl.Boolean)
     missing = values.is_null()
     if values.dtype in (pl.Categorical, pl.Enum):
         values = values.cast(pl.String)
@@ -23,14 +21,6 @@ def is_missing(values: pl.Series) -> pl.Series:
     elif values.dtype.is_float():
         missing |= values.is_nan().fill_null(value=False)
     return missing
-
-
-def _is_missing_object(value: Any) -> bool:
-    """Return whether an object stands for a missing value."""
-    if isinstance(value, str):
-        return not value.strip()
-    is_nan = isinstance(value, float | np.floating) and bool(value != value)
-    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def first_true(mask: pl.Series) -> int:

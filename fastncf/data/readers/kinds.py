@@ -123,6 +123,7 @@ def find_url(path: str) -> tuple[str, ForeignKind] | None:
         call = "polars.read_parquet(URL)"
     else:
         call = "polars.read_csv(URL)"
+    rest = re.sub(r"^([^/?#@:]*):[^/?#]*@", r"\1:***@", rest)  # a message may go to a log: it holds no password
     return f"{scheme}:{slashes}{rest}", _frame("a URL", call)
 
 

@@ -36,14 +36,14 @@ _ITEMS = _normalized(
     "produto artigo filme livro música jogo",
     "produit livre chanson jeu",
     "商品 物品 产品 產品 项目 電影 电影 图书 書籍 书籍 歌曲 游戏",
-    "アイテム 製品 映画 作品 本 曲",
+    "アイテム 品目 製品 映画 作品 本 曲",
 )
 _ITEMS_BY_ID = _normalized(
     "prod bookmark venue location poi news post course app show goods content doc document listing property page offer",
     "stock place photo podcast job ad merchandise material",
 )
 _ITEM_WORDS = _normalized(
-    "iid mid pid asin isbn isbn10 isbn13 sku ean gtin stockcode poi lineitemsku 品番 型番 货号 貨號"
+    "iid mid pid asin isbn isbn10 isbn13 sku ean gtin stockcode poi lineitemsku variantsku 品番 型番 货号 貨號"
 )
 _SUFFIXES = (
     "id no nr num number nummer code key index idx uuid guid hash identifier kennung kod ref uniqueid",

@@ -359,5 +359,6 @@ def check_likely_times(values: pl.Series, name: ColumnName) -> None:
         name.refuse(
             values,
             (numbers.is_not_null() & ~likely),
-            f"a time such as 1112486027; other numbers need time={name.column!r}",
+            f"a time such as 1112486027; other numbers need a header that calls the column time, or "
+            f"time={name.column!r}",
         )

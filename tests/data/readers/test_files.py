@@ -305,6 +305,13 @@ def test_a_url_is_said_to_be_one(url, call, kind):
     assert str(error.value).endswith(f": pass the frame that {call} makes")
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql+pymysql", "https", "ftp"])
+def test_no_password_of_a_url_is_shown(scheme):
+    with pytest.raises(DataNotFoundError) as error:
+        read(f"{scheme}://anna:s3:cret@host/x.csv?at=a:b@c")
+    assert str(error.value).startswith(f"{scheme}://anna:***@host/x.csv?at=a:b@c: is a URL")
+
+
 def test_a_path_with_a_colon_is_no_url(tmp_path):
     with pytest.raises(DataNotFoundError, match="no such file"):
         read("C:/ratings.csv")
