@@ -305,7 +305,7 @@ def _read_manifest(folder: Path, kind: FolderKind) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         raise DataNotFoundError(f"{folder}: holds no fastncf {kind.noun} (no {kind.manifest})") from None
     except (OSError, ValueError, MemoryError) as error:
-        _refuse(folder, kind, kind.manifest, _reason(error))
+        _refuse_unreadable(folder, kind, kind.manifest, error)
 
 
 class _Entry(NamedTuple):
@@ -369,7 +369,7 @@ def _read_arrays(folder: Path, kind: FolderKind, entry: _Entry, *, verify: bool)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(error.errno, error.strerror, entry.name) from None
     except (OSError, ValueError, MemoryError) as error:
-        _refuse(folder, kind, entry.name, _reason(error))
+        _refuse_unreadable(folder, kind, entry.name, error)
     if entry.num_bytes is not None and len(content) != entry.num_bytes:
         stated = f"{kind.manifest} states {entry.num_bytes!r:.40}"
         _refuse(folder, kind, entry.name, f"it has {len(content)} bytes and {stated}")
@@ -386,6 +386,9 @@ def _refuse(folder: Path, kind: FolderKind, name: str, reason: str) -> NoReturn:
     raise DataError(f"{folder}: {name} is missing or damaged ({reason:.300}); {kind.as_written}")
 
 
-def _reason(error: Exception) -> str:
-    """Return in words why a file cannot be read."""
-    return getattr(error, "strerror", None) or str(error) or "it does not fit the memory"
+def _refuse_unreadable(folder: Path, kind: FolderKind, name: str, error: Exception) -> NoReturn:
+    """Raise an error for a file that cannot be read; that of another user is neither missing nor damaged."""
+    reason = getattr(error, "strerror", None) or str(error) or "it does not fit the memory"
+    if isinstance(error, PermissionError):
+        raise DataError(f"{folder}: {name} cannot be read ({reason:.300}); expected files that this user may read")
+    _refuse(folder, kind, name, reason)

@@ -146,6 +146,21 @@ def test_an_unusable_path_is_refused_before_the_fit_and_by_save(tmp_path, new):
             assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("kept", ["", "fastncf.json"])
+def test_files_of_another_user_are_neither_missing_nor_damaged(tmp_path, old, monkeypatch, kept):
+    read = files.read
+
+    def refuse(path, *arguments, **settings):
+        if path.name == kept:
+            return read(path, *arguments, **settings)
+        raise PermissionError(13, "Permission denied", str(path))
+
+    old.save(tmp_path / "model")
+    monkeypatch.setattr(files, "read", refuse)
+    with pytest.raises(DataError, match=r"model: fastncf.* cannot be read \(Permission denied\); expected files that"):
+        fastncf.load(tmp_path / "model")
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_refused(tmp_path, new):
     tmp_path.chmod(0o555)
