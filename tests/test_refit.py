@@ -206,7 +206,7 @@ def test_a_module_of_ones_own_is_trained_on_everything_and_not_again():
 def test_a_refit_that_diverges_leaves_the_measured_model(monkeypatch):
     rec = fastncf.fit(checkerboard(20, 14, 2), **SMALL)
     before, split = parameters(rec), rec.split
-    monkeypatch.setattr("fastncf.trainers.loop.LARGEST_PARAMETER", 1e-9)
+    monkeypatch.setattr("fastncf.trainers.divergence.LARGEST_PARAMETER", 1e-9)
     with pytest.raises(DivergedError, match="training of mf diverged in epoch 1") as caught:
         rec.refit()
     assert caught.value.recommender is rec
