@@ -21,6 +21,7 @@ from benchmarks.report import machine, publish
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "`mf`, the default": {},
+    "`mf`, `epochs=10`": {"epochs": 10},
     '`mf`, `budget="fast"`': {"budget": "fast"},
     '`mf`, `loss="bce"`': {"loss": "bce"},
     "`popularity`": {"model": "popularity"},
