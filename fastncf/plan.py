@@ -14,7 +14,7 @@ from fastncf.accelerators import may_have_device
 from fastncf.config import Config, show
 from fastncf.cost import Cost, estimate
 from fastncf.data.facts import DataFacts
-from fastncf.data.split import Split
+from fastncf.data.split import SPARSE_BELOW, Split
 from fastncf.errors import ConfigError, InsufficientMemoryError, printable
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
@@ -80,8 +80,6 @@ SGD = {
 }
 """Recipes of sgd by the kind of history."""
 
-SPARSE_BELOW = 20
-"""Training interactions per item, on average, below which data are sparse."""
 
 _SPARSE: dict[str, Any] = {"epochs": 32, "dim": 128, "init_std": 0.05}
 _SPARSE_NEGATIVES: dict[str, Any] = {"negatives": "popularity", "negatives_exponent": 0.1}
@@ -125,7 +123,7 @@ FAST_NEXT_ITEM_SPARSE = Recipe('for softmax on sparse data with histories and bu
 
 OTHER_ITEMS = Recipe(
     "for softmax with histories without an order",
-    {**NEXT_ITEM.settings, "learning_rate": 0.004, "dropout": 0.5},
+    {**NEXT_ITEM.settings, "learning_rate": 0.004, "num_negatives": 2_048, "dropout": 0.4},
 )
 OTHER_ITEMS_SPARSE = Recipe(
     "for softmax on sparse data with histories without an order",

@@ -81,7 +81,7 @@ def test_the_first_trainer_without_an_objection_is_taken(settings, trainers):
         (
             DENSE,
             {"history": "bag"},
-            {"epochs": 16, "loss": "softmax", "trainer": "other_items", "num_negatives": 1_024},
+            {"epochs": 16, "loss": "softmax", "trainer": "other_items", "num_negatives": 2_048},
         ),
         (DENSE, {"history": "bag", "loss": "bce"}, {"epochs": 16, "l2": 0.0025, "negatives": "uniform"}),
         (DENSE, {"history": "bag", "budget": "fast"}, {"epochs": 6, "trainer": "other_items", "dim": 64}),

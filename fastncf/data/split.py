@@ -36,6 +36,9 @@ from fastncf.mapped import empty_beside
 from fastncf.rng import Stream, key
 from fastncf.threads import even_ranges, run_ranges
 
+SPARSE_BELOW = 20
+"""Training interactions per item below which data are sparse."""
+
 _FEW_USERS = 256
 _COUNTED_AT_ONCE = 1 << 20
 """Interactions that NumPy takes at once where it would make int64 of all of them."""

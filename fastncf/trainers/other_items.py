@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from fastncf.data.split import Split
+from fastncf.data.split import SPARSE_BELOW, Split
 from fastncf.kernels.cpu.encoder import LONGEST, HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.next_item import Windows
@@ -25,8 +25,9 @@ LARGEST_WINDOW = 48
 """Items of a window at most. A larger set is divided at random, anew in each epoch, so that its states are made of a
 part of it: what MultVAE (Liang et al. 2018) does by dropout of inputs."""
 
-FIXED_SHARE = 0.5
-"""Share of the epochs, the last ones, in which the states of whole sets stay as they are and the items are trained."""
+FIXED_SHARE, FIXED_SHARE_OF_SPARSE = 0.25, 0.5
+"""Share of the epochs, the last ones, in which the states of whole sets stay as they are and the items are trained;
+the latter on sparse data, where it ranks better."""
 
 STATE_LENGTH = 7.0
 """Length of all states, the inverse of a temperature."""
@@ -47,7 +48,9 @@ class OtherItems(NextItem):
 
     def epoch(self, number: int) -> float:
         """See :meth:`fastncf.trainers.next_item.NextItem.epoch`; the last epochs train the items alone."""
-        if number < self.stage.epochs - round(self.stage.epochs * FIXED_SHARE):
+        is_sparse = len(self.split.indices) < SPARSE_BELOW * self.num_items
+        share = FIXED_SHARE_OF_SPARSE if is_sparse else FIXED_SHARE
+        if number < self.stage.epochs - round(self.stage.epochs * share):
             self._fixed_states = None
         elif self._fixed_states is None:
             self._fixed_states = self._states_of_sets()

@@ -8,6 +8,8 @@ import pytest
 from benchmarks import (
     cli_startup,
     compare_commits,
+    curves,
+    evaluations,
     full_ranking,
     gpu,
     loading,
@@ -28,6 +30,8 @@ from benchmarks.peers import page
 TABLES = {
     "cli_startup": cli_startup.table,
     "compare_commits": compare_commits.table,
+    "curves": curves.table,
+    "evaluations": evaluations.table,
     "full_ranking": full_ranking.table,
     "gpu": gpu.lines,
     "loading": loading.table,

@@ -57,6 +57,7 @@ def batch_loss(
 )
 def test_epochs_are_those_of_autograd(monkeypatch, changes):
     monkeypatch.setattr(other_items, "LARGEST_WINDOW", 6)
+    monkeypatch.setattr(other_items, "FIXED_SHARE", 0.5)
     split = random_split(3)
     trainer = make(split, epochs=4, **changes)
     stage = trainer.stage
