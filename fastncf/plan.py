@@ -127,7 +127,7 @@ OTHER_ITEMS = Recipe(
 )
 OTHER_ITEMS_SPARSE = Recipe(
     "for softmax on sparse data with histories without an order",
-    {"epochs": 32, "num_negatives": 512, "dim": 256, "dropout": 0.8},
+    {"epochs": 24, "dim": 256, "dropout": 0.8},
 )
 FAST_OTHER_ITEMS = Recipe(
     'for softmax with histories without an order and budget="fast"',
