@@ -14,7 +14,7 @@ from tests.conftest import checkerboard
 NEW = pl.DataFrame({"user": [1, 100], "item": [2, 3]})
 FITS = [
     {"loss": "softmax", "history": "sequence"},
-    {"loss": "softmax", "history": "sequence", "learning_rate": 1000.0},  # decays of nearly 0 and nearly 1
+    {"loss": "softmax", "history": "sequence", "learning_rate": 10.0},  # decays of nearly 0 and nearly 1
     {"loss": "bce", "history": "sequence"},
     {"loss": "bce", "history": "none"},
     {"model": "mlp", "layers": (8, 4), "optimizer": "adam"},

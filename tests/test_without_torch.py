@@ -99,7 +99,7 @@ def test_an_mf_needs_no_torch_and_the_rest_says_so(tmp_path):
         [sys.executable, "-c", CODE, str(tmp_path), str(SAVED)], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "fastncf: model='mlp' needs torch: pip install torch\n" in done.stderr
+    assert "fastncf: --model mlp needs torch: pip install torch\n" in done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     subjects = {
         "load an mlp": "load: a saved 'mlp'",

@@ -83,7 +83,7 @@ def softmax(positive: "Tensor", negatives: "Tensor", weights: "Tensor | None" = 
     return (losses if weights is None else weights * losses).mean(dtype=torch.float64)
 
 
-_LARGEST = 1e3  # a model of such a loss gives what it has seen a likelihood of exp(-1000); one of equal scores has 0.7
+_LARGEST = 1e5  # far beyond what trainings with many negatives and large rates come back from; equal scores have 0.7
 
 LOSSES: dict[str, Loss] = {
     "bce": Loss(bce, terms="sample", cpu_kernel=0, cuda_kernel=True, largest=_LARGEST),

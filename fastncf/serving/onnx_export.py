@@ -67,7 +67,8 @@ def export_onnx(path: Path, model: "nn.Module", users: Vocabulary, items: Vocabu
         )
     written = [path, *(path.with_name(f"{path.stem}.{ids.noun}s.parquet") for ids in (users, items))]
     with replaced_files() as draft_of:
-        _program(model).save(draft_of(path), external_data=False)
+        draft = draft_of(path)  # first, so that a folder that is missing is found before the work
+        _program(model).save(draft, external_data=False)
         for target, ids in zip(written[1:], (users, items), strict=True):
             pl.DataFrame({ids.noun: ids.ids, "index": range(len(ids))}).write_parquet(draft_of(target))
     return written

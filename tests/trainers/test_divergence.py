@@ -47,7 +47,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("rate", [1e4, 1e6])
+@pytest.mark.parametrize("rate", [1e5, 1e6])
 def test_every_trainer_says_that_a_training_diverged(name, rate):
     settings = {"num_negatives": 2, "epochs": 2, "learning_rate": rate, "device": "cpu"} | KINDS[name]
     settings |= {"dim": 4} if isinstance(settings.get("model", ""), str) else {"model": settings["model"]()}
@@ -59,7 +59,7 @@ def test_every_trainer_says_that_a_training_diverged(name, rate):
     assert kept is None or all(np.isfinite(kept.recommend(1)["score"].to_numpy()))
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, 1e4, -1e4])
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, 2e5, -2e5])
 def test_losses_and_parameters_from_which_no_training_goes_on(loss):
     stage = make_stage()
     assert has_diverged(stage, loss, 1.0)
