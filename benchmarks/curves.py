@@ -72,8 +72,8 @@ def at_time(curve: dict[str, Any], seconds: float) -> float | None:
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of ``RESULTS.md``."""
     yield (
-        f"One run on {found['date']}: {found['machine']}. NDCG@10 of the test items in the whole catalogue after "
-        "seconds of the processor, one thread each; at the end ± its standard error over users."
+        f"Several runs until {found['date']}: {found['machine']}. NDCG@10 of the test items in the whole catalogue "
+        "after seconds of the processor, one thread each; at the end ± its standard error over users."
     )
     for name, data in found["data"].items():
         yield ""

@@ -154,7 +154,7 @@ SETTINGS_OF_MODELS = {
     "mlp": frozenset({"layers", "dropout"}),
     "neumf": frozenset({"layers", "dropout"}),
 }
-"""Of the settings ``layers`` and ``dropout`` those that each model has; one from elsewhere may have both."""
+"""Which of ``layers`` and ``dropout`` each registered model reads; modules of the user's own may read both."""
 
 _WITHOUT_EXPONENT = ("uniform",)
 

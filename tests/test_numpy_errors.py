@@ -8,13 +8,14 @@ import polars as pl
 import pytest
 
 import fastncf
+from fastncf.errors import DivergedError
 from fastncf.numpy_errors import with_usual_errors
 from tests.conftest import checkerboard
 
 NEW = pl.DataFrame({"user": [1, 100], "item": [2, 3]})
 FITS = [
     {"loss": "softmax", "history": "sequence"},
-    {"loss": "softmax", "history": "sequence", "learning_rate": 10.0},  # decays of nearly 0 and nearly 1
+    {"loss": "softmax", "history": "sequence", "learning_rate": 1000.0},  # decays of nearly 0 and nearly 1
     {"loss": "bce", "history": "sequence"},
     {"loss": "bce", "history": "none"},
     {"model": "mlp", "layers": (8, 4), "optimizer": "adam"},
@@ -28,7 +29,11 @@ def requests(settings, folder):
     if rec.plan.final.model == "mf":
         answers.append(rec.recommend(history=[2, 3]))
         answers.append(deepcopy(rec).update(NEW).recommend(100))
-        answers.append(deepcopy(rec).update(NEW, epochs=1).recommend(100))
+        if settings.get("learning_rate", 0) < 100:
+            answers.append(deepcopy(rec).update(NEW, epochs=1).recommend(100))
+        else:  # the first epoch is finite, another one is not
+            with pytest.raises(DivergedError):
+                deepcopy(rec).update(NEW, epochs=1)
     answers.append(rec.refit().recommend([1, 2]))
     rec.save(folder)
     return [*answers, fastncf.load(folder).recommend([1, 2])]

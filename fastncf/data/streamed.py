@@ -157,7 +157,7 @@ class _IdCounts:
 
     @property
     def numbers(self) -> np.ndarray:
-        """How often each of the ids occurs, int64."""
+        """Number of occurrences of each id, int64."""
         self._merge()
         return self._merged["count"].to_numpy()
 

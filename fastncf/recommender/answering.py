@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Answering(FittedModel):
-    """What a fitted model recommends."""
+    """Recommendations and scores of a fitted model."""
 
     @overload
     def recommend(

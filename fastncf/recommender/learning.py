@@ -21,7 +21,7 @@ from fastncf.updating import add_items, add_rows, train_on
 
 
 class Learning(FittedModel):
-    """What changes a fitted model."""
+    """Updates and refits of a fitted model."""
 
     @with_usual_errors
     def update(

@@ -1,4 +1,4 @@
-"""How well a fitted model ranks held-out items, in numbers and as a page."""
+"""Evaluation of a fitted model on held-out items, as numbers and as a page."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Measuring(Answering):
-    """What is measured of a fitted model."""
+    """Evaluation of a fitted model."""
 
     @with_usual_errors
     def evaluate(

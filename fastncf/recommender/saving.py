@@ -1,4 +1,4 @@
-"""A fitted model in a folder: written, and read with checks."""
+"""Writing of a fitted model to a folder."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from fastncf.recommender.fitted import FittedModel, trained_arrays
 
 
 class Saving(FittedModel):
-    """What writes a fitted model."""
+    """Writing of a fitted model."""
 
     @with_usual_errors
     def save(self, directory: str | Path) -> None:

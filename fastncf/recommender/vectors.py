@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Vectors(FittedModel):
-    """What the vectors of a fitted model tell."""
+    """Vectors of a fitted model, and similar users and items."""
 
     @overload
     def similar_items(

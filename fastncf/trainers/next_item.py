@@ -41,10 +41,10 @@ WINDOW = 128
 """Positions of a window at most, and interactions before them that their states are made of at most."""
 
 LATEST_WEIGHT = 3.0
-"""What the loss of predicting a user's latest interaction weighs more than that of one long before it."""
+"""Excess weight of the loss of a user's latest interaction over that of an early one, which is 1 before scaling."""
 
 LATEST_INTERACTIONS = 6.0
-"""Interactions back over which that excess falls to a share of 1 / e."""
+"""Number of interactions over which the excess weight falls by a factor of e."""
 
 _BATCHES_PER_CALL = 32  # Ctrl-C waits for a call
 _BIAS_COLUMNS = 8  # the bias and numbers that stay 0, so that rows have whole vectors
