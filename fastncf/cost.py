@@ -4,15 +4,14 @@ The speeds are those of MovieLens-1M on two cores of a Xeon in November 2026; th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from fastncf.stage import Stage
+from fastncf.stage import BY_STATES, Stage
 from fastncf.threads import num_threads
 
 _SGD_TRAINERS = "history_sgd", "block_sgd"
-_BY_STATES = "next_item", "cuda_next_item", "other_items"
-_WITHOUT_TORCH = *_SGD_TRAINERS, "next_item", "other_items"
+_WITHOUT_TORCH = *_SGD_TRAINERS, "next_item", "other_items", "untrained"
 _WITH_LAYERS = "mlp", "neumf"
 _WITH_TABLES = "mf", "gmf", *_WITH_LAYERS
 _SCRATCH_BYTES_PER_NEGATIVE = 20  # of the interactions of the user that a thread of sgd trains
@@ -26,8 +25,9 @@ _ORDERED_AT_ONCE = 1 << 20  # interactions that are put in the order of their hi
 _FLOAT_BYTES = 4
 _POSITIONS_PER_CHUNK = 64
 _FEATURES = 4  # of a state
-START_SECONDS = 1.0
-TORCH_SECONDS = 2.5
+START_SECONDS = 0.6
+_END_SECONDS = 0.35
+_TORCH_SECONDS, _TORCH_END_SECONDS = 2.5, 0.4
 _READING_ROWS_PER_SECOND = 4e6
 _SGD_NUMBERS_PER_SECOND = 0.65e9  # components of embedding vectors, on one thread
 _ADAM_FLOPS_PER_SECOND = 5e10  # on one thread
@@ -42,15 +42,35 @@ class Cost:
     Attributes:
         memory_bytes: most memory of the process at one time.
         seconds: from the start of the process to its end, kernels compiled.
-        other_seconds: of them those of the start and the evaluation.
+        other_seconds: of them those of the start and the end of the process.
+        repeated_seconds: of them those that another seed takes again; 0 where they were not measured.
+        refit_seconds: what a training on all interactions takes besides; 0 where it was not measured.
+        change_by_choice: seconds that a fit takes more, or less, if held-out items choose another loss; None where
+            they choose none, or have chosen.
     """
 
     memory_bytes: int
     seconds: float
     other_seconds: float = 0.0
+    repeated_seconds: float = 0.0
+    refit_seconds: float = 0.0
+    change_by_choice: float | None = None
 
     def __str__(self) -> str:
-        return f"about {self.memory_bytes / 1e9:.1f} GB of memory and {self.seconds:,.0f} s"
+        told = f"about {self.memory_bytes / 1e9:.1f} GB of memory and {self.seconds:,.0f} s"
+        if self.change_by_choice is None:
+            return told
+        return f"{told}, or {self.seconds + self.change_by_choice:,.0f} s if held-out items choose the other loss"
+
+    def of_runs(self, seeds: int, *, refit: bool) -> "Cost":
+        """Return the cost of fits with several seeds, or with a training on all interactions behind the fit.
+
+        Args:
+            seeds: number of fits, on data that are read once.
+            refit: whether a training on all interactions follows.
+        """
+        more = (seeds - 1) * self.repeated_seconds + (self.refit_seconds if refit else 0.0)
+        return replace(self, seconds=round(self.seconds + more, 2))
 
 
 def estimate(
@@ -74,11 +94,11 @@ def estimate(
     """
     seconds = num_rows / _READING_ROWS_PER_SECOND
     for stage in stages:
-        num_negatives = min(stage.num_negatives, num_items) if stage.trainer in _BY_STATES else stage.num_negatives
+        num_negatives = min(stage.num_negatives, num_items) if stage.trainer in BY_STATES else stage.num_negatives
         seconds += stage.epochs * num_interactions * (1 + num_negatives) * _seconds_per_sample(stage)
-    others = START_SECONDS + num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
-    if uses_torch(stages):
-        others += TORCH_SECONDS
+    seconds += num_users * num_candidates * stages[-1].dim / _LISTS_NUMBERS_PER_SECOND
+    seconds += _TORCH_SECONDS if uses_torch(stages) else 0.0
+    others = process_seconds(stages)
     growth = growth_bytes(
         stages,
         num_users=num_users,
@@ -95,6 +115,11 @@ def estimate(
     base = _PYTHON_BYTES + (_TORCH_BYTES if uses_torch(stages) else 0)
     base += _AUTOGRAD_BYTES if any(stage.trainer == "autograd" for stage in stages) else 0
     return Cost(memory_bytes=base + max(memory), seconds=round(seconds + others, 1), other_seconds=round(others, 1))
+
+
+def process_seconds(stages: Sequence[Stage]) -> float:
+    """Return the seconds that a process takes to start and to end, its imports by then included."""
+    return START_SECONDS + _END_SECONDS + (_TORCH_END_SECONDS if uses_torch(stages) else 0.0)
 
 
 def uses_torch(stages: Sequence[Stage]) -> bool:
@@ -133,7 +158,7 @@ def growth_bytes(
 def _training_bytes(stage: Stage, num_users: int, num_items: int, num_interactions: int, num_buffers: int) -> int:
     """Return the bytes that the training of a stage takes, the copy of its last finite parameters included."""
     rows = num_users + num_items
-    if stage.trainer in _BY_STATES:
+    if stage.trainer in BY_STATES:
         numbers = _numbers_of_states(stage, num_users, num_items, num_interactions) + rows * stage.dim
         numbers += num_interactions if stage.history == "sequence" else 8 * num_interactions  # histories in their order
         numbers += min(num_interactions, _ORDERED_AT_ONCE) * 6
@@ -166,7 +191,7 @@ def least_bytes(stage: Stage, *, num_users: int, num_items: int, num_interaction
         return _FLOAT_BYTES * numbers * (2 if has_history else 1) + scratch
     if not stage.epochs:
         return 0
-    if stage.trainer in _BY_STATES:
+    if stage.trainer in BY_STATES:
         return _FLOAT_BYTES * _numbers_of_states(stage, num_users, num_items, num_interactions)
     if stage.model in _WITH_LAYERS:
         numbers += sum(a * b for a, b in pairwise([2 * stage.mlp_dim, *stage.layers, 1]))
@@ -185,7 +210,7 @@ def _numbers_of_states(stage: Stage, num_users: int, num_items: int, num_interac
 
 def _seconds_per_sample(stage: Stage) -> float:
     """Return the seconds that training one sample takes: a positive or a negative."""
-    if stage.trainer in _BY_STATES:
+    if stage.trainer in BY_STATES:
         return 6 * stage.dim / _adam_flops_per_second(stage)
     if stage.trainer in _SGD_TRAINERS:
         return stage.dim / (_SGD_NUMBERS_PER_SECOND * min(2, num_threads()))

@@ -1,7 +1,7 @@
 """Measurement of a model on held-out items: what is ranked against what, the metrics, and the protocol in words."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -167,6 +167,11 @@ class Questions:
             )
         whole = test.task(None) if config.full_ranking else None
         return cls(test, test.task(negatives), against, whole, names, config.cutoffs, config)
+
+    def first(self, num_users: int) -> "Questions":
+        """Return the measurements by the first tested users alone."""
+        whole = None if self.whole is None else self.whole.first(num_users)
+        return replace(self, candidates=self.candidates.first(num_users), whole=whole)
 
     def protocol(self) -> str:
         """Return in words what is ranked against what, and how much of it no training interaction has."""

@@ -19,7 +19,7 @@ from fastncf.errors import ConfigError, InsufficientMemoryError, printable
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
 from fastncf.models.factored import NEEDS_NO_TRAINING
-from fastncf.stage import Stage
+from fastncf.stage import BY_STATES, Stage
 from fastncf.trainers import choose
 
 if TYPE_CHECKING:
@@ -144,9 +144,6 @@ LARGE_FROM = 4_000_000
 LARGE_POSITIONS = {"best": 64_000_000, "fast": 24_000_000}
 """Interactions that the epochs of such a training visit in all, for each budget: about two minutes, or one third of a
 minute, by two cores, however many interactions there are, up to those that one epoch takes."""
-
-BY_STATES = frozenset({"next_item", "cuda_next_item", "other_items"})
-"""Trainers of an mf whose users are states that their histories are encoded to, in their order or without one."""
 
 NEGATIVES_OF_SOFTMAX = 64
 """Smallest ``num_negatives`` beside which softmax is chosen for an mf: fewer tell too little of a catalogue."""

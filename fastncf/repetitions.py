@@ -99,7 +99,7 @@ def repeat(
         raise ConfigError(f"repeat: model={show(model)}: is trained in place; expected the name of a model")
     with usual_errors(), progress_shown(callback, is_shown=progress) as callback:
         config, _ = configured(config, model, settings)
-        chosen = _seeds(seeds, config.seed)
+        chosen = chosen_seeds(seeds, config.seed)
         if config.holdout == "none":
             raise ConfigError("repeat: holdout=None measures nothing; expected items that are held out")
         columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
@@ -126,7 +126,7 @@ def repeat(
         return Repetitions(chosen, tuple(fitted))
 
 
-def _seeds(seeds: Any, first: int) -> tuple[int, ...]:
+def chosen_seeds(seeds: Any, first: int) -> tuple[int, ...]:
     """Return the seeds that are asked for.
 
     Raises:

@@ -1,7 +1,6 @@
 """``fit()``, from a ratings file to a fitted recommender, and ``plan_fit()``, which stops before the training."""
 
 import os
-import time as time_module
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from fastncf import distributed
-from fastncf.calibration import measured_cost
+from fastncf.calibration import clock_started, measured_plan
 from fastncf.checkpoints import Checkpoint, open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, Settings, require_known, show
@@ -37,12 +36,13 @@ from fastncf.memory import (
 )
 from fastncf.numpy_errors import usual_errors
 from fastncf.persistence.plain import as_numbers, finite_or_none
-from fastncf.plan import BY_STATES, Plan, alternative_plan, likely_facts, make_plan, trial_of
+from fastncf.plan import Plan, alternative_plan, likely_facts, make_plan, trial_of
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.progress import progress_shown
 from fastncf.recommender import Recommender
 from fastncf.refit import TrainedOnAll, train_on_all
 from fastncf.rng import Stream, key
+from fastncf.stage import BY_STATES
 from fastncf.trainers.loop import Progress, ProgressReporter
 from fastncf.trainers.stages import train_stages, validation_of
 from fastncf.tuning import choose_l2, choose_plan
@@ -235,19 +235,18 @@ def plan_fit(
     and time to expect. An l2 that is searched for on held-out items is not known yet.
 
     Args:
-        measure: train a part of an epoch of each stage, on a copy of a module, for the speed of this machine.
+        measure: do each part of the fit for a moment, on a copy of a module, for the speed of this machine; and let
+            held-out items choose the loss where that takes seconds.
     """
-    begin = time_module.perf_counter()
-    with usual_errors():
+    with usual_errors(), clock_started() as clock:
         config, module = configured(config, model, settings)
         columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
         inputs = Inputs(test, candidates, columns, module)
         data, plan = prepare(train, inputs, config, stacklevel=3)
         if measure:
-            seconds = time_module.perf_counter() - begin
-            alternative = alternative_plan(config, plan)
-            trials = () if alternative is None else (trial_of(config, plan), trial_of(config, alternative))
-            plan = replace(plan, cost=measured_cost(plan, trials, module, data.split, data.order, seconds))
+            other = alternative_plan(config, plan)
+            alternative = None if other is None else (other, (trial_of(config, plan), trial_of(config, other)))
+            plan = measured_plan(plan, alternative, module, config, data.split, data.order, clock)
         return plan if config.holdout != "none" else plan.with_everything(hold_out_nothing(data.split, None)[0])
 
 

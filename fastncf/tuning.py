@@ -1,6 +1,7 @@
 """Choices that are made by items which are held out of the training for them: the loss, and the l2 of sgd."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,20 @@ _MOST_LISTS = 20_000
 """Held-out items that two plans are compared by at most."""
 
 
+class HeldOut(NamedTuple):
+    """Items that a choice is made by.
+
+    Attributes:
+        training: the interactions without them.
+        order: (N,) int32, positions within each user's row of these from the oldest to the latest, or None.
+        lists: the items.
+    """
+
+    training: Split
+    order: np.ndarray | None
+    lists: CandidateLists[np.ndarray]
+
+
 def choose_plan(plans: tuple[Plan, Plan], trials: tuple[Stage, Stage], split: Split, order: np.ndarray | None) -> Plan:
     """Return the plan whose trial ranks held-out items better in the whole catalogue, with both NDCG in its reasons.
 
@@ -29,14 +44,10 @@ def choose_plan(plans: tuple[Plan, Plan], trials: tuple[Stage, Stage], split: Sp
         split: N training interactions.
         order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
     """
-    training, order, positives = hold_out_another(split, order, seed=trials[0].seed)
-    users = np.flatnonzero(positives >= 0).astype(np.int32)
-    if len(users) < 2:
+    held_out = lists_for_plans(trials[0].seed, split, order)
+    if held_out is None:
         return plans[0]
-    if len(users) > _MOST_LISTS:
-        generator = np.random.Generator(np.random.Philox(key=key(trials[0].seed, Stream.TUNING)))
-        users = np.sort(generator.permutation(users)[:_MOST_LISTS])
-    lists = CandidateLists(users, positives[users], np.empty((len(users), 0), dtype=np.int32))
+    training, order, lists = held_out
     k, ndcgs = plans[0].evaluation.k, []
     for trial in trials:
         factors = _train(trial, training, order if trial.history == "sequence" else None)
@@ -44,10 +55,28 @@ def choose_plan(plans: tuple[Plan, Plan], trials: tuple[Stage, Stage], split: Sp
         ndcgs.append(float(METRICS["ndcg"](ranks, k).mean()))
     better, other = (0, 1) if ndcgs[0] >= ndcgs[1] else (1, 0)
     reason = (
-        f"NDCG@{k} of {len(users):,} held-out items in the whole catalogue: {ndcgs[better]:.4f}; "
+        f"NDCG@{k} of {len(lists.users):,} held-out items in the whole catalogue: {ndcgs[better]:.4f}; "
         f"{trials[other].loss}: {ndcgs[other]:.4f}"
     )
     return plans[better].with_reason("loss", reason)
+
+
+def lists_for_plans(seed: int, split: Split, order: np.ndarray | None) -> HeldOut | None:
+    """Return items that plans are compared by, and what is left of the split; None where too few users have two.
+
+    Args:
+        seed: determines the users, where there are many.
+        split: N training interactions.
+        order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
+    """
+    training, order, positives = hold_out_another(split, order, seed=seed)
+    users = np.flatnonzero(positives >= 0).astype(np.int32)
+    if len(users) < 2:
+        return None
+    if len(users) > _MOST_LISTS:
+        generator = np.random.Generator(np.random.Philox(key=key(seed, Stream.TUNING)))
+        users = np.sort(generator.permutation(users)[:_MOST_LISTS])
+    return HeldOut(training, order, CandidateLists(users, positives[users], np.empty((len(users), 0), dtype=np.int32)))
 
 
 def choose_l2(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
@@ -63,14 +92,11 @@ def choose_l2(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
     """
     if not plan.l2_trials:
         return plan
-    trial = plan.l2_trials[0]
-    training, order, positives = hold_out_another(split, order, seed=trial.seed)
-    users = np.flatnonzero(positives >= 0).astype(np.int32)
-    if len(users) < 2:
+    trial, evaluation = plan.l2_trials[0], plan.evaluation
+    held_out = lists_for_l2(plan, split, order)
+    if held_out is None:
         return plan.with_l2(trial.l2, "the default; too few users have two items to choose it by")
-    evaluation = plan.evaluation
-    spec = CandidateSpec(evaluation.num_candidates, evaluation.distinct_candidates, evaluation.seed)
-    lists = held_out_lists(split, spec, users, positives[users], Stream.TUNING_CANDIDATES)
+    training, order, lists = held_out
     candidates = [factor * trial.l2 for factor in L2_FACTORS]
     ndcgs: dict[float, np.ndarray] = {}
 
@@ -86,13 +112,31 @@ def choose_l2(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
         if l2 not in ndcgs:
             try_out(index, index + 1)
         difference = ndcgs[l2] - ndcgs[best]
-        if not difference.mean() > difference.std(ddof=1) / len(users) ** 0.5:
+        if not difference.mean() > difference.std(ddof=1) / len(lists.users) ** 0.5:
             break
         best = l2
     tried = ", ".join(f"{l2:g}" for l2 in candidates if l2 in ndcgs)
     return plan.with_l2(
-        best, f"chosen among {tried} by the NDCG@{evaluation.k} of {len(users):,} items held out for it"
+        best, f"chosen among {tried} by the NDCG@{evaluation.k} of {len(lists.users):,} items held out for it"
     )
+
+
+def lists_for_l2(plan: Plan, split: Split, order: np.ndarray | None) -> HeldOut | None:
+    """Return lists that an l2 is chosen by, and what is left of the split; None where too few users have two items.
+
+    Args:
+        plan: has trials.
+        split: N training interactions.
+        order: (N,) int32, positions within each user's row from the oldest to the latest, or None.
+    """
+    training, order, positives = hold_out_another(split, order, seed=plan.l2_trials[0].seed)
+    users = np.flatnonzero(positives >= 0).astype(np.int32)
+    if len(users) < 2:
+        return None
+    evaluation = plan.evaluation
+    spec = CandidateSpec(evaluation.num_candidates, evaluation.distinct_candidates, evaluation.seed)
+    lists = held_out_lists(split, spec, users, positives[users], Stream.TUNING_CANDIDATES)
+    return HeldOut(training, order, lists)
 
 
 def _train(stage: Stage, split: Split, order: np.ndarray | None) -> Factors:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastncf.config import Config
 from fastncf.errors import ConfigError, UnusedSettingWarning
-from fastncf.plan import AS_ASKED_FOR, BY_STATES, Plan, make_plan
+from fastncf.plan import AS_ASKED_FOR, Plan, make_plan
+from fastncf.stage import BY_STATES
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,11 +13,11 @@ from fastncf.errors import ConfigError, DivergedError
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.factored import has_vectors, popularity_factors
-from fastncf.plan import BY_STATES, Plan
+from fastncf.plan import Plan
 from fastncf.serving.histories import NewRows, encode
 from fastncf.serving.module_users import solve_tables, with_tables
 from fastncf.serving.solving import FixedItems, negatives_of, solve_users
-from fastncf.stage import Stage
+from fastncf.stage import BY_STATES, Stage
 from fastncf.trainers import require_trainer
 from fastncf.trainers.loop import ProgressReporter, TrainingLog, train_epochs
 from fastncf.trainers.sgd import init_factors

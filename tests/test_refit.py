@@ -243,9 +243,14 @@ def test_the_command_line_measures_and_trains_on_everything(capsys, tmp_path):
     code, _, err = run(capsys, "evaluate", tmp_path / "a")
     assert code == 2
     assert "nothing is held out" in err
-    code, _, err = run(capsys, "fit", tmp_path / "ratings.csv", "--refit", "--dry-run")
-    assert code == 0
-    assert "--refit: no effect, since --dry-run trains nothing" in err
+    seconds = []
+    for more in ([], ["--refit"], ["--seeds", "3"]):
+        code, out, _ = run(capsys, "fit", tmp_path / "ratings.csv", *small, *more, "--json", "--dry-run")
+        assert code == 0
+        cost = json.loads(out[-1])["cost"]
+        expected = {0: 0.0, 1: cost["refit_seconds"], 2: 2 * cost["repeated_seconds"]}[len(seconds)]
+        seconds.append(cost["seconds"] - expected)
+    assert min(seconds) > 0
     code, _, err = run(capsys, "fit", tmp_path / "ratings.csv", "--refit", "--holdout", "none")
     assert code == 2
     assert "--refit: expected no --holdout none beside it" in err

@@ -19,6 +19,7 @@ from fastncf.progress import progress_shown
 from fastncf.streams import OutputError, Terminated
 
 if TYPE_CHECKING:
+    from fastncf.plan import Plan
     from fastncf.recommender import Recommender
 
 
@@ -78,19 +79,23 @@ def fit(
     """
     if refit and config is not None and config.holdout == "none":
         raise ConfigError("--refit: expected no --holdout none beside it, which measures nothing")
+    if seeds is not None and (refit or resume or checkpoint is not None):
+        raise ConfigError("--seeds: expected no --refit, --checkpoint or --resume beside it, which belong to one fit")
     if dry_run:
         folders = {"--out": out, "--checkpoint": checkpoint}
         given = [f"{name} {folder}" for name, folder in folders.items() if folder is not None]
-        for flag in given + ["--refit"] * refit + ["--resume"] * resume:
+        for flag in given + ["--resume"] * resume:
             warnings.warn(f"{flag}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
-        _dry_run(ratings, config or Config(), {"test": test, "candidates": candidates, **column_names(columns)}, json)
+        from fastncf.repetitions import chosen_seeds
+
+        runs = 1 if seeds is None else len(chosen_seeds(seeds, 0))
+        planned = _planned(ratings, config, {"test": test, "candidates": candidates, **column_names(columns)})
+        _tell_dry_run(config or Config(), replace(planned, cost=planned.cost.of_runs(runs, refit=refit)), json)
         return
     from fastncf.data.named import find_source
     from fastncf.persistence import require_savable
     from fastncf.train import fit as fit_model
 
-    if seeds is not None and (refit or resume or checkpoint is not None):
-        raise ConfigError("--seeds: expected no --refit, --checkpoint or --resume beside it, which belong to one fit")
     if out is not None and distributed.is_first_process():  # others would try the same folder at the same time
         require_savable(out)  # before the fit, which would be lost otherwise
     ratings = find_source(ratings)  # a download shows its own progress
@@ -153,7 +158,7 @@ def _repeat(ratings: Any, seeds: int, out: Path | None, as_json: bool, given: di
         print_json({**values, "popularity": first.popularity, "protocol": found.protocol})
 
 
-def _planned(ratings: Path, config: Config | None, given: dict[str, Any]) -> Any:
+def _planned(ratings: Path, config: Config | None, given: dict[str, Any]) -> "Plan":
     """Return the plan of a fit, whose cost has the seconds that this process has taken to start."""
     from fastncf.calibration import seconds_of_process, with_start
     from fastncf.train import plan_fit
@@ -163,11 +168,10 @@ def _planned(ratings: Path, config: Config | None, given: dict[str, Any]) -> Any
     return replace(plan, cost=with_start(plan.cost, start))
 
 
-def _dry_run(ratings: Path, config: Config, given: dict[str, Any], as_json: bool) -> None:
+def _tell_dry_run(config: Config, planned: "Plan", as_json: bool) -> None:
     """Print what a fit would do as TOML: the plan in comments, and the settings that lead to it."""
     from fastncf.plan_file import settings_to_repeat, sizes, to_toml
 
-    planned = _planned(ratings, config, given)
     settings = settings_to_repeat(config, planned)
     if planned.l2_trials and config.l2 is None:
         del settings["l2"]  # a fit is going to choose it

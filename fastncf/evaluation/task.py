@@ -7,7 +7,7 @@ before the others; and an item whose own score is not finite is a miss.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +55,13 @@ class RankingTask:
     def owner(self) -> np.ndarray:
         """Row of each held-out item, (R,) int64."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.indptr))
+
+    def first(self, num_users: int) -> "RankingTask":
+        """Return the task of the first users alone."""
+        indptr = self.indptr[: num_users + 1]
+        negatives = None if self.negatives is None else self.negatives[:num_users]
+        users, positives = self.users[:num_users], self.positives[: indptr[-1]]
+        return replace(self, users=users, indptr=indptr, positives=positives, negatives=negatives)
 
     def excluded_with_positives(self) -> tuple[np.ndarray, np.ndarray]:
         """Return a CSR of the excluded items and the held-out ones, with a row for each index of a user."""

@@ -110,10 +110,21 @@ class Trainer(ABC):
         self.load_state_dict({name: value for name, value in state.items() if not name.startswith(_BEGUN)})
         self._begun = begun or None
 
-    @property
-    def share_done(self) -> float:
-        """Share of the current epoch that is done, at a boundary."""
-        return int((self._begun or {"done": 0})["done"]) / self.num_groups
+    def phases(self, epochs: int) -> tuple[int, ...]:
+        """Return the numbers of epochs of the parts of a training; the epochs of a part take about the same time.
+
+        Args:
+            epochs: of the whole training.
+        """
+        return (epochs,)
+
+    def skip_to(self, done: int) -> None:
+        """Let the next epoch train its last groups alone, as if the others were done; their losses count as 0.
+
+        Args:
+            done: groups that are left out, of :attr:`num_groups`.
+        """
+        self._begun = {"done": np.array(done)} if done else None
 
     def _begin(self, **sums: Any) -> tuple[int, State]:
         """Return the batches, or groups of them, of the epoch that are done, and the sums over them.
@@ -125,6 +136,8 @@ class Trainer(ABC):
         if begun is None:
             return 0, sums
         for name, zeros in sums.items():
+            if name not in begun:  # after skip_to()
+                continue
             if isinstance(zeros, np.ndarray):
                 zeros[...] = begun[name]
             else:

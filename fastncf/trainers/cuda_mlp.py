@@ -102,6 +102,7 @@ class CUDAMLPTrainer(Trainer):
         step_sizes = np.column_stack([learning_rates / first, np.sqrt(second)])
         self._tensors.step_sizes.copy_(torch.from_numpy(step_sizes))
         done, sums = self._begin(losses=self._tensors.losses.zero_())
+        done -= done % _STEPS_PER_GRAPH
         self._tensors.step.fill_(done)
         interactions = len(self.loader.order)
         full_batches = interactions // self.loader.interactions_per_batch

@@ -182,7 +182,7 @@ class CUDANextItem(Trainer):
             bounds = self._load_epoch(number)
             rows = len(self._plan.batches)
             # the decays as the kernels have computed them, whose bits may be others than those of _compute_decays
-            begun = self._begun or {"decays": self._parameters.decays}
+            begun = {"decays": self._parameters.decays, **(self._begun or {})}
             self._parameters.decays.copy_(torch.as_tensor(begun["decays"]))
             done, sums = self._begin(total=self._numbers.total)
             sums["decays"] = self._parameters.decays

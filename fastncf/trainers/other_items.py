@@ -48,13 +48,17 @@ class OtherItems(NextItem):
 
     def epoch(self, number: int) -> float:
         """See :meth:`fastncf.trainers.next_item.NextItem.epoch`; the last epochs train the items alone."""
-        is_sparse = len(self.split.indices) < SPARSE_BELOW * self.num_items
-        share = FIXED_SHARE_OF_SPARSE if is_sparse else FIXED_SHARE
-        if number < self.stage.epochs - round(self.stage.epochs * share):
+        if number < self.phases(self.stage.epochs)[0]:
             self._fixed_states = None
         elif self._fixed_states is None:
             self._fixed_states = self._states_of_sets()
         return super().epoch(number)
+
+    def phases(self, epochs: int) -> tuple[int, int]:
+        """See :meth:`fastncf.trainers.base.Trainer.phases`: epochs that train states, and epochs beside fixed ones."""
+        is_sparse = len(self.split.indices) < SPARSE_BELOW * self.num_items
+        fixed = round(epochs * (FIXED_SHARE_OF_SPARSE if is_sparse else FIXED_SHARE))
+        return epochs - fixed, fixed
 
     def _states_of_sets(self) -> np.ndarray:
         """Return the states of the whole sets of all users, (U * width,) float32."""

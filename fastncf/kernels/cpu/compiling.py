@@ -12,6 +12,7 @@ import inspect
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -219,6 +220,41 @@ def when_compiling(callback: Callable[[], object]) -> Iterator[None]:
     event.register("numba:compile", listener)
     try:
         yield
+    finally:
+        event.unregister("numba:compile", listener)
+
+
+class Compilations(event.Listener):
+    """Counts the seconds that kernels are compiled, a kernel within another one once.
+
+    Attributes:
+        seconds: so far, by all threads.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._depth, self._begin = 0, 0.0
+
+    def on_start(self, _: Any) -> None:
+        """Begin to count; Numba calls this method at each compilation, by one thread at a time."""
+        if self._depth == 0:
+            self._begin = time.perf_counter()
+        self._depth += 1
+
+    def on_end(self, _: Any) -> None:
+        """Count what the compilation has taken."""
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += time.perf_counter() - self._begin
+
+
+@contextmanager
+def compilations_counted() -> Iterator[Compilations]:
+    """Count the seconds that kernels are compiled within the block."""
+    listener = Compilations()
+    event.register("numba:compile", listener)
+    try:
+        yield listener
     finally:
         event.unregister("numba:compile", listener)
 
