@@ -285,6 +285,25 @@ def test_a_wrong_out_is_refused_before_the_fit(capsys, ratings, tmp_path, monkey
         assert err.count("\n") == 1
 
 
+def test_outputs_that_take_each_others_place_are_refused_before_anything_is_written(capsys, ratings, tmp_path):
+    (tmp_path / "link").symlink_to("a")
+    for command, message in (
+        (["fit", "--out", "a", "--checkpoint", "a"], "--checkpoint a: is the same place as --out a"),
+        (["fit", "--out", "link", "--checkpoint", "a/b"], "--checkpoint a/b: is in the folder of --out link"),
+        (["tune", "--minutes", 1, "--study", "a", "--out", "./a"], "--study a: is the same place as --out a"),
+        (["tune", "--minutes", 1, "--picture", "a", "--study", "a"], "--picture a: is the same place as --study a"),
+    ):
+        words = [tmp_path / word if word in ("a", "a/b", "./a", "link") else word for word in command]
+        code, _, err = run(capsys, words[0], ratings, *words[1:])
+        assert code == 2
+        assert err.replace(f"{tmp_path}/", "") == f"fastncf: {message}; expected another one\n"
+        assert not (tmp_path / "a").exists()
+    assert run(capsys, "fit", ratings, *FAST, "--checkpoint", tmp_path / "a", "--out", tmp_path / "a" / "b")[0] == 0
+    code, _, err = run(capsys, "fit", ratings, *FAST, "--checkpoint", tmp_path / "a")
+    assert code == 3
+    assert err.endswith("holds the checkpoint of a fit; expected --resume to go on with it, or another folder\n")
+
+
 def test_debug_shows_the_traceback(ratings):
     with pytest.raises(fastncf.DataNotFoundError):
         cli.main(["fit", "nowhere.csv", "--debug"])

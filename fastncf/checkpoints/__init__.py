@@ -102,7 +102,7 @@ class Checkpoint:
         """Return a sentence on how a fit that is interrupted now goes on; None where nothing is kept yet."""
         if not self._place:
             return None
-        return f"{self._folder.path}: {self._place}; the same fit with --resume (in Python resume=True) goes on"
+        return f"{self._folder.path}: {self._place}; the same fit with resume=True goes on"
 
     def _write(self, snapshot: Snapshot, place: str) -> None:
         """Write a snapshot."""
@@ -160,8 +160,8 @@ def open_checkpoint(path: Any, *, resume: bool, name: str = "checkpoint") -> Ite
     with _opened(Path(path)) as folder:
         if folder.has_snapshot() and not resume:
             raise DataError(
-                f"{str(path)[:150]}: holds the checkpoint of a fit; expected --resume (in Python resume=True) to go on "
-                f"with it, or another folder"
+                f"{str(path)[:150]}: holds the checkpoint of a fit; expected resume=True to go on with it, or another "
+                f"folder"
             )
         checkpoint = Checkpoint(folder, folder.read())
         try:

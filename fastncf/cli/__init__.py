@@ -112,10 +112,10 @@ def _run(tokens: list[str], signals: list[int]) -> int:
             raise
         interrupt = KeyboardInterrupt() if signal.SIGINT in signals else Terminated(signals[0]) if signals else None
         message, code = explain(interrupt or error)
-        if message is not None and isinstance(error, FastNCFError):
-            message = as_options(message, _option_names(tokens))
         if message is not None and isinstance(error, KeyboardInterrupt):
             message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
+        if message is not None and isinstance(error, FastNCFError | KeyboardInterrupt):
+            message = as_options(message, _option_names(tokens))
         if message is not None and (
             distributed.is_first_process() if process is None else process.claims_message(error)
         ):

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from fastncf import distributed
 from fastncf.cli.app import Columns, Common, ConfigFile, Flag, Json, OutArgument, PathArgument, column_names
-from fastncf.cli.output import metric_lines, print_json, print_lines, tell
+from fastncf.cli.output import metric_lines, print_json, print_lines, require_apart, tell
 from fastncf.config import Config
 from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, printable, short_message
 from fastncf.progress import progress_shown
@@ -81,6 +81,7 @@ def fit(
         raise ConfigError("--refit: expected no --holdout none beside it, which measures nothing")
     if seeds is not None and (refit or resume or checkpoint is not None):
         raise ConfigError("--seeds: expected no --refit, --checkpoint or --resume beside it, which belong to one fit")
+    require_apart(out=out, checkpoint=checkpoint)
     if dry_run:
         folders = {"--out": out, "--checkpoint": checkpoint}
         given = [f"{name} {folder}" for name, folder in folders.items() if folder is not None]

@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
 import sys
+from itertools import combinations
+from pathlib import Path
 from typing import Any, TextIO
 
-from fastncf.errors import printable
+from fastncf.errors import ConfigError, printable
 
 
 def print_lines(*lines: str, file: TextIO | None = None) -> None:
@@ -23,6 +26,22 @@ def print_json(value: dict[str, Any]) -> None:
     from fastncf.persistence.plain import finite_or_none  # imports NumPy
 
     print(json.dumps(finite_or_none(value), allow_nan=False))
+
+
+def require_apart(**outputs: Path | None) -> None:
+    """Check, before anything is written, that no output of a command takes the place of another one.
+
+    Args:
+        **outputs: files or folders by the names of their options, those first that have to find nothing in their place.
+
+    Raises:
+        ConfigError: two are the same, or one is in the folder of one before.
+    """
+    given = [(name, path, Path(os.path.realpath(path))) for name, path in outputs.items() if path is not None]
+    for (first, folder, place), (name, path, other) in combinations(given, 2):
+        if other.is_relative_to(place):
+            where = "the same place as" if other == place else "in the folder of"
+            raise ConfigError(f"--{name} {path}: is {where} --{first} {folder}; expected another one")
 
 
 def metric_lines(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from fastncf.cli.app import Columns, Common, ConfigFile, Json, OutArgument, PathArgument, column_names
-from fastncf.cli.output import print_json, print_lines, tell
+from fastncf.cli.output import print_json, print_lines, require_apart, tell
 from fastncf.config import Config
 from fastncf.errors import DataNotFoundError
 
@@ -54,6 +54,7 @@ def tune(
 
     if picture is not None:
         require_packages_of_pictures()
+    require_apart(out=out, study=study, picture=picture)
     for path in (out, picture):
         if path is not None and not path.absolute().parent.is_dir():
             raise DataNotFoundError(f"{path}: there is no such folder; expected a file in one that exists")

@@ -125,7 +125,7 @@ def test_other_data_and_settings_are_refused_with_what_differs(tmp_path: Path) -
         with pytest.raises(DataError, match=f"is the checkpoint of another fit.*{found}") as error:
             fastncf.fit(data, checkpoint=tmp_path / "a", resume=True, **(settings | changes))
         assert len(str(error.value)) <= 500
-    with pytest.raises(DataError, match=r"holds the checkpoint of a fit; expected --resume"):
+    with pytest.raises(DataError, match=r"holds the checkpoint of a fit; expected resume=True"):
         fastncf.fit(checkerboard(), checkpoint=tmp_path / "a", **settings)
 
 
