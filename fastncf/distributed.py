@@ -310,6 +310,7 @@ class Launched:
     def __init__(self) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a rank that ends is one sentence, and no trace of C++
         import torch.distributed as dist
+        import torch.distributed.nn.functional  # noqa: F401 - keeps the group that exists at its import alive for good
 
         self.rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
