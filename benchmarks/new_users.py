@@ -23,6 +23,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "`mf`, the default": {},
     '`mf`, `loss="bce"`': {"loss": "bce"},
     '`mf`, `history="none"`': {"history": "none"},
+    "`mlp`": {"model": "mlp"},
+    "`neumf`": {"model": "neumf"},
 }
 
 

@@ -264,6 +264,11 @@ class Plan:
         """True if a stage is trained on histories in their order."""
         return any(stage.history == "sequence" for stage in self.stages)
 
+    @property
+    def is_pretrained(self) -> bool:
+        """True if the model starts from factors that are trained before."""
+        return self.final.start != "random"
+
     def with_everything(self, split: Split) -> "Plan":
         """Return the plan for another split of the items, such as one without held-out ones; what is done stays."""
         facts = replace(

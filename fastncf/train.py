@@ -203,6 +203,7 @@ def fit_prepared(
         order=order if plan.uses_order else None,
         num_kept=trained.num_kept,
         encoder=trained.encoder,
+        pretrained=trained.pretrained,
         titles=titles,
     )
     if trained.divergence is not None:

@@ -13,9 +13,10 @@ from fastncf.errors import ConfigError, DivergedError
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.factored import has_vectors, popularity_factors
+from fastncf.models.pretrained import Pretrained
 from fastncf.plan import Plan
 from fastncf.serving.histories import NewRows, encode
-from fastncf.serving.module_users import solve_tables, with_tables
+from fastncf.serving.module_users import solve_tables, tables_like, with_tables
 from fastncf.serving.solving import FixedItems, negatives_of, solve_users
 from fastncf.stage import BY_STATES, Stage
 from fastncf.trainers import require_trainer
@@ -23,7 +24,7 @@ from fastncf.trainers.loop import ProgressReporter, TrainingLog, train_epochs
 from fastncf.trainers.sgd import init_factors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 LEARNING_RATE_SHARE = 0.5
 """Part of the learning rate of a fit that further epochs begin with."""
@@ -38,6 +39,7 @@ class KnownModel(NamedTuple):
         users, items: raw ids.
         split: interactions.
         order: (N,) int32, their order in each row of the split, or None.
+        pretrained: what the module keeps of the factors that it started from, or None.
     """
 
     trained: "Factors | nn.Module"
@@ -46,6 +48,7 @@ class KnownModel(NamedTuple):
     items: Vocabulary
     split: Split
     order: np.ndarray | None
+    pretrained: Pretrained | None = None
 
     @property
     def factors(self) -> Factors:
@@ -53,13 +56,33 @@ class KnownModel(NamedTuple):
         assert isinstance(self.trained, Factors)
         return self.trained
 
-    def for_histories(self, stage: Stage, indptr: np.ndarray, items: np.ndarray) -> "Factors | nn.Module":
+    def for_histories(self, plan: Plan, indptr: np.ndarray, items: np.ndarray) -> "Factors | nn.Module":
         """Return the model for users who are known by their histories alone; see :meth:`new_users`."""
         if isinstance(self.trained, Factors):
-            vectors, bias = self.new_users(stage, indptr, items)
+            vectors, bias = self.new_users(plan.final, indptr, items)
             return self.trained._replace(user_vectors=vectors, user_bias=bias)
-        tables = solve_tables(self.trained, stage, self.split.item_counts(), indptr, items)
-        return with_tables(self.trained, tables)
+        return with_tables(self.trained, self.new_rows(plan, indptr, items))
+
+    def new_rows(self, plan: Plan, indptr: np.ndarray, items: np.ndarray) -> "dict[str, Tensor]":
+        """Return tables (U, ...), for a module, of users who are known by their histories alone, by their names.
+
+        A module that was pretrained gets the rows that its maps make of the users in the first model; the rows of
+        another one are solved for.
+
+        Args:
+            plan: what the model was trained by.
+            indptr: (U + 1,) int64.
+            items: (N,) int32, the oldest of each history first.
+        """
+        assert not isinstance(self.trained, Factors)
+        pretrained = self.pretrained
+        if pretrained is None:
+            return solve_tables(self.trained, plan.final, self.split.item_counts(), indptr, items)
+        none = np.zeros((0, pretrained.item_vectors.shape[1]), dtype=np.float32)
+        first = Factors(none, pretrained.item_vectors, none[:, 0], pretrained.item_bias)
+        known = self._replace(trained=first, encoder=pretrained.encoder)
+        rows = pretrained.rows(*known.new_users(plan.stages[0], indptr, items))
+        return tables_like(self.trained, rows)
 
     def new_users(self, stage: Stage, indptr: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return vectors (U, D) and biases (U,) float32, for factors, of users who are known by their histories alone.
@@ -99,12 +122,12 @@ class KnownModel(NamedTuple):
         )
 
 
-def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
+def add_rows(known: KnownModel, plan: Plan, rows: NewRows) -> KnownModel:
     """Return the model with more interactions, without training.
 
     Args:
         known: the model.
-        stage: what it was trained by.
+        plan: what it was trained by.
         rows: new interactions, later than all others of their users.
     """
     present, user = np.unique(rows.user, return_inverse=True)
@@ -119,8 +142,8 @@ def add_rows(known: KnownModel, stage: Stage, rows: NewRows) -> KnownModel:
     grown = known._replace(users=users, split=split, order=order)
     changed = np.unique(user)
     if isinstance(known.trained, Factors):
-        return grown._replace(trained=_updated_factors(known, grown, stage, new_index, changed))
-    return grown._replace(trained=_updated_module(known.trained, grown, stage, new_index, changed))
+        return grown._replace(trained=_updated_factors(known, grown, plan.final, new_index, changed))
+    return grown._replace(trained=_updated_module(known.trained, grown, plan, new_index, changed))
 
 
 def _updated_factors(
@@ -153,12 +176,12 @@ def _updated_factors(
 
 
 def _updated_module(
-    module: "nn.Module", grown: KnownModel, stage: Stage, new_index: np.ndarray, changed: np.ndarray
+    module: "nn.Module", grown: KnownModel, plan: Plan, new_index: np.ndarray, changed: np.ndarray
 ) -> "nn.Module":
     """Return a module for the users of a model that has more interactions; see :func:`_updated_factors`."""
     import torch
 
-    solved = solve_tables(module, stage, grown.split.item_counts(), *select_rows(grown.split, grown.order, changed))
+    solved = grown.new_rows(plan, *select_rows(grown.split, grown.order, changed))
     parameters, tables = dict(module.named_parameters()), {}
     for name, rows in solved.items():
         table = rows.new_zeros((len(grown.users), *rows.shape[1:]))

@@ -10,12 +10,12 @@ from fastncf.persistence.arrays import require_finite
 from fastncf.persistence.plain import UnexpectedError
 
 _PREFIX = "history_encoder."
-_NAMES = "vectors", "gains", "decays", "is_mean", "longest", "length"
+_NAMES = HistoryEncoder._fields
 
 
 def encoder_arrays(encoder: HistoryEncoder | None) -> dict[str, np.ndarray]:
     """Return an encoder as arrays by name; none where there is no encoder."""
-    return {} if encoder is None else {_PREFIX + name: np.asarray(getattr(encoder, name)) for name in _NAMES}
+    return {} if encoder is None else {_PREFIX + name: array for name, array in encoder.arrays().items()}
 
 
 def split_encoder(
@@ -62,4 +62,4 @@ def split_encoder(
         raise UnexpectedError(f"{_PREFIX}decays holds another number than 1 for a mean")
     if not float(own["length"]) >= 0:
         raise UnexpectedError(f"{_PREFIX}length is {own['length']}; expected 0 or more")
-    return others, HistoryEncoder(**{**own, "longest": int(own["longest"]), "length": float(own["length"])})
+    return others, HistoryEncoder.of_arrays(own)

@@ -108,10 +108,10 @@ class Answering(FittedModel):
                 among others, such as None or NaN, is left out with both.
             history: in place of ``users``, what users who are not in the training data have done: raw ids of items of
                 one user, the oldest first; or a frame or a file with columns of users, items and, perhaps, times. An
-                ``mf`` or ``gmf`` encodes them or solves for the user's vector, an ``mlp`` or ``neumf`` solves for it by
-                gradients. ``unknown`` then says what is done about items that the model does not know: ``error``;
-                ``skip`` their rows, and users who have no others; or recommend the most popular items to these
-                (``popular``).
+                ``mf`` or ``gmf`` encodes them or solves for the user's vector; a pretrained ``mlp`` or ``neumf`` does
+                so with the model that it started from; another one solves by gradients. ``unknown`` then says what is
+                done about items that the model does not know: ``error``; ``skip`` their rows, and users who have no
+                others; or recommend the most popular items to these (``popular``).
             titles: titles of the items, for a further column behind that of the items: a frame with columns item and
                 title, ``u.item``, ``movies.dat``, ``movies.csv`` or a similar file, or the name of a data set; those of
                 the recommender, if it has any, where none are given.
@@ -186,7 +186,7 @@ class Answering(FittedModel):
         """Return the same model for other users, who are known by their histories, and ids of those to be answered."""
         read = read_rows(history, self.items, unknown, "history", self._reading(), choices=get_args(Unknown))
         rows, indptr, items = group_histories(read)
-        trained = self._known_model().for_histories(self.plan.final, indptr, items)
+        trained = self._known_model().for_histories(self.plan, indptr, items)
         none = np.full(len(rows.users), -1, dtype=np.int32)
         by_item = np.lexsort((items, np.repeat(np.arange(len(rows.users)), np.diff(indptr))))
         guests = replace(

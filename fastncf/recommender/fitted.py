@@ -17,6 +17,7 @@ from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import require_torch
 from fastncf.models.factored import MF_NAMES, as_module, has_vectors, module_factors
+from fastncf.models.pretrained import Pretrained
 from fastncf.plan import Plan
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.serving.histories import RowsReading
@@ -50,6 +51,7 @@ class FittedModel:
     order: np.ndarray | None = None
     num_kept: tuple[int, ...] = ()
     encoder: HistoryEncoder | None = None
+    pretrained: Pretrained | None = None
     titles: pl.Series | None = None
     _counts: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
     _factor_items: FactorItems | None = field(default=None, init=False, repr=False, compare=False)
@@ -141,7 +143,8 @@ class FittedModel:
 
     def _known_model(self) -> KnownModel:
         """Return the model with the data that it knows; see :meth:`_for_histories`."""
-        return KnownModel(self._for_histories(), self.encoder, self.users, self.items, self.split, self.order)
+        data = self.users, self.items, self.split, self.order
+        return KnownModel(self._for_histories(), self.encoder, *data, self.pretrained)
 
     def _reading(self, *, updates: bool = False) -> RowsReading:
         """Return how further interactions are read, which have weights where they update the model's own."""

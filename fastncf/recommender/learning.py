@@ -61,17 +61,17 @@ class Learning(FittedModel):
         if not is_table(new):
             raise DataError(f"update: got a {type(new).__name__}; expected a frame or a file of users and items")
         epochs = require_count("epochs", epochs, least=0)
-        known, stage = self._known_model(), self.plan.final
+        known, plan = self._known_model(), self.plan
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
         rows = read_rows(new, self.items, unknown, "update", self._reading(updates=True), takes_new=epochs > 0)
         if len(rows.items) > len(self.items):
-            known = add_items(known, stage, rows.items)
-        known, log = add_rows(known, stage, rows), TrainingLog()
+            known = add_items(known, plan.final, rows.items)
+        known, log = add_rows(known, plan, rows), TrainingLog()
         if epochs:
             with progress_shown(callback, is_shown=progress) as shown:
                 known, log = train_on(known, self.plan, epochs, ProgressReporter(shown, epochs))
-        self.trained, self.encoder, self.users, self.items, self.split, self.order = known
+        self.trained, self.encoder, self.users, self.items, self.split, self.order, self.pretrained = known
         self._factor_items = None
         self.plan = self.plan.with_everything(self.split)
         how = f"and all trained on for {epochs} epochs" if epochs else "without training"
@@ -142,6 +142,7 @@ class Learning(FittedModel):
         size = len(found.split.indices)
         self.trained, self.plan, self.split = found.trained.model, found.plan, found.split
         self.order, self.num_kept, self.encoder = found.order, found.trained.num_kept, found.trained.encoder
+        self.pretrained = found.trained.pretrained
         self.users = users
         self.protocol += f"; afterwards trained on all {size:,} interactions by the same plan, nothing held out"
         self.data = {**self.data, "users": len(users), "num_items_unknown": int((~self.split.is_known()).sum())}

@@ -19,6 +19,7 @@ from fastncf.persistence.description import Fields, read_fields
 from fastncf.persistence.encoder import split_encoder
 from fastncf.persistence.folder import DESCRIPTION, FORMAT, read_folder
 from fastncf.persistence.plain import UnexpectedError
+from fastncf.persistence.pretrained import split_pretrained
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.recommender.fitted import trained_arrays
 from fastncf.recommender.saving import require_folder
@@ -69,9 +70,16 @@ def load(
             f"{folder}: {DESCRIPTION} is not as expected ({error!s:.300}); "
             f"expected a folder as save() wrote it, in this version or an older one"
         ) from None
-    dim, num_items = dim_of_factors(fields["plan"].final), len(fields["items"])
+    plan, num_items = fields["plan"], len(fields["items"])
+    parameters, encoder, pretrained = saved.parameters, None, None
     try:
-        parameters, encoder = split_encoder(saved.parameters, num_items, dim)
+        if plan.is_pretrained:
+            first = plan.stages[0]
+            parameters, pretrained = split_pretrained(
+                parameters, num_items, dim_of_factors(first), has_histories=first.history != "none"
+            )
+        elif model is None:
+            parameters, encoder = split_encoder(parameters, num_items, dim_of_factors(plan.final))
     except UnexpectedError as error:
         raise DataError(
             f"{folder}: the encoder of histories does not fit the model ({error!s:.300}); expected what save() wrote"
@@ -87,7 +95,8 @@ def load(
         raise DataError(
             f"{folder}: the parameters do not fit the model ({error!s:.300}); expected those that save() wrote"
         ) from None
-    recommender = Recommender(trained=_on_device(trained, device, fields), **fields, encoder=encoder)
+    trained = _on_device(trained, device, fields)
+    recommender = Recommender(trained=trained, **fields, encoder=encoder, pretrained=pretrained)
     if titles is not None:
         recommender.titles = read_titles(titles, recommender.items)
     return recommender

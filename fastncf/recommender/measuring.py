@@ -92,7 +92,7 @@ class Measuring(Answering):
         others = self.split.others
         if not questions.test.are_others or others is None:
             return self.trained
-        return self._known_model().for_histories(self.plan.final, *others.histories)
+        return self._known_model().for_histories(self.plan, *others.histories)
 
     @with_usual_errors
     def report(self, path: str | Path, *, titles: Any | None = None) -> Path:

@@ -14,6 +14,7 @@ from fastncf.persistence.description import Fields, describe, read_fields
 from fastncf.persistence.encoder import encoder_arrays
 from fastncf.persistence.folder import FORMAT, Saved, write_folder
 from fastncf.persistence.plain import UnexpectedError, dump_json, parse_json
+from fastncf.persistence.pretrained import pretrained_arrays
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.recommender.fitted import FittedModel, trained_arrays
 
@@ -47,7 +48,7 @@ class Saving(FittedModel):
             from fastncf.models.state import savable_state
 
             (parameters, extra_state), class_name = savable_state(self.trained), type(self.trained).__name__
-        parameters |= encoder_arrays(self.encoder)
+        parameters |= encoder_arrays(self.encoder) | pretrained_arrays(self.pretrained)
         fields = Fields(**{name: getattr(self, name) for name in Fields.__annotations__})  # type: ignore[typeddict-item]
         try:
             require_finite(trained_arrays(self.trained))

@@ -30,6 +30,7 @@ class Recommender(Vectors, Learning, Measuring, Saving):
             with training.
         training_log: one dict per epoch: epoch, loss, seconds and, with validation, its metrics.
         encoder: what makes vectors of histories, of an ``mf`` whose users have them; otherwise None.
+        pretrained: what an ``mlp`` or ``neumf`` keeps of the model that it was pretrained by, for new users.
         found: format, columns and rows that were recognised in the source.
         order: (N,) int32, for each user the positions in its row of the split from the oldest interaction to the
             latest; None where the model is trained without it.

@@ -48,6 +48,14 @@ def with_tables(module: "nn.Module", tables: "Mapping[str, Tensor]") -> "nn.Modu
     return copy.deepcopy(module, memo)
 
 
+def tables_like(module: "nn.Module", rows: Mapping[str, np.ndarray]) -> "dict[str, Tensor]":
+    """Return rows (U, ...) of users by the names of their tables, as tensors of the kind that a module has."""
+    import torch
+
+    parameters = dict(module.named_parameters())
+    return {name: torch.from_numpy(array).to(parameters[name]) for name, array in rows.items()}
+
+
 def solve_tables(
     module: "nn.Module", stage: Stage, item_counts: np.ndarray, indptr: np.ndarray, items: np.ndarray
 ) -> "dict[str, Tensor]":

@@ -14,6 +14,7 @@ from fastncf.evaluation.ranking import on_device
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.factored import NEEDS_NO_TRAINING, popularity_factors
+from fastncf.models.pretrained import Pretrained
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.stage import Stage
 from fastncf.trainers import get
@@ -26,7 +27,7 @@ from fastncf.trainers.loop import (
     model_arrays,
     train_epochs,
 )
-from fastncf.trainers.recorder import Recorder, Snapshot
+from fastncf.trainers.recorder import Recorder, Snapshot, prefixed, under
 from fastncf.trainers.sgd import init_factors
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 GMF_WEIGHT = 0.9
 """Weight of the score of the ``gmf`` in a ``neumf`` that joins a ``gmf`` and an ``mlp``; the mlp's is the rest."""
+
+
+_ENCODER = "encoder."
 
 
 class Trained(NamedTuple):
@@ -46,6 +50,7 @@ class Trained(NamedTuple):
         num_kept: for each stage, the epochs that its parameters are the result of.
         encoder: encoder of histories of the last stage; None where there is none.
         divergence: a sentence on how a stage diverged, which ended the training; None where none did.
+        pretrained: what is kept of the first stage where the last one started from it; otherwise None.
     """
 
     model: "Factors | nn.Module | None"
@@ -53,6 +58,7 @@ class Trained(NamedTuple):
     num_kept: tuple[int, ...]
     encoder: HistoryEncoder | None
     divergence: str | None
+    pretrained: Pretrained | None = None
 
 
 def train_stages(
@@ -85,7 +91,7 @@ def train_stages(
     models: list[Any] = []
     log: TrainingLog = []
     num_kept: tuple[int, ...] = ()
-    encoder = None
+    encoders: list[HistoryEncoder | None] = []
     for number, stage in enumerate(stages):
         most = None if num_epochs is None else num_epochs[number]
         with prepared_device(stage, module is not None):
@@ -96,23 +102,28 @@ def train_stages(
             if finished is not None:
                 load_model_arrays(model, finished.arrays)
                 result = TrainedEpochs(finished.values["log"], finished.values["num_kept"], None)
+                kept = under(_ENCODER, finished.arrays)
+                encoder = HistoryEncoder.of_arrays(kept) if kept else None
                 reporter.skip(len(result.log))
             else:
                 result, encoder = _train_stage(stage, model, split, order, validation, reporter, most, recorder)
         log += result.log
         num_kept += (result.num_kept,)
         models.append(model)
+        encoders.append(encoder)
         if result.divergence is not None:
             is_usable = stage is stages[-1] and bool(result.log)
             usable = finished_model(model) if is_usable else None
             return Trained(usable, log, num_kept, None, result.divergence)
         if recorder is not None and finished is None and stage is not stages[-1]:
             values = {"log": result.log, "num_kept": result.num_kept}
-            recorder.finish(Snapshot(values, model_arrays(model)))
+            arrays = {} if encoder is None else prefixed(_ENCODER, encoder.arrays())
+            recorder.finish(Snapshot(values, model_arrays(model) | arrays))
     trained = finished_model(models[-1])
     # a module that histories were trained into by a kernel for factors may compute something else than an mf
     is_kept = isinstance(trained, Factors) or not get(stages[-1].trainer).trains_factors
-    return Trained(trained, log, num_kept, encoder if is_kept else None, None)
+    pretrained = Pretrained.of(models[0], encoders[0], models[-1]) if stages[-1].start != "random" else None
+    return Trained(trained, log, num_kept, encoders[-1] if is_kept else None, None, pretrained)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import fastncf
+from fastncf.persistence.encoder import encoder_arrays
+from fastncf.persistence.pretrained import pretrained_arrays
 from fastncf.recommender.fitted import trained_arrays
 from fastncf.trainers.recorder import Recorder
 
@@ -57,10 +59,10 @@ def require_same(one: fastncf.Recommender, other: fastncf.Recommender) -> None:
     assert first.keys() == second.keys()
     for name, array in first.items():
         np.testing.assert_array_equal(np.asarray(array), np.asarray(second[name]), err_msg=name)
-    assert (one.encoder is None) == (other.encoder is None)
-    if one.encoder is not None and other.encoder is not None:
-        for array, same in zip(one.encoder, other.encoder, strict=True):
-            np.testing.assert_array_equal(array, same)
+    kept, same = ({**encoder_arrays(rec.encoder), **pretrained_arrays(rec.pretrained)} for rec in (one, other))
+    assert kept.keys() == same.keys()
+    for name, array in kept.items():
+        np.testing.assert_array_equal(array, same[name], err_msg=name)
     assert one.metrics == other.metrics
     assert one.protocol == other.protocol
     assert one.num_kept == other.num_kept

@@ -351,6 +351,35 @@ def test_arrays_that_compiled_code_could_not_use_are_refused(folder, role, chang
         fastncf.load(folder)
 
 
+KEPT = [
+    (put("pretrained.item_bias", 0, np.nan), "'pretrained.item_bias' holds numbers that are not finite"),
+    (cast("pretrained.item_vectors", np.float64), "pretrained.item_vectors has shape .* and dtype float64"),
+    (reshape("pretrained.item_vectors", 13, 3), "pretrained.item_vectors has shape"),
+    (reshape("pretrained.map.user_embedding.weight", 4, 4), "pretrained.map.user_embedding.weight has shape"),
+    (lambda a: a.update({"pretrained.map.more": a["pretrained.item_vectors"]}), "pretrained.map.more has shape"),
+    (lambda a: a.update({"pretrained.more": a["pretrained.item_bias"]}), "missing or unknown: pretrained.more"),
+    (lambda a: a.pop("pretrained.item_bias"), "missing or unknown: pretrained"),
+    (lambda a: a.pop("pretrained.map.user_embedding.weight"), "missing or unknown: pretrained"),
+    (lambda a: a.pop("pretrained.history_encoder.gains"), "missing or unknown: history_encoder.gains"),
+    (reshape("pretrained.history_encoder.vectors", 13, 3), "history_encoder.vectors has shape"),
+]
+
+
+def test_what_is_kept_of_a_pretraining_is_checked(tmp_path):
+    data = checkerboard(num_users=12, num_items=14)
+    fastncf.fit(data, model="mlp", dim=4, layers=(4,), epochs=1, history="bag", progress=False).save(tmp_path / "mlp")
+    whole = fastncf.load(tmp_path / "mlp").recommend(history=[1, 3], k=5)
+    for number, (change, message) in enumerate(KEPT):
+        copy = shutil.copytree(tmp_path / "mlp", tmp_path / str(number))
+        change_arrays(copy, "model", change)
+        with pytest.raises(DataError, match=message):
+            fastncf.load(copy)
+    change_arrays(tmp_path / "mlp", "model", lambda a: [a.pop(name) for name in [*a] if name.startswith("pretrained")])
+    older = fastncf.load(tmp_path / "mlp")
+    assert older.pretrained is None
+    assert older.recommend(history=[1, 3], k=5).shape == whole.shape
+
+
 @pytest.mark.parametrize(
     "change",
     [

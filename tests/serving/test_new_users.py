@@ -1,5 +1,7 @@
 """Users who were not trained on, by each kind of model: told by their histories, and taken in by ``update()``."""
 
+import copy
+
 import numpy as np
 import polars as pl
 import pytest
@@ -133,3 +135,45 @@ def test_scores_by_popularity_keep_the_order_of_large_and_small_counts():
     assert np.isfinite(scores).all()
     assert (np.sign(np.subtract.outer(scores, scores)) == np.sign(np.subtract.outer(counts, counts))).all()
     assert popularity_factors(np.arange(9.0), 2).item_bias.tolist() == list(range(9))
+
+
+def walks(starts, turns, lengths):
+    """Return a frame of users who walk around a ring of 40 items, upwards (1) or downwards (-1) from a start."""
+    rows = [
+        (user, (start + turn * step) % 40, step)
+        for user, (start, turn, length) in enumerate(zip(starts, turns, lengths, strict=True))
+        for step in range(length)
+    ]
+    return pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+
+
+@pytest.fixture(scope="module", params=["mlp", "neumf"])
+def walker(request):
+    """A pretrained model of users whose next item the set of their items does not tell, but its order does."""
+    generator = np.random.default_rng(5)
+    frame = walks(generator.integers(0, 40, 300), generator.choice([-1, 1], 300), generator.integers(6, 13, 300))
+    sizes = {"dim": 32, "layers": (64, 32)}
+    return fastncf.fit(frame, model=request.param, holdout=None, seed=1, progress=False, **sizes)
+
+
+def share_of_next_items(rec):
+    """Return the share of 80 new users who are recommended the item that they would walk to next."""
+    starts, turns = np.arange(80) // 2, np.tile([-1, 1], 40)
+    found = rec.recommend(history=walks(starts, turns, [8] * 80), k=1)
+    return float(((starts + 8 * turns) % 40 == found["item"].to_numpy()).mean())
+
+
+def test_pretrained_models_keep_what_the_order_of_new_histories_tells(walker, tmp_path):
+    assert share_of_next_items(walker) >= 0.9
+    walker.save(tmp_path)
+    loaded = fastncf.load(tmp_path)
+    assert share_of_next_items(loaded) == share_of_next_items(walker)
+    loaded.pretrained = None
+    assert share_of_next_items(loaded) < 0.7
+
+
+def test_update_keeps_what_the_order_of_histories_tells(walker):
+    rec = copy.copy(walker)
+    rec.update(walks([10], [1], [8]).with_columns(user=pl.lit(900)))
+    assert rec.recommend(900, k=5)["item"].equals(walker.recommend(history=list(range(10, 18)), k=5)["item"])
+    assert rec.recommend(900, k=1)["item"].item() == 18

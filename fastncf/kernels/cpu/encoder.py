@@ -1,5 +1,6 @@
 """States of users: what their histories say, as a linear recurrence over vectors of the items."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,16 @@ class HistoryEncoder(NamedTuple):
     def feature_vectors(self) -> np.ndarray:
         """Return the vectors with an axis for the features, (I, C, D) or (I, 1, D); a view."""
         return self.vectors.reshape(len(self.vectors), -1, self.gains.shape[1])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all fields as arrays by their names."""
+        return {name: np.asarray(value) for name, value in self._asdict().items()}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "HistoryEncoder":
+        """Return the encoder whose :meth:`arrays` are given."""
+        vectors, gains, decays, is_mean, longest, length = (arrays[name] for name in cls._fields)
+        return cls(vectors, gains, decays, is_mean, int(longest), float(length))
 
     def __repr__(self) -> str:
         """Return the sizes in one line, without the arrays."""
