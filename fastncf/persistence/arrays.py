@@ -140,16 +140,19 @@ def _dense(tensor: Any) -> Any:
 
 
 def require_finite(arrays: Mapping[str, Any]) -> None:
-    """Raise an error if an array or tensor of floats holds NaN or an infinity.
+    """Raise an error if an array, a number or a tensor of floats holds NaN or an infinity.
+
+    Args:
+        arrays: by name; values of other kinds, such as extra states of modules, are not looked at.
 
     Raises:
         UnexpectedError: one does.
     """
     for name, array in arrays.items():
-        if isinstance(array, np.ndarray):
+        if isinstance(array, np.ndarray | np.generic):
             is_finite = array.dtype.kind != "f" or _is_finite(array.reshape(-1))
         else:
-            is_finite = bool(array.isfinite().all())
+            is_finite = not hasattr(array, "isfinite") or bool(array.isfinite().all())
         if not is_finite:
             raise UnexpectedError(f"{name!r:.80} holds numbers that are not finite")
 

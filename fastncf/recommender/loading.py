@@ -133,7 +133,7 @@ def _registered_model(fields: Fields, class_name: str, state: Mapping[str, Any],
         _require_forms(state, forms)
     if not is_own:
         # buffers as well: a module of the user's own may hold infinities in a mask
-        require_finite({name: value for name, value in state.items() if hasattr(value, "dtype")})
+        require_finite(state)
     model = models.build(stage, num_users, num_items, np.zeros(num_items, dtype=np.int64))
     return _with_parameters(model, state)
 

@@ -88,10 +88,12 @@ def kill_until_over(name: str, folder: Path, generator: random.Random, most: int
     kills = 0
     while True:
         process = start(name, folder, found, checkpoint, kills)
-        if generator.random() < 0.8:  # otherwise it is killed wherever it is, reading or compiling
+        longest = 5.0  # it is killed wherever it is, reading, compiling or evaluating
+        if generator.random() < 0.8:
             wait_for_snapshot(process, checkpoint)
+            longest = 0.2  # so that short trainings are killed as often as long ones
         try:
-            seconds = generator.uniform(0, 1.5 * (1 + kills / 8))
+            seconds = generator.uniform(0, longest * (1 + kills / 8))
             _, errors = process.communicate(timeout=seconds if kills < most else None)
         except subprocess.TimeoutExpired:
             process.kill()
@@ -116,17 +118,19 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    generator, total, fits = random.Random(arguments.seed), 0, 0
+    generator, fits, killed = random.Random(arguments.seed), 0, dict.fromkeys(COMMANDS, 0)
     most = -(-arguments.kills // len(COMMANDS))  # so that all kinds of fits get their share
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         write_ratings(Path(name))
-        while total < arguments.kills:
+        while sum(killed.values()) < arguments.kills:
             for command in COMMANDS:
                 kills = kill_until_over(command, Path(name), generator, most)
-                total, fits = total + kills, fits + 1
+                killed[command], fits = killed[command] + kills, fits + 1
                 print(f"{command}: {kills} kills, then the same bits", flush=True)
-    print(f"{total} kills in {fits} fits, all resumed with the same bits, {time.monotonic() - begin:.0f} s")
+    print(", ".join(f"{command} {kills}" for command, kills in killed.items()))
+    total, seconds = sum(killed.values()), time.monotonic() - begin
+    print(f"{total} kills in {fits} fits, all resumed with the same bits, {seconds:.0f} s")
 
 
 if __name__ == "__main__":

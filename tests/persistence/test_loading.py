@@ -1,5 +1,6 @@
 """A saved model that is damaged is refused, and one that was changed on purpose is refused or harmless."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -378,6 +379,22 @@ def test_what_is_kept_of_a_pretraining_is_checked(tmp_path):
     older = fastncf.load(tmp_path / "mlp")
     assert older.pretrained is None
     assert older.recommend(history=[1, 3], k=5).shape == whole.shape
+
+
+def test_an_encoder_without_the_length_that_earlier_versions_did_not_save_is_loaded(originals, folder):
+    change_arrays(folder, "model", lambda arrays: arrays.pop("history_encoder.length"))
+    assert is_same(fastncf.load(folder), fastncf.load(originals / "mf"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("extra", [{"x": 1}, {"x": "nan"}, {"x": [1.5]}, {"x": None}])
+def test_extra_states_that_nobody_knows_are_ignored_or_refused(originals, tmp_path, name, extra):
+    folder = shutil.copytree(originals / name, tmp_path / name)
+    change_description(folder, lambda d: d.update(extra_state=extra))
+    loaded: list[fastncf.Recommender] = []
+    with contextlib.suppress(DataError):
+        loaded.append(fastncf.load(folder))
+    assert all(is_same(rec, fastncf.load(originals / name)) for rec in loaded)
 
 
 @pytest.mark.parametrize(

@@ -304,9 +304,16 @@ def make_workspace(longest, num_items, num_negatives):
         make_sampler_scratch(num_items, longest),
         np.empty(longest * num_negatives, dtype=np.int32),
         samples,
-        np.zeros(lanes, dtype=np.float32),
-        np.zeros(LANES, dtype=np.float64),
+        _aligned(np.zeros(lanes + CACHE_LINE // 4, dtype=np.float32), lanes),
+        _aligned(np.zeros(LANES + CACHE_LINE // 8, dtype=np.float64), LANES),
     )
+
+
+@njit(inline="always")
+def _aligned(memory, count):
+    """Return ``count`` numbers of an array that begin at a cache line, see :func:`aligned_zeros`."""
+    first = -memory.ctypes.data % CACHE_LINE // memory.itemsize
+    return memory[first : first + count]
 
 
 @njit(nogil=True, cache=True)

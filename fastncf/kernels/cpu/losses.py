@@ -12,8 +12,8 @@ loss whose terms are no softplus also needs an intrinsic beside :func:`softplus`
 the kernels that use it and keeps those on disk until their own file changes: delete ``fastncf/kernels/cpu/__pycache__``
 after a change.
 
-Terms are computed in float32. They are multiplied by how often they count and added up in float64, where a sum of 10^8
-of them is exact to 1e-9.
+Terms, multiplied by how often they count, are computed in float32, and added up in float64, where a sum of 10^8 of them
+is exact to 1e-9.
 
 All memory is given by pointers, see :func:`fastncf.kernels.cpu.simd.pointer`.
 """
@@ -178,7 +178,7 @@ def softplus(typingctx, x, multiplicity, width, loss_sums):
             size = vec.select(number, "<", zero, builder.fneg(number), number)
             e = vec.exp(builder.fneg(vec.select(size, "<", large, size, large)))
             value = vec.add(vec.log1p(e), vec.select(number, "<", zero, zero, number))
-            term = builder.fmul(builder.fpext(value, doubles), builder.fpext(count, doubles))  # exact
+            term = builder.fpext(builder.fmul(value, count), doubles)
             builder.store(builder.fadd(builder.load(losses), term), losses)
             upper = vec.select(number, ">=", zero, count, builder.fmul(count, e))
             derivative = builder.fdiv(upper, builder.fadd(one, e))
