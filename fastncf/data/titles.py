@@ -14,7 +14,7 @@ from fastncf.data.readers.checks import ColumnName, check_ids
 from fastncf.data.readers.columns import list_columns
 from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.kinds import FEATHER, PARQUET, TEXT
-from fastncf.data.readers.names import has_name_of, normalize_name
+from fastncf.data.readers.names import TITLES, has_name_of, normalize_name
 from fastncf.errors import DataError
 from fastncf.processes import require_polars_threads
 
@@ -22,7 +22,7 @@ _TITLES = (
     *("title", "name", "itemtitle", "itemname", "movietitle", "producttitle", "productname", "booktitle"),
     *("trackname", "songname", "artistname", "description"),
 )
-"""Column names that are recognised for titles, normalized, best first."""
+"""Column names that are recognised for titles, normalized, best first; then those of other languages."""
 
 _EXPECTED = "an item and a title in each row: a frame, CSV, Parquet, u.item, movies.dat, movies.csv, or their archive"
 _TITLES_FILE = Purpose("titles", ("movies.csv", "movies.dat", "u.item"), _EXPECTED)
@@ -145,7 +145,7 @@ def _of_text(content: bytes, source: str) -> _Rows:
     """Return the items and titles of a text."""
     lines = list(_records(content, source))
     first = lines[0][1]
-    has_header = any(_is_item(field) or normalize_name(field) in _TITLES for field in first)
+    has_header = any(_is_item(field) or normalize_name(field) in (*_TITLES, *TITLES) for field in first)
     item, title = _find_columns(first, source) if has_header else (0, 1)
     body = lines[has_header:]
     for number, fields in body:
@@ -195,7 +195,7 @@ def _find_columns(columns: list[str], source: str) -> tuple[int, int]:
         DataError: there is no such column.
     """
     names = [normalize_name(column) for column in columns]
-    titles = [names.index(alias) for alias in _TITLES if alias in names]
+    titles = [names.index(alias) for alias in (*_TITLES, *sorted(TITLES.difference(_TITLES))) if alias in names]
     items = [place for place, column in enumerate(columns) if _is_item(column) and place not in titles[:1]]
     for role, found, name in (("item", items, "item"), ("title", titles, "title")):
         if not found:

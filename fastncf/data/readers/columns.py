@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from fastncf.data.readers.dates import DateFormat, is_date, is_time_of_day, looks_like_time
-from fastncf.data.readers.names import CLOCKS, DATES, has_name_of, normalize_name
+from fastncf.data.readers.names import CLOCKS, DATES, columns_named, normalize_name
 from fastncf.data.readers.options import ReadOptions
 from fastncf.errors import DataError
 
@@ -114,7 +114,7 @@ def _find_columns(columns: Sequence[str], role: str, source: str) -> dict[str, s
     Raises:
         DataError: several columns have names of the role.
     """
-    found = list(dict.fromkeys(column for column in columns if has_name_of(role, column)))
+    found = columns_named(role, columns)
     if role == "time" and found:
         dates = [column for column in found if DATES.fullmatch(normalize_name(column))]
         others = [column for column in found if column not in dates]

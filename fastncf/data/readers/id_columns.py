@@ -13,7 +13,7 @@ from fastncf.data.readers.columns import list_columns
 from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.json_lines import read_objects
 from fastncf.data.readers.kinds import JSON_LINES, PARQUET, TEXT
-from fastncf.data.readers.names import has_name_of, is_known, normalize_name
+from fastncf.data.readers.names import columns_named, is_known, normalize_name
 from fastncf.errors import DataError, first_line
 
 _EXPECTED = "one id per line, or a table in CSV, Parquet or JSON lines with a column of them"
@@ -141,7 +141,8 @@ def _find_columns(columns: list[str], source: str, roles: tuple[str, ...]) -> di
     names = [normalize_name(column) for column in columns]
     found = {}
     for role in roles:
-        positions = [position for position, column in enumerate(columns) if has_name_of(role, column)]
+        named = columns_named(role, columns)
+        positions = [position for position, column in enumerate(columns) if column in named]
         if len(positions) > 1:
             listed = " or ".join(f"{columns[position]!r:.60}" for position in positions[:4])
             raise DataError(f"{source}: which column is the {role}, {listed}? expected one")

@@ -210,6 +210,25 @@ def test_two_columns_that_could_be_one_role(write, columns, role):
         "customer_id,article_id,t_dat",
         "customer_id,product_id,date_created",
         "household_key,PRODUCT_ID,TRANSACTION_DT",
+        "msno,song_id,created_on",
+        "session_id,parent_asin,ts",
+        "session,aid,ts",
+        "customer_email,sku,Created (UTC)",
+        "Customer: ID,Line: SKU,Created At",
+        "buyer-email,Titel,purchase-date",
+        "Username,référence,event_dttm",
+        "user_uid,element_uid,last_watch_dt",
+        "KUNNR,MATNR,ERDAT",
+        "id_customer,id_product,date_add",
+        "domain_userid,click_article_id,collector_tstamp",
+        "KdNr,ArtNr,Belegdatum",
+        "codice cliente,prodotto,data acquisto",
+        "买家会员名,书名,下单时间",
+        "お客様番号,JANコード,受注日",
+        "사용자ID,상품번호,주문일시",
+        "고객 아이디,영화,날짜",
+        "id_клиента,код товара,дата покупки",
+        "Покупатель,Артикул,Дата заказа",
         "Mitglied,Artikel-Nr.,Verkaufsdatum",
         "id client,réf. produit,date d'achat",
         "顧客番号,商品ID,購入日",
@@ -221,6 +240,50 @@ def test_known_names(write, header):
     assert read(write(f"{header}\nann,tea,2020-01-01\nbob,pot,2020-01-02\n")).source_info["columns"] == found
     frame = pl.DataFrame([["ann", "bob"], ["tea", "pot"], ["2020-01-01", "2020-01-02"]], schema=names)
     assert read(frame).source_info["columns"] == found
+
+
+HEADERS_OF_OTHERS = {
+    "KuaiRand": ("user_id,video_id,date,play_time_ms,is_click", "which column is the time, 'date' or 'play_time_ms'"),
+    "Criteo": ("timestamp,visitor_id,session_id,item_id,store_id", ["visitor_id", "item_id", "timestamp"]),
+    "an id": ("user,id,title,date", "which column is the item"),
+    "Shopify": (
+        "Name,Email,Paid at,Created at,Lineitem name,Lineitem sku",
+        ["Email", "Lineitem sku", "Created at"],
+    ),
+    "Matrixify": (
+        "Customer: ID,Customer: Email,Customer: Orders Count,Created At,Line: SKU,Line: Title",
+        ["Customer: ID", "Line: SKU", "Created At"],
+    ),
+    "WooCommerce": (
+        "order_id,order_item_id,customer_id,product_id,variation_id,date_created",
+        ["customer_id", "product_id", "date_created"],
+    ),
+    "Etsy": ("Sale Date,Item Name,Buyer,Listing ID,Date Paid,Order ID", ["Buyer", "Listing ID", "Sale Date"]),
+    "Olist": (
+        "order_id,customer_id,order_purchase_timestamp,order_item_id,product_id,seller_id",
+        ["customer_id", "product_id", "order_purchase_timestamp"],
+    ),
+    "Amazon": ("rating,title,asin,parent_asin,user_id,timestamp", "which column is the item, 'asin' or 'parent_asin'"),
+    "Last.fm": ("Username,Artist,Track,Album,Date", "which column is the item, 'Artist' or 'Track' or 'Album'"),
+    "Spotify": ("pid,pos,track_uri,time", "which column is the (item, 'pid' or 'track_uri'|user)"),
+    "Goodreads": (
+        "user_id,book_id,rating,date_added,date_updated",
+        "which column is the time, 'date_added' or 'date_updated'",
+    ),
+    "mail and name": ("buyer_email,buyer_username,sku,date", "which column is the user, 'buyer_email' or"),
+    "RetailRocket without users": ("transactionid,itemid,timestamp", "which column is the user"),
+}
+
+
+@pytest.mark.parametrize(("header", "expected"), HEADERS_OF_OTHERS.values(), ids=HEADERS_OF_OTHERS.keys())
+def test_tables_of_shops_and_public_data_sets(header, expected):
+    names = header.split(",")
+    frame = pl.DataFrame([["2020-01-01 09:00", "2020-01-02 10:00"]] * len(names), schema=names)
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            read(frame)
+    else:
+        assert list(read(frame, needs_time=len(expected) > 2).source_info["columns"].values()) == expected
 
 
 @pytest.mark.parametrize(
