@@ -24,6 +24,7 @@ from fastncf.data.readers.options import Reading, ReadOptions, names_of
 from fastncf.data.readers.parts import Origin, Part
 from fastncf.data.readers.points import first_from
 from fastncf.data.readers.ratings import check_weights, has_at_least
+from fastncf.data.readers.room import require_room
 from fastncf.data.readers.scans import collect, refuse_offset
 from fastncf.data.readers.several import PartFile, join_parts, list_files
 from fastncf.data.readers.text import read_text
@@ -134,6 +135,7 @@ def _read_file(file: PartFile, options: ReadOptions) -> tuple[pl.DataFrame, Orig
 
         frame, columns = collect(lazy, options, source, f"the {kind} file is damaged", check_size, file.partitions)
         return frame, Origin(source, kind, columns)
+    require_room(source, content)
     if kind == JSON_LINES:
         text = read_json_lines(source, content, options)
     else:

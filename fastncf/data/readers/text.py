@@ -19,6 +19,7 @@ from fastncf.data.readers.options import ReadOptions
 from fastncf.data.readers.ratings import EXPECTED_RATINGS, EXPECTED_WEIGHTS
 from fastncf.data.readers.raw_text import RawText
 from fastncf.data.readers.records import ColumnScan, Fault, Scan, read_head, scan
+from fastncf.data.readers.room import require_room_for_text
 from fastncf.errors import DataError, first_line
 from fastncf.kernels.cpu.text import WRONG_NUMBER, TextFormat
 
@@ -76,6 +77,7 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
     }
     others = {role: column for role, column in by_role.items() if role not in columns}
     if others:
+        require_room_for_text(source, found.num_records)
         columns |= _read_columns(layout, found, others, options)
     elif found.has_high_bytes:
         text.require_utf8()  # polars, which refuses other encodings, was not needed
