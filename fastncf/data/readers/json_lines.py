@@ -18,11 +18,13 @@ from fastncf.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
 _EXPECTED = 'JSON lines: in each line an object such as {"user": 1, "item": 2, "time": 1112486027}'
-_PERHAPS_NO_STRING = r"^(?:true|false|[\[{].*|-?[0-9]+\.[0-9]+)$|\x00"
+_PERHAPS_NO_STRING = r"^(?:true|false|[\[{].*|-?[0-9]+\.[0-9]+|-?[0-9]{16,})$|\x00"
 """Text as which polars reads a value other than a string and an integer, where a column holds strings as well.
 
+A number such as 1e16 or 9007199254740993.0 becomes as many digits as it has, of which not all are right.
 Half a character, an escape such as \\ud83d without the other one, becomes a null character.
 """
+_INEXACT_FROM = 2.0**53  # from there on, a float stands for several integers
 _IDS = ("user", "item")
 
 _CHUNK_BYTES = 1 << 24
@@ -77,6 +79,7 @@ def _refuse_other_values(source: str, content: Path | bytes, frame: pl.DataFrame
             for role in texts:
                 value = values.get(columns[role])
                 is_id = isinstance(value, int) and not isinstance(value, bool)
+                is_id |= isinstance(value, float) and value.is_integer() and abs(value) < _INEXACT_FROM
                 if not is_id and (not isinstance(value, str) or as_utf8(value) is None):
                     raise DataError(
                         f"{source}: column {columns[role]!r:.80} holds {value!r:.60} in line {number}; "

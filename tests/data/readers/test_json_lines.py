@@ -96,6 +96,8 @@ BAD = {
     "NaN": (LINES + '{"user": "C", "item": NaN, "time": 5}', "line 3 is not JSON (NaN is no value of JSON)"),
     "two items": (LINES + '{"user": "C", "item": 3, "time": 5, "item": 4}', "line 3 has 2 members 'item'; expected"),
     "true among strings": ("\n" + LINES.replace('"B"', "true"), "column 'user' holds True in line 3"),
+    "power of ten among strings": (LINES.replace('"B"', "1e16"), "column 'user' holds 1e+16 in line 2"),
+    "inexact number among strings": (LINES.replace('"B"', "9007199254740993.0"), "holds 9007199254740992.0 in line 2"),
     "fraction among strings": (LINES.replace('"B"', "1.5"), "column 'user' holds 1.5 in line 2"),
     "object among strings": (LINES.replace('"B"', '{"a": 1}'), "column 'user' holds {'a': 1} in line 2"),
 }
