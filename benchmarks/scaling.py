@@ -4,8 +4,8 @@ The data resemble MovieLens in a shape of ``--users``, ``--items`` and ``--inter
 process has one thread. *Strong* scaling trains the same data by more processes; *weak* scaling trains as many times
 the users and interactions as there are processes. On a machine with fewer cores than processes, these share the cores.
 Seconds are those of the last epoch, before which everything is compiled. The bytes of a step are those that a process
-gives to the sums over all ranks; the least are those of the gradients that its part of the batch has, each number once:
-of items that it uses and of layers. The sides take turns, and ``--rounds`` repeats them. ``--write`` writes
+sends; the least are those of the vectors that others need, of the gradients of their vectors, and of gradients of
+layers, each number once. The sides take turns, and ``--rounds`` repeats them. ``--write`` writes
 ``results/scaling.json`` and the table of ``RESULTS.md``; it takes less than 4 minutes on two cores that have nothing
 else to do.
 """
@@ -16,9 +16,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,7 @@ from benchmarks.report import load_average, machine, publish
 from fastncf import distributed
 from fastncf.data.synthetic import write_synthetic_movielens
 from fastncf.threads import VARIABLE
-from fastncf.trainers.parallel_autograd import ParallelAutograd
-from fastncf.trainers.parallel_next_item import ParallelNextItem
+from fastncf.trainers import parallel_cpu_mlp, parallel_next_item
 
 SIZES = 1, 2, 4
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -62,25 +62,38 @@ def train(path: str, name: str) -> None:
 
 
 def count_least_bytes() -> list[int]:
-    """Return a list to which each batch appends the least bytes that this process has to give to the others."""
+    """Return a list to which each batch appends the least bytes that this process has to give to the others.
+
+    Each vector that another process uses, each gradient of a vector of another process, and those of what all have.
+    """
     least: list[int] = []
-    sum_states, sum_rows = ParallelNextItem._sum_over_ranks, ParallelAutograd._sum_rows
 
-    def of_states(self: ParallelNextItem, gradients: Any, plans: Any, row: int) -> None:
-        _, num_tokens, num_positions, _ = plans.sizes[row]
-        tokens = len(np.unique(plans.token_slots[row, :num_tokens]))
-        targets = np.unique(plans.target_slots[row, :num_positions])
-        scored = self.num_negatives + int((targets >= self.num_slots).sum())
-        features, dim = len(self.is_mean), self.stage.dim
-        least.append(4 * ((tokens + 2) * features * dim + scored * (dim + 1)))
-        sum_states(self, gradients, plans, row)
+    def counting(module: ModuleType, name: str, count_others: Callable[[Any], int]) -> None:
+        """Count what a trainer of a module sends in each batch."""
+        fetch, trainer = module.fetch, getattr(module, name)
+        begin = trainer.__init__
+        others: list[int] = []
 
-    def of_rows(self: ParallelAutograd, ids: Any) -> None:
-        numbers = len(ids) * sum(table.shape[1] for table in self._of_items)
-        least.append(4 * (numbers + sum(parameter.numel() for parameter in self._others)))
-        sum_rows(self, ids)
+        def counted(ranks: Any, tables: Any) -> None:
+            numbers = others[-1]
+            for used, _, memory in tables:
+                rows = sum(len(used.lent[r]) + len(used.places[r]) for r in range(ranks.size) if r != ranks.rank)
+                numbers += rows * int(np.prod(memory.shape[1:]))
+            least.append(4 * numbers)
+            fetch(ranks, tables)
 
-    ParallelNextItem._sum_over_ranks, ParallelAutograd._sum_rows = of_states, of_rows  # type: ignore[method-assign]
+        def begun(self: Any, *arguments: Any) -> None:
+            begin(self, *arguments)
+            others.append(count_others(self))
+
+        module.fetch, trainer.__init__ = counted, begun  # type: ignore[attr-defined]
+
+    counting(parallel_next_item, "ParallelNextItem", lambda trainer: 2 * len(trainer.is_mean) * trainer.stage.dim)
+    counting(
+        parallel_cpu_mlp,
+        "ParallelCPUMLP",
+        lambda trainer: sum(p.numel() for name, p in trainer.model.named_parameters() if "embedding" not in name),
+    )
     return least
 
 

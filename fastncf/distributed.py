@@ -40,8 +40,9 @@ class Ranks:
         size: number of processes.
         local_rank: number of this process among those of its machine.
         local_size: number of processes of its machine.
+        first_here: number of the first process of its machine.
         num_bytes: bytes of the arrays and tensors that this process has given to :meth:`sum`, :meth:`sum_tensor` and
-            :meth:`gather_tensor`.
+            :meth:`gather_tensor`, and of what it has sent to others by :meth:`exchange`.
     """
 
     def __init__(self) -> None:
@@ -50,6 +51,7 @@ class Ranks:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+        self.first_here = self.rank - self.local_rank
         self.num_bytes = 0
         self._host = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")  # for arrays and objects
 
@@ -76,6 +78,27 @@ class Ranks:
         tensors = [torch.empty_like(tensor) for _ in range(self.size)]
         self._call("all_gather", tensors, tensor, group=self._group_of(tensor))
         return tensors
+
+    def exchange(self, tensor: "Tensor", sent: list[int], received: list[int]) -> "Tensor":
+        """Send rows to all ranks and return those that they have sent to this one, in the order of the ranks.
+
+        Args:
+            tensor: (n, ...), the rows for rank 0 first.
+            sent: number of rows for each rank, n in all.
+            received: number of rows of each rank.
+        """
+        self.num_bytes += (len(tensor) - sent[self.rank]) * tensor[:1].numel() * tensor.element_size()
+        rows = tensor.new_empty(sum(received), *tensor.shape[1:])
+        self._call("all_to_all_single", rows, tensor, received, sent, group=self._group_of(tensor))
+        return rows
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        self._call("barrier", group=self._host)
+
+    def is_here(self, rank: int) -> bool:
+        """Return whether a rank runs on this machine."""
+        return self.first_here <= rank < self.first_here + self.local_size
 
     def share(self, array: "np.ndarray", rank: int) -> None:
         """Replace an array by that of a rank."""
@@ -123,6 +146,19 @@ class Ranks:
             raise error
         return value
 
+    def first_alone(self, function: Callable[[], Result]) -> Result:
+        """Do what :meth:`from_first` does with a function that knows of no other process."""
+
+        def call() -> Result:
+            with alone():
+                return function()
+
+        return self.from_first(call)
+
+    def map_from_first(self, function: Callable[[], Result]) -> Result:
+        """Do what :meth:`from_first` does; where all ranks are on one machine, large results as :meth:`once` does."""
+        return self.once(function) if self.local_size == self.size else self.from_first(function)
+
     def once(self, function: Callable[[], Result]) -> Result:
         """Call a function on the first rank of each machine; the others of the machine get its result.
 
@@ -141,9 +177,9 @@ class Ranks:
             if folder is not None and outcome is not None:
                 _write_pickle(outcome.value, folder / "result")
             folders = self.gather(str(folder))
-            own = Path(folders[self.rank - self.local_rank])
+            own = Path(folders[self.first_here])
             result: Result = outcome.value if outcome is not None else _read_pickle(own / "result")
-            self.gather(None)  # all have mapped the file, which lasts until they end
+            self.wait()  # all have mapped the file, which lasts until they end
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)

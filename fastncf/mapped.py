@@ -1,17 +1,21 @@
 """Arrays in temporary files, for data that are larger than the memory.
 
-Such an array is an ordinary NumPy array whose pages the system reads and writes as they are needed, so that they count
-as memory that can be had back. Its file has no name, and goes with the array or with the process, however that ends.
-Files are in the folder for temporary files, ``TMPDIR``.
+They are also how the processes of one machine that train together share arrays. Such an array is an ordinary NumPy
+array whose pages the system reads and writes as they are needed, so that they count as memory that can be had back.
+Its file has no name, and goes with the array or with the process, however that ends. Files are in the folder for
+temporary files, ``TMPDIR``.
 """
 
 import mmap
 import os
 import shutil
 import tempfile
+import weakref
+from contextlib import ExitStack
 from math import prod
 from typing import IO, TYPE_CHECKING, Any
 
+from fastncf import distributed
 from fastncf.errors import InsufficientMemoryError
 from fastncf.memory import format_bytes
 
@@ -22,6 +26,19 @@ if TYPE_CHECKING:
 
 class _MappedFile(mmap.mmap):
     """Pages of a temporary file."""
+
+
+class _SharedFile(_MappedFile):
+    """Pages of a temporary file that all processes of a machine have mapped which train together.
+
+    Attributes:
+        address: of the first byte.
+    """
+
+    address: int
+
+
+_shared_files: "weakref.WeakSet[_SharedFile]" = weakref.WeakSet()
 
 
 def empty_mapped(shape: "int | tuple[int, ...]", dtype: "DTypeLike") -> "np.ndarray":
@@ -36,18 +53,74 @@ def empty_mapped(shape: "int | tuple[int, ...]", dtype: "DTypeLike") -> "np.ndar
     num_bytes = count * np.dtype(dtype).itemsize
     if num_bytes == 0:
         return np.empty(shape, dtype=dtype)
-    folder = tempfile.gettempdir()
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # the pages keep what it holds
+        with tempfile.TemporaryFile() as file:  # the pages keep what it holds
             _reserve(file, num_bytes)
             memory = _MappedFile(file.fileno(), num_bytes)
     except OSError as error:
-        free = shutil.disk_usage(folder).free
-        raise InsufficientMemoryError(
-            f"{folder}: needs {format_bytes(num_bytes)} for a temporary file, and {format_bytes(free)} are free "
-            f"({error.strerror}); expected: more room, or another folder in the environment variable TMPDIR"
-        ) from None
+        raise _no_room(num_bytes, error) from None
     return np.frombuffer(memory, dtype=dtype).reshape(shape)
+
+
+def empty_shared(shape: "int | tuple[int, ...]", dtype: "DTypeLike") -> "np.ndarray":
+    """Return an array of zeros that the processes of this machine share which train together; all of them call it.
+
+    What one of them writes the others read, once they have waited for it.
+
+    Raises:
+        InsufficientMemoryError: the folder for temporary files of a machine has less room; on all ranks.
+    """
+    import numpy as np
+
+    ranks = distributed.current()
+    assert ranks is not None
+    count = shape if isinstance(shape, int) else prod(shape)
+    num_bytes = max(1, count * np.dtype(dtype).itemsize)  # no file of 0 bytes can be mapped
+    with ExitStack() as files:
+        path = _new_file(num_bytes, files) if ranks.local_rank == 0 else ""
+        paths = []
+        for one in ranks.gather(path):
+            if isinstance(one, InsufficientMemoryError):
+                raise one
+            paths.append(one)
+        with open(paths[ranks.first_here], "r+b") as file:
+            memory = _SharedFile(file.fileno(), num_bytes)
+        ranks.wait()  # until all have mapped the file, which then needs no name
+    array = np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
+    memory.address = array.ctypes.data
+    _shared_files.add(memory)
+    return array
+
+
+def is_shared(array: "np.ndarray") -> bool:
+    """Return whether the memory of an array is that of one of :func:`empty_shared`, also behind a tensor."""
+    address = array.ctypes.data
+    return any(file.address <= address < file.address + len(file) for file in _shared_files)
+
+
+def _new_file(num_bytes: int, files: ExitStack) -> "str | InsufficientMemoryError":
+    """Return the path of a new file of zeros in the folder for temporary files, or why there is none.
+
+    Args:
+        num_bytes: its size.
+        files: closes and removes it.
+    """
+    try:
+        file = files.enter_context(tempfile.NamedTemporaryFile(prefix="fastncf-"))  # noqa: SIM115
+        _reserve(file, num_bytes)
+    except OSError as error:
+        return _no_room(num_bytes, error)
+    return file.name
+
+
+def _no_room(num_bytes: int, error: OSError) -> InsufficientMemoryError:
+    """Return the error for a temporary file that cannot be made."""
+    folder = tempfile.gettempdir()
+    return InsufficientMemoryError(
+        f"{folder}: needs {format_bytes(num_bytes)} for a temporary file, and "
+        f"{format_bytes(shutil.disk_usage(folder).free)} are free ({error.strerror}); expected: more room, or another "
+        f"folder in the environment variable TMPDIR"
+    )
 
 
 def _reserve(file: IO[bytes], num_bytes: int) -> None:

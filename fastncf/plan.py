@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastncf import distributed
 from fastncf.accelerators import may_have_device
 from fastncf.config import Config, show
 from fastncf.cost import Cost, estimate
@@ -396,8 +395,6 @@ def alternative_plan(config: Config, plan: Plan) -> Plan | None:
         plan: what :func:`make_plan` has made of it.
     """
     if config.loss is not None or plan.final.trainer not in BY_STATES or config.budget == "fast":
-        return None
-    if distributed.current() is not None:  # several processes train no histories by bce
         return None
     return (
         make_plan(replace(config, loss="bce"), plan.data) if plan.data.num_interactions <= LOSS_TRIALS_UP_TO else None

@@ -330,9 +330,17 @@ def _chosen(plan: Plan, data: Prepared, config: Config, kept: Checkpoint | None)
             return resumed
     if alternative is not None:
         require_plan_memory(alternative, data.split)
-        trials = trial_of(config, plan), trial_of(config, alternative)
-        plan = choose_plan((plan, alternative), trials, data.split, data.order)
-    return choose_l2(plan, data.split, data.order)
+
+    def choose() -> Plan:
+        """Return the plan by trials of this process alone."""
+        chosen = plan
+        if alternative is not None:
+            trials = trial_of(config, plan), trial_of(config, alternative)
+            chosen = choose_plan((plan, alternative), trials, data.split, data.order)
+        return choose_l2(chosen, data.split, data.order)
+
+    ranks = distributed.current()
+    return choose() if ranks is None else ranks.first_alone(choose)
 
 
 def _read_once(

@@ -192,7 +192,7 @@ def _opened(path: Path) -> Iterator[CheckpointFolder]:
             opened.append(stack.enter_context(open_folder(path)))
             return opened[0].read(), opened[0].result()
 
-        contents, result = ranks.from_first(read)
+        contents, result = ranks.map_from_first(read)
         yield opened[0] if opened else SharedFolder(path, contents, result)
 
 

@@ -4,11 +4,14 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastncf import distributed
 from fastncf.device import seeded, triton_works
+from fastncf.mapped import empty_shared
 
 
 class Embedding(nn.Embedding):
@@ -89,13 +92,18 @@ class _GatherRows(torch.autograd.Function):
 def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, std: float) -> Embedding:
     """Return an embedding (R, D) float32 that is drawn from a normal distribution around 0.
 
+    Processes of one machine that train together share its memory, and write the same numbers to it.
+
     Args:
         num_rows: R.
         dim: D.
         generator: draws the numbers; torch's global one where it is None.
         std: standard deviation.
     """
-    weight = torch.empty(num_rows, dim, dtype=torch.float32, device="cpu")
+    if distributed.current() is None:
+        weight = torch.empty(num_rows, dim, dtype=torch.float32, device="cpu")
+    else:
+        weight = torch.from_numpy(empty_shared((num_rows, dim), np.float32))
     return Embedding.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
 
 

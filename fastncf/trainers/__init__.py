@@ -43,9 +43,12 @@ TRAINERS = {
 IN_PARALLEL = {
     "untrained": "fastncf.trainers.untrained:Untrained",
     "next_item": "fastncf.trainers.parallel_next_item:ParallelNextItem",
+    "other_items": "fastncf.trainers.parallel_next_item:ParallelOtherItems",
+    "cpu_mlp": "fastncf.trainers.parallel_cpu_mlp:ParallelCPUMLP",
     "autograd": "fastncf.trainers.parallel_autograd:ParallelAutograd",
 }
-"""Trainers that several processes share out, by the name of the trainer of one process."""
+"""Trainers that several processes share out, by the name of the trainer of one process. Of those that take a step for
+each interaction the first process trains, see :mod:`fastncf.trainers.on_first_rank`."""
 
 
 class Choice(NamedTuple):
@@ -61,7 +64,7 @@ class Choice(NamedTuple):
 
 
 def get(name: str, what: str | None = None) -> "type[Trainer]":
-    """Return the class of a trainer of ``TRAINERS``; where several processes train, of ``IN_PARALLEL``.
+    """Return the class of a trainer of ``TRAINERS``; where several processes train, the one that they train by.
 
     Args:
         name: the trainer.
@@ -71,13 +74,20 @@ def get(name: str, what: str | None = None) -> "type[Trainer]":
         ConfigError: several processes train, and the trainer is one for a single process.
         FastNCFError: the trainer needs torch, which is not installed.
     """
-    location = TRAINERS[name].location if distributed.current() is None else IN_PARALLEL.get(name)
-    if location is None:
-        raise ConfigError(f"{name} trains in a single process; expected a fit by {' or '.join(IN_PARALLEL)}")
+    optimizer, location = TRAINERS[name]
+    is_alone = distributed.current() is None
+    if not is_alone and optimizer != "sgd":
+        if name not in IN_PARALLEL:
+            raise ConfigError(f"{name} trains in a single process; expected a fit by {' or '.join(IN_PARALLEL)}")
+        location = IN_PARALLEL[name]
     module, _, attribute = location.partition(":")
     with torch_needed_by(what or f"training by {name}"):
         trainer: type[Trainer] = getattr(import_module(module), attribute)
-    return trainer
+    if is_alone or optimizer != "sgd":
+        return trainer
+    from fastncf.trainers.on_first_rank import on_first_rank
+
+    return on_first_rank(trainer)
 
 
 def require_trainer(stage: Stage, what: str) -> "type[Trainer]":
@@ -119,7 +129,7 @@ def choose(stage: Stage, module: "nn.Module | None") -> Choice:
         if optimizer != stage.optimizer:  # answered here, so that torch is not imported to hear it
             objections[name] = f"takes steps by {optimizer}, not by {stage.optimizer}"
             continue
-        if distributed.current() is not None and name not in IN_PARALLEL:
+        if distributed.current() is not None and optimizer == "adam" and name not in IN_PARALLEL:
             objections[name] = "trains in a single process"
             continue
         reason = get(name, f"model={stage.model!r:.80}").why_not(stage, module)

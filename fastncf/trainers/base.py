@@ -1,5 +1,6 @@
 """Protocol of all trainers, which fits, checkpoints and early stopping rely on."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
@@ -91,6 +92,10 @@ class Trainer(ABC):
         Raises:
             ValueError: a name is missing or superfluous, or an array has another shape.
         """
+
+    def kept_state(self) -> State:
+        """Return :meth:`state_dict` in memory that the next epochs do not change."""
+        return copy.deepcopy(self.state_dict())
 
     def state(self) -> State:
         """Return everything that the training depends on from here on, also between two batches of an epoch.

@@ -88,7 +88,7 @@ class CPUMLPTrainer(Trainer):
         """
         self.device = _CPU
         self.model, self.stage = model, stage
-        self.loader = EpochLoader.from_stage(split, stage)
+        self.loader = self._make_loader(split)
         self.num_groups = self.loader.batches
         if (steps := stage.epochs * self.loader.batches) > _MOST_STEPS:
             self.loader.close()
@@ -96,7 +96,7 @@ class CPUMLPTrainer(Trainer):
                 f"epochs={stage.epochs}, batch_size={stage.batch_size}: {steps:,} steps; expected at most "
                 f"{_MOST_STEPS:,}, or optimizer='sgd'"
             )
-        self._packed = _PackedParameters(model, split)
+        self._packed = self._pack_parameters(split)
         rates = stage.learning_rate_at(np.array([0, 1 / (stage.epochs * self.loader.batches)]))
         self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
         tile_size = int(kernels.tile_size(stage.num_negatives))
@@ -114,12 +114,27 @@ class CPUMLPTrainer(Trainer):
             dropout=model.dropout,
             dropout_key=np.uint64(key(stage.seed, Stream.DROPOUT)),
         )
+        self._make_memory(split)
+
+    def _make_loader(self, split: Split) -> EpochLoader:
+        """Return the epochs."""
+        return EpochLoader.from_stage(split, self.stage)
+
+    def _pack_parameters(self, split: Split) -> "PackedParameters":
+        """Return the parameters that this process trains."""
+        return PackedParameters(self.model, slice(split.num_users), slice(split.num_items))
+
+    def _make_memory(self, split: Split) -> None:
+        """Make the memory that batches need."""
+        stage = self.stage
         num_rows, rows_per_interaction = split.num_users + split.num_items, 2 + stage.num_negatives
         listed = 2 * self.loader.interactions_per_batch if self.loader.batches > 1 else len(split.indices)
         self._batch_rows = kernels.BatchRows(
             rows=np.zeros(listed * rows_per_interaction, dtype=np.int32),
             last_use=np.zeros(num_rows, dtype=np.int32),
-            gradients=kernels.aligned_zeros(microbatch_size * rows_per_interaction * self._packed.table.width),
+            gradients=kernels.aligned_zeros(
+                self._settings.microbatch_size * rows_per_interaction * self._packed.table.width
+            ),
         )
         owned = np.bincount(kernels.row_owners(num_rows, self._num_threads)).max()
         num_owned = int(min(owned, self.loader.interactions_per_batch * rows_per_interaction))
@@ -202,7 +217,7 @@ class CPUMLPTrainer(Trainer):
         self.loader.close()
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Columns of a parameter, and where they are packed.
 
     Attributes:
@@ -216,29 +231,39 @@ class _Part(NamedTuple):
     packed: list[Tensor]
 
 
-class _PackedParameters:
+class PackedParameters:
     """The parameters of a module with their moments as the kernels take them: side by side, padded by zeros.
 
+    Args:
+        model: the module.
+        users, items: rows of the tables that are packed; the others stay as they are.
+
     Attributes:
-        table: the embedding vectors: rows of all users, then of all items; of GMF first, then of MLP.
+        num_users, num_items: numbers of rows of users and of items.
+        table: the embedding vectors: rows of users, then of items; of GMF first, then of MLP.
         network: widths and offsets.
         layers: all other parameters, and room for the gradients of the chunks.
     """
 
-    def __init__(self, model: MLP | NeuMF, split: Split) -> None:
+    def __init__(self, model: MLP | NeuMF, users: slice, items: slice) -> None:
         self._parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        for ending, count in (("user_embedding.weight", split.num_users), ("item_embedding.weight", split.num_items)):
-            for name in self._parameters:
-                if name.endswith(ending):  # a module of the user's own may have further rows, which stay as they are
-                    self._parameters[name] = self._parameters[name][:count]
+        self.num_users = self.num_items = 0
+        for name, parameter in self._parameters.items():  # a module of the user's own may have further rows
+            if name.endswith("user_embedding.weight"):
+                self._parameters[name] = _rows_of(parameter, users)
+                self.num_users = len(self._parameters[name])
+            elif name.endswith("item_embedding.weight"):
+                self._parameters[name] = _rows_of(parameter, items)
+                self.num_items = len(self._parameters[name])
         prefixes = ["gmf_", "mlp_"] if isinstance(model, NeuMF) else [""]
         names = [f"hidden.{name}" for name, layer in model.hidden.named_children() if isinstance(layer, nn.Linear)]
         dims = [self._parameters[f"{prefix}user_embedding.weight"].shape[1] for prefix in prefixes]
+        self._dims = dims
         self.network = _make_network(
             sum(dims[:-1]), dims[-1], [len(self._parameters[f"{name}.bias"]) for name in names]
         )
         width, num_parameters = self.network.product_width + self.network.input_width, self.network.num_parameters
-        rows = kernels.aligned_zeros((split.num_users + split.num_items) * stride_of(width))
+        rows = kernels.aligned_zeros((self.num_users + self.num_items) * stride_of(width))
         self.table = LazyTable(rows, rows.view(np.int32), width, stride_of(width))
         self.layers = kernels.LayerParameters(
             values=np.zeros(3 * num_parameters, dtype=np.float32),
@@ -247,20 +272,25 @@ class _PackedParameters:
             gradients=kernels.aligned_zeros(kernels.CHUNKS * num_parameters),
         )
         starts = zip(prefixes, (0, self.network.product_width), strict=False)
-        self._parts = [part for prefix, start in starts for part in self._table_parts(prefix, start, split.num_users)]
+        self._parts = [part for prefix, start in starts for part in self._table_parts(prefix, start, self.num_users)]
         self._parts += [*self._layer_parts(names, dims[-1]), *self._output_parts(sum(dims[:-1]))]
         self._pack(self._parameters, 0)
 
-    def _table_parts(self, prefix: str, start: int, num_users: int) -> Iterator[_Part]:
+    def dims(self) -> list[tuple[int, int]]:
+        """Return the column of a row at which each of its vectors begins, and the dimensions of the vector."""
+        sizes = zip((0, self.network.product_width)[-len(self._dims) :], self._dims, strict=True)
+        return list(sizes)
+
+    def _table_parts(self, prefix: str, start: int, num_users: int) -> Iterator[Part]:
         """Yield the parts of the two tables of GMF or MLP, whose vectors begin at column ``start`` of a row."""
         rows = torch.from_numpy(self.table.rows).view(-1, self.table.stride)
         for side, of_side in (("user", rows[:num_users]), ("item", rows[num_users:])):
             name = f"{prefix}{side}_embedding.weight"
             dim = self._parameters[name].shape[1]
             starts = (start + moment * self.table.width for moment in range(3))
-            yield _Part(name, slice(0, dim), [of_side[:, at : at + dim] for at in starts])
+            yield Part(name, slice(0, dim), [of_side[:, at : at + dim] for at in starts])
 
-    def _layer_parts(self, names: list[str], dim: int) -> Iterator[_Part]:
+    def _layer_parts(self, names: list[str], dim: int) -> Iterator[Part]:
         """Yield the parts of the hidden layers; the matrix of the first is cut into those of the user and the item."""
         network = self.network
         moments = torch.from_numpy(self.layers.values).view(3, -1)
@@ -271,22 +301,22 @@ class _PackedParameters:
             for first in (0, dim) if layer == 0 else (0,):
                 count = dim if layer == 0 else inputs
                 matrices = moments[:, start : start + rows * columns].view(3, rows, columns)
-                yield _Part(f"{name}.weight", slice(first, first + count), [*matrices[:, :count, :outputs].mT])
+                yield Part(f"{name}.weight", slice(first, first + count), [*matrices[:, :count, :outputs].mT])
                 start += rows * columns
             start = int(network.bias_offsets[layer])
-            yield _Part(f"{name}.bias", slice(0, outputs), [*moments[:, start : start + outputs]])
+            yield Part(f"{name}.bias", slice(0, outputs), [*moments[:, start : start + outputs]])
             rows = columns
 
-    def _output_parts(self, product_dim: int) -> Iterator[_Part]:
+    def _output_parts(self, product_dim: int) -> Iterator[Part]:
         """Yield the parts of the output: weights of the product, weights of the last layer, bias."""
         moments = torch.from_numpy(self.layers.values).view(3, 1, -1)
         start, count = self.network.output_offset, self._parameters["output.weight"].shape[1]
         for columns in (slice(0, product_dim), slice(product_dim, count)):
             width = columns.stop - columns.start
-            yield _Part("output.weight", columns, [*moments[:, :, start : start + width]])
+            yield Part("output.weight", columns, [*moments[:, :, start : start + width]])
             start = self.network.output_offset + self.network.product_width
         start += int(self.network.widths[-1])
-        yield _Part("output.bias", slice(0, 1), [*moments[:, 0, start : start + 1]])
+        yield Part("output.bias", slice(0, 1), [*moments[:, 0, start : start + 1]])
 
     @torch.no_grad()
     def _pack(self, tensors: Mapping[str, Tensor], moment: int) -> None:
@@ -328,6 +358,12 @@ class _PackedParameters:
             self._pack({name: own[f"{prefix}.{name}"] for name in self._parameters}, moment)
         restore_steps(0, len(own["steps"]), own["steps"].numpy(), self.table, schedule)
         self.write_to_module()
+
+
+def _rows_of(parameter: Tensor, rows: slice) -> Tensor:
+    """Return a view of some rows of a parameter."""
+    view: Tensor = parameter[rows]
+    return view
 
 
 def _unsupported_module(module: nn.Module) -> str | None:

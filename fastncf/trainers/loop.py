@@ -1,6 +1,5 @@
 """Epoch after epoch: progress, validation, early stopping, and the log of a fit, the same for all trainers."""
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import named_metrics
 from fastncf.evaluation.ranking import validation_means
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.mapped import empty_shared
 from fastncf.memory import translate_exhaustion
 from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
@@ -154,7 +154,7 @@ class EarlyStopping:
         self.num_seen += 1
         if value > self.best:
             self.best, self.best_number, self.num_waited = value, self.num_seen, 0
-            self.state = copy.deepcopy(trainer.state_dict())
+            self.state = trainer.kept_state()
         else:
             self.num_waited += 1
         return self.num_waited >= self.patience
@@ -198,12 +198,16 @@ class FiniteParameters:
         self._copies = {name: _of_kind(own[name], copy) for name, copy in copies.items()}
 
     def keep(self) -> None:
-        """Copy the parameters, into the memory of the copy before; of a module on its device if that has the room."""
+        """Copy the parameters, into the memory of the copy before; of a module on its device if that has the room.
+
+        Processes of one machine that train together share a copy, which the first of them writes.
+        """
+        ranks = distributed.current()
         for name, values in self._values().items():
-            if name in self._copies and self._copies[name].shape == values.shape:
+            if name not in self._copies or self._copies[name].shape != values.shape:
+                self._copies[name] = _room_for(values)
+            if ranks is None or ranks.local_rank == 0 or getattr(values, "is_cuda", False):
                 self._copies[name][...] = values
-            else:
-                self._copies[name] = values.copy() if isinstance(values, np.ndarray) else _copied(values)
 
     def restore(self) -> None:
         """Write the copy to the model; do nothing where there is none."""
@@ -242,14 +246,19 @@ def _of_kind(values: Any, array: Any) -> Any:
     return torch.as_tensor(array, device=values.device).clone()
 
 
-def _copied(tensor: Any) -> Any:
-    """Return a copy of a tensor on its device, or on the CPU where the device has no room for it."""
+def _room_for(values: Any) -> Any:
+    """Return memory for a copy: of a tensor on its device, or on the CPU where the device has no room for it."""
+    is_array, is_alone = isinstance(values, np.ndarray), distributed.current() is None
+    if is_array:
+        return np.empty_like(values) if is_alone else empty_shared(values.shape, values.dtype)
     import torch
 
+    if not is_alone and values.device.type == "cpu":
+        return torch.from_numpy(empty_shared(tuple(values.shape), values.numpy().dtype))
     try:
-        return tensor.clone()
+        return torch.empty_like(values)
     except torch.OutOfMemoryError:
-        return tensor.to("cpu")
+        return torch.empty_like(values, device="cpu")
 
 
 class TrainedEpochs(NamedTuple):

@@ -47,7 +47,7 @@ LATEST_INTERACTIONS = 6.0
 """Number of interactions over which the excess weight falls by a factor of e."""
 
 _BATCHES_PER_CALL = 32  # Ctrl-C waits for a call
-_BIAS_COLUMNS = 8  # the bias and numbers that stay 0, so that rows have whole vectors
+BIAS_COLUMNS = 8  # the bias and numbers that stay 0, so that rows have whole vectors
 _LARGEST_EXPONENT = 80.0  # of a decay, so that neither the power overflows nor the decay underflows in float32
 MOMENTS = "parameters", "exp_avg", "exp_avg_sq"
 
@@ -123,12 +123,17 @@ class NextItem(Trainer):
         """Numbers of a gradient of an item: history vectors, output vector and bias."""
         return self._inputs.width + self._outputs.width
 
+    @property
+    def _num_rows(self) -> int:
+        """Number of items whose rows are in the tables of this process."""
+        return len(self._inputs.rows) // self._inputs.stride
+
     def _first_tables(self) -> tuple[LazyTable, LazyTable]:
         """Return the rows of all items: normally distributed history and output vectors, and biases of 0."""
         num_vectors, dim = self._num_vectors, self.stage.dim
         history, output = draw_vectors(self.stage, self.num_items, num_vectors)
         inputs = make_table(self.num_items, num_vectors * self.width)
-        outputs = make_table(self.num_items, self.width + _BIAS_COLUMNS)
+        outputs = make_table(self.num_items, self.width + BIAS_COLUMNS)
         rows = inputs.rows.reshape(-1, inputs.stride)[:, : inputs.width]
         rows.reshape(-1, num_vectors, self.width)[:, :, :dim] = history
         outputs.rows.reshape(-1, outputs.stride)[:, :dim] = output
@@ -261,7 +266,7 @@ class NextItem(Trainer):
             for table in tables:
                 catch_up(first, last, step, table, self._schedule)
 
-        run_ranges(catch_up_rows, even_ranges(self.num_items))
+        run_ranges(catch_up_rows, even_ranges(self._num_rows))
 
     def start_from(self, factors: Factors, encoder: HistoryEncoder | None) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.start_from`; users have no vectors of their own."""
@@ -288,9 +293,12 @@ class NextItem(Trainer):
         exponents = np.minimum(-logits.astype(np.float64), _LARGEST_EXPONENT)
         decays = (1 / (1 + np.exp(exponents))).astype(np.float32)
         decays[self.is_mean] = 1
-        dim = self.stage.dim
-        vectors = self._columns(0)["history_vectors"].copy()
+        dim, vectors = self.stage.dim, self._history_vectors()
         return HistoryEncoder(vectors, gains[:, :dim].copy(), decays[:, :dim].copy(), self.is_mean, WINDOW + 1)
+
+    def _history_vectors(self) -> np.ndarray:
+        """Return a copy of the history vectors of all items, (I, C, D) float32; (I, D) where there are no features."""
+        return np.array(self._columns(0)["history_vectors"])
 
     def _write_model(self) -> None:
         """Write the states of all users, and the vectors and biases of the items, to the model."""
@@ -350,7 +358,7 @@ class NextItem(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.load_state_dict`."""
         load_arrays(self._arrays(), state)
         for table, steps in zip((self._inputs, self._outputs), np.array(state["steps"], dtype=np.int32).T, strict=True):
-            restore_steps(0, self.num_items, steps.copy(), table, self._schedule)
+            restore_steps(0, self._num_rows, steps.copy(), table, self._schedule)
         self._write_model()
 
 
@@ -403,9 +411,14 @@ def recency_weights(indptr: np.ndarray) -> np.ndarray:
 
 def draw_vectors(stage: Stage, num_items: int, num_vectors: int) -> Iterator[np.ndarray]:
     """Yield history vectors, ``num_vectors`` of each item, and output vectors (I, D) float32 before the first epoch."""
-    generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
+    generator = vector_generator(stage)
     for shape in ((num_items, num_vectors, stage.dim), (num_items, stage.dim)):
         yield generator.standard_normal(shape, dtype=np.float32) * np.float32(stage.init_std)
+
+
+def vector_generator(stage: Stage) -> np.random.Generator:
+    """Return what draws history vectors, item by item, and then output vectors."""
+    return np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
 
 
 def first_recurrence(is_mean: np.ndarray, dim: int) -> np.ndarray:

@@ -63,9 +63,13 @@ class OtherItems(NextItem):
     def _states_of_sets(self) -> np.ndarray:
         """Return the states of the whole sets of all users, (U * width,) float32."""
         self._encode_users()
-        states = aligned_zeros(len(self.model.user_vectors) * self.width)
+        states = self._memory_of_states(len(self.model.user_vectors) * self.width)
         states.reshape(-1, self.width)[:, : self.stage.dim] = self.model.user_vectors
         return states
+
+    def _memory_of_states(self, count: int) -> np.ndarray:
+        """Return memory for a number of float32."""
+        return aligned_zeros(count)
 
     def _scratch_size(self) -> int:
         """Return how many numbers a thread needs for itself."""
@@ -83,7 +87,7 @@ class OtherItems(NextItem):
     @property
     def encoder(self) -> HistoryEncoder:
         """Encoder of histories with the parameters as they are; copies."""
-        vectors = self._columns(0)["history_vectors"].copy()
+        vectors = self._history_vectors()
         ones = np.ones((1, vectors.shape[1]), dtype=np.float32)
         return HistoryEncoder(vectors, ones, ones, np.array([True]), LONGEST, self.state_length)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastncf import distributed
 from fastncf.data.csr import split_ranges
 from fastncf.data.split import Split
+from fastncf.mapped import is_shared
 from fastncf.models.layers import l2_embeddings
 from fastncf.sampling.loader import EpochLoader
 from fastncf.stage import Stage
@@ -31,6 +32,8 @@ class ParallelAutograd(AutogradTrainer):
         assert ranks is not None
         self.ranks = ranks
         for tensor in (*model.parameters(), *model.buffers()):  # a caller may have drawn other ones on each rank
+            if tensor.device.type == "cpu" and is_shared(tensor.detach().numpy()):
+                tensor.data = tensor.detach().clone()  # each rank takes steps by itself
             ranks.share_tensor(tensor.detach(), 0)
         self._user_bounds = split_ranges(split.indptr, ranks.size)
         self._row_bounds = split.indptr[self._user_bounds]

@@ -1,7 +1,5 @@
 """Training of states by softmax on several processes, which share out the positions of each batch."""
 
-import itertools
-
 import numpy as np
 
 from fastncf import distributed
@@ -10,93 +8,195 @@ from fastncf.data.split import Split
 from fastncf.kernels.cpu import next_item as kernels
 from fastncf.kernels.cpu.encoder import encode_histories
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.kernels.cpu.lazy_adam import LazyTable
 from fastncf.kernels.cpu.simd import aligned_zeros
+from fastncf.mapped import empty_shared
 from fastncf.stage import Stage
-from fastncf.threads import even_ranges, run_ranges, run_threads
-from fastncf.trainers.next_item import NextItem, Work
+from fastncf.threads import run_ranges, run_threads
+from fastncf.trainers.base import State
+from fastncf.trainers.dealt import Dealt, collect, collected, dealt_out, fetch, read_own, send_back, step_own
+from fastncf.trainers.next_item import BIAS_COLUMNS, NextItem, Work, make_table, vector_generator
+from fastncf.trainers.other_items import OtherItems
+
+_ITEMS_AT_ONCE = 10_000  # that are drawn
+_DEALT = "history_vectors", "item_vectors", "item_bias"
 
 
 class ParallelNextItem(NextItem):
     """Trains as :class:`~fastncf.trainers.next_item.NextItem` does, by the ranks of a process group.
 
-    All ranks plan the same batches. Each one computes the gradients of its part of the positions; those of the rows
-    that the batch uses, and of these the vectors that it uses, are summed over all ranks, and every rank takes the same
-    step. Parameters differ from those of one process by the rounding of these sums, and not between ranks.
+    Rows of items are dealt out, see :mod:`fastncf.trainers.dealt`. All ranks plan the same batches. Each one fetches
+    the vectors that its part of the positions uses, and sends their gradients to their owners, which take the step;
+    gains and decays are on all ranks. Parameters differ from those of one process by the rounding of sums.
     """
 
     def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
-        """See :meth:`fastncf.trainers.base.Trainer.__init__`; there must be ranks."""
+        """See :meth:`fastncf.trainers.base.Trainer.__init__`; there must be ranks, which share the model's memory."""
         ranks = distributed.current()
         assert ranks is not None
         self.ranks = ranks
         self._gradients = np.empty(0, dtype=np.float32)
         super().__init__(model, split, stage, order)
+        shape = (split.num_items, self._num_vectors, self.stage.dim)
+        self._all_history_vectors = empty_shared(shape if len(self.is_mean) else shape[::2], np.float32)
+        self._bounds = split_ranges(split.indptr, ranks.size)
+
+    def _first_tables(self) -> tuple[LazyTable, LazyTable]:
+        """Return the rows of this rank's items, as one process draws them."""
+        dim, rank, size = self.stage.dim, self.ranks.rank, self.ranks.size
+        num_rows = len(range(rank, self.num_items, size))
+        inputs = make_table(num_rows, self._num_vectors * self.width)
+        outputs = make_table(num_rows, self.width + BIAS_COLUMNS)
+        generator = vector_generator(self.stage)
+        for table, count in ((inputs, self._num_vectors), (outputs, 1)):
+            rows = table.rows.reshape(-1, table.stride)[:, : count * self.width].reshape(-1, count, self.width)
+            for first in range(0, self.num_items, _ITEMS_AT_ONCE):
+                shape = min(_ITEMS_AT_ONCE, self.num_items - first), count, dim
+                drawn = generator.standard_normal(shape, dtype=np.float32) * np.float32(self.stage.init_std)
+                own, start = drawn[(rank - first) % size :: size], -(-(first - rank) // size)
+                rows[start : start + len(own), :, :dim] = own
+        return inputs, outputs
 
     def _train_batches(self, first: int, count: int, step: int, work: Work) -> float:
         """Train the batches that are planned, and return their loss, summed over all ranks."""
-        num_recurrence = self._recurrence[0].size
-        most = num_recurrence + len(work.buffers.inputs) + len(work.buffers.outputs)
+        most = self._recurrence[0].size + len(work.buffers.inputs) + len(work.buffers.outputs)
         if len(self._gradients) < most:
             self._gradients = aligned_zeros(most)
-        gradients, total = self._gradients, np.zeros(1)
+        total = np.zeros(1)
+        slots = work.plans.slot_items.shape[1]
+        tables = make_table(slots, self._inputs.width), make_table(slots, self._outputs.width)
+        plans = work.plans._replace(
+            slot_items=np.where(work.plans.slot_items >= 0, np.arange(slots, dtype=np.int32), np.int32(-1))
+        )  # the rows of a batch are side by side
         for row in range(count):
-            slots = int(work.plans.sizes[row, 3])
-            if work.plans.sizes[row, 2] == 0:
-                continue
-            shared, part = self._shared(1, work), part_of(work.plans, row, self.ranks.rank, self.ranks.size)
-
-            def sum_up(thread: int, row: int = row, shared: kernels.Shared = shared, part: kernels.Part = part) -> None:
-                kernels.sum_gradients(
-                    thread, row, first + row, step + row, part, gradients, work.plans, shared, work.scratch[thread]
-                )
-
-            def apply(a: int, b: int, row: int = row, shared: kernels.Shared = shared) -> None:
-                kernels.apply_gradients(a, b, row, step + row, gradients, work.plans, shared)
-
-            run_threads(sum_up, len(work.scratch))
-            self._sum_over_ranks(gradients[: num_recurrence + slots * self.row_width], work.plans, row)
-            run_ranges(apply, even_ranges(slots, 1))
-            total += shared.total
+            if plans.sizes[row, 2]:
+                shared = self._shared(1, work)._replace(inputs=tables[0], outputs=tables[1])
+                self._train_batch(first + row, step + row, row, (work, plans, shared))
+                total += shared.total
         self.ranks.sum(total)
         return float(total[0])
 
-    def _sum_over_ranks(self, gradients: np.ndarray, plans: kernels.Plans, row: int) -> None:
-        """Sum up the gradients of a batch over all ranks: those of what the batch uses of each item.
-
-        A negative that no history of the batch holds has no gradient of its history vectors, and an item that is
-        neither a negative nor a target none of its output vector. Columns that fill up vectors are 0 as well.
+    def _train_batch(
+        self, number: int, step: int, row: int, memory: tuple[Work, kernels.Plans, kernels.Shared]
+    ) -> None:
+        """Train one batch.
 
         Args:
-            gradients: of gains and decays, and of the slots, see ``sum_gradients`` of the kernels; written.
-            plans: of the batches.
-            row: of the batch.
+            number: of the batch in the epoch.
+            step: number of its step.
+            row: of the batch in the plans.
+            memory: of the epoch; plans whose items are slots; what the threads share, with tables of the slots.
         """
-        slots, dim = int(plans.sizes[row, 3]), self.stage.dim
-        recurrence, rows = np.split(gradients, [self._recurrence[0].size])
-        rows = rows.reshape(slots, self.row_width)
-        in_histories = np.diff(plans.input_indptr[row, : slots + 1]) > 0
-        is_scored = np.diff(plans.target_indptr[row, : slots + 1]) > 0
-        is_scored[: self.num_negatives] = True
-        history, output = rows[:, : self._inputs.width], rows[:, self._inputs.width :]
-        history = history.reshape(slots, self._num_vectors, self.width)[:, :, :dim]
-        recurrence = recurrence.reshape(-1, self.width)[:, :dim]
-        parts = [recurrence, history[in_histories], output[is_scored, :dim], output[is_scored, self.width]]
-        packed = np.concatenate([part.reshape(-1) for part in parts])
-        self.ranks.sum(packed)
-        ends = np.cumsum([part.size for part in parts])[:-1]
-        sums = [part.reshape(old.shape) for part, old in zip(np.split(packed, ends), parts, strict=True)]
-        recurrence[:], history[in_histories] = sums[0], sums[1]
-        output[is_scored, :dim], output[is_scored, self.width] = sums[2], sums[3]
+        work, plans, shared = memory
+        used, tables = self._used(work.plans, row), (self._inputs, self._outputs)
+        before = [read_own(one.own, step, table, self._schedule) for one, table in zip(used, tables, strict=True)]
+        rows = [table.rows.reshape(-1, table.stride)[:, : table.width] for table in (shared.inputs, shared.outputs)]
+        fetch(self.ranks, self._parts(used, before, rows))
+        gradients, part = self._gradients, part_of(plans, row, self.ranks.rank, self.ranks.size)
+
+        def sum_up(thread: int) -> None:
+            kernels.sum_gradients(thread, row, number, step, part, gradients, plans, shared, work.scratch[thread])
+
+        run_threads(sum_up, len(work.scratch))
+        num_recurrence, slots = self._recurrence[0].size, int(plans.sizes[row, 3])
+        recurrence, rows_of_slots = np.split(gradients[: num_recurrence + slots * self.row_width], [num_recurrence])
+        self._sum_recurrence(recurrence)
+        kernels.apply_gradients(0, 0, row, step, gradients, plans, shared)  # of gains and decays
+        sums = [np.zeros_like(values) for values in before]
+        by_table = np.split(rows_of_slots.reshape(slots, self.row_width), [self._inputs.width], axis=1)
+        send_back(self.ranks, self._parts(used, sums, by_table))
+        for one, table, values, gradient in zip(used, tables, before, sums, strict=True):
+            step_own(one.own, step, table, self._schedule, values, gradient)
+
+    def _used(self, plans: kernels.Plans, row: int) -> tuple[Dealt, Dealt]:
+        """Return the history vectors of a batch, and the output vectors, that each rank's part uses."""
+        slots, size = int(plans.sizes[row, 3]), self.ranks.size
+        is_token, is_scored = np.zeros((2, size, slots), dtype=np.bool_)
+        for rank in range(size):
+            part = part_of(plans, row, rank, size)
+            first, last = plans.window_tokens[row, [part.first_window, part.last_window]]
+            is_token[rank, plans.token_slots[row, first:last]] = True
+            is_scored[rank, plans.target_slots[row, part.first_position : part.last_position]] = True
+            is_scored[rank, : self.num_negatives] = part.last_position > part.first_position
+        items = plans.slot_items[row, :slots]
+        return Dealt.of_slots(self.ranks, items, is_token), Dealt.of_slots(self.ranks, items, is_scored)
+
+    def _parts(
+        self, used: tuple[Dealt, Dealt], own: list[np.ndarray], batch: list[np.ndarray]
+    ) -> list[tuple[Dealt, np.ndarray, np.ndarray]]:
+        """Return views of history vectors, output vectors and biases, without the columns that fill up vectors.
+
+        Args:
+            used: rows of both tables.
+            own: rows (n, width) of both.
+            batch: those of all slots (slots, width).
+        """
+        dim, width, count = self.stage.dim, self.width, self._num_vectors
+        own_history, history = (rows.reshape(len(rows), count, width)[:, :, :dim] for rows in (own[0], batch[0]))
+        return [
+            (used[0], own_history, history),
+            (used[1], own[1][:, :dim], batch[1][:, :dim]),
+            (used[1], own[1][:, width], batch[1][:, width]),
+        ]
+
+    def _sum_recurrence(self, gradients: np.ndarray) -> None:
+        """Sum up the gradients of gains and decays over all ranks."""
+        if gradients.size:
+            columns = gradients.reshape(-1, self.width)[:, : self.stage.dim]
+            sums = np.ascontiguousarray(columns)
+            self.ranks.sum(sums)
+            columns[:] = sums
+
+    def _history_vectors(self) -> np.ndarray:
+        """Return the history vectors of all items, in memory that the processes of a machine share."""
+        return self._all_history_vectors
+
+    def _write_model(self) -> None:
+        """Write the states of all users, and the vectors and biases of the items, to the model."""
+        model, columns, rows_of = self.model, self._columns(0), dealt_out(self.ranks)
+        wholes = self._all_history_vectors, model.item_vectors, model.item_bias
+        for name, whole in zip(_DEALT, wholes, strict=True):
+            collect(self.ranks, whole, columns[name], rows_of)
+        self._encode_users()
+        model.user_bias[:] = 0
 
     def _encode_users(self) -> None:
         """Write the states of all users to the model; each rank computes those of its own."""
-        encoder, windows, vectors = self.encoder, self.windows, self.model.user_vectors
-        bounds = split_ranges(windows.indptr, self.ranks.size)
+        encoder, windows, vectors, bounds = self.encoder, self.windows, self.model.user_vectors, self._bounds
         first, last = bounds[self.ranks.rank], bounds[self.ranks.rank + 1]
         inner = first + split_ranges(windows.indptr[first : last + 1] - windows.indptr[first], 8)
         run_ranges(lambda a, b: encode_histories(a, b, windows.indptr, windows.items, encoder, vectors), inner)
-        for rank, (a, b) in enumerate(itertools.pairwise(bounds)):
-            self.ranks.share(vectors[a:b], rank)
+        collect(self.ranks, vectors, None, lambda rank: slice(bounds[rank], bounds[rank + 1]))
+
+    def state_dict(self) -> State:
+        """Return what :meth:`NextItem.state_dict` does, in memory that the processes of a machine share."""
+        rows_of = dealt_out(self.ranks)
+        return {
+            name: collected(self.ranks, array, self.num_items, rows_of) if _is_dealt(name) else np.array(array)
+            for name, array in self._arrays().items()
+        }
+
+    def kept_state(self) -> State:
+        """See :meth:`fastncf.trainers.base.Trainer.kept_state`."""
+        return self.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.load_state_dict`."""
+        own = dealt_out(self.ranks)(self.ranks.rank)
+        super().load_state_dict({name: array[own] if _is_dealt(name) else array for name, array in state.items()})
+
+
+class ParallelOtherItems(ParallelNextItem, OtherItems):
+    """Trains as :class:`~fastncf.trainers.other_items.OtherItems` does, by the ranks of a process group."""
+
+    def _memory_of_states(self, count: int) -> np.ndarray:
+        """Return memory for a number of float32, which the processes of a machine share."""
+        return empty_shared(count, np.float32)
+
+
+def _is_dealt(name: str) -> bool:
+    """Return whether an array of a state has a row for each item."""
+    return name == "steps" or name.rpartition(".")[2] in _DEALT
 
 
 def part_of(plans: kernels.Plans, row: int, rank: int, size: int) -> kernels.Part:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastncf import distributed
 from fastncf.data.split import Split
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.kernels.cpu.factors import Factors, SGDStep
 from fastncf.kernels.cpu.losses import require_code
 from fastncf.kernels.cpu.negatives import UNIFORM
 from fastncf.kernels.cpu.simd import aligned_zeros
+from fastncf.mapped import empty_shared
 from fastncf.models.losses import LOSSES
 from fastncf.rng import Stream, key
 from fastncf.sampling.distributions import alias_table
@@ -120,13 +122,23 @@ def init_factors(stage: Stage, num_users: int, num_items: int) -> Factors:
         num_items: I.
     """
     dim = stage.dim - 2 if stage.model == "gmf" else stage.dim
-    generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
-    user_vectors, item_vectors = (aligned_zeros((rows, dim)) for rows in (num_users, num_items))
-    for table in (user_vectors, item_vectors):
-        generator.standard_normal(dtype=np.float32, out=table)
-        table *= np.float32(stage.init_std)
-    user_bias, item_bias = (np.zeros(rows, dtype=np.float32) for rows in (num_users, num_items))
-    return Factors(user_vectors, item_vectors, user_bias, item_bias)
+    factors = empty_factors(num_users, num_items, dim)
+    ranks = distributed.current()
+    if ranks is None or ranks.local_rank == 0:
+        generator = np.random.Generator(np.random.Philox(key=key(stage.seed, Stream.PARAMETERS)))
+        for table in factors[:2]:
+            generator.standard_normal(dtype=np.float32, out=table)
+            table *= np.float32(stage.init_std)
+    if ranks is not None:
+        ranks.wait()
+    return factors
+
+
+def empty_factors(num_users: int, num_items: int, dim: int) -> Factors:
+    """Return factors of zeros; processes of one machine that train together share their memory."""
+    is_alone = distributed.current() is None
+    shapes = (num_users, dim), (num_items, dim), num_users, num_items
+    return Factors(*(aligned_zeros(shape) if is_alone else empty_shared(shape, np.float32) for shape in shapes))
 
 
 def why_not_sgd(stage: Stage, module: "nn.Module | None") -> str | None:

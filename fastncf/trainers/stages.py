@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastncf import distributed
 from fastncf.data.split import Split
 from fastncf.evaluation.candidates import CandidateSpec, validation_lists
 from fastncf.evaluation.ranking import on_device
@@ -166,12 +167,20 @@ def initial_model(stage: Stage, module: "nn.Module | None", split: Split, previo
     from fastncf import models
 
     module = models.build(stage, split.num_users, split.num_items, split.item_weights())
+    _wait_for_all()
     module.to(stage.device)
     if stage.start == "pretrained":
         models.get("mlp").start_from(module, previous[-1], stage.init_std)
     elif stage.start == "joined":
         models.get("neumf").join(module, models.get("gmf").from_factors(previous[-2]), previous[-1], GMF_WEIGHT)
+    _wait_for_all()
     return module
+
+
+def _wait_for_all() -> None:
+    """Wait for the other ranks, which write the same numbers to the tables that they share with this one."""
+    if (ranks := distributed.current()) is not None:
+        ranks.wait()
 
 
 def _train_stage(

@@ -12,60 +12,108 @@ import torch.distributed.nn.functional  # keeps the group that exists at its imp
 
 from fastncf import distributed, models
 from fastncf.errors import DistributedError
+from fastncf.kernels.cpu.next_item import CHUNK
 from fastncf.trainers.autograd import AutogradTrainer
+from fastncf.trainers.cpu_mlp import CPUMLPTrainer
 from fastncf.trainers.next_item import NextItem
+from fastncf.trainers.other_items import OtherItems
 from fastncf.trainers.parallel_autograd import ParallelAutograd
-from fastncf.trainers.parallel_next_item import ParallelNextItem
+from fastncf.trainers.parallel_cpu_mlp import ParallelCPUMLP
+from fastncf.trainers.parallel_next_item import ParallelNextItem, ParallelOtherItems
 from tests.stages import make_stage
 from tests.trainers.test_block_sgd import random_split
 from tests.trainers.test_next_item import batches_of, make, negatives_of
 
 EPOCHS = 2
-TRAINERS = "next_item", "autograd", "autograd, many items"
+MAKERS = {"next_item": (NextItem, ParallelNextItem), "other_items": (OtherItems, ParallelOtherItems)}
+TRAINERS = *MAKERS, "mlp", "neumf", "autograd", "autograd, many items"
 
 
-def next_item_states(is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
+def states_of_histories(name: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
     """Yield losses and states after epochs with histories longer than a window and dropout."""
-    maker = NextItem if is_alone else ParallelNextItem
-    trainer = make(random_split(3), batch_size=200, dim=20, dropout=0.2, num_negatives=30, maker=maker)
+    changes = {"batch_size": 200, "dim": 20, "dropout": 0.2, "num_negatives": 30, "epochs": EPOCHS}
+    history = MAKERS[name][0].history
+    trainer = make(random_split(3), maker=MAKERS[name][not is_alone], history=history, **changes)
     ranks = distributed.current()
     before = 0 if ranks is None else ranks.num_bytes
-    losses = [trainer.epoch(number) for number in range(EPOCHS)]
-    sent = least_bytes(trainer) if ranks is None else ranks.num_bytes - before
+    losses = []
+    for number in range(EPOCHS):
+        losses.append(trainer.epoch(number))
+        if ranks is not None and number == 0:  # fixed states, which other_items ends with, are read and not sent
+            assert sum(ranks.gather(ranks.num_bytes - before)) == least_bytes(trainer, ranks.size)
+            require_share(trainer, ranks)
     yield "losses", np.array(losses)
     yield "users", trainer.model.user_vectors
-    yield "bytes", np.array(sent)
-    yield from trainer.state_dict().items()
+    state = trainer.state_dict()
+    yield from state.items()
+    trainer.load_state_dict(state)
+    assert all(np.array_equal(array, state[name]) for name, array in trainer.state_dict().items())
 
 
-def least_bytes(trainer: NextItem) -> int:
-    """Return the bytes of the gradients that batches have, and of the sums of losses."""
+def require_share(trainer: NextItem, ranks: distributed.Ranks) -> None:
+    """Check that a rank has the rows of its share of the items, with their moments, and no more."""
+    share = -(-trainer.num_items // ranks.size)
+    vectors = trainer._num_vectors * trainer.width, trainer.width + 8
+    strides = [-(-(3 * width + 8) // 16) * 16 for width in vectors]
+    assert sum(table.rows.nbytes for table in (trainer._inputs, trainer._outputs)) <= 4 * share * sum(strides)
+
+
+def least_bytes(trainer: NextItem, size: int) -> int:
+    """Return the bytes that ranks have to send in the first epoch.
+
+    Vectors of items that a rank's positions use and another rank owns, there and back as gradients; gradients of gains
+    and decays; sums of losses.
+    """
     windows, dim, features = trainer.windows, trainer.stage.dim, len(trainer.is_mean)
+    lookahead = int(trainer.history == "sequence")
     numbers = 0
-    for epoch in range(EPOCHS):
-        for number, batch in enumerate(batches_of(trainer, epoch)):
-            tokens, scored = set(), set(negatives_of(trainer, epoch, number)[0])
-            for w in batch:
+    for number, batch in enumerate(batches_of(trainer, 0)):
+        positions = [(w, place) for w in batch for place in range(windows.lengths[w])]
+        negatives = negatives_of(trainer, 0, number)[0]
+        chunks = -(-len(positions) // CHUNK)
+        for rank in range(size):
+            own = positions[rank * chunks // size * CHUNK : (rank + 1) * chunks // size * CHUNK]
+            tokens, scored = set(), set(negatives if own else ())
+            for w, place in own:
                 start, context, length = windows.starts[w], windows.contexts[w], windows.lengths[w]
-                items = windows.items[start : start + context + length + 1].tolist()
-                tokens.update(items[:-1])
-                scored.update(items[context + 1 :])
-            numbers += features * dim * (2 + len(tokens)) + (dim + 1) * len(scored)
-    calls = EPOCHS * -(-trainer.num_batches // 32)
-    return 4 * numbers + 8 * calls
+                tokens.update(windows.items[start : start + context + length].tolist())
+                scored.add(int(windows.items[start + context + place + lookahead]))
+            widths = (tokens, max(1, features) * dim), (scored, dim + 1)
+            numbers += 2 * sum(width * sum(item % size != rank for item in items) for items, width in widths)
+            numbers += 2 * features * dim
+    return 4 * numbers + 8 * size * -(-trainer.num_batches // 32)
+
+
+def states_of_layers(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield losses and states after epochs of layers with l2, in a module that the ranks have drawn differently."""
+    sizes = {"dim": 6, "mlp_dim": 5, "layers": (9, 4)}
+    stage = make_stage(model=model, optimizer="adam", l2=0.01, batch_size=150, epochs=EPOCHS, **sizes)
+    split = random_split(5, num_items=90)
+    with distributed.alone():  # so that the ranks do not share the memory of the tables
+        module = models.build(stage, split.num_users, split.num_items, split.item_counts())
+    if (ranks := distributed.current()) is not None and ranks.rank:
+        torch.nn.init.zeros_(module.get_parameter("output.weight"))
+    with (CPUMLPTrainer if is_alone else ParallelCPUMLP)(module, split, stage) as trainer:
+        yield "losses", np.array([trainer.epoch(number) for number in range(EPOCHS)])
+        state = trainer.state_dict()
+        yield from ((name, np.array(value, copy=True)) for name, value in state.items())
+        yield from ((f"module {name}", value.numpy()) for name, value in module.state_dict().items())
+        trainer.load_state_dict(state)
+        assert all(torch.equal(torch.as_tensor(one), state[name]) for name, one in trainer.state_dict().items())
 
 
 def autograd_states(is_alone: bool, num_items: int) -> Iterator[tuple[str, np.ndarray]]:
     """Yield losses and states after epochs of a neumf with l2."""
     stage = make_stage(model="neumf", optimizer="adam", dim=6, mlp_dim=5, l2=0.01, batch_size=100, epochs=EPOCHS)
     split = random_split(4, num_items=num_items)
-    model = models.build(stage, split.num_users, split.num_items, split.item_counts())
+    with distributed.alone():
+        model = models.build(stage, split.num_users, split.num_items, split.item_counts())
     if (ranks := distributed.current()) is not None and ranks.rank:  # those of the first rank count
         torch.nn.init.zeros_(model.get_parameter("gmf_item_embedding.weight"))
     with (AutogradTrainer if is_alone else ParallelAutograd)(model, split, stage) as trainer:
         losses = [trainer.epoch(number) for number in range(EPOCHS)]
         yield "losses", torch.stack(losses).numpy()
-        yield from ((name, np.array(value)) for name, value in trainer.state_dict().items())
+        yield from ((name, np.array(value, copy=True)) for name, value in trainer.state_dict().items())
 
 
 def require_own_errors(ranks: distributed.Ranks) -> None:
@@ -95,7 +143,9 @@ def main(path: str) -> None:
         assert is_alone == (size == 1)
         if ranks is not None:
             require_own_errors(ranks)
-        states = next_item_states(is_alone), autograd_states(is_alone, 60), autograd_states(is_alone, 3000)
+        histories = (states_of_histories(name, is_alone) for name in MAKERS)
+        layers = (states_of_layers(name, is_alone) for name in ("mlp", "neumf"))
+        states = *histories, *layers, autograd_states(is_alone, 60), autograd_states(is_alone, 3000)
         named = {
             f"{trainer}: {name}": array
             for trainer, arrays in zip(TRAINERS, states, strict=True)

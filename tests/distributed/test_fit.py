@@ -69,12 +69,32 @@ def test_ranks_fit_what_one_process_fits_and_one_goes_on(tmp_path, ratings):
     assert second[1:] == ("", "")
     settings = {"dim": 16, "num_negatives": 64, "loss": "softmax", "history": "sequence", "progress": False}
     alone = fastncf.fit(ratings, epochs=2, checkpoint=tmp_path / "alone", **settings)
-    assert_alike(fastncf.load(model), alone)
+    assert_alike(fastncf.load(model), alone, "next_item")
     resumed = []
     for folder in (kept, tmp_path / "alone"):
         with pytest.warns(UserWarning, match="goes on with 3 epochs in place of 2"):
             resumed.append(fastncf.fit(ratings, epochs=3, checkpoint=folder, resume=True, **settings))
-    assert_alike(*resumed)
+    assert_alike(*resumed, "next_item")
+
+
+@pytest.mark.parametrize(
+    ("settings", "trainer"),
+    [
+        ({"model": "mlp", "budget": "fast", "dim": 8, "layers": "8"}, "cpu_mlp"),  # starts from an mf by sgd
+        ({"split": "random", "budget": "fast", "dim": 8, "patience": 1, "validation": True}, "other_items"),
+    ],
+)
+def test_models_of_several_stages_and_of_sets(tmp_path, ratings, settings, trainer):
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value)) if word != "True"]
+    kept, model = tmp_path / "kept", tmp_path / "model"
+    command = ["fit", str(ratings), "--out", str(model), "--checkpoint", str(kept), "--quiet", *words]
+    results = finish(start(command, command))
+    assert [code for code, _, _ in results] == [0, 0], results
+    if "layers" in settings:
+        settings = settings | {"layers": (8,)}
+    assert_alike(fastncf.load(model), fastncf.fit(ratings, progress=False, **settings), trainer)
+    more = finish(start(*[[*command, "--resume"]] * 3))
+    assert [code for code, _, _ in more] == [0] * 3, more
 
 
 def test_there_may_be_more_ranks_than_users(tmp_path):
@@ -90,9 +110,10 @@ def test_there_may_be_more_ranks_than_users(tmp_path):
     assert fastncf.load(model).metrics == alone.metrics
 
 
-def assert_alike(recommender: fastncf.Recommender, other: fastncf.Recommender) -> None:
-    """Check that two models were trained by next_item, and agree to the rounding of float32."""
-    assert recommender.plan.final.trainer == other.plan.final.trainer == "next_item"
+def assert_alike(recommender: fastncf.Recommender, other: fastncf.Recommender, trainer: str) -> None:
+    """Check that two models were trained by the stages of one plan, and agree to the rounding of float32."""
+    assert recommender.plan.final.trainer == trainer
+    assert recommender.plan.stages == other.plan.stages
     assert recommender.metrics == pytest.approx(other.metrics, abs=1e-3)
     best = other.recommend(1)
     assert np.allclose(recommender.score([1] * len(best), best["item"])["score"], best["score"], atol=1e-3)
@@ -109,7 +130,6 @@ def assert_alike(recommender: fastncf.Recommender, other: fastncf.Recommender) -
         ([["fit", "{}"], ["fit", "{}2"]], "ranks 0 and 1 have different files"),
         ([["fit", "missing.csv"]] * 2, "missing.csv: no such file"),
         ([["info", "model"]] * 2, "info: runs in a single process"),
-        ([["fit", "{}", "--optimizer", "sgd"]] * 2, "trains in a single process"),
     ],
 )
 def test_what_goes_wrong_is_said_once(ratings, commands, message):

@@ -10,7 +10,9 @@ from fastncf.kernels.cpu.lazy_adam import (
     make_schedule,
     make_step,
     read_row,
+    read_rows,
     restore_steps,
+    step_rows,
     steps_of,
     stride_of,
     write_row,
@@ -92,3 +94,19 @@ def test_restored_rows_continue_with_the_same_bits():
         take_steps(400, num_steps + 1, which, gradients, one, schedule)
         catch_up(0, num_rows, num_steps, one, schedule)
     np.testing.assert_array_equal(copy[:, : 3 * WIDTH], rows[:, : 3 * WIDTH])
+
+
+def test_steps_of_some_rows_are_those_of_one_after_the_other():
+    start, which, gradients = random_steps(40, 300)
+    (rows, table), (others, other_table) = make_table(start), make_table(start)
+    schedule = make_schedule(RATE, 1e-6)
+    take_steps(1, 301, which, gradients, table, schedule)
+    for number, row in enumerate(which.tolist(), start=1):
+        chosen, values = np.array([row, (row + 1) % 40]), np.empty((2, WIDTH), dtype=np.float32)
+        read_rows(0, 2, chosen, number - 1, other_table, schedule, values.reshape(-1))
+        step_rows(0, 1, chosen, number, other_table, schedule, values.reshape(-1), gradients[number - 1])
+    np.testing.assert_array_equal(rows, others)
+    values = np.empty((40, WIDTH), dtype=np.float32)
+    read_rows(0, 40, np.arange(40), 300, other_table, schedule, values.reshape(-1))
+    catch_up(0, 40, 300, table, schedule)
+    np.testing.assert_array_equal(rows[:, :WIDTH], values)

@@ -27,7 +27,7 @@ from fastncf.kernels.cpu.rows import (
     pointers,
     zero_gradient_step,
 )
-from fastncf.kernels.cpu.simd import get, offset, prefetch, put
+from fastncf.kernels.cpu.simd import get, offset, pointer, prefetch, put
 
 EXACT_STEPS = 256
 """Rows that were written in an earlier step take the steps that they miss one after the other."""
@@ -263,6 +263,45 @@ def catch_up(first, last, now, table, schedule):
                 put(values, at, get(values, at) * np.float32(mean))
                 put(values, at + table.width, get(values, at + table.width) * np.float32(square))
             _write_header(table, row, now, remaining)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def read_rows(first, last, rows, now, table, schedule, values):
+    """Compute the values of some rows after all steps up to ``now``; the table is left as it is.
+
+    Args:
+        first, last: range of ``rows``.
+        rows: (n,) int64, numbers of rows.
+        now: number of a step, not before any that a row was written in.
+        table: :class:`LazyTable` of arrays.
+        schedule: :class:`AdamSchedule` of arrays.
+        values: (n * width,) float32, written.
+    """
+    table, schedule, values = pointers(table), pointers(schedule), pointer(values)
+    remaining = remaining_update(now, schedule)
+    for place in range(first, last):
+        read_row(offset(values, place * table.width), table, rows[place], now, remaining, schedule)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def step_rows(first, last, rows, number, table, schedule, values, gradients):
+    """Take a step with gradients for some rows.
+
+    Args:
+        first, last: range of ``rows``.
+        rows: (n,) int64, numbers of rows, each once.
+        number: of the step, counted from 1.
+        table: :class:`LazyTable` of arrays.
+        schedule: :class:`AdamSchedule` of arrays.
+        values: (n * width,) float32, the rows after the step before, see :func:`read_rows`.
+        gradients: (n * width,) float32.
+    """
+    table, schedule = pointers(table), pointers(schedule)
+    values, gradients = pointer(values), pointer(gradients)
+    step = make_step(number, schedule)
+    for place in range(first, last):
+        at = place * table.width
+        write_row(table, rows[place], step, offset(values, at), offset(gradients, at), schedule)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -67,7 +67,7 @@ from fastncf.kernels.cpu.rows import (
     weighted_dot,
     weighted_dot_backward,
 )
-from fastncf.kernels.cpu.simd import LANES, aligned_zeros, get, offset, prefetch, prefetch_to_read, put
+from fastncf.kernels.cpu.simd import LANES, aligned_zeros, get, offset, pointer, prefetch, prefetch_to_read, put
 
 CHUNKS = 32
 """Chunks of a microbatch at most, each with gradients of the layers of its own."""
@@ -845,14 +845,76 @@ def update_owned_rows(num_owned, step, shared, workspace):
 @njit(nogil=True, cache=True, error_model="numpy")
 def update_layers(thread, num_chunks, step, shared):
     """Add the chunks' gradients of a thread's part of the layers' parameters, and take its step."""
-    layers, size = shared.layers, shared.network.num_parameters
+    start, width = _sum_layers(thread, num_chunks, shared)
+    if width:
+        _step_layers(start, width, step, shared)
+
+
+@njit(inline="always")
+def _sum_layers(thread, num_chunks, shared):
+    """Add the chunks' gradients of a thread's part of the layers' parameters; return where it starts, and its size."""
+    gradients, size = shared.layers.gradients, shared.network.num_parameters
     share = (size // COLUMN_MULTIPLE + shared.num_threads - 1) // shared.num_threads * COLUMN_MULTIPLE
     start = min(thread * share, size)
     width = min(start + share, size) - start
     if width:
-        values, gradient = offset(layers.values, start), offset(layers.gradients, start)
-        add_rows(gradient, offset(gradient, size), size, num_chunks - 1, width)
-        coefficients = AdamCoefficients(np.float32(BETA_1), np.float32(BETA_2), step.rate, step.root)
-        adam_step(values, values, gradient, size, width, coefficients)
-        for at in range(start, start + width):
-            put(layers.transposed, np.int64(get(layers.transpose_index, at)), get(layers.values, at))
+        add_rows(offset(gradients, start), offset(gradients, start + size), size, num_chunks - 1, width)
+    return start, width
+
+
+@njit(inline="always")
+def _step_layers(start, width, step, shared):
+    """Take the step of a part of the layers' parameters, whose gradients are those of chunk 0."""
+    layers, size = shared.layers, shared.network.num_parameters
+    values, gradient = offset(layers.values, start), offset(layers.gradients, start)
+    coefficients = AdamCoefficients(np.float32(BETA_1), np.float32(BETA_2), step.rate, step.root)
+    adam_step(values, values, gradient, size, width, coefficients)
+    for at in range(start, start + width):
+        put(layers.transposed, np.int64(get(layers.transpose_index, at)), get(layers.values, at))
+
+
+# A step that several processes share out: one computes the gradients of its part of a batch, and takes the step later.
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def sum_gradients(thread, step, shared, workspace, gradients):
+    """Sum up the gradients of interactions that are one batch, on one of the threads that all call this function.
+
+    Those of the layers are in the first chunk of ``LayerParameters.gradients`` afterwards.
+
+    Args:
+        thread: number of the thread, int64.
+        step: number of the step, counted from 1, int64; each is asked for once.
+        shared: :class:`SharedState` of arrays. The rows of its table are those that the interactions use, and have the
+            values before the step.
+        workspace: :class:`Workspace` of arrays, the thread's own.
+        gradients: (rows * V,) float32, written: gradients of the rows.
+    """
+    shared, workspace, gradients = pointers(shared), pointers(workspace), pointer(gradients)
+    counters, num_threads, size = shared.counters, shared.num_threads, shared.settings.microbatch_size
+    batch, width = _make_batch(0, step - 1, shared), shared.table.width
+    list_rows(thread, 0, shared)
+    wait(counters, num_threads)
+    start, stop = _rows_start(0, shared), batch.size * (2 + shared.settings.num_negatives)
+    for at in range(start + stop * thread // num_threads, start + stop * (thread + 1) // num_threads):
+        row = np.int64(get(shared.batch_rows.rows, at))
+        put(shared.batch_rows.last_use, row, np.int32(2 * step + 1))  # as if used again: no tile takes its step
+    wait(counters, num_threads)
+    num_chunks, num_owned = np.int64(0), np.int64(0)
+    for start in range(0, batch.size, size):
+        num_chunks = max(num_chunks, train_microbatch(thread, start, batch, shared, workspace))
+        wait(counters, num_threads)
+        put(counters, _claims(thread), np.int64(0))
+        num_owned = sum_row_gradients(thread, start, batch, num_owned, shared, workspace)
+        wait(counters, num_threads)
+    for slot in range(num_owned):
+        to = offset(gradients, get(workspace.owned_rows, slot) * width)
+        copy_row(to, offset(workspace.owned_gradients, slot * width), width)
+    _sum_layers(thread, num_chunks, shared)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def step_layers(step, shared):
+    """Take the step of a number for all parameters of the layers, by the gradients that :func:`sum_gradients` left."""
+    shared = pointers(shared)
+    _step_layers(np.int64(0), shared.network.num_parameters, make_step(step, shared.schedule), shared)

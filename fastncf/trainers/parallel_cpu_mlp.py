@@ -1,0 +1,231 @@
+"""MLP and NeuMF on CPUs by several processes, which share out the users."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from fastncf import distributed
+from fastncf.data.csr import split_ranges
+from fastncf.data.split import Split
+from fastncf.kernels.cpu import mlp as kernels
+from fastncf.kernels.cpu.lazy_adam import LazyTable, catch_up, steps_of
+from fastncf.models.mlp import MLP
+from fastncf.models.neumf import NeuMF
+from fastncf.rng import Stream, key
+from fastncf.sampling.loader import EpochLoader
+from fastncf.stage import Stage
+from fastncf.threads import even_ranges, run_ranges, run_threads
+from fastncf.trainers.base import State
+from fastncf.trainers.cpu_mlp import CPUMLPTrainer, PackedParameters
+from fastncf.trainers.dealt import Dealt, collect, collected, dealt_out, fetch, read_own, send_back, step_own
+from fastncf.trainers.next_item import make_table
+
+
+class ParallelCPUMLP(CPUMLPTrainer):
+    """Trains as :class:`~fastncf.trainers.cpu_mlp.CPUMLPTrainer` does, by the ranks of a process group.
+
+    Batches are those of one process. Each rank owns a range of users, draws their negatives, and computes the gradients
+    of their interactions; rows of its users are on this rank alone. Rows of items are dealt out, see
+    :mod:`fastncf.trainers.dealt`. The layers are on all ranks, and their gradients are summed. Parameters differ from
+    those of one process by the rounding of sums; dropout is drawn by each rank for its own interactions.
+    """
+
+    def __init__(self, model: MLP | NeuMF, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.__init__`; there must be ranks."""
+        ranks = distributed.current()
+        assert ranks is not None
+        self.ranks = ranks
+        for parameter in model.parameters():  # a caller may have drawn other ones on each rank
+            ranks.share_tensor(parameter.detach(), 0)
+        ranks.wait()
+        self._user_bounds = split_ranges(split.indptr, ranks.size)
+        self._row_bounds = split.indptr[self._user_bounds]
+        self._num_items = split.num_items
+        super().__init__(model, split, stage, order)
+        self._settings = self._settings._replace(
+            dropout_key=np.uint64(key(stage.seed, Stream.DROPOUT, *([ranks.rank] if ranks.rank else [])))
+        )
+
+    def _make_loader(self, split: Split) -> EpochLoader:
+        """Return the epochs, with negatives of this rank's users alone."""
+        first, last = self._row_bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
+        return EpochLoader.from_stage(split, self.stage, rows=(first, last))
+
+    def _pack_parameters(self, split: Split) -> PackedParameters:
+        """Return the parameters that this process trains: those of its users, its items, and the layers."""
+        users, items = self._users_of(self.ranks.rank), slice(self.ranks.rank, split.num_items, self.ranks.size)
+        return PackedParameters(self.model, users, items)
+
+    def _make_memory(self, split: Split) -> None:
+        """Make the memory of batches, which grows with them."""
+        del split
+        self._memory_of(64, 64)
+
+    def _memory_of(self, num_rows: int, num_interactions: int) -> None:
+        """Make memory for parts of batches of some interactions, which use some rows."""
+        table, per = self._packed.table, 2 + self.stage.num_negatives
+        self._batch_table = make_table(num_rows, table.width)
+        self._batch_rows = kernels.BatchRows(
+            rows=np.zeros(num_interactions * per, dtype=np.int32),
+            last_use=np.zeros(num_rows, dtype=np.int32),
+            gradients=kernels.aligned_zeros(
+                min(num_interactions + kernels.CHUNKS, self._settings.microbatch_size) * per * table.width
+            ),
+        )
+        owned = int(np.bincount(kernels.row_owners(num_rows, self._num_threads)).max())
+        self._workspaces = [
+            kernels.make_workspace(self.stage.num_negatives, self._packed.network, owned)
+            for _ in range(self._num_threads)
+        ]
+        self._room = num_rows, num_interactions
+
+    def _users_of(self, rank: int) -> slice:
+        """Return the rows of the users of a rank."""
+        first, last = self._user_bounds[rank : rank + 2].tolist()
+        return slice(first, last)
+
+    def epoch(self, number: int) -> float:
+        """See :meth:`fastncf.trainers.cpu_mlp.CPUMLPTrainer.epoch`; the loss is that of all ranks."""
+        self.loader.load(number)
+        done, sums = self._begin(losses=np.zeros(kernels.CHUNKS))
+        if self.ranks.rank:
+            sums["losses"][:] = 0  # what is done already is counted once
+        batches, size = self.loader.batches, self.loader.interactions_per_batch
+        first, last = self._row_bounds[self.ranks.rank : self.ranks.rank + 2]
+        order = self.loader.order.numpy()
+        for batch in range(done, batches):
+            indices = order[batch * size : (batch + 1) * size]
+            own = indices[(indices >= first) & (indices < last)]
+            self._train_batch(own, len(own) / len(indices), number * batches + batch + 1, sums["losses"])
+            self._reach(batch + 1, sums)
+        table, step = self._packed.table, (number + 1) * batches
+        run_ranges(lambda a, b: catch_up(a, b, step, table, self._schedule), even_ranges(len(steps_of(table))))
+        self._write_to_module()
+        total = np.array([sums["losses"].sum()])
+        self.ranks.sum(total)
+        return float(total[0]) / self._settings.num_terms
+
+    def _train_batch(self, indices: np.ndarray, share: float, step: int, losses: np.ndarray) -> None:
+        """Train one batch.
+
+        Args:
+            indices: (n,), positions of this rank's interactions in the CSR.
+            share: of the interactions of the batch that they are.
+            step: number of the step.
+            losses: see :class:`~fastncf.kernels.cpu.mlp.SharedState`; added to.
+        """
+        batch = self.loader.gather(torch.from_numpy(indices))
+        items = torch.cat([batch.positive.unsqueeze(1), batch.negatives], dim=1).numpy()
+        users, user_at = np.unique(batch.user.numpy() - self._user_bounds[self.ranks.rank], return_inverse=True)
+        ids, item_at = np.unique(items, return_inverse=True)
+        if len(users) + len(ids) > self._room[0] or len(indices) > self._room[1]:
+            self._memory_of(2 * (len(users) + len(ids)), 2 * len(indices))
+        used = Dealt.of_ids(self.ranks, ids)
+        own = used.own + self._packed.num_users
+        table, rows = self._packed.table, self._batch_table.rows.reshape(-1, self._batch_table.stride)
+        of_users, of_items = (read_own(which, step, table, self._schedule) for which in (users, own))
+        places = slice(len(users), len(users) + len(ids))
+        rows[: len(users), : table.width] = of_users
+        fetch(self.ranks, list(self._columns(used, of_items, rows[places])))
+        gradients = np.zeros((places.stop, table.width), dtype=np.float32)
+        item_at = item_at.reshape(items.shape)
+        shared = self._shared_part((user_at, item_at[:, 0], item_at[:, 1:]), len(users), batch.weights, losses)
+        layers = self._packed.layers.gradients[: self._packed.network.num_parameters]
+        if len(indices):
+            flat = gradients.reshape(-1)
+            run_threads(
+                lambda thread: kernels.sum_gradients(thread, step, shared, self._workspaces[thread], flat),
+                self._num_threads,
+            )
+            gradients *= np.float32(share)
+            layers *= np.float32(share)
+        else:
+            layers[:] = 0
+        self.ranks.sum(layers)
+        kernels.step_layers(step, shared)
+        sums = np.zeros_like(of_items)
+        send_back(self.ranks, list(self._columns(used, sums, gradients[places])))
+        step_own(own, step, table, self._schedule, of_items, sums)
+        step_own(users, step, table, self._schedule, of_users, gradients[: len(users)])
+
+    def _columns(
+        self, used: Dealt, own: np.ndarray, batch: np.ndarray
+    ) -> Iterator[tuple[Dealt, np.ndarray, np.ndarray]]:
+        """Yield views of rows of this rank and of the batch, without the columns that fill up vectors."""
+        for first, dim in self._packed.dims():
+            yield used, own[:, first : first + dim], batch[:, first : first + dim]
+
+    def _shared_part(
+        self, places: tuple[np.ndarray, ...], num_users: int, weights: torch.Tensor | None, losses: np.ndarray
+    ) -> kernels.SharedState:
+        """Return what the threads share that compute the gradients of this rank's part of a batch.
+
+        Args:
+            places: (n,), (n,) and (n, K), places of users, positives and negatives in the table of the batch, those of
+                items counted from the first item.
+            num_users: users of the part, whose rows come first.
+            weights: (n,) float32 of the interactions, or None.
+            losses: see :class:`~fastncf.kernels.cpu.mlp.SharedState`.
+        """
+        user, positive, negatives = (np.ascontiguousarray(array, dtype=np.int32).reshape(-1) for array in places)
+        order = np.arange(len(user), dtype=self.loader.order.numpy().dtype)
+        given = np.empty(0, dtype=np.float32) if weights is None else weights.numpy()
+        table = self._batch_table
+        return kernels.SharedState(
+            num_threads=self._num_threads,
+            counters=np.zeros(kernels.num_counters(self._num_threads), dtype=np.int64),
+            losses=losses,
+            settings=self._settings._replace(num_users=num_users),
+            network=self._packed.network,
+            layers=self._packed.layers,
+            data=kernels.EpochData(len(order), order, user, positive, negatives, given, len(given) > 0),
+            table=LazyTable(table.rows, table.ints, table.width, table.stride),
+            batch_rows=self._batch_rows,
+            schedule=self._schedule,
+        )
+
+    def _write_to_module(self) -> None:
+        """Let the module of every rank have the parameters of all."""
+        self._packed.write_to_module()
+        for name, parameter in self.model.named_parameters():
+            if (found := self._dealing_of(name)) is not None:
+                count, rows_of = found
+                collect(self.ranks, parameter.detach()[:count].numpy(), None, rows_of)
+
+    def _dealing_of(self, name: str) -> tuple[int, Callable[[int], slice]] | None:
+        """Return the number of rows of a parameter, and which of them a rank has; None if every rank has all."""
+        if name.endswith("user_embedding.weight"):
+            return int(self._user_bounds[-1]), self._users_of
+        return (self._num_items, dealt_out(self.ranks)) if name.endswith("item_embedding.weight") else None
+
+    def state_dict(self) -> State:
+        """Return what :meth:`CPUMLPTrainer.state_dict` does, in memory that the processes of a machine share."""
+        state = dict(self._packed.state_dict())
+        num_users, num_items = int(self._user_bounds[-1]), self._num_items
+        own = np.split(state.pop("steps").numpy(), [self._packed.num_users])
+        steps = (
+            collected(self.ranks, own[0], num_users, self._users_of),
+            collected(self.ranks, own[1], num_items, dealt_out(self.ranks)),
+        )
+        for name, tensor in state.items():
+            if (found := self._dealing_of(name)) is not None:
+                state[name] = torch.from_numpy(collected(self.ranks, tensor.numpy(), *found))
+        return {"steps": torch.from_numpy(np.concatenate(steps)), **state}
+
+    def kept_state(self) -> State:
+        """See :meth:`fastncf.trainers.base.Trainer.kept_state`."""
+        return self.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """See :meth:`fastncf.trainers.cpu_mlp.CPUMLPTrainer.load_state_dict`."""
+        rank, num_users = self.ranks.rank, int(self._user_bounds[-1])
+        own = dict(state)
+        for name, tensor in state.items():
+            if name == "steps":
+                users, items = tensor[:num_users], tensor[num_users:]
+                own[name] = np.concatenate([users[self._users_of(rank)], items[dealt_out(self.ranks)(rank)]])
+            elif (found := self._dealing_of(name)) is not None:
+                own[name] = tensor[found[1](rank)]
+        super().load_state_dict(own)
+        self._write_to_module()
