@@ -27,7 +27,7 @@ def run(folder, size: int) -> list[dict[str, np.ndarray]]:
         )
         for rank in range(size)
     ]
-    assert [process.wait(timeout=300) for process in processes] == [0] * size
+    assert [process.wait(timeout=900) for process in processes] == [0] * size
     results = []
     for rank in range(size):
         with np.load(folder / f"{rank}.npz") as arrays:
