@@ -1,6 +1,6 @@
-"""The page of defaults, made from :mod:`fastncf.plan`: ``python docs/defaults.py > docs/defaults.md``."""
+"""The page of defaults, made from :mod:`fastncf.recipes`: ``python docs/defaults.py > docs/defaults.md``."""
 
-from fastncf.plan import (
+from fastncf.recipes import (
     ADAM,
     ADAM_BY_MODEL,
     FAST_ADAM,
@@ -17,8 +17,11 @@ from fastncf.plan import (
     GENERAL,
     L2_FACTORS,
     L2_SEARCH_UP_TO,
+    LARGE,
+    LARGE_DROPOUT,
     LARGE_FROM,
     LARGE_POSITIONS,
+    LARGE_SPARSE_DROPOUT,
     LOSS_TRIALS_UP_TO,
     NEXT_ITEM,
     NEXT_ITEM_SPARSE,
@@ -59,9 +62,9 @@ def defaults_as_markdown() -> str:
     lines = [
         "# Defaults",
         "",
-        "Settings that are left out are chosen by `fastncf/plan.py`, from which this page is made:",
-        "`python docs/defaults.py`. `fastncf plan FILE` prints what is chosen for a file, and why. Each row of the",
-        "table holds what differs from the rows above it that apply as well.",
+        "Settings that are left out are chosen by `fastncf/plan.py` from the values of `fastncf/recipes.py`, of which",
+        "this page is made: `python docs/defaults.py`. `fastncf plan FILE` prints what is chosen for a file, and why.",
+        "Each row of the table holds what differs from the rows above it that apply as well.",
         "",
         f"| default | {' | '.join(f'`{name}`' for name in names)} |",
         f"|---|{'---|' * len(names)}",
@@ -76,7 +79,9 @@ def defaults_as_markdown() -> str:
         "  fewer they are multiplied by the cube root of how many times fewer there are.",
         f"- Softmax with histories and a fast budget takes as many more epochs as {FAST_STEPS:,} steps need, up to",
         f"  {NEXT_ITEM.settings['epochs']}. On more than {LARGE_FROM:,} training interactions softmax with histories",
-        "  takes 512 negatives, or 256 with a fast budget, 64 dimensions, and as many epochs as visit",
+        f"  takes {LARGE['best']['num_negatives']} negatives, or {LARGE['fast']['num_negatives']} with a fast budget,",
+        f"  {LARGE['best']['dim']} dimensions, dropout {LARGE_DROPOUT}, or {LARGE_SPARSE_DROPOUT} if sparse,",
+        "  and as many epochs as visit",
         f"  {LARGE_POSITIONS['best']:,}, or {LARGE_POSITIONS['fast']:,}, interactions in all, at least one.",
         f'- Up to {L2_SEARCH_UP_TO:,} training interactions, with `budget="best"` and no `l2` given, the `l2` of `sgd`',
         f"  is the recipe's multiplied by {', '.join(map(str, L2_FACTORS[:-1]))} or {L2_FACTORS[-1]}, whichever ranks",

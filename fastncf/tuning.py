@@ -10,7 +10,8 @@ from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_ou
 from fastncf.evaluation.metrics import METRICS
 from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.plan import L2_FACTORS, Plan
+from fastncf.plan import Plan
+from fastncf.recipes import L2_FACTORS
 from fastncf.rng import Stream, key
 from fastncf.stage import Stage
 from fastncf.threads import run_ranges

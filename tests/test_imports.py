@@ -34,7 +34,7 @@ LEVELS = [
     {"sampling", "models"},
     {"evaluation"},
     {"config"},
-    {"trainers", "serving"},
+    {"recipes", "trainers", "serving"},
     {"plan"},
     {"persistence"},
     {"report"},
