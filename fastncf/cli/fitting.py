@@ -85,13 +85,9 @@ def fit(
     if dry_run:
         folders = {"--out": out, "--checkpoint": checkpoint}
         given = [f"{name} {folder}" for name, folder in folders.items() if folder is not None]
-        for flag in given + ["--resume"] * resume:
-            warnings.warn(f"{flag}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
-        from fastncf.repetitions import chosen_seeds
-
-        runs = 1 if seeds is None else len(chosen_seeds(seeds, 0))
-        planned = _planned(ratings, config, {"test": test, "candidates": candidates, **column_names(columns)})
-        _tell_dry_run(config or Config(), replace(planned, cost=planned.cost.of_runs(runs, refit=refit)), json)
+        _warn_without_effect(given + ["--resume"] * resume)
+        inputs: dict[str, Any] = {"test": test, "candidates": candidates, **column_names(columns)}
+        _tell_dry_run(config or Config(), _planned(ratings, config, inputs, seeds=seeds, refit=refit), json)
         return
     from fastncf.data.named import find_source
     from fastncf.persistence import require_savable
@@ -101,7 +97,7 @@ def fit(
         require_savable(out)  # before the fit, which would be lost otherwise
     ratings = find_source(ratings)  # a download shows its own progress
     with progress_shown(tell=tell) as callback:
-        inputs: dict[str, Any] = {"test": test, "candidates": candidates, "titles": titles, **column_names(columns)}
+        inputs = {"test": test, "candidates": candidates, "titles": titles, **column_names(columns)}
         if seeds is not None:
             _repeat(ratings, seeds, out, json, {**inputs, "config": config, "callback": callback})
             return
@@ -159,14 +155,24 @@ def _repeat(ratings: Any, seeds: int, out: Path | None, as_json: bool, given: di
         print_json({**values, "popularity": first.popularity, "protocol": found.protocol})
 
 
-def _planned(ratings: Path, config: Config | None, given: dict[str, Any]) -> "Plan":
-    """Return the plan of a fit, whose cost has the seconds that this process has taken to start."""
+def _warn_without_effect(flags: list[str]) -> None:
+    """Warn of options that a dry run takes and does not use."""
+    for flag in flags:
+        warnings.warn(f"{flag}: no effect, since --dry-run trains nothing", UnusedSettingWarning, stacklevel=1)
+
+
+def _planned(
+    ratings: Path, config: Config | None, given: dict[str, Any], *, seeds: int | None = None, refit: bool = False
+) -> "Plan":
+    """Return the plan of a fit, whose cost is that of all its runs, with the seconds this process took to start."""
     from fastncf.calibration import seconds_of_process, with_start
+    from fastncf.repetitions import chosen_seeds
     from fastncf.train import plan_fit
 
     start = seconds_of_process()
+    runs = 1 if seeds is None else len(chosen_seeds(seeds, 0))
     plan = plan_fit(ratings, config=config, measure=True, **given)
-    return replace(plan, cost=with_start(plan.cost, start))
+    return replace(plan, cost=with_start(plan.cost, start).of_runs(runs, refit=refit))
 
 
 def _tell_dry_run(config: Config, planned: "Plan", as_json: bool) -> None:
