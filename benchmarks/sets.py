@@ -25,7 +25,7 @@ from fastncf.evaluation.metrics import measure
 from fastncf.evaluation.task import RankingTask, rank_task
 
 IN_ORDER = frozenset({"gowalla"})
-"""Files whose training lines have an order, though nothing says so: fastncf's own test finds it in them."""
+"""Files whose training lines have an order, by fastncf's own test, though they are published as sets."""
 
 DEFAULT = "`mf`, the default, lines in their order"
 SETTINGS: dict[str, dict[str, Any]] = {
