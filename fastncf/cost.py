@@ -25,6 +25,9 @@ _ORDERED_AT_ONCE = 1 << 20  # interactions that are put in the order of their hi
 _FLOAT_BYTES = 4
 _POSITIONS_PER_CHUNK = 64
 _FEATURES = 4  # of a state
+RESERVED_BYTES = 25_000_000
+"""Memory that libraries and kernels take which are loaded while a model is trained."""
+
 START_SECONDS = 0.6
 _END_SECONDS = 0.35
 _TORCH_SECONDS, _TORCH_END_SECONDS = 2.5, 0.4

@@ -13,7 +13,7 @@ from fastncf.calibration import clock_started, measured_plan
 from fastncf.checkpoints import Checkpoint, open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config, Settings, require_known, show
-from fastncf.cost import growth_bytes, least_bytes
+from fastncf.cost import RESERVED_BYTES, growth_bytes, least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
 from fastncf.data.holdout import quantile_of
@@ -453,7 +453,7 @@ def _require_within_limits(plan: Plan) -> None:
     data, stages = plan.data, tuple(stage for stage in plan.stages if stage.device == "cpu")
     if not stages:
         return
-    needed = growth_bytes(
+    needed = RESERVED_BYTES + growth_bytes(
         stages,
         num_users=data.num_users,
         num_items=data.num_items,

@@ -11,8 +11,8 @@ from fastncf.memory import require_memory
 _BYTES_OF_INTEGERS, _BYTES_OF_TEXT = 46, 85
 """Memory that a row takes while it is read and split, if all its columns are integers, and at least if one is not."""
 
-_RESERVED_BYTES = 25_000_000
-"""Memory of the libraries and kernels that are loaded on the way."""
+_RESERVED_BYTES = 40_000_000
+"""Memory that libraries and kernels take which are loaded on the way."""
 
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
