@@ -7,7 +7,7 @@ from torch import nn
 
 import fastncf
 from fastncf import plan as planning
-from fastncf import tuning
+from fastncf import recipes, tuning
 from fastncf.data.synthetic import synthetic_movielens
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, DeviceError
 from fastncf.kernels.cpu.factors import Factors
@@ -356,7 +356,7 @@ def popular_noise() -> pl.DataFrame:
 
 @pytest.mark.parametrize("model", ["mf", "gmf"])
 def test_l2_is_chosen_where_it_is_left_out(model, monkeypatch):
-    recipe = planning.SGD_SPARSE["bag"].settings["l2"]
+    recipe = recipes.SGD_SPARSE["bag"].settings["l2"]
     rec = fastncf.fit(popular_noise(), model=model, loss="bce")
     assert rec.plan.final.l2 in [factor * recipe for factor in (2, 4, 8, 16)]
     assert rec.seconds["tune"] > 0
@@ -426,7 +426,7 @@ def test_what_sgd_trains_first_has_its_l2_chosen_too(monkeypatch):
 
 def test_a_choice_needs_users_with_two_items():
     frame = pl.DataFrame({"user": np.repeat(np.arange(30), 2), "item": np.arange(60) % 23, "time": np.arange(60)})
-    assert fastncf.fit(frame, loss="bce", epochs=1).plan.final.l2 == planning.SGD_SPARSE["bag"].settings["l2"]
+    assert fastncf.fit(frame, loss="bce", epochs=1).plan.final.l2 == recipes.SGD_SPARSE["bag"].settings["l2"]
 
 
 @pytest.mark.parametrize(
