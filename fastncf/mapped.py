@@ -92,9 +92,8 @@ def empty_shared(shape: "int | tuple[int, ...]", dtype: "DTypeLike") -> "np.ndar
     return array
 
 
-def is_shared(array: "np.ndarray") -> bool:
-    """Return whether the memory of an array is that of one of :func:`empty_shared`, also behind a tensor."""
-    address = array.ctypes.data
+def is_shared(address: int) -> bool:
+    """Return whether an address of memory, of an array or of a tensor, is within an array of :func:`empty_shared`."""
     return any(file.address <= address < file.address + len(file) for file in _shared_files)
 
 

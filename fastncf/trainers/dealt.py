@@ -148,7 +148,7 @@ def collect(ranks: "Ranks", whole: np.ndarray, own: np.ndarray | None, rows_of: 
         own: (r, ...), rows of this rank; None where it has written them.
         rows_of: returns the rows of a rank.
     """
-    if not is_shared(whole):
+    if not is_shared(whole.ctypes.data):
         shared = empty_shared(whole.shape, whole.dtype)
         collect(ranks, shared, whole[rows_of(ranks.rank)] if own is None else own, rows_of)
         whole[...] = shared

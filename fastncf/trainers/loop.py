@@ -254,7 +254,8 @@ def _room_for(values: Any) -> Any:
     import torch
 
     if not is_alone and values.device.type == "cpu":
-        return torch.from_numpy(empty_shared(tuple(values.shape), values.numpy().dtype))
+        memory = torch.from_numpy(empty_shared(values.numel() * values.element_size(), np.uint8))
+        return memory.view(values.dtype).reshape(values.shape)  # NumPy lacks bfloat16
     try:
         return torch.empty_like(values)
     except torch.OutOfMemoryError:

@@ -100,7 +100,7 @@ class OnFirstRank(Trainer):
     def _share(self) -> None:
         """Let all ranks have the parameters of the first."""
         for array in self.model:
-            if not is_shared(array) or self.ranks.local_size < self.ranks.size:
+            if not is_shared(array.ctypes.data) or self.ranks.local_size < self.ranks.size:
                 self.ranks.share(array, 0)
         self.ranks.wait()
 

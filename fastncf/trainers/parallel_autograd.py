@@ -32,7 +32,7 @@ class ParallelAutograd(AutogradTrainer):
         assert ranks is not None
         self.ranks = ranks
         for tensor in (*model.parameters(), *model.buffers()):  # a caller may have drawn other ones on each rank
-            if tensor.device.type == "cpu" and is_shared(tensor.detach().numpy()):
+            if tensor.device.type == "cpu" and is_shared(tensor.data_ptr()):
                 tensor.data = tensor.detach().clone()  # each rank takes steps by itself
             ranks.share_tensor(tensor.detach(), 0)
         self._user_bounds = split_ranges(split.indptr, ranks.size)

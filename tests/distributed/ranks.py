@@ -15,6 +15,7 @@ from fastncf.errors import DistributedError
 from fastncf.kernels.cpu.next_item import CHUNK
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
+from fastncf.trainers.loop import FiniteParameters
 from fastncf.trainers.next_item import NextItem
 from fastncf.trainers.other_items import OtherItems
 from fastncf.trainers.parallel_autograd import ParallelAutograd
@@ -127,6 +128,23 @@ def require_own_errors(ranks: distributed.Ranks) -> None:
     raise AssertionError("no error")
 
 
+def require_copies(ranks: distributed.Ranks) -> None:
+    """Check that the parameters of a finite epoch come back, of a dtype that NumPy lacks and of no dimensions too."""
+    module = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
+    module.register_buffer("steps", torch.tensor(7))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    finite = FiniteParameters(module)
+    finite.keep()
+    ranks.wait()
+    for tensor in module.state_dict().values():
+        tensor.zero_()
+    finite.restore()
+    if ranks.rank == 0:  # whose copy all share
+        assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert module.get_buffer("steps") == 7
+    ranks.wait()
+
+
 def gloo_threads() -> list[str]:
     """Return the names of the threads of gloo that run; none where the system does not tell."""
     return [name for path in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := path.read_text())]
@@ -143,6 +161,7 @@ def main(path: str) -> None:
         assert is_alone == (size == 1)
         if ranks is not None:
             require_own_errors(ranks)
+            require_copies(ranks)
         histories = (states_of_histories(name, is_alone) for name in MAKERS)
         layers = (states_of_layers(name, is_alone) for name in ("mlp", "neumf"))
         states = *histories, *layers, autograd_states(is_alone, 60), autograd_states(is_alone, 3000)
