@@ -39,6 +39,12 @@ def find_device(name: str) -> torch.device:
         name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except (RuntimeError, TypeError):  # torch's own message lists some twenty kinds
+        raise DeviceError(
+            f"device {name!r:.80} is none that torch knows; expected: 'cpu', 'cuda' for an NVIDIA GPU, or one of "
+            f"several, such as 'cuda:0'"
+        ) from None
+    try:
         require_device_after_fork(device)
         torch.ones(1, dtype=torch.float64, device=device).item()  # sums of losses are float64
     except ForkError:

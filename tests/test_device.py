@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from fastncf.device import chunk_bytes, deterministic, seeded, translate_out_of_memory
+from fastncf.device import chunk_bytes, deterministic, find_device, seeded, translate_out_of_memory
 from fastncf.errors import DeviceError
 
 CPU = torch.device("cpu")
@@ -46,3 +46,10 @@ def test_chunks_take_at_most_half_of_the_free_memory(free, expected, monkeypatch
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 40))
     assert chunk_bytes(torch.device("cuda")) == expected
     assert chunk_bytes(CPU) == 16 << 20
+
+
+@pytest.mark.parametrize("name", ["gpu", "GPU:0", "nvidia", "cuda:x", ""])
+def test_a_name_that_is_no_device_is_answered_by_those_that_are(name):
+    with pytest.raises(DeviceError, match="none that torch knows; expected: 'cpu', 'cuda'") as error:
+        find_device(name)
+    assert len(str(error.value)) < 150

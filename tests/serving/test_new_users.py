@@ -1,6 +1,7 @@
 """Users who were not trained on, by each kind of model: told by their histories, and taken in by ``update()``."""
 
 import copy
+import re
 
 import numpy as np
 import polars as pl
@@ -177,3 +178,21 @@ def test_update_keeps_what_the_order_of_histories_tells(walker):
     rec.update(walks([10], [1], [8]).with_columns(user=pl.lit(900)))
     assert rec.recommend(900, k=5)["item"].equals(walker.recommend(history=list(range(10, 18)), k=5)["item"])
     assert rec.recommend(900, k=1)["item"].item() == 18
+
+
+def test_messages_on_columns_name_no_arguments_that_update_lacks(tmp_path):
+    rec = fastncf.fit(checkerboard(), model="popularity")
+    tables = {
+        "no user": pl.DataFrame({"who": [1], "item": [2]}),
+        "two times": pl.DataFrame({"user": [1], "item": [2], "created_at": [1], "ts": [2]}),
+        "no time": "1,2,3,881250949\n1,4,3,881250950\n2,4,3,5\n",
+        "wide": "1,2,3,4,5\n2,4,3,7,8\n",
+    }
+    for table in tables.values():
+        if isinstance(table, str):
+            (tmp_path / "new.csv").write_text(table)
+            table = tmp_path / "new.csv"
+        for ask in (rec.update, lambda source: rec.recommend(history=source)):
+            with pytest.raises(DataError) as error:
+                ask(table)
+            assert not re.search(r"\b(user|item|time)=", str(error.value)), error.value

@@ -59,14 +59,16 @@ def match_columns(
         if role not in given:
             others = [column for column in in_file if column not in given.values()]
             groups = others, in_file, partitions
-            chosen |= next((found for group in groups if (found := _find_columns(group, role, source))), {})
+            chosen |= next((found for group in groups if (found := _find_columns(group, role, source, options))), {})
         if role not in chosen and role != "time":
             raise DataError(
                 f"{source}: which column is the {role}? its columns are {listed}; "
-                f"name it with {role}=..., or call it {role} or {role}_id"
+                f"{options.hint(f'name it with {role}=..., or ')}call it {role} or {role}_id"
             )
     if options.needs_rating() and "rating" not in chosen:
-        chosen |= _find_columns(in_file, "rating", source) or _find_columns(partitions, "rating", source)
+        chosen |= _find_columns(in_file, "rating", source, options) or _find_columns(
+            partitions, "rating", source, options
+        )
         if "rating" not in chosen:
             raise DataError(
                 f"{source}: has no rating column for min_rating={options.min_rating:g}; its columns are {listed}; name "
@@ -108,7 +110,7 @@ def _require_one_column_each(chosen: dict[str, str], columns: list[str], source:
             )
 
 
-def _find_columns(columns: Sequence[str], role: str, source: str) -> dict[str, str]:
+def _find_columns(columns: Sequence[str], role: str, source: str, options: ReadOptions) -> dict[str, str]:
     """Return the column of a role by its name, if there is one; a date may have a time of day beside it.
 
     Raises:
@@ -124,7 +126,8 @@ def _find_columns(columns: Sequence[str], role: str, source: str) -> dict[str, s
     if len(found) > 1:
         listed = " or ".join(f"{column!r:.60}" for column in found[:4])
         raise DataError(
-            f"{source}: which column is the {role}, {listed}? name one with {role}=...; its columns are "
+            f"{source}: which column is the {role}, {listed}? "
+            f"{options.hint(f'name one with {role}=...', 'expected one of them')}; its columns are "
             f"{list_columns(list(columns))}"
         )
     return dict.fromkeys((role,), found[0]) if found else {}
@@ -150,11 +153,14 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
     if len(columns) > 4 and not {"user", "item"} <= names.keys():
         raise DataError(
             f"{source}: has {len(columns)} columns and no header ({rows[0]!r:.80}); expected user, item, rating, "
-            f"time in this order, or names for them, such as user='column_1', item='column_3', time='column_2'"
+            f"time in this order, or "
+            + options.hint(
+                "names for them, such as user='column_1', item='column_3', time='column_2'", "a header that names them"
+            )
         )
     guess = dict(zip(("user", "item"), columns, strict=False))
     if "time" not in names and len(columns) <= 4:
-        guess |= _guess_time(columns, rows, source, set(names.values()))
+        guess |= _guess_time(columns, rows, source, options)
     unnamed = {role: column for role, column in guess.items() if column not in names.values()}
     chosen = {role: names.get(role) or unnamed.get(role) for role in _ROLES}
     if chosen["time"] is None:
@@ -188,7 +194,7 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
     return given
 
 
-def _guess_time(columns: list[str], rows: list[list[str]], source: str, named: set[str]) -> dict[str, str]:
+def _guess_time(columns: list[str], rows: list[list[str]], source: str, options: ReadOptions) -> dict[str, str]:
     """Return which of the third and the fourth column is the time by the first rows, if one is and is not named.
 
     Raises:
@@ -197,12 +203,13 @@ def _guess_time(columns: list[str], rows: list[list[str]], source: str, named: s
     values = {
         column: [row[at] for row in rows if at < len(row) and row[at].strip()] for at, column in enumerate(columns)
     }
+    named = options.names_among(columns).values()
     later = [column for column in columns[2:] if column not in named]
     times = [column for column in later if _are_mostly(values[column], looks_like_time)]
     if len(times) > 1:
         raise DataError(
             f"{source}: which column is the time, {' or '.join(times)}? it has no header ({rows[0]!r:.80}); "
-            f"name one with time=..."
+            f"{options.hint('name one with time=...', 'expected one column of times')}"
         )
     clocks = [column for column in later if _are_mostly(values[column], lambda text: is_time_of_day(text.strip()))]
     if times and clocks and not any(":" in value for value in values[times[0]][:1]):

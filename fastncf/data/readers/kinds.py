@@ -20,6 +20,14 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 """Patterns of the first bytes of the kinds that are read, text and JSON lines aside."""
 
+_MARKS = {  # that of UTF-16 begins as one of UTF-32 does
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+_WIDE = "utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"
+
 HEAD_BYTES = 1 << 12
 """Number of first bytes that tell the kind of a file."""
 
@@ -174,3 +182,20 @@ def _is_json_line(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return line == b"["
     return True
+
+
+def find_wide_encoding(head: bytes) -> str | None:
+    """Return the encoding of text of two or four bytes a character by its first bytes, or None.
+
+    A mark tells it; without one, text does that is ASCII for the most part.
+    """
+    for mark, encoding in _MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    head = head[: min(len(head) // 4 * 4, 1 << 10)]
+    for encoding in _WIDE if b"\0" in head else ():
+        characters = head.decode(encoding, errors="replace")
+        num_plain = sum(one.isascii() and (one.isprintable() or one in "\t\r\n") for one in characters)
+        if 10 * num_plain > 9 * len(characters):
+            return encoding
+    return None

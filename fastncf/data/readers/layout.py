@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fastncf.data.readers.columns import NUMBER, guess_columns, match_columns
 from fastncf.data.readers.dates import HEAD_ROWS, is_date
 from fastncf.data.readers.files import EXPECTED_SOURCES
+from fastncf.data.readers.kinds import find_wide_encoding
 from fastncf.data.readers.names import is_known
 from fastncf.data.readers.options import ReadOptions
 from fastncf.data.readers.raw_text import RawText
@@ -115,8 +116,9 @@ def detect_layout(text: RawText, options: ReadOptions) -> TextLayout:
 def _refuse_other_texts(text: RawText) -> None:
     """Raise a DataError for text in another encoding, with other line ends, or for no text at all."""
     head = text.read(0, min(1 << 16, text.size)).tobytes()
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{text.source}: is UTF-16 or UTF-32 text; expected UTF-8, or encoding='utf-16'")
+    if (encoding := find_wide_encoding(head)) is not None:
+        kind = encoding[:6].upper()
+        raise DataError(f"{text.source}: is {kind} text; expected UTF-8, or encoding={encoding!r}")
     if b"\0" in head:
         raise DataError(f"{text.source}: is a binary file of an unknown kind; expected {EXPECTED_SOURCES}")
     if b"\r" in head and b"\n" not in head and b'"' not in head:

@@ -1,7 +1,7 @@
 """Settings of a source beside its name, as a caller gives them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypedDict
 
 
@@ -32,7 +32,8 @@ class ReadOptions:
         needs_time: whether a source without a time column is an error.
         is_looked_up: whether the ids are looked up among those of training, as those of a test set are, so that no
             header passes for them.
-        known: names of the columns of an earlier source, which are taken where this one has them.
+        known: names of the columns of an earlier source, which are taken where this one has them; None where the caller
+            names columns.
         keeps_text: whether dates in text stay text, since the rows of other files decide on their format as well.
         are_lists: whether a line is a list of items, where it may be one as well as a row of a table.
         before: a point in time to find among the times, or None.
@@ -42,7 +43,7 @@ class ReadOptions:
     names: dict[str, str | None]
     needs_time: bool
     is_looked_up: bool = False
-    known: Mapping[str, str] = field(default_factory=dict)
+    known: Mapping[str, str] | None = None
     keeps_text: bool = False
     are_lists: bool = False
     before: str | None = None
@@ -64,7 +65,11 @@ class ReadOptions:
         given = {role: name for role, name in self.names.items() if name is not None}
         if not self.needs_rating():
             given.pop("rating", None)
-        return {role: name for role, name in self.known.items() if name in columns} | given
+        return {role: name for role, name in (self.known or {}).items() if name in columns} | given
+
+    def hint(self, words: str, otherwise: str = "") -> str:
+        """Return words of a message on how to name columns, or others where no argument does."""
+        return words if self.known is None else otherwise
 
     def has_date_format(self) -> bool:
         """Return whether the caller says anything of the format of dates."""

@@ -1,6 +1,7 @@
 """Several files that are one source: a list of paths, a pattern, or a folder of Parquet files."""
 
 import glob
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from fastncf.errors import DataError, DataNotFoundError, FastNCFError
 if TYPE_CHECKING:
     from polars._typing import TimeUnit
 
+_ENDING = re.compile(r"\.(csv|tsv|jsonl|ndjson|feather|arrow)(\.(gz|bz2|xz|zst))?$")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -38,8 +40,9 @@ def list_files(source: Any) -> tuple[str, list[PartFile]] | None:
 
     Args:
         source: a list or a tuple of paths; a path with ``*``, ``?`` or ``[...]`` that no file has, ``**`` for any
-            number of folders; or a folder with Parquet files in it or below, without those whose path holds a name that
-            begins with a dot or an underscore. Folders of a pattern, and those below a folder, may be partitions.
+            number of folders; or a folder with Parquet files in it or below, or with text files of one kind alone,
+            without those whose path holds a name that begins with a dot or an underscore. Folders of a pattern, and
+            those below a folder, may be partitions.
 
     Raises:
         DataNotFoundError: no file fits a pattern.
@@ -55,7 +58,7 @@ def list_files(source: Any) -> tuple[str, list[PartFile]] | None:
     path = Path(source)
     try:
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*.parquet") if not _is_hidden(file.relative_to(path)))
+            below = _files_below(path)
             files = [PartFile(file, _partitions(file.relative_to(path))) for file in below]
             return (f"{path}", files) if files else None
         if glob.has_magic(str(source)) and not path.exists() and find_url(str(source)) is None:
@@ -68,6 +71,16 @@ def list_files(source: Any) -> tuple[str, list[PartFile]] | None:
     except (OSError, ValueError):
         pass  # what is wrong with the path is said where it is opened
     return None
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return the Parquet files in a folder or below; without any, all files if they are texts of one kind; or none."""
+    visible = [file for file in folder.rglob("*") if not _is_hidden(file.relative_to(folder)) and file.is_file()]
+    if parquet := sorted(file for file in visible if file.name.endswith(".parquet")):
+        return parquet
+    kinds = {_ENDING.search(file.name.lower()) for file in visible}
+    is_one_kind = None not in kinds and len({found.group() for found in kinds if found}) == 1
+    return sorted(visible) if is_one_kind else []
 
 
 def _partitions(path: Path) -> dict[str, str | None]:

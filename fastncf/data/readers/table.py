@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Unpack
 
 import polars as pl
@@ -71,7 +70,7 @@ def read_table(
     rating: str | None = None,
     weight: str | None = None,
     is_looked_up: bool = False,
-    known: Mapping[str, str] = MappingProxyType({}),
+    known: Mapping[str, str] | None = None,
     frame_name: str = "the frame",
     before: str | None = None,
     are_lists: bool = False,
@@ -177,7 +176,9 @@ def check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Par
     has_names = layout is None or layout.has_header
     is_found = "time" in origin.columns and names["time"] is None
     if is_found and (not has_names or DURATIONS.fullmatch(normalize_name(origin.columns["time"]))):
-        check_likely_times(frame["time"], origin.name_column("time"))
+        column = origin.columns["time"]
+        named = options.hint(f", or time={column!r}")
+        check_likely_times(frame["time"], origin.name_column("time"), named)
     if layout is not None and not has_names and not (options.is_looked_up or (names["user"] and names["item"])):
         refuse_doubtful_header(frame, layout.rows, layout.position_of, origin.source)
     return Part(frame, origin, left_out, num_rows)

@@ -340,10 +340,15 @@ def _within_day(nanoseconds: pl.Series) -> pl.Series | None:
     return nanoseconds if bool(nanoseconds.is_between(0, _DAY, closed="left").all()) else None
 
 
-def check_likely_times(values: pl.Series, name: ColumnName) -> None:
+def check_likely_times(values: pl.Series, name: ColumnName, named: str) -> None:
     """Raise an error for the first value that is taken for a time only since it stands where times usually do.
 
     Text that is no number is left to :func:`check_times`, which reads it as dates.
+
+    Args:
+        values: times.
+        name: of their column.
+        named: words on how a caller names the column, if there is an argument for it.
 
     Raises:
         DataError: a value may be a rating, a count or an id.
@@ -359,6 +364,5 @@ def check_likely_times(values: pl.Series, name: ColumnName) -> None:
         name.refuse(
             values,
             (numbers.is_not_null() & ~likely),
-            f"a time such as 1112486027; other numbers need a header that calls the column time, or "
-            f"time={name.column!r}",
+            f"a time such as 1112486027; other numbers need a header that calls the column time{named}",
         )

@@ -49,7 +49,8 @@ def test_bad_paths(tmp_path, write):
     for missing in (tmp_path / "nowhere", path / "below"):
         with pytest.raises(DataNotFoundError, match="no such file"):
             read(missing)
-    with pytest.raises(DataError, match=r"is a folder \(ratings\.csv\)"):
+    (tmp_path / "README").write_text("about")
+    with pytest.raises(DataError, match=r"is a folder \(README, ratings\.csv\)"):
         read(tmp_path)
     for impossible in ("a" * 5000, "a\0b"):
         with pytest.raises(DataError, match="cannot be read"):

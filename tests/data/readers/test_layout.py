@@ -37,8 +37,22 @@ BAD = {
     "header only": (HEADER, "holds a header (user, item, rating, time) and no row"),
     "one column": ("user\n1\n2\n", "found no columns in line 1 ('user')"),
     "binary": (b"\x03\x02\x01\0\0\0", "binary file of an unknown kind"),
-    "UTF-16": (PLAIN.encode("utf-16"), "is UTF-16"),
-    "UTF-16 without mark": (PLAIN.encode("utf-16-le"), "binary file"),
+    **{
+        f"{name} {mark}": (
+            mark + PLAIN.encode(name),
+            f"{name[:6].upper()} text; expected UTF-8, or encoding='{told}'",
+        )
+        for name, told, mark in (
+            ("utf-16", "utf-16", b""),
+            ("utf-32", "utf-32", b""),
+            ("utf-16-be", "utf-16", b"\xfe\xff"),
+            ("utf-32-be", "utf-32", b"\0\0\xfe\xff"),
+            ("utf-16-le", "utf-16-le", b""),
+            ("utf-16-be", "utf-16-be", b""),
+            ("utf-32-le", "utf-32-le", b""),
+            ("utf-32-be", "utf-32-be", b""),
+        )
+    },
     "latin-1": ((HEADER + "é,2,3,4\n").encode("latin-1"), "line 2 is not UTF-8 text"),
     "CR": (PLAIN.replace("\n", "\r"), r"lines that end in \r alone"),
     "ragged": (HEADER + "1,2,3,4,5\n5,6,7,8,9\n", "line 1 has 4 fields at ',', line 2 has 5"),

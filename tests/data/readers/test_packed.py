@@ -105,7 +105,7 @@ def test_texts_that_are_not_of_the_encoding(write):
     for encoding in ("utf-8", "ascii", "gbk"):
         with pytest.raises(DataError, match=f"line 3 is not text in {encoding}"):
             read(write(content), encoding=encoding)
-    with pytest.raises(DataError, match="is UTF-16 or UTF-32 text; expected UTF-8, or encoding='utf-16'"):
+    with pytest.raises(DataError, match="is UTF-16 text; expected UTF-8, or encoding='utf-16'"):
         read(write(TEXT.encode("utf-16")))
 
 

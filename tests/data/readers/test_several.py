@@ -221,3 +221,18 @@ def test_folders_of_hive_partitions_are_columns(tmp_path):
     with pytest.raises(DataError, match=r"part.parquet: column 'day' is empty in row 1; expected integers or text"):
         read_interactions(null.parent, user="day")
     assert read_interactions(null.parent).source_info["columns"]["time"] == "timestamp"
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl"])
+def test_a_folder_of_texts_of_one_kind(write_all, ending):
+    rows = [{"user": n, "item": n % 3, "time": n} for n in range(9)]
+    folder = write_all(_SUCCESS=b"")
+    for part in range(3):
+        frame = pl.DataFrame(rows[3 * part : 3 * part + 3])
+        content = frame.write_ndjson() if ending == "jsonl" else frame.write_csv()
+        packed = gzip.compress(content.encode()) if ending.endswith("gz") else content.encode()
+        (folder / f"part-{part}.{ending}").write_bytes(packed)
+    assert read(folder).frame["user"].to_list() == list(range(9))
+    (folder / "notes.txt").write_text("about")
+    with pytest.raises(DataError, match=r"is a folder \(.*notes\.txt"):
+        read(folder)
