@@ -6,7 +6,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from fastncf.config import Config, Settings, require_count, show
+from fastncf.asked import Asked, read_asked, takes_asked
+from fastncf.config import Config, require_count, show
 from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, printable
 from fastncf.memory import format_bytes
@@ -15,9 +16,9 @@ from fastncf.plan import Plan, make_plan
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.progress import progress_shown
 from fastncf.recommender import Recommender
-from fastncf.train import Prepared, configured, fit_prepared, likely_plan, require_plan_memory
+from fastncf.train import Prepared, fit_prepared, likely_plan, require_plan_memory
 from fastncf.trainers.loop import Progress, ProgressReporter
-from fastncf.unused import Fit, Inputs, refuse_contradictions, warn_of_unused
+from fastncf.unused import Fit, refuse_contradictions, warn_of_unused
 
 _MOST_SEEDS = 10_000
 
@@ -59,23 +60,16 @@ class Repetitions:
         return "\n".join([f"Repetitions of {len(self.seeds)} seeds", *map(printable, lines)])
 
 
+@takes_asked
 def repeat(
     train: Any,
     *,
     seeds: int | Sequence[int] = 5,
-    test: Any | None = None,
-    candidates: Any | None = None,
-    user: str | None = None,
-    item: str | None = None,
-    time: str | None = None,
-    rating: str | None = None,
-    weight: str | None = None,
     model: str | None = None,
-    config: Config | None = None,
     titles: Any | None = None,
     callback: Callable[[Progress], object] | None = None,
     progress: bool = True,
-    **settings: Unpack[Settings],
+    **asked: Unpack[Asked],
 ) -> Repetitions:
     """Fit with several seeds, and return the fits with the means and deviations of their metrics.
 
@@ -86,9 +80,9 @@ def repeat(
     Args:
         train: see :func:`fastncf.fit`, as for all other arguments.
         seeds: how many seeds, at least 2, from the setting ``seed`` on; or the seeds themselves.
-        test, candidates, user, item, time, rating, weight, config, titles, callback, progress: see :func:`fastncf.fit`.
+        titles, callback, progress: see :func:`fastncf.fit`.
         model: name of a model.
-        **settings: fields of :class:`fastncf.Config` by name, over ``config``.
+        **asked: data and settings by name, see :func:`fastncf.fit`.
 
     Raises:
         ConfigError: there are fewer than two seeds, two of them are equal, or the model is a module, which a training
@@ -98,12 +92,10 @@ def repeat(
     if model is not None and not isinstance(model, str):
         raise ConfigError(f"repeat: model={show(model)}: is trained in place; expected the name of a model")
     with usual_errors(), progress_shown(callback, is_shown=progress) as callback:
-        config, _ = configured(config, model, settings)
+        config, inputs = read_asked(model, asked)
         chosen = chosen_seeds(seeds, config.seed)
         if config.holdout == "none":
             raise ConfigError("repeat: holdout=None measures nothing; expected items that are held out")
-        columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
-        inputs = Inputs(test, candidates, columns, None)
         refuse_contradictions(config, inputs)
         likely = likely_plan(config, inputs)
         reporter = ProgressReporter(callback, likely.num_epochs)

@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from fastncf import distributed
+from fastncf.asked import Asked, read_asked, takes_asked
 from fastncf.calibration import clock_started, measured_plan
 from fastncf.checkpoints import Checkpoint, open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
-from fastncf.config import Config, Settings, require_known, show
+from fastncf.config import Config
 from fastncf.cost import RESERVED_BYTES, growth_bytes, least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
@@ -22,7 +23,7 @@ from fastncf.data.protocols import make_split
 from fastncf.data.split import Split, hold_out_nothing
 from fastncf.data.streamed import read_within_memory
 from fastncf.data.titles import read_titles
-from fastncf.errors import ConfigError, DivergedError, InsufficientMemoryError
+from fastncf.errors import DivergedError, InsufficientMemoryError
 from fastncf.evaluation.candidates import require_candidate_memory
 from fastncf.mapped import leave_memory
 from fastncf.measuring import TestSet
@@ -55,25 +56,18 @@ _MEASURED = "metrics", "errors", "popularity"
 """Attributes of a recommender that hold what was measured, by label."""
 
 
+@takes_asked
 def fit(
     train: Any,
     *,
-    test: Any | None = None,
-    candidates: Any | None = None,
-    user: str | None = None,
-    item: str | None = None,
-    time: str | None = None,
-    rating: str | None = None,
-    weight: str | None = None,
     model: "str | nn.Module | None" = None,
-    config: Config | None = None,
     titles: Any | None = None,
     callback: Callable[[Progress], object] | None = None,
     progress: bool = True,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     max_memory: int | str | None = None,
-    **settings: Unpack[Settings],
+    **asked: Unpack[Asked],
 ) -> Recommender:
     """Read interactions, hold some out, train, evaluate, and return the fitted recommender.
 
@@ -84,17 +78,7 @@ def fit(
             a pattern or a folder of Parquet files; a polars or pandas frame; or the name of a data set such as
             ``ml-1m``, which is downloaded unless there is a file of this name; see
             :func:`fastncf.data.interactions.read_interactions`. Every row is an interaction; ratings are not read.
-        test: held-out interactions, one or several per user, instead of holding out the latest of ``train``.
-        candidates: with ``test``, the file of its negatives in the format of He et al. 2017; otherwise they are drawn.
-        user: name of the user column where it is not one of the usual ones.
-        item: name of the item column where it is not one of the usual ones.
-        time: name of the time column where it is not one of the usual ones.
-        rating: name of the rating column for ``min_rating`` where it is not one of the usual ones.
-        weight: name of a column of weights in ``train``, such as counts or quantities: finite numbers of at least 0.
-            The loss of each interaction, its negatives included, is multiplied by its weight; those of a repeated pair
-            are added up. They are divided by their mean first, so that only their ratios matter.
         model: name of a model, or any ``nn.Module`` that maps user and item tensors (n,) int32 to logits (n,).
-        config: settings; the defaults where it is not given.
         titles: titles of the items, which answers then show and a saved model keeps; see
             :meth:`fastncf.Recommender.recommend`.
         callback: called with a :class:`Progress` at each stage and after each epoch; returning True after an epoch
@@ -107,7 +91,17 @@ def fit(
         max_memory: most memory that the process is to have, in bytes or as text such as ``4GB``: negatives are then
             drawn when they are needed, and what is not expected to fit is refused. Limits of containers are found and
             kept likewise.
-        **settings: fields of :class:`Config` by name, over ``config``.
+        **asked: all other names: fields of :class:`Config`, and
+
+            - ``test``: held-out interactions, one or several per user, instead of holding out the latest of ``train``.
+            - ``candidates``: with ``test``, the file of its negatives in the format of He et al. 2017; otherwise they
+              are drawn.
+            - ``user``, ``item``, ``time``, ``rating``: names of columns where they are not the usual ones; the rating
+              is that of ``min_rating``.
+            - ``weight``: name of a column of weights in ``train``, such as counts or quantities: finite numbers of at
+              least 0. The loss of each interaction, its negatives included, is multiplied by its weight; those of a
+              repeated pair are added up. They are divided by their mean first, so that only their ratios matter.
+            - ``config``: settings, which those by name go before.
 
     Raises:
         DataNotFoundError, DataError: the input cannot be used; the message says where and why.
@@ -131,29 +125,27 @@ def fit(
         progress_shown(callback, is_shown=progress if distributed.is_first() else False) as callback,
         open_checkpoint(checkpoint, resume=resume) as kept,
     ):
-        config, module = configured(config, model, settings)
-        columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
-        inputs = Inputs(test, candidates, columns, module)
+        config, inputs = read_asked(model, asked)
         refuse_contradictions(config, inputs)
         likely = likely_plan(config, inputs)  # refuses settings before the data are read
         if kept is not None:
-            kept.require_same(settings=settings_of(config, module))
+            kept.require_same(settings=settings_of(config, inputs.module))
         reporter = ProgressReporter(callback, likely.num_epochs)
         if ranks is None:
             data = Prepared.read(train, inputs, config, likely, reporter)
         else:
             data = _read_once(ranks, train, inputs, config, likely, reporter)
         item_titles = None if titles is None else read_titles(titles, data.interactions.items)
-        plan = make_plan(config, data.facts, module)
-        asked = Fit(config, inputs, likely, plan)
-        warned = warn_of_unused(asked, stacklevel=2)
+        plan = make_plan(config, data.facts, inputs.module)
+        chosen = Fit(config, inputs, likely, plan)
+        warned = warn_of_unused(chosen, stacklevel=2)
         require_plan_memory(plan, data.split)
 
         def when_chosen(plan: Plan) -> None:
             """Warn of what the plan does not use that held-out items have chosen, in the line that calls fit()."""
-            warn_of_unused(asked._replace(plan=plan), warned, stacklevel=4)
+            warn_of_unused(chosen._replace(plan=plan), warned, stacklevel=4)
 
-        return fit_prepared(data, plan, config, module, item_titles, reporter, kept, when_chosen)
+        return fit_prepared(data, plan, config, inputs.module, item_titles, reporter, kept, when_chosen)
 
 
 def fit_prepared(
@@ -215,20 +207,13 @@ def fit_prepared(
     return recommender
 
 
+@takes_asked
 def plan_fit(
     train: Any,
     *,
-    test: Any | None = None,
-    candidates: Any | None = None,
-    user: str | None = None,
-    item: str | None = None,
-    time: str | None = None,
-    rating: str | None = None,
-    weight: str | None = None,
     model: "str | nn.Module | None" = None,
-    config: Config | None = None,
     measure: bool = False,
-    **settings: Unpack[Settings],
+    **asked: Unpack[Asked],
 ) -> Plan:
     """Read and split interactions as :func:`fit` does, and return the plan of the fit without training anything.
 
@@ -240,14 +225,12 @@ def plan_fit(
             held-out items choose the loss where that takes seconds.
     """
     with usual_errors(), clock_started() as clock:
-        config, module = configured(config, model, settings)
-        columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
-        inputs = Inputs(test, candidates, columns, module)
+        config, inputs = read_asked(model, asked)
         data, plan = prepare(train, inputs, config, stacklevel=3)
         if measure:
             other = alternative_plan(config, plan)
             alternative = None if other is None else (other, (trial_of(config, plan), trial_of(config, other)))
-            plan = measured_plan(plan, alternative, module, config, data.split, data.order, clock)
+            plan = measured_plan(plan, alternative, inputs.module, config, data.split, data.order, clock)
         return plan if config.holdout != "none" else plan.with_everything(hold_out_nothing(data.split, None)[0])
 
 
@@ -375,32 +358,6 @@ def _train(
         validation = validation_of(data.split, plan.evaluation)
         trained = train_stages(plan.stages, module, data.split, data.order, validation, reporter, recorder=recorder)
     return TrainedOnAll(trained, plan, data.split, data.order)
-
-
-def configured(
-    config: Config | None, model: "str | nn.Module | None", given: Settings
-) -> tuple[Config, "nn.Module | None"]:
-    """Return the settings, and the module of the user's own where ``model`` is one."""
-    settings: dict[str, Any] = {**given}
-    if isinstance(model, str):
-        settings = {**settings, "model": model}
-    if config is not None and not isinstance(config, Config):
-        raise ConfigError(f"config={show(config)}: expected a fastncf.Config")
-    require_known(
-        settings,
-        "test",
-        "candidates",
-        "user",
-        "item",
-        "time",
-        "callback",
-        "progress",
-        "checkpoint",
-        "resume",
-        "max_memory",
-    )
-    config = replace(config or Config(), **settings)
-    return config, None if model is None or isinstance(model, str) else model
 
 
 def _evaluate(recommender: Recommender, kept: Checkpoint | None) -> None:

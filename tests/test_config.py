@@ -1,5 +1,6 @@
 import dataclasses
 import fractions
+import inspect
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import fastncf
 from fastncf import Config, ConfigError
 from fastncf.config import require_count
+from fastncf.recommender.answering import Choice
 
 
 def test_immutable_and_back_from_a_dict():
@@ -198,3 +200,20 @@ def test_an_unknown_setting_is_named_with_the_nearest_one():
         fastncf.fit("not-read.csv", callback=3)
     with pytest.raises(ConfigError, match=r"^model=<class .*: expected .*an object and not the class itself"):
         fastncf.fit("not-read.csv", model=torch.nn.Linear)
+
+
+@pytest.mark.parametrize("function", [fastncf.fit, fastncf.plan_fit, fastncf.repeat, fastncf.tune])
+def test_all_settings_are_in_the_signatures_that_notebooks_complete(function):
+    parameters = inspect.signature(function).parameters
+    defaults = {field.name: field.default for field in dataclasses.fields(fastncf.Config) if field.name != "model"}
+    assert {name: parameters[name].default for name in defaults} == defaults
+    assert {"test", "candidates", "user", "item", "time", "rating", "weight", "config", "model"} < parameters.keys()
+    with pytest.raises(ConfigError, match="unknown setting: epoch; "):
+        function("ratings.csv", **({"minutes": 1} if function is fastncf.tune else {}), epoch=5)
+
+
+def test_overloads_of_recommend_have_the_arguments_of_what_runs():
+    own = inspect.signature(fastncf.Recommender.recommend).parameters
+    assert set(own) == {"self", "users", "k", "out", "output", *Choice.__annotations__}
+    with pytest.raises(TypeError, match="exclude_sen"):
+        fastncf.Recommender.recommend(None, exclude_sen=True)

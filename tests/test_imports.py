@@ -40,6 +40,7 @@ LEVELS = [
     {"report"},
     {"checkpoints", "measuring", "plan_file", "progress", "refit", "tuning", "updating"},
     {"calibration", "datasets", "recommender", "unused"},
+    {"asked"},
     {"comparison", "train"},
     {"repetitions", "search"},
     {"cli"},

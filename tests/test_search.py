@@ -14,6 +14,7 @@ from filelock import FileLock
 
 import fastncf
 from fastncf import cli
+from fastncf.asked import read_asked
 from fastncf.config import Config
 from fastncf.data.facts import DataFacts
 from fastncf.errors import ConfigError, DataNotFoundError, FastNCFError
@@ -23,7 +24,7 @@ from fastncf.search import study as study_module
 from fastncf.search.result import Tuned
 from fastncf.search.space import Space
 from fastncf.search.trial import Examination, TrialEndedError, run_trial
-from fastncf.train import configured, prepare
+from fastncf.train import prepare
 from fastncf.unused import Inputs
 
 optuna = pytest.importorskip("optuna")
@@ -136,7 +137,7 @@ def test_what_has_nothing_to_search_is_refused() -> None:
 def test_a_trial_is_measured_by_the_latest_training_items() -> None:
     """The trial trains on all but the last two items of a user, and ranks the last but one, as a fit by hand does."""
     rows = data()
-    config, _ = configured(None, None, {**SMALL, "epochs": 4, "dim": 4})
+    config, _ = read_asked(None, {**SMALL, "epochs": 4, "dim": 4})
     prepared, plan = prepare(
         rows,
         Inputs(None, None, dict.fromkeys(("user", "item", "time", "rating", "weight")), None),

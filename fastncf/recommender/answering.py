@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, get_args, overload
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class Choice(TypedDict, total=False):
+    """Who gets which items: arguments of :meth:`Answering.recommend` that all of its overloads have."""
+
+    exclude_seen: bool
+    items: Any
+    exclude: Any
+    unknown: Unknown
+    history: Any
+    titles: Any
+
+
 class Answering(FittedModel):
     """Recommendations and scores of a fitted model."""
 
@@ -35,14 +46,9 @@ class Answering(FittedModel):
         users: Any = None,
         k: int = 10,
         *,
-        exclude_seen: bool = True,
-        items: Any = None,
-        exclude: Any = None,
-        unknown: Unknown = "error",
-        history: Any = None,
-        titles: Any = None,
         out: None = None,
         output: Literal["polars"] = "polars",
+        **choice: Unpack[Choice],
     ) -> pl.DataFrame: ...
 
     @overload
@@ -51,14 +57,9 @@ class Answering(FittedModel):
         users: Any = None,
         k: int = 10,
         *,
-        exclude_seen: bool = True,
-        items: Any = None,
-        exclude: Any = None,
-        unknown: Unknown = "error",
-        history: Any = None,
-        titles: Any = None,
         out: str | Path,
         output: Output = "polars",
+        **choice: Unpack[Choice],
     ) -> Path: ...
 
     @overload
@@ -67,14 +68,9 @@ class Answering(FittedModel):
         users: Any = None,
         k: int = 10,
         *,
-        exclude_seen: bool = True,
-        items: Any = None,
-        exclude: Any = None,
-        unknown: Unknown = "error",
-        history: Any = None,
-        titles: Any = None,
         out: None = None,
         output: Literal["pandas"],
+        **choice: Unpack[Choice],
     ) -> "pd.DataFrame": ...
 
     @with_usual_errors

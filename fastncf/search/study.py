@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Unpack
 from filelock import FileLock, Timeout
 
 from fastncf import files
+from fastncf.asked import Asked, read_asked, takes_asked
 from fastncf.checkpoints.fingerprint import data_of
-from fastncf.config import Config, Settings, show
+from fastncf.config import Config, show
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
 from fastncf.numpy_errors import usual_errors
 from fastncf.plan import make_plan
 from fastncf.search.result import Tuned
 from fastncf.search.space import Space
 from fastncf.search.trial import Examination, TrialEndedError, run_trial
-from fastncf.train import Prepared, configured, prepare
-from fastncf.unused import Inputs
+from fastncf.train import Prepared, prepare
 
 if TYPE_CHECKING:
     import optuna
@@ -47,22 +47,15 @@ def require_packages() -> None:
         ) from None
 
 
+@takes_asked
 def tune(
     train: Any,
     *,
     minutes: float,
     study: str | Path | None = None,
-    test: Any | None = None,
-    candidates: Any | None = None,
-    user: str | None = None,
-    item: str | None = None,
-    time: str | None = None,
-    rating: str | None = None,
-    weight: str | None = None,
     model: str | None = None,
-    config: Config | None = None,
     callback: "Callable[[int, float | None, float | None], object] | None" = None,
-    **settings: Unpack[Settings],
+    **asked: Unpack[Asked],
 ) -> Tuned:
     """Search for settings that rank held-out items better than the default ones, within a budget of time.
 
@@ -73,14 +66,13 @@ def tune(
     half or three quarters of its epochs is ended.
 
     Args:
-        train: see :func:`fastncf.fit`, as are ``test``, ``candidates`` and the names of columns.
+        train: see :func:`fastncf.fit`.
         minutes: budget of this call, above 0. The trial that is running when it is over is ended and not counted.
         study: file that keeps the trials. One that is there is gone on with, if it is of the same data and settings.
         model: name of a model, the default one where none is given.
-        config: settings that are not searched.
         callback: called after each trial with its number from 1, its NDCG, or None where it was ended early, and the
             best NDCG so far, or None; returning True ends the search.
-        **settings: fields of :class:`Config` by name, over ``config``; what is given is not searched.
+        **asked: data and settings by name, see :func:`fastncf.fit`; what is given is not searched.
 
     Raises:
         FastNCFError: Optuna is not installed.
@@ -88,11 +80,11 @@ def tune(
             is left to search; and what :func:`fastncf.fit` raises for settings and data.
     """
     require_packages()
+    if model is not None and not isinstance(model, str):
+        raise ConfigError(f"tune: model={show(model)}: is trained in place; expected the name of a model")
     deadline = _deadline(minutes)
     with usual_errors():
-        config, _ = configured(config, model, settings)
-        columns = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
-        inputs = Inputs(test, candidates, columns, None)
+        config, inputs = read_asked(model, asked)
         data, _ = prepare(train, inputs, config, stacklevel=3)
         space = Space.of(config, data.facts)
         examination = Examination.of(data.split, data.order, config.cutoffs[0], config.seed)
