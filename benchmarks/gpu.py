@@ -28,7 +28,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -60,8 +60,10 @@ from fastncf.stage import Stage
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cuda_mlp import CUDAMLPTrainer
 from fastncf.trainers.cuda_next_item import CUDANextItem
+from fastncf.trainers.cuda_other_items import CUDAOtherItems
 from fastncf.trainers.loop import STAGES
 from fastncf.trainers.next_item import NextItem
+from fastncf.trainers.other_items import OtherItems
 from fastncf.trainers.sgd import init_factors
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -82,7 +84,27 @@ NVIDIA = Config(
     l2=0.0,
 )
 MF_BY_ADAM = Config(optimizer="adam", dim=64)
-STATES = Config(loss="softmax", history="sequence")
+
+
+class Softmax(NamedTuple):
+    """A kind of an mf by softmax.
+
+    Attributes:
+        label: in the table.
+        name: in names of values.
+        config: what is asked for.
+        on_cuda, on_cpu: its trainers.
+    """
+
+    label: str
+    name: str
+    config: Config
+    on_cuda: type[CUDANextItem]
+    on_cpu: type[NextItem]
+
+
+STATES = Softmax("default mf", "states", Config(loss="softmax", history="sequence"), CUDANextItem, NextItem)
+SETS = Softmax("mf without an order", "sets", Config(loss="softmax", history="bag"), CUDAOtherItems, OtherItems)
 DEFAULT = Config()
 LARGE = 8192
 """Rows and columns of large products."""
@@ -334,28 +356,31 @@ def check_fused(split: Split, report: Report) -> None:
         del model, trainer
 
 
-def check_states(split: Split, order: np.ndarray, report: Report) -> None:
-    """Check that the default mf is trained as on the CPU, and that two runs have the same bits."""
-    part = first_interactions(split, 200_000)
-    own = order[: len(part.indices)]
-    on_cpu = stage_of(replace(STATES, device="cpu"), part, has_order=True)
-    with NextItem(init_factors(on_cpu, part.num_users, part.num_items), part, on_cpu, own) as trainer:
-        expected = [trainer.epoch(number) for number in range(3)]
-    stage = states_on_cuda(STATES, part)
+def check_states(kind: Softmax, split: Split, order: np.ndarray, report: Report) -> None:
+    """Check that an mf is trained by softmax as on the CPU, and that two runs have the same bits.
+
+    In the last of the epochs, states of sets are fixed.
+    """
+    part, epochs = first_interactions(split, 200_000), 4
+    own, config = order[: len(part.indices)], replace(kind.config, epochs=epochs)
+    on_cpu = stage_of(replace(config, device="cpu"), part, has_order=True)
+    with kind.on_cpu(init_factors(on_cpu, part.num_users, part.num_items), part, on_cpu, own) as trainer:
+        expected = [trainer.epoch(number) for number in range(epochs)]
+    stage = states_on_cuda(config, part)
     precisions: tuple[tuple[Literal["float32", "bfloat16"], float], ...] = (("float32", 1e-3), ("bfloat16", 1e-2))
     for precision, tolerance in precisions:
         losses, states = [], []
         for _ in range(2):
-            with CUDANextItem(make_mf(part, stage), part, replace(stage, precision=precision), own) as ours:
-                losses.append([float(ours.epoch(number)) for number in range(3)])
+            with kind.on_cuda(make_mf(part, stage), part, replace(stage, precision=precision), own) as ours:
+                losses.append([float(ours.epoch(number)) for number in range(epochs)])
                 states.append({name: torch.as_tensor(value).clone() for name, value in ours.state_dict().items()})
         gap = max(abs(a / b - 1) for a, b in zip(losses[0], expected, strict=True))
         assert gap < tolerance, f"losses differ by {gap:.1e}: {losses[0]}, {expected}"
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]), "two runs differ"
         report.add(
-            f"default mf in {precision}: CUDA against the CPU, three epochs",
+            f"{kind.label} in {precision}: CUDA against the CPU, {epochs} epochs",
             f"loss within {gap:.1e}, the same bits twice",
-            **{f"states_{precision}_loss_gap": gap},
+            **{f"{kind.name}_{precision}_loss_gap": gap},
         )
 
 
@@ -388,27 +413,37 @@ def product_seconds(positions: int, negatives: int, width: int) -> float:
         torch.set_float32_matmul_precision(before)
 
 
-def time_states(split: Split, order: np.ndarray, report: Report) -> None:
-    """Time epochs of the default mf and of the fast one on the generated data; waiting in the last is an error."""
+def time_epochs(trainer: CUDANextItem, first: int) -> float:
+    """Return the seconds of the third of three epochs; waiting in the last two is an error.
+
+    Args:
+        trainer: has not trained yet.
+        first: number of the first of them.
+    """
+    for number in range(first, first + 3):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        with no_waiting() if number > first else nullcontext():  # a graph is captured in the first
+            total = trainer.epoch(number)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        assert np.isfinite(float(total))
+    return seconds
+
+
+def time_states(kind: Softmax, split: Split, order: np.ndarray, report: Report) -> None:
+    """Time epochs of an mf by softmax and of the fast one on the generated data."""
     whole = product_seconds(LARGE, LARGE, LARGE)
     for label, name, config in (
-        ("default mf", "states", STATES),
-        ('the same with budget="fast"', "states_fast", replace(STATES, budget="fast")),
+        (kind.label, kind.name, kind.config),
+        ('the same with budget="fast"', f"{kind.name}_fast", replace(kind.config, budget="fast")),
     ):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        stage = states_on_cuda(config, split)
-        with CUDANextItem(make_mf(split, stage), split, stage, order) as trainer:
-            for number in range(3):
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                with no_waiting() if number else nullcontext():  # a graph is captured in the first
-                    total = trainer.epoch(number)
-                torch.cuda.synchronize()
-                seconds = time.perf_counter() - start
-                assert np.isfinite(float(total))
-            num_positions = trainer.num_positions
+        stage = states_on_cuda(replace(config, epochs=12), split)
+        with kind.on_cuda(make_mf(split, stage), split, stage, order) as trainer:
+            seconds, num_positions, phases = time_epochs(trainer, 0), trainer.num_positions, trainer.phases(12)
         negatives = min(stage.num_negatives, split.num_items)
         flop = 6 * num_positions * negatives * stage.dim
         batches = num_positions / stage.batch_size
@@ -426,6 +461,15 @@ def time_states(split: Split, order: np.ndarray, report: Report) -> None:
                 f"{name}_peak_bytes": peak,
             },
         )
+        del trainer
+        if len(phases) > 1:
+            with kind.on_cuda(make_mf(split, stage), split, stage, order) as trainer:
+                rate = num_positions / time_epochs(trainer, phases[0])
+            report.add(
+                f"{label}, epochs beside fixed states",
+                f"{rate / 1e6:.2f} M positions/s",
+                **{f"{name}_fixed_positions_per_second": rate},
+            )
 
 
 def check_failures(frame: pl.DataFrame, split: Split, report: Report) -> None:
@@ -760,8 +804,10 @@ def main() -> None:
         lambda: check_draws(split, report),
         lambda: check_models(small, report),
         lambda: check_fused(split, report),
-        lambda: check_states(split, order, report),
-        lambda: time_states(split, order, report),
+        lambda: check_states(STATES, split, order, report),
+        lambda: check_states(SETS, split, order, report),
+        lambda: time_states(STATES, split, order, report),
+        lambda: time_states(SETS, split, order, report),
         lambda: show_timeline(split, report),
         lambda: time_loader(split, report),
         lambda: time_training(split, report),
@@ -834,6 +880,10 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"| full ranking, training items left out, users/s: `mf`, notebook's `mlp` | {ranked} |"
     draws = f"{found['device_draws_seconds'] * 1e3:.1f} ms, {found['cpu_draws_seconds'] * 1e3:.1f} ms"
     yield f"| order and 80 M negatives of an epoch: on the device; the negatives by the CPU's cores | {draws} |"
+    if "sets_positions_per_second" in found:
+        names = "sets", "sets_fixed", "sets_fast", "sets_fast_fixed"
+        rates = ", ".join(f"{found[f'{name}_positions_per_second'] / 1e6:.2f} M" for name in names)
+        yield f'| the `mf` of data without an order, positions/s: both epochs, with `budget="fast"` | {rates} |'
     if "states_positions_per_second" in found:
         rates = ", ".join(f"{found[f'{name}_positions_per_second'] / 1e6:.2f} M" for name in ("states", "states_fast"))
         shares = ", ".join(f"{found[f'{name}_share_of_large_products']:.1%}" for name in ("states", "states_fast"))

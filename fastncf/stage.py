@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-BY_STATES = frozenset({"next_item", "cuda_next_item", "other_items"})
+BY_STATES = frozenset({"next_item", "cuda_next_item", "other_items", "cuda_other_items"})
 """Trainers of an mf whose users are states that their histories are encoded to, in their order or without one."""
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("triton")
 
 KINDS = {
     "cuda_next_item": {"loss": "softmax", "history": "sequence", "num_negatives": 16, "batch_size": 13, "dropout": 0.1},
+    "cuda_other_items": {"loss": "softmax", "history": "bag", "num_negatives": 16, "batch_size": 13, "dropout": 0.1},
     "cuda_mlp": {"model": "mlp", "layers": (16, 16), "optimizer": "adam", "dim": 8, "batch_size": 12},
 }
 
@@ -30,7 +31,7 @@ def _device_in_place(monkeypatch):
         monkeypatch.setattr(module, "_why_no_launch", lambda *_: None)
         monkeypatch.setattr(module, "_STEPS_PER_GRAPH", 2)
     monkeypatch.setattr(cuda_next_item, "_BATCHES_PER_PLAN", 2)
-    monkeypatch.setattr("fastncf.kernels.cuda.next_item.BLOCK_TOKENS", 4)
+    monkeypatch.setattr("fastncf.kernels.cuda.batches.BLOCK_TOKENS", 4)
 
 
 def histories() -> pl.DataFrame:

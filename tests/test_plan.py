@@ -197,7 +197,7 @@ def _cuda(monkeypatch):
     monkeypatch.setattr("fastncf.device.has_bfloat16", lambda device: device.type == "cuda")
     monkeypatch.setattr("fastncf.trainers.cuda_next_item.has_tf32", lambda device: device.type == "cuda")
     monkeypatch.setattr("fastncf.trainers.cuda_mlp.has_tf32", lambda device: False)
-    monkeypatch.setattr("fastncf.trainers.cuda_next_item._why_no_launch", lambda stage: None)
+    monkeypatch.setattr("fastncf.trainers.cuda_next_item._why_no_launch", lambda maker, stage: None)
 
 
 @pytest.mark.usefixtures("_cuda")
@@ -215,9 +215,12 @@ def test_states_are_trained_on_the_device_where_there_is_one(monkeypatch):
         explicit = make_plan(Config(**settings), DENSE)
         assert (explicit.final.trainer, explicit.final.device) == ("cuda_next_item", "cuda")
         assert explicit.reasons[0]["device"] == "as asked for"
+    for config in (Config(), Config(history="bag"), Config(device="cuda", loss="softmax", optimizer="adam")):
+        without_order = make_plan(config, replace(DENSE, has_order=False)).final
+        assert (without_order.trainer, without_order.history) == ("cuda_other_items", "bag")
     assert make_plan(Config(precision="float32"), DENSE).final.precision == "float32"
     assert make_plan(Config(device="cpu"), DENSE).final.trainer == "next_item"
-    monkeypatch.setattr("fastncf.trainers.cuda_next_item._why_no_launch", lambda stage: "no room on the device")
+    monkeypatch.setattr("fastncf.trainers.cuda_next_item._why_no_launch", lambda maker, stage: "no room on the device")
     plan = make_plan(Config(), DENSE)
     assert (plan.final.trainer, plan.final.device, plan.final.precision) == ("next_item", "cpu", "float32")
     assert "no room on the device" in plan.reasons[0]["device"]

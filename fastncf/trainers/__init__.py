@@ -35,6 +35,7 @@ TRAINERS = {
     "cuda_mlp": Entry("adam", "fastncf.trainers.cuda_mlp:CUDAMLPTrainer"),
     "cpu_mlp": Entry("adam", "fastncf.trainers.cpu_mlp:CPUMLPTrainer"),
     "cuda_next_item": Entry("adam", "fastncf.trainers.cuda_next_item:CUDANextItem"),
+    "cuda_other_items": Entry("adam", "fastncf.trainers.cuda_other_items:CUDAOtherItems"),
     "autograd": Entry("adam", "fastncf.trainers.autograd:AutogradTrainer"),
 }
 """Each trainer by its name, in the order in which they are asked."""

@@ -7,7 +7,7 @@ to the rounding of float32, or of TF32 where ``precision`` allows it. Nothing in
 import functools
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,18 @@ from fastncf.device import device_guard, has_tf32
 from fastncf.errors import first_line
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.lazy_adam import AdamSchedule, make_schedule
+from fastncf.kernels.cpu.next_item import Windows
 from fastncf.kernels.cpu.rows import BETA_1, BETA_2
+from fastncf.kernels.cuda.batches import (
+    NUM_FIELDS,
+    EpochNumbers,
+    Histories,
+    Parameters,
+    Plan,
+    Sizes,
+    Training,
+    make_buffers,
+)
 from fastncf.models.mf import MF
 from fastncf.rng import Stream, key
 from fastncf.stage import Stage
@@ -37,9 +48,6 @@ from fastncf.trainers.next_item import (
     windows_of,
 )
 
-if TYPE_CHECKING:
-    from fastncf.kernels.cuda import next_item as kernels
-
 _BATCHES_PER_PLAN = 256
 _MASK_BYTES_PER_PLAN = 1 << 26
 _STEPS_PER_GRAPH = 32
@@ -54,12 +62,17 @@ class CUDANextItem(Trainer):
 
     name = "cuda_next_item"
     optimizer = "adam"
+    history: ClassVar[Literal["sequence", "bag"]] = "sequence"
+    is_mean: ClassVar[np.ndarray] = IS_MEAN
+    lookahead: ClassVar[int] = 1  # items from a position to the one that it predicts
+    kinds_of_epochs: ClassVar[int] = 1
     device: torch.device
+    _fixed_states: Tensor | None = None  # (U, D) float32, once states are no longer trained
 
     @classmethod
     def why_not(cls, stage: Stage, module: nn.Module | None) -> str | None:
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
-        if (reason := why_not_states(stage, module, "sequence")) is not None:
+        if (reason := why_not_states(stage, module, cls.history)) is not None:
             return reason
         if stage.dim > _WIDEST:
             return f"dim={stage.dim} was asked for, and the kernel has tiles for at most {_WIDEST}"
@@ -69,28 +82,25 @@ class CUDANextItem(Trainer):
         device = torch.device(stage.device)
         if not has_tf32(device):
             return f"device={stage.device!r} does not multiply in TF32 by Triton"
-        return _why_no_launch(
-            replace(stage, seed=0, epochs=1, batch_size=4, num_negatives=2, shuffle=True, learning_rate=1.0)
-        )
+        few = replace(stage, seed=0, epochs=cls.kinds_of_epochs, batch_size=4, num_negatives=2)
+        return _why_no_launch(cls, replace(few, shuffle=True, learning_rate=1.0))
 
     def __init__(self, model: MF, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.__init__`; the parameters of ``model`` are drawn anew."""
-        from fastncf.kernels.cuda import next_item as kernels  # not every machine has Triton
-
-        self.model, self.stage, self.device, self._kernels = model, stage, torch.device(stage.device), kernels
-        self.windows = windows_of(split, order)
+        self.model, self.stage, self.device, self.split = model, stage, torch.device(stage.device), split
+        self.windows = self._make_windows(order)
         lengths, tokens = self.windows.lengths, self.windows.contexts + self.windows.lengths
         self.num_positions, self.num_interactions = int(lengths.sum()), len(split.indices)
         self.num_groups = self.num_batches = -(-self.num_positions // stage.batch_size)
         # a batch has windows that begin within batch_size positions, and the last may end behind them
         max_positions = min(self.num_positions, stage.batch_size - 1 + int(lengths.max(initial=0)))
         per_position = float((tokens / lengths).max(initial=1))
-        self._sizes = kernels.Sizes(
+        self._sizes = Sizes(
             num_items=split.num_items,
             num_negatives=min(stage.num_negatives, split.num_items),
             width=_padded(stage.dim),
             hash_width=whole_lanes(stage.dim),
-            num_features=len(IS_MEAN),
+            num_features=len(self.is_mean),
             max_windows=min(len(lengths), stage.batch_size),
             max_tokens=min(int(tokens.sum(dtype=np.int64)), int(max_positions * per_position) + 1),
             max_positions=max_positions,
@@ -100,39 +110,45 @@ class CUDANextItem(Trainer):
         rates = stage.learning_rate_at(np.array([0, 1 / max(1, stage.epochs * self.num_batches)]))
         self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
         self._parameters = self._first_parameters()
-        self._histories = self._make_histories(split)
+        self._histories = self._make_histories()
         self._graph: torch.cuda.CUDAGraph | None = None
         if self.num_batches:
             self._make_epoch_tensors()
 
-    def _first_parameters(self) -> "kernels.Parameters":
+    def _make_windows(self, order: np.ndarray | None) -> Windows:
+        """Return the windows whose lengths are the same in all epochs."""
+        return windows_of(self.split, order)
+
+    def _first_parameters(self) -> Parameters:
         """Return the parameters before the first epoch, with the bits of the CPU."""
         num_items, width, dim = self._sizes.num_items, self._sizes.width, self.stage.dim
-        history, output = map(torch.from_numpy, draw_vectors(self.stage, num_items, len(IS_MEAN)))
-        inputs, outputs = self._zeros(3, num_items, len(IS_MEAN) * width), self._zeros(3, num_items, width)
+        num_features, num_vectors = self._sizes.num_features, self._sizes.num_vectors
+        history, output = map(torch.from_numpy, draw_vectors(self.stage, num_items, num_vectors))
+        inputs, outputs = self._zeros(3, num_items, num_vectors * width), self._zeros(3, num_items, width)
         inputs[0].view(num_items, -1, width)[:, :, :dim] = history
         outputs[0, :, :dim] = output
-        recurrence = self._zeros(3, 2, len(IS_MEAN), width)
-        recurrence[0, :, :, :dim] = torch.from_numpy(first_recurrence(IS_MEAN, dim))
-        parameters = self._kernels.Parameters(
+        recurrence = self._zeros(3, 2, num_features, width)
+        recurrence[0, :, :, :dim] = torch.from_numpy(first_recurrence(self.is_mean, dim))
+        parameters = Parameters(
             inputs=inputs,
             outputs=outputs,
             biases=self._zeros(3, num_items),
             steps=self._zeros(num_items, 2, dtype=torch.int32),
             recurrence=recurrence,
-            decays=self._zeros(len(IS_MEAN), width),
-            is_mean=self._copied(IS_MEAN.astype(np.int32)),
+            decays=self._zeros(num_features, width),
+            is_mean=self._copied(self.is_mean.astype(np.int32)),
         )
         _compute_decays(parameters)
         return parameters
 
-    def _make_histories(self, split: Split) -> "kernels.Histories":
+    def _make_histories(self) -> Histories:
         """Return the histories on the device, and room for the windows of an epoch in their order."""
-        windows, count = self.windows, len(self.windows.users)
-        return self._kernels.Histories(
+        windows, count, split = self.windows, len(self.windows.users), self.split
+        weights = windows.interaction_weights
+        return Histories(
             indptr=self._copied(windows.indptr),
             items=self._copied(windows.items),
-            weights=self._copied(windows.interaction_weights),
+            weights=self._copied(weights if len(weights) else np.ones(len(windows.items), dtype=np.float32)),
             seen=self._copied(split.indices),
             longest=int(np.diff(split.indptr).max(initial=0)),
             users=self._zeros(count, dtype=torch.int32),
@@ -148,8 +164,8 @@ class CUDANextItem(Trainer):
         by_masks = _MASK_BYTES_PER_PLAN // (sizes.max_windows * sizes.num_negatives)
         rows = max(1, min(_BATCHES_PER_PLAN, by_masks, self.num_batches))
         ints = functools.partial(self._zeros, dtype=torch.int32)
-        self._plan = self._kernels.Plan(
-            batches=self._zeros(rows, self._kernels.NUM_FIELDS, dtype=torch.int64),
+        self._plan = Plan(
+            batches=self._zeros(rows, NUM_FIELDS, dtype=torch.int64),
             row=self._zeros(1, dtype=torch.int64),
             negatives=ints(rows, sizes.num_negatives),
             masks=self._zeros(min(num_windows, rows * sizes.max_windows), sizes.num_negatives, dtype=torch.int8),
@@ -159,22 +175,22 @@ class CUDANextItem(Trainer):
             use_items=ints(rows * sizes.max_uses),
             uses=ints(rows * sizes.max_uses),
         )
-        self._numbers = self._kernels.EpochNumbers(
+        self._numbers = EpochNumbers(
             keys=self._zeros(2, dtype=torch.int64),
             first_step=self._zeros(1, dtype=torch.int64),
             steps=self._zeros(self.num_batches + 1, 6),
             log_sizes=self._copied(log_part_sizes(sizes.num_items, sizes.num_negatives)),
             total=self._zeros(1, dtype=torch.float64),
         )
-        self._batches = self._zeros(self.num_batches, self._kernels.NUM_FIELDS, dtype=torch.int64)
+        self._batches = self._zeros(self.num_batches, NUM_FIELDS, dtype=torch.int64)
         self._rows = ints(num_windows)
-        buffers = self._kernels.make_buffers(sizes, self.device)
-        self._training = self._kernels.Training(
-            self._parameters, self._histories, self._plan, self._numbers, buffers, sizes
-        )
+        buffers = make_buffers(sizes, self.device)
+        self._training = Training(self._parameters, self._histories, self._plan, self._numbers, buffers, sizes)
 
     def epoch(self, number: int) -> Tensor:
         """Visit every window once, in an order drawn anew. See :meth:`fastncf.trainers.base.Trainer.epoch`."""
+        from fastncf.kernels.cuda.lazy_adam import catch_up_all  # not every machine has Triton
+
         with device_guard(self.device), torch.no_grad():
             if self.num_batches == 0:
                 self._write_model()
@@ -194,7 +210,8 @@ class CUDANextItem(Trainer):
                 for offset in range((last - first) % _STEPS_PER_GRAPH):
                     self._run_step(offset)
                 self._reach(last, sums)
-            self._kernels.catch_up_all(self._parameters, self._numbers, self._sizes, self.num_batches)
+            has_inputs = self._fixed_states is None
+            catch_up_all(self._parameters, self._numbers, self._sizes, self.num_batches, has_inputs)
             _compute_decays(self._parameters)  # as after a state was loaded, so that the bits are the same
             self._write_model()
             return self._numbers.total * (self.num_interactions / self.num_positions)
@@ -204,8 +221,9 @@ class CUDANextItem(Trainer):
         windows = self.windows
         order, bounds = draw_order(windows, self.stage, self.num_batches, number)
         lengths, contexts = windows.lengths[order], windows.contexts[order]
+        num_tokens = contexts + lengths if self._fixed_states is None else np.zeros_like(lengths)
         tokens, positions = (
-            np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]) for counts in (contexts + lengths, lengths)
+            np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]) for counts in (num_tokens, lengths)
         )
         found = _Bounds(bounds, tokens[bounds], positions[bounds])
         seed = self.stage.seed
@@ -223,13 +241,21 @@ class CUDANextItem(Trainer):
             (self._numbers.first_step, np.array([first_step])),
             (self._numbers.steps, step_numbers(self._schedule, first_step, self.num_batches + 1)),
         ):
-            on_host = torch.from_numpy(array)
-            tensor.copy_(on_host.pin_memory() if self.device.type == "cuda" else on_host, non_blocking=True)
+            tensor.copy_(self._pinned(array), non_blocking=True)
+        self._draw_items(number)
         self._numbers.total.zero_()
         return found
 
+    def _draw_items(self, number: int) -> None:
+        """Write the items of an epoch's windows to the histories; those in their order are the same in all epochs."""
+
+    def _pinned(self, array: np.ndarray) -> Tensor:
+        """Return a tensor on the host that the device can read beside other work."""
+        on_host = torch.from_numpy(array)
+        return on_host.pin_memory() if self.device.type == "cuda" else on_host
+
     def _batch_fields(self, bounds: "_Bounds") -> np.ndarray:
-        """Return ``batches`` of :class:`~fastncf.kernels.cuda.next_item.Plan` for all batches of an epoch."""
+        """Return ``batches`` of :class:`~fastncf.kernels.cuda.batches.Plan` for all batches of an epoch."""
         number = np.arange(self.num_batches)
         first = number // len(self._plan.batches) * len(self._plan.batches)  # of the same plan
         windows, tokens, positions = (np.diff(values) for values in bounds)
@@ -243,20 +269,22 @@ class CUDANextItem(Trainer):
 
     def _plan_batches(self, first: int, last: int, bounds: "_Bounds") -> None:
         """Write the plan of a range of batches: negatives, masks, targets, and uses in the order of their items."""
+        from fastncf.kernels.cuda.batch_draws import draw_shared_negatives, fill_masks
+
         plan, histories, sizes = self._plan, self._histories, self._sizes
         rows, plan_windows = last - first, slice(int(bounds.windows[first]), int(bounds.windows[last]))
         plan.row.zero_()
         plan.batches[:rows] = self._batches[first:last]
         negatives = plan.negatives[:rows]
-        self._kernels.draw_shared_negatives(negatives, self._numbers, first, sizes.num_items)
+        draw_shared_negatives(negatives, self._numbers, first, sizes.num_items)
         window_rows = self._rows[plan_windows] - first
         if len(window_rows):  # none if a window of the batches before is longer than these batches
-            self._kernels.fill_masks(plan, histories, window_rows, plan_windows.start)
+            fill_masks(plan, histories, window_rows, plan_windows.start)
         starts = histories.starts[plan_windows]
         token_windows, tokens, token_places = self._listed(
             histories.tokens, bounds.tokens[[first, last]], plan_windows, starts
         )
-        starts = starts + histories.contexts[plan_windows] + 1
+        starts = starts + histories.contexts[plan_windows] + self.lookahead
         position_windows, positions, target_places = self._listed(
             histories.positions, bounds.positions[[first, last]], plan_windows, starts
         )
@@ -321,7 +349,9 @@ class CUDANextItem(Trainer):
 
     def _run_step(self, offset: int) -> None:
         """Train the batch that is ``offset`` behind the next one of the plan."""
-        self._kernels.train_batch(self._training, offset)
+        from fastncf.kernels.cuda.next_item import train_batch
+
+        train_batch(self._training, offset)
 
     @property
     def encoder(self) -> HistoryEncoder:
@@ -331,22 +361,29 @@ class CUDANextItem(Trainer):
             tensor.cpu().numpy().copy()
             for tensor in (columns["history_vectors"], columns["gains"], all_decays[:, : self.stage.dim])
         )
-        return HistoryEncoder(vectors, gains, decays, IS_MEAN, WINDOW + 1)
+        return HistoryEncoder(vectors, gains, decays, self.is_mean, WINDOW + 1)
 
     def _write_model(self) -> None:
         """Write the states of all users, and the vectors and biases of the items, to the model."""
         model, columns = self.model, self._columns(0)
-        self._kernels.write_states(model.user_embedding.weight.data, self._histories, self._parameters, WINDOW + 1)
+        self._write_states(model.user_embedding.weight.data)
         model.item_embedding.weight.data.copy_(columns["item_vectors"])
         model.item_bias.data.copy_(columns["item_bias"])
         model.user_bias.data.zero_()
+
+    def _write_states(self, out: Tensor) -> None:
+        """Write the states (U, D) of all users."""
+        from fastncf.kernels.cuda.next_item import write_states
+
+        write_states(out, self._histories, self._parameters, WINDOW + 1)
 
     def _columns(self, moment: int) -> State:
         """Return views of the values (0), means (1) or mean squares (2) of all parameters, by name."""
         dim, width, parameters = self.stage.dim, self._sizes.width, self._parameters
         inputs = parameters.inputs[moment]
+        history = inputs.view(len(inputs), -1, width)[:, :, :dim]
         return {
-            "history_vectors": inputs.view(len(inputs), -1, width)[:, :, :dim],
+            "history_vectors": history if len(self.is_mean) else history[:, 0],
             "item_vectors": parameters.outputs[moment, :, :dim],
             "item_bias": parameters.biases[moment],
             "gains": parameters.recurrence[moment, 0, :, :dim],
@@ -368,6 +405,7 @@ class CUDANextItem(Trainer):
         Raises:
             ValueError: a name is missing or superfluous, or a tensor has another shape.
         """
+        self._fixed_states = None
         with device_guard(self.device), torch.no_grad():
             copy_state(self.state_dict(), state)
             _compute_decays(self._parameters)
@@ -396,7 +434,7 @@ class _Bounds(NamedTuple):
 
 
 def step_numbers(schedule: AdamSchedule, first: int, count: int) -> np.ndarray:
-    """Return ``steps`` of :class:`~fastncf.kernels.cuda.next_item.EpochNumbers` from step ``first`` on, (count, 6)."""
+    """Return ``steps`` of :class:`~fastncf.kernels.cuda.batches.EpochNumbers` from step ``first`` on, (count, 6)."""
     step = np.arange(first, first + count, dtype=np.float64)
 
     def rate(at: np.ndarray) -> np.ndarray:
@@ -409,7 +447,7 @@ def step_numbers(schedule: AdamSchedule, first: int, count: int) -> np.ndarray:
     return np.column_stack(columns).astype(np.float32)
 
 
-def _compute_decays(parameters: "kernels.Parameters") -> None:
+def _compute_decays(parameters: Parameters) -> None:
     """Compute the decays of the parameters from their logits."""
     decays = parameters.recurrence[0, 1].double().sigmoid().float()
     parameters.decays.copy_(torch.where(parameters.is_mean[:, None] != 0, 1.0, decays))
@@ -421,8 +459,8 @@ def _padded(dim: int) -> int:
 
 
 @functools.cache
-def _why_no_launch(stage: Stage) -> str | None:
-    """Return why the kernels do not compile for the device of a stage or run there; tested by an epoch of two users."""
+def _why_no_launch(maker: type[CUDANextItem], stage: Stage) -> str | None:
+    """Return why the kernels do not compile for the device of a stage or run there; tested by epochs of two users."""
     device = torch.device(stage.device)
     items, users = np.arange(4, dtype=np.int32), np.full(2, -1, dtype=np.int32)
     split = Split(
@@ -438,13 +476,14 @@ def _why_no_launch(stage: Stage) -> str | None:
     )
     try:
         model = MF(2, 4, stage.dim, torch.Generator()).to(device)
-        with CUDANextItem(model, split, stage, np.concatenate([items, items])) as trainer:
-            float(trainer.epoch(0))
+        with maker(model, split, stage, np.concatenate([items, items])) as trainer:
+            for number in range(stage.epochs):
+                float(trainer.epoch(number))
     except Exception as error:  # whatever the reason is, the CPU trains the model in its place
         reason = first_line(error)
         if type(error).__name__ != "OutOfResources":
             warnings.warn(
-                f"the kernels of next_item do not run on {device} ({reason}); the CPU trains in its place",
+                f"the kernels of {maker.name} do not run on {device} ({reason}); the CPU trains in its place",
                 RuntimeWarning,
                 stacklevel=2,
             )

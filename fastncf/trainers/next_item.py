@@ -310,11 +310,15 @@ class NextItem(Trainer):
 
     def _encode_users(self) -> None:
         """Write the states of all users to the model."""
-        encoder, windows, vectors = self.encoder, self.windows, self.model.user_vectors
+        encoder, items, vectors = self.encoder, self._items_of_users(), self.model.user_vectors
+        indptr = self.split.indptr
         run_ranges(
-            lambda first, last: encode_histories(first, last, windows.indptr, windows.items, encoder, vectors),
-            balanced_ranges(windows.indptr),
+            lambda first, last: encode_histories(first, last, indptr, items, encoder, vectors), balanced_ranges(indptr)
         )
+
+    def _items_of_users(self) -> np.ndarray:
+        """Return the items (N,) int32 of all users, in the order in which their states take them in."""
+        return self.windows.items
 
     def _columns(self, moment: int) -> State:
         """Return views of the values (0), means (1) or mean squares (2) of all parameters, by name."""
@@ -356,6 +360,7 @@ class NextItem(Trainer):
 
     def load_state_dict(self, state: State) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.load_state_dict`."""
+        self._fixed_states = None
         load_arrays(self._arrays(), state)
         for table, steps in zip((self._inputs, self._outputs), np.array(state["steps"], dtype=np.int32).T, strict=True):
             restore_steps(0, self._num_rows, steps.copy(), table, self._schedule)

@@ -18,6 +18,7 @@ from fastncf.kernels.cpu.next_item import Windows
 from fastncf.kernels.cpu.sets import SET_ROWS
 from fastncf.kernels.cpu.simd import aligned_zeros
 from fastncf.rng import Stream, key
+from fastncf.stage import Stage
 from fastncf.trainers.next_item import NextItem
 from fastncf.trainers.sgd import weights_of
 
@@ -43,8 +44,7 @@ class OtherItems(NextItem):
 
     def _make_windows(self, epoch: int) -> Windows:
         """Return the windows that an epoch visits."""
-        turn = epoch if self.stage.shuffle else 0
-        return set_windows(self.split, np.random.Philox(key=key(self.stage.seed, Stream.HISTORIES, turn, 1)))
+        return set_windows(self.split, bits_of_sets(self.stage, epoch))
 
     def epoch(self, number: int) -> float:
         """See :meth:`fastncf.trainers.next_item.NextItem.epoch`; the last epochs train the items alone."""
@@ -56,9 +56,7 @@ class OtherItems(NextItem):
 
     def phases(self, epochs: int) -> tuple[int, int]:
         """See :meth:`fastncf.trainers.base.Trainer.phases`: epochs that train states, and epochs beside fixed ones."""
-        is_sparse = len(self.split.indices) < SPARSE_BELOW * self.num_items
-        fixed = round(epochs * (FIXED_SHARE_OF_SPARSE if is_sparse else FIXED_SHARE))
-        return epochs - fixed, fixed
+        return phases_of_sets(self.split, epochs)
 
     def _states_of_sets(self) -> np.ndarray:
         """Return the states of the whole sets of all users, (U * width,) float32."""
@@ -70,6 +68,10 @@ class OtherItems(NextItem):
     def _memory_of_states(self, count: int) -> np.ndarray:
         """Return memory for a number of float32."""
         return aligned_zeros(count)
+
+    def _items_of_users(self) -> np.ndarray:
+        """Return the items in an order that is the same in all epochs, so that states have the same bits."""
+        return self.split.indices
 
     def _scratch_size(self) -> int:
         """Return how many numbers a thread needs for itself."""
@@ -87,9 +89,25 @@ class OtherItems(NextItem):
     @property
     def encoder(self) -> HistoryEncoder:
         """Encoder of histories with the parameters as they are; copies."""
-        vectors = self._history_vectors()
-        ones = np.ones((1, vectors.shape[1]), dtype=np.float32)
-        return HistoryEncoder(vectors, ones, ones, np.array([True]), LONGEST, self.state_length)
+        return encoder_of_sets(self._history_vectors())
+
+
+def encoder_of_sets(vectors: np.ndarray) -> HistoryEncoder:
+    """Return the encoder of sets to states of the length ``STATE_LENGTH``, by history vectors (I, D) float32."""
+    ones = np.ones((1, vectors.shape[1]), dtype=np.float32)
+    return HistoryEncoder(vectors, ones, ones, np.array([True]), LONGEST, STATE_LENGTH)
+
+
+def phases_of_sets(split: Split, epochs: int) -> tuple[int, int]:
+    """Return how many of the epochs train states, and how many the items alone beside fixed states."""
+    is_sparse = len(split.indices) < SPARSE_BELOW * split.num_items
+    fixed = round(epochs * (FIXED_SHARE_OF_SPARSE if is_sparse else FIXED_SHARE))
+    return epochs - fixed, fixed
+
+
+def bits_of_sets(stage: Stage, epoch: int) -> np.random.BitGenerator:
+    """Return the random bits by which large sets are divided in an epoch."""
+    return np.random.Philox(key=key(stage.seed, Stream.HISTORIES, epoch if stage.shuffle else 0, 1))
 
 
 def set_windows(split: Split, bits: np.random.BitGenerator) -> Windows:
@@ -97,29 +115,34 @@ def set_windows(split: Split, bits: np.random.BitGenerator) -> Windows:
 
     The parts of a set are drawn at random, and are of about the same length, at least 2.
     """
+    windows = parts_of_sets(split)
+    rows = np.arange(len(split.indices))
+    places, users = divided_places(split)
+    rows[places] = places[np.lexsort((np.random.Generator(bits).random(len(places)), users))]
+    weights = windows.interaction_weights
+    return windows._replace(items=windows.items[rows], interaction_weights=weights[rows] if len(weights) else weights)
+
+
+def parts_of_sets(split: Split) -> Windows:
+    """Return :func:`set_windows` before items are drawn: those of each user stand in the order of the split."""
     sizes = np.diff(split.indptr)
     parts = np.where(sizes > 1, -(-sizes // LARGEST_WINDOW), 0)
     users = np.repeat(np.arange(len(sizes)), parts)
     part = np.arange(len(users)) - np.repeat(np.cumsum(parts) - parts, parts)
     starts, ends = (split.indptr[users] + sizes[users] * number // parts[users] for number in (part, part + 1))
-    rows = _shuffled_rows(split, parts > 1, np.random.Generator(bits))
-    weights = weights_of(split)
     return Windows(
         indptr=split.indptr,
-        items=split.indices[rows],
+        items=split.indices,
         users=users.astype(np.int32),
         starts=starts,
         contexts=np.zeros(len(users), dtype=np.int32),
         lengths=(ends - starts).astype(np.int32),
-        interaction_weights=weights[rows] if len(weights) else weights,
+        interaction_weights=weights_of(split),
     )
 
 
-def _shuffled_rows(split: Split, is_shuffled: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return the rows (N,) int64 of the split user by user, those of some users (U,) bool in a random order."""
+def divided_places(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places (n,) int64 in ``split.indices`` of the items of sets that are divided, and their users (n,)."""
     sizes = np.diff(split.indptr)
-    rows = np.arange(len(split.indices))
-    places = np.flatnonzero(np.repeat(is_shuffled, sizes))
-    users = np.repeat(np.arange(len(sizes)), sizes)[places]
-    rows[places] = places[np.lexsort((generator.random(len(places)), users))]
-    return rows
+    places = np.flatnonzero(np.repeat(sizes > LARGEST_WINDOW, sizes))
+    return places, np.repeat(np.arange(len(sizes)), sizes)[places]

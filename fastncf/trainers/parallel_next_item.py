@@ -162,10 +162,11 @@ class ParallelNextItem(NextItem):
 
     def _encode_users(self) -> None:
         """Write the states of all users to the model; each rank computes those of its own."""
-        encoder, windows, vectors, bounds = self.encoder, self.windows, self.model.user_vectors, self._bounds
+        encoder, items, vectors = self.encoder, self._items_of_users(), self.model.user_vectors
+        indptr, bounds = self.split.indptr, self._bounds
         first, last = bounds[self.ranks.rank], bounds[self.ranks.rank + 1]
-        inner = first + split_ranges(windows.indptr[first : last + 1] - windows.indptr[first], 8)
-        run_ranges(lambda a, b: encode_histories(a, b, windows.indptr, windows.items, encoder, vectors), inner)
+        inner = first + split_ranges(indptr[first : last + 1] - indptr[first], 8)
+        run_ranges(lambda a, b: encode_histories(a, b, indptr, items, encoder, vectors), inner)
         collect(self.ranks, vectors, None, lambda rank: slice(bounds[rank], bounds[rank + 1]))
 
     def state_dict(self) -> State:

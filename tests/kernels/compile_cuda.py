@@ -30,6 +30,7 @@ from fastncf.kernels.cuda.rows import Dot, Gather
 from fastncf.kernels.cuda.scores import score_by_layers
 from fastncf.models.mf import MF
 from fastncf.trainers.cuda_next_item import CUDANextItem
+from fastncf.trainers.cuda_other_items import CUDAOtherItems
 from tests.stages import make_stage
 
 DIM, NUM_NEGATIVES = 64, 4
@@ -63,13 +64,17 @@ def start_all() -> None:
 
 
 def start_next_item() -> None:
-    """Start the kernels of an epoch of states, for vectors of usual widths and for the widest."""
+    """Start the kernels of an epoch of states, and of both kinds of sets', for usual widths and for the widest."""
     indptr, missing = np.array([0, 9, 200]), np.full(2, -1, dtype=np.int32)
     order = np.concatenate([np.arange(9), np.arange(191)]).astype(np.int32)
     split = Split(1000, indptr, order, missing, missing, 0, 0, 0, "latest")
     for dim, changes in ((128, {}), (128, {"precision": "bfloat16", "dropout": 0.3}), (256, {"precision": "bfloat16"})):
-        stage = make_stage(dim=dim, loss="softmax", history="sequence", num_negatives=700, batch_size=1000, **changes)
-        CUDANextItem(MF(2, 1000, dim), split, stage, order).epoch(0)
+        settings = {"dim": dim, "loss": "softmax", "num_negatives": 700, "batch_size": 1000, "epochs": 2, **changes}
+        CUDANextItem(MF(2, 1000, dim), split, make_stage(history="sequence", **settings), order).epoch(0)
+        if changes:
+            sets = CUDAOtherItems(MF(2, 1000, dim), split, make_stage(history="bag", **settings))
+            for number in range(2):
+                sets.epoch(number)
 
 
 def start_mlp() -> None:

@@ -68,6 +68,9 @@ def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
         assert steps[1] == steps[2]  # vectors of 64, positions of 32 and 64 bits
         assert max(shared for name, shared in compiled if name in large) <= most << 10
         assert max(shared for name, shared in compiled if name not in large) <= 99 << 10
+    of_sets = {"_forward_set_kernel", "_backward_set_kernel", "_set_state_kernel", "_copy_states_kernel"}
+    in_memory = {stack for at, name, *_, stack in made if at == 80 and name in of_sets}
+    assert in_memory == {0}  # all numbers of a thread are in registers
 
 
 def device_csr(indptr: np.ndarray, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -37,7 +37,7 @@ def _small_windows(monkeypatch):
     """Let histories have several windows, and windows several blocks of tokens."""
     monkeypatch.setattr(next_item, "WINDOW", 5)
     monkeypatch.setattr(cuda_next_item, "WINDOW", 5)
-    monkeypatch.setattr("fastncf.kernels.cuda.next_item.BLOCK_TOKENS", 4)
+    monkeypatch.setattr("fastncf.kernels.cuda.batches.BLOCK_TOKENS", 4)
 
 
 def small_split(seed: int) -> Split:
@@ -140,14 +140,15 @@ def test_users_who_have_seen_all_negatives_and_windows_of_one_position():
 
 
 def test_negatives_and_masks_are_the_cpus():
-    from fastncf.kernels.cuda import next_item as kernels
+    from fastncf.kernels.cuda import batches as kernels
+    from fastncf.kernels.cuda.batch_draws import draw_shared_negatives, fill_masks
 
     random = np.random.default_rng()
     seed, first_batch, num_items, count = int(random.integers(2**60)), 3_000_000, 100_003, 999
     keys = np.array([key(seed, Stream.NEGATIVES, 0)] * 2, dtype=np.uint64).view(np.int64)
     numbers = kernels.EpochNumbers(torch.from_numpy(keys).to(DEVICE), *[torch.zeros(1, device=DEVICE)] * 4)
     negatives = torch.zeros(2, count, dtype=torch.int32, device=DEVICE)
-    kernels.draw_shared_negatives(negatives, numbers, first_batch, num_items)
+    draw_shared_negatives(negatives, numbers, first_batch, num_items)
     described = SimpleNamespace(num_items=num_items, num_negatives=count, stage=SimpleNamespace(seed=seed))
     for row in range(2):
         assert negatives[row].tolist() == negatives_of(described, 0, first_batch + row)[0]
@@ -163,7 +164,7 @@ def test_negatives_and_masks_are_the_cpus():
     )
     masks = torch.full((5, count), -1, dtype=torch.int8, device=DEVICE)
     plan = kernels.Plan(unused, unused, negatives, masks, *[unused] * 5)
-    kernels.fill_masks(plan, histories, batch_rows.int().to(DEVICE), 1)
+    fill_masks(plan, histories, batch_rows.int().to(DEVICE), 1)
     for mask, user, row in zip(masks.cpu().numpy(), users.tolist()[1:], batch_rows.tolist(), strict=True):
         np.testing.assert_array_equal(mask, np.isin(negatives[row].cpu().numpy(), rows[user]))
 
@@ -171,7 +172,8 @@ def test_negatives_and_masks_are_the_cpus():
 @pytest.mark.parametrize("first_step", [0, 400])
 def test_late_steps_are_those_of_a_dense_adam(first_step):
     """Rows that were written in steps up to 270, taken one after the other, and later ones, taken all at once."""
-    from fastncf.kernels.cuda import next_item as kernels
+    from fastncf.kernels.cuda import batches as kernels
+    from fastncf.kernels.cuda.lazy_adam import catch_up_all
 
     random, count = np.random.default_rng(), 290
     schedule = make_schedule(0.01, 1e-5)
@@ -195,7 +197,7 @@ def test_late_steps_are_those_of_a_dense_adam(first_step):
     unused = torch.zeros(1, device=DEVICE)
     parameters = kernels.Parameters(inputs, outputs, biases, steps, unused, unused, unused)
     sizes = kernels.Sizes(len(written), 1, 16, 16, 4, 1, 1, 1, "tf32", 0.0)
-    kernels.catch_up_all(parameters, epoch, sizes, count)
+    catch_up_all(parameters, epoch, sizes, count)
     exact = values.astype(np.float64)
     for row, last in enumerate(written.tolist()):
         value, mean, square = exact[:, row]
@@ -282,7 +284,7 @@ def test_nan_shows_in_the_loss():
 def test_objections(monkeypatch):
     monkeypatch.setattr(cuda_next_item, "has_tf32", lambda device: device.type == "cuda")
     asked = []
-    monkeypatch.setattr(cuda_next_item, "_why_no_launch", lambda stage: asked.append(stage.dim))
+    monkeypatch.setattr(cuda_next_item, "_why_no_launch", lambda maker, stage: asked.append(stage.dim))
 
     def reason(**changes):
         return CUDANextItem.why_not(softmax_stage(**{"device": "cuda"} | changes), None)
@@ -307,19 +309,19 @@ def test_objections(monkeypatch):
 def test_what_does_not_run_is_not_trained_and_said(monkeypatch):
     from triton.runtime.errors import OutOfResources
 
-    stage = softmax_stage(device=str(DEVICE), batch_size=4, num_negatives=2)
-    assert cuda_next_item._why_no_launch.__wrapped__(stage) is None
+    stage = softmax_stage(device=str(DEVICE), batch_size=4, num_negatives=2, epochs=1)
+    assert cuda_next_item._why_no_launch.__wrapped__(CUDANextItem, stage) is None
 
     def fails(self, number):
         raise RuntimeError("PassManager::run failed\nmore lines")
 
     monkeypatch.setattr(CUDANextItem, "epoch", fails)
     with pytest.warns(RuntimeWarning, match=r"do not run on .* \(PassManager::run failed\); the CPU"):
-        reason = cuda_next_item._why_no_launch.__wrapped__(stage)
+        reason = cuda_next_item._why_no_launch.__wrapped__(CUDANextItem, stage)
     assert reason == f"the kernel does not run on {DEVICE} (PassManager::run failed)"
 
     def no_room(self, number):
         raise OutOfResources(300_000, 100_000, "shared memory")
 
     monkeypatch.setattr(CUDANextItem, "epoch", no_room)
-    assert "out of resource: shared memory" in cuda_next_item._why_no_launch.__wrapped__(stage)
+    assert "out of resource: shared memory" in cuda_next_item._why_no_launch.__wrapped__(CUDANextItem, stage)

@@ -113,8 +113,9 @@ def test_same_bits_for_any_number_of_threads(monkeypatch):
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_training_goes_on_from_a_state(done):
+def test_training_goes_on_from_a_state(monkeypatch, done):
     """From among the epochs that train states, from the last of them, and from among those that leave them."""
+    monkeypatch.setattr(other_items, "LARGEST_WINDOW", 6)
     split = random_split(4)
     whole, other = make(split, epochs=4), make(split, epochs=4)
     for number in range(4):
