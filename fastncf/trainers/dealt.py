@@ -1,4 +1,4 @@
-"""Tables whose rows are dealt out to ranks: row r of a table is kept, and trained, by rank r modulo their number.
+"""Tables sharded by rows: row r of a table is kept, and trained, by rank r modulo the number of ranks.
 
 A rank fetches the rows that its part of a batch uses from their owners, and sends their gradients back, which the owner
 adds up in the order of the ranks. So no rank holds a table, nor the moments of one; what is read after an epoch, as by
