@@ -20,6 +20,11 @@ def test_without_a_device_it_says_so_and_exits_cleanly():
     assert "no CUDA device" in run.stdout
 
 
+def by_factors(trainer):
+    """Return a function that makes a trainer of factors for a module, as trainers on a device take one."""
+    return lambda model, split, stage, order: trainer(model.factors(), split, stage, order)
+
+
 def test_every_part_runs_with_the_cpu_as_the_device(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu, "CUDA", torch.device("cpu"))
     monkeypatch.setattr(gpu, "NOTEBOOK", replace(gpu.NOTEBOOK, batch_size=4096))
@@ -27,12 +32,14 @@ def test_every_part_runs_with_the_cpu_as_the_device(monkeypatch, tmp_path, capsy
     stand_in = type("StandIn", (gpu.AutogradTrainer,), {})
     monkeypatch.setattr(gpu, "CUDAMLPTrainer", stand_in)  # tests of the kernel run it by Triton's interpreter
     small = {"dim": 8, "num_negatives": 64, "epochs": 4}
-    monkeypatch.setattr(gpu, "STATES", replace(gpu.STATES, **small))
+    for kind in ("STATES", "SETS"):
+        softmax = getattr(gpu, kind)
+        on_cpu = softmax.on_cpu  # tests of the kernels run them by Triton's interpreter
+        monkeypatch.setattr(
+            gpu, kind, softmax._replace(config=replace(softmax.config, **small), on_cuda=by_factors(on_cpu))
+        )
     monkeypatch.setattr(gpu, "DEFAULT", replace(gpu.DEFAULT, num_negatives=64, epochs=4))
     monkeypatch.setattr(gpu, "LARGE", 16)
-    monkeypatch.setattr(
-        gpu, "CUDANextItem", lambda model, split, stage, order: gpu.NextItem(model.factors(), split, stage, order)
-    )
     for name in ("show_timeline", "check_failures"):  # they need streams and the memory of a device
         monkeypatch.setattr(gpu, name, lambda *args: None)
     monkeypatch.setattr(gpu, "RESULTS", tmp_path)
@@ -51,8 +58,9 @@ def test_every_part_runs_with_the_cpu_as_the_device(monkeypatch, tmp_path, capsy
     report = json.loads(saved.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report
     assert report["mf_float32_metric_gap"] == 0
-    assert report["states_float32_loss_gap"] == report["states_bfloat16_loss_gap"] == 0
-    assert report["states_positions_per_second"] > 0
+    for kind in ("states", "sets"):
+        assert report[f"{kind}_float32_loss_gap"] == report[f"{kind}_bfloat16_loss_gap"] == 0
+        assert report[f"{kind}_positions_per_second"] > 0
     assert "| the same, CSV to metrics |" in "\n".join(
         gpu.lines(report | {"nvidia_amp_samples_per_second": 1.0, "nvidia_tf32_samples_per_second": 1.0})
     )
