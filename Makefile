@@ -37,6 +37,7 @@ nightly: .venv/installed-dev
 	$(BIN)/python -m tests.sums $(call share,100000000)
 	$(BIN)/python -m tests.growth --fits $(if $(filter 100,$(PERCENT)),200,30)
 	$(BIN)/python -m tests.data.readers.long_fields 100000 1
+	$(BIN)/python -m tests.kernels.compile_cuda 100 > /dev/null
 	$(BIN)/python -m tests.container
 
 lint: .venv/installed-dev

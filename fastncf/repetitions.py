@@ -80,7 +80,6 @@ def repeat(
     Args:
         train: see :func:`fastncf.fit`, as for all other arguments.
         seeds: how many seeds, at least 2, from the setting ``seed`` on; or the seeds themselves.
-        titles, callback, progress: see :func:`fastncf.fit`.
         model: name of a model.
         **asked: data and settings by name, see :func:`fastncf.fit`.
 

@@ -164,22 +164,22 @@ def test_lost_ranks_are_told_from_errors_of_the_program(message, expected):
 def test_torchrun_starts_killed_ranks_anew_from_the_checkpoint(tmp_path, ratings):
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     words += ["-m", "fastncf", "fit", str(ratings), "--out", str(tmp_path / "model"), "--verbose", "--resume"]
-    words += ["--checkpoint", str(tmp_path / "kept"), *SETTINGS[2:], "--epochs", "60"]
+    words += ["--checkpoint", str(tmp_path / "kept"), *SETTINGS[2:], "--epochs", "30"]
     environment = os.environ | {"FASTNCF_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     epochs, notes = [], []
     with subprocess.Popen([sys.executable, *words], env=environment, stderr=subprocess.PIPE, text=True) as launcher:
         for line in launcher.stderr:
             notes.append(line)
-            if (found := re.match(r"fastncf: epoch (\d+) of 60", line)) is None:
+            if (found := re.match(r"fastncf: epoch (\d+) of 30", line)) is None:
                 continue
             epochs.append(int(found[1]))
             if epochs.count(3) == 1 and epochs[-1] == 3:
                 ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text(encoding="ascii").split()
                 os.kill(int(ranks[-1]), signal.SIGKILL)
     assert launcher.returncode == 0, notes
-    assert 60 in epochs
+    assert 30 in epochs
     assert 1 not in epochs[epochs.index(3) :]
-    assert fastncf.load(tmp_path / "model").plan.final.epochs == 60
+    assert fastncf.load(tmp_path / "model").plan.final.epochs == 30
 
 
 def test_a_rank_that_dies_ends_the_others(ratings):
