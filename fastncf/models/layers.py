@@ -100,11 +100,12 @@ def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, s
         generator: draws the numbers; torch's global one where it is None.
         std: standard deviation.
     """
-    if distributed.current() is None:
-        weight = torch.empty(num_rows, dim, dtype=torch.float32, device="cpu")
-    else:
-        weight = torch.from_numpy(empty_shared((num_rows, dim), np.float32))
-    return Embedding.from_pretrained(nn.init.normal_(weight, std=std, generator=generator), freeze=False)
+    weight = torch.empty(num_rows, dim, dtype=torch.float32, device="cpu")
+    nn.init.normal_(weight, std=std, generator=generator)
+    if distributed.current() is not None:
+        shared = torch.from_numpy(empty_shared((num_rows, dim), np.float32))
+        weight = shared.copy_(weight)  # torch draws in place by several passes, which must not meet those of others
+    return Embedding.from_pretrained(weight, freeze=False)
 
 
 def l2_embeddings(model: nn.Module) -> list[tuple[nn.Embedding, bool]]:
