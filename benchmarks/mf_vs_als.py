@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.report import RESULTS, machine, publish, quantity
+from benchmarks.report import RESULTS, counted, machine, publish, quantity
 from benchmarks.stages import stage_of
 from fastncf.config import Config
 from fastncf.data.given_files import read_with_test
@@ -160,11 +160,6 @@ def table(found: dict[str, Any]) -> Iterator[str]:
                 rate = f"{quantity(found['interactions'] * 9 * point['budget'] / seconds)}"
             quality = f"{np.mean(point['hr']):.4f} | {np.mean(point['ndcg']):.4f}"
             yield f"| {LABELS[name]}, {what} | {seconds:.2f} | {quality} | {rate} |"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless the number is 1."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def draw(found: dict[str, Any], path: Path) -> None:

@@ -52,11 +52,16 @@ def summary(raw: Summary) -> Summary:
     }
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def machine(*packages: str) -> Summary:
     """Return the date, the CPU and the versions of this run, those of ``packages`` among them."""
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{cpuinfo.get_cpu_info()['brand_raw']}, {num_threads()} cores, {platform.system()}",
+        "machine": f"{cpuinfo.get_cpu_info()['brand_raw']}, {counted(num_threads(), 'core')}, {platform.system()}",
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in (*PACKAGES, *packages)},

@@ -117,7 +117,7 @@ def clock_started() -> Iterator[Clock]:
 
 @dataclass
 class _Training:
-    """What a stage takes.
+    """Measured seconds of the training of a stage.
 
     Attributes:
         model: trained for a moment.

@@ -346,7 +346,10 @@ class Launched:
     def __init__(self) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a rank that ends is one sentence, and no trace of C++
         import torch.distributed as dist
-        import torch.distributed.nn.functional  # noqa: F401 - keeps the group that exists at its import alive for good
+
+        # Torch's optimizers import it. Its functions have the group that exists then as a default argument, which would
+        # keep that group, and its threads, alive beyond their end; now there is none.
+        import torch.distributed.nn.functional  # noqa: F401
 
         self.rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

@@ -1,4 +1,4 @@
-"""What is kept of the factors that a module started from, so that users who were not trained on get rows in it."""
+"""Rows of a pretrained module for users whom it was not trained on, by the factors that it started from."""
 
 from typing import TYPE_CHECKING, NamedTuple
 

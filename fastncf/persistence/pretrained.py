@@ -1,4 +1,4 @@
-"""What a module keeps of the factors that it started from, among the parameters of a saved model."""
+"""Saving and loading of :class:`~fastncf.models.pretrained.Pretrained` among the parameters of a model."""
 
 from collections.abc import Mapping
 from typing import Any

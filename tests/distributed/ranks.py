@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # keeps the group that exists at its import alive for good
+import torch.distributed.nn.functional  # before there is a group, as the command line does
 
 from fastncf import distributed, models
 from fastncf.errors import DistributedError
 from fastncf.kernels.cpu.next_item import CHUNK
+from fastncf.models.layers import make_embedding
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
 from fastncf.trainers.loop import FiniteParameters
@@ -145,6 +146,17 @@ def require_copies(ranks: distributed.Ranks) -> None:
     ranks.wait()
 
 
+def require_embeddings(ranks: distributed.Ranks) -> None:
+    """Check that an embedding that all ranks make at the same time, in one memory, is that of one process."""
+    for seed in range(3):
+        ranks.wait()
+        ours = make_embedding(100_000, 16, torch.Generator().manual_seed(seed), 0.1)
+        ranks.wait()
+        with distributed.alone():
+            expected = make_embedding(100_000, 16, torch.Generator().manual_seed(seed), 0.1)
+        assert torch.equal(ours.weight, expected.weight)
+
+
 def gloo_threads() -> list[str]:
     """Return the names of the threads of gloo that run; none where the system does not tell."""
     return [name for path in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := path.read_text())]
@@ -162,6 +174,7 @@ def main(path: str) -> None:
         if ranks is not None:
             require_own_errors(ranks)
             require_copies(ranks)
+            require_embeddings(ranks)
         histories = (states_of_histories(name, is_alone) for name in MAKERS)
         layers = (states_of_layers(name, is_alone) for name in ("mlp", "neumf"))
         states = *histories, *layers, autograd_states(is_alone, 60), autograd_states(is_alone, 3000)
