@@ -32,17 +32,8 @@ def catch_up(training: Training, batch: Batch, has_inputs: bool) -> None:
         batch: plan, its next row, and how far behind it the batch is.
         has_inputs: whether history vectors are trained; otherwise they stay as they are.
     """
-    parameters, plan, numbers, sizes = training.parameters, training.plan, training.numbers, training.sizes
-    _catch_up_kernel[(sizes.max_uses,)](
-        *batch,
-        *(parameters.inputs, parameters.outputs, parameters.biases, parameters.steps, plan.use_items),
-        *(numbers.first_step, numbers.steps, sizes.num_items),
-        SIZE=sizes.num_vectors * sizes.width,
-        WIDTH=sizes.width,
-        LISTED=True,
-        HAS_INPUTS=has_inputs,
-        EXACT=EXACT_STEPS,
-    )
+    rows = training.parameters, training.numbers, training.sizes
+    _launch_catch_up(batch, rows, training.plan.use_items, training.sizes.max_uses, has_inputs, is_listed=True)
 
 
 def take_steps(training: Training, batch: Batch) -> None:
@@ -71,13 +62,28 @@ def catch_up_all(
     """Bring all rows to the state after an epoch of ``num_batches`` steps; ``has_inputs`` as for :func:`catch_up`."""
     batch = torch.zeros((1, NUM_FIELDS), dtype=torch.int64, device=parameters.steps.device)
     batch[0, _NUMBER.value].fill_(num_batches)
-    _catch_up_kernel[(sizes.num_items,)](
-        *(batch, batch, 0),
-        *(parameters.inputs, parameters.outputs, parameters.biases, parameters.steps, parameters.steps),
+    rows = parameters, numbers, sizes
+    _launch_catch_up((batch, batch, 0), rows, parameters.steps, sizes.num_items, has_inputs, is_listed=False)
+
+
+def _launch_catch_up(
+    batch: Batch,
+    rows: tuple[Parameters, EpochNumbers, Sizes],
+    use_items: torch.Tensor,
+    num_programs: int,
+    has_inputs: bool,
+    *,
+    is_listed: bool,
+) -> None:
+    """Start a program for each row that catches up: those of ``use_items`` if they are listed, else all items."""
+    parameters, numbers, sizes = rows
+    _catch_up_kernel[(num_programs,)](
+        *batch,
+        *(parameters.inputs, parameters.outputs, parameters.biases, parameters.steps, use_items),
         *(numbers.first_step, numbers.steps, sizes.num_items),
         SIZE=sizes.num_vectors * sizes.width,
         WIDTH=sizes.width,
-        LISTED=False,
+        LISTED=is_listed,
         HAS_INPUTS=has_inputs,
         EXACT=EXACT_STEPS,
     )

@@ -112,6 +112,14 @@ def write_states(out: Tensor, histories: Histories, parameters: Parameters, stat
 
 
 @triton.jit
+def _positions_of(window, batch_ptr, positions_ptr):
+    """Return the first position of a window in its batch, and the number of its positions, both int32."""
+    first = tl.load(positions_ptr + window)
+    count = tl.load(positions_ptr + window + 1) - first
+    return (first - tl.load(batch_ptr + _FIRST_POSITION)).to(tl.int32), count.to(tl.int32)
+
+
+@triton.jit
 def _vectors(items_ptr, inputs_ptr, start, token, count, WIDTH: tl.constexpr):
     """Return the history vectors (tokens, WIDTH) of tokens of a set; 0 from token ``count`` on.
 
@@ -164,9 +172,8 @@ def _forward_set_kernel(
     if own >= tl.load(batch_ptr + _NUM_WINDOWS):
         return
     window = tl.load(batch_ptr + _FIRST_WINDOW) + own
-    start, first_position = tl.load(starts_ptr + window), tl.load(positions_ptr + window)
-    count = (tl.load(positions_ptr + window + 1) - first_position).to(tl.int32)
-    first_position = (first_position - tl.load(batch_ptr + _FIRST_POSITION)).to(tl.int32)
+    start = tl.load(starts_ptr + window)
+    first_position, count = _positions_of(window, batch_ptr, positions_ptr)
     total = _sum_of_set(items_ptr, inputs_ptr, start, count, WIDTH, BLOCK_TOKENS)
     column = tl.arange(0, WIDTH)
     first = 0
@@ -199,9 +206,8 @@ def _backward_set_kernel(
     if own >= tl.load(batch_ptr + _NUM_WINDOWS):
         return
     window = tl.load(batch_ptr + _FIRST_WINDOW) + own
-    start, first_position = tl.load(starts_ptr + window), tl.load(positions_ptr + window)
-    count = (tl.load(positions_ptr + window + 1) - first_position).to(tl.int32)
-    first_position = (first_position - tl.load(batch_ptr + _FIRST_POSITION)).to(tl.int32)
+    start = tl.load(starts_ptr + window)
+    first_position, count = _positions_of(window, batch_ptr, positions_ptr)
     num_positions = tl.load(batch_ptr + _NUM_POSITIONS)
     total = _sum_of_set(items_ptr, inputs_ptr, start, count, WIDTH, BLOCK_TOKENS)
     column = tl.arange(0, WIDTH)
@@ -249,9 +255,7 @@ def _copy_states_kernel(
     if own >= tl.load(batch_ptr + _NUM_WINDOWS):
         return
     window = tl.load(batch_ptr + _FIRST_WINDOW) + own
-    first_position = tl.load(positions_ptr + window)
-    count = (tl.load(positions_ptr + window + 1) - first_position).to(tl.int32)
-    first_position = (first_position - tl.load(batch_ptr + _FIRST_POSITION)).to(tl.int32)
+    first_position, count = _positions_of(window, batch_ptr, positions_ptr)
     column = tl.arange(0, WIDTH)
     user = tl.load(users_ptr + window).to(tl.int64)
     fixed = tl.load(fixed_ptr + user * dim + column, mask=column < dim, other=0)
