@@ -159,8 +159,10 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("users", 2_000), ("items", 3_706), ("interactions", 200_000), ("rounds", 1)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--users", type=int, default=2_000)
+    parser.add_argument("--items", type=int, default=3_706)
+    parser.add_argument("--interactions", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--worker", nargs=2, metavar=("RATINGS", "MODEL"), help="be one of the processes")
     options = parser.parse_args()
