@@ -14,6 +14,9 @@ logits. The file ``fastncf/models/NAME.py`` holds the model that is called NAME,
   only for objects of the very class that defines it, since a subclass may compute other scores.
 - ``user_tables``, optional: a tuple of the names of the parameters that have a row for each user, such as
   ``("user_embedding.weight",)``. The rows of users who were not trained on can then be solved for.
+- ``item_tables``, optional: the same for items. Where ``forward`` reads no rows of ``user_tables`` and ``item_tables``
+  but those of ``user_ids`` and ``item_ids``, and uses the ids for nothing else, a class that names both has these rows
+  divided among the processes that train it.
 - ``item_vectors()`` and ``user_vectors()``, optional: (I, D) and (U, D) float, vectors whose cosines say which items,
   or users, are similar.
 """

@@ -34,6 +34,7 @@ class GMF(nn.Module):
 
     broadcasts_ids: ClassVar[bool] = True
     user_tables: ClassVar[tuple[str, ...]] = ("user_embedding.weight",)
+    item_tables: ClassVar[tuple[str, ...]] = ("item_embedding.weight",)
 
     def __init__(
         self, num_users: int, num_items: int, dim: int, generator: torch.Generator | None = None, *, std: float = 0.1

@@ -27,6 +27,7 @@ class MF(nn.Module):
 
     broadcasts_ids: ClassVar[bool] = True
     user_tables: ClassVar[tuple[str, ...]] = ("user_embedding.weight", "user_bias")
+    item_tables: ClassVar[tuple[str, ...]] = ("item_embedding.weight", "item_bias")
 
     def __init__(
         self, num_users: int, num_items: int, dim: int, generator: torch.Generator | None = None, *, std: float = 0.02

@@ -30,6 +30,7 @@ class MLP(nn.Module):
 
     broadcasts_ids: ClassVar[bool] = True
     user_tables: ClassVar[tuple[str, ...]] = ("user_embedding.weight",)
+    item_tables: ClassVar[tuple[str, ...]] = ("item_embedding.weight",)
 
     def __init__(
         self,

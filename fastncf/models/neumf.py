@@ -41,6 +41,7 @@ class NeuMF(nn.Module):
 
     broadcasts_ids: ClassVar[bool] = True
     user_tables: ClassVar[tuple[str, ...]] = ("gmf_user_embedding.weight", "mlp_user_embedding.weight")
+    item_tables: ClassVar[tuple[str, ...]] = ("gmf_item_embedding.weight", "mlp_item_embedding.weight")
 
     def __init__(
         self,

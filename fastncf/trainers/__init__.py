@@ -5,7 +5,7 @@ for the plan. A trainer is imported when it is asked, since some of them need to
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastncf import distributed
 from fastncf.errors import ConfigError
@@ -89,6 +89,21 @@ def get(name: str, what: str | None = None) -> "type[Trainer]":
     from fastncf.trainers.on_first_rank import on_first_rank
 
     return on_first_rank(trainer)
+
+
+def of_model(stage: Stage, model: Any) -> "type[Trainer]":
+    """Return the class that trains a model by the trainer of a stage: that of :func:`get`, unless ranks deal it out.
+
+    Args:
+        stage: settings.
+        model: factors or a module.
+    """
+    names_tables = bool(getattr(model, "user_tables", ())) and bool(getattr(model, "item_tables", ()))
+    if distributed.current() is None or stage.trainer != "autograd" or not names_tables:
+        return get(stage.trainer)
+    from fastncf.trainers.dealt_autograd import DealtAutograd
+
+    return DealtAutograd
 
 
 def require_trainer(stage: Stage, what: str) -> "type[Trainer]":

@@ -75,7 +75,9 @@ class AutogradTrainer(Trainer):
         self.total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         initial_rate = self.learning_rate if cuda else 0.0
         import_aside("torch._dynamo")  # which the constructor imports
-        self._adam = torch.optim.Adam(model.parameters(), lr=initial_rate, fused=True, capturable=cuda)
+        self._adam = torch.optim.Adam(
+            [parameter for _, parameter in self._parameters()], lr=initial_rate, fused=True, capturable=cuda
+        )
         self._stream = torch.cuda.Stream(self.device) if cuda else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._num_warm_up_steps = 0
@@ -122,8 +124,12 @@ class AutogradTrainer(Trainer):
         Names are ``parameters.``, ``buffers.``, ``exp_avg.``, ``exp_avg_sq.`` or ``step.`` before torch's name of a
         parameter or buffer, and ``microbatch_size``. All values are tensors.
         """
+        return self._tensors()
+
+    def _tensors(self) -> State:
+        """Return the state of this process, in the memory that the next epoch changes."""
         state: State = {"microbatch_size": torch.tensor(self.microbatch_size, device="cpu")}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._parameters():
             state[f"parameters.{name}"] = parameter.detach()
             if parameter.requires_grad:
                 state |= {f"{moment}.{name}": tensor for moment, tensor in self._moments(parameter).items()}
@@ -135,7 +141,7 @@ class AutogradTrainer(Trainer):
         Raises:
             ValueError: a name is missing or superfluous, or a tensor has another shape.
         """
-        copy_state(self.state_dict(), state)
+        copy_state(self._tensors(), state)
         self._set_microbatch_size(int(state["microbatch_size"]))
 
     def state(self) -> State:
@@ -164,6 +170,10 @@ class AutogradTrainer(Trainer):
     def close(self) -> None:
         """End the thread that draws epochs ahead."""
         self.loader.close()
+
+    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that this process has, by name."""
+        return list(self.model.named_parameters())
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return Adam's state of a parameter, which torch makes in the first step, and which starts from zeros."""
@@ -227,7 +237,26 @@ class AutogradTrainer(Trainer):
             self._adam.param_groups[0]["lr"] = learning_rate.item()
         else:
             self.learning_rate.copy_(learning_rate)
-        losses = self._backward(indices)
+        losses = self._gradients(indices)
+        self._adam.step()
+        self.step += 1
+        for loss in losses:
+            self.total_loss += loss
+
+    def _gradients(self, indices: Tensor | None, share: float = 1.0) -> list[Tensor]:
+        """Compute the gradients of a batch, in microbatches that fit the memory of the device.
+
+        Args:
+            indices: (B,), see :meth:`_run_step`.
+            share: of the batch that ``indices`` are, where other processes compute the rest.
+
+        Returns:
+            The loss of each microbatch, summed over its interactions, () each.
+
+        Raises:
+            DeviceError: not even a single interaction's activations fit the memory of the device.
+        """
+        losses = self._backward(indices, share)
         while losses is None:
             if self.microbatch_size == 1 or (self._stream is not None and torch.cuda.is_current_stream_capturing()):
                 raise DeviceError(
@@ -236,21 +265,18 @@ class AutogradTrainer(Trainer):
                 )
             self._set_microbatch_size(-(-self.microbatch_size // 2))
             torch.cuda.empty_cache()  # blocks of the larger microbatch are of no use to the smaller ones
-            losses = self._backward(indices)
-        self._adam.step()
-        self.step += 1
-        for loss in losses:
-            self.total_loss += loss
+            losses = self._backward(indices, share)
+        return losses
 
-    def _backward(self, indices: Tensor | None, share: float = 1.0) -> list[Tensor] | None:
-        """Compute the gradients of a batch.
+    def _gather(self, indices: Tensor) -> Batch:
+        """Return the batch of some interactions (B,), given as positions in the CSR."""
+        return self.loader.gather(indices)
 
-        Args:
-            indices: (B,), see :meth:`_run_step`.
-            share: of the batch that ``indices`` are, where other processes compute the rest.
+    def _backward(self, indices: Tensor | None, share: float) -> list[Tensor] | None:
+        """Compute what :meth:`_gradients` does by microbatches of the present size.
 
         Returns:
-            The loss of each microbatch, summed over its interactions, () each; None if the memory does not suffice.
+            See :meth:`_gradients`; None if the memory does not suffice.
         """
         self._adam.zero_grad(set_to_none=True)
         try:
@@ -260,7 +286,7 @@ class AutogradTrainer(Trainer):
                 indices = self.loader.order.index_select(0, positions)
             losses = []
             for part in indices.split(self.microbatch_size):
-                batch = self.loader.gather(part)
+                batch = self._gather(part)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
                     positive, negatives = score_batch(self.model, batch)
                 if self.bfloat16:

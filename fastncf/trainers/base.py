@@ -30,7 +30,8 @@ class Trainer(ABC):
         name: name of the trainer in ``TRAINERS`` and in plans.
         optimizer: the optimizer that it implements.
         trains_factors: whether the model is :class:`~fastncf.kernels.cpu.factors.Factors`; otherwise a module of torch.
-        device: device of the model; None for trainers that need no torch.
+        is_model_on_cpu: whether the module that is trained is on the CPU, whatever the device of the training is.
+        device: device of the training; None for trainers that need no torch.
         at_boundary: called between two batches, or two groups of them, of an epoch; :meth:`state` may be asked for
             then, and an exception ends the training.
         num_groups: batches, or groups of them, of an epoch, as they are counted at boundaries.
@@ -39,6 +40,7 @@ class Trainer(ABC):
     name: ClassVar[str]
     optimizer: ClassVar[Literal["sgd", "adam"]]
     trains_factors: ClassVar[bool] = False
+    is_model_on_cpu: ClassVar[bool] = False
     device: "torch.device | None" = None
     at_boundary: Callable[[], object] | None = None
     num_groups: int = 1
@@ -61,7 +63,7 @@ class Trainer(ABC):
 
         Args:
             model: :class:`~fastncf.kernels.cpu.factors.Factors` where ``trains_factors``, otherwise an ``nn.Module`` on
-                ``stage.device``.
+                ``stage.device``, or on the CPU where ``is_model_on_cpu``.
             split: training interactions, N.
             stage: settings that :meth:`why_not` has no objection to.
             order: (N,) int32, positions within each user's row of the split from the oldest to the latest, where

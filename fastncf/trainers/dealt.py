@@ -15,23 +15,25 @@ from fastncf.mapped import empty_shared, is_shared
 from fastncf.threads import even_ranges, run_ranges
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fastncf.distributed import Ranks
 
 _NUMBERS_AT_ONCE = 4_000_000
 
 
 class Dealt(NamedTuple):
-    """Rows of a table that the parts of a batch use, as one rank sees them.
+    """Rows of a table that the parts of a batch use, as one rank sees them; all tensors are int64 on one device.
 
     Attributes:
-        own: (n,) int64, own rows that a rank uses, by their numbers in the table of this rank.
+        own: (n,), own rows that a rank uses, by their numbers in the table of this rank.
         lent: for each rank, which of ``own`` it uses, ascending.
         places: for each rank, the places of this rank's batch that its rows go to.
     """
 
-    own: np.ndarray
-    lent: list[np.ndarray]
-    places: list[np.ndarray]
+    own: "Tensor"
+    lent: list["Tensor"]
+    places: list["Tensor"]
 
     @classmethod
     def of_slots(cls, ranks: "Ranks", items: np.ndarray, is_used: np.ndarray) -> "Dealt":
@@ -42,14 +44,17 @@ class Dealt(NamedTuple):
             items: (S,) int32, row of each slot of the batch; -1 for none.
             is_used: (ranks, S) bool, whether a rank uses the slot.
         """
+        import torch
+
         owners = np.where(items >= 0, items % ranks.size, -1)
         slots = np.flatnonzero((owners == ranks.rank) & is_used.any(axis=0))
         lent = [np.flatnonzero(used[slots]) for used in is_used]
         places = [np.flatnonzero((owners == rank) & is_used[ranks.rank]) for rank in range(ranks.size)]
-        return cls(items[slots].astype(np.int64) // ranks.size, lent, places)
+        own = torch.from_numpy(items[slots].astype(np.int64) // ranks.size)
+        return cls(own, [*map(torch.from_numpy, lent)], [*map(torch.from_numpy, places)])
 
     @classmethod
-    def of_ids(cls, ranks: "Ranks", ids: np.ndarray) -> "Dealt":
+    def of_ids(cls, ranks: "Ranks", ids: "Tensor") -> "Dealt":
         """Return the rows of a batch of which each rank knows its own part alone, after telling the owners.
 
         Args:
@@ -58,15 +63,17 @@ class Dealt(NamedTuple):
         """
         import torch
 
-        places = [np.flatnonzero(ids % ranks.size == rank) for rank in range(ranks.size)]
+        owners = ids % ranks.size
+        places = [(owners == rank).nonzero().squeeze(1) for rank in range(ranks.size)]
         sent = [len(place) for place in places]
-        received = ranks.exchange(torch.tensor(sent, dtype=torch.int32), [1] * ranks.size, [1] * ranks.size).tolist()
-        asked = ranks.exchange(torch.from_numpy(ids[np.concatenate(places)]), sent, received).numpy()
-        own, which = np.unique(asked // ranks.size, return_inverse=True)
-        return cls(own.astype(np.int64), np.split(which, np.cumsum(received)[:-1]), places)
+        counts = torch.tensor(sent, dtype=torch.int32, device=ids.device)
+        received = ranks.exchange(counts, [1] * ranks.size, [1] * ranks.size).tolist()
+        asked = ranks.exchange(ids[torch.cat(places)], sent, received).long()
+        own, which = (asked // ranks.size).unique(return_inverse=True)
+        return cls(own, list(which.split(received)), places)
 
 
-def fetch(ranks: "Ranks", tables: Sequence[tuple[Dealt, np.ndarray, np.ndarray]]) -> None:
+def fetch(ranks: "Ranks", tables: Sequence[tuple[Dealt, "Tensor", "Tensor"]]) -> None:
     """Send own rows to the ranks that use them, and write those of other ranks to their places.
 
     Args:
@@ -80,7 +87,7 @@ def fetch(ranks: "Ranks", tables: Sequence[tuple[Dealt, np.ndarray, np.ndarray]]
         memory[places] = rows
 
 
-def send_back(ranks: "Ranks", tables: Sequence[tuple[Dealt, np.ndarray, np.ndarray]]) -> None:
+def send_back(ranks: "Ranks", tables: Sequence[tuple[Dealt, "Tensor", "Tensor"]]) -> None:
     """Send gradients of rows to their owners, and add those of all ranks, in the order of the ranks.
 
     Args:
@@ -95,8 +102,8 @@ def send_back(ranks: "Ranks", tables: Sequence[tuple[Dealt, np.ndarray, np.ndarr
 
 
 def _exchanged(
-    ranks: "Ranks", packed: list[list[np.ndarray]], targets: list[list[tuple[np.ndarray, np.ndarray]]]
-) -> Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    ranks: "Ranks", packed: list[list["Tensor"]], targets: list[list[tuple["Tensor", "Tensor"]]]
+) -> Iterable[tuple["Tensor", "Tensor", "Tensor"]]:
     """Send parts to each rank, and return those that come from each: the memory that they are for, where, and values.
 
     Args:
@@ -106,15 +113,15 @@ def _exchanged(
     """
     import torch
 
-    sent = [sum(part.size for part in parts) for parts in packed]
-    received = [sum(len(places) * memory[0].size for memory, places in parts if len(places)) for parts in targets]
-    flat = np.concatenate([part.reshape(-1) for parts in packed for part in parts])
-    values, at = ranks.exchange(torch.from_numpy(flat), sent, received).numpy(), 0
+    sent = [sum(part.numel() for part in parts) for parts in packed]
+    received = [sum(len(places) * memory[0].numel() for memory, places in parts if len(places)) for parts in targets]
+    flat = torch.cat([part.reshape(-1) for parts in packed for part in parts])
+    values, at = ranks.exchange(flat, sent, received), 0
     for parts in targets:
         for memory, places in parts:
             if len(places):
-                size = len(places) * memory[0].size
-                yield memory, places, values[at : at + size].reshape(len(places), *memory.shape[1:])
+                size = len(places) * memory[0].numel()
+                yield memory, places, values[at : at + size].view(len(places), *memory.shape[1:])
                 at += size
 
 

@@ -445,10 +445,11 @@ def _train_epoch(trainer: Trainer, model: Any, number: int, validation: Validati
         import torch
 
         from fastncf.device import Stopwatch
+        from fastncf.evaluation.scoring import device_of
 
         watch = Stopwatch(trainer.device)
         model.train()
-        total = torch.as_tensor(trainer.epoch(number), dtype=torch.float64, device=trainer.device).reshape(1)
+        total = torch.as_tensor(trainer.epoch(number), dtype=torch.float64, device=device_of(model)).reshape(1)
         watch.stop()
         parts = [total, largest_parameter(model)]
         if validation is not None:

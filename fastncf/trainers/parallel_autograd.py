@@ -1,4 +1,4 @@
-"""Training of any module by torch's autograd on several processes, which share out the users."""
+"""Training of modules of one's own by torch's autograd on several processes, which share out the users."""
 
 from collections.abc import Sequence
 
@@ -60,15 +60,13 @@ class ParallelAutograd(AutogradTrainer):
             self.ranks.share_tensor(buffer, 0)
         return total
 
-    def _backward(self, indices: Tensor | None, share: float = 1.0) -> list[Tensor] | None:
-        """Compute the gradients of a batch, summed over all ranks; see :meth:`AutogradTrainer._backward`."""
+    def _gradients(self, indices: Tensor | None, share: float = 1.0) -> list[Tensor]:
+        """Compute the gradients of a batch, summed over all ranks; see :meth:`AutogradTrainer._gradients`."""
         assert indices is not None  # there is no graph
         first, last = self._row_bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
         own = indices[(indices >= first) & (indices < last)]
         self._adam.zero_grad(set_to_none=True)
-        losses = super()._backward(own, share * len(own) / len(indices)) if len(own) else []
-        if losses is None:
-            return None
+        losses = super()._gradients(own, share * len(own) / len(indices)) if len(own) else []
         for parameter in self.model.parameters():
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

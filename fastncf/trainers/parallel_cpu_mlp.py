@@ -121,8 +121,8 @@ class ParallelCPUMLP(CPUMLPTrainer):
         ids, item_at = np.unique(items, return_inverse=True)
         if len(users) + len(ids) > self._room[0] or len(indices) > self._room[1]:
             self._memory_of(2 * (len(users) + len(ids)), 2 * len(indices))
-        used = Dealt.of_ids(self.ranks, ids)
-        own = used.own + self._packed.num_users
+        used = Dealt.of_ids(self.ranks, torch.from_numpy(ids))
+        own = used.own.numpy() + self._packed.num_users
         table, rows = self._packed.table, self._batch_table.rows.reshape(-1, self._batch_table.stride)
         of_users, of_items = (read_own(which, step, table, self._schedule) for which in (users, own))
         places = slice(len(users), len(users) + len(ids))
@@ -151,10 +151,11 @@ class ParallelCPUMLP(CPUMLPTrainer):
 
     def _columns(
         self, used: Dealt, own: np.ndarray, batch: np.ndarray
-    ) -> Iterator[tuple[Dealt, np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[Dealt, torch.Tensor, torch.Tensor]]:
         """Yield views of rows of this rank and of the batch, without the columns that fill up vectors."""
         for first, dim in self._packed.dims():
-            yield used, own[:, first : first + dim], batch[:, first : first + dim]
+            own_part, batch_part = (torch.from_numpy(rows)[:, first : first + dim] for rows in (own, batch))
+            yield used, own_part, batch_part
 
     def _shared_part(
         self, places: tuple[np.ndarray, ...], num_users: int, weights: torch.Tensor | None, losses: np.ndarray

@@ -1,6 +1,7 @@
 """Training of states by softmax on several processes, which share out the positions of each batch."""
 
 import numpy as np
+import torch
 
 from fastncf import distributed
 from fastncf.data.csr import split_ranges
@@ -89,7 +90,8 @@ class ParallelNextItem(NextItem):
         """
         work, plans, shared = memory
         used, tables = self._used(work.plans, row), (self._inputs, self._outputs)
-        before = [read_own(one.own, step, table, self._schedule) for one, table in zip(used, tables, strict=True)]
+        own = [one.own.numpy() for one in used]
+        before = [read_own(rows, step, table, self._schedule) for rows, table in zip(own, tables, strict=True)]
         rows = [table.rows.reshape(-1, table.stride)[:, : table.width] for table in (shared.inputs, shared.outputs)]
         fetch(self.ranks, self._parts(used, before, rows))
         gradients, part = self._gradients, part_of(plans, row, self.ranks.rank, self.ranks.size)
@@ -105,8 +107,8 @@ class ParallelNextItem(NextItem):
         sums = [np.zeros_like(values) for values in before]
         by_table = np.split(rows_of_slots.reshape(slots, self.row_width), [self._inputs.width], axis=1)
         send_back(self.ranks, self._parts(used, sums, by_table))
-        for one, table, values, gradient in zip(used, tables, before, sums, strict=True):
-            step_own(one.own, step, table, self._schedule, values, gradient)
+        for which, table, values, gradient in zip(own, tables, before, sums, strict=True):
+            step_own(which, step, table, self._schedule, values, gradient)
 
     def _used(self, plans: kernels.Plans, row: int) -> tuple[Dealt, Dealt]:
         """Return the history vectors of a batch, and the output vectors, that each rank's part uses."""
@@ -123,7 +125,7 @@ class ParallelNextItem(NextItem):
 
     def _parts(
         self, used: tuple[Dealt, Dealt], own: list[np.ndarray], batch: list[np.ndarray]
-    ) -> list[tuple[Dealt, np.ndarray, np.ndarray]]:
+    ) -> list[tuple[Dealt, torch.Tensor, torch.Tensor]]:
         """Return views of history vectors, output vectors and biases, without the columns that fill up vectors.
 
         Args:
@@ -132,11 +134,13 @@ class ParallelNextItem(NextItem):
             batch: those of all slots (slots, width).
         """
         dim, width, count = self.stage.dim, self.width, self._num_vectors
-        own_history, history = (rows.reshape(len(rows), count, width)[:, :, :dim] for rows in (own[0], batch[0]))
+        own_inputs, own_outputs = map(torch.from_numpy, own)
+        inputs, outputs = map(torch.from_numpy, batch)
+        own_history, history = (rows.view(len(rows), count, width)[:, :, :dim] for rows in (own_inputs, inputs))
         return [
             (used[0], own_history, history),
-            (used[1], own[1][:, :dim], batch[1][:, :dim]),
-            (used[1], own[1][:, width], batch[1][:, width]),
+            (used[1], own_outputs[:, :dim], outputs[:, :dim]),
+            (used[1], own_outputs[:, width], outputs[:, width]),
         ]
 
     def _sum_recurrence(self, gradients: np.ndarray) -> None:

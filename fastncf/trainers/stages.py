@@ -18,7 +18,7 @@ from fastncf.models.factored import NEEDS_NO_TRAINING, popularity_factors
 from fastncf.models.pretrained import Pretrained
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.stage import Stage
-from fastncf.trainers import get
+from fastncf.trainers import get, of_model
 from fastncf.trainers.loop import (
     ProgressReporter,
     TrainedEpochs,
@@ -159,6 +159,7 @@ def initial_model(stage: Stage, module: "nn.Module | None", split: Split, previo
         require_tensors(module)
         module.to(stage.device)
         require_trainable(module, stage, split)
+        _place(module, stage)
         return module
     if stage.model in NEEDS_NO_TRAINING:
         return popularity_factors(split.item_weights(), split.num_users)
@@ -168,13 +169,18 @@ def initial_model(stage: Stage, module: "nn.Module | None", split: Split, previo
 
     module = models.build(stage, split.num_users, split.num_items, split.item_weights())
     _wait_for_all()
-    module.to(stage.device)
+    _place(module, stage)
     if stage.start == "pretrained":
         models.get("mlp").start_from(module, previous[-1], stage.init_std)
     elif stage.start == "joined":
         models.get("neumf").join(module, models.get("gmf").from_factors(previous[-2]), previous[-1], GMF_WEIGHT)
     _wait_for_all()
     return module
+
+
+def _place(module: "nn.Module", stage: Stage) -> None:
+    """Move a module to the device where the trainer of a stage wants it."""
+    module.to("cpu" if of_model(stage, module).is_model_on_cpu else stage.device)
 
 
 def _wait_for_all() -> None:
@@ -194,11 +200,13 @@ def _train_stage(
     recorder: Recorder | None,
 ) -> tuple[TrainedEpochs, HistoryEncoder | None]:
     """Train a model in place; see :func:`~fastncf.trainers.loop.train_epochs`. Return the encoder of histories too."""
-    trainer_class = get(stage.trainer)
+    trainer_class = of_model(stage, model)
     trained = model.factors() if trainer_class.trains_factors and not isinstance(model, Factors) else model
     with trainer_class(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
         if validation is not None and trainer.device is not None:
-            validation = replace(validation, lists=on_device(validation.lists, trainer.device))
+            from fastncf.evaluation.scoring import device_of
+
+            validation = replace(validation, lists=on_device(validation.lists, device_of(model)))
         size = len(split.indices)
         result = train_epochs(
             trainer, trained, stage, size, validation, reporter, num_epochs=num_epochs, recorder=recorder

@@ -16,6 +16,7 @@ from fastncf.kernels.cpu.next_item import CHUNK
 from fastncf.models.layers import make_embedding
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
+from fastncf.trainers.dealt_autograd import DealtAutograd
 from fastncf.trainers.loop import FiniteParameters
 from fastncf.trainers.next_item import NextItem
 from fastncf.trainers.other_items import OtherItems
@@ -28,7 +29,8 @@ from tests.trainers.test_next_item import batches_of, make, negatives_of
 
 EPOCHS = 2
 MAKERS = {"next_item": (NextItem, ParallelNextItem), "other_items": (OtherItems, ParallelOtherItems)}
-TRAINERS = *MAKERS, "mlp", "neumf", "autograd", "autograd, many items"
+DEALT = "gmf", "mf", "neumf"
+TRAINERS = *MAKERS, "mlp", "neumf", "autograd", "autograd, many items", *(f"autograd, dealt {name}" for name in DEALT)
 
 
 def states_of_histories(name: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
@@ -118,6 +120,69 @@ def autograd_states(is_alone: bool, num_items: int) -> Iterator[tuple[str, np.nd
         yield from ((name, np.array(value, copy=True)) for name, value in trainer.state_dict().items())
 
 
+def dealt_states(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield losses and states after epochs by autograd of a model whose tables are dealt out, with l2."""
+    stage = make_stage(model=model, optimizer="adam", dim=6, mlp_dim=5, l2=0.01, batch_size=100, epochs=EPOCHS)
+    split = random_split(6, num_items=70)
+    with distributed.alone():
+        module = models.build(stage, split.num_users, split.num_items, split.item_counts())
+    ranks = distributed.current()
+    if ranks is not None and ranks.rank:  # those of the first rank count
+        torch.nn.init.zeros_(module.get_parameter(module.item_tables[0]))
+    with (AutogradTrainer if is_alone else DealtAutograd)(module, split, stage) as trainer:
+        losses = []
+        for number in range(EPOCHS):
+            before = 0 if ranks is None else ranks.num_bytes
+            losses.append(float(trainer.epoch(number)))
+            if ranks is not None:
+                assert ranks.num_bytes - before == bytes_of_dealt_tables(trainer, ranks)
+        yield "losses", np.array(losses)
+        if ranks is not None:
+            require_share_of_tables(trainer, split.num_items, ranks)
+        state = trainer.state_dict()
+        yield from ((name, np.array(value, copy=True)) for name, value in state.items())
+        yield from ((f"module {name}", np.array(value, copy=True)) for name, value in module.state_dict().items())
+        kept = trainer.kept_state()
+        trainer.epoch(EPOCHS - 1)
+        trainer.load_state_dict(kept)
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in trainer.state_dict().items())
+
+
+def bytes_of_dealt_tables(trainer: DealtAutograd, ranks: distributed.Ranks) -> int:
+    """Return the least bytes that a rank has to send in the epoch that it has trained, with the ids of the rows.
+
+    Rows of its items that others use, and gradients of others' rows that it uses; gradients of layers; sums of losses.
+    """
+    loader, bounds = trainer.loader, trainer._row_bounds
+    first, last = bounds[ranks.rank], bounds[ranks.rank + 1]
+    tables = [trainer._whole.get_parameter(name) for name in trainer._whole.item_tables]
+    width = sum(table[0].numel() for table in tables)
+    numbers = 0
+    for indices in loader.batch_indices():
+        batch = loader.gather(indices[(indices >= first) & (indices < last)])
+        items = set(batch.positive.tolist()) | set(batch.negatives.reshape(-1).tolist())
+        used = ranks.gather(items)
+        others = [one for rank, one in enumerate(used) if rank != ranks.rank]
+        numbers += width * sum(item % ranks.size == ranks.rank for one in others for item in one)
+        numbers += (width + 1) * sum(item % ranks.size != ranks.rank for item in items)  # and its id
+        numbers += ranks.size - 1  # how many ids
+    layers = sum(parameter.numel() for _, parameter in trainer._layers())
+    return 4 * numbers + 4 * layers * loader.batches + 8
+
+
+def require_share_of_tables(trainer: DealtAutograd, num_items: int, ranks: distributed.Ranks) -> None:
+    """Check that parameters and moments of a rank have its share of the rows, and no other."""
+    share = len(range(ranks.rank, num_items, ranks.size))
+    for name, parameter in trainer._parameters():
+        if name in trainer._whole.item_tables:
+            assert len(parameter) == share
+            assert len(trainer._moments(parameter)["exp_avg"]) == share
+    for name in trainer._whole.user_tables:
+        lengths = ranks.gather(len(dict(trainer._parameters())[name]))
+        assert sum(lengths) == len(trainer._whole.get_parameter(name))
+        assert max(lengths) < sum(lengths)
+
+
 def require_own_errors(ranks: distributed.Ranks) -> None:
     """Check that an operation of wrong arguments does not say that another rank has ended."""
     try:
@@ -177,7 +242,8 @@ def main(path: str) -> None:
             require_embeddings(ranks)
         histories = (states_of_histories(name, is_alone) for name in MAKERS)
         layers = (states_of_layers(name, is_alone) for name in ("mlp", "neumf"))
-        states = *histories, *layers, autograd_states(is_alone, 60), autograd_states(is_alone, 3000)
+        dealt = (dealt_states(name, is_alone) for name in DEALT)
+        states = *histories, *layers, autograd_states(is_alone, 60), autograd_states(is_alone, 3000), *dealt
         named = {
             f"{trainer}: {name}": array
             for trainer, arrays in zip(TRAINERS, states, strict=True)

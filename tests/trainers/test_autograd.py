@@ -94,7 +94,7 @@ def test_nothing_in_a_step_or_in_ranking_lists_waits_for_a_device(name):
         with AutogradTrainer(model, split, stage) as trainer:
             trainer.loader.load(0)
             with NothingIsRead():
-                losses = trainer._backward(None)
+                losses = trainer._gradients(None)
                 means = metric_means(rank_candidates(model, lists), 10)
         assert all(parameter.grad is not None for parameter in model.parameters())
         assert losses[0] > 0
@@ -102,7 +102,7 @@ def test_nothing_in_a_step_or_in_ranking_lists_waits_for_a_device(name):
     with AutogradTrainer(Looks(), split, stage) as trainer:
         trainer.loader.load(0)
         with NothingIsRead(), pytest.raises(AssertionError, match="local_scalar"):
-            trainer._backward(None)
+            trainer._gradients(None)
 
 
 @pytest.mark.parametrize("name", ["mf", "gmf", "mlp", "neumf"])
