@@ -3,14 +3,15 @@
 torch is imported when a module is asked: factors that a kernel has trained are ranked by arrays alone.
 """
 
-import copy
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fastncf.data.split import Split
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.kernels.cpu.topk import Best, LeftOut, Request, answer_rows, flatten_best, tile_items, top_rows
+from fastncf.kernels.cpu.quantized import QuantizedItems, answer_few, quantize_items, top_few
+from fastncf.kernels.cpu.topk import Best, ItemTiles, LeftOut, Request, flatten_best, tile_items, top_rows
 from fastncf.threads import even_ranges, run_ranges
 
 if TYPE_CHECKING:
@@ -52,23 +53,36 @@ def flatten(user_ids: np.ndarray, best: Best) -> Answer:
 
 
 class FactorItems:
-    """Items of a matrix factorization, arranged once to answer many requests for the best of them.
+    """Items of a matrix factorization, arranged at the first request to answer many requests for the best of them.
 
     Args:
-        factors: parameters of U users and I items. The items' are copied where they take at most 16 MiB or an eighth of
-            the users'; a larger catalogue is arranged tile by tile in each request, so that the memory of a model does
-            not double.
+        factors: parameters of U users and I items.
     """
 
     def __init__(self, factors: Factors) -> None:
         self.factors = factors
-        size = factors.item_vectors.nbytes
-        self._tiles = tile_items(factors, copied=size <= max(_SMALL_BYTES, factors.user_vectors.nbytes // 8))
+
+    @functools.cached_property
+    def _quantized(self) -> QuantizedItems:
+        """Items for few users; their codes take a quarter of the memory of the item vectors."""
+        return quantize_items(self.factors)
+
+    @functools.cached_property
+    def _tiles(self) -> ItemTiles:
+        """Items for many users.
+
+        They are copied where they take at most 16 MiB or an eighth of the users' vectors. A larger catalogue is
+        arranged tile by tile in each request, so that the memory of a model does not double.
+        """
+        size = self.factors.item_vectors.nbytes
+        return tile_items(self.factors, copied=size <= max(_SMALL_BYTES, self.factors.user_vectors.nbytes // 8))
 
     def for_users(self, factors: Factors) -> "FactorItems":
         """Return the same items, whose arrays are shared, for the users of other factors with these items."""
-        others = copy.copy(self)
-        others.factors = factors
+        others = FactorItems(factors)
+        others.__dict__.update(_quantized=self._quantized)
+        if "_tiles" in self.__dict__:
+            others.__dict__.update(_tiles=self._tiles)
         return others
 
     def top(self, user_ids: np.ndarray, k: int, left_out: LeftOut) -> Best:
@@ -85,9 +99,10 @@ class FactorItems:
         best = Best.empty(len(user_ids), min(k, len(self.factors.item_vectors)))
         request = Request(user_ids, self.factors.user_vectors, self.factors.user_bias, left_out)
         if len(user_ids) < FEW_USERS:
-            top_rows(0, len(user_ids), self._tiles, request, best)
+            top_few(self._quantized, request, best)
         else:
-            run_ranges(lambda a, b: top_rows(a, b, self._tiles, request, best), even_ranges(len(user_ids)))
+            tiles = self._tiles
+            run_ranges(lambda a, b: top_rows(a, b, tiles, request, best), even_ranges(len(user_ids)))
         return best
 
     def answer(self, user_ids: np.ndarray, k: int, split: Split, *, leaves_out: bool, is_open: np.ndarray) -> Answer:
@@ -102,7 +117,7 @@ class FactorItems:
         """
         users = user_ids, self.factors.user_vectors, self.factors.user_bias
         k = min(k, len(self.factors.item_vectors))
-        return Answer(*answer_rows(users, split.seen_source, leaves_out, is_open, self._tiles, k))
+        return Answer(*answer_few(users, split.seen_source, leaves_out, is_open, self._quantized, k))
 
 
 class ModuleItems:

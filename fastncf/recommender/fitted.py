@@ -125,14 +125,8 @@ class FittedModel:
                     "of an older version; expected a new fit"
                 )
             return self.trained
-        # a new object for the same parameters would have the items arranged anew at each request
-        state = [(parameter, parameter._version) for parameter in self.trained.parameters()]
-        kept = self._module_factors
-        if kept is not None and all(old is new and a == b for (old, a), (new, b) in zip(kept[0], state, strict=True)):
-            return kept[1]
-        factors = module_factors(self.trained, self.plan.final.model, len(self.users), len(self.items))
+        factors = self._factors_of_module()
         if factors is not None:
-            self._module_factors = state, factors
             return factors
         if table_names(self.trained) is None:
             raise ConfigError(
@@ -140,6 +134,20 @@ class FittedModel:
                 f"neumf or popularity, or a module whose class names its tables of users in user_tables"
             )
         return self.trained
+
+    def _factors_of_module(self) -> Factors | None:
+        """Return the factors with the scores of the module; None where it is no matrix factorization.
+
+        A new object for the same parameters would have the items arranged anew at each request.
+        """
+        assert not isinstance(self.trained, Factors)
+        state = [(parameter, parameter._version) for parameter in self.trained.parameters()]
+        kept = self._module_factors
+        if kept is not None and all(old is new and a == b for (old, a), (new, b) in zip(kept[0], state, strict=True)):
+            return kept[1]
+        factors = module_factors(self.trained, self.plan.final.model, len(self.users), len(self.items))
+        self._module_factors = None if factors is None else (state, factors)
+        return factors
 
     def _known_model(self) -> KnownModel:
         """Return the model with the data that it knows; see :meth:`_for_histories`."""
@@ -154,9 +162,12 @@ class FittedModel:
 
     def _ranker(self, num_users: int) -> FactorItems | ModuleItems:
         """Return what ranks items for some number of users."""
-        if not isinstance(self.trained, Factors):
-            return ModuleItems(self.trained, self.split.num_items, num_users)
-        return self._tiled_items()
+        if isinstance(self.trained, Factors):
+            return self._tiled_items()
+        is_on_cpu = all(parameter.device.type == "cpu" for parameter in self.trained.parameters())
+        if is_on_cpu and self._factors_of_module() is not None:
+            return self._tiled_items()
+        return ModuleItems(self.trained, self.split.num_items, num_users)
 
     def _tiled_items(self) -> FactorItems:
         """Return the items of a factorization in the form that answers requests fast, made at the first request."""

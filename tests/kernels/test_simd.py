@@ -7,6 +7,7 @@ import pytest
 from numba import njit, types
 from numba.extending import intrinsic
 
+from fastncf.kernels.cpu import simd
 from fastncf.kernels.cpu.simd import (
     CACHE_LINE,
     LANES,
@@ -43,6 +44,37 @@ def on_vectors(operation):
             apply(offset(pointer(x), first))
 
     return apply_to_chunks
+
+
+@pytest.mark.parametrize("instruction", ["of the machine", "narrower", "none"])
+def test_products_of_pairs_are_those_of_numpy(monkeypatch, instruction):
+    if instruction == "none":
+        monkeypatch.setattr(simd, "_PAIR_PRODUCTS", None)
+    elif instruction == "narrower" and simd._PAIR_PRODUCTS:  # the instruction of a machine with wider vectors
+        monkeypatch.setattr(simd, "_PAIR_PRODUCTS", ("llvm.x86.avx2.pmadd.wd", 16))
+
+    @intrinsic
+    def multiply(typingctx, codes, factors, out):
+        def generate(context, builder, signature, arguments):
+            vec = VectorBuilder(context, builder, signature, arguments)
+            codes, factors, out = vec.arguments
+            at = context.get_constant(types.int64, 0)
+            products = vec.multiply_pairs(vec.load_pairs(codes, at), vec.splat_pair(factors, at))
+            vec.store(builder.sitofp(products, vec.vector), out, at)
+            return context.get_dummy_value()
+
+        return types.void(codes, factors, out), generate
+
+    @njit
+    def multiplied(codes, factors, out):
+        multiply(pointer(codes), pointer(factors), pointer(out))
+
+    generator = np.random.default_rng(3)
+    codes = generator.integers(-127, 128, 2 * LANES).astype(np.int8)
+    factors, out = np.array([-32767, 411], dtype=np.int16), np.empty(LANES, dtype=np.float32)
+    multiplied(codes, factors, out)
+    expected = (codes.astype(np.int64) * np.tile(factors.astype(np.int64), LANES)).reshape(-1, 2).sum(axis=1)
+    assert out.tolist() == expected.tolist()
 
 
 def test_exp_has_the_documented_error():

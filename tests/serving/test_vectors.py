@@ -227,10 +227,10 @@ def test_a_large_catalogue_is_arranged_tile_by_tile_with_the_same_answers(monkey
     shapes = (40, 7), (3 * TILE + 5, 7), (40,), (3 * TILE + 5,)
     factors = Factors(*(generator.normal(size=shape).astype(np.float32) for shape in shapes))
     copied = FactorItems(factors)
+    assert copied._tiles.vectors.nbytes > factors.item_vectors.nbytes
     monkeypatch.setattr("fastncf.evaluation.topk._SMALL_BYTES", 1)
     arranged = FactorItems(factors)
     assert arranged._tiles.vectors.nbytes == 0
-    assert copied._tiles.vectors.nbytes > factors.item_vectors.nbytes
     for num_users in (1, 40):
         users, indptr = np.arange(num_users, dtype=np.int32), np.arange(num_users + 1, dtype=np.int64)
         left_out = LeftOut(indptr, users * 40, np.empty(0, dtype=np.bool_))

@@ -10,6 +10,7 @@ are padded, see :func:`fastncf.kernels.cpu.factors.pad_to_lanes`.
 
 import math
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -25,6 +26,16 @@ CACHE_LINE = 64
 _INT32 = ir.IntType(32)
 _FUSED = ("contract",)
 """Flags of operations that LLVM may fuse to a multiply-add; it may not reorder them."""
+
+_CPU_FEATURES = llvm.get_host_cpu_features()
+_PAIR_PRODUCTS = (
+    ("llvm.x86.avx512.pmaddw.d.512", 32)
+    if _CPU_FEATURES.get("avx512bw")
+    else ("llvm.x86.avx2.pmadd.wd", 16)
+    if _CPU_FEATURES.get("avx2")
+    else None
+)
+"""Instruction that :meth:`VectorBuilder.multiply_pairs` uses, and the int16 that it takes; None where there is none."""
 
 _EXP2_SERIES = [math.log(2) ** power / math.factorial(power) for power in range(6, -1, -1)]
 
@@ -59,6 +70,7 @@ class VectorBuilder:
         builder: llvmlite's builder at the place where the intrinsic is called.
         lanes: numbers in a vector.
         vector, integers: LLVM types of vectors of float32 and of int32.
+        pairs: LLVM type of vectors of twice as many int16.
         arguments: the intrinsic's arguments: the data pointer of an array of one dimension; (data pointer, length of a
             row) of one with two dimensions; a list of its elements for a tuple, or a named tuple for a named one;
             anything else as it is.
@@ -69,6 +81,7 @@ class VectorBuilder:
         self.lanes = lanes
         self.vector = ir.VectorType(ir.FloatType(), lanes)
         self.integers = ir.VectorType(_INT32, lanes)
+        self.pairs = ir.VectorType(ir.IntType(16), 2 * lanes)
         self.arguments = [
             self._unpacked(context, kind, value) for kind, value in zip(signature.args, arguments, strict=True)
         ]
@@ -110,6 +123,43 @@ class VectorBuilder:
         """Return a vector of a computed number in all lanes."""
         first = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.Constant(_INT32, 0))
         return self.builder.shuffle_vector(first, first, _lane_numbers(*[0] * self.lanes))
+
+    def splat_pair(self, data, at):
+        """Return a vector of int16 in which two numbers, ``at`` numbers behind a pointer to int16, take turns."""
+        address = self.builder.bitcast(self.builder.gep(data, [at]), _INT32.as_pointer())
+        pair = self.builder.load(address, align=2)
+        first = self.builder.insert_element(ir.Constant(self.integers, ir.Undefined), pair, ir.Constant(_INT32, 0))
+        repeated = self.builder.shuffle_vector(first, first, _lane_numbers(*[0] * self.lanes))
+        return self.builder.bitcast(repeated, self.pairs)
+
+    def load_pairs(self, data, at):
+        """Return the vector of int16 whose ``2 * lanes`` numbers begin ``at`` numbers behind a pointer to int8."""
+        kind = ir.VectorType(ir.IntType(8), 2 * self.lanes)
+        address = self.builder.bitcast(self.builder.gep(data, [at]), kind.as_pointer())
+        return self.builder.sext(self.builder.load(address, align=1), self.pairs)
+
+    def multiply_pairs(self, a, b):
+        """Return ``a[2 * j] * b[2 * j] + a[2 * j + 1] * b[2 * j + 1]`` for each lane j, int32; a and b are of int16.
+
+        One instruction does so where there is one, which LLVM does not choose by itself.
+        """
+        builder, all_numbers = self.builder, range(2 * self.lanes)
+        if _PAIR_PRODUCTS is None:
+            products = []
+            for parity in (0, 1):
+                lanes = _lane_numbers(*all_numbers[parity::2])
+                halves = (builder.sext(builder.shuffle_vector(x, x, lanes), self.integers) for x in (a, b))
+                products.append(builder.mul(*halves))
+            return builder.add(*products)
+        name, width = _PAIR_PRODUCTS
+        kind = ir.FunctionType(ir.VectorType(_INT32, width // 2), [ir.VectorType(ir.IntType(16), width)] * 2)
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        slices = [_lane_numbers(*all_numbers[first : first + width]) for first in all_numbers[::width]]
+        parts = [builder.call(function, [builder.shuffle_vector(x, x, one) for x in (a, b)]) for one in slices]
+        while len(parts) > 1:
+            together = _lane_numbers(*range(parts[0].type.count * 2))
+            parts = [builder.shuffle_vector(*both, together) for both in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
 
     def mul(self, a, b):
         """Return a * b, which may be fused with a sum."""

@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastncf.kernels.cpu.compiling import njit
-from fastncf.kernels.cpu.csr import lowest_bit, seen_rows
+from fastncf.kernels.cpu.csr import lowest_bit
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.gemm import NONE, ROW_MULTIPLE, Matrix, gemm, gemm_row
 from fastncf.kernels.cpu.simd import VectorBuilder, aligned_zeros, borrow, get, offset, pointer, put
@@ -181,7 +181,7 @@ def top_rows(first, last, tiles, request, best):
                     next_left_out[row - start] = _leave_out(entries, tile, tiles.num_items, left_out, at)
                     _keep_best(row, tile * TILE, at, best)
     for row in range(first, last):
-        _sort_best(best.items[row], best.scores[row], best.counts[row])
+        sort_best(best.items[row], best.scores[row], best.counts[row])
 
 
 @njit(nogil=True, cache=True)
@@ -200,36 +200,6 @@ def flatten_best(user_ids, best, users, items, scores, ranks):
             users[end], items[end] = user_ids[row], best.items[row, rank]
             scores[end], ranks[end] = best.scores[row, rank], rank + 1
             end += 1
-
-
-@njit(nogil=True, cache=True)
-def answer_rows(users, seen, leaves_out, is_open, tiles, k):
-    """Return what :func:`flatten_best` writes for a few users, in one call: each takes microseconds from Python.
-
-    Args:
-        users: user_ids (B,), user_vectors and user_bias, as in :class:`Request`.
-        seen: :class:`~fastncf.kernels.cpu.csr.SeenSource`.
-        leaves_out: whether what users have seen is left out, bool.
-        is_open: as in :class:`LeftOut`.
-        tiles: :class:`ItemTiles`.
-        k: at most I, int64.
-    """
-    user_ids, user_vectors, user_bias = users
-    indptr, indices = np.zeros(len(user_ids) + 1, dtype=np.int64), np.empty(0, dtype=np.int32)
-    if leaves_out:
-        indptr, indices = seen_rows(user_ids, seen)
-    best = Best(
-        np.empty(len(user_ids), dtype=np.int64),
-        np.empty((len(user_ids), k), dtype=np.int32),
-        np.empty((len(user_ids), k), dtype=np.float32),
-    )
-    request = Request(user_ids, user_vectors, user_bias, LeftOut(indptr, indices, is_open))
-    top_rows(0, len(user_ids), tiles, request, best)
-    size = best.counts.sum()
-    users_out, items, ranks = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.int32)
-    scores = np.empty(size, np.float32)
-    flatten_best(user_ids, best, users_out, items, scores, ranks)
-    return users_out, items, scores, ranks
 
 
 @njit(nogil=True, cache=True)
@@ -313,16 +283,32 @@ def _keep_best(row, begin, scores, best):
             column = start + np.int64(lowest_bit(above))
             above &= above - np.uint64(1)
             score = get(scores, column)
-            if not score > lowest:  # since a better one has come in
-                continue
-            if count < k:
-                _sift_up(items, kept, count, np.int32(begin + column), score)
-                count += 1
-            else:
-                _sift_down(items, kept, count, np.int32(begin + column), score)
+            count = keep_item(items, kept, count, np.int32(begin + column), score)
             if count == k:
                 lowest = kept[0]
     best.counts[row] = count
+
+
+@njit(nogil=True, cache=True)
+def keep_item(items, kept, count, item, score):
+    """Take an item into a heap of the best items if it is among them.
+
+    Args:
+        items: (k,) int32, the worst of the ``count`` items first.
+        kept: (k,) float32, their scores.
+        count: int64.
+        item: int32, behind all items so far.
+        score: float32.
+
+    Returns:
+        The number of items in the heap.
+    """
+    if count < len(items):
+        _sift_up(items, kept, count, item, score)
+        return count + 1
+    if score > kept[0]:  # not so if a better one has come in
+        _sift_down(items, kept, count, item, score)
+    return count
 
 
 @intrinsic
@@ -394,7 +380,7 @@ def _sift_down(items, scores, count, item, score):
 
 
 @njit(nogil=True, cache=True)
-def _sort_best(items, scores, count):
+def sort_best(items, scores, count):
     """Sort a heap of ``count`` items, the best first."""
     for left in range(count - 1, 0, -1):
         worst_item, worst_score = items[0], scores[0]
