@@ -14,10 +14,10 @@ def run() -> None:
             raise
         print("fastncf: the command line needs more packages: pip install cyclopts rich", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:  # also of a signal that arrives while an error is reported
         if sys.stderr is not None:
-            print("fastncf: interrupted", file=sys.stderr)
-        sys.exit(130)
+            print(f"fastncf: {str(error) or 'interrupted'}", file=sys.stderr)
+        sys.exit(128 + getattr(error, "number", 2))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import os
 import pickle
 import platform
 import re
-import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _SECONDS_TO_CONNECT = 120
+_SECONDS_FOR_MESSAGE = 3
 _ALIGNMENT = 64  # bytes, of arrays in a file that is mapped
 
 
@@ -167,23 +168,27 @@ class Ranks:
 
         Raises:
             FastNCFError: a call raised it, on every rank.
+            InsufficientMemoryError: the folder for temporary files has no room for the result, on every rank.
         """
         outcome = _outcome_of(function) if self.local_rank == 0 else None
+        self._require_success(outcome)
+        with ExitStack() as files:
+            written = _outcome_of(lambda: _write_for_others(outcome.value, files)) if outcome is not None else None
+            self._require_success(written)
+            paths = self.gather("" if written is None else str(written.value))
+            result: Result = outcome.value if outcome is not None else _read_pickle(Path(paths[self.first_here]))
+            self.wait()  # all have mapped the file, which lasts until they end
+        return result
+
+    def _require_success(self, outcome: "_Outcome | None") -> None:
+        """Raise the error of the first rank that has one, on every rank.
+
+        Args:
+            outcome: of a call on this rank; None where it made none.
+        """
         for failed in self.gather(outcome.error if outcome is not None else None):
             if failed is not None:
                 raise failed
-        folder = Path(tempfile.mkdtemp(prefix="fastncf-")) if self.local_rank == 0 else None
-        try:
-            if folder is not None and outcome is not None:
-                _write_pickle(outcome.value, folder / "result")
-            folders = self.gather(str(folder))
-            own = Path(folders[self.first_here])
-            result: Result = outcome.value if outcome is not None else _read_pickle(own / "result")
-            self.wait()  # all have mapped the file, which lasts until they end
-        finally:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-        return result
 
     def _group_of(self, tensor: "Tensor") -> Any:
         """Return the process group that takes a tensor; None for that of all devices."""
@@ -245,20 +250,38 @@ def _outcome_of(function: Callable[[], Any]) -> _Outcome:
         return _Outcome(None, error)
 
 
-def _write_pickle(value: Any, path: Path) -> None:
-    """Write a value to a file; the bytes of its arrays begin at multiples of ``_ALIGNMENT``."""
+def _write_for_others(value: Any, files: ExitStack) -> str:
+    """Write a value to a temporary file and return its path; the bytes of arrays begin at multiples of ``_ALIGNMENT``.
+
+    Args:
+        value: can be pickled.
+        files: removes the file.
+
+    Raises:
+        InsufficientMemoryError: the folder for temporary files has less room.
+    """
+    from fastncf.mapped import no_room, reserve
+
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
-    with path.open("wb") as file:
-        pickle.dump([part.nbytes for part in parts], file)
-        for part in parts:
-            file.write(bytes(-file.tell() % _ALIGNMENT))
-            file.write(part)
+    sizes = pickle.dumps([part.nbytes for part in parts])
+    num_bytes = len(sizes) + sum(part.nbytes + _ALIGNMENT for part in parts)
+    try:
+        file = files.enter_context(tempfile.NamedTemporaryFile(prefix="fastncf-"))  # noqa: SIM115
+        reserve(file, num_bytes)
+    except OSError as error:
+        raise no_room(num_bytes, error) from None
+    file.write(sizes)
+    for part in parts:
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+        file.write(part)
+    file.flush()
+    return file.name
 
 
 def _read_pickle(path: Path) -> Any:
-    """Return the value of a file of :func:`_write_pickle`; its arrays are views of the file, mapped copy on write."""
+    """Return the value of a file of :func:`_write_for_others`; arrays are views of the file, mapped copy on write."""
     with path.open("rb") as file:
         sizes, at = pickle.load(file), file.tell()
         memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
@@ -329,6 +352,12 @@ def _versions() -> dict[str, str]:
 def was_launched() -> bool:
     """Return whether torchrun, or another launcher that sets its variables, has started this process beside others."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
+
+
+def wait_for_message() -> None:
+    """Give the first process time to say what all have met: a launcher ends all of them when the first one ends."""
+    with suppress(KeyboardInterrupt):
+        time.sleep(_SECONDS_FOR_MESSAGE)
 
 
 def is_first_process() -> bool:

@@ -55,10 +55,10 @@ def empty_mapped(shape: "int | tuple[int, ...]", dtype: "DTypeLike") -> "np.ndar
         return np.empty(shape, dtype=dtype)
     try:
         with tempfile.TemporaryFile() as file:  # the pages keep what it holds
-            _reserve(file, num_bytes)
+            reserve(file, num_bytes)
             memory = _MappedFile(file.fileno(), num_bytes)
     except OSError as error:
-        raise _no_room(num_bytes, error) from None
+        raise no_room(num_bytes, error) from None
     return np.frombuffer(memory, dtype=dtype).reshape(shape)
 
 
@@ -106,13 +106,13 @@ def _new_file(num_bytes: int, files: ExitStack) -> "str | InsufficientMemoryErro
     """
     try:
         file = files.enter_context(tempfile.NamedTemporaryFile(prefix="fastncf-"))  # noqa: SIM115
-        _reserve(file, num_bytes)
+        reserve(file, num_bytes)
     except OSError as error:
-        return _no_room(num_bytes, error)
+        return no_room(num_bytes, error)
     return file.name
 
 
-def _no_room(num_bytes: int, error: OSError) -> InsufficientMemoryError:
+def no_room(num_bytes: int, error: OSError) -> InsufficientMemoryError:
     """Return the error for a temporary file that cannot be made."""
     folder = tempfile.gettempdir()
     return InsufficientMemoryError(
@@ -122,7 +122,7 @@ def _no_room(num_bytes: int, error: OSError) -> InsufficientMemoryError:
     )
 
 
-def _reserve(file: IO[bytes], num_bytes: int) -> None:
+def reserve(file: IO[bytes], num_bytes: int) -> None:
     """Give a file its room on the disk, without which a write to its pages would end the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, num_bytes)

@@ -120,6 +120,8 @@ def _run(tokens: list[str], signals: list[int]) -> int:
             distributed.is_first_process() if process is None else process.claims_message(error)
         ):
             print(f"fastncf: {short_message(message)}", file=sys.stderr)
+        elif process is None and distributed.was_launched():
+            distributed.wait_for_message()
         return code
     return 0
 

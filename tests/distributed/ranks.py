@@ -1,17 +1,21 @@
 """Program of one rank: trains with each trainer and writes the states to a file."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional  # before there is a group, as the command line does
 
 from fastncf import distributed, models
-from fastncf.errors import DistributedError
+from fastncf.errors import DistributedError, InsufficientMemoryError
 from fastncf.kernels.cpu.next_item import CHUNK
 from fastncf.models.layers import make_embedding
 from fastncf.trainers.autograd import AutogradTrainer
@@ -194,6 +198,18 @@ def require_own_errors(ranks: distributed.Ranks) -> None:
     raise AssertionError("no error")
 
 
+def require_room(ranks: distributed.Ranks) -> None:
+    """Check that all ranks have the error where one of them has no room for the file that others read."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    is_full = mock.patch("os.posix_fallocate", full) if ranks.rank == 0 else nullcontext()
+    with is_full, pytest.raises(InsufficientMemoryError, match="TMPDIR"):
+        ranks.once(lambda: np.zeros(3))
+    assert ranks.once(lambda: np.arange(3)).tolist() == [0, 1, 2]
+
+
 def require_copies(ranks: distributed.Ranks) -> None:
     """Check that the parameters of a finite epoch come back, of a dtype that NumPy lacks and of no dimensions too."""
     module = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
@@ -238,6 +254,7 @@ def main(path: str) -> None:
         assert is_alone == (size == 1)
         if ranks is not None:
             require_own_errors(ranks)
+            require_room(ranks)
             require_copies(ranks)
             require_embeddings(ranks)
         histories = (states_of_histories(name, is_alone) for name in MAKERS)
