@@ -21,6 +21,9 @@ TOLERANCE = 1e-5
 LEAST_RIDGE = 1e-3
 """Least weight of half of a squared number of a user, and that of a user's bias."""
 
+BLOCK_SCORES = 1 << 14
+"""Scores that are computed at a time."""
+
 LARGEST_SCORE = 60.0
 """Scores beyond it have the derivatives of this one."""
 
@@ -165,30 +168,67 @@ class _Samples(NamedTuple):
     label: int
 
 
+class _Loss(NamedTuple):
+    """Loss of samples for a user, and its derivatives by their scores.
+
+    Attributes:
+        value: weighted sum over states and samples.
+        slopes: (S,), first derivatives, weighted and summed over the states.
+        bends: (S,), second derivatives, likewise.
+    """
+
+    value: float
+    slopes: np.ndarray
+    bends: np.ndarray
+
+
+def _loss_of(samples: _Samples, user: np.ndarray) -> _Loss:
+    """Return the logistic loss of samples for a user (D + 1,).
+
+    Some states are computed at a time, whose numbers stay in the cache, and a number that several terms need is
+    computed once: ``exp(-abs(score))``.
+    """
+    own = samples.columns @ user
+    totals = np.zeros((3, len(own)))
+    rows = max(1, BLOCK_SCORES // len(own))
+    for first in range(0, len(samples.scores), rows):
+        wrong = samples.scores[first : first + rows] + own
+        if samples.label:
+            np.negative(wrong, out=wrong)  # positive where the label is missed
+        decayed = np.minimum(np.abs(wrong), LARGEST_SCORE)
+        np.exp(np.negative(decayed, out=decayed), out=decayed)
+        divisor = decayed + 1
+        totals[0] += np.log(divisor).sum(axis=0)  # log1p and logaddexp take several times as long
+        totals[0] += np.maximum(wrong, 0).sum(axis=0)
+        shares = np.where(wrong >= 0, 1, decayed)
+        shares /= divisor
+        totals[1] += shares.sum(axis=0)
+        shares *= 1 - shares
+        totals[2] += shares.sum(axis=0)
+    value, slopes, bends = totals * samples.weights
+    return _Loss(float(value.sum()), -slopes if samples.label else slopes, bends)
+
+
 def _newton(samples: list[_Samples], ridge: np.ndarray) -> np.ndarray:
     """Return the minimum (D + 1,) of a weighted logistic loss plus half of the squares weighted by ``ridge``."""
+
+    def losses_of(user: np.ndarray) -> tuple[float, list[_Loss]]:
+        found = [_loss_of(one, user) for one in samples]
+        return float(ridge @ (user * user)) / 2 + sum(one.value for one in found), found
+
     user = np.zeros(len(ridge))
-
-    def loss_of(user: np.ndarray) -> float:
-        total = float(ridge @ (user * user)) / 2
-        for one in samples:
-            scores = one.columns @ user + one.scores
-            total += float((np.logaddexp(0, -scores if one.label else scores) @ one.weights).sum())
-        return total
-
-    loss = loss_of(user)
+    loss, parts = losses_of(user)
     for _ in range(STEPS):
         gradient, curvature = ridge * user, np.diag(ridge)
-        for one in samples:
-            scores = np.clip(one.columns @ user + one.scores, -LARGEST_SCORE, LARGEST_SCORE)
-            shares = 1 / (1 + np.exp(-scores))
-            gradient = gradient + one.columns.T @ (one.weights * (shares - one.label).sum(axis=0))
-            bends = one.weights * (shares * (1 - shares)).sum(axis=0)
-            curvature = curvature + (one.columns * bends[:, None]).T @ one.columns
+        for one, part in zip(samples, parts, strict=True):
+            gradient = gradient + one.columns.T @ part.slopes
+            curvature = curvature + (one.columns * part.bends[:, None]).T @ one.columns
         step = np.linalg.solve(curvature, gradient)
         length = 1.0
-        while (new_loss := loss_of(user - length * step)) > loss and length > 1e-4:
+        new_loss, parts = losses_of(user - step)
+        while new_loss > loss and length > 1e-4:
             length /= 2
+            new_loss, parts = losses_of(user - length * step)
         user = user - length * step
         if loss - new_loss <= TOLERANCE * abs(loss):
             break
