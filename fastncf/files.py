@@ -19,8 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 try:
     import fcntl
 except ImportError:  # Windows: no locks on files there, so that nobody can tell whether a file is still in use
@@ -43,34 +41,64 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read(path: Path, checksum: "hashlib._Hash | None" = None) -> memoryview:
-    """Return the content of a regular file, to which links lead, in memory that may be written.
+class OpenFile:
+    """A regular file, to which links lead, that is read once from its begin to its end.
 
     Args:
         path: the file.
-        checksum: what to update by the content.
+        checksum: what to update by all that is read.
+
+    Attributes:
+        num_bytes: its length as the system states it, which a file that grows, or has no stated length, exceeds.
+        num_read: bytes that were read.
 
     Raises:
         OSError: it cannot be read, or is something else, such as a folder or a named pipe, which is not opened.
+    """
+
+    def __init__(self, path: Path, checksum: "hashlib._Hash | None" = None) -> None:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        # a pipe that has taken its place in the meantime must not block
+        self._descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT)
+        self._checksum = checksum
+        self.num_bytes, self.num_read = os.fstat(self._descriptor).st_size, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._descriptor)
+
+    def readinto(self, memory: memoryview) -> int:
+        """Fill bytes of memory, and return their number, which is smaller where the file ends before."""
+        done = 0
+        while done < len(memory) and (piece := os.read(self._descriptor, min(_PIECE_BYTES, len(memory) - done))):
+            if self._checksum is not None:
+                self._checksum.update(piece)
+            memory[done : done + len(piece)] = piece
+            done += len(piece)
+        self.num_read += done
+        return done
+
+    def skip_rest(self) -> None:
+        """Read to the end."""
+        while self.readinto(memoryview(bytearray(_PIECE_BYTES))):
+            pass
+
+
+def read(path: Path) -> memoryview:
+    """Return the content of a file, in memory that may be written.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
         MemoryError: there is too little memory.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    # a pipe that has taken its place in the meantime must not block
-    descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT)
-    try:
-        content = np.empty(os.fstat(descriptor).st_size, dtype=np.uint8)
-        size = 0
-        while piece := os.read(descriptor, _PIECE_BYTES):  # until the end: a file may grow, or have no stated length
-            if checksum is not None:
-                checksum.update(piece)
-            if size + len(piece) > len(content):
-                content = np.concatenate([content[:size], np.empty(size + len(piece), dtype=np.uint8)])
-            content[size : size + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
-            size += len(piece)
-        return content[:size].data
-    finally:
-        os.close(descriptor)
+    with OpenFile(path) as file:
+        content = bytearray(file.num_bytes + 1)  # one more, so that a file of the stated length does not fill it
+        while file.readinto(memoryview(content)[file.num_read :]) and file.num_read == len(content):
+            content.extend(bytes(max(len(content), _PIECE_BYTES)))
+        return memoryview(content)[: file.num_read]
 
 
 class NewFile:

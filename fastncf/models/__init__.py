@@ -162,12 +162,29 @@ def parameter_forms(stage: "Stage", num_users: int, num_items: int) -> dict[str,
     """
     import torch
 
+    model = build_empty(stage, num_users, num_items)
+    tensors = {name: one for name, one in model.state_dict().items() if isinstance(one, torch.Tensor)}
+    return {name: (tuple(one.shape), str(one.dtype).removeprefix("torch.")) for name, one in tensors.items()}
+
+
+def build_empty(stage: "Stage", num_users: int, num_items: int) -> "nn.Module":
+    """Return the model that a stage names on torch's device ``meta``: its tensors have shapes and no memory.
+
+    Args:
+        stage: names the model and its sizes.
+        num_users: U.
+        num_items: I.
+
+    Raises:
+        ConfigError: there is no model of that name.
+        Exception: what the model raises that cannot be built with such sizes, or on this device.
+    """
+    import torch
+
     from fastncf.device import default_factories
 
     with default_factories(), torch.device("meta"):
-        model = _build(stage, num_users, num_items, torch.zeros(num_items, device="cpu"))
-    tensors = {name: one for name, one in model.state_dict().items() if isinstance(one, torch.Tensor)}
-    return {name: (tuple(one.shape), str(one.dtype).removeprefix("torch.")) for name, one in tensors.items()}
+        return _build(stage, num_users, num_items, torch.zeros(num_items, device="cpu"))
 
 
 def _files() -> set[str]:

@@ -92,7 +92,8 @@ class _GatherRows(torch.autograd.Function):
 def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, std: float) -> Embedding:
     """Return an embedding (R, D) float32 that is drawn from a normal distribution around 0.
 
-    Processes of one machine that train together share its memory, and write the same numbers to it.
+    It is on the CPU, or on ``meta``, where it takes no memory, if that is torch's default device. Processes of one
+    machine that train together share its memory, and write the same numbers to it.
 
     Args:
         num_rows: R.
@@ -100,7 +101,8 @@ def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, s
         generator: draws the numbers; torch's global one where it is None.
         std: standard deviation.
     """
-    weight = torch.empty(num_rows, dim, dtype=torch.float32, device="cpu")
+    device = "meta" if torch.get_default_device().type == "meta" else "cpu"
+    weight = torch.empty(num_rows, dim, dtype=torch.float32, device=device)
     nn.init.normal_(weight, std=std, generator=generator)
     if distributed.current() is not None:
         shared = torch.from_numpy(empty_shared((num_rows, dim), np.float32))

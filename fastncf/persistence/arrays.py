@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -37,6 +37,9 @@ _DTYPES = {
 
 _LENGTH_BYTES = 8
 """Bytes of the length of the header, with which a file begins."""
+
+_LINE_BYTES = 64
+"""Bytes of a cache line."""
 
 _CHUNK = 1 << 15
 """Numbers that are checked at once, so that checks of large arrays need little memory."""
@@ -68,35 +71,72 @@ def encode_arrays(arrays: Mapping[str, Any]) -> bytes:
         raise UnexpectedError(f"one of the arrays is not of numbers: {str(error)[:200]}") from None
 
 
-def decode_arrays(content: bytes | memoryview) -> dict[str, Any]:
+class Readable(Protocol):
+    """What arrays are read from, such as a file."""
+
+    def readinto(self, memory: memoryview, /) -> int:
+        """Fill bytes of memory, and return their number, which is smaller where there are no more."""
+
+
+def read_arrays(source: Readable, num_bytes: int) -> dict[str, Any]:
     """Return the arrays of a safetensors file; as tensors where NumPy lacks the dtype of one, such as bfloat16.
 
-    Arrays share the memory of the content, which safetensors' own functions would copy.
+    Each array has memory of its own, into which it is read, so that nothing is held twice, and each can be had back by
+    itself. It begins at a cache line, as torch's tensors do: the order of sums may depend on that.
+
+    Args:
+        source: the file at its begin.
+        num_bytes: its length.
 
     Raises:
-        UnexpectedError: the content is not of that format.
+        UnexpectedError: the content is not of that format, or has another length.
+        OSError: it cannot be read.
+        MemoryError: there is too little memory.
         FastNCFError: NumPy lacks a dtype, and torch is not installed.
     """
-    view = memoryview(content)
     try:
-        start = _LENGTH_BYTES + int.from_bytes(view[:_LENGTH_BYTES], "little")
-        if len(view) < _LENGTH_BYTES or start > len(view):
-            raise UnexpectedError(f"it has {len(view)} bytes and a header of {start - _LENGTH_BYTES}")
-        header = parse_json(view[_LENGTH_BYTES:start].tobytes())
+        prefix = _read(source, min(_LENGTH_BYTES, num_bytes))
+        start = _LENGTH_BYTES + int.from_bytes(prefix, "little")
+        if num_bytes < _LENGTH_BYTES or start > num_bytes:
+            raise UnexpectedError(f"it has {num_bytes} bytes and a header of {start - _LENGTH_BYTES}")
+        described = _read(source, start - _LENGTH_BYTES)
+        header = parse_json(bytes(described))
         if not isinstance(header, dict):
             raise UnexpectedError("its header is no object")
         header.pop("__metadata__", None)
         entries = {name: read_plain(_Entry, entry, repr(name)[:80]) for name, entry in header.items()}
         if all(entry.dtype in _DTYPES for entry in entries.values()):
-            return _arrays_of(entries, view[start:])
+            return _arrays_of(entries, source, num_bytes - start)
         require_torch("a model of numbers that NumPy lacks")
         from safetensors.torch import load
 
-        return load(view.tobytes())
+        return load(b"".join([prefix, described, _read(source, num_bytes - start)]))
     except UnexpectedError as error:
         raise UnexpectedError(f"it is no safetensors file: {error!s:.200}") from None
-    except (*_NOT_WRITABLE, MemoryError) as error:
+    except _NOT_WRITABLE as error:
         raise UnexpectedError(f"it is no safetensors file: {str(error)[:200]}") from None
+
+
+def _read(source: Readable, count: int) -> bytearray:
+    """Return the next bytes of a source.
+
+    Raises:
+        UnexpectedError: there are fewer.
+    """
+    content = bytearray(count)
+    _fill(source, memoryview(content))
+    return content
+
+
+def _fill(source: Readable, memory: memoryview) -> None:
+    """Fill memory with the next bytes of a source.
+
+    Raises:
+        UnexpectedError: there are fewer.
+    """
+    found = source.readinto(memory)
+    if found < len(memory):
+        raise UnexpectedError(f"it ends {len(memory) - found} bytes before the end of an array or of the header")
 
 
 @dataclass(frozen=True)
@@ -108,24 +148,34 @@ class _Entry:
     data_offsets: tuple[int, ...]
 
 
-def _arrays_of(entries: Mapping[str, _Entry], data: memoryview) -> dict[str, Any]:
-    """Return the arrays of a header, which have to fill the data one after the other.
+def _arrays_of(entries: Mapping[str, _Entry], source: Readable, num_bytes: int) -> dict[str, Any]:
+    """Return the arrays of a header, which have to fill the rest of a source one after the other.
 
     Raises:
         UnexpectedError: they do not.
     """
-    arrays, end = {}, 0
-    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
-        dtype = np.dtype(_DTYPES[entry.dtype])
-        size = math.prod(entry.shape) * dtype.itemsize
-        if min(entry.shape, default=0) < 0 or entry.data_offsets != (end, end + size) or end + size > len(data):
+    ordered, end = sorted(entries.items(), key=lambda item: item[1].data_offsets), 0
+    for name, entry in ordered:
+        size = math.prod(entry.shape) * np.dtype(_DTYPES[entry.dtype]).itemsize
+        if min(entry.shape, default=0) < 0 or entry.data_offsets != (end, end + size) or end + size > num_bytes:
             raise UnexpectedError(f"{name!r:.80} does not lie where the arrays before it end, or is too long")
-        array = np.frombuffer(data[end : end + size], dtype).reshape(entry.shape)
-        arrays[name] = np.require(array, requirements="A")
         end += size
-    if end != len(data):
-        raise UnexpectedError(f"it has {len(data)} bytes of arrays, and those of its header have {end}")
+    if end != num_bytes:
+        raise UnexpectedError(f"it has {num_bytes} bytes of arrays, and those of its header have {end}")
+    arrays: dict[str, Any] = {}
+    for name, entry in ordered:
+        first, last = entry.data_offsets
+        memory = _aligned_bytes(last - first)
+        _fill(source, memory.data)
+        arrays[name] = memory.view(_DTYPES[entry.dtype]).reshape(entry.shape)
     return arrays
+
+
+def _aligned_bytes(count: int) -> np.ndarray:
+    """Return bytes (count,) with any content that begin at a cache line."""
+    memory = np.empty(count + _LINE_BYTES, dtype=np.uint8)
+    first = -memory.ctypes.data % _LINE_BYTES
+    return memory[first : first + count]
 
 
 def _dense(tensor: Any) -> Any:
@@ -152,14 +202,15 @@ def require_finite(arrays: Mapping[str, Any]) -> None:
         if isinstance(array, np.ndarray | np.generic):
             is_finite = array.dtype.kind != "f" or _is_finite(array.reshape(-1))
         else:
-            is_finite = not hasattr(array, "isfinite") or bool(array.isfinite().all())
+            is_finite = not hasattr(array, "isfinite") or _is_finite(array.detach().reshape(-1))
         if not is_finite:
             raise UnexpectedError(f"{name!r:.80} holds numbers that are not finite")
 
 
-def _is_finite(numbers: np.ndarray) -> bool:
-    """Return whether all of some numbers (n,) are finite."""
-    return all(np.isfinite(numbers[at : at + _CHUNK]).all() for at in range(0, len(numbers), _CHUNK))
+def _is_finite(numbers: Any) -> bool:
+    """Return whether all of some numbers (n,), of an array or of a tensor, are finite."""
+    chunks = (numbers[at : at + _CHUNK] for at in range(0, len(numbers), _CHUNK))
+    return all(bool((np.isfinite(one) if isinstance(one, np.ndarray) else one.isfinite()).all()) for one in chunks)
 
 
 def require_split(split: Split, num_users: int) -> None:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from fastncf import files
 from fastncf.errors import DataError, DataNotFoundError
-from fastncf.persistence.arrays import decode_arrays, encode_arrays
+from fastncf.persistence.arrays import encode_arrays, read_arrays
 from fastncf.persistence.plain import UnexpectedError, canonical_json, dump_json, parse_json
 
 _DRAFT = "description"
@@ -364,21 +364,26 @@ def _read_arrays(folder: Path, kind: FolderKind, entry: _Entry, *, verify: bool)
         DataError: it cannot be read, or is damaged.
     """
     checksum = hashlib.sha256() if verify and entry.sha256 is not None else None
+    arrays, reason = {}, ""
     try:
-        content = files.read(folder / entry.name, checksum)
+        with files.OpenFile(folder / entry.name, checksum) as file:
+            try:
+                arrays = read_arrays(file, file.num_bytes)
+            except UnexpectedError as error:
+                reason = str(error)
+            file.skip_rest()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(error.errno, error.strerror, entry.name) from None
     except (OSError, ValueError, MemoryError) as error:
         _refuse_unreadable(folder, kind, entry.name, error)
-    if entry.num_bytes is not None and len(content) != entry.num_bytes:
+    if entry.num_bytes is not None and file.num_read != entry.num_bytes:
         stated = f"{kind.manifest} states {entry.num_bytes!r:.40}"
-        _refuse(folder, kind, entry.name, f"it has {len(content)} bytes and {stated}")
-    if checksum is not None and checksum.hexdigest() != entry.sha256:
-        _refuse(folder, kind, entry.name, f"it does not have the SHA-256 that {kind.manifest} states")
-    try:
-        return decode_arrays(content)
-    except UnexpectedError as error:
-        _refuse(folder, kind, entry.name, str(error))
+        reason = f"it has {file.num_read} bytes and {stated}"
+    elif checksum is not None and checksum.hexdigest() != entry.sha256:
+        reason = f"it does not have the SHA-256 that {kind.manifest} states"
+    if reason:
+        _refuse(folder, kind, entry.name, reason)
+    return arrays
 
 
 def _refuse(folder: Path, kind: FolderKind, name: str, reason: str) -> NoReturn:

@@ -134,8 +134,9 @@ def _registered_model(fields: Fields, class_name: str, state: Mapping[str, Any],
     if not is_own:
         # buffers as well: a module of the user's own may hold infinities in a mask
         require_finite(state)
-    model = models.build(stage, num_users, num_items, np.zeros(num_items, dtype=np.int64))
-    return _with_parameters(model, state)
+    if is_own:
+        return _with_parameters(models.build(stage, num_users, num_items, np.zeros(num_items, dtype=np.int64)), state)
+    return _with_parameters(models.build_empty(stage, num_users, num_items), state, is_empty=True)
 
 
 def _require_forms(parameters: Mapping[str, Any], forms: dict[str, tuple[tuple[int, ...], str]]) -> None:
@@ -150,13 +151,20 @@ def _require_forms(parameters: Mapping[str, Any], forms: dict[str, tuple[tuple[i
             raise UnexpectedError(f"{name} has shape {found[0]} and dtype {found[1]}; expected {shape} and {dtype}")
 
 
-def _with_parameters(model: "nn.Module", state: Mapping[str, Any]) -> "nn.Module":
-    """Return a module after its state was replaced: parameters and buffers of the same shapes, and extra states."""
+def _with_parameters(model: "nn.Module", state: Mapping[str, Any], *, is_empty: bool = False) -> "nn.Module":
+    """Return a module after its state was replaced: parameters and buffers of the same shapes, and extra states.
+
+    Args:
+        model: the module.
+        state: what it gets.
+        is_empty: whether the module has no memory of its own yet, so that it takes that of the state.
+    """
     import torch
 
     try:
         model.load_state_dict(
-            {name: torch.as_tensor(value) if hasattr(value, "dtype") else value for name, value in state.items()}
+            {name: torch.as_tensor(value) if hasattr(value, "dtype") else value for name, value in state.items()},
+            assign=is_empty,
         )
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise UnexpectedError(" ".join(str(error).split())) from None

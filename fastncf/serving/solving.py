@@ -88,7 +88,7 @@ def solve_users(
     """
     vectors = np.zeros((len(indptr) - 1, fixed.vectors.shape[1]), dtype=np.float32)
     bias = np.zeros(len(vectors), dtype=np.float32)
-    columns = np.column_stack([fixed.vectors, np.ones(len(fixed.vectors))]).astype(np.float64)  # the last is the bias
+    sampled = _columns(fixed, fixed.sampled)
 
     def solve(first: int, last: int) -> None:
         """Write the vectors and biases of a range of users."""
@@ -98,7 +98,7 @@ def solve_users(
                 whole, before = np.zeros(fixed.vectors.shape[1]), np.zeros((1, fixed.vectors.shape[1]))
                 if encoder is not None:
                     whole, before = states_before(encoder, history)
-                found = _solve_user(fixed, columns, history, before)
+                found = _solve_user(fixed, sampled, history, before)
                 vectors[user], bias[user] = whole + found[:-1], found[-1]
 
     run_ranges(solve, balanced_ranges(indptr))
@@ -129,27 +129,29 @@ def states_before(encoder: HistoryEncoder, history: np.ndarray) -> tuple[np.ndar
     return whole, before
 
 
-def _solve_user(fixed: FixedItems, columns: np.ndarray, history: np.ndarray, before: np.ndarray) -> np.ndarray:
+def _columns(fixed: FixedItems, items: np.ndarray) -> np.ndarray:
+    """Return the vectors of n items, and 1 for the bias of a user, (n, D + 1) float64."""
+    return np.column_stack([fixed.vectors[items], np.ones(len(items))]).astype(np.float64)
+
+
+def _solve_user(fixed: FixedItems, sampled: np.ndarray, history: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Return what is added to the states of a user, a vector and a bias, (D + 1,).
 
     Args:
         fixed: the items.
-        columns: (I, D + 1), their vectors and a column of 1.
+        sampled: (S, D + 1), columns of the items that stand for the negatives.
         history: (n,) items.
         before: (n, D) states, one for each item; or (1, D) for all.
     """
     count, per = len(history), len(history) / len(before)
     shares = np.where(np.isin(fixed.sampled, history), 0, fixed.shares)
     shares = fixed.num_negatives * per * shares / max(shares.sum(), np.finfo(np.float64).tiny)
-    ridge = np.full(columns.shape[1], max(2 * fixed.l2 * count * (1 + fixed.num_negatives), LEAST_RIDGE))
+    positive = _columns(fixed, history)
+    ridge = np.full(sampled.shape[1], max(2 * fixed.l2 * count * (1 + fixed.num_negatives), LEAST_RIDGE))
     ridge[-1] = LEAST_RIDGE
-    positives = _Samples(
-        columns[history], (before * columns[history, :-1]).sum(axis=1)[None] + fixed.bias[history], np.ones(count), 1
-    )
-    negatives = _Samples(
-        columns[fixed.sampled], before @ columns[fixed.sampled, :-1].T + fixed.bias[fixed.sampled], shares, 0
-    )
-    return _newton([positives, negatives], ridge)
+    scores = (before * positive[:, :-1]).sum(axis=1)[None] + fixed.bias[history]
+    others = before @ sampled[:, :-1].T + fixed.bias[fixed.sampled]
+    return _newton([_Samples(positive, scores, np.ones(count), 1), _Samples(sampled, others, shares, 0)], ridge)
 
 
 class _Samples(NamedTuple):

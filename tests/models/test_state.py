@@ -1,12 +1,14 @@
 """State of a module as it is saved."""
 
+from io import BytesIO
+
 import pytest
 import torch
 from torch import nn
 
 from fastncf.errors import ConfigError
 from fastncf.models.state import savable_state
-from fastncf.persistence.arrays import decode_arrays, encode_arrays
+from fastncf.persistence.arrays import encode_arrays, read_arrays
 
 
 class Extra(nn.Module):
@@ -35,7 +37,8 @@ def test_tensors_that_share_memory_are_written_each(dtype):
     module.to(dtype)
     tensors, extra = savable_state(module)
     assert extra == {}
-    written = decode_arrays(bytearray(encode_arrays(tensors)))
+    content = encode_arrays(tensors)
+    written = read_arrays(BytesIO(content), len(content))
     assert len(written) == 5
     for name, tensor in module.state_dict().items():
         assert tensors[name].data_ptr() == tensor.data_ptr()

@@ -148,15 +148,16 @@ def test_an_unusable_path_is_refused_before_the_fit_and_by_save(tmp_path, new):
 
 @pytest.mark.parametrize("kept", ["", "fastncf.json"])
 def test_files_of_another_user_are_neither_missing_nor_damaged(tmp_path, old, monkeypatch, kept):
-    read = files.read
+    class Refusing(files.OpenFile):
+        """Opens one file alone."""
 
-    def refuse(path, *arguments, **settings):
-        if path.name == kept:
-            return read(path, *arguments, **settings)
-        raise PermissionError(13, "Permission denied", str(path))
+        def __init__(self, path, *arguments):
+            if path.name != kept:
+                raise PermissionError(13, "Permission denied", str(path))
+            super().__init__(path, *arguments)
 
     old.save(tmp_path / "model")
-    monkeypatch.setattr(files, "read", refuse)
+    monkeypatch.setattr(files, "OpenFile", Refusing)
     with pytest.raises(DataError, match=r"model: fastncf.* cannot be read \(Permission denied\); expected files that"):
         fastncf.load(tmp_path / "model")
 
