@@ -22,11 +22,22 @@ _READING_BYTES_PER_ROW = 37
 _KEPT_BYTES_PER_ROW = 30  # of the rows and the split, and of what the allocators keep for later
 _ORDER_ROWS, _ORDER_BYTES_PER_ROW = 1_000_000, 50  # of the sample that tells whether the order matters
 _ORDERED_AT_ONCE = 1 << 20  # interactions that are put in the order of their histories
+_VISITS_FOR_COPIES = 128  # interactions of an item from which HistorySGD trains two copies of the items' tables
+_LANES = 16
 _FLOAT_BYTES = 4
 _POSITIONS_PER_CHUNK = 64
 _FEATURES = 4  # of a state
-RESERVED_BYTES = 25_000_000
-"""Memory that libraries and kernels take which are loaded while a model is trained."""
+
+_LOADED_BYTES = {
+    "history_sgd": 8_000_000,
+    "block_sgd": 8_000_000,
+    "next_item": 18_000_000,
+    "other_items": 18_000_000,
+    "cpu_mlp": 28_000_000,
+    "autograd": 115_000_000,
+    "untrained": 5_000_000,
+}
+"""Memory that libraries and kernels take which are loaded while a trainer trains, and for the evaluation."""
 
 START_SECONDS = 0.6
 _END_SECONDS = 0.35
@@ -130,6 +141,15 @@ def uses_torch(stages: Sequence[Stage]) -> bool:
     return any(stage.trainer not in _WITHOUT_TORCH for stage in stages)
 
 
+def loaded_bytes(stages: Sequence[Stage]) -> int:
+    """Return the bytes of libraries and kernels that are loaded after the data are split, compiled before.
+
+    Args:
+        stages: training runs.
+    """
+    return max(_LOADED_BYTES.get(stage.trainer, _LOADED_BYTES["autograd"]) for stage in stages)
+
+
 def growth_bytes(
     stages: Sequence[Stage],
     *,
@@ -166,7 +186,13 @@ def _training_bytes(stage: Stage, num_users: int, num_items: int, num_interactio
         numbers += num_interactions if stage.history == "sequence" else 8 * num_interactions  # histories in their order
         numbers += min(num_interactions, _ORDERED_AT_ONCE) * 6
     elif stage.trainer in _SGD_TRAINERS:
-        numbers = (4 * num_users + 8 * num_items) * stage.dim
+        # parameters, a copy, and the users' own vectors; those of histories twice, and copies that are trained at once
+        num_copies = 2 if num_interactions >= _VISITS_FOR_COPIES * num_items else 0
+        dim = -(-stage.dim // _LANES) * _LANES
+        is_padded = stage.dim < dim
+        numbers = ((3 + is_padded) * num_users + (4 + is_padded + 2 * num_copies) * num_items) * (dim + 1)
+    elif not stage.epochs:
+        numbers = 0
     else:
         # parameters, two moments and a copy; users and the order of an epoch, which may be in int64, and negatives
         numbers = rows * (stage.dim + stage.mlp_dim) * 4

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastncf.accelerators import has_torch
 from fastncf.errors import ConfigError, FastNCFError, InsufficientMemoryError
@@ -45,6 +45,30 @@ _THREADS = "can't start new thread"
 _NEEDS_TORCH = "{} needs torch: pip install torch"
 
 
+class Limit(NamedTuple):
+    """A limit of the memory of this process, or of a group of processes that it belongs to.
+
+    Attributes:
+        left: bytes that may still be allocated; very many where nothing is limited.
+        size: bytes that may be allocated in all.
+        is_of_group: whether it is that of a control group, such as one of a container, which counts for all of its
+            processes, and counts no libraries that others have read before; otherwise that of :func:`limited_memory`.
+    """
+
+    left: int
+    size: int = _NO_LIMIT
+    is_of_group: bool = False
+
+    def with_more(self, num_bytes: int) -> str:
+        """Return in words the limit that would be expected if some bytes more than it leaves are needed."""
+        megabytes = -(-(self.size + num_bytes - self.left) // 10**6)
+        return f"a memory limit of {megabytes}MB" if self.is_of_group else f"max_memory={megabytes}MB"
+
+    def __str__(self) -> str:
+        name = "the memory limit of the container or its group" if self.is_of_group else "max_memory"
+        return f"{name} is {format_bytes(self.size)}"
+
+
 def available_bytes() -> int:
     """Return the bytes that this process may still allocate, as far as the system tells.
 
@@ -56,8 +80,14 @@ def available_bytes() -> int:
 
 def bytes_within_limits() -> int:
     """Return the bytes that limits of the control groups and of :func:`limited_memory` leave; very many without one."""
+    return tightest_limit().left
+
+
+def tightest_limit() -> Limit:
+    """Return the limit that leaves the fewest bytes, of the control groups and of :func:`limited_memory`."""
     limit = _limit.get()
-    return min(_cgroup_bytes(), _NO_LIMIT if limit is None else limit - resident_bytes())
+    own = Limit(_NO_LIMIT) if limit is None else Limit(limit - resident_bytes(), limit)
+    return min(own, _cgroup_limit())
 
 
 @contextmanager
@@ -287,13 +317,13 @@ def _address_space_bytes() -> int:
         return _NO_LIMIT
 
 
-def _cgroup_bytes() -> int:
-    """Return the bytes that the control groups of the process leave: version 2 or 1, its own group and all above."""
+def _cgroup_limit() -> Limit:
+    """Return the tightest limit of the control groups of the process: version 2 or 1, its own group and all above."""
     try:
         lines = (_PROCESS / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return _NO_LIMIT
-    left = _NO_LIMIT
+        return Limit(_NO_LIMIT)
+    tightest = Limit(_NO_LIMIT)
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -305,18 +335,18 @@ def _cgroup_bytes() -> int:
             continue
         group = root / path.lstrip("/")
         for folder in (group, *group.parents):
-            left = min(left, _group_bytes(folder, *names))
+            tightest = min(tightest, _group_limit(folder, *names))
             if folder == root:
                 break
-    return left
+    return tightest
 
 
-def _group_bytes(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int:
-    """Return the bytes that the limit of one control group leaves; files that it caches can be dropped."""
+def _group_limit(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> Limit:
+    """Return the limit of one control group; files that it caches can be dropped."""
     try:
         limit = int((folder / limit_name).read_text(encoding="ascii"))
         usage = int((folder / usage_name).read_text(encoding="ascii"))
         stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-        return limit - usage + int(stat.get(cache_name, 0))
+        return Limit(limit - usage + int(stat.get(cache_name, 0)), limit, is_of_group=True)
     except (OSError, ValueError):  # no such group, or its limit is "max"
-        return _NO_LIMIT
+        return Limit(_NO_LIMIT)

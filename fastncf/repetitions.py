@@ -13,10 +13,11 @@ from fastncf.errors import ConfigError, printable
 from fastncf.memory import format_bytes
 from fastncf.numpy_errors import usual_errors
 from fastncf.plan import Plan, make_plan
+from fastncf.plan_memory import require_plan_memory
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.progress import progress_shown
 from fastncf.recommender import Recommender
-from fastncf.train import Prepared, fit_prepared, likely_plan, require_plan_memory
+from fastncf.train import Prepared, fit_prepared, likely_plan
 from fastncf.trainers.loop import Progress, ProgressReporter
 from fastncf.unused import Fit, refuse_contradictions, warn_of_unused
 

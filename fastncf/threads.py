@@ -11,6 +11,7 @@ are daemons, so that none of them keeps a process alive.
 """
 
 import atexit
+import contextvars
 import itertools
 import math
 import os
@@ -89,12 +90,15 @@ def _doing(work: _Work) -> Iterator[None]:
 class Task(Generic[Result]):
     """A call of a function by a thread of its own, which begins at once, as a part of the work of the calling thread.
 
+    The context variables are those of the calling thread, such as limits of the memory and NumPy's error handling.
+
     Args:
         function: called without arguments.
     """
 
     def __init__(self, function: Callable[[], Result]) -> None:
         self._function = function
+        self._context = contextvars.copy_context()
         self._work = _Work(_current.work)
         self._error: BaseException | None = None
         self._result: Result | None = None
@@ -114,7 +118,7 @@ class Task(Generic[Result]):
         """Call the function; runs in the thread."""
         try:
             with _doing(self._work):
-                self._result = self._function()
+                self._result = self._context.run(self._function)
         except BaseException as error:
             self._error = error
         finally:

@@ -14,7 +14,6 @@ from fastncf.calibration import clock_started, measured_plan
 from fastncf.checkpoints import Checkpoint, open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import Config
-from fastncf.cost import RESERVED_BYTES, growth_bytes, least_bytes
 from fastncf.data.facts import DataFacts, find_facts
 from fastncf.data.given_files import draw_test_users, read_with_test
 from fastncf.data.holdout import quantile_of
@@ -23,27 +22,18 @@ from fastncf.data.protocols import make_split
 from fastncf.data.split import Split, hold_out_nothing
 from fastncf.data.streamed import read_within_memory
 from fastncf.data.titles import read_titles
-from fastncf.errors import DivergedError, InsufficientMemoryError
-from fastncf.evaluation.candidates import require_candidate_memory
+from fastncf.errors import DivergedError
 from fastncf.mapped import leave_memory
-from fastncf.measuring import TestSet
-from fastncf.memory import (
-    bytes_within_limits,
-    format_bytes,
-    limited_memory,
-    parse_bytes,
-    require_memory,
-    resident_bytes,
-)
+from fastncf.memory import format_bytes, limited_memory, parse_bytes
 from fastncf.numpy_errors import usual_errors
 from fastncf.persistence.plain import as_numbers, finite_or_none
 from fastncf.plan import Plan, alternative_plan, likely_facts, make_plan, trial_of
+from fastncf.plan_memory import require_compiler_memory, require_plan_memory
 from fastncf.processes import use_one_torch_thread_after_fork
 from fastncf.progress import progress_shown
 from fastncf.recommender import Recommender
 from fastncf.refit import TrainedOnAll, train_on_all
 from fastncf.rng import Stream, key
-from fastncf.stage import BY_STATES
 from fastncf.trainers.loop import Progress, ProgressReporter
 from fastncf.trainers.stages import train_stages, validation_of
 from fastncf.tuning import choose_l2, choose_plan
@@ -269,6 +259,7 @@ class Prepared:
     @classmethod
     def read(cls, train: Any, inputs: Inputs, config: Config, likely: Plan, reporter: ProgressReporter) -> "Prepared":
         """Read interactions, keep the asked-for share of the users, and hold out items."""
+        require_compiler_memory([likely, alternative_plan(config, likely)], has_text=isinstance(train, str | Path))
         given, holdout = None, config.held_out(is_given=inputs.test is not None)
         with reporter.stage("read"):
             options: dict[str, Any] = {**inputs.columns, **config.reading()}
@@ -375,58 +366,6 @@ def _evaluate(recommender: Recommender, kept: Checkpoint | None) -> None:
     if kept is not None:
         measured = {name: finite_or_none(getattr(recommender, name)) for name in _MEASURED}
         kept.finish(protocol=recommender.protocol, **measured)
-
-
-def require_plan_memory(plan: Plan, split: Split) -> None:
-    """Refuse a plan whose parameters or candidates alone exceed the memory that is available.
-
-    Raises:
-        InsufficientMemoryError: says how much is needed, and what would need less.
-    """
-    _require_within_limits(plan)
-    data, evaluation = plan.data, plan.evaluation
-    for stage in plan.stages:
-        if stage.device == "cpu":
-            needed = least_bytes(
-                stage, num_users=data.num_users, num_items=data.num_items, num_interactions=data.num_interactions
-            )
-            require_memory(
-                f"{stage.model} with dim={stage.dim}, layers={stage.layers!r:.80} and "
-                f"num_negatives={stage.num_negatives} for {data.num_users:,} users, {data.num_items:,} items and "
-                f"{data.num_interactions:,} interactions",
-                needed,
-                f"a smaller dim, {'batch_size' if stage.trainer in BY_STATES else 'layers'} or num_negatives",
-            )
-    if split.test_candidates is None and split.holdout != "none":
-        require_candidate_memory(len(TestSet.of(split).users), evaluation.num_candidates)
-
-
-def _require_within_limits(plan: Plan) -> None:
-    """Refuse a plan that is expected to need more memory than a limit of the fit or of a container leaves.
-
-    Raises:
-        InsufficientMemoryError: says how much the limit would have to be.
-    """
-    data, stages = plan.data, tuple(stage for stage in plan.stages if stage.device == "cpu")
-    if not stages:
-        return
-    needed = RESERVED_BYTES + growth_bytes(
-        stages,
-        num_users=data.num_users,
-        num_items=data.num_items,
-        num_interactions=data.num_interactions,
-        num_candidates=plan.evaluation.num_candidates,
-        is_tight=True,
-    )
-    if needed > (left := bytes_within_limits()):
-        resident = resident_bytes()
-        most = resident + needed
-        raise InsufficientMemoryError(
-            f"{plan.final.model} with dim={plan.final.dim} and num_negatives={plan.final.num_negatives} for "
-            f"{data.num_interactions:,} interactions: is expected to need {format_bytes(most)} of memory, and the "
-            f"limit (max_memory or that of the container) is {format_bytes(max(0, resident + left))}; expected: "
-            f"max_memory={-(-most // 10**6)}MB or more, or a smaller dim, num_negatives or num_candidates"
-        )
 
 
 def _counts(interactions: Interactions, split: Split) -> dict[str, int]:

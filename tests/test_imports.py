@@ -39,7 +39,7 @@ LEVELS = [
     {"persistence"},
     {"report"},
     {"checkpoints", "measuring", "plan_file", "progress", "refit", "tuning", "updating"},
-    {"calibration", "datasets", "recommender", "unused"},
+    {"calibration", "datasets", "plan_memory", "recommender", "unused"},
     {"asked"},
     {"comparison", "train"},
     {"repetitions", "search"},

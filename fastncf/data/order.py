@@ -1,5 +1,7 @@
 """Test whether the order of the interactions in users' histories carries information."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from fastncf.data.split import Split
@@ -7,6 +9,7 @@ from fastncf.kernels.cpu.csr import shuffle_rows
 from fastncf.rng import Stream, key
 
 _MAX_INTERACTIONS = 1_000_000
+_AT_ONCE = 1 << 18  # interactions or pairs that are looked at together, so that little memory is needed
 
 
 def draw_sample(split: Split, seed: int) -> np.ndarray:
@@ -33,11 +36,16 @@ def order_matters(split: Split, order: np.ndarray, users: np.ndarray, seed: int)
     lengths = np.diff(split.indptr)[users]
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     user = np.repeat(np.arange(len(users), dtype=np.int32), lengths)
-    start = np.repeat(split.indptr[users], lengths)
-    ordered = split.indices[start + order[start + np.arange(len(user)) - indptr[user]]]
-    shuffled = ordered.copy()
-    shuffle_rows(indptr, shuffled, np.uint64(key(seed, Stream.ORDER)))
-    repeats, chance = (repeated_neighbours(user, item, split.num_items) for item in (ordered, shuffled))
+    item = np.empty(len(user), dtype=split.indices.dtype)
+    for start in range(0, len(user), _AT_ONCE):
+        of = user[start : start + _AT_ONCE]
+        rows = split.indptr[users[of]]
+        item[start : start + _AT_ONCE] = split.indices[
+            rows + order[rows + np.arange(start, start + len(of)) - indptr[of]]
+        ]
+    repeats = repeated_neighbours(user, item, split.num_items)
+    shuffle_rows(indptr, item, np.uint64(key(seed, Stream.ORDER)))
+    chance = repeated_neighbours(user, item, split.num_items)
     return repeats > 1.25 * chance + 5 * chance**0.5 + 10
 
 
@@ -49,6 +57,22 @@ def repeated_neighbours(user: np.ndarray, item: np.ndarray, num_items: int) -> i
         item: (n,) item of each interaction, in the order of the user's history.
         num_items: I.
     """
-    one, other = (side[user[:-1] == user[1:]].astype(np.int64) for side in (item[:-1], item[1:]))
-    counts = np.unique(np.minimum(one, other) * num_items + np.maximum(one, other), return_counts=True)[1]
-    return int((counts * (counts - 1) // 2).sum())
+    repeats, num_parts = 0, 1 + len(user) // _AT_ONCE
+    for part in range(num_parts):  # equal pairs are in one part
+        pairs = np.concatenate([np.empty(0, dtype=np.int64), *_pairs(user, item, num_items, part, num_parts)])
+        pairs.sort()
+        counts = np.diff(np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1], [True]])))
+        repeats += int((counts * (counts - 1) // 2).sum())
+    return repeats
+
+
+def _pairs(user: np.ndarray, item: np.ndarray, num_items: int, part: int, num_parts: int) -> Iterator[np.ndarray]:
+    """Yield numbers (n,) int64 of the pairs of neighbours that are in one of several parts."""
+    for start in range(0, len(user) - 1, _AT_ONCE):
+        stop = min(start + _AT_ONCE, len(user) - 1)
+        one, other = item[start:stop], item[start + 1 : stop + 1]
+        is_wanted = user[start:stop] == user[start + 1 : stop + 1]
+        if num_parts > 1:
+            is_wanted &= (one + other) % num_parts == part
+        one, other = one[is_wanted], other[is_wanted]
+        yield np.minimum(one, other).astype(np.int64) * num_items + np.maximum(one, other)

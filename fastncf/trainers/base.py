@@ -35,6 +35,7 @@ class Trainer(ABC):
         at_boundary: called between two batches, or two groups of them, of an epoch; :meth:`state` may be asked for
             then, and an exception ends the training.
         num_groups: batches, or groups of them, of an epoch, as they are counted at boundaries.
+        large_kernels: compiled functions that it calls, whose compilation takes much memory.
     """
 
     name: ClassVar[str]
@@ -44,6 +45,7 @@ class Trainer(ABC):
     device: "torch.device | None" = None
     at_boundary: Callable[[], object] | None = None
     num_groups: int = 1
+    large_kernels: ClassVar[tuple[Any, ...]] = ()
     _begun: State | None = None
 
     @classmethod

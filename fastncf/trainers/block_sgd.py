@@ -60,6 +60,7 @@ class BlockSGD(Trainer):
     name = "block_sgd"
     optimizer = "sgd"
     trains_factors = True
+    large_kernels = (train_block,)
 
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:

@@ -56,6 +56,7 @@ class CPUMLPTrainer(Trainer):
     """
 
     name: ClassVar[str] = "cpu_mlp"
+    large_kernels = (kernels.train_batches,)
     optimizer: ClassVar[Literal["sgd", "adam"]] = "adam"
 
     @classmethod

@@ -65,6 +65,7 @@ class HistorySGD(Trainer):
     name = "history_sgd"
     optimizer = "sgd"
     trains_factors = True
+    large_kernels = (train_histories,)
 
     @classmethod
     def why_not(cls, stage: Stage, module: "nn.Module | None") -> str | None:

@@ -72,6 +72,7 @@ class NextItem(Trainer):
     """Trains histories and items by softmax over negatives that all positions of a batch share."""
 
     name = "next_item"
+    large_kernels = kernels.plan_batches, kernels.train_batches
     optimizer = "adam"
     trains_factors = True
     history: ClassVar[Literal["sequence", "bag"]] = "sequence"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from fastncf.kernels.cpu.compiling import is_compiling
 from fastncf.trainers.base import State
 
 SECONDS_BETWEEN = 300.0
@@ -57,6 +58,7 @@ class Recorder:
         self._arrived: list[int] = []
         self._former: dict[int, Any] = {}
         self._last = time.monotonic()
+        self._is_kept = True  # all that is trained, by the last snapshot
 
     def take_finished(self) -> Snapshot | None:
         """Return the snapshot of the next stage that an earlier process finished; None where there is none left."""
@@ -97,6 +99,7 @@ class Recorder:
 
     def at_boundary(self, take: Callable[[], Snapshot], place: Callable[[], str]) -> None:
         """Do what :meth:`at_epoch_end` does, if a signal has arrived or the last snapshot is old."""
+        self._is_kept = False
         if self._arrived or time.monotonic() - self._last >= SECONDS_BETWEEN:
             self._record(take, place)
 
@@ -108,15 +111,16 @@ class Recorder:
             arrays |= prefixed(f"finished.{number}.", finished.arrays)
         values = {"finished": [finished.values for finished in self._finished], "current": current.values}
         self._write(Snapshot(values, arrays), place())
-        self._last = time.monotonic()
+        self._last, self._is_kept = time.monotonic(), True
         self._raise_arrived()
 
     @contextmanager
     def signals_wait(self) -> Iterator[None]:
         """Let the first signal that ends the process wait for the next boundary of batches within the block.
 
-        A second signal ends the process, or raises its exception, at once. Signals reach the main thread alone, and in
-        another one nothing is changed.
+        A second signal ends the process, or raises its exception, at once, and so does the first one while kernels are
+        compiled and nothing is trained behind the last snapshot. Signals reach the main thread alone, and in another
+        one nothing is changed.
         """
         if threading.current_thread() is threading.main_thread():
             numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
@@ -134,6 +138,8 @@ class Recorder:
         """Note that a signal has arrived; the parameters are those of a signal handler."""
         self._arrived.append(number)
         self._give_back()
+        if self._is_kept and is_compiling():
+            self._raise_arrived()
 
     def _give_back(self) -> None:
         """Let the former handlers handle signals again."""

@@ -1,6 +1,9 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
+from fastncf.data import order
 from fastncf.data.order import draw_sample, order_matters, repeated_neighbours
 from fastncf.data.split import Split
 from fastncf.kernels.cpu.csr import shuffle_rows
@@ -54,3 +57,13 @@ def test_rows_are_shuffled_uniformly_and_apart():
         assert (items[4], sorted(items[5:].tolist())) == (4, [5, 6])
         counts[np.arange(4), items[:4]] += 1
     assert abs(counts - 500).max() < 100
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 18])
+def test_repeated_neighbours_are_those_of_a_plain_count(monkeypatch, at_once):
+    monkeypatch.setattr(order, "_AT_ONCE", at_once)
+    rng = np.random.default_rng()
+    user, item = np.sort(rng.integers(0, 9, 200)), rng.integers(0, 6, 200)
+    pairs = Counter(frozenset(pair) for u, v, *pair in zip(user, user[1:], item, item[1:], strict=False) if u == v)
+    assert repeated_neighbours(user, item, 6) == sum(count * (count - 1) // 2 for count in pairs.values())
+    assert repeated_neighbours(user[:0], item[:0], 6) == 0

@@ -17,8 +17,11 @@ from numba.core import event
 from numba.core.compiler_lock import global_compiler_lock
 
 import fastncf
-from fastncf.kernels.cpu import compiling
+from fastncf.errors import DataNotFoundError, InsufficientMemoryError
+from fastncf.kernels.cpu import compiler_memory, compiling
 from fastncf.kernels.cpu.compiling import njit, when_compiling
+from fastncf.kernels.cpu.factors import train_block
+from fastncf.memory import limited_memory, resident_bytes
 from fastncf.threads import CancelledError, Task
 
 FOLDER = Path(fastncf.__file__).parents[1]
@@ -343,3 +346,34 @@ def test_a_fork_waits_for_the_compilation_of_another_thread():
         os.waitpid(child, 0)
     assert ended == (child, 0)
     assert not global_compiler_lock.is_locked()
+
+
+def test_a_kernel_is_compiled_only_where_a_limit_leaves_the_memory(kernels, monkeypatch):
+    monkeypatch.setattr(compiler_memory._Compiler, "has_started", False)
+    loaded = runpy.run_path(str(kernels.module))["first"]
+    assert loaded.is_compiled
+    assert compiler_memory.bytes_to_compile([loaded]) == 0
+    with limited_memory(resident_bytes() + 50_000_000):
+        assert kernels.run() == LOADED
+        kernels.write(summand=2)
+        with pytest.raises(
+            InsufficientMemoryError, match=r"^compiling kernels .*83\.0 MB .*expected: max_memory=\d+MB"
+        ):
+            kernels.run()
+        monkeypatch.setattr(compiler_memory._Compiler, "has_started", True)  # the compiler is in the memory by then
+        assert kernels.run() == (6, 5, 9, True)
+
+
+def test_a_fit_without_compiled_kernels_is_refused_before_the_data_are_read(monkeypatch):
+    monkeypatch.setattr(compiler_memory._Compiler, "has_started", False)
+    settings = {"loss": "bce", "history": "none", "l2": 0.1, "epochs": 1, "dim": 4}
+    monkeypatch.setattr(type(train_block), "is_compiled", property(lambda kernel: kernel is not train_block))
+    limit = resident_bytes() + 100_000_000
+    with pytest.raises(InsufficientMemoryError, match=r"^compiling kernels .*need 195\.0 MB") as error:
+        fastncf.fit("no-such-file.csv", max_memory=limit, **settings)
+    assert 94 < int(str(error.value).split("max_memory=")[1].split("MB")[0]) - limit / 1e6 < 150
+    with pytest.raises(DataNotFoundError):
+        fastncf.fit("no-such-file.csv", max_memory=limit + 150_000_000, **settings)
+    monkeypatch.setattr(type(train_block), "is_compiled", True)
+    with pytest.raises(DataNotFoundError):
+        fastncf.fit("no-such-file.csv", max_memory=limit, **settings)

@@ -8,11 +8,11 @@ import numpy as np
 from fastncf.data.readers.files import open_content
 from fastncf.memory import require_memory
 
-_BYTES_OF_INTEGERS, _BYTES_OF_TEXT = 46, 85
+_BYTES_OF_INTEGERS, _BYTES_OF_TEXT = 50, 85
 """Memory that a row takes while it is read and split, if all its columns are integers, and at least if one is not."""
 
-_RESERVED_BYTES = 40_000_000
-"""Memory that libraries and kernels take which are loaded on the way."""
+_READER_BYTES = 40_000_000
+"""Memory that the kernels and buffers take which read and split texts."""
 
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
@@ -54,4 +54,4 @@ def _likely_lines(content: Path | bytes) -> int:
 
 def _require(what: str, needed: int) -> None:
     """Raise an InsufficientMemoryError where fewer bytes are available."""
-    require_memory(what, needed + _RESERVED_BYTES, "fewer rows, a Parquet file, which is read in slices")
+    require_memory(what, needed + _READER_BYTES, "fewer rows, a Parquet file, which is read in slices")

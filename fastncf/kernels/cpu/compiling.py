@@ -25,6 +25,8 @@ from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 
 from fastncf import files, rng
+from fastncf.kernels.cpu.compiler_memory import require_room_to_compile
+from fastncf.memory import tightest_limit
 from fastncf.threads import check_cancelled, run_aside
 
 _FORK_PATIENCE = 60.0  # seconds that a fork waits for the compiler: longer than a kernel takes
@@ -55,11 +57,24 @@ class _Kernel(CPUDispatcher):
     wait forever.
     """
 
+    _cache: Any
+
     def compile(self, signature: Any) -> Any:
         """Compile for a signature, see ``numba.core.dispatcher.Dispatcher``."""
         if global_compiler_lock.is_locked():  # by this thread, which compiles a caller: another one would wait for it
             return super().compile(signature)
-        return run_aside(functools.partial(super().compile, signature))
+        return run_aside(functools.partial(self._compile_alone, signature))
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the kernel is compiled for a signature, in this process or in the cache."""
+        return bool(self.overloads) or (isinstance(self._cache, _Cache) and self._cache.has_code())
+
+    def _compile_alone(self, signature: Any) -> Any:
+        """Compile a kernel that no other one calls, if there is memory for that and what it calls."""
+        if isinstance(self._cache, _Cache):
+            self._cache.when_missing = lambda: require_room_to_compile(self.py_func, tightest_limit())
+        return super().compile(signature)
 
 
 class _Nowhere(caching.InTreeCacheLocator):
@@ -99,13 +114,20 @@ class _Cache(caching.FunctionCache):
         places = Path(self._cache_path), *_unwritable_places(function, self._cache_path)
         bases = tuple(place / self._impl.filename_base for place in places)
         self._cache_file = _CacheFile(bases, (self._impl.locator.get_source_stamp(), _kernels_stamp()))
+        self.when_missing: Callable[[], object] | None = None
+
+    def has_code(self) -> bool:
+        """Return whether there is code for a signature."""
+        return self._cache_file.has_keys()
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """Return the code for a signature, or None where there is none that can be used."""
-        try:
-            return super().load_overload(signature, target_context)
-        except Exception:  # whatever Numba and pickle raise for a file of another version
-            return None
+        """Return the code for a signature, or None where there is none that can be used, and it is compiled next."""
+        found, when_missing, self.when_missing = None, self.when_missing, None
+        with suppress(Exception):  # whatever Numba and pickle raise for a file of another version
+            found = super().load_overload(signature, target_context)
+        if found is None and when_missing is not None:
+            when_missing()
+        return found
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep the code for a signature, if that is possible."""
@@ -133,6 +155,10 @@ class _CacheFile:
             if value is not None:
                 return value
         return None
+
+    def has_keys(self) -> bool:
+        """Return whether a value was saved under some key."""
+        return any(self._index(base) for base in (self._base, *self._others))
 
     def save(self, key: object, value: object) -> None:
         """Save a value under a key; values under other keys stay unless they are of another version."""
@@ -257,6 +283,15 @@ def compilations_counted() -> Iterator[Compilations]:
         yield listener
     finally:
         event.unregister("numba:compile", listener)
+
+
+def is_compiling() -> bool:
+    """Return whether another thread compiles a kernel, or reads one from the cache."""
+    lock = global_compiler_lock._lock
+    if not lock.acquire(blocking=False):
+        return True
+    lock.release()
+    return False
 
 
 class _Cancellation(event.Listener):

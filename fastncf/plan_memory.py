@@ -1,0 +1,94 @@
+"""Memory that a plan needs, refused in one sentence before it is allocated; of kernels before the data are read."""
+
+from collections.abc import Sequence
+
+from fastncf.cost import growth_bytes, least_bytes, loaded_bytes
+from fastncf.data.split import Split
+from fastncf.errors import InsufficientMemoryError
+from fastncf.evaluation.candidates import require_candidate_memory
+from fastncf.kernels.cpu.compiler_memory import bytes_to_compile, compiler_error
+from fastncf.kernels.cpu.text import find_fields, scan_records
+from fastncf.measuring import TestSet
+from fastncf.memory import format_bytes, require_memory, tightest_limit
+from fastncf.plan import Plan
+from fastncf.stage import BY_STATES, Stage
+from fastncf.trainers import get
+
+
+def require_compiler_memory(plans: Sequence[Plan | None], *, has_text: bool) -> None:
+    """Refuse a fit whose kernels are not compiled yet where a limit leaves too little memory for the compiler.
+
+    Args:
+        plans: likely plans of the fit, of which one is carried out; None stands for no plan.
+        has_text: whether the data may be a text.
+
+    Raises:
+        InsufficientMemoryError: says how much the limit would have to be.
+    """
+    limit = tightest_limit()
+    stages = [stage for plan in plans if plan is not None for stage in plan.stages]
+    needed = bytes_to_compile(_kernels_of(stages), (find_fields, scan_records) if has_text else ())
+    if needed > limit.left:
+        raise compiler_error(needed, limit)
+
+
+def require_plan_memory(plan: Plan, split: Split) -> None:
+    """Refuse a plan whose parameters or candidates alone exceed the memory that is available.
+
+    Raises:
+        InsufficientMemoryError: says how much is needed, and what would need less.
+    """
+    _require_within_limits(plan)
+    data, evaluation = plan.data, plan.evaluation
+    for stage in plan.stages:
+        if stage.device == "cpu":
+            needed = least_bytes(
+                stage, num_users=data.num_users, num_items=data.num_items, num_interactions=data.num_interactions
+            )
+            require_memory(
+                f"{stage.model} with dim={stage.dim}, layers={stage.layers!r:.80} and "
+                f"num_negatives={stage.num_negatives} for {data.num_users:,} users, {data.num_items:,} items and "
+                f"{data.num_interactions:,} interactions",
+                needed,
+                f"a smaller dim, {'batch_size' if stage.trainer in BY_STATES else 'layers'} or num_negatives",
+            )
+    if split.test_candidates is None and split.holdout != "none":
+        require_candidate_memory(len(TestSet.of(split).users), evaluation.num_candidates)
+
+
+def _require_within_limits(plan: Plan) -> None:
+    """Refuse a plan that is expected to need more memory than a limit of the fit or of a container leaves.
+
+    Raises:
+        InsufficientMemoryError: says how much the limit would have to be.
+    """
+    data, stages = plan.data, tuple(stage for stage in plan.stages if stage.device == "cpu")
+    if not stages:
+        return
+    compiling = bytes_to_compile(_kernels_of(stages))
+    needed = (
+        compiling
+        + loaded_bytes(stages)
+        + growth_bytes(
+            stages,
+            num_users=data.num_users,
+            num_items=data.num_items,
+            num_interactions=data.num_interactions,
+            num_candidates=plan.evaluation.num_candidates,
+            is_tight=True,
+        )
+    )
+    if needed > (limit := tightest_limit()).left:
+        once = f", {format_bytes(compiling)} of them to compile kernels, the first time only" if compiling else ""
+        raise InsufficientMemoryError(
+            f"{plan.final.model} with dim={plan.final.dim} and num_negatives={plan.final.num_negatives} for "
+            f"{data.num_interactions:,} interactions: is expected to need {format_bytes(needed)} more of memory{once}, "
+            f"{limit}, and {format_bytes(max(0, limit.left))} of it are left; expected: {limit.with_more(needed)} or "
+            f"more, or a smaller dim, num_negatives or num_candidates"
+        )
+
+
+def _kernels_of(stages: Sequence[Stage]) -> list[object]:
+    """Return the large kernels that train stages on the CPU, each once."""
+    kernels = {kernel: None for stage in stages if stage.device == "cpu" for kernel in get(stage.trainer).large_kernels}
+    return list(kernels)
