@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fastncf import distributed
 from fastncf.accelerators import VARIABLE
 from fastncf.errors import DeviceError, ForkError, first_line
 from fastncf.processes import lacks_threads
@@ -27,16 +28,19 @@ def find_device(name: str) -> torch.device:
 
     Args:
         name: a device of torch, such as ``cpu`` or ``cuda:1``; ``auto`` stands for the one that the environment
-            variable ``FASTNCF_DEVICE`` names, otherwise for CUDA where torch finds it, otherwise for the CPU.
+            variable ``FASTNCF_DEVICE`` names, otherwise for CUDA where torch finds it and, if several processes train
+            together, each of them has a GPU; otherwise for the CPU.
 
     Raises:
         ForkError: only the parent of this process can use the device; ``auto`` is the CPU then.
-        DeviceError: the device is not available, has no kernels in this build of torch, or has no float64.
+        DeviceError: the device is not available, has no kernels in this build of torch, or has no float64; or it is a
+            GPU, and the processes that train together do not exchange tensors between GPUs.
     """
     if name == "auto" and _is_forked_from_cuda():
         name = "cpu"
     elif name == "auto":
-        name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
+        may_use_gpu = torch.cuda.is_available() and distributed.exchanges_between_gpus()
+        name = os.environ.get(VARIABLE) or ("cuda" if may_use_gpu else "cpu")
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):  # torch's own message lists some twenty kinds
@@ -44,6 +48,11 @@ def find_device(name: str) -> torch.device:
             f"device {name!r:.80} is none that torch knows; expected: 'cpu', 'cuda' for an NVIDIA GPU, or one of "
             f"several, such as 'cuda:0'"
         ) from None
+    if device.type == "cuda" and not distributed.exchanges_between_gpus():
+        raise DeviceError(
+            f"device {name!r}: several processes train together by gloo, which exchanges tensors between CPUs; "
+            f"expected: 'cpu', or a GPU for each process of a machine and nccl"
+        )
     try:
         require_device_after_fork(device)
         torch.ones(1, dtype=torch.float64, device=device).item()  # sums of losses are float64

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from fastncf.errors import DistributedError, FastNCFError
+from fastncf.temporary import no_room, reserve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -260,8 +261,6 @@ def _write_for_others(value: Any, files: ExitStack) -> str:
     Raises:
         InsufficientMemoryError: the folder for temporary files has less room.
     """
-    from fastncf.mapped import no_room, reserve
-
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
@@ -304,6 +303,14 @@ def current() -> Ranks | None:
 def is_first() -> bool:
     """Return whether this process is the first rank, or alone."""
     return _active is None or _active.rank == 0
+
+
+def exchanges_between_gpus() -> bool:
+    """Return whether processes that train together can do so on GPUs; also where this process is alone."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return True
+    return "nccl" in dist.get_backend()
 
 
 @contextmanager

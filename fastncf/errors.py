@@ -102,3 +102,11 @@ class DivergedError(FastNCFError, ArithmeticError):
     def __init__(self, message: str = "", recommender: Any = None) -> None:
         super().__init__(message)
         self.recommender = recommender
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as people write it, such as ``2.1 GB``."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 10**6:,.1f} MB"

@@ -7,17 +7,15 @@ temporary files, ``TMPDIR``.
 """
 
 import mmap
-import os
-import shutil
 import tempfile
 import weakref
 from contextlib import ExitStack
 from math import prod
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from fastncf import distributed
 from fastncf.errors import InsufficientMemoryError
-from fastncf.memory import format_bytes
+from fastncf.temporary import no_room, reserve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,24 +108,6 @@ def _new_file(num_bytes: int, files: ExitStack) -> "str | InsufficientMemoryErro
     except OSError as error:
         return no_room(num_bytes, error)
     return file.name
-
-
-def no_room(num_bytes: int, error: OSError) -> InsufficientMemoryError:
-    """Return the error for a temporary file that cannot be made."""
-    folder = tempfile.gettempdir()
-    return InsufficientMemoryError(
-        f"{folder}: needs {format_bytes(num_bytes)} for a temporary file, and "
-        f"{format_bytes(shutil.disk_usage(folder).free)} are free ({error.strerror}); expected: more room, or another "
-        f"folder in the environment variable TMPDIR"
-    )
-
-
-def reserve(file: IO[bytes], num_bytes: int) -> None:
-    """Give a file its room on the disk, without which a write to its pages would end the process."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, num_bytes)
-    else:
-        file.truncate(num_bytes)
 
 
 def empty_beside(array: "np.ndarray", shape: "int | tuple[int, ...]", dtype: "DTypeLike") -> "np.ndarray":

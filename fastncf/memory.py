@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastncf.accelerators import has_torch
-from fastncf.errors import ConfigError, FastNCFError, InsufficientMemoryError
+from fastncf.errors import ConfigError, FastNCFError, InsufficientMemoryError, format_bytes
 
 _NO_LIMIT = sys.maxsize
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -138,14 +138,6 @@ def parse_bytes(name: str, value: Any) -> int | None:
     if not is_number or not 1 <= number < _NO_LIMIT:
         raise ConfigError(f"{name}={value!r:.80}: expected a number of bytes, such as '4GB', '500MB' or 4000000000")
     return int(number)
-
-
-def format_bytes(count: int) -> str:
-    """Return a number of bytes as people write it, such as ``2.1 GB``."""
-    for unit, size in (("TB", 10**12), ("GB", 10**9)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count / 10**6:,.1f} MB"
 
 
 def require_memory(what: str, needed: int, less: str) -> None:

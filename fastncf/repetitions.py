@@ -9,8 +9,7 @@ import numpy as np
 from fastncf.asked import Asked, read_asked, takes_asked
 from fastncf.config import Config, require_count, show
 from fastncf.data.titles import read_titles
-from fastncf.errors import ConfigError, printable
-from fastncf.memory import format_bytes
+from fastncf.errors import ConfigError, format_bytes, printable
 from fastncf.numpy_errors import usual_errors
 from fastncf.plan import Plan, make_plan
 from fastncf.plan_memory import require_plan_memory

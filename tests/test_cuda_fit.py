@@ -30,7 +30,7 @@ def _device_in_place(monkeypatch):
         monkeypatch.setattr(module, "has_tf32", lambda device: True)
         monkeypatch.setattr(module, "_why_no_launch", lambda *_: None)
         monkeypatch.setattr(module, "_STEPS_PER_GRAPH", 2)
-    monkeypatch.setattr(cuda_next_item, "_BATCHES_PER_PLAN", 2)
+    monkeypatch.setattr(cuda_next_item.CUDANextItem, "batches_per_plan", 2)
     monkeypatch.setattr("fastncf.kernels.cuda.batches.BLOCK_TOKENS", 4)
 
 

@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"files"},
+    {"files", "temporary"},
     {
         "accelerators",
         "distributed",

@@ -46,6 +46,8 @@ IN_PARALLEL = {
     "next_item": "fastncf.trainers.parallel_next_item:ParallelNextItem",
     "other_items": "fastncf.trainers.parallel_next_item:ParallelOtherItems",
     "cpu_mlp": "fastncf.trainers.parallel_cpu_mlp:ParallelCPUMLP",
+    "cuda_next_item": "fastncf.trainers.parallel_cuda_next_item:ParallelCUDANextItem",
+    "cuda_other_items": "fastncf.trainers.parallel_cuda_next_item:ParallelCUDAOtherItems",
     "autograd": "fastncf.trainers.parallel_autograd:ParallelAutograd",
 }
 """Trainers that several processes share out, by the name of the trainer of one process. Of those that take a step for

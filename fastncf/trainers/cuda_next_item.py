@@ -48,7 +48,6 @@ from fastncf.trainers.next_item import (
     windows_of,
 )
 
-_BATCHES_PER_PLAN = 256
 _MASK_BYTES_PER_PLAN = 1 << 26
 _STEPS_PER_GRAPH = 32
 _MOST_NUMBERS = 1 << 31  # of an array whose positions are computed in 32 bits
@@ -66,6 +65,7 @@ class CUDANextItem(Trainer):
     is_mean: ClassVar[np.ndarray] = IS_MEAN
     lookahead: ClassVar[int] = 1  # items from a position to the one that it predicts
     kinds_of_epochs: ClassVar[int] = 1
+    batches_per_plan: ClassVar[int] = 256
     device: torch.device
     _fixed_states: Tensor | None = None  # (U, D) float32, once states are no longer trained
 
@@ -119,11 +119,17 @@ class CUDANextItem(Trainer):
         """Return the windows whose lengths are the same in all epochs."""
         return windows_of(self.split, order)
 
+    def _own_items(self) -> slice:
+        """Return the items whose parameters this process has."""
+        return slice(None)
+
     def _first_parameters(self) -> Parameters:
         """Return the parameters before the first epoch, with the bits of the CPU."""
-        num_items, width, dim = self._sizes.num_items, self._sizes.width, self.stage.dim
-        num_features, num_vectors = self._sizes.num_features, self._sizes.num_vectors
-        history, output = map(torch.from_numpy, draw_vectors(self.stage, num_items, num_vectors))
+        width, dim, num_features = self._sizes.width, self.stage.dim, self._sizes.num_features
+        num_vectors = self._sizes.num_vectors
+        drawn = draw_vectors(self.stage, self._sizes.num_items, num_vectors)
+        history, output = (torch.from_numpy(vectors[self._own_items()]) for vectors in drawn)
+        num_items = len(output)
         inputs, outputs = self._zeros(3, num_items, num_vectors * width), self._zeros(3, num_items, width)
         inputs[0].view(num_items, -1, width)[:, :, :dim] = history
         outputs[0, :, :dim] = output
@@ -138,7 +144,7 @@ class CUDANextItem(Trainer):
             decays=self._zeros(num_features, width),
             is_mean=self._copied(self.is_mean.astype(np.int32)),
         )
-        _compute_decays(parameters)
+        compute_decays(parameters)
         return parameters
 
     def _make_histories(self) -> Histories:
@@ -162,7 +168,7 @@ class CUDANextItem(Trainer):
         """Make the tensors that the steps of an epoch read and write; graphs keep their addresses."""
         sizes, num_windows = self._sizes, len(self.windows.users)
         by_masks = _MASK_BYTES_PER_PLAN // (sizes.max_windows * sizes.num_negatives)
-        rows = max(1, min(_BATCHES_PER_PLAN, by_masks, self.num_batches))
+        rows = max(1, min(self.batches_per_plan, by_masks, self.num_batches))
         ints = functools.partial(self._zeros, dtype=torch.int32)
         self._plan = Plan(
             batches=self._zeros(rows, NUM_FIELDS, dtype=torch.int64),
@@ -197,7 +203,7 @@ class CUDANextItem(Trainer):
                 return self._zeros(1, dtype=torch.float64)
             bounds = self._load_epoch(number)
             rows = len(self._plan.batches)
-            # the decays as the kernels have computed them, whose bits may be others than those of _compute_decays
+            # the decays as the kernels have computed them, whose bits may be others than those of compute_decays
             begun = {"decays": self._parameters.decays, **(self._begun or {})}
             self._parameters.decays.copy_(torch.as_tensor(begun["decays"]))
             done, sums = self._begin(total=self._numbers.total)
@@ -212,11 +218,11 @@ class CUDANextItem(Trainer):
                 self._reach(last, sums)
             has_inputs = self._fixed_states is None
             catch_up_all(self._parameters, self._numbers, self._sizes, self.num_batches, has_inputs)
-            _compute_decays(self._parameters)  # as after a state was loaded, so that the bits are the same
+            compute_decays(self._parameters)  # as after a state was loaded, so that the bits are the same
             self._write_model()
             return self._numbers.total * (self.num_interactions / self.num_positions)
 
-    def _load_epoch(self, number: int) -> "_Bounds":
+    def _load_epoch(self, number: int) -> "Bounds":
         """Send the order of the windows, the bounds of the batches and the numbers of an epoch to the device."""
         windows = self.windows
         order, bounds = draw_order(windows, self.stage, self.num_batches, number)
@@ -225,7 +231,8 @@ class CUDANextItem(Trainer):
         tokens, positions = (
             np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]) for counts in (num_tokens, lengths)
         )
-        found = _Bounds(bounds, tokens[bounds], positions[bounds])
+        self._tokens_before, self._positions_before = tokens, positions
+        found = Bounds(bounds, tokens[bounds], positions[bounds])
         seed = self.stage.seed
         keys = np.array([key(seed, stream, number) for stream in (Stream.NEGATIVES, Stream.DROPOUT)], dtype=np.uint64)
         first_step = number * self.num_batches
@@ -254,7 +261,7 @@ class CUDANextItem(Trainer):
         on_host = torch.from_numpy(array)
         return on_host.pin_memory() if self.device.type == "cuda" else on_host
 
-    def _batch_fields(self, bounds: "_Bounds") -> np.ndarray:
+    def _batch_fields(self, bounds: "Bounds") -> np.ndarray:
         """Return ``batches`` of :class:`~fastncf.kernels.cuda.batches.Plan` for all batches of an epoch."""
         number = np.arange(self.num_batches)
         first = number // len(self._plan.batches) * len(self._plan.batches)  # of the same plan
@@ -264,10 +271,10 @@ class CUDANextItem(Trainer):
         num_uses = np.where(positions > 0, self._sizes.num_negatives + tokens + positions, 0)
         starts = [values[:-1] for values in bounds]
         return np.column_stack(
-            [starts[0], windows, *starts[1:], positions, plan_positions, first_use, num_uses, number]
+            [starts[0], windows, *starts[1:], positions, plan_positions, first_use, num_uses, number, 0 * number]
         )
 
-    def _plan_batches(self, first: int, last: int, bounds: "_Bounds") -> None:
+    def _plan_batches(self, first: int, last: int, bounds: "Bounds") -> None:
         """Write the plan of a range of batches: negatives, masks, targets, and uses in the order of their items."""
         from fastncf.kernels.cuda.batch_draws import draw_shared_negatives, fill_masks
 
@@ -392,6 +399,10 @@ class CUDANextItem(Trainer):
 
     def state_dict(self) -> State:
         """Return the tensors that :meth:`fastncf.trainers.next_item.NextItem.state_dict` returns as arrays."""
+        return self._tensors()
+
+    def _tensors(self) -> State:
+        """Return the state of this process, in the memory that the next epoch changes."""
         tensors = {
             f"{prefix}.{name}": tensor
             for moment, prefix in enumerate(MOMENTS)
@@ -407,8 +418,8 @@ class CUDANextItem(Trainer):
         """
         self._fixed_states = None
         with device_guard(self.device), torch.no_grad():
-            copy_state(self.state_dict(), state)
-            _compute_decays(self._parameters)
+            copy_state(self._tensors(), state)
+            compute_decays(self._parameters)
             self._write_model()
 
     def _zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -420,7 +431,7 @@ class CUDANextItem(Trainer):
         return torch.from_numpy(array).to(self.device, copy=True)
 
 
-class _Bounds(NamedTuple):
+class Bounds(NamedTuple):
     """Where the batches of an epoch begin, and behind it the end of the last one, each (B + 1,) int64.
 
     Attributes:
@@ -447,7 +458,7 @@ def step_numbers(schedule: AdamSchedule, first: int, count: int) -> np.ndarray:
     return np.column_stack(columns).astype(np.float32)
 
 
-def _compute_decays(parameters: Parameters) -> None:
+def compute_decays(parameters: Parameters) -> None:
     """Compute the decays of the parameters from their logits."""
     decays = parameters.recurrence[0, 1].double().sigmoid().float()
     parameters.decays.copy_(torch.where(parameters.is_mean[:, None] != 0, 1.0, decays))

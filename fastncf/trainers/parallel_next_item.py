@@ -177,7 +177,7 @@ class ParallelNextItem(NextItem):
         """Return what :meth:`NextItem.state_dict` does, in memory that the processes of a machine share."""
         rows_of = dealt_out(self.ranks)
         return {
-            name: collected(self.ranks, array, self.num_items, rows_of) if _is_dealt(name) else np.array(array)
+            name: collected(self.ranks, array, self.num_items, rows_of) if is_dealt(name) else np.array(array)
             for name, array in self._arrays().items()
         }
 
@@ -188,7 +188,7 @@ class ParallelNextItem(NextItem):
     def load_state_dict(self, state: State) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.load_state_dict`."""
         own = dealt_out(self.ranks)(self.ranks.rank)
-        super().load_state_dict({name: array[own] if _is_dealt(name) else array for name, array in state.items()})
+        super().load_state_dict({name: array[own] if is_dealt(name) else array for name, array in state.items()})
 
 
 class ParallelOtherItems(ParallelNextItem, OtherItems):
@@ -199,7 +199,7 @@ class ParallelOtherItems(ParallelNextItem, OtherItems):
         return empty_shared(count, np.float32)
 
 
-def _is_dealt(name: str) -> bool:
+def is_dealt(name: str) -> bool:
     """Return whether an array of a state has a row for each item."""
     return name == "steps" or name.rpartition(".")[2] in _DEALT
 

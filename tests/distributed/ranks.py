@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -15,26 +15,41 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # before there is a group, as the command line does
 
 from fastncf import distributed, models
-from fastncf.errors import DistributedError, InsufficientMemoryError
+from fastncf.device import find_device
+from fastncf.errors import DeviceError, DistributedError, InsufficientMemoryError
 from fastncf.kernels.cpu.next_item import CHUNK
 from fastncf.models.layers import make_embedding
+from fastncf.models.mf import MF
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
+from fastncf.trainers.cuda_next_item import CUDANextItem
+from fastncf.trainers.cuda_other_items import CUDAOtherItems
 from fastncf.trainers.dealt_autograd import DealtAutograd
 from fastncf.trainers.loop import FiniteParameters
 from fastncf.trainers.next_item import NextItem
 from fastncf.trainers.other_items import OtherItems
 from fastncf.trainers.parallel_autograd import ParallelAutograd
 from fastncf.trainers.parallel_cpu_mlp import ParallelCPUMLP
+from fastncf.trainers.parallel_cuda_next_item import ParallelCUDANextItem, ParallelCUDAOtherItems
 from fastncf.trainers.parallel_next_item import ParallelNextItem, ParallelOtherItems
 from tests.stages import make_stage
 from tests.trainers.test_block_sgd import random_split
-from tests.trainers.test_next_item import batches_of, make, negatives_of
+from tests.trainers.test_history_sgd import random_order
+from tests.trainers.test_next_item import batches_of, make, negatives_of, softmax_stage
 
 EPOCHS = 2
 MAKERS = {"next_item": (NextItem, ParallelNextItem), "other_items": (OtherItems, ParallelOtherItems)}
+TRITON_MAKERS = {
+    "cuda_next_item": (CUDANextItem, ParallelCUDANextItem),
+    "cuda_other_items": (CUDAOtherItems, ParallelCUDAOtherItems),
+}
 DEALT = "gmf", "mf", "neumf"
-TRAINERS = *MAKERS, "mlp", "neumf", "autograd", "autograd, many items", *(f"autograd, dealt {name}" for name in DEALT)
+TRAINERS = (
+    *MAKERS,
+    *("mlp", "neumf", "autograd", "autograd, many items"),
+    *(f"autograd, dealt {name}" for name in DEALT),
+    *TRITON_MAKERS,
+)
 
 
 def states_of_histories(name: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
@@ -90,6 +105,29 @@ def least_bytes(trainer: NextItem, size: int) -> int:
             numbers += 2 * sum(width * sum(item % size != rank for item in items) for items, width in widths)
             numbers += 2 * features * dim
     return 4 * numbers + 8 * size * -(-trainer.num_batches // 32)
+
+
+def states_by_triton(name: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield losses and states after epochs by the kernels for CUDA, here by Triton's interpreter without one."""
+    split = random_split(3, num_users=9, num_items=23, max_degree=15)
+    makers = TRITON_MAKERS[name]
+    changes = {"device": "cpu", "dim": 21, "dropout": 0.4, "batch_size": 30, "epochs": EPOCHS}
+    stage = softmax_stage(history=makers[0].history, **changes)
+    with distributed.alone():
+        model = MF(split.num_users, split.num_items, stage.dim)
+    windows = (mock.patch(f"fastncf.trainers.{module}.WINDOW", 5) for module in ("next_item", "cuda_next_item"))
+    with ExitStack() as stack:
+        for patch in (*windows, mock.patch("fastncf.trainers.parallel_cuda_next_item.WINDOW", 5)):
+            stack.enter_context(patch)
+        trainer = makers[not is_alone](model, split, stage, random_order(split, 0))
+        yield "losses", np.array([float(trainer.epoch(number)) for number in range(EPOCHS)])
+        state = trainer.state_dict()
+        yield from ((name, np.array(value, copy=True)) for name, value in state.items())
+        yield from ((f"model {name}", np.array(value, copy=True)) for name, value in model.state_dict().items())
+        kept = trainer.kept_state()
+        trainer.epoch(EPOCHS - 1)
+        trainer.load_state_dict(kept)
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in trainer.state_dict().items())
 
 
 def states_of_layers(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
@@ -238,6 +276,14 @@ def require_embeddings(ranks: distributed.Ranks) -> None:
         assert torch.equal(ours.weight, expected.weight)
 
 
+def require_cpu() -> None:
+    """Check that ranks that exchange by gloo train on CPUs, whatever GPUs there are."""
+    with mock.patch("torch.cuda.is_available", return_value=True):
+        assert find_device("auto").type == "cpu"
+        with pytest.raises(DeviceError, match="gloo"):
+            find_device("cuda")
+
+
 def gloo_threads() -> list[str]:
     """Return the names of the threads of gloo that run; none where the system does not tell."""
     return [name for path in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := path.read_text())]
@@ -254,13 +300,22 @@ def main(path: str) -> None:
         assert is_alone == (size == 1)
         if ranks is not None:
             require_own_errors(ranks)
+            require_cpu()
             require_room(ranks)
             require_copies(ranks)
             require_embeddings(ranks)
         histories = (states_of_histories(name, is_alone) for name in MAKERS)
         layers = (states_of_layers(name, is_alone) for name in ("mlp", "neumf"))
+        by_triton = (states_by_triton(name, is_alone) for name in TRITON_MAKERS)
         dealt = (dealt_states(name, is_alone) for name in DEALT)
-        states = *histories, *layers, autograd_states(is_alone, 60), autograd_states(is_alone, 3000), *dealt
+        states = (
+            *histories,
+            *layers,
+            autograd_states(is_alone, 60),
+            autograd_states(is_alone, 3000),
+            *dealt,
+            *by_triton,
+        )
         named = {
             f"{trainer}: {name}": array
             for trainer, arrays in zip(TRAINERS, states, strict=True)

@@ -235,7 +235,7 @@ def test_a_plan_of_few_batches_and_steps_of_graphs_change_no_bit(monkeypatch):
     split = small_split(6)
     found = []
     for batches, steps in ((256, 32), (3, 2), (1, 1)):
-        monkeypatch.setattr(cuda_next_item, "_BATCHES_PER_PLAN", batches)
+        monkeypatch.setattr(CUDANextItem, "batches_per_plan", batches)
         monkeypatch.setattr(cuda_next_item, "_STEPS_PER_GRAPH", steps)
         trainer = on_device(split, batch_size=12, dropout=0.2)
         assert trainer.num_batches > 3

@@ -22,8 +22,8 @@ from fastncf.data.readers.kinds import (
     find_url,
 )
 from fastncf.data.readers.packed import open_packed
-from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
-from fastncf.memory import available_bytes, format_bytes
+from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError, format_bytes
+from fastncf.memory import available_bytes
 
 EXPECTED_SOURCES = (
     "CSV or TSV text or JSON lines (plain, gzip, zip, bzip2, xz or zstd), Parquet, Feather, a polars or a pandas frame"

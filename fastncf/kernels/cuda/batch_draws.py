@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastncf.kernels.cpu.next_item import CHUNK
+from fastncf.kernels.cuda.batch_fields import _NUMBER, _POSITIONS_BEFORE
 from fastncf.kernels.cuda.batches import EpochNumbers, Histories, Plan, Sizes
 from fastncf.kernels.cuda.draws import _hash_position, _is_unseen
 from fastncf.rng import GOLDEN, MIX_1, MIX_2
@@ -115,11 +116,13 @@ def _fill_masks_kernel(
 
 
 @triton.jit
-def _is_kept(position, column, keys_ptr, number, threshold, hash_width):
-    """Return which numbers (positions, columns) of states dropout keeps: the bits of the CPU.
+def _is_kept(batch_ptr, position, column, keys_ptr, threshold, hash_width):
+    """Return which numbers (positions, columns) of the states of a batch dropout keeps: the bits of the CPU.
 
     Positions of a chunk have a key in common, under which a number's place in the chunk is hashed.
     """
+    number = tl.load(batch_ptr + _NUMBER)
+    position += tl.load(batch_ptr + _POSITIONS_BEFORE)
     key = _mix64(tl.load(keys_ptr + 1).to(tl.uint64, bitcast=True) + number.to(tl.uint64) * _GOLDEN)
     key = _mix64(key + (position // _CHUNK).to(tl.uint64) * _GOLDEN)
     low, high = key.to(tl.uint32), (key >> 32).to(tl.uint32)

@@ -13,5 +13,6 @@ _PLAN_POSITION = tl.constexpr(5)
 _FIRST_USE = tl.constexpr(6)
 _NUM_USES = tl.constexpr(7)
 _NUMBER = tl.constexpr(8)
+_POSITIONS_BEFORE = tl.constexpr(9)
 
 _NUM_FIELDS = tl.constexpr(NUM_FIELDS)

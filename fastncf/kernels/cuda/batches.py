@@ -16,7 +16,7 @@ BLOCK_TOKENS = 16
 _TILE_NUMBERS = 8192  # of the widest factor of a product
 _PROGRAMS = 256  # that share the tiles of a batch, about two for each multiprocessor of large devices
 
-NUM_FIELDS = 9
+NUM_FIELDS = 10
 """Columns of the batches of a plan."""
 
 
@@ -132,9 +132,9 @@ class Plan(NamedTuple):
     A use of an item is a number: k for a negative, K + token, or K + max_tokens + position for a target.
 
     Attributes:
-        batches: (R, 9) int64: first window, number of windows, first token, first position (all counted through the
+        batches: (R, 10) int64: first window, number of windows, first token, first position (all counted through the
             epoch), number of positions, first position in this plan, first use in this plan, number of uses, number of
-            the batch in the epoch.
+            the batch in the epoch, and positions of the batch that another process trains and that come before.
         row: (1,) int64, the row of ``batches`` that is next.
         negatives: (R, K) int32.
         masks: (windows, K) int8, whether a negative stands in the history of a window's user.

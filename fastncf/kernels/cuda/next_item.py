@@ -203,7 +203,7 @@ def _forward_kernel(
         state = tl.sum(_weights(token, is_mean)[:, :, None] * (gain[None, :, :] * features), 1)
         position = first_position + token - context
         if DROPOUT:
-            is_kept = _is_kept(position, column, keys_ptr, tl.load(batch_ptr + _NUMBER), threshold, hash_width)
+            is_kept = _is_kept(batch_ptr, position, column, keys_ptr, threshold, hash_width)
             state = tl.where(is_kept, state * scale, 0.0)
         is_position = (token >= context) & (token < count)
         tl.store(states_ptr + position[:, None] * WIDTH + column[None, :], state, mask=is_position[:, None])
@@ -288,7 +288,7 @@ def _backward_kernel(
             coefficients_ptr, highest_ptr, weighted_ptr, targets_ptr, outputs_ptr, max_positions, num_shares, WIDTH,
         )  # fmt: skip
         if DROPOUT:
-            is_kept = _is_kept(position, column, keys_ptr, tl.load(batch_ptr + _NUMBER), threshold, hash_width)
+            is_kept = _is_kept(batch_ptr, position, column, keys_ptr, threshold, hash_width)
             grad_state = tl.where(is_kept, grad_state * scale, 0.0)
         by_feature = _weights(token, is_mean)[:, :, None] * grad_state[:, None, :]
         grad_gains += tl.sum(by_feature * features, 0)

@@ -21,7 +21,6 @@ from fastncf.kernels.cuda.batch_fields import (
     _NUM_FIELDS,
     _NUM_POSITIONS,
     _NUM_WINDOWS,
-    _NUMBER,
     _PLAN_POSITION,
 )
 from fastncf.kernels.cuda.batches import Histories, Parameters, Training
@@ -184,7 +183,7 @@ def _forward_set_kernel(
         state = direction * length
         position = first_position + token
         if DROPOUT:
-            is_kept = _is_kept(position, column, keys_ptr, tl.load(batch_ptr + _NUMBER), threshold, hash_width)
+            is_kept = _is_kept(batch_ptr, position, column, keys_ptr, threshold, hash_width)
             state = tl.where(is_kept, state * scale, 0.0)
         tl.store(states_ptr + position[:, None] * WIDTH + column[None, :], state, mask=(token < count)[:, None])
         first += BLOCK_TOKENS
@@ -221,7 +220,7 @@ def _backward_set_kernel(
             coefficients_ptr, highest_ptr, weighted_ptr, targets_ptr, outputs_ptr, max_positions, num_shares, WIDTH,
         )  # fmt: skip
         if DROPOUT:
-            is_kept = _is_kept(position, column, keys_ptr, tl.load(batch_ptr + _NUMBER), threshold, hash_width)
+            is_kept = _is_kept(batch_ptr, position, column, keys_ptr, threshold, hash_width)
             gradient = tl.where(is_kept, gradient * scale, 0.0)
         vectors = _vectors(items_ptr, inputs_ptr, start, token, count, WIDTH)
         direction, inverse = _directions(vectors, total)
@@ -265,7 +264,7 @@ def _copy_states_kernel(
         position = first_position + row
         state = tl.broadcast_to(fixed[None, :], [BLOCK_POSITIONS, WIDTH])
         if DROPOUT:
-            is_kept = _is_kept(position, column, keys_ptr, tl.load(batch_ptr + _NUMBER), threshold, hash_width)
+            is_kept = _is_kept(batch_ptr, position, column, keys_ptr, threshold, hash_width)
             state = tl.where(is_kept, state * scale, 0.0)
         tl.store(states_ptr + position[:, None] * WIDTH + column[None, :], state, mask=(row < count)[:, None])
         first += BLOCK_POSITIONS
