@@ -6,10 +6,11 @@ the evaluation, is in files that the processes of a machine share.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from fastncf.data.csr import split_ranges
 from fastncf.kernels.cpu.lazy_adam import AdamSchedule, LazyTable, read_rows, step_rows
 from fastncf.mapped import empty_shared, is_shared
 from fastncf.threads import even_ranges, run_ranges
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastncf.distributed import Ranks
+
+Indices = TypeVar("Indices", "np.ndarray", "Tensor")
 
 _NUMBERS_AT_ONCE = 4_000_000
 
@@ -71,6 +74,41 @@ class Dealt(NamedTuple):
         asked = ranks.exchange(ids[torch.cat(places)], sent, received).long()
         own, which = (asked // ranks.size).unique(return_inverse=True)
         return cls(own, list(which.split(received)), places)
+
+
+class Users(NamedTuple):
+    """Users shared out to ranks in ranges of about as many interactions.
+
+    Attributes:
+        bounds: (ranks + 1,) int64, first user of each rank, and U.
+        rank: this rank.
+        rows: its interactions in the CSR, from the first to before the last.
+    """
+
+    bounds: np.ndarray
+    rank: int
+    rows: tuple[int, int]
+
+    @classmethod
+    def of(cls, ranks: "Ranks", indptr: np.ndarray) -> "Users":
+        """Share out the users of an ``indptr`` (U + 1,)."""
+        bounds = split_ranges(indptr, ranks.size)
+        first, last = indptr[bounds[ranks.rank : ranks.rank + 2]].tolist()
+        return cls(bounds, ranks.rank, (first, last))
+
+    @property
+    def first(self) -> int:
+        """First user of this rank."""
+        return int(self.bounds[self.rank])
+
+    def of_rank(self, rank: int) -> slice:
+        """Return the users of a rank."""
+        first, last = self.bounds[rank : rank + 2].tolist()
+        return slice(first, last)
+
+    def own(self, indices: Indices) -> Indices:
+        """Return those of some interactions, positions in the CSR, that are of users of this rank."""
+        return indices[(indices >= self.rows[0]) & (indices < self.rows[1])]
 
 
 def fetch(ranks: "Ranks", tables: Sequence[tuple[Dealt, "Tensor", "Tensor"]]) -> None:

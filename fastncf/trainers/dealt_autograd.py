@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fastncf import distributed
-from fastncf.data.csr import split_ranges
 from fastncf.data.split import Split
 from fastncf.sampling.loader import Batch, EpochLoader
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.base import State
-from fastncf.trainers.dealt import Dealt, collect, collected, dealt_out, fetch, send_back
+from fastncf.trainers.dealt import Dealt, Users, collect, collected, dealt_out, fetch, send_back
 
 _KINDS = "parameters", "exp_avg", "exp_avg_sq"  # of tensors of a state that have the rows of a table
 
@@ -44,12 +43,9 @@ class DealtAutograd(AutogradTrainer):
         for tensor in (*model.parameters(), *model.buffers()):  # a caller may have drawn other ones on each rank
             ranks.share_tensor(tensor.detach(), 0)
         ranks.wait()
-        bounds = split_ranges(split.indptr, ranks.size)
-        self._row_bounds = split.indptr[bounds]
-        self._first_user = int(bounds[ranks.rank])
-        rows_of_users = [slice(*bounds[rank : rank + 2].tolist()) for rank in range(ranks.size)]
+        self._users = Users.of(ranks, split.indptr)
         self._rows_of: dict[str, Callable[[int], slice]] = {
-            **dict.fromkeys(model.user_tables, rows_of_users.__getitem__),  # type: ignore[arg-type]
+            **dict.fromkeys(model.user_tables, self._users.of_rank),  # type: ignore[arg-type]
             **dict.fromkeys(model.item_tables, dealt_out(ranks)),  # type: ignore[arg-type]
         }
         device = torch.device(stage.device)
@@ -69,8 +65,7 @@ class DealtAutograd(AutogradTrainer):
 
     def _make_loader(self, split: Split) -> EpochLoader:
         """Return the epochs, with negatives of this rank's users alone."""
-        first, last = self._row_bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
-        return EpochLoader.from_stage(split, self.stage, rows=(first, last))
+        return EpochLoader.from_stage(split, self.stage, rows=self._users.rows)
 
     def epoch(self, number: int) -> Tensor:
         """See :meth:`fastncf.trainers.autograd.AutogradTrainer.epoch`; the loss is that of all ranks."""
@@ -82,8 +77,7 @@ class DealtAutograd(AutogradTrainer):
     def _gradients(self, indices: Tensor | None, share: float = 1.0) -> list[Tensor]:
         """Compute the gradients of a batch, summed over all ranks; see :meth:`AutogradTrainer._gradients`."""
         assert indices is not None  # there is no graph
-        first, last = self._row_bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
-        own = indices[(indices >= first) & (indices < last)]
+        own = self._users.own(indices)
         batch = self.loader.gather(own)
         self._items = torch.cat([batch.positive, batch.negatives.reshape(-1)]).unique()
         used = Dealt.of_ids(self.ranks, self._items)
@@ -110,7 +104,7 @@ class DealtAutograd(AutogradTrainer):
         positive, negatives = (
             torch.searchsorted(self._items, ids, out_int32=True) for ids in (batch.positive, batch.negatives)
         )
-        return batch._replace(user=batch.user - self._first_user, positive=positive, negatives=negatives)
+        return batch._replace(user=batch.user - self._users.first, positive=positive, negatives=negatives)
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the rows of this rank and the layers, by name."""

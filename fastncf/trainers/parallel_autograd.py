@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from fastncf import distributed
-from fastncf.data.csr import split_ranges
 from fastncf.data.split import Split
 from fastncf.mapped import is_shared
 from fastncf.models.layers import l2_embeddings
 from fastncf.sampling.loader import EpochLoader
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import AutogradTrainer
+from fastncf.trainers.dealt import Users
 
 
 class ParallelAutograd(AutogradTrainer):
@@ -35,8 +35,7 @@ class ParallelAutograd(AutogradTrainer):
             if tensor.device.type == "cpu" and is_shared(tensor.data_ptr()):
                 tensor.data = tensor.detach().clone()  # each rank takes steps by itself
             ranks.share_tensor(tensor.detach(), 0)
-        self._user_bounds = split_ranges(split.indptr, ranks.size)
-        self._row_bounds = split.indptr[self._user_bounds]
+        self._users = Users.of(ranks, split.indptr)
         super().__init__(model, split, stage, order)
         self.no_graph_reason = "gradients are exchanged between processes"
         tables = [(layer.weight, is_of_users) for layer, is_of_users in l2_embeddings(model)]
@@ -48,8 +47,7 @@ class ParallelAutograd(AutogradTrainer):
 
     def _make_loader(self, split: Split) -> EpochLoader:
         """Return the epochs, with negatives of this rank's users alone."""
-        first, last = self._row_bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
-        return EpochLoader.from_stage(split, self.stage, rows=(first, last))
+        return EpochLoader.from_stage(split, self.stage, rows=self._users.rows)
 
     def epoch(self, number: int) -> Tensor:
         """See :meth:`fastncf.trainers.autograd.AutogradTrainer.epoch`; the loss is that of all ranks."""
@@ -63,8 +61,7 @@ class ParallelAutograd(AutogradTrainer):
     def _gradients(self, indices: Tensor | None, share: float = 1.0) -> list[Tensor]:
         """Compute the gradients of a batch, summed over all ranks; see :meth:`AutogradTrainer._gradients`."""
         assert indices is not None  # there is no graph
-        first, last = self._row_bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
-        own = indices[(indices >= first) & (indices < last)]
+        own = self._users.own(indices)
         self._adam.zero_grad(set_to_none=True)
         losses = super()._gradients(own, share * len(own) / len(indices)) if len(own) else []
         for parameter in self.model.parameters():
@@ -122,8 +119,7 @@ class ParallelAutograd(AutogradTrainer):
             moments = self._moments(parameter)
             for table in (parameter, moments["exp_avg"], moments["exp_avg_sq"]):
                 for rank in range(self.ranks.size):
-                    first, last = self._user_bounds[rank : rank + 2].tolist()
-                    self.ranks.share_tensor(table[first:last], rank)
+                    self.ranks.share_tensor(table[self._users.of_rank(rank)], rank)
 
 
 def _grad_of(parameter: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from fastncf import distributed
-from fastncf.data.csr import split_ranges
 from fastncf.data.split import Split
 from fastncf.kernels.cpu import mlp as kernels
 from fastncf.kernels.cpu.lazy_adam import LazyTable, catch_up, steps_of
@@ -18,7 +17,7 @@ from fastncf.stage import Stage
 from fastncf.threads import even_ranges, run_ranges, run_threads
 from fastncf.trainers.base import State
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer, PackedParameters
-from fastncf.trainers.dealt import Dealt, collect, collected, dealt_out, fetch, read_own, send_back, step_own
+from fastncf.trainers.dealt import Dealt, Users, collect, collected, dealt_out, fetch, read_own, send_back, step_own
 from fastncf.trainers.next_item import make_table
 
 
@@ -39,8 +38,7 @@ class ParallelCPUMLP(CPUMLPTrainer):
         for parameter in model.parameters():  # a caller may have drawn other ones on each rank
             ranks.share_tensor(parameter.detach(), 0)
         ranks.wait()
-        self._user_bounds = split_ranges(split.indptr, ranks.size)
-        self._row_bounds = split.indptr[self._user_bounds]
+        self._users = Users.of(ranks, split.indptr)
         self._num_items = split.num_items
         super().__init__(model, split, stage, order)
         self._settings = self._settings._replace(
@@ -49,12 +47,11 @@ class ParallelCPUMLP(CPUMLPTrainer):
 
     def _make_loader(self, split: Split) -> EpochLoader:
         """Return the epochs, with negatives of this rank's users alone."""
-        first, last = self._row_bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
-        return EpochLoader.from_stage(split, self.stage, rows=(first, last))
+        return EpochLoader.from_stage(split, self.stage, rows=self._users.rows)
 
     def _pack_parameters(self, split: Split) -> PackedParameters:
         """Return the parameters that this process trains: those of its users, its items, and the layers."""
-        users, items = self._users_of(self.ranks.rank), slice(self.ranks.rank, split.num_items, self.ranks.size)
+        users, items = self._users.of_rank(self.ranks.rank), slice(self.ranks.rank, split.num_items, self.ranks.size)
         return PackedParameters(self.model, users, items)
 
     def _make_memory(self, split: Split) -> None:
@@ -80,11 +77,6 @@ class ParallelCPUMLP(CPUMLPTrainer):
         ]
         self._room = num_rows, num_interactions
 
-    def _users_of(self, rank: int) -> slice:
-        """Return the rows of the users of a rank."""
-        first, last = self._user_bounds[rank : rank + 2].tolist()
-        return slice(first, last)
-
     def epoch(self, number: int) -> float:
         """See :meth:`fastncf.trainers.cpu_mlp.CPUMLPTrainer.epoch`; the loss is that of all ranks."""
         self.loader.load(number)
@@ -92,11 +84,10 @@ class ParallelCPUMLP(CPUMLPTrainer):
         if self.ranks.rank:
             sums["losses"][:] = 0  # what is done already is counted once
         batches, size = self.loader.batches, self.loader.interactions_per_batch
-        first, last = self._row_bounds[self.ranks.rank : self.ranks.rank + 2]
         order = self.loader.order.numpy()
         for batch in range(done, batches):
             indices = order[batch * size : (batch + 1) * size]
-            own = indices[(indices >= first) & (indices < last)]
+            own = self._users.own(indices)
             self._train_batch(own, len(own) / len(indices), number * batches + batch + 1, sums["losses"])
             self._reach(batch + 1, sums)
         table, step = self._packed.table, (number + 1) * batches
@@ -117,7 +108,7 @@ class ParallelCPUMLP(CPUMLPTrainer):
         """
         batch = self.loader.gather(torch.from_numpy(indices))
         items = torch.cat([batch.positive.unsqueeze(1), batch.negatives], dim=1).numpy()
-        users, user_at = np.unique(batch.user.numpy() - self._user_bounds[self.ranks.rank], return_inverse=True)
+        users, user_at = np.unique(batch.user.numpy() - self._users.first, return_inverse=True)
         ids, item_at = np.unique(items, return_inverse=True)
         if len(users) + len(ids) > self._room[0] or len(indices) > self._room[1]:
             self._memory_of(2 * (len(users) + len(ids)), 2 * len(indices))
@@ -197,16 +188,16 @@ class ParallelCPUMLP(CPUMLPTrainer):
     def _dealing_of(self, name: str) -> tuple[int, Callable[[int], slice]] | None:
         """Return the number of rows of a parameter, and which of them a rank has; None if every rank has all."""
         if name.endswith("user_embedding.weight"):
-            return int(self._user_bounds[-1]), self._users_of
+            return int(self._users.bounds[-1]), self._users.of_rank
         return (self._num_items, dealt_out(self.ranks)) if name.endswith("item_embedding.weight") else None
 
     def state_dict(self) -> State:
         """Return what :meth:`CPUMLPTrainer.state_dict` does, in memory that the processes of a machine share."""
         state = dict(self._packed.state_dict())
-        num_users, num_items = int(self._user_bounds[-1]), self._num_items
+        num_users, num_items = int(self._users.bounds[-1]), self._num_items
         own = np.split(state.pop("steps").numpy(), [self._packed.num_users])
         steps = (
-            collected(self.ranks, own[0], num_users, self._users_of),
+            collected(self.ranks, own[0], num_users, self._users.of_rank),
             collected(self.ranks, own[1], num_items, dealt_out(self.ranks)),
         )
         for name, tensor in state.items():
@@ -220,12 +211,12 @@ class ParallelCPUMLP(CPUMLPTrainer):
 
     def load_state_dict(self, state: State) -> None:
         """See :meth:`fastncf.trainers.cpu_mlp.CPUMLPTrainer.load_state_dict`."""
-        rank, num_users = self.ranks.rank, int(self._user_bounds[-1])
+        rank, num_users = self.ranks.rank, int(self._users.bounds[-1])
         own = dict(state)
         for name, tensor in state.items():
             if name == "steps":
                 users, items = tensor[:num_users], tensor[num_users:]
-                own[name] = np.concatenate([users[self._users_of(rank)], items[dealt_out(self.ranks)(rank)]])
+                own[name] = np.concatenate([users[self._users.of_rank(rank)], items[dealt_out(self.ranks)(rank)]])
             elif (found := self._dealing_of(name)) is not None:
                 own[name] = tensor[found[1](rank)]
         super().load_state_dict(own)

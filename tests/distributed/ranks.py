@@ -195,13 +195,12 @@ def bytes_of_dealt_tables(trainer: DealtAutograd, ranks: distributed.Ranks) -> i
 
     Rows of its items that others use, and gradients of others' rows that it uses; gradients of layers; sums of losses.
     """
-    loader, bounds = trainer.loader, trainer._row_bounds
-    first, last = bounds[ranks.rank], bounds[ranks.rank + 1]
+    loader = trainer.loader
     tables = [trainer._whole.get_parameter(name) for name in trainer._whole.item_tables]
     width = sum(table[0].numel() for table in tables)
     numbers = 0
     for indices in loader.batch_indices():
-        batch = loader.gather(indices[(indices >= first) & (indices < last)])
+        batch = loader.gather(trainer._users.own(indices))
         items = set(batch.positive.tolist()) | set(batch.negatives.reshape(-1).tolist())
         used = ranks.gather(items)
         others = [one for rank, one in enumerate(used) if rank != ranks.rank]
