@@ -1,4 +1,7 @@
 import threading
+from collections.abc import Iterable
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,10 +10,11 @@ import torch
 from fastncf.errors import ConfigError
 from fastncf.sampling import loader as loader_module
 from fastncf.sampling.distributions import DISTRIBUTIONS, alias_table
-from fastncf.sampling.loader import EpochLoader, SamplingSpec
+from fastncf.sampling.loader import Batch, EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import sample_negatives
 from fastncf.stage import Stage
 from fastncf.threads import check_cancelled
+from fastncf.trainers.dealt import Users
 from tests.conftest import plain_split, random_csr
 
 CPU = torch.device("cpu")
@@ -205,6 +209,32 @@ def test_a_stage_says_how_its_epochs_are_drawn(csr, monkeypatch, negatives):
     with EpochLoader.from_stage(split, asked) as ours, EpochLoader(expected, 64) as theirs:
         assert ours.interactions_per_batch == 21
         assert_same_epochs(ours, theirs, range(3))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+def test_the_samples_of_all_ranks_are_those_of_one_process(csr, size, negatives):
+    split, asked = plain_split(*csr, 50), stage(negatives=negatives)
+    ranks = [Users.of(SimpleNamespace(rank=rank, size=size), split.indptr) for rank in range(size)]
+    with ExitStack() as stack:
+        whole = stack.enter_context(EpochLoader.from_stage(split, asked))
+        loaders = [stack.enter_context(EpochLoader.from_stage(split, asked, rows=users.rows)) for users in ranks]
+        for number in range(3):
+            expected = samples_of(whole.epoch(number))
+            found = []
+            for loader, users in zip(loaders, ranks, strict=True):
+                loader.load(number)
+                found += samples_of(map(loader.gather, map(users.own, loader.batch_indices())))
+            assert sorted(found) == sorted(expected)
+
+
+def samples_of(batches: Iterable[Batch]) -> list[list[int]]:
+    """Return user, positive and negatives of each interaction of batches."""
+    return [
+        row
+        for batch in batches
+        for row in torch.cat([batch.user[:, None], batch.positive[:, None], batch.negatives], dim=1).tolist()
+    ]
 
 
 def test_a_stage_of_an_unknown_distribution_is_refused(csr):
