@@ -372,6 +372,8 @@ def _scorer(model: Any, users: Vocabulary, items: Vocabulary) -> Callable[[np.nd
         column = found["score"] if "score" in getattr(found, "columns", ()) else found
         if hasattr(column, "detach"):  # a torch tensor, perhaps on a device and with a gradient
             column = column.detach().cpu()
+            if column.is_floating_point() and column.itemsize < 4:  # such as bfloat16, which NumPy lacks
+                column = column.float()
         return np.asarray(column)
 
     return score

@@ -1,7 +1,7 @@
 """Settings of a fit as the user asks for them. Settings that are left out are chosen by :mod:`fastncf.plan`."""
 
-import math
 import numbers
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, get_origin
@@ -24,6 +24,9 @@ LARGEST_INTEGER = 2**31 - 1
 
 LARGEST_NUMBER = 1e6
 """Largest learning rate, l2 and standard deviation: the products of much larger ones overflow float32."""
+
+_FLOATS = "init_std", "dropout", "negatives_exponent", "learning_rate", "l2", "user_fraction", "min_rating"
+"""Settings that are numbers; integers are kept as floats, for which kernels are compiled."""
 
 _WITH_LAYERS = ("mlp", "neumf")
 _WITH_MLP_DIM = ("neumf",)
@@ -252,6 +255,9 @@ class Config:
         self._check_choices()
         self._check_numbers()
         self._check_combinations()
+        for name in _FLOATS:  # after the checks, whose messages show what was given
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     def _check_names(self) -> None:
         """Raise a ConfigError for a model, loss or distribution that is not registered."""
@@ -587,4 +593,4 @@ def _count_expected(value: Any, least: int = 1) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

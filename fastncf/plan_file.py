@@ -58,12 +58,16 @@ def _of_one_stage(plan: Plan) -> dict[str, Any]:
 
 
 def _of_pretraining(config: Config, plan: Plan) -> dict[str, Any]:
-    """Return the settings of a plan whose layers are trained after a first model by sgd."""
-    layers = plan.stages[1]
-    chosen: dict[str, Any] = {"optimizer": "pretrain", "dim": config.dim or plan.final.dim}
-    chosen |= {name: getattr(plan.stages[0], name) for name in ("loss", "num_negatives", "negatives", "history")}
-    if chosen["negatives"] == "popularity":
-        chosen["negatives_exponent"] = plan.stages[0].negatives_exponent
+    """Return the settings of a plan whose layers are trained after a first model by sgd.
+
+    A setting of both that the plan has chosen differently for each is left out, since a given one is that of both.
+    """
+    first, layers = plan.stages[:2]
+    chosen: dict[str, Any] = {"optimizer": "pretrain", "dim": config.dim or plan.final.dim, "history": first.history}
+    shared = ["loss", "num_negatives", "negatives"] + ["negatives_exponent"] * (first.negatives == "popularity")
+    for name in shared:
+        if getattr(first, name) == getattr(layers, name):
+            chosen[name] = getattr(first, name)
     chosen |= {name: getattr(layers, name) for name in ("epochs", "learning_rate", "l2", "batch_size", "dropout")}
     return chosen
 

@@ -151,6 +151,15 @@ def test_other_training_interactions_are_refused(mf: "fastncf.Recommender") -> N
         fastncf.compare(mf, other)
 
 
+def test_scores_of_narrow_dtypes_are_taken(popular: "fastncf.Recommender") -> None:
+    torch = pytest.importorskip("torch")
+    found = [
+        fastncf.compare(popular, Answers(answer), samples=10, metrics=["mrr"]).values["mrr"][1]
+        for answer in (np.zeros, lambda size: torch.zeros(size, dtype=torch.bfloat16, requires_grad=True))
+    ]
+    assert np.array_equal(*found)
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [

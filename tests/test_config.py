@@ -144,6 +144,13 @@ def test_values_of_other_libraries_become_pythons_own(name):
     assert value == {"layers": (64, 32), "device": "cpu"}.get(name, NUMBERS[name])
 
 
+def test_integers_are_floats_where_a_setting_is_a_number():
+    settings = {"l2": 0, "dropout": 0, "learning_rate": 1, "user_fraction": 1, "negatives_exponent": 2, "min_rating": 4}
+    config = Config(**settings, holdout=2, test_users=3)
+    assert {type(getattr(config, name)) for name in settings} == {float}
+    assert (type(config.holdout), type(config.test_users)) == (int, int)
+
+
 def test_layers_may_hold_numpy_integers():
     assert Config(layers=[np.int64(8), np.int32(4)]).to_dict()["layers"] == [8, 4]
     assert Config(layers=torch.tensor([8, 4])).layers == (8, 4)
@@ -179,6 +186,8 @@ def test_layers_may_hold_numpy_integers():
         ({"full_ranking": 1}, "full_ranking=1: expected True or False"),
         ({"device": 7}, "device=7: expected 'auto' or the name of a torch device"),
         ({"l2": 1j}, "l2=1j: expected a finite number"),
+        ({"min_rating": -(10**400)}, "min_rating=-1000"),
+        ({"negatives_exponent": 10**400}, "negatives_exponent=1000"),
     ],
 )
 def test_values_out_of_the_world(settings, message):

@@ -26,10 +26,19 @@ def sequences() -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
 
 
+def few_per_item() -> pl.DataFrame:
+    """Users and items with so few interactions that a first model draws other negatives than the layers after it."""
+    generator = np.random.default_rng(0)
+    columns = {"user": generator.integers(0, 60, 900), "item": (generator.random(900) ** 2 * 50).astype(int)}
+    return pl.DataFrame({**columns, "time": np.arange(900)})
+
+
 @pytest.mark.parametrize(
     ("data", "settings"),
     [
         (sequences, {"epochs": 2}),
+        (few_per_item, {"model": "mlp", "epochs": 1, "dim": 8, "dropout": 0}),
+        (few_per_item, {"model": "neumf", "epochs": 1, "dim": 8, "layers": (8, 4), "negatives": "popularity"}),
         (sequences, {"loss": "bce", "epochs": 2, "k": (3, 5), "holdout": 2, "metrics": ("recall", "map")}),
         (checkerboard, {"epochs": 2, "budget": "fast", "min_rating": None, "negatives": "popularity"}),
         (checkerboard, {"model": "gmf", "epochs": 2, "before": "80%", "ties": "last"}),
@@ -46,6 +55,11 @@ def test_a_fit_by_the_file_of_another_is_the_same(tmp_path, data, settings):
     path.write_text(to_toml(settings_to_repeat(rec.config, rec.plan), ("a comment",)), encoding="utf-8")
     again = fastncf.fit(frame, config=Config.from_dict(read_settings(path)))
     assert again.plan.stages == rec.plan.stages
+    parameters, others = (
+        {name: value.numpy() for name, value in fitted.model.state_dict().items()} for fitted in (rec, again)
+    )
+    assert parameters.keys() == others.keys()
+    assert all(np.array_equal(parameters[name], others[name]) for name in parameters)
     assert again.metrics == rec.metrics
     assert again.protocol == rec.protocol
 
@@ -64,7 +78,7 @@ def test_files_of_the_command_line_lead_to_the_same_model(tmp_path, capsys):
     assert text.startswith("# ")
     settings = tomllib.loads(text)
     assert (settings["k"], settings["epochs"], settings["model"]) == ([3, 5], 2, "mf")
-    (tmp_path / "plan.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "plan.toml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as on Windows
     run(capsys, "fit", tmp_path / "ratings.csv", "--config", tmp_path / "plan.toml", "--out", tmp_path / "again")
     one, other = (fastncf.load(tmp_path / name) for name in ("model", "again"))
     assert one.metrics == other.metrics

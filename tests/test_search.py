@@ -97,6 +97,7 @@ def stops_after(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"model": "gmf"}, facts()),
         ({"model": "mlp"}, facts(num_users=500, num_interactions=20_000)),
         ({"model": "neumf", "dim": 16}, facts()),
+        ({"model": "neumf", "dim": 16}, facts(num_users=60, num_items=50, num_interactions=800)),
         ({"optimizer": "adam", "loss": "bpr"}, facts()),
         ({"loss": "softmax", "learning_rate": 0.01, "dropout": 0.0}, facts()),
     ],
@@ -122,8 +123,10 @@ def test_every_drawn_value_makes_a_plan_and_no_given_setting_is_drawn(
         drawn = {name.removeprefix(f"{loss}."): value for name, value in parameters.items() if name != "loss"}
         default = make_plan(space.configured(loss, drawn), data_facts)
         for ours, theirs in zip(default.stages, plan.stages, strict=True):
-            for name in ("model", "loss", "dim", "epochs", "num_negatives", "history", "trainer"):
+            for name in ("model", "loss", "dim", "epochs", "num_negatives", "negatives", "history", "trainer"):
                 assert getattr(ours, name) == getattr(theirs, name), name
+            if ours.negatives == "popularity":
+                assert ours.negatives_exponent == theirs.negatives_exponent
 
 
 def test_what_has_nothing_to_search_is_refused() -> None:
@@ -254,6 +257,16 @@ def test_files_that_are_no_study_are_refused(tmp_path: Path) -> None:
 def test_a_budget_that_is_none_is_refused(minutes: Any) -> None:
     with pytest.raises(ConfigError, match="minutes="):
         fastncf.tune(data(), minutes=minutes)
+
+
+def test_trials_are_compared_by_the_longest_of_several_k(stops_after: Any) -> None:
+    ndcgs = []
+    for k in (5, (1, 5)):
+        stops_after(1)
+        found = fastncf.tune(data(), minutes=5, k=k, loss="bce", epochs=1, dim=4, device="cpu")
+        ndcgs.append(found.ndcg)
+        assert "NDCG@5 of the best" in str(found)
+    assert ndcgs[0] == ndcgs[1]
 
 
 def test_toml_is_read_back_whatever_the_settings() -> None:

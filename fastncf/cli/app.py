@@ -133,7 +133,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         ConfigError: it is no TOML, a name is unknown, or the settings cannot be used.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataNotFoundError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors

@@ -73,7 +73,7 @@ class Tuned:
             lines.append("no trial has ended, so that nothing is better than what was asked for; expected more minutes")
         else:
             default = "" if self.default_ndcg is None else f"; the defaults: {self.default_ndcg:.4f}"
-            lines.append(f"NDCG@{self.config.cutoffs[0]} of the best on held-out items: {self.ndcg:.4f}{default}")
+            lines.append(f"NDCG@{max(self.config.cutoffs)} of the best on held-out items: {self.ndcg:.4f}{default}")
         lines += [f"  {name:<18} {share:4.0%} of what mattered" for name, share in self.importance.items()]
         return "\n".join((*lines, self.to_toml().rstrip()))
 

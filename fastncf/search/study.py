@@ -87,7 +87,7 @@ def tune(
         config, inputs = read_asked(model, asked)
         data, _ = prepare(train, inputs, config, stacklevel=3)
         space = Space.of(config, data.facts)
-        examination = Examination.of(data.split, data.order, config.cutoffs[0], config.seed)
+        examination = Examination.of(data.split, data.order, max(config.cutoffs), config.seed)
         fingerprint = _fingerprint(config, data)
         with _in_use(study):
             opened = _open(study, fingerprint, config.seed)

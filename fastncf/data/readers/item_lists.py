@@ -16,6 +16,7 @@ from fastncf.data.readers.text import TextTable
 from fastncf.errors import DataError
 
 _HEAD_BYTES = 1 << 20
+_BOM = b"\xef\xbb\xbf"
 FORMAT = "a line for each user: the user, then the items"
 _NOT_PLAIN = re.compile(rb"[^0-9 \t\r\n]|(?<![0-9])0[0-9]|[0-9]{19}")
 """Text that cannot stand in such a file: anything but integers in canonical form that 64 bits hold."""
@@ -37,6 +38,7 @@ def is_item_lists(content: Path | bytes, options: ReadOptions) -> bool:
         head = file.read(_HEAD_BYTES)
     if len(head) == _HEAD_BYTES:
         head = head[: head.rfind(b"\n") + 1]
+    head = head.removeprefix(_BOM)
     if _NOT_PLAIN.search(head):
         return False
     lines = [line.split() for line in head.split(b"\n") if line.strip()]
@@ -62,7 +64,7 @@ def read_item_lists(source: str, content: Path | bytes, options: ReadOptions) ->
             needed.
     """
     with open_content(content) as file:
-        raw = file.read()
+        raw = file.read().removeprefix(_BOM)
     if wrong := _NOT_PLAIN.search(raw):
         line = raw[: wrong.start()].count(b"\n")
         shown = raw.split(b"\n", line + 1)[line].decode("utf-8", "replace")

@@ -29,7 +29,8 @@ def text_of(lists: dict[int, list[int]], separator: str = " ", end: str = "\n") 
 def test_lines_are_read_as_sequences(tmp_path, separator, end, is_packed):
     lists = random_lists(0)
     path = tmp_path / ("lists.txt.gz" if is_packed else "lists.txt")
-    content = text_of(lists, separator, end).encode()
+    mark = b"\xef\xbb\xbf" if end == "\r\n" else b""
+    content = mark + text_of(lists, separator, end).encode()
     path.write_bytes(gzip.compress(content) if is_packed else content)
     found = read_interactions(path)
     assert found.users.decode(found.user).to_list() == [user for user, items in lists.items() for _ in items]
