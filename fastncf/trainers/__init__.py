@@ -103,9 +103,9 @@ def of_model(stage: Stage, model: Any) -> "type[Trainer]":
     names_tables = bool(getattr(model, "user_tables", ())) and bool(getattr(model, "item_tables", ()))
     if distributed.current() is None or stage.trainer != "autograd" or not names_tables:
         return get(stage.trainer)
-    from fastncf.trainers.dealt_autograd import DealtAutograd
+    from fastncf.trainers.sharded_autograd import ShardedAutograd
 
-    return DealtAutograd
+    return ShardedAutograd
 
 
 def require_trainer(stage: Stage, what: str) -> "type[Trainer]":

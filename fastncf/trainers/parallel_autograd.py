@@ -13,7 +13,7 @@ from fastncf.models.layers import l2_embeddings
 from fastncf.sampling.loader import EpochLoader
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import AutogradTrainer
-from fastncf.trainers.dealt import Users
+from fastncf.trainers.sharding import Users
 
 
 class ParallelAutograd(AutogradTrainer):

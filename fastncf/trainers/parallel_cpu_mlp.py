@@ -17,17 +17,27 @@ from fastncf.stage import Stage
 from fastncf.threads import even_ranges, run_ranges, run_threads
 from fastncf.trainers.base import State
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer, PackedParameters
-from fastncf.trainers.dealt import Dealt, Users, collect, collected, dealt_out, fetch, read_own, send_back, step_own
 from fastncf.trainers.next_item import make_table
+from fastncf.trainers.sharding import (
+    ShardedRows,
+    Users,
+    collect,
+    collected,
+    fetch,
+    read_own,
+    row_shards,
+    send_back,
+    step_own,
+)
 
 
 class ParallelCPUMLP(CPUMLPTrainer):
     """Trains as :class:`~fastncf.trainers.cpu_mlp.CPUMLPTrainer` does, by the ranks of a process group.
 
     Batches are those of one process. Each rank owns a range of users, draws their negatives, and computes the gradients
-    of their interactions; rows of its users are on this rank alone. Rows of items are dealt out, see
-    :mod:`fastncf.trainers.dealt`. The layers are on all ranks, and their gradients are summed. Parameters differ from
-    those of one process by the rounding of sums; dropout is drawn by each rank for its own interactions.
+    of their interactions; rows of its users are on this rank alone. Rows of items are sharded, see
+    :mod:`fastncf.trainers.sharding`. The layers are on all ranks, and their gradients are summed. Parameters differ
+    from those of one process by the rounding of sums; dropout is drawn by each rank for its own interactions.
     """
 
     def __init__(self, model: MLP | NeuMF, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
@@ -112,7 +122,7 @@ class ParallelCPUMLP(CPUMLPTrainer):
         ids, item_at = np.unique(items, return_inverse=True)
         if len(users) + len(ids) > self._room[0] or len(indices) > self._room[1]:
             self._memory_of(2 * (len(users) + len(ids)), 2 * len(indices))
-        used = Dealt.of_ids(self.ranks, torch.from_numpy(ids))
+        used = ShardedRows.of_ids(self.ranks, torch.from_numpy(ids))
         own = used.own.numpy() + self._packed.num_users
         table, rows = self._packed.table, self._batch_table.rows.reshape(-1, self._batch_table.stride)
         of_users, of_items = (read_own(which, step, table, self._schedule) for which in (users, own))
@@ -141,8 +151,8 @@ class ParallelCPUMLP(CPUMLPTrainer):
         step_own(users, step, table, self._schedule, of_users, gradients[: len(users)])
 
     def _columns(
-        self, used: Dealt, own: np.ndarray, batch: np.ndarray
-    ) -> Iterator[tuple[Dealt, torch.Tensor, torch.Tensor]]:
+        self, used: ShardedRows, own: np.ndarray, batch: np.ndarray
+    ) -> Iterator[tuple[ShardedRows, torch.Tensor, torch.Tensor]]:
         """Yield views of rows of this rank and of the batch, without the columns that fill up vectors."""
         for first, dim in self._packed.dims():
             own_part, batch_part = (torch.from_numpy(rows)[:, first : first + dim] for rows in (own, batch))
@@ -181,15 +191,15 @@ class ParallelCPUMLP(CPUMLPTrainer):
         """Let the module of every rank have the parameters of all."""
         self._packed.write_to_module()
         for name, parameter in self.model.named_parameters():
-            if (found := self._dealing_of(name)) is not None:
+            if (found := self._shards_of(name)) is not None:
                 count, rows_of = found
                 collect(self.ranks, parameter.detach()[:count].numpy(), None, rows_of)
 
-    def _dealing_of(self, name: str) -> tuple[int, Callable[[int], slice]] | None:
+    def _shards_of(self, name: str) -> tuple[int, Callable[[int], slice]] | None:
         """Return the number of rows of a parameter, and which of them a rank has; None if every rank has all."""
         if name.endswith("user_embedding.weight"):
             return int(self._users.bounds[-1]), self._users.of_rank
-        return (self._num_items, dealt_out(self.ranks)) if name.endswith("item_embedding.weight") else None
+        return (self._num_items, row_shards(self.ranks)) if name.endswith("item_embedding.weight") else None
 
     def state_dict(self) -> State:
         """Return what :meth:`CPUMLPTrainer.state_dict` does, in memory that the processes of a machine share."""
@@ -198,10 +208,10 @@ class ParallelCPUMLP(CPUMLPTrainer):
         own = np.split(state.pop("steps").numpy(), [self._packed.num_users])
         steps = (
             collected(self.ranks, own[0], num_users, self._users.of_rank),
-            collected(self.ranks, own[1], num_items, dealt_out(self.ranks)),
+            collected(self.ranks, own[1], num_items, row_shards(self.ranks)),
         )
         for name, tensor in state.items():
-            if (found := self._dealing_of(name)) is not None:
+            if (found := self._shards_of(name)) is not None:
                 state[name] = torch.from_numpy(collected(self.ranks, tensor.numpy(), *found))
         return {"steps": torch.from_numpy(np.concatenate(steps)), **state}
 
@@ -216,8 +226,8 @@ class ParallelCPUMLP(CPUMLPTrainer):
         for name, tensor in state.items():
             if name == "steps":
                 users, items = tensor[:num_users], tensor[num_users:]
-                own[name] = np.concatenate([users[self._users.of_rank(rank)], items[dealt_out(self.ranks)(rank)]])
-            elif (found := self._dealing_of(name)) is not None:
+                own[name] = np.concatenate([users[self._users.of_rank(rank)], items[row_shards(self.ranks)(rank)]])
+            elif (found := self._shards_of(name)) is not None:
                 own[name] = tensor[found[1](rank)]
         super().load_state_dict(own)
         self._write_to_module()

@@ -20,10 +20,10 @@ from fastncf.threads import run_ranges
 from fastncf.trainers.base import State
 from fastncf.trainers.cuda_next_item import CUDANextItem, compute_decays, step_numbers
 from fastncf.trainers.cuda_other_items import CUDAOtherItems
-from fastncf.trainers.dealt import Dealt, collect, collected, dealt_out, fetch, send_back
 from fastncf.trainers.next_item import WINDOW
 from fastncf.trainers.other_items import encoder_of_sets
-from fastncf.trainers.parallel_next_item import is_dealt
+from fastncf.trainers.parallel_next_item import is_sharded
+from fastncf.trainers.sharding import ShardedRows, collect, collected, fetch, row_shards, send_back
 
 _EPSILON = 1e-8
 
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 class ParallelCUDANextItem(CUDANextItem):
     """Trains as :class:`~fastncf.trainers.cuda_next_item.CUDANextItem` does, by the ranks of a process group.
 
-    Rows of items are dealt out, see :mod:`fastncf.trainers.dealt`. All ranks draw the same batches, and each trains
+    Rows of items are sharded, see :mod:`fastncf.trainers.sharding`. All ranks draw the same batches, and each trains
     whole windows of them: in tables that have the rows of the items that these use, fetched from their owners. Adam's
     means after a step from moments of 0 are the gradients but for a factor; they go back to the owners, which take the
     step. Gains and decays are on all ranks. Parameters differ from those of one process by the rounding of sums.
@@ -80,7 +80,7 @@ class ParallelCUDANextItem(CUDANextItem):
 
     def _own_items(self) -> slice:
         """Return the items whose parameters this rank has."""
-        return dealt_out(self.ranks)(self.ranks.rank)
+        return row_shards(self.ranks)(self.ranks.rank)
 
     def _make_epoch_tensors(self) -> None:
         """Make the tensors of a batch, whose tables have the rows of the items that it uses, side by side."""
@@ -164,7 +164,7 @@ class ParallelCUDANextItem(CUDANextItem):
         if part.num_in_batch:
             self._step_recurrence(ours.recurrence[1, :, :, : self.stage.dim] * factor, rate, root_correction)
 
-    def _plan_part(self, batch: int, part: Part) -> tuple[Dealt, Dealt]:
+    def _plan_part(self, batch: int, part: Part) -> tuple[ShardedRows, ShardedRows]:
         """Write the plan of this rank's part of a batch, whose items are places in the tables of the batch.
 
         Returns:
@@ -211,14 +211,14 @@ class ParallelCUDANextItem(CUDANextItem):
         scored = torch.cat([negatives, targets])
         return self._uses_of(ids, tokens.unique()), self._uses_of(ids, scored.unique())
 
-    def _uses_of(self, ids: Tensor, slots: Tensor) -> Dealt:
+    def _uses_of(self, ids: Tensor, slots: Tensor) -> ShardedRows:
         """Return the rows of the items of some slots, which go to these slots.
 
         Args:
             ids: item of each slot, ascending.
             slots: (n,) int64, ascending, each once.
         """
-        used = Dealt.of_ids(self.ranks, ids[slots])
+        used = ShardedRows.of_ids(self.ranks, ids[slots])
         return used._replace(places=[slots[places] for places in used.places])
 
     def _vectors(self, parameters: Parameters, moment: int) -> list[Tensor]:
@@ -251,7 +251,7 @@ class ParallelCUDANextItem(CUDANextItem):
         model, indptr, bounds = self.model, self.windows.indptr, self._user_bounds
         wholes = self._all_history_vectors, model.item_embedding.weight.data.numpy(), model.item_bias.data.numpy()
         for whole, name in zip(wholes, ("history_vectors", "item_vectors", "item_bias"), strict=True):
-            collect(self.ranks, whole, self._columns(0)[name].cpu().numpy(), dealt_out(self.ranks))
+            collect(self.ranks, whole, self._columns(0)[name].cpu().numpy(), row_shards(self.ranks))
         encoder, items, states = self.encoder, self._items_of_users(), model.user_embedding.weight.data.numpy()
         first, last = bounds[self.ranks.rank : self.ranks.rank + 2]
         inner = first + split_ranges(indptr[first : last + 1] - indptr[first], 8)
@@ -268,8 +268,8 @@ class ParallelCUDANextItem(CUDANextItem):
         state = {}
         for name, tensor in self._tensors().items():
             own = tensor.cpu()
-            if is_dealt(name):
-                whole = collected(self.ranks, own.numpy(), self.split.num_items, dealt_out(self.ranks))
+            if is_sharded(name):
+                whole = collected(self.ranks, own.numpy(), self.split.num_items, row_shards(self.ranks))
                 state[name] = torch.from_numpy(whole)
             else:
                 state[name] = own.clone()
@@ -282,7 +282,7 @@ class ParallelCUDANextItem(CUDANextItem):
     def load_state_dict(self, state: State) -> None:
         """See :meth:`fastncf.trainers.cuda_next_item.CUDANextItem.load_state_dict`."""
         own = self._own_items()
-        super().load_state_dict({name: array[own] if is_dealt(name) else array for name, array in state.items()})
+        super().load_state_dict({name: array[own] if is_sharded(name) else array for name, array in state.items()})
 
 
 class ParallelCUDAOtherItems(CUDAOtherItems, ParallelCUDANextItem):

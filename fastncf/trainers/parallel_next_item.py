@@ -15,18 +15,18 @@ from fastncf.mapped import empty_shared
 from fastncf.stage import Stage
 from fastncf.threads import run_ranges, run_threads
 from fastncf.trainers.base import State
-from fastncf.trainers.dealt import Dealt, collect, collected, dealt_out, fetch, read_own, send_back, step_own
 from fastncf.trainers.next_item import BIAS_COLUMNS, NextItem, Work, make_table, vector_generator
 from fastncf.trainers.other_items import OtherItems
+from fastncf.trainers.sharding import ShardedRows, collect, collected, fetch, read_own, row_shards, send_back, step_own
 
 _ITEMS_AT_ONCE = 10_000  # that are drawn
-_DEALT = "history_vectors", "item_vectors", "item_bias"
+_SHARDED = "history_vectors", "item_vectors", "item_bias"
 
 
 class ParallelNextItem(NextItem):
     """Trains as :class:`~fastncf.trainers.next_item.NextItem` does, by the ranks of a process group.
 
-    Rows of items are dealt out, see :mod:`fastncf.trainers.dealt`. All ranks plan the same batches. Each one fetches
+    Rows of items are sharded, see :mod:`fastncf.trainers.sharding`. All ranks plan the same batches. Each one fetches
     the vectors that its part of the positions uses, and sends their gradients to their owners, which take the step;
     gains and decays are on all ranks. Parameters differ from those of one process by the rounding of sums.
     """
@@ -110,7 +110,7 @@ class ParallelNextItem(NextItem):
         for which, table, values, gradient in zip(own, tables, before, sums, strict=True):
             step_own(which, step, table, self._schedule, values, gradient)
 
-    def _used(self, plans: kernels.Plans, row: int) -> tuple[Dealt, Dealt]:
+    def _used(self, plans: kernels.Plans, row: int) -> tuple[ShardedRows, ShardedRows]:
         """Return the history vectors of a batch, and the output vectors, that each rank's part uses."""
         slots, size = int(plans.sizes[row, 3]), self.ranks.size
         is_token, is_scored = np.zeros((2, size, slots), dtype=np.bool_)
@@ -121,11 +121,11 @@ class ParallelNextItem(NextItem):
             is_scored[rank, plans.target_slots[row, part.first_position : part.last_position]] = True
             is_scored[rank, : self.num_negatives] = part.last_position > part.first_position
         items = plans.slot_items[row, :slots]
-        return Dealt.of_slots(self.ranks, items, is_token), Dealt.of_slots(self.ranks, items, is_scored)
+        return ShardedRows.of_slots(self.ranks, items, is_token), ShardedRows.of_slots(self.ranks, items, is_scored)
 
     def _parts(
-        self, used: tuple[Dealt, Dealt], own: list[np.ndarray], batch: list[np.ndarray]
-    ) -> list[tuple[Dealt, torch.Tensor, torch.Tensor]]:
+        self, used: tuple[ShardedRows, ShardedRows], own: list[np.ndarray], batch: list[np.ndarray]
+    ) -> list[tuple[ShardedRows, torch.Tensor, torch.Tensor]]:
         """Return views of history vectors, output vectors and biases, without the columns that fill up vectors.
 
         Args:
@@ -157,9 +157,9 @@ class ParallelNextItem(NextItem):
 
     def _write_model(self) -> None:
         """Write the states of all users, and the vectors and biases of the items, to the model."""
-        model, columns, rows_of = self.model, self._columns(0), dealt_out(self.ranks)
+        model, columns, rows_of = self.model, self._columns(0), row_shards(self.ranks)
         wholes = self._all_history_vectors, model.item_vectors, model.item_bias
-        for name, whole in zip(_DEALT, wholes, strict=True):
+        for name, whole in zip(_SHARDED, wholes, strict=True):
             collect(self.ranks, whole, columns[name], rows_of)
         self._encode_users()
         model.user_bias[:] = 0
@@ -175,9 +175,9 @@ class ParallelNextItem(NextItem):
 
     def state_dict(self) -> State:
         """Return what :meth:`NextItem.state_dict` does, in memory that the processes of a machine share."""
-        rows_of = dealt_out(self.ranks)
+        rows_of = row_shards(self.ranks)
         return {
-            name: collected(self.ranks, array, self.num_items, rows_of) if is_dealt(name) else np.array(array)
+            name: collected(self.ranks, array, self.num_items, rows_of) if is_sharded(name) else np.array(array)
             for name, array in self._arrays().items()
         }
 
@@ -187,8 +187,8 @@ class ParallelNextItem(NextItem):
 
     def load_state_dict(self, state: State) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.load_state_dict`."""
-        own = dealt_out(self.ranks)(self.ranks.rank)
-        super().load_state_dict({name: array[own] if is_dealt(name) else array for name, array in state.items()})
+        own = row_shards(self.ranks)(self.ranks.rank)
+        super().load_state_dict({name: array[own] if is_sharded(name) else array for name, array in state.items()})
 
 
 class ParallelOtherItems(ParallelNextItem, OtherItems):
@@ -199,9 +199,9 @@ class ParallelOtherItems(ParallelNextItem, OtherItems):
         return empty_shared(count, np.float32)
 
 
-def is_dealt(name: str) -> bool:
+def is_sharded(name: str) -> bool:
     """Return whether an array of a state has a row for each item."""
-    return name == "steps" or name.rpartition(".")[2] in _DEALT
+    return name == "steps" or name.rpartition(".")[2] in _SHARDED
 
 
 def part_of(plans: kernels.Plans, row: int, rank: int, size: int) -> kernels.Part:

@@ -9,7 +9,6 @@ from benchmarks import (
     cli_startup,
     compare_commits,
     curves,
-    dealt_rows,
     evaluations,
     full_ranking,
     gpu,
@@ -25,6 +24,7 @@ from benchmarks import (
     scaling,
     serving,
     sets,
+    sharded_rows,
     tuned,
 )
 from benchmarks.peers import page
@@ -33,7 +33,7 @@ TABLES = {
     "cli_startup": cli_startup.table,
     "compare_commits": compare_commits.table,
     "curves": curves.table,
-    "dealt_rows": dealt_rows.table,
+    "sharded_rows": sharded_rows.table,
     "evaluations": evaluations.table,
     "full_ranking": full_ranking.table,
     "gpu": gpu.lines,

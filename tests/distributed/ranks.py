@@ -24,7 +24,6 @@ from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.cpu_mlp import CPUMLPTrainer
 from fastncf.trainers.cuda_next_item import CUDANextItem
 from fastncf.trainers.cuda_other_items import CUDAOtherItems
-from fastncf.trainers.dealt_autograd import DealtAutograd
 from fastncf.trainers.loop import FiniteParameters
 from fastncf.trainers.next_item import NextItem
 from fastncf.trainers.other_items import OtherItems
@@ -32,6 +31,7 @@ from fastncf.trainers.parallel_autograd import ParallelAutograd
 from fastncf.trainers.parallel_cpu_mlp import ParallelCPUMLP
 from fastncf.trainers.parallel_cuda_next_item import ParallelCUDANextItem, ParallelCUDAOtherItems
 from fastncf.trainers.parallel_next_item import ParallelNextItem, ParallelOtherItems
+from fastncf.trainers.sharded_autograd import ShardedAutograd
 from tests.stages import make_stage
 from tests.trainers.test_block_sgd import random_split
 from tests.trainers.test_history_sgd import random_order
@@ -43,11 +43,11 @@ TRITON_MAKERS = {
     "cuda_next_item": (CUDANextItem, ParallelCUDANextItem),
     "cuda_other_items": (CUDAOtherItems, ParallelCUDAOtherItems),
 }
-DEALT = "gmf", "mf", "neumf"
+SHARDED = "gmf", "mf", "neumf"
 TRAINERS = (
     *MAKERS,
     *("mlp", "neumf", "autograd", "autograd, many items"),
-    *(f"autograd, dealt {name}" for name in DEALT),
+    *(f"autograd, sharded {name}" for name in SHARDED),
     *TRITON_MAKERS,
 )
 
@@ -162,8 +162,8 @@ def autograd_states(is_alone: bool, num_items: int) -> Iterator[tuple[str, np.nd
         yield from ((name, np.array(value, copy=True)) for name, value in trainer.state_dict().items())
 
 
-def dealt_states(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield losses and states after epochs by autograd of a model whose tables are dealt out, with l2."""
+def sharded_states(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield losses and states after epochs by autograd of a model whose tables are sharded, with l2."""
     stage = make_stage(model=model, optimizer="adam", dim=6, mlp_dim=5, l2=0.01, batch_size=100, epochs=EPOCHS)
     split = random_split(6, num_items=70)
     with distributed.alone():
@@ -171,13 +171,13 @@ def dealt_states(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]
     ranks = distributed.current()
     if ranks is not None and ranks.rank:  # those of the first rank count
         torch.nn.init.zeros_(module.get_parameter(module.item_tables[0]))
-    with (AutogradTrainer if is_alone else DealtAutograd)(module, split, stage) as trainer:
+    with (AutogradTrainer if is_alone else ShardedAutograd)(module, split, stage) as trainer:
         losses = []
         for number in range(EPOCHS):
             before = 0 if ranks is None else ranks.num_bytes
             losses.append(float(trainer.epoch(number)))
             if ranks is not None:
-                assert ranks.num_bytes - before == bytes_of_dealt_tables(trainer, ranks)
+                assert ranks.num_bytes - before == bytes_of_sharded_tables(trainer, ranks)
         yield "losses", np.array(losses)
         if ranks is not None:
             require_share_of_tables(trainer, split.num_items, ranks)
@@ -190,7 +190,7 @@ def dealt_states(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]
         assert all(torch.equal(tensor, kept[name]) for name, tensor in trainer.state_dict().items())
 
 
-def bytes_of_dealt_tables(trainer: DealtAutograd, ranks: distributed.Ranks) -> int:
+def bytes_of_sharded_tables(trainer: ShardedAutograd, ranks: distributed.Ranks) -> int:
     """Return the least bytes that a rank has to send in the epoch that it has trained, with the ids of the rows.
 
     Rows of its items that others use, and gradients of others' rows that it uses; gradients of layers; sums of losses.
@@ -211,7 +211,7 @@ def bytes_of_dealt_tables(trainer: DealtAutograd, ranks: distributed.Ranks) -> i
     return 4 * numbers + 4 * layers * loader.batches + 8
 
 
-def require_share_of_tables(trainer: DealtAutograd, num_items: int, ranks: distributed.Ranks) -> None:
+def require_share_of_tables(trainer: ShardedAutograd, num_items: int, ranks: distributed.Ranks) -> None:
     """Check that parameters and moments of a rank have its share of the rows, and no other."""
     share = len(range(ranks.rank, num_items, ranks.size))
     for name, parameter in trainer._parameters():
@@ -306,13 +306,13 @@ def main(path: str) -> None:
         histories = (states_of_histories(name, is_alone) for name in MAKERS)
         layers = (states_of_layers(name, is_alone) for name in ("mlp", "neumf"))
         by_triton = (states_by_triton(name, is_alone) for name in TRITON_MAKERS)
-        dealt = (dealt_states(name, is_alone) for name in DEALT)
+        sharded = (sharded_states(name, is_alone) for name in SHARDED)
         states = (
             *histories,
             *layers,
             autograd_states(is_alone, 60),
             autograd_states(is_alone, 3000),
-            *dealt,
+            *sharded,
             *by_triton,
         )
         named = {

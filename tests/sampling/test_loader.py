@@ -14,7 +14,7 @@ from fastncf.sampling.loader import Batch, EpochLoader, SamplingSpec
 from fastncf.sampling.negatives import sample_negatives
 from fastncf.stage import Stage
 from fastncf.threads import check_cancelled
-from fastncf.trainers.dealt import Users
+from fastncf.trainers.sharding import Users
 from tests.conftest import plain_split, random_csr
 
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ Indices = TypeVar("Indices", "np.ndarray", "Tensor")
 _NUMBERS_AT_ONCE = 4_000_000
 
 
-class Dealt(NamedTuple):
+class ShardedRows(NamedTuple):
     """Rows of a table that the parts of a batch use, as one rank sees them; all tensors are int64 on one device.
 
     Attributes:
@@ -39,7 +39,7 @@ class Dealt(NamedTuple):
     places: list["Tensor"]
 
     @classmethod
-    def of_slots(cls, ranks: "Ranks", items: np.ndarray, is_used: np.ndarray) -> "Dealt":
+    def of_slots(cls, ranks: "Ranks", items: np.ndarray, is_used: np.ndarray) -> "ShardedRows":
         """Return the rows of a batch that all ranks have planned.
 
         Args:
@@ -57,7 +57,7 @@ class Dealt(NamedTuple):
         return cls(own, [*map(torch.from_numpy, lent)], [*map(torch.from_numpy, places)])
 
     @classmethod
-    def of_ids(cls, ranks: "Ranks", ids: "Tensor") -> "Dealt":
+    def of_ids(cls, ranks: "Ranks", ids: "Tensor") -> "ShardedRows":
         """Return the rows of a batch of which each rank knows its own part alone, after telling the owners.
 
         Args:
@@ -111,7 +111,7 @@ class Users(NamedTuple):
         return indices[(indices >= self.rows[0]) & (indices < self.rows[1])]
 
 
-def fetch(ranks: "Ranks", tables: Sequence[tuple[Dealt, "Tensor", "Tensor"]]) -> None:
+def fetch(ranks: "Ranks", tables: Sequence[tuple[ShardedRows, "Tensor", "Tensor"]]) -> None:
     """Send own rows to the ranks that use them, and write those of other ranks to their places.
 
     Args:
@@ -119,13 +119,13 @@ def fetch(ranks: "Ranks", tables: Sequence[tuple[Dealt, "Tensor", "Tensor"]]) ->
         tables: of each table the rows that are used, the values of the own ones (n, ...), and memory for the batch
             (places, ...), both float32; all numbers of a row are sent.
     """
-    packed = [[values[dealt.lent[rank]] for dealt, values, _ in tables] for rank in range(ranks.size)]
-    targets = [[(memory, dealt.places[rank]) for dealt, _, memory in tables] for rank in range(ranks.size)]
+    packed = [[values[used.lent[rank]] for used, values, _ in tables] for rank in range(ranks.size)]
+    targets = [[(memory, used.places[rank]) for used, _, memory in tables] for rank in range(ranks.size)]
     for memory, places, rows in _exchanged(ranks, packed, targets):
         memory[places] = rows
 
 
-def send_back(ranks: "Ranks", tables: Sequence[tuple[Dealt, "Tensor", "Tensor"]]) -> None:
+def send_back(ranks: "Ranks", tables: Sequence[tuple[ShardedRows, "Tensor", "Tensor"]]) -> None:
     """Send gradients of rows to their owners, and add those of all ranks, in the order of the ranks.
 
     Args:
@@ -133,8 +133,8 @@ def send_back(ranks: "Ranks", tables: Sequence[tuple[Dealt, "Tensor", "Tensor"]]
         tables: of each table the rows that are used, sums for the own ones (n, ...), to which is added, and the
             gradients of the batch (places, ...), both float32.
     """
-    packed = [[gradients[dealt.places[rank]] for dealt, _, gradients in tables] for rank in range(ranks.size)]
-    targets = [[(sums, dealt.lent[rank]) for dealt, sums, _ in tables] for rank in range(ranks.size)]
+    packed = [[gradients[used.places[rank]] for used, _, gradients in tables] for rank in range(ranks.size)]
+    targets = [[(sums, used.lent[rank]) for used, sums, _ in tables] for rank in range(ranks.size)]
     for sums, which, rows in _exchanged(ranks, packed, targets):
         sums[which] += rows  # each row once
 
@@ -179,7 +179,7 @@ def step_own(
     run_ranges(lambda a, b: step_rows(a, b, rows, step, table, schedule, *flat), even_ranges(len(rows), 1))
 
 
-def dealt_out(ranks: "Ranks") -> Callable[[int], slice]:
+def row_shards(ranks: "Ranks") -> Callable[[int], slice]:
     """Return a function from a rank to the rows that it owns."""
     return lambda rank: slice(rank, None, ranks.size)
 

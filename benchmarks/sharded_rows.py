@@ -1,11 +1,11 @@
-"""Compare rows dealt over two processes here and by TorchRec: ``python -m benchmarks.dealt_rows``.
+"""Compare rows sharded over two processes here and by TorchRec: ``python -m benchmarks.sharded_rows``.
 
 Needs TorchRec, which is no part of the package: ``pip install torchrec==1.8.0 fbgemm-gpu-cpu==1.8.0``. A table of
-``--rows`` vectors is dealt over two processes (gloo, one thread each). In each step either process looks up ``--ids``
+``--rows`` vectors is sharded over two processes (gloo, one thread each). In each step either process looks up ``--ids``
 distinct rows, half of their square is the loss, and their owners take a step: TorchRec's row-wise shards by
 ``EmbeddingCollection`` with the Adagrad of its kernels for CPUs, which keep no Adam there, and the rows of
-``fastncf.trainers.dealt`` with Adam, which has three numbers for each of Adagrad's two. The sides take turns; seconds
-are medians over the steps. ``--write`` writes ``results/dealt_rows.json`` and the table of ``RESULTS.md``.
+``fastncf.trainers.sharding`` with Adam, which has three numbers for each of Adagrad's two. The sides take turns;
+seconds are medians over the steps. ``--write`` writes ``results/sharded_rows.json`` and the table of ``RESULTS.md``.
 """
 
 import argparse
@@ -26,8 +26,8 @@ import torch.distributed as dist
 from benchmarks.report import load_average, machine, publish
 from fastncf import distributed
 from fastncf.kernels.cpu.lazy_adam import make_schedule
-from fastncf.trainers.dealt import Dealt, fetch, read_own, send_back, step_own
 from fastncf.trainers.next_item import make_table
+from fastncf.trainers.sharding import ShardedRows, fetch, read_own, send_back, step_own
 
 STEPS = 12
 
@@ -67,7 +67,7 @@ def by_torchrec(num_rows: int, dim: int) -> Callable[[np.ndarray], float]:
     return step
 
 
-def by_dealt_rows(ranks: distributed.Ranks, num_rows: int, dim: int) -> Callable[[np.ndarray], float]:
+def by_sharded_rows(ranks: distributed.Ranks, num_rows: int, dim: int) -> Callable[[np.ndarray], float]:
     """Return a step of this package on ids (n,), which returns the loss."""
     table, schedule = make_table(len(range(ranks.rank, num_rows, ranks.size)), dim), make_schedule(0.001, 0.0)
     table.rows.reshape(-1, table.stride)[:, :dim] = np.random.default_rng(0).normal(size=(1, dim))
@@ -77,7 +77,7 @@ def by_dealt_rows(ranks: distributed.Ranks, num_rows: int, dim: int) -> Callable
         nonlocal number
         number += 1
         distinct = np.unique(ids)
-        used = Dealt.of_ids(ranks, torch.from_numpy(distinct))
+        used = ShardedRows.of_ids(ranks, torch.from_numpy(distinct))
         rows = used.own.numpy()
         own = read_own(rows, number, table, schedule)
         batch = torch.empty(len(distinct), dim)
@@ -101,7 +101,7 @@ def work(options: argparse.Namespace) -> None:
     with distributed.together() as ranks:
         assert ranks is not None
         steps = {
-            "this package": by_dealt_rows(ranks, options.rows, options.dim),
+            "this package": by_sharded_rows(ranks, options.rows, options.dim),
             "TorchRec": by_torchrec(options.rows, options.dim),
         }
         seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -160,7 +160,7 @@ def main() -> None:
         port = server.getsockname()[1]
     shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     shared |= {"LOCAL_WORLD_SIZE": "2", "FASTNCF_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.dealt_rows", *sys.argv[1:]]
+    command = [sys.executable, "-m", "benchmarks.sharded_rows", *sys.argv[1:]]
     processes = [
         subprocess.Popen(
             command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, text=True
@@ -172,7 +172,7 @@ def main() -> None:
     found = {**machine(), **sizes, **json.loads(output.splitlines()[-1]), "load": load_average()}
     print("\n".join(table(found)))
     if options.write:
-        publish("dealt_rows", found, table(found))
+        publish("sharded_rows", found, table(found))
 
 
 if __name__ == "__main__":

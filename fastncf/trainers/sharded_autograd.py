@@ -1,4 +1,4 @@
-"""Training of registered models by torch's autograd on several processes, which deal out the rows of all tables."""
+"""Training of registered models by torch's autograd on several processes, over which all tables are sharded."""
 
 import copy
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from fastncf.sampling.loader import Batch, EpochLoader
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import AutogradTrainer
 from fastncf.trainers.base import State
-from fastncf.trainers.dealt import Dealt, Users, collect, collected, dealt_out, fetch, send_back
+from fastncf.trainers.sharding import ShardedRows, Users, collect, collected, fetch, row_shards, send_back
 
 _KINDS = "parameters", "exp_avg", "exp_avg_sq"  # of tensors of a state that have the rows of a table
 
 
-class DealtAutograd(AutogradTrainer):
+class ShardedAutograd(AutogradTrainer):
     """Trains as :class:`~fastncf.trainers.autograd.AutogradTrainer` does, by the ranks of a process group.
 
     Batches are those of one process. Each rank owns a range of users, draws their negatives, and computes the gradients
     of their interactions. Tables are those that the class of the model names in ``user_tables`` and ``item_tables``.
-    The rows of its users are on a rank alone. Rows of items are dealt out, see :mod:`fastncf.trainers.dealt`: a batch
+    The rows of its users are on a rank alone. Rows of items are sharded, see :mod:`fastncf.trainers.sharding`: a batch
     is trained in a copy of the module whose tables of items have the rows that the batch uses, and no others. So
     parameters, gradients and moments of a table are divided among the devices. The layers are on all ranks, and their
     gradients are summed.
@@ -46,7 +46,7 @@ class DealtAutograd(AutogradTrainer):
         self._users = Users.of(ranks, split.indptr)
         self._rows_of: dict[str, Callable[[int], slice]] = {
             **dict.fromkeys(model.user_tables, self._users.of_rank),  # type: ignore[arg-type]
-            **dict.fromkeys(model.item_tables, dealt_out(ranks)),  # type: ignore[arg-type]
+            **dict.fromkeys(model.item_tables, row_shards(ranks)),  # type: ignore[arg-type]
         }
         device = torch.device(stage.device)
         self._own = {
@@ -80,7 +80,7 @@ class DealtAutograd(AutogradTrainer):
         own = self._users.own(indices)
         batch = self.loader.gather(own)
         self._items = torch.cat([batch.positive, batch.negatives.reshape(-1)]).unique()
-        used = Dealt.of_ids(self.ranks, self._items)
+        used = ShardedRows.of_ids(self.ranks, self._items)
         rows = {name: table.new_empty(len(self._items), *table.shape[1:]) for name, table in self._of_items.items()}
         lent = {name: table.detach()[used.own] for name, table in self._of_items.items()}
         fetch(self.ranks, [(used, lent[name], rows[name]) for name in rows])
