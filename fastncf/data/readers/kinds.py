@@ -65,7 +65,7 @@ _FOREIGN: tuple[tuple[bytes, ForeignKind], ...] = (
     (rb"FEA1\0", _frame("a Feather file of version 1", "pandas.read_feather(PATH)")),
     (rb"\xff\xff\xff\xff", _frame("a stream of Arrow", "polars.read_ipc_stream(PATH)")),
     (rb"Obj\x01", _frame("an Avro file", "polars.read_avro(PATH)")),
-    (rb"ORC[\0-\x09]", _frame("an ORC file", "pandas.read_orc(PATH)")),
+    (rb"ORC([\0-\x09]|\n[\0-\x08])", _frame("an ORC file", "pandas.read_orc(PATH)")),
     (rb"PARE", ForeignKind("an encrypted Parquet file", "write it without encryption")),
     (rb"\x89HDF\r\n", _frame("an HDF5 file", "pandas.read_hdf(PATH)")),
     (rb"CDF[\x01\x02\x05]", _frame("a NetCDF file", "xarray.open_dataset(PATH).to_dataframe()")),
@@ -73,7 +73,7 @@ _FOREIGN: tuple[tuple[bytes, ForeignKind], ...] = (
     (rb"\x80[\x02-\x05]", _frame("a pickle, which may run any code when it is loaded", "pandas.read_pickle(PATH)")),
     (rb"MATLAB 5\.0 MAT-file", ForeignKind("a MATLAB file", "pass a frame of the arrays of scipy.io.loadmat(PATH)")),
     (rb"%%MatrixMarket ", ForeignKind("a Matrix Market file", "pass a frame of the rows of scipy.io.mmread(PATH)")),
-    (rb"<stata_dta>", _frame("a Stata file", "pandas.read_stata(PATH)")),
+    (rb"<stata_dta>|[\x69-\x73][\x01\x02]\x01\0", _frame("a Stata file", "pandas.read_stata(PATH)")),
     (rb"\$FL[23]@\(#\)", _frame("an SPSS file", "pandas.read_spss(PATH)")),
     (rb"\0{12}\xc2\xea\x81\x60", _frame("a SAS file", "pandas.read_sas(PATH)")),
     (rb"HEADER RECORD\*{7}", _frame("a SAS transport file", "pandas.read_sas(PATH)")),
@@ -127,10 +127,12 @@ def find_url(path: str) -> tuple[str, ForeignKind] | None:
     slashes = "///" if scheme in ("file", "sqlite") else "//"
     if _OF_DATABASES.match(scheme):
         call = 'polars.read_database_uri("SELECT ...", URL)'
-    elif re.search(r"\.(parquet|pq)\b", rest):
-        call = "polars.read_parquet(URL)"
     else:
-        call = "polars.read_csv(URL)"
+        endings = {"parquet": r"\.(parquet|pq)\b", "ndjson": r"\.(jsonl|ndjson)\b", "csv": ""}
+        reader = next(name for name, ending in endings.items() if re.search(ending, rest))
+        # polars asks for ranges of bytes, which plain web servers refuse
+        source = "urllib.request.urlopen(URL).read()" if scheme in ("http", "https", "ftp") else "URL"
+        call = f"polars.read_{reader}({source})"
     rest = re.sub(r"^([^/?#@:]*):[^/?#]*@", r"\1:***@", rest)  # a message may go to a log: it holds no password
     return f"{scheme}:{slashes}{rest}", _frame("a URL", call)
 

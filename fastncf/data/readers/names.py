@@ -35,11 +35,11 @@ _USERS = _normalized(
 )
 _USERS_BY_ID = _normalized(
     "cust household person profile listener reader player viewer subscriber guest learner student rater patron",
-    "borrower traveler traveller",
+    "borrower traveler traveller patient candidate applicant donor voter passenger",
     "читателя",
 )
 _USER_WORDS = _normalized(
-    "uid msno ncodpers kunnr kunag soldtoparty 0customer customeruser custaccount kdnr",
+    "uid steamid revuser msno ncodpers kunnr kunag soldtoparty 0customer customeruser custaccount kdnr",
     "userpseudoid fullvisitorid buyeruserid customeruserid",
     "会员卡号 会員カード番号",
 )
@@ -76,6 +76,7 @@ _ITEMS_BY_ID = _normalized(
     "prod bookmark venue location poi news post course app show goods content doc document listing property page offer",
     "stock place photo podcast job ad merchandise material story episode paper beer wine manga clip program programme",
     "lesson exercise question element creative publication food dish attraction gmap product2",
+    "title repo repository drug medication streamer",
     "sku ean gtin upc jan isbn asin",
 )
 _ITEM_WORDS = _normalized(
@@ -130,7 +131,7 @@ _EVENTS = _normalized(
     "play played listen listening checkin created creation added updated server log logged interaction action activity",
     "behavior behaviour utc unix unixreview local access request payment booking checkout impression session collector",
     "derived loan rental borrow enrolled enrollment enrolment answer document posting visitstart",
-    "posted submitted reviewed purchased last first latest",
+    "posted submitted reviewed purchased last first latest rev revision vote download install application prescription",
     "bestell auftrags beleg kauf verkaufs rechnungs transaktions bewertungs erstellungs buchungs",
     "购买 下单 訂單 订单 购物 交易 创建 浏览 点击 评分 評分 評論 评论 購買 購入 注文 登録 閲覧 視聴 作成 評価 受注",
     "行为 播放 观看 收藏 주문 구매 등록 평가 시청 작성 클릭 조회",
@@ -150,7 +151,7 @@ _UNITS = _normalized(
 _VERBS = _normalized(
     "created rated viewed purchased ordered watched played listened added reviewed clicked visited bought occurred",
     "happened logged posted submitted recorded interacted consumed updated modified placed",
-    "borrowed rented liked saved",
+    "borrowed rented liked saved enrolled applied prescribed followed starred voted shared downloaded installed",
 )
 _HOURS = _normalized("hour hourofday timeofday clock stunde 小时 小時 時 erzet")
 
@@ -204,14 +205,19 @@ NAMES = {
 }
 """Patterns of the names that are recognised for each role, as :func:`normalize_name` returns them."""
 
-_LAST_NAMES = {
+_LATER_NAMES = {
     "user": re.compile(
-        f"{_with_affixes(set(), _USERS_OTHERWISE, {'session', 'visit'}, set())}"
-        f"|{_any_of(_NAMED_PEOPLE)}?{_any_of(_MAILS)}|{_any_of(_MAILS)}{_any_of(_NAMED_PEOPLE)}|{_any_of(_PEOPLE_WORDS)}"
+        f"{_any_of(_NAMED_PEOPLE)}?{_any_of(_MAILS)}|{_any_of(_MAILS)}{_any_of(_NAMED_PEOPLE)}|{_any_of(_PEOPLE_WORDS)}"
     ),
     "item": re.compile(_any_of(_ITEMS_OTHERWISE)),
 }
-"""Patterns of the names that serve for a role where no other column does."""
+"""Patterns of the names that serve for a role where no column has one of the first choice."""
+
+_LAST_NAMES = {"user": re.compile(_with_affixes(set(), _USERS_OTHERWISE, {"session", "visit"}, set()))}
+"""Patterns of the names that serve where no other column does: a visit or a device is not always the same person's."""
+
+_OF_LINES = re.compile("line(?:item)?(?:sku|productid|product|name|quantity|price)")
+"""Names of columns that tables of orders have, one row for each line of an order: ``id`` is that of the order there."""
 
 CLOCKS = re.compile(_any_of(_HOURS))
 """Names of columns that hold the time of day beside a date, and are no time without one."""
@@ -233,10 +239,12 @@ def has_name_of(role: str, column: str) -> bool:
 def columns_named(role: str, columns: Sequence[str]) -> list[str]:
     """Return the columns that have a name of a role; those with a name of the second choice where there is no other.
 
-    There is no second choice beside a column that is called ``id``, which may be a better one.
+    There is no second choice beside a column that is called ``id``, which may be a better one, unless it is that of an
+    order.
     """
     named = {column: normalize_name(column) for column in columns}
-    for patterns in (NAMES,) if "id" in named.values() else (NAMES, _LAST_NAMES):
+    may_be_id = "id" in named.values() and not any(map(_OF_LINES.fullmatch, named.values()))
+    for patterns in (NAMES,) if may_be_id else (NAMES, _LATER_NAMES, _LAST_NAMES):
         if role in patterns and (found := [column for column in named if patterns[role].fullmatch(named[column])]):
             return found
     return []

@@ -250,6 +250,20 @@ HEADERS_OF_OTHERS = {
         "Name,Email,Paid at,Created at,Lineitem name,Lineitem sku",
         ["Email", "Lineitem sku", "Created at"],
     ),
+    "Shopify, all columns": (
+        "Name,Email,Paid at,Created at,Lineitem quantity,Lineitem name,Lineitem sku,Employee,Device ID,Id",
+        ["Email", "Lineitem sku", "Created at"],
+    ),
+    "a session beside a mail": ("session_id,email,sku,date", ["email", "sku", "date"]),
+    "EB-NeRD": (
+        "impression_id,article_id,impression_time,read_time,user_id,session_id",
+        ["user_id", "article_id", "impression_time"],
+    ),
+    "courses": ("learner_id,course_id,enrolled_at", ["learner_id", "course_id", "enrolled_at"]),
+    "prescriptions": ("patient_id,drug_code,prescribed_on", ["patient_id", "drug_code", "prescribed_on"]),
+    "applications": ("candidate_id,job_id,applied_at", ["candidate_id", "job_id", "applied_at"]),
+    "revisions": ("rev_user,page_id,rev_timestamp", ["rev_user", "page_id", "rev_timestamp"]),
+    "an id and a mail": ("id,email,sku,date", "which column is the user"),
     "Matrixify": (
         "Customer: ID,Customer: Email,Customer: Orders Count,Created At,Line: SKU,Line: Title",
         ["Customer: ID", "Line: SKU", "Created At"],

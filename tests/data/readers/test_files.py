@@ -145,6 +145,8 @@ FOREIGN = {
     "a.xml": (b'<?xml version="1.0"?><a/>', "an XML document", _FRAME.format("pandas.read_xml(PATH)")),
     "a.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file", _FRAME.format("pandas.read_hdf(PATH)")),
     "a.orc": (b"ORC\x08\x03\x10\x00", "an ORC file", _FRAME.format("pandas.read_orc(PATH)")),
+    "b.orc": (b"ORC\n\x07\x12\x05\x08", "an ORC file", _FRAME.format("pandas.read_orc(PATH)")),
+    "a.dta": (b"\x72\x02\x01\0\x05\0" + bytes(80), "a Stata file", _FRAME.format("pandas.read_stata(PATH)")),
     "a.pdf": (b"%PDF-1.7\n", "a PDF document", "save its table as CSV"),
     "a.png": (b"\x89PNG\r\n\x1a\n", "an image", "pass a file of rows with a user and an item"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c\0\x04", "a 7z archive", "unpack it with 7z x PATH"),
@@ -291,8 +293,11 @@ def test_files_without_a_size():
 @pytest.mark.parametrize(
     ("url", "call"),
     [
-        ("https://example.org/ratings.csv", "polars.read_csv(URL)"),
-        ("http://example.org/x?format=*&y=[1]", "polars.read_csv(URL)"),
+        ("https://example.org/ratings.csv", "polars.read_csv(urllib.request.urlopen(URL).read())"),
+        ("http://example.org/x?format=*&y=[1]", "polars.read_csv(urllib.request.urlopen(URL).read())"),
+        ("https://example.org/x.parquet?a=1", "polars.read_parquet(urllib.request.urlopen(URL).read())"),
+        ("https://example.org/x.jsonl.gz", "polars.read_ndjson(urllib.request.urlopen(URL).read())"),
+        ("gs://bucket/ratings.csv", "polars.read_csv(URL)"),
         ("s3://bucket/ratings.parquet", "polars.read_parquet(URL)"),
         ("postgresql://host/base", 'polars.read_database_uri("SELECT ...", URL)'),
         ("mysql+pymysql://host/base", 'polars.read_database_uri("SELECT ...", URL)'),
