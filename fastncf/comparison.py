@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,7 @@ from fastncf.measuring import FULL, Questions, TestSet
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.recommender import Recommender, load
 
+_MINUS = re.compile(r"(?<!\S)-(?=\d)")
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -159,6 +161,7 @@ def compare(
     num_candidates: int | None = None,
     full_ranking: bool | None = None,
     metrics: Sequence[str] | None = None,
+    candidate_sampling: Literal["uniform", "popularity"] | None = None,
     confidence: float = 0.95,
     samples: int = 10_000,
     seed: int = 0,
@@ -177,6 +180,7 @@ def compare(
         num_candidates: negatives that each held-out item is ranked against.
         full_ranking: also rank against the whole catalogue, where objects are asked for the scores of all items.
         metrics: names of metrics, see :class:`fastncf.Config`.
+        candidate_sampling: how candidates are drawn, ``uniform`` or by ``popularity``.
         confidence: of the intervals of the differences, above 0 and below 1.
         samples: draws of the bootstrap over users, and of the test.
         seed: determines these draws.
@@ -198,9 +202,16 @@ def compare(
             "all of them are measured"
         )
     reference: Recommender = opened[at]
-    asked: dict[str, Any] = {"k": k, "num_candidates": num_candidates, "full_ranking": full_ranking, "metrics": metrics}
+    asked: dict[str, Any] = {
+        "k": k,
+        "num_candidates": num_candidates,
+        "full_ranking": full_ranking,
+        "metrics": metrics,
+        "candidate_sampling": candidate_sampling,
+    }
     config = replace(reference.config, **{name: value for name, value in asked.items() if value is not None})
-    questions = _questions(reference, names[at], config, is_redrawn=num_candidates is not None)
+    is_redrawn = num_candidates is not None or candidate_sampling is not None
+    questions = _questions(reference, names[at], config, is_redrawn=is_redrawn)
     for other, name in zip(opened, names, strict=True):
         if isinstance(other, Recommender) and other is not reference:
             _require_same(reference, names[at], other, name)
@@ -393,7 +404,7 @@ def _markdown(rows: list[list[str]]) -> list[str]:
 
 def _latex(rows: list[list[str]]) -> str:
     """Return the rows of a table as an environment of LaTeX."""
-    lines = [" & ".join(cell.translate(_LATEX).replace("±", r"$\pm$") for cell in row) + r" \\" for row in rows]
+    lines = [" & ".join(map(_latex_cell, row)) + r" \\" for row in rows]
     return "\n".join(
         (
             rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}",
@@ -405,3 +416,8 @@ def _latex(rows: list[list[str]]) -> str:
             r"\end{tabular}",
         )
     )
+
+
+def _latex_cell(text: str) -> str:
+    """Return the text of a cell as LaTeX, with signs of numbers as such and not as hyphens."""
+    return _MINUS.sub("$-$", text.translate(_LATEX).replace("±", r"$\pm$"))

@@ -160,10 +160,11 @@ class Questions:
             spec = CandidateSpec(config.num_candidates, config.distinct_candidates, config.seed, sampling)
             negatives = draw_candidates(test.seen(), split, spec, test.users, Stream.CANDIDATES)
             how = "uniformly" if sampling == "uniform" else "by popularity"
+            number = config.num_candidates
+            ranked = f"the items of each user together with {number}" if has_several else f"1 + {number}"
             against = (
-                f"{'each item among ' if has_several else ''}1 + {config.num_candidates} candidates drawn {how} "
-                f"{'without' if config.distinct_candidates else 'with'} replacement from the items that the user has "
-                f"not seen"
+                f"{ranked} candidates drawn {how} {'without' if config.distinct_candidates else 'with'} replacement "
+                f"from the items that the user has not seen"
             )
         whole = test.task(None) if config.full_ranking else None
         return cls(test, test.task(negatives), against, whole, names, config.cutoffs, config)
@@ -181,7 +182,7 @@ class Questions:
         others = split.others
         num_others = 0 if others is None else len(others.users)
         rule = self.config.held_out(is_given=split.holdout == "given")
-        protocol = f"{rule.describe(num_others)}, {len(task.users)} users"
+        protocol = f"{self._kept(is_given=rule.rule == 'given')}{rule.describe(num_others)}, {len(task.users)} users"
         if len(task.positives) != len(task.users):
             protocol += f" with {len(task.positives)} items"
         if num_unknown := int(is_unknown[task.positives].sum()):
@@ -196,8 +197,20 @@ class Questions:
             protocol += f" ({num_short} users have fewer)"
         protocol += "; ties count against the held-out item"
         if self.whole is not None:
-            protocol += f"; {FULL}: against the whole catalogue without training items"
+            left_out = "training and validation" if self.config.validation else "training"
+            if self.test.are_others:
+                left_out = "the user's other"
+            protocol += f"; {FULL}: against the whole catalogue without {left_out} items"
         return protocol
+
+    def _kept(self, *, is_given: bool) -> str:
+        """Return in words which interactions of the data take part, where these are not all of them."""
+        config, parts = self.config, []
+        if config.min_rating is not None:
+            parts.append(f"{'training ' if is_given else ''}interactions rated {config.min_rating:g} or more")
+        if config.user_fraction < 1:
+            parts.append(f"{100 * config.user_fraction:g} % of the users drawn at random")
+        return "".join(f"{part}, " for part in parts)
 
     def answer(
         self, trained: "Factors | nn.Module", *, has_lists: bool = False, vectors: np.ndarray | None = None

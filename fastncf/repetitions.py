@@ -57,7 +57,8 @@ class Repetitions:
         """Return means and deviations, a line for each metric."""
         means, deviations = self.means(), self.deviations()
         lines = [f"  {label}: {means[label]:.4f} ± {deviations[label]:.4f}" for label in means]
-        return "\n".join([f"Repetitions of {len(self.seeds)} seeds", *map(printable, lines)])
+        heading = f"Repetitions of {len(self.seeds)} seeds: means ± standard deviations"
+        return "\n".join([heading, *map(printable, lines)])
 
 
 @takes_asked

@@ -43,7 +43,7 @@ def run(capsys, *arguments) -> tuple[int, list[str], str]:
 def test_fit_prints_metrics_protocol_and_seconds(capsys, ratings):
     code, out, err = run(capsys, "fit", ratings, *FAST)
     assert code == 0
-    assert [line.split()[0] for line in out] == ["HR@10", "NDCG@10", "MRR", "protocol:", "seconds:"]
+    assert [line.split()[0] for line in out] == ["HR@10", "NDCG@10", "MRR", "±:", "protocol:", "seconds:"]
     assert "separated by ',', with header; user = userId, item = movieId, time = timestamp; 1,025 rows" in err
     assert "1,020 interactions of 60 users with 40 items" in err
     assert "5 repeated (user, item) rows were counted once" in err

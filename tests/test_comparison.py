@@ -1,6 +1,7 @@
 """Models side by side: values as those of ``evaluate``, objects that only score, refusals, and forms of the tables."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,17 @@ def test_saved_models_in_every_form(
     for model, folder in zip((mf, popular), folders, strict=True):
         model.save(folder)
     found = fastncf.compare(*folders, samples=10_000)
+    asked: dict[str, Any] = {"k": [1, 3], "metrics": ["ndcg"], "candidate_sampling": "popularity"}
+    others = fastncf.compare(*folders, **asked)
+    assert "drawn by popularity" in others.protocol
+    options_of_others = ["--k", "1", "--k", "3", "--metrics", "ndcg", "--candidate-sampling", "popularity", "--json"]
     words = ["compare", *map(str, folders)]
     for options, expected in (
         ([], str(found)),
         (["--format", "markdown"], found.to_markdown()),
         (["--format", "latex"], found.to_latex()),
         (["--json"], found.to_json()),
+        (options_of_others, others.to_json()),
     ):
         with pytest.raises(SystemExit) as stopped:
             cli.main([*words, *options])
@@ -103,6 +109,9 @@ def test_saved_models_in_every_form(
         assert capsys.readouterr().out.rstrip("\n") == expected
     assert r"| popular\|one |" in found.to_markdown()
     assert r"a\_b & " in found.to_latex()
+    swapped = fastncf.compare(*reversed(folders), samples=10).to_latex()
+    assert "$-$0." in found.to_latex() + swapped
+    assert not re.search(r" -\d", found.to_latex() + swapped)
     assert found.to_latex().count(r" \\") == 2 + 1 + len(found.values) + 1
     values = json.loads(found.to_json())
     assert [row["model"] for row in values["models"]] == ["a_b", "popular|one"]

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,7 +32,8 @@ def test_repr_has_at_most_ten_short_lines(rec):
         assert 2 < len(text.split("\n")) <= 10
         assert len(text) < 2000
         assert "\x1b" not in text
-    assert f"protocol: {rec.protocol[:200]}" in repr(rec)
+        assert all(len(value.rpartition(".")[2]) == 4 for value in re.findall(r"metric\d+ ([\d.]+)", text))
+    assert f"protocol: {rec.protocol}\n" in repr(rec)
     assert f"hr@10 {rec.metrics['hr@10']:.4f}" in repr(rec)
 
 

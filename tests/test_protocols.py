@@ -55,7 +55,7 @@ def test_the_last_items_of_each_user(holdout, ties):
     train, test = last_items(ROWS, 1 if holdout == "one" else holdout, ties)
     rec = popular(FRAME, holdout=holdout, ties=ties)
     check(rec, train, test, CATALOGUE)
-    assert ("the last row among equal times" in rec.protocol) == (ties == "last")
+    assert f"the {ties} row among equal times" in rec.protocol
 
 
 def test_ties_change_what_is_held_out():
@@ -335,6 +335,21 @@ def test_data_without_times(tmp_path):
 @pytest.mark.parametrize("point", ["2020-05-01", np.datetime64("2020-05-01"), np.datetime64("2020-05-01", "ns")])
 def test_dates_of_libraries_are_points_in_time(point):
     assert fastncf.Config(before=point).before.startswith("2020-05-01")
+
+
+def test_the_protocol_names_what_was_left_out_of_the_data_and_of_the_catalogue():
+    frame = pl.DataFrame([(u, (u + i) % 9, i, 1 + i % 5) for u in range(20) for i in range(7)], orient="row")
+    frame.columns = ["user", "item", "time", "rating"]
+    settings = {"model": "popularity", "full_ranking": True}
+    said = fastncf.fit(frame, min_rating=2, user_fraction=0.5, validation=True, **settings).protocol
+    assert said.startswith("interactions rated 2 or more, 50 % of the users drawn at random, leave-one-out, ")
+    assert "10 users, 1 + 99 candidates" in said
+    assert said.endswith("without training and validation items")
+    said = fastncf.fit(frame, holdout=2, num_candidates=1, **settings).protocol
+    assert "the items of each user together with 1 candidates drawn" in said
+    assert said.endswith("without training items")
+    said = fastncf.fit(frame, test_users=2, **settings).protocol
+    assert said.endswith("without the user's other items")
 
 
 def test_several_k_and_metrics_in_one_pass():

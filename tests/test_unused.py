@@ -231,7 +231,7 @@ def test_the_notebook_with_a_given_test_set_draws_its_users(capsys, files):
     given = ["--test", files["test"], "--candidates", files["candidates"]]
     code, out, err = run(capsys, "fit", files["train"], "--notebook", *given, "--epochs", 1)
     assert code == 0
-    assert "given test set, 18 users" in out[3]
+    assert "given test set, 18 users" in out[4]
     assert err.startswith("fastncf: warning: distinct_candidates=False: no effect, since candidates= gives the lists")
     code, _, err = run(capsys, "fit", files["train"], *given, "--split", "random")
     assert code == 2

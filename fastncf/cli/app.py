@@ -86,6 +86,7 @@ class Common:
 
 OutArgument = Annotated[Path, Parameter(name=["--out", "-o"], converter=_path)]
 Length = Annotated[int, Parameter(name=["--k", "-k"])]
+Lengths = Annotated[list[int] | None, Parameter(name=["--k", "-k"])]
 Flag = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object in place of the text.")]
 ConfigFile = Annotated[

@@ -3,16 +3,18 @@
 import os
 from typing import Literal
 
-from fastncf.cli.app import Common, Json, Length, PathArgument
+from fastncf.cli.app import Common, Json, Lengths, PathArgument
 from fastncf.cli.output import print_json, print_lines
 
 
 def compare(
     first: PathArgument,
     *others: PathArgument,
-    k: Length | None = None,
+    k: Lengths = None,
     num_candidates: int | None = None,
     full_ranking: bool | None = None,
+    metrics: list[str] | None = None,
+    candidate_sampling: Literal["uniform", "popularity"] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     format: Literal["text", "markdown", "latex"] = "text",
@@ -32,11 +34,15 @@ def compare(
     others
         Folders of the other models.
     k
-        Length of the ranking that HR@k and NDCG@k look at.
+        Length of the ranking that metrics such as HR@k look at; give it once for each length.
     num_candidates
         Negatives that a held-out item is ranked against.
     full_ranking
         Also rank against the whole catalogue.
+    metrics
+        Metrics, such as recall; give it once for each. Those of the first model's fit where none are given.
+    candidate_sampling
+        How candidates are drawn: uniformly, or by popularity.
     confidence
         Of the intervals, above 0 and below 1.
     seed
@@ -51,6 +57,8 @@ def compare(
         k=k,
         num_candidates=num_candidates,
         full_ranking=full_ranking,
+        metrics=metrics,
+        candidate_sampling=candidate_sampling,
         confidence=confidence,
         seed=seed,
     )

@@ -147,7 +147,8 @@ def _repeat(ratings: Any, seeds: int, out: Path | None, as_json: bool, given: di
     first, means, deviations = found.recommenders[0], found.means(), found.deviations()
     print_lines(*_found(first), *str(first.plan).split("\n"), file=sys.stderr)
     if not as_json:
-        print_lines(*metric_lines(means, deviations, first.popularity), f"protocol: {found.protocol}")
+        lines = metric_lines(means, deviations, first.popularity, spread="standard deviation over seeds")
+        print_lines(*lines, f"protocol: {found.protocol}")
     sys.stdout.flush()
     _save(first, out, sys.stderr if as_json else sys.stdout)
     if as_json:

@@ -45,18 +45,31 @@ def require_apart(**outputs: Path | None) -> None:
 
 
 def metric_lines(
-    metrics: dict[str, float], errors: dict[str, float] | None = None, popularity: dict[str, float] | None = None
+    metrics: dict[str, float],
+    errors: dict[str, float] | None = None,
+    popularity: dict[str, float] | None = None,
+    *,
+    spread: str = "standard error over users",
 ) -> list[str]:
-    """Return metrics as lines of text, with their standard errors and those of the most popular items where known."""
-    lines = []
+    """Return metrics as lines of text, with what is behind ± and those of the most popular items where known.
+
+    Args:
+        metrics: values by their labels.
+        errors: numbers behind ± by the same labels.
+        popularity: metrics of the most popular items by the same labels.
+        spread: what the numbers behind ± are.
+    """
+    lines, is_told = [], False
+    width = max(14, *(len(_label(name)) for name in metrics)) if metrics else 14
     for name, value in metrics.items():
-        line = f"{_label(name):<14} {value:.4f}"
+        line = f"{_label(name):<{width}} {value:.4f}"
         if errors and math.isfinite(errors.get(name, math.nan)):
             line += f" ± {errors[name]:.4f}"
+            is_told = True
         if popularity and name in popularity:
             line += f"   popularity {popularity[name]:.4f}"
         lines.append(line)
-    return lines
+    return [*lines, f"±: {spread}"] if is_told else lines
 
 
 def _label(name: str) -> str:

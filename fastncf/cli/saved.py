@@ -3,11 +3,9 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import Parameter
-
-from fastncf.cli.app import Common, Flag, Json, Length, OutArgument, PathArgument, as_utf8
+from fastncf.cli.app import Common, Flag, Json, Length, Lengths, OutArgument, PathArgument, as_utf8
 from fastncf.cli.messages import USAGE
 from fastncf.cli.output import metric_lines, print_frame, print_json, print_lines, tell
 from fastncf.errors import ConfigError, printable
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 def evaluate(
     model: PathArgument,
     *,
-    k: Annotated[list[int] | None, Parameter(name=["--k", "-k"])] = None,
+    k: Lengths = None,
     num_candidates: int | None = None,
     full_ranking: bool | None = None,
     metrics: list[str] | None = None,

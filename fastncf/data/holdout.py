@@ -68,7 +68,7 @@ class Holdout:
         Args:
             num_users_drawn: users whom the model is not trained on.
         """
-        tie = ", the last row among equal times" if self.ties == "last" and self.rule == "latest" else ""
+        tie = f", the {self.ties} row among equal times" if self.rule == "latest" else ""
         if self.rule == "given":
             return "given test set"
         if self.rule == "none":

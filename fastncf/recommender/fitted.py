@@ -75,8 +75,8 @@ class FittedModel:
             ("users", f"{len(self.users):,}"),
             ("items", f"{len(self.items):,}"),
             ("interactions", f"{self.data.get('interactions', self.split.num_interactions):,}"),
-            ("metrics", ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())[:200] or "none"),
-            ("protocol", self.protocol[:300] or "none"),
+            ("metrics", _first_of([f"{name} {value:.4f}" for name, value in self.metrics.items()], 200) or "none"),
+            ("protocol", self.protocol[:800] or "none"),
             ("source", str(self.found.get("source", "unknown"))[:200]),
         ]
         return [(name, printable(value)) for name, value in rows]
@@ -224,6 +224,12 @@ class FittedModel:
             return frame
         position = frame.columns.index(after) + 1
         return frame.insert_column(position, found.gather(item_ids.astype(np.int64)).alias(name))
+
+
+def _first_of(parts: list[str], length: int) -> str:
+    """Return parts separated by commas, without the last ones where they are longer than that together."""
+    number = next((at for at in range(len(parts)) if len(", ".join(parts[: at + 1])) > length), len(parts))
+    return ", ".join(parts[:number]) + ", ..." * (number < len(parts))
 
 
 def trained_arrays(trained: "nn.Module | Factors") -> dict[str, Any]:
