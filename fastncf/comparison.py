@@ -343,7 +343,7 @@ def _id_of_one(first: Vocabulary, second: Vocabulary) -> str:
     for own, other, which in ((texts[0], set(texts[1]), "first"), (texts[1], set(texts[0]), "second")):
         single = next((text for text in own if text not in other), None)
         if single is not None:
-            return f"{single!r:.60} is known to the {which} alone"
+            return f"{single!r:.60} is in the {which} only"
     return f"they are {first.ids.dtype} and {second.ids.dtype}"
 
 

@@ -110,7 +110,7 @@ class Config:
 
     dropout: float | None = None
     """Probability that a number is set to 0 in training: an activation of a hidden layer (mlp, neumf), or a component
-    of a user's state (loss="softmax" with histories)."""
+    of a user's state (softmax with histories)."""
 
     loss: str | None = None
     """bce: logistic loss of each sample. bpr: logistic loss of each (positive, negative) pair. softmax: cross entropy
@@ -119,14 +119,14 @@ class Config:
 
     num_negatives: int | None = None
     """Sampled negatives per training interaction, drawn anew each epoch; all interactions of a batch share them where
-    loss="softmax" trains histories."""
+    softmax trains histories."""
 
     negatives: str | None = None
     """Distribution of the negatives over the items that a user does not have in training: uniform, popularity, or a
     registered one."""
 
     negatives_exponent: float | None = None
-    """With negatives="popularity": draws are proportional to this power of an item's interactions."""
+    """With negatives by popularity: draws are proportional to this power of an item's interactions."""
 
     optimizer: Literal["sgd", "adam", "pretrain", "parts"] | None = None
     """sgd: a step per interaction (mf and gmf on a CPU). adam: a step per batch (any model). pretrain: first an mf or
@@ -143,8 +143,8 @@ class Config:
     """Passes over the training interactions."""
 
     batch_size: int | None = None
-    """Samples per step of adam; an interaction counts as 1 + num_negatives of them. Interactions per step where
-    loss="softmax" trains histories."""
+    """Samples per step of adam; an interaction and its negatives are 1 + K of them. Interactions per step where
+    softmax trains histories."""
 
     learning_rate: float | None = None
     """Step size at the start."""
@@ -185,8 +185,8 @@ class Config:
 
     holdout: float | Literal["one", "none"] = "one"
     """one: hold out an item of each user, by which the model is measured. An integer: so many of each user. A number
-    below 1: that share of each user's. none (in Python also None): train on all interactions by the plan that a fit
-    with one has, and measure nothing."""
+    below 1: that share of each user's. none: train on all interactions, with the plan of a
+    fit that holds one out, and measure nothing."""
 
     ties: Literal["first", "last"] = "first"
     """Row of the data that counts as the latest among those of equal times."""
@@ -197,7 +197,7 @@ class Config:
 
     test_users: float | None = None
     """Leave so many users out of the training (an integer), or such a share of them (a number below 1), drawn with the
-    seed, and rank what is held out of these by their other interactions. Needs an mf or popularity."""
+    seed, and rank what is held out of these by their other interactions. Not for modules of your own."""
 
     validation: bool = False
     """Hold out a second interaction per user and report ranking metrics on it after each epoch."""
@@ -246,7 +246,7 @@ class Config:
         object.__setattr__(self, "k", _canonical_cutoffs(self.k))
         if isinstance(self.metrics, list):
             object.__setattr__(self, "metrics", tuple(self.metrics))
-        self._require("layers", isinstance(self.layers, tuple | list), "integers of at least 1, such as (64, 32)")
+        self._require("layers", isinstance(self.layers, tuple | list), "integers of at least 1, such as 64 and 32")
         object.__setattr__(self, "layers", tuple(map(_plain, self.layers)))
         for name, former in FORMER_VALUES.items():
             value = getattr(self, name)
@@ -570,7 +570,7 @@ def _cutoffs_expected(value: Any) -> str:
     if not isinstance(value, tuple):
         return _count_expected(value)
     wrong = next((one for one in value if not _is_count(one)), None)
-    return f"{_count_expected(wrong)}, or several such as [5, 10, 20]"
+    return f"{_count_expected(wrong)}, or several such as 5, 10 and 20"
 
 
 def _is_amount(value: Any) -> bool:

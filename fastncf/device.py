@@ -45,7 +45,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, TypeError):  # torch's own message lists some twenty kinds
         raise DeviceError(
-            f"device {name!r:.80} is none that torch knows; expected: 'cpu', 'cuda' for an NVIDIA GPU, or one of "
+            f"device {name!r:.80} is unknown to torch; expected: 'cpu', 'cuda' for an NVIDIA GPU, or one of "
             f"several, such as 'cuda:0'"
         ) from None
     if device.type == "cuda" and not distributed.exchanges_between_gpus():

@@ -429,10 +429,10 @@ def _staged(
     choice = choose(stage, module)
     if choice.name is None:
         objections = {name: why for name, why in choice.objections.items() if not why.startswith("takes steps by")}
-        return f"no trainer takes {stage.model} on {stage.device} ({'; '.join(dict.fromkeys(objections.values()))})"
+        return f"no trainer can train {stage.model} on {stage.device} ({'; '.join(dict.fromkeys(objections.values()))})"
     if choice.name == "untrained":
         stage, reasons["epochs"] = replace(stage, epochs=0), "the model needs no training"
-    reasons["trainer"] = "the first that has no objection"
+    reasons["trainer"] = "the first one that can train this"
     return [_Planned(replace(stage, trainer=choice.name), reasons, choice.objections)]
 
 

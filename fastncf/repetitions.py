@@ -90,7 +90,10 @@ def repeat(
     """
     use_one_torch_thread_after_fork()
     if model is not None and not isinstance(model, str):
-        raise ConfigError(f"repeat: model={show(model)}: is trained in place; expected the name of a model")
+        raise ConfigError(
+            f"repeat: model={show(model)}: a module is trained in place, so that it serves one fit; expected the name "
+            f"of a model"
+        )
     with usual_errors(), progress_shown(callback, is_shown=progress) as callback:
         config, inputs = read_asked(model, asked)
         chosen = chosen_seeds(seeds, config.seed)
@@ -129,5 +132,5 @@ def chosen_seeds(seeds: Any, first: int) -> tuple[int, ...]:
     else:
         chosen = tuple(range(first, first + min(require_count("seeds", seeds), _MOST_SEEDS)))
     if len(chosen) < 2 or len(set(chosen)) < len(chosen):
-        raise ConfigError(f"seeds={show(seeds)}: expected at least two, each another one")
+        raise ConfigError(f"seeds={show(seeds)}: expected at least 2 different seeds")
     return chosen

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
 
@@ -93,15 +93,18 @@ class _Notes(_Stream):
 
 
 @contextmanager
-def guarded_streams() -> Iterator[None]:
+def guarded_streams(reworded: Callable[[str], str] = str) -> Iterator[None]:
     """Guard stdout and stderr, as this module describes, within the block; a stream that is None takes everything.
 
     Warnings are one line on stderr, without the place in the code that raised them.
+
+    Args:
+        reworded: returns the text of a warning in the words of the command line.
     """
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         """Print a warning; the parameters are those of ``warnings.showwarning``."""
-        print(f"fastncf: warning: {short_message(str(message))}", file=sys.stderr)
+        print(f"fastncf: warning: {short_message(reworded(str(message)))}", file=sys.stderr)
 
     results: Any = _Results
     notes: Any = _Notes

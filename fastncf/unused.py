@@ -53,11 +53,11 @@ _FOR_OTHER_USERS = ("mf", "gmf", "mlp", "neumf", "popularity")
 CONTRADICTIONS = (
     Contradiction(
         lambda config, inputs: inputs.candidates is not None and inputs.test is None,
-        "candidates: expected test= beside it, whose rows they are the negatives of",
+        "candidates: expected test= beside it; candidates are the negatives of its rows",
     ),
     Contradiction(
         lambda config, inputs: inputs.test is not None and config.validation,
-        "validation=True: holds items out of a file without a given test set; expected no test=",
+        "validation=True: holds out one more item per user, and test= gives the held-out items; expected one of them",
     ),
     Contradiction(
         lambda config, inputs: config.holdout == "none" and inputs.test is not None,
@@ -190,7 +190,7 @@ UNUSED = (
     Unused(
         ("budget",),
         lambda fit: _trains(fit) and _is_planned_alike(fit, budget="best"),
-        "all that it would choose is given",
+        "every setting that it chooses is given",
     ),
     Unused(
         ("l2",), lambda fit: not _has_embeddings(fit.inputs.module), "the module has no embedding of users or items"

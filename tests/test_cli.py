@@ -122,12 +122,25 @@ def numbered(tmp_path_factory):
         ("time_format='%d.%m.%Y %H:%M'; drop_missing=True", "--time-format '%d.%m.%Y %H:%M'; --drop-missing"),
         ("name it with time=..., or split='random'", "name it with --time ..., or split='random'"),
         ("k=-1: expected", "--k -1: expected"),
-        ("plan.toml: k=-1: expected", "plan.toml: k=-1: expected"),
-        ("no column 'a' for time=; ?time=5 and xk=3 and --k=3", "no column 'a' for time=; ?time=5 and xk=3 and --k=3"),
+        ("update: k=(5, 10): expected", "update: --k 5 10: expected"),
+        ("no column 'a' for time=; ?time=5 and xk=3 and --k=3", "no column 'a' for --time; ?time=5 and xk=3 and --k=3"),
+        ("expected time= beside it", "expected --time beside it"),
+        ('for sgd with unknown="skip"', "for sgd with --unknown skip"),
+        ("time=None holds nothing out, or drop_missing=False", "--time none holds nothing out, or --no-drop-missing"),
+        (
+            "k=False: expected no time_format, k or 'time_format'",
+            "k=False: expected no --time-format, k or 'time_format'",
+        ),
+        ("a model before refit()", "a model before --refit"),
+        (
+            "num_k=0: expected Feather, a polars or a pandas frame: pass the frame that polars.read_csv(URL) makes",
+            "--k 0: expected Feather: write the frame that polars.read_csv(URL) makes to a Parquet file",
+        ),
     ],
 )
 def test_settings_are_named_as_options(message, expected):
-    assert as_options(message, {"--unknown", "--time-format", "--drop-missing", "--time", "--k"}) == expected
+    options = {"--unknown", "--time-format", "--drop-missing", "--no-drop-missing", "--time", "--k"}
+    assert as_options(message, options) == expected
 
 
 def test_recommend_from_files_of_ids(capsys, numbered, tmp_path):
@@ -207,7 +220,7 @@ def test_settings_reach_the_fit(capsys, ratings):
     ("arguments", "code", "message"),
     [
         (["fit", "nowhere.csv"], 3, "nowhere.csv: no such file"),
-        (["fit", "{ratings}", "--user", "nobody"], 3, "has no column 'nobody' for user="),
+        (["fit", "{ratings}", "--user", "nobody"], 3, "has no column 'nobody' for --user"),
         (["fit", "{ratings}", "--dim", "0"], 2, "--dim 0: expected an integer of at least 1"),
         (["fit", "{ratings}", "--dim", "x"], 2, "--dim"),
         (["fit", "{ratings}", "--nonsense"], 2, "--nonsense"),
@@ -224,7 +237,7 @@ def test_settings_reach_the_fit(capsys, ratings):
         (
             ["recommend", "m", "--users", "s3://bucket/ids.parquet"],
             3,
-            "pass the frame that polars.read_parquet(URL) makes",
+            "write the frame that polars.read_parquet(URL) makes to a Parquet file",
         ),
         (["train", "{ratings}"], 2, "'train' is no command; did you mean fit? expected one of fit, plan"),
         (["recomend", "m"], 2, "'recomend' is no command; did you mean recommend?"),
@@ -261,7 +274,7 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["fit", "{ratings}", "--device", "meta"], 4, "; expected"),
         (["evaluate", "nowhere"], 3, "holds no fastncf model"),
         (["recommend", "nowhere", "--user", "1"], 3, "holds no fastncf model"),
-        (["generate", "x.csv", "--users", "0"], 2, "num_users"),
+        (["generate", "x.csv", "--users", "0"], 2, "--users 0, --items 26744: expected integers of at least 1"),
         (["generate", "nowhere/x.csv"], 3, "its folder does not exist"),
         (["nonsense"], 2, "'nonsense' is no command; expected one of fit, plan"),
     ],
@@ -592,7 +605,7 @@ def test_a_warning_is_one_line(capsys, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         _, _, err = run(capsys, "plan", "r.csv")
-    assert err == "fastncf: warning: patience=3 has no effect\nfastncf: r.csv: is empty\n"
+    assert err == "fastncf: warning: --patience 3 has no effect\nfastncf: r.csv: is empty\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["fit", "--help"], ["recommend", "--help"]])

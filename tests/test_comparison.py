@@ -134,7 +134,7 @@ def test_other_settings_are_asked_of_all(mf: "fastncf.Recommender", popular: "fa
     ("changes", "said"),
     [
         ({"split": "random"}, "different items held out, such as those of user 'u"),
-        ({"train": data(num_users=59)}, "do not know the same users ('u59' is known to the first alone)"),
+        ({"train": data(num_users=59)}, "do not know the same users ('u59' is in the first only)"),
         ({"train": data(seed=1)}, "different items held out"),
         ({"holdout": None, "full_ranking": False, "num_candidates": 99, "k": 10}, "nothing is held out in mf 2"),
     ],

@@ -50,6 +50,6 @@ def test_chunks_take_at_most_half_of_the_free_memory(free, expected, monkeypatch
 
 @pytest.mark.parametrize("name", ["gpu", "GPU:0", "nvidia", "cuda:x", ""])
 def test_a_name_that_is_no_device_is_answered_by_those_that_are(name):
-    with pytest.raises(DeviceError, match="none that torch knows; expected: 'cpu', 'cuda'") as error:
+    with pytest.raises(DeviceError, match="unknown to torch; expected: 'cpu', 'cuda'") as error:
         find_device(name)
     assert len(str(error.value)) < 150

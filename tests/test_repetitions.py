@@ -45,11 +45,11 @@ def test_seeds_may_be_named():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"seeds": 1}, "seeds=1: expected at least two"),
+        ({"seeds": 1}, "seeds=1: expected at least 2 different seeds"),
         ({"seeds": 0}, "seeds=0: expected an integer of at least 1"),
-        ({"seeds": [2, 2]}, r"seeds=\[2, 2\]: expected at least two, each another one"),
+        ({"seeds": [2, 2]}, r"seeds=\[2, 2\]: expected at least 2 different seeds"),
         ({"seeds": [1, -2]}, "seed=-2: expected an integer"),
-        ({"model": nn.Linear(1, 1)}, "repeat: model=Linear.* is trained in place"),
+        ({"model": nn.Linear(1, 1)}, "repeat: model=Linear.* a module is trained in place"),
         ({"holdout": None}, "repeat: holdout=None measures nothing"),
         ({"epoch": 2}, "unknown setting: epoch; did you mean epochs"),
     ],

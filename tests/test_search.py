@@ -182,7 +182,7 @@ def test_a_search_goes_on_from_its_file(stops_after: Any, tmp_path: Path) -> Non
     assert first.default_ndcg == calls[0][1]
     assert first.ndcg == calls[-1][2] == max(value for _, value, _ in calls if value is not None)
     assert first.importance == {}
-    with pytest.raises(FastNCFError, match="needs 4 trials"):
+    with pytest.raises(FastNCFError, match="needs 4 ended trials"):
         first.write_picture(tmp_path / "early.svg")
 
     def interrupt(*told: Any) -> None:

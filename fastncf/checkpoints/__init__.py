@@ -69,19 +69,19 @@ class Checkpoint:
         if now is None:
             pairs = zip(former.stages, plans[0].stages, strict=False)
             self._require_none(text for then, stage in pairs for text in _stage_differences(then, stage))
-            self._refuse("the stages of its plan are others")
+            self._refuse("its plan has other stages")
         finished = len(self._contents.values["stages"]["finished"])
         for number, (then, stage) in enumerate(zip(former.stages, now.stages, strict=True)):
             if stage.epochs < then.epochs or (number < finished and stage.epochs != then.epochs):
-                self._refuse(f"epochs: {then.epochs} then, {stage.epochs} now, which may only be more")
+                self._refuse(f"epochs: {then.epochs} then, {stage.epochs} now; expected at least as many")
         epochs = [stage.epochs for stage in now.stages]
         resumed = replace(
             former, stages=tuple(replace(s, epochs=n) for s, n in zip(former.stages, epochs, strict=True))
         )
         if resumed != former:
             warnings.warn(
-                f"{self._folder.path}: goes on with {resumed.num_epochs} epochs in place of {former.num_epochs}, whose "
-                f"learning rates what is trained already had",
+                f"{self._folder.path}: goes on to {resumed.num_epochs} epochs in place of {former.num_epochs}; those "
+                f"that are done had the learning rates of a training of {former.num_epochs}",
                 stacklevel=4,
             )
             resumed = resumed.with_reason("epochs", f"as asked for; {former.num_epochs} when the training began")
@@ -152,7 +152,7 @@ def open_checkpoint(path: Any, *, resume: bool, name: str = "checkpoint") -> Ite
         ranks.require_equal("checkpoints", None if path is None else f"{path}{', resumed' * resume}")
     if path is None:
         if resume:
-            raise ConfigError("resume: expected checkpoint= beside it (--checkpoint), the folder to go on from")
+            raise ConfigError("resume=True: expected checkpoint= beside it, the folder to go on from")
         yield None
         return
     if not isinstance(path, str | Path) or not str(path):

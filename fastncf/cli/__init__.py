@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from cyclopts import CycloptsError
 
 from fastncf import distributed
-from fastncf.cli.app import app
+from fastncf.cli.app import SettingsFileError, app, option_names
 from fastncf.cli.comparing import compare
 from fastncf.cli.data import datasets, generate
 from fastncf.cli.fitting import fit, plan
@@ -74,18 +74,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             open_missing_descriptors()
             stack.callback(discard_unwritten)
             signals = stack.enter_context(signals_as_interrupts())
-        stack.enter_context(guarded_streams())
+        stack.enter_context(guarded_streams(lambda warning: as_options(warning, option_names(tokens))))
         code = _run(tokens, signals)
     if signals or (code and is_own_process and distributed.was_launched()):
         os._exit(code)  # does not wait for threads that are still compiling, or that wait for a rank which has ended
     sys.exit(code)
-
-
-def _option_names(tokens: list[str]) -> set[str]:
-    """Return the names of the options of the command that a command line begins with."""
-    if not tokens or tokens[0] not in app:
-        return set()
-    return {name for argument in app[tokens[0]].assemble_argument_collection() for name in argument.names}
 
 
 def _run(tokens: list[str], signals: list[int]) -> int:
@@ -115,7 +108,7 @@ def _run(tokens: list[str], signals: list[int]) -> int:
         if message is not None and isinstance(error, KeyboardInterrupt):
             message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
         if message is not None and isinstance(error, FastNCFError | KeyboardInterrupt):
-            message = as_options(message, _option_names(tokens))
+            message = message if isinstance(error, SettingsFileError) else as_options(message, option_names(tokens))
         if message is not None and (
             distributed.is_first_process() if process is None else process.claims_message(error)
         ):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from cyclopts import Token
 
 
+class SettingsFileError(ConfigError):
+    """A file of settings has one that cannot be used; its message names settings as the file does."""
+
+
 app = App(
     name="fastncf",
     help="From a ratings file to a collaborative filtering model: fit it, evaluate it, get recommendations.",
@@ -91,7 +95,11 @@ Flag = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object in place of the text.")]
 ConfigFile = Annotated[
     Path,
-    Parameter(name="--config", converter=_path, help="TOML file of settings, such as epochs = 20; flags go first."),
+    Parameter(
+        name="--config",
+        converter=_path,
+        help="TOML file of settings, such as epochs = 20; options that are given take precedence.",
+    ),
 ]
 
 
@@ -105,6 +113,13 @@ def as_utf8(text: str) -> str:
 def column_names(columns: Columns | None) -> dict[str, str | None]:
     """Return the names of the columns that were given."""
     return {role: None if name is None else as_utf8(name) for role, name in asdict(columns or Columns()).items()}
+
+
+def option_names(tokens: list[str]) -> set[str]:
+    """Return the names of the options of the command that a command line begins with."""
+    if not tokens or tokens[0] not in app:
+        return set()
+    return {name for argument in app[tokens[0]].assemble_argument_collection() for name in argument.names}
 
 
 def _require_integers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -143,7 +158,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = {name.replace("-", "_"): value for name, value in values.items()}
         Config.from_dict(settings)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error!s:.400}") from None
+        raise SettingsFileError(f"{path}: {error!s:.400}") from None
     return settings
 
 

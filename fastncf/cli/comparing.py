@@ -24,8 +24,8 @@ def compare(
     """Measure saved models on the same users and candidates, and compare each two of them user by user.
 
     Prints the metrics of each model with their standard errors over users, and the differences of each two models with
-    confidence intervals and p-values, which are corrected for the number of differences. The first model's held-out
-    items, candidates and settings are those that count; models with others are refused.
+    confidence intervals and p-values, which are corrected for the number of differences. All models are
+    measured by the first one's held-out items, candidates and settings; a model of another split is refused.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def compare(
     candidate_sampling
         How candidates are drawn: uniformly, or by popularity.
     confidence
-        Of the intervals, above 0 and below 1.
+        Confidence of the intervals, above 0 and below 1.
     seed
         Determines the draws of the intervals and p-values.
     format

@@ -42,7 +42,7 @@ def generate(
 
 
 def datasets(*, json: Json = False, common: Common | None = None) -> None:
-    """List the data sets that ``fit`` and ``plan`` take by their names, and download for it.
+    """List the data sets that ``fit`` and ``plan`` download when they are given the name.
 
     Each stands with its interactions, the size of its archive, whether it is on this machine, and the address of its
     terms of use. A file of the same name in the current folder is read instead.
@@ -58,5 +58,5 @@ def datasets(*, json: Json = False, common: Common | None = None) -> None:
         return
     for dataset, is_here in rows:
         size = f"{dataset.num_interactions:>12,} interactions {dataset.num_bytes / 1e6:>7,.1f} MB"
-        print_lines(f"{dataset.name:<8}{size}  {'here' if is_here else '    '}  {dataset.terms}")
+        print_lines(f"{dataset.name:<8}{size}  {'downloaded' if is_here else '':<10}  {dataset.terms}")
     print_lines(f"licence: {LICENCE}")

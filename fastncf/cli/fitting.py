@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from cyclopts import Parameter
 
 from fastncf import distributed
-from fastncf.cli.app import Columns, Common, ConfigFile, Flag, Json, OutArgument, PathArgument, column_names
+from fastncf.cli.app import (
+    Columns,
+    Common,
+    ConfigFile,
+    Flag,
+    Json,
+    OutArgument,
+    PathArgument,
+    column_names,
+    option_names,
+)
+from fastncf.cli.messages import as_options
 from fastncf.cli.output import metric_lines, print_json, print_lines, require_apart, tell
 from fastncf.config import Config
 from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, printable, short_message
@@ -63,19 +74,19 @@ def fit(
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
     dry_run
-        Print the plan as a file of settings, which --config takes, with the memory and time to expect, which are
-        measured by a part of an epoch, and fit nothing.
+        Fit nothing. Print the plan as a file of settings, which --config takes, and the memory and time that the fit
+        is expected to need, by the measured time of a part of an epoch.
     refit
         After the model is measured, train it again on all interactions, the held-out ones included.
     seeds
-        Fit so many times, from the seed on, on data that are read and split once, and print means and standard
-        deviations over the seeds. The model of the first seed is saved.
+        Number of fits, with consecutive seeds, on data that are read and split once. Print means and standard
+        deviations over the seeds, and save the model of the first one.
     checkpoint
         Folder to which the state of the training is written after each epoch and every five minutes.
     resume
         Go on from the state in the folder of --checkpoint, if there is one.
     max_memory
-        Most memory that the process is to have, such as 4GB; what is not expected to fit is refused.
+        Limit of the memory of the process, such as 4GB; a fit that is expected to need more is refused.
     """
     if refit and config is not None and config.holdout == "none":
         raise ConfigError("--refit: expected no --holdout none beside it, which measures nothing")
@@ -112,7 +123,7 @@ def fit(
             **inputs,
         )
     try:
-        print_lines(*_found(recommender), *str(recommender.plan).split("\n"), file=sys.stderr)
+        print_lines(*_found(recommender), *_plan_lines(recommender.plan), file=sys.stderr)
         shown = sys.stderr if json else sys.stdout
         seconds = "  ".join(f"{stage} {value:.2f}" for stage, value in recommender.seconds.items())
         if not json:
@@ -145,7 +156,7 @@ def _repeat(ratings: Any, seeds: int, out: Path | None, as_json: bool, given: di
 
     found = repeat(ratings, seeds=seeds, progress=False, **given)
     first, means, deviations = found.recommenders[0], found.means(), found.deviations()
-    print_lines(*_found(first), *str(first.plan).split("\n"), file=sys.stderr)
+    print_lines(*_found(first), *_plan_lines(first.plan), file=sys.stderr)
     if not as_json:
         lines = metric_lines(means, deviations, first.popularity, spread="standard deviation over seeds")
         print_lines(*lines, f"protocol: {found.protocol}")
@@ -221,7 +232,13 @@ def plan(
     if json:
         print_json(planned.to_dict())
     else:
-        print_lines(*str(planned).split("\n"))
+        print_lines(*_plan_lines(planned))
+
+
+def _plan_lines(plan: "Plan") -> list[str]:
+    """Return the lines of a plan, whose reasons name options of the command line."""
+    options = option_names(["fit"])
+    return [as_options(line, options) for line in str(plan).split("\n")]
 
 
 def _found(recommender: "Recommender") -> list[str]:
@@ -239,11 +256,11 @@ def _found(recommender: "Recommender") -> list[str]:
         "num_users_all_seen": "users have seen every item and were left out",
         "num_users_too_short": "users with a single interaction are trained on and not tested",
         "num_items_unknown": "items have no training interaction, so that nothing is learnt about them",
-        "num_test_items_unknown": "held-out items are such items",
-        "num_users_later": "users exist only later, and are neither trained on nor tested",
+        "num_test_items_unknown": "held-out items have no training interaction",
+        "num_users_later": "users have interactions only after the point in time; they are not trained on or tested",
         "num_test_repeated": "later interactions repeat earlier ones and are not tested",
         "num_users_left_out": "users are left out of the training, to be tested by their histories",
-        "num_candidates_unknown": "given candidates are such items",
+        "num_candidates_unknown": "given candidates have no training interaction",
         "num_candidates_seen": "given candidates that their user has seen were left out",
     }
     return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data.get(name)]

@@ -63,27 +63,53 @@ def explain(error: BaseException) -> tuple[str | None, int]:
     )
 
 
-_SETTING = re.compile(r"(?<![^\s(])(?<!: )([a-z]\w*)=('[^']*'|\.\.\.|True\b|-?\d+(?:\.\d+)?(?:e-?\d+)?)")
+_VALUE = r"""'[^']*'|"[^"]*"|\.\.\.|\([^()]*\)|\[[^][]*\]|[\w.+-]+"""
+_SETTING = re.compile(rf"(?<![^\s(])([a-z]\w*)=({_VALUE}|(?=[\s,;.:)]|$))")
+_NAME = re.compile(r"(?<![^\s(])([a-z]+(?:_[a-z]+)+)(?=[\s,;)]|$)")
+_FRAMES = re.compile(r", (a|or a) polars or a pandas frame")
+_PASSED = re.compile(r"\bpass ((?:the|a) frame .*)")
+"""Advice to pass a frame, which a command line does not take, at the end of a message."""
+
+_REFIT = re.compile(r"(?<![^\s])refit\(\)")
 
 
 def as_options(message: str, options: Collection[str]) -> str:
     """Return a message in which settings of Python, such as ``unknown='skip'``, are written as options of a command.
 
     Args:
-        message: of an error of the package.
-        options: names of the options of the command, such as ``--unknown``; other settings stay as they are, and so
-            do those behind the name of the file that holds them.
+        message: an error or a warning of the package.
+        options: names of the options of the command, such as ``--unknown``; other settings stay as they are.
     """
 
     def as_option(found: re.Match[str]) -> str:
-        option, value = f"--{found[1].replace('_', '-')}", found[2]
+        name, value = found[1].replace("_", "-"), found[2]
+        if f"--{name}" not in options:  # those of generate are called as the things that they count
+            name = name.removeprefix("num-")
+        option, negative = f"--{name}", f"--no-{name}"
         if option not in options:
             return found[0]
-        if value == "True":
+        if value in ("", "True"):
             return option
-        return f"{option} {shlex.quote(value[1:-1]) if value.startswith(chr(39)) else value}"
+        if value == "False":
+            return negative if negative in options else found[0]
+        return f"{option} {_as_argument(value)}"
 
-    return _SETTING.sub(as_option, message)
+    def as_name(found: re.Match[str]) -> str:
+        option = f"--{found[1].replace('_', '-')}"
+        return option if option in options else found[0]
+
+    message = _NAME.sub(as_name, _SETTING.sub(as_option, message))
+    message = _FRAMES.sub("", _REFIT.sub("--refit", message))
+    return _PASSED.sub(r"write \1 to a Parquet file", message)
+
+
+def _as_argument(value: str) -> str:
+    """Return a value of Python as a shell takes it: text without quotes, and numbers of a tuple by themselves."""
+    if value[0] in "'\"":
+        return shlex.quote(value[1:-1])
+    if value[0] in "([":
+        return value[1:-1].rstrip(",").replace(",", "")
+    return "none" if value == "None" else value
 
 
 USAGE = {

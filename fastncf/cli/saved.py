@@ -174,7 +174,7 @@ def update(
     json: Json = False,
     common: Common | None = None,
 ) -> None:
-    """Take new interactions of known and of new users into a saved mf, and train further on request.
+    """Add new interactions of known and of new users to a saved model, and train further on request.
 
     Parameters
     ----------

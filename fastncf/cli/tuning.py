@@ -42,7 +42,7 @@ def tune(
     study
         File that keeps the trials; the same command goes on with those that are there.
     picture
-        SVG file of what mattered; needs the packages of fastncf[report].
+        SVG file of how much each setting mattered; needs the packages of fastncf[report].
     test
         As for fit; its items are not looked at.
     candidates

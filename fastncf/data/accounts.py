@@ -8,9 +8,9 @@ ROWS = "num_rows"
 USES = {
     "interactions": "interactions",
     "num_duplicates": "repeat a pair of user and item",
-    "num_test_repeated": "repeat a pair of training and are not tested",
+    "num_test_repeated": "repeat a training pair and are not tested",
     "num_missing": "lack a user, an item or a time",
-    "num_low_rated": "have a lower rating than asked for",
+    "num_low_rated": "have a rating below the given one",
     "num_of_other_users": "are of users outside the share that was asked for",
     "num_skipped": "have an item that was unknown to an update",
 }

@@ -246,16 +246,16 @@ def _chunks(model: SyntheticModel, chunk_interactions: int) -> Iterator[pl.DataF
 def _check_size(num_users: int, num_items: int, num_interactions: int, seed: int) -> None:
     """Raise a ConfigError for a data set that cannot be generated."""
     if num_users < 1 or num_items < 1:
-        raise ConfigError(f"num_users={num_users}, num_items={num_items}: expected positive numbers")
+        raise ConfigError(f"num_users={num_users}, num_items={num_items}: expected integers of at least 1")
     if num_interactions < max(num_users, 2 * num_items):
         raise ConfigError(
-            f"num_interactions={num_interactions}: expected at least 1 for each of {num_users} users, "
-            f"and 2 for each of {num_items} items"
+            f"num_interactions={num_interactions}: expected at least {max(num_users, 2 * num_items)}, 1 for each of "
+            f"{num_users} users and 2 for each of {num_items} items"
         )
     if 2 * num_interactions > num_users * num_items:
         raise ConfigError(
-            f"num_interactions={num_interactions}: expected at most half of num_users * num_items, which is "
-            f"{num_users * num_items}"
+            f"num_interactions={num_interactions}: expected at most {num_users * num_items // 2}, half of the pairs "
+            f"of a user and an item"
         )
     largest_item_id = round(num_items * _MAX_MOVIE_ID_PER_ITEM)
     if max(num_users, largest_item_id) > _MAX_ID:

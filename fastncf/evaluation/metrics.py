@@ -196,7 +196,7 @@ def require_metrics(names: Sequence[str] | None, *, has_several: bool = False) -
         if known not in METRICS:
             raise ConfigError(f"metrics: {name!r:.80} is unknown; expected some of {', '.join(METRICS)}")
         if has_several and METRICS[known].part is None:
-            raise ConfigError(f"metrics: {known:.80} is defined for one held-out item of each user; expected others")
+            raise ConfigError(f"metrics: {known:.80} is defined for one held-out item per user; expected other metrics")
         found.append(known)
     return tuple(dict.fromkeys(found))
 

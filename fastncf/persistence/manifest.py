@@ -159,7 +159,10 @@ def read_files(
             if content == former:
                 _refuse(folder, kind, str(error.filename), "there is no such file")
             former = content
-    raise DataError(f"{folder}: is replaced by others again and again; expected a {kind.noun} that stays for a moment")
+    raise DataError(
+        f"{folder}: was replaced by other programs each time it was read; expected a {kind.noun} that is not replaced "
+        f"meanwhile"
+    )
 
 
 def _replace_content(
@@ -303,9 +306,18 @@ def _read_manifest(folder: Path, kind: FolderKind) -> bytes:
     try:
         return files.read(folder / kind.manifest).tobytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise DataNotFoundError(f"{folder}: holds no fastncf {kind.noun} (no {kind.manifest})") from None
+        raise DataNotFoundError(
+            f"{folder}: holds no fastncf {kind.noun} ({_missing(folder, kind)}); expected the folder of a {kind.noun}"
+        ) from None
     except (OSError, ValueError, MemoryError) as error:
         _refuse_unreadable(folder, kind, kind.manifest, error)
+
+
+def _missing(folder: Path, kind: FolderKind) -> str:
+    """Return in words why a folder has no manifest."""
+    if not folder.exists():
+        return "there is no such folder"
+    return f"it has no {kind.manifest}" if folder.is_dir() else "it is no folder"
 
 
 class _Entry(NamedTuple):

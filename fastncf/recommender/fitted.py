@@ -130,7 +130,7 @@ class FittedModel:
             return factors
         if table_names(self.trained) is None:
             raise ConfigError(
-                f"history: a {self.plan.final.model:.80} knows its users by their ids alone; expected mf, gmf, mlp, "
+                f"history: a {self.plan.final.model:.80} knows its users only by their ids; expected mf, gmf, mlp, "
                 f"neumf or popularity, or a module whose class names its tables of users in user_tables"
             )
         return self.trained

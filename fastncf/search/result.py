@@ -1,4 +1,4 @@
-"""Result of a search: settings as a configuration file, the trials, and a picture of what mattered."""
+"""Result of a search: settings as a configuration file, the trials, and a picture of their importance."""
 
 import warnings
 from dataclasses import dataclass, fields
@@ -70,11 +70,11 @@ class Tuned:
         counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed"))
         lines = [f"{len(states)} trial{'s' * (len(states) != 1)}: {counts}"]
         if self.ndcg is None:
-            lines.append("no trial has ended, so that nothing is better than what was asked for; expected more minutes")
+            lines.append("no trial has ended within the budget; expected more minutes")
         else:
             default = "" if self.default_ndcg is None else f"; the defaults: {self.default_ndcg:.4f}"
             lines.append(f"NDCG@{max(self.config.cutoffs)} of the best on held-out items: {self.ndcg:.4f}{default}")
-        lines += [f"  {name:<18} {share:4.0%} of what mattered" for name, share in self.importance.items()]
+        lines += [f"  {name:<18} {share:4.0%} of the importance" for name, share in self.importance.items()]
         return "\n".join((*lines, self.to_toml().rstrip()))
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,10 +122,10 @@ class Tuned:
 
         if not self.importance:
             raise FastNCFError(
-                f"tune: {path}: a picture of what mattered needs {_FEWEST_FOR_IMPORTANCE} trials that have ended; "
+                f"tune: {path}: a picture of the importance of settings needs {_FEWEST_FOR_IMPORTANCE} ended trials; "
                 f"expected more minutes"
             )
-        return write_bars(self.importance, "share of what mattered", Path(path))
+        return write_bars(self.importance, "share of the importance", Path(path))
 
 
 def _settings(space: Space, parameters: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -93,8 +93,8 @@ class Space:
         ranges = {loss: _ranges(config, plan) for loss, plan in plans.items()}
         if not any(ranges.values()):
             raise ConfigError(
-                f"tune: model={config.model!r:.80} has no setting that is left to search; expected one that is "
-                f"trained, and fewer settings"
+                f"tune: model={config.model!r:.80} has no setting that is left to search; expected a model "
+                f"that is trained, and fewer given settings"
             )
         return cls(config, facts, plans, ranges)
 

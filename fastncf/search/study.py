@@ -81,7 +81,10 @@ def tune(
     """
     require_packages()
     if model is not None and not isinstance(model, str):
-        raise ConfigError(f"tune: model={show(model)}: is trained in place; expected the name of a model")
+        raise ConfigError(
+            f"tune: model={show(model)}: a module is trained in place, so that it serves one fit; expected the name of "
+            f"a model"
+        )
     deadline = _deadline(minutes)
     with usual_errors():
         config, inputs = read_asked(model, asked)

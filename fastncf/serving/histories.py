@@ -1,6 +1,8 @@
 """Histories of users who are not in the training data, and what they say of these users."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,8 @@ from fastncf.data.readers.table import read_table
 from fastncf.errors import ConfigError, DataError
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
 from fastncf.threads import run_ranges
+
+_ADVICE = re.compile(rf"\b({'|'.join(Reading.__annotations__)})=(?!None)")
 
 
 class NewRows(NamedTuple):
@@ -97,7 +101,8 @@ def read_rows(
             options.pop("encoding", None)
         columns: dict[str, Any] = {"user": None, "item": None, "time": None, "weight": reading.weight}
         known = {role: column for role, column in reading.columns.items() if role not in ("clock", "weight")}
-        table = read_table(source, **columns, needs_time=False, is_looked_up=True, known=known, **options)
+        with _settings_of_the_fit(name):
+            table = read_table(source, **columns, needs_time=False, is_looked_up=True, known=known, **options)
         users, counts = Vocabulary.of([table.frame["user"]], "user"), {"num_rows": table.num_rows, **table.left_out}
         if takes_new:
             items = Vocabulary.of([items.ids, table.frame["item"]], "item")
@@ -125,6 +130,22 @@ def read_rows(
     weight = None if weight is None else weight[kept]
     counts["num_skipped"] = int((~is_known).sum())
     return NewRows(users, items, user[kept], item[kept], weight, counts)
+
+
+@contextmanager
+def _settings_of_the_fit(name: str) -> Iterator[None]:
+    """Add to the message of a DataError in the block, where it advises a setting, that none can be given here.
+
+    Args:
+        name: name of the argument that is read.
+    """
+    try:
+        yield
+    except DataError as error:
+        if not _ADVICE.search(str(error)):
+            raise
+        told = f"{name} is read with the settings of the fit, so that another form needs a frame or a new file"
+        raise type(error)(f"{error!s:.340}; {told}") from None
 
 
 def group_histories(rows: NewRows) -> tuple[NewRows, np.ndarray, np.ndarray]:

@@ -105,7 +105,7 @@ def _program(model: "nn.Module") -> Any:
     except Exception as error:  # whatever torch raises for an operation that it does not know
         raise ConfigError(
             f"export: {type(model).__name__:.80} cannot be written as ONNX ({_reason(error)}); expected operations "
-            f"that torch.onnx.export knows, whose course does not depend on the ids"
+            f"that torch.onnx.export knows, whose control flow does not depend on the ids"
         ) from None
     return program
 

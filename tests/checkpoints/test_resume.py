@@ -115,7 +115,7 @@ def test_other_data_and_settings_are_refused_with_what_differs(tmp_path: Path) -
         (checkerboard(), {"seed": 5}, "seed: 0 then, 5 now"),
         (checkerboard(), {"dim": 6}, "dim: 4 then, 6 now"),
         (checkerboard(), {"full_ranking": True}, "full_ranking: False then, True now"),
-        (checkerboard(), {"epochs": 1}, "epochs: 2 then, 1 now, which may only be more"),
+        (checkerboard(), {"epochs": 1}, "epochs: 2 then, 1 now; expected at least as many"),
         (checkerboard(), {"model": Own(), "dim": None, "loss": None}, "module: None then, Own"),
         (checkerboard(num_users=59), {}, r"users: 60 \([0-9a-f]{16}\) then, 59 \("),
         (checkerboard().slice(1), {}, r"training interactions: 960 \("),
@@ -138,7 +138,7 @@ def test_more_epochs_go_on_and_that_is_said(tmp_path: Path, stops: Stops) -> Non
     }
     expected = fastncf.fit(checkerboard(), epochs=4, **settings)
     fastncf.fit(checkerboard(), epochs=2, checkpoint=tmp_path, **settings)
-    with pytest.warns(UserWarning, match=r"goes on with 4 epochs in place of 2, whose learning rates"):
+    with pytest.warns(UserWarning, match=r"goes on to 4 epochs in place of 2; those that are done"):
         found = fastncf.fit(checkerboard(), epochs=4, checkpoint=tmp_path, resume=True, **settings)
     assert found.plan.reasons[-1]["epochs"] == "as asked for; 2 when the training began"
     found.plan = expected.plan
@@ -172,7 +172,7 @@ def test_a_folder_serves_one_fit_at_a_time_and_stays_small(tmp_path: Path, stops
             fit("histories", checkpoint=wrong)
     with pytest.raises(ConfigError, match="resume='yes': expected True or False"):
         fit("histories", checkpoint=folder, resume="yes")
-    with pytest.raises(ConfigError, match="resume: expected checkpoint="):
+    with pytest.raises(ConfigError, match="resume=True: expected checkpoint="):
         fit("histories", resume=True)
 
 

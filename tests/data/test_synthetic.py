@@ -179,13 +179,13 @@ def test_write_replaces_only_when_complete(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("size", "seed", "message"),
     [
-        ((0, 200, 9_000), 0, "positive"),
+        ((0, 200, 9_000), 0, "integers of at least 1"),
         ((2**31, 200, 2**32), 0, "ids of at most 2147483647"),
         ((10**6, 5 * 10**8, 10**9), 0, "ids of at most 2147483647"),
-        ((300, -1, 9_000), 0, "positive"),
+        ((300, -1, 9_000), 0, "integers of at least 1"),
         ((300, 200, 299), 0, "at least"),
         ((30, 200, 399), 0, "at least"),
-        ((300, 200, 30_001), 0, "at most half"),
+        ((300, 200, 30_001), 0, "at most 30000, half"),
         (SMALL, -1, "seed"),
         (SMALL, 2**64, "seed"),
     ],

@@ -72,7 +72,7 @@ def test_ranks_fit_what_one_process_fits_and_one_goes_on(tmp_path, ratings):
     assert_alike(fastncf.load(model), alone, "next_item")
     resumed = []
     for folder in (kept, tmp_path / "alone"):
-        with pytest.warns(UserWarning, match="goes on with 3 epochs in place of 2"):
+        with pytest.warns(UserWarning, match="goes on to 3 epochs in place of 2"):
             resumed.append(fastncf.fit(ratings, epochs=3, checkpoint=folder, resume=True, **settings))
     assert_alike(*resumed, "next_item")
 

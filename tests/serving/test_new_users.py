@@ -99,7 +99,7 @@ def test_a_module_that_names_no_tables_says_so():
         user_tables = None
 
     rec = fastncf.fit(checkerboard(), model=Plain(60, 40), epochs=1, progress=False)
-    with pytest.raises(ConfigError, match="a Plain knows its users by their ids alone; expected mf, gmf, mlp"):
+    with pytest.raises(ConfigError, match="a Plain knows its users only by their ids; expected mf, gmf, mlp"):
         rec.recommend(history=[1])
 
 

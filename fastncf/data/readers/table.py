@@ -199,7 +199,8 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
     given = DateFormat(options.time_format, options.dayfirst)
     if "clock" in columns:
         names = origin.name_column("time"), origin.name_column("clock")
-        time = combine_times(TimeColumns(frame["time"], frame["clock"], *names), given)
+        hint = options.hint("name one with time=...", "expected one column of times")
+        time = combine_times(TimeColumns(frame["time"], frame["clock"], *names), given, hint)
         columns["time"] += f" + {columns.pop('clock')}"
     elif "time" in columns:
         time = check_times(frame["time"], origin.name_column("time"), given)

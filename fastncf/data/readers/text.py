@@ -115,8 +115,8 @@ def _scan(text: RawText, layout: TextLayout) -> Scan:
     if quoted.fault is None:
         if is_plain and all(column.first_empty < 0 for column in plain.columns):
             raise DataError(
-                f"{text.source}: line {_first_difference(quoted, plain)} is within quotes that begin before it, "
-                f"and a row without them; expected quotes that leave no doubt"
+                f"{text.source}: line {_first_difference(quoted, plain)} is part of an earlier field if quotes count, "
+                f"and a row if they do not; expected every quote to be closed in its own line"
             )
         return quoted
     if is_plain:

@@ -246,13 +246,14 @@ class TimeColumns(NamedTuple):
     clock_name: ColumnName
 
 
-def combine_times(columns: TimeColumns, given: DateFormat) -> pl.Series:
+def combine_times(columns: TimeColumns, given: DateFormat, hint: str = "name one with time=...") -> pl.Series:
     """Return dates and times of day as one time in nanoseconds or, if none is finer, in microseconds: dates.
 
     Args:
         columns: M dates and M times of day. Dates are whole days, also as numbers such as 20050402; times of day are
             text such as 23:53 or 11:53:47 PM, numbers such as 2353 or 235347, or of dtype Time or Duration.
         given: what the caller says of the format of dates.
+        hint: how to name the column of times, for a message.
 
     Raises:
         DataError: a value is missing, or the two columns are not of this kind, so that each could be the time.
@@ -265,7 +266,7 @@ def combine_times(columns: TimeColumns, given: DateFormat) -> pl.Series:
         date, clock = columns.date_name.column, columns.clock_name.column
         raise DataError(
             f"{columns.date_name.source}: which column is the time, {date!r:.80} or {clock!r:.80}? They are not a date "
-            f"and a time of day; name one with time=..."
+            f"and a time of day; {hint}"
         )
     if bool((nanoseconds % 1000 == 0).all()):
         return (days * (_DAY // 1000) + nanoseconds // 1000).cast(pl.Datetime("us"))

@@ -304,7 +304,7 @@ def test_quotes_that_leave_a_doubt(write, place):
     lines[place] = '1,2,3,"Heroes'
     lines[place + 2] = '4,5,6,Heroes"'
     path = write("user,item,time,title\n" + "\n".join(lines))
-    check_refusal(path, f"line {place + 3} is within quotes that begin before it, and a row without them")
+    check_refusal(path, f"line {place + 3} is part of an earlier field if quotes count, and a row if they do not")
 
 
 def test_a_short_row_behind_the_head(write):
