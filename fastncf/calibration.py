@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastncf.config import Config
-from fastncf.cost import START_SECONDS, Cost, growth_bytes, process_seconds
+from fastncf.cost import START_SECONDS, Cost, growth_bytes, loaded_bytes, process_seconds
 from fastncf.data.split import Split
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors, validation_means
@@ -27,6 +27,7 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.measuring import Questions
 from fastncf.memory import available_bytes, resident_bytes
 from fastncf.plan import Plan
+from fastncf.recipes import L2_FACTORS
 from fastncf.stage import Stage
 from fastncf.trainers import get
 from fastncf.trainers.base import Trainer
@@ -139,11 +140,20 @@ class _Seconds(NamedTuple):
         tuning: of choices by held-out items.
         training: of the stages, with the rankings after epochs.
         evaluation: of the measurement.
+        fewer: seconds of the training that an early stop saves at most.
+        more: seconds that further trials of an l2 take at most.
     """
 
     tuning: float
     training: float
     evaluation: float
+    fewer: float
+    more: float
+
+    @property
+    def all(self) -> float:
+        """Seconds of all parts, without an early stop and further trials."""
+        return self.tuning + self.training + self.evaluation
 
 
 @dataclass
@@ -165,13 +175,17 @@ class _Fits:
     def seconds_of(self, plan: Plan) -> _Seconds:
         """Return the seconds of a fit whose plan is chosen, but for its l2."""
         models: list[Any] = []
-        training = 0.0
+        training = fewer = 0.0
         for stage in plan.stages:
             trained = self._trained(stage, copy.deepcopy(self.module), models)
             training += trained.begin + trained.epochs
+            fewer += trained.epochs * _share_after_patience(plan, stage.epochs)
             models.append(trained.model)
-        training += self._of_validation(plan, models[-1])
-        return _Seconds(self._of_l2(plan), training, self._of_evaluation(plan, models[-1]))
+        ranking = self._of_validation(plan, models[-1])
+        fewer += sum(stage.epochs * ranking * _share_after_patience(plan, stage.epochs) for stage in plan.stages)
+        training += plan.num_epochs * ranking
+        l2, more = self._of_l2(plan)
+        return _Seconds(l2, training, self._of_evaluation(plan, models[-1]), fewer, more)
 
     def of_choice(self, trials: Sequence[Stage]) -> float:
         """Return the seconds in which a plan is chosen by trials."""
@@ -184,16 +198,17 @@ class _Fits:
         rank = partial(catalogue_ranks_by_factors, indptr=rows.indptr, indices=rows.indices)
         return seconds + sum(self._of_trial(stage, rank, held_out.lists) for stage in trials)
 
-    def _of_l2(self, plan: Plan) -> float:
-        """Return the seconds in which an l2 is chosen."""
+    def _of_l2(self, plan: Plan) -> tuple[float, float]:
+        """Return the seconds in which an l2 is chosen by as many trials as are made in any case, and of those left."""
         if not plan.l2_trials:
-            return 0.0
+            return 0.0, 0.0
         begin = self.clock.now()
         held_out = lists_for_l2(plan, self.split, self.order)
         seconds = self.clock.now() - begin
         if held_out is None:
-            return seconds
-        return seconds + _L2_TRIALS * self._of_trial(plan.l2_trials[0], ranks_by_factors, held_out.lists)
+            return seconds, 0.0
+        trial = self._of_trial(plan.l2_trials[0], ranks_by_factors, held_out.lists)
+        return seconds + _L2_TRIALS * trial, (len(L2_FACTORS) - _L2_TRIALS) * trial
 
     def _of_trial(
         self,
@@ -243,7 +258,7 @@ class _Fits:
                 trained.epochs += epochs * pace.whole
 
     def _of_validation(self, plan: Plan, model: Any) -> float:
-        """Return the seconds of the rankings after all epochs."""
+        """Return the seconds of the ranking after an epoch."""
         begin = self.clock.now()
         validation = validation_of(self.split, plan.evaluation)
         if validation is None:
@@ -255,7 +270,8 @@ class _Fits:
                 lambda count: _wait_for(validation_means(model, _first(lists, count), k)), len(lists.users)
             )
         self.once += pace.first
-        return drawn + plan.num_epochs * pace.whole
+        self.once += drawn
+        return pace.whole
 
     def _of_evaluation(self, plan: Plan, model: Any) -> float:
         """Return the seconds of the measurement by test items."""
@@ -308,9 +324,9 @@ def measured_plan(
         else:
             plan = choose_plan((plan, alternative[0]), alternative[1], split, order)
     found = fits.seconds_of(plan)
-    repeated = tuning + sum(found)
+    repeated = tuning + found.all
     process = process_seconds(plan.stages)
-    alternative_seconds = None if other is None else tuning + sum(fits.seconds_of(other)) - repeated
+    alternative_seconds = None if other is None else tuning + fits.seconds_of(other).all - repeated
     seconds = process + reading + fits.once + repeated
     growth_of_data = split.num_interactions / max(1, len(split.indices))
     cost = Cost(
@@ -320,14 +336,22 @@ def measured_plan(
         repeated_seconds=round(repeated, 2),
         refit_seconds=round(growth_of_data * found.training, 2),
         change_by_choice=None if alternative_seconds is None else round(alternative_seconds, 2),
+        fewer_seconds=round(found.fewer, 2),
+        more_seconds=round(found.more, 2),
     )
     return replace(plan, cost=cost)
+
+
+def _share_after_patience(plan: Plan, epochs: int) -> float:
+    """Return the share of the epochs of a stage that an early stop saves at most; the first epoch may be the best."""
+    patience = plan.evaluation.patience
+    return max(0, epochs - 1 - patience) / epochs if patience and epochs else 0.0
 
 
 def _growth_of(plan: Plan) -> int:
     """Return the bytes that the training and evaluation of a plan add."""
     data = plan.data
-    return growth_bytes(
+    return loaded_bytes(plan.stages) + growth_bytes(
         plan.stages,
         num_users=data.num_users,
         num_items=data.num_items,

@@ -61,6 +61,8 @@ class Cost:
         refit_seconds: what a training on all interactions takes besides; 0 where it was not measured.
         change_by_choice: seconds that a fit takes more, or less, if held-out items choose another loss; None where
             they choose none, or have chosen.
+        fewer_seconds: seconds less that it takes at most, where the training stops as early as its patience allows.
+        more_seconds: seconds more that it takes at most, where all l2 are tried and not two of them.
     """
 
     memory_bytes: int
@@ -69,12 +71,19 @@ class Cost:
     repeated_seconds: float = 0.0
     refit_seconds: float = 0.0
     change_by_choice: float | None = None
+    fewer_seconds: float = 0.0
+    more_seconds: float = 0.0
 
     def __str__(self) -> str:
-        told = f"about {self.memory_bytes / 1e9:.1f} GB of memory and {self.seconds:,.0f} s"
-        if self.change_by_choice is None:
-            return told
-        return f"{told}, or {self.seconds + self.change_by_choice:,.0f} s if held-out items choose the other loss"
+        told = [f"about {self.memory_bytes / 1e9:.1f} GB of memory and {self.seconds:,.0f} s"]
+        if self.fewer_seconds:
+            least = self.seconds - self.fewer_seconds
+            told.append(f"{least:,.0f} s at least if the training is stopped early, as patience allows")
+        if self.more_seconds:
+            told.append(f"{self.seconds + self.more_seconds:,.0f} s at most if more than two l2 are tried")
+        if self.change_by_choice is not None:
+            told.append(f"{self.seconds + self.change_by_choice:,.0f} s if held-out items choose the other loss")
+        return ", or ".join(told)
 
     def of_runs(self, seeds: int, *, refit: bool) -> "Cost":
         """Return the cost of fits with several seeds, or with a training on all interactions behind the fit.
@@ -83,8 +92,13 @@ class Cost:
             seeds: number of fits, on data that are read once.
             refit: whether a training on all interactions follows.
         """
-        more = (seeds - 1) * self.repeated_seconds + (self.refit_seconds if refit else 0.0)
-        return replace(self, seconds=round(self.seconds + more, 2))
+        refitted = self.refit_seconds if refit else 0.0  # of all epochs, and of the first one alone after an early stop
+        return replace(
+            self,
+            seconds=round(self.seconds + (seeds - 1) * self.repeated_seconds + refitted, 2),
+            fewer_seconds=round(seeds * self.fewer_seconds + (refitted if self.fewer_seconds else 0.0), 2),
+            more_seconds=round(seeds * self.more_seconds, 2),
+        )
 
 
 def estimate(

@@ -99,6 +99,25 @@ def test_a_plan_is_measured_and_nothing_else_about_it_changes(settings, monkeypa
     assert cost.of_runs(1, refit=True).seconds == pytest.approx(cost.seconds + cost.refit_seconds, abs=0.01)
 
 
+def test_bounds_are_told_of_what_is_not_known_before(monkeypatch):
+    monkeypatch.setattr(calibration, "SECONDS", 0.01)
+    settings = {"dim": 4, "epochs": 900, "loss": "bce", "history": "none"}
+    fixed = fastncf.plan_fit(checkerboard(), measure=True, l2=0.01, **settings).cost
+    assert (fixed.fewer_seconds, fixed.more_seconds) == (0, 0)
+    plan = fastncf.plan_fit(checkerboard(), measure=True, validation=True, patience=2, **settings)
+    cost = plan.cost
+    assert 0 < cost.fewer_seconds < cost.seconds
+    assert cost.more_seconds > 0
+    *_, told = str(plan).splitlines()
+    assert told.endswith("s at most if more than two l2 are tried")
+    assert "s at least if the training is stopped early, as patience allows" in told
+    runs = cost.of_runs(3, refit=True)
+    assert runs.fewer_seconds == pytest.approx(3 * cost.fewer_seconds + cost.refit_seconds, abs=0.01)
+    assert runs.more_seconds == pytest.approx(3 * cost.more_seconds, abs=0.01)
+    never = fastncf.plan_fit(checkerboard(), measure=True, validation=True, patience=899, l2=0.01, **settings)
+    assert never.cost.fewer_seconds == 0
+
+
 def test_held_out_items_choose_the_plan_that_is_told_or_both_times_are(monkeypatch):
     monkeypatch.setattr(calibration, "SECONDS", 0.01)
     settings = {"dim": 4, "epochs": 2, "num_negatives": 64}
