@@ -223,20 +223,21 @@ def alternative_plan(config: Config, plan: Plan) -> Plan | None:
 
     Args:
         config: what was asked for.
-        plan: what :func:`make_plan` has made of it.
+        plan: what :func:`make_plan` has made of it, perhaps with another seed, which the returned one has too.
     """
     if config.loss is not None or plan.final.trainer not in BY_STATES or config.budget == "fast":
         return None
-    return (
-        make_plan(replace(config, loss="bce"), plan.data) if plan.data.num_interactions <= LOSS_TRIALS_UP_TO else None
-    )
+    if plan.data.num_interactions > LOSS_TRIALS_UP_TO:
+        return None
+    return make_plan(replace(config, loss="bce", seed=plan.final.seed), plan.data)
 
 
 def trial_of(config: Config, plan: Plan) -> Stage:
     """Return the stage that is trained to compare a plan with another on held-out items: its own, or a faster one."""
     if plan.data.num_interactions <= L2_FULL_SEARCH_UP_TO:
         return plan.final
-    return make_plan(replace(config, loss=plan.final.loss, budget="fast"), plan.data).final
+    asked = replace(config, loss=plan.final.loss, budget="fast", seed=plan.final.seed)
+    return make_plan(asked, plan.data).final
 
 
 def _name(config: Config, module: "nn.Module | None") -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastncf.config import Config
@@ -17,14 +18,16 @@ _CHOSEN = "dim", "init_std", "loss", "num_negatives", "negatives", "history", "e
 def settings_to_repeat(config: Config, plan: Plan) -> dict[str, Any]:
     """Return settings that lead to the same plan for the same data: those that were asked for, and those chosen.
 
-    The device and the dtype of products are left to the machine, unless they were asked for.
+    The device and the dtype of products are left to the machine, unless they were asked for. Of a model of
+    ``repeat()`` they lead to the same parameters, and to candidates that are drawn with the model's seed.
 
     Args:
         config: what was asked for.
         plan: what was done.
 
     Raises:
-        ConfigError: the model is a module of the user's own, which no setting names.
+        ConfigError: the model is a module of the user's own, which no setting names, or one of ``repeat()`` with a seed
+            that the split does not have.
     """
     stage = plan.final
     if stage.model not in model_names():
@@ -33,6 +36,7 @@ def settings_to_repeat(config: Config, plan: Plan) -> dict[str, Any]:
             f"expected a registered model"
         )
     known = Config.__dataclass_fields__
+    config = _with_seed_of(config, stage.seed)
     plain = config.to_dict()
     asked = {name: value for name, value in plain.items() if getattr(config, name) != known[name].default}
     if not plan.num_epochs:
@@ -41,6 +45,21 @@ def settings_to_repeat(config: Config, plan: Plan) -> dict[str, Any]:
     if len(plan.stages) == 1:
         asked.pop("budget", None)  # all that it would choose is chosen
     return {"model": stage.model, **asked, **chosen}
+
+
+def _with_seed_of(config: Config, seed: int) -> Config:
+    """Return the settings with the seed of a training, which a model of ``repeat()`` does not share with the data.
+
+    Raises:
+        ConfigError: the split is drawn with the other seed, so that no settings lead to the same model.
+    """
+    is_drawn = config.split == "random" or config.test_users is not None or config.user_fraction < 1
+    if seed != config.seed and is_drawn:
+        raise ConfigError(
+            f"plan: the model was trained with seed {seed} on data that were drawn with seed {config.seed}, which no "
+            f"file of settings can name; expected a model of fit()"
+        )
+    return replace(config, seed=seed)
 
 
 def _of_one_stage(plan: Plan) -> dict[str, Any]:

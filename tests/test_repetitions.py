@@ -8,8 +8,10 @@ from torch import nn
 
 import fastncf
 from fastncf import cli
+from fastncf.config import Config
 from fastncf.data.readers import table
 from fastncf.errors import ConfigError
+from fastncf.plan_file import settings_to_repeat
 from tests.conftest import checkerboard
 
 SETTINGS = {"epochs": 2, "budget": "fast", "dim": 8}
@@ -36,6 +38,22 @@ def test_repetitions_are_fits_with_other_seeds(monkeypatch):
     assert found.deviations()["ndcg@10"] == pytest.approx(np.std(values, ddof=1))
     assert f"ndcg@10: {np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in repr(found)
     assert all(rec.split is found.recommenders[0].split for rec in found.recommenders)
+
+
+def test_each_seed_trains_the_loss_that_its_trials_choose():
+    """Whichever loss is chosen: bce is here, in place of the planned softmax. The file of each model makes it again."""
+    settings = {"epochs": 1, "dim": 8, "l2": 0.0}
+    found = fastncf.repeat(checkerboard(), seeds=[3, 4], **settings)
+    vectors = []
+    for seed, rec in zip(found.seeds, found.recommenders, strict=True):
+        assert (rec.plan.final.loss, rec.plan.final.seed) == ("bce", seed)
+        alone = fastncf.fit(checkerboard(), config=Config.from_dict(settings_to_repeat(rec.config, rec.plan)))
+        vectors.append(rec.trained.item_vectors)
+        assert np.array_equal(alone.trained.item_vectors, vectors[-1])
+    assert not np.array_equal(*vectors)
+    rec = fastncf.repeat(checkerboard(), seeds=[3, 4], model="popularity", split="random").recommenders[1]
+    with pytest.raises(ConfigError, match="trained with seed 4 on data that were drawn with seed 0"):
+        settings_to_repeat(rec.config, rec.plan)
 
 
 def test_seeds_may_be_named():

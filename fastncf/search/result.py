@@ -72,8 +72,9 @@ class Tuned:
         if self.ndcg is None:
             lines.append("no trial has ended within the budget; expected more minutes")
         else:
-            default = "" if self.default_ndcg is None else f"; the defaults: {self.default_ndcg:.4f}"
-            lines.append(f"NDCG@{max(self.config.cutoffs)} of the best on held-out items: {self.ndcg:.4f}{default}")
+            default = "" if self.default_ndcg is None else f"; of the defaults: {self.default_ndcg:.4f}"
+            where = "on items held out for the search, in the whole catalogue"
+            lines.append(f"NDCG@{max(self.config.cutoffs)} of the best {where}: {self.ndcg:.4f}{default}")
         lines += [f"  {name:<18} {share:4.0%} of the importance" for name, share in self.importance.items()]
         return "\n".join((*lines, self.to_toml().rstrip()))
 
