@@ -55,11 +55,12 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of ``RESULTS.md``."""
     yield f"One run on {found['date']}: {found['machine']}; NDCG@10 in the whole catalogue, means over the seeds."
     yield ""
-    yield "| file | model | without training | trained with them | share |"
-    yield "|---|---|---|---|---|"
+    yield "| file | model | without training | trained with them | share | seeds |"
+    yield "|---|---|---|---|---|---|"
     for row in found["new_users"]:
         told, trained = fmean(row["told"]), fmean(row["trained"])
-        yield f"| `{row['file']}.txt` | {row['model']} | {told:.4f} | {trained:.4f} | **{told / trained:.1%}** |"
+        means = f"{told:.4f} | {trained:.4f} | **{told / trained:.1%}** | {len(row['told'])}"
+        yield f"| `{row['file']}.txt` | {row['model']} | {means} |"
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         f"{found['interactions']:,} interactions, one thread for each process, rounds: {found['rounds']}."
     )
     yield ""
-    yield "| model | processes | seconds of an epoch | strong: speed | weak: speed | kB a step | least kB | NDCG@10 |"
+    yield "| model | processes | seconds per epoch | strong: speed | weak: speed | kB per step | least kB | NDCG@10 |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in found["scaling"]:
         figures = f"{row['seconds']:.1f} | {row['strong']:.2f} | {row['weak']:.2f}"

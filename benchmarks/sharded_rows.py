@@ -134,7 +134,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         f"{found['rows']:,} x {found['dim']} over two processes, {found['ids']:,} distinct ids of each in a step."
     )
     yield ""
-    yield "| side | seconds a step |"
+    yield "| side | seconds per step |"
     yield "|---|---|"
     for name, seconds in found["seconds"].items():
         yield f"| {name} | {seconds:.3f} |"

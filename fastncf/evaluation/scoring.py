@@ -5,7 +5,7 @@ The budget is :func:`fastncf.device.chunk_bytes`, 16 MiB on a CPU. Pairs are sco
 budget is halved. Beside results and model the memory is at most
 
 - the budget, plus
-- for one user, the scores of the whole list or catalogue and what is done with them (some 20 bytes an item), where
+- for one user, the scores of the whole list or catalogue and what is done with them (some 20 bytes per item), where
   these alone exceed the budget, plus
 - the scorer's tables, which are made only where so many pairs are scored that they save time, and only if they take
   at most 64 budgets (1 GiB on a CPU).
