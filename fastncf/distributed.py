@@ -10,7 +10,7 @@ import mmap
 import os
 import pickle
 import platform
-import re
+import socket
 import sys
 import tempfile
 import time
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _SECONDS_TO_CONNECT = 120
+_MOST_CONNECTIONS = 4096
 _SECONDS_FOR_MESSAGE = 3
+_SECONDS_TO_END = 1  # of a process whose connections are closed already
+_SECONDS_OF_A_TIMEOUT = 60  # an operation with wrong arguments fails at once
 _ALIGNMENT = 64  # bytes, of arrays in a file that is mapped
 
 
@@ -56,6 +59,10 @@ class Ranks:
         self.first_here = self.rank - self.local_rank
         self.num_bytes = 0
         self._host = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")  # for arrays and objects
+        # nobody reads it: it takes connections while this process runs
+        self._port = socket.create_server(("", 0), backlog=_MOST_CONNECTIONS)
+        self._addresses: list[tuple[str, int]] = []
+        self._addresses = self.gather((_own_address(), self._port.getsockname()[1]))
 
     def sum(self, array: "np.ndarray") -> None:
         """Replace an array by its sum over all ranks, which is the same to the bit on each of them."""
@@ -204,36 +211,81 @@ class Ranks:
         """
         import torch.distributed as dist
 
+        begin = time.monotonic()
         try:
             getattr(dist, operation)(*arguments, **options)
         except (RuntimeError, ValueError) as error:
-            what = _what_was_lost(error)
+            what = self._what_was_lost(time.monotonic() - begin)
             if what is None:
                 raise
-            raise DistributedError(
-                f"rank {self.rank} of {self.size}: another rank {what}, without which this one cannot go on; the "
-                f"message of that rank, or the report of its launcher, says why"
-            ) from error
+            raise self._loss(what) from error
+
+    def _what_was_lost(self, seconds: float) -> str | None:
+        """Return in words what has happened to another rank, after an operation failed; None where that is not known.
+
+        The words of errors differ between versions and libraries, so that they are not read. The port of a process that
+        has ended refuses connections.
+
+        Args:
+            seconds: that the operation took.
+        """
+        until = time.monotonic() + _SECONDS_TO_END
+        while (lost := self._ended()) is None and seconds < _SECONDS_OF_A_TIMEOUT and time.monotonic() < until:
+            try:
+                time.sleep(0.02)
+            except KeyboardInterrupt:  # a launcher ends all ranks when it sees that one has ended
+                if (lost := self._ended()) is None:
+                    raise
+                break
+        if lost is not None:
+            return f"rank {lost} has ended"
+        return "another rank has not answered in time" if seconds >= _SECONDS_OF_A_TIMEOUT else None
+
+    def _loss(self, what: str) -> DistributedError:
+        """Return the error that says what has happened to another rank."""
+        return DistributedError(
+            f"rank {self.rank} of {self.size}: {what}, without which this one cannot go on; the message of that rank, "
+            f"or the report of its launcher, says why"
+        )
+
+    def require_all(self, error: KeyboardInterrupt) -> None:
+        """Check that all ranks run.
+
+        Args:
+            error: of a signal, by which a launcher ends the ranks that are left.
+
+        Raises:
+            DistributedError: another rank has ended.
+        """
+        if (lost := self._ended()) is not None:
+            raise self._loss(f"rank {lost} has ended") from error
+
+    def _ended(self) -> int | None:
+        """Return a rank that has ended."""
+        others = (rank for rank in range(self.size) if rank != self.rank)
+        return next((rank for rank in others if not _answers(self._addresses[rank])), None)
+
+    def close(self) -> None:
+        """Close the port by which others see that this process runs."""
+        self._port.close()
 
 
-_TIMEOUT = re.compile(r"timed?.?out|timeout|deadline", re.IGNORECASE)
-_LOST = re.compile(
-    r"connection (was )?(closed|reset|refused|lost)|closed by peer|reset by peer|broken pipe|remote process|"
-    r"unreachable|no route to host|not connected|socket|ncclRemoteError|ncclSystemError|nccl communicator was aborted",
-    re.IGNORECASE,
-)
-"""Words of gloo, nccl and the store of torch about processes that do not answer, and about those that are gone."""
+def _own_address() -> str:
+    """Return the address of this machine that the others reach it by: that of the route to the first rank."""
+    first = os.environ.get("MASTER_ADDR", "localhost")
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect((first, 9))  # sends nothing
+        return str(route.getsockname()[0])
+    return "127.0.0.1"
 
 
-def _what_was_lost(error: Exception) -> str | None:
-    """Return in words what has happened to another rank, by an error of an operation; None where it says nothing."""
-    import torch.distributed as dist
-
-    if _TIMEOUT.search(str(error)):
-        return "has not answered in time"
-    if _LOST.search(str(error)) or isinstance(error, dist.DistNetworkError):
-        return "has ended"
-    return None
+def _answers(address: tuple[str, int]) -> bool:
+    """Return whether a port takes connections."""
+    try:
+        socket.create_connection(address, timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 class _Outcome(NamedTuple):
@@ -333,7 +385,13 @@ def together() -> Iterator[Ranks | None]:
         if _active is not None:
             _active.require_equal("versions", _versions())
         yield _active
+    except KeyboardInterrupt as error:
+        if _active is not None and was_launched():
+            _active.require_all(error)
+        raise
     finally:
+        if _active is not None:
+            _active.close()
         _active = None
 
 
@@ -359,6 +417,14 @@ def _versions() -> dict[str, str]:
 def was_launched() -> bool:
     """Return whether torchrun, or another launcher that sets its variables, has started this process beside others."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
+
+
+def lost_rank(error: BaseException) -> DistributedError | None:
+    """Return the error that says which rank has ended, where an error is it or was raised while it was handled."""
+    one: BaseException | None = error
+    while one is not None and not (isinstance(one, DistributedError) and one.__cause__ is not None):
+        one = one.__context__
+    return one
 
 
 def wait_for_message() -> None:
@@ -403,7 +469,7 @@ class Launched:
         """Return whether this rank is to say what has gone wrong: the first one that asks, unless it has ended."""
         with suppress(RuntimeError):  # without an agent the store ends with the first rank
             return int(self._store.add("messages", 1)) == 1
-        return isinstance(error, DistributedError) and error.__cause__ is not None  # it has lost that rank
+        return lost_rank(error) is not None
 
     def __enter__(self) -> Self:
         return self

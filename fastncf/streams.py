@@ -159,6 +159,12 @@ def signals_as_interrupts() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def hold_signals() -> None:
+    """Let signals that end the process wait until it ends by itself, where the system can do that."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+
 def open_missing_descriptors() -> None:
     """Open the file descriptors 0, 1 and 2 where the process was started without.
 

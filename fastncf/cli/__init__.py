@@ -28,6 +28,7 @@ from fastncf.streams import (
     Terminated,
     discard_unwritten,
     guarded_streams,
+    hold_signals,
     open_missing_descriptors,
     signals_as_interrupts,
 )
@@ -104,7 +105,9 @@ def _run(tokens: list[str], signals: list[int]) -> int:
         if is_debug and not isinstance(error, CycloptsError | KeyboardInterrupt | OutputError):
             raise
         interrupt = KeyboardInterrupt() if signal.SIGINT in signals else Terminated(signals[0]) if signals else None
-        message, code = explain(interrupt or error)
+        if (lost := distributed.lost_rank(error)) is not None:
+            hold_signals()  # of a launcher, which ends the other ranks; the process ends as soon as the line is printed
+        message, code = explain(lost or interrupt or error)
         if message is not None and isinstance(error, KeyboardInterrupt):
             message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
         if message is not None and isinstance(error, FastNCFError | KeyboardInterrupt):
