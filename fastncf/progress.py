@@ -1,11 +1,14 @@
 """The progress of a fit as a bar, in a terminal and in a notebook."""
 
+import importlib
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastncf.config import show
 from fastncf.errors import ConfigError
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from fastncf.trainers.loop import Progress
 
 _LOG = logging.getLogger("fastncf")
+_SECONDS_BETWEEN = 0.1
+"""Least time between two changes of what a notebook shows."""
+
 _COMPILING = "compiling kernels for this machine: this takes some seconds, the first time only"
 
 
@@ -43,8 +49,14 @@ def progress_shown(
         raise ConfigError(f"progress={show(is_shown)}: expected True or False")
     from fastncf.kernels.cpu.compiling import when_compiling
 
-    has_bar = is_shown and (is_terminal() or is_notebook()) and find_spec("rich") is not None
-    if not has_bar:  # rich is not imported for nothing; where models are served only, it may be missing
+    if is_shown and is_notebook():
+        shown = _NotebookBar(callback)
+        with when_compiling(lambda: shown.tell(_COMPILING)):
+            yield shown
+        return
+    if not (
+        is_shown and is_terminal() and find_spec("rich") is not None
+    ):  # rich is not imported for nothing; where models are served only, it may be missing
         with when_compiling(lambda: tell(_COMPILING)):
             yield callback
         return
@@ -58,7 +70,7 @@ def is_terminal() -> bool:
 
 
 def is_notebook() -> bool:
-    """Return whether this runs in a kernel of Jupyter, which shows what rich displays."""
+    """Return whether this runs in a kernel of Jupyter, which displays HTML."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Shell is that of Colab
 
@@ -92,7 +104,58 @@ class _Bar:
         if progress.stage != "epoch":
             self.progress.update(self.task, description=progress.stage, total=progress.epochs)
         else:
-            scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-            line = f"loss {progress.loss:.4f}  {progress.samples_per_second / 1e6:.2f} M samples/s  {scores}"
-            self.progress.update(self.task, completed=progress.epoch, status=line)
+            self.progress.update(self.task, completed=progress.epoch, status=_status(progress))
         return None if self._callback is None else self._callback(progress)
+
+
+class _NotebookBar:
+    """The same in a notebook: one display that is changed in place, which every front end shows without widgets."""
+
+    def __init__(self, callback: "Callable[[Progress], object] | None" = None) -> None:
+        self._callback = callback
+        self._begin, self._shown_at = time.monotonic(), 0.0
+        self._stage, self._status, self._note = "read", "", ""
+        self._epoch, self._epochs = 0, 0
+        self._display: Any = None  # made by the first news, so that a setting that is refused shows none
+
+    def __call__(self, progress: "Progress") -> object:
+        if progress.stage != "epoch":
+            self._stage, self._epochs, self._note = progress.stage, progress.epochs or 0, ""
+            self._show()
+        else:
+            self._epoch, self._status = progress.epoch, _status(progress)
+            if progress.epoch == self._epochs or time.monotonic() >= self._shown_at + _SECONDS_BETWEEN:
+                self._show()
+        return None if self._callback is None else self._callback(progress)
+
+    def tell(self, note: str) -> None:
+        """Show a sentence until the next section of the fit."""
+        self._note = note
+        self._show()
+
+    def _show(self) -> None:
+        self._shown_at = time.monotonic()
+        if self._display is None:
+            self._display = importlib.import_module("IPython.display").display(self, display_id=True)
+        else:
+            self._display.update(self)
+
+    def __repr__(self) -> str:
+        """Return what is shown as text."""
+        minutes, seconds = divmod(int(time.monotonic() - self._begin), 60)
+        parts = self._stage, self._counted(), f"{minutes}:{seconds:02}", self._status, self._note
+        return "  ".join(part for part in parts if part)
+
+    def _repr_html_(self) -> str:
+        """Return the same with a bar, which moves by itself where nothing is counted."""
+        counted = f' value="{self._epoch}" max="{self._epochs}"' if self._epochs else ""
+        return f"<div><progress{counted}></progress> <code>{escape(repr(self))}</code></div>"
+
+    def _counted(self) -> str:
+        return f"{self._epoch}/{self._epochs}" if self._epochs else ""
+
+
+def _status(progress: "Progress") -> str:
+    """Return loss, speed and validation metrics of an epoch."""
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+    return f"loss {progress.loss:.4f}  {progress.samples_per_second / 1e6:.2f} M samples/s  {scores}".rstrip()

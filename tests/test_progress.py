@@ -2,7 +2,6 @@ import io
 import logging
 import sys
 import types
-import warnings
 
 import pytest
 
@@ -75,16 +74,52 @@ def test_nothing_is_shown_where_there_is_no_terminal(capsys, bars):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.fixture
+def kernel(monkeypatch):
+    """Makes the process a kernel of Jupyter, called with the name of its shell; returns what is shown."""
+
+    def make(shell):
+        shown = []
+
+        def display(thing, display_id):
+            shown.append([(repr(thing), thing._repr_html_())])
+            update = lambda changed: shown[-1].append((repr(changed), changed._repr_html_()))  # noqa: E731
+            return types.SimpleNamespace(update=update)
+
+        monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=type(shell, (), {})))
+        monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
+        return shown
+
+    return make
+
+
 @pytest.mark.parametrize(("shell", "is_shown"), [("ZMQInteractiveShell", True), ("TerminalInteractiveShell", False)])
-def test_a_notebook_shows_a_bar(monkeypatch, bars, shell, is_shown):
-    class_ = type(shell, (), {})
-    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=class_))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # rich wants to display it by ipywidgets
-        assert progress.is_notebook() == is_shown
-    monkeypatch.setattr(progress, "is_notebook", lambda: is_shown)
+def test_a_notebook_shows_one_bar(kernel, capsys, shell, is_shown):
+    shown = kernel(shell)
+    fastncf.fit(checkerboard(), **FAST, progress=False)
+    with pytest.raises(ConfigError, match="did you mean epochs"):
+        fastncf.fit(checkerboard(), epoch=2)
+    assert shown == []
     fastncf.fit(checkerboard(), **FAST)
-    assert len(bars) == is_shown
+    assert len(shown) == is_shown
+    for states in shown:
+        assert states[0][0].startswith("read")
+        assert any("loss" in text for text, _ in states)
+        text, html = states[-1]
+        assert text.startswith("evaluate  2/2  0:0")
+        assert '<progress value="2" max="2">' in html
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_says_that_kernels_are_compiled(kernel, monkeypatch):
+    def compiling(tell):
+        tell()
+        return progress.contextmanager(lambda: (yield))()
+
+    monkeypatch.setattr("fastncf.kernels.cpu.compiling.when_compiling", compiling)
+    shown = kernel("ZMQInteractiveShell")
+    with progress.progress_shown():
+        assert progress._COMPILING in shown[0][0][0]
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -13,6 +13,9 @@ _HEIGHT = 260
 _COLORS = ("#3b82c4", "#e08a2b", "#8a8f98", "#4aa564")
 """Colours that stand out on white and on black; the first is that of the model."""
 
+_FEW_TO_MANY = ("#7a5bd6", "#2b8fb3", "#2f9a6c", "#b58900")
+"""Colours from small to large numbers, each of which stands out on white and on black."""
+
 
 def javascript() -> str:
     """Return the JavaScript of Vega, Vega-Lite and Vega-Embed, in the version that the specifications are for."""
@@ -112,18 +115,27 @@ def item_map(points: np.ndarray, names: Sequence[str], ids: Sequence[str], count
         for (x, y), name, raw_id, count in zip(points, names, ids, counts, strict=True)
     ]
     hidden = alt.Axis(labels=False, ticks=False, title=None, domain=False, grid=False)
-    scale = alt.Scale(type="symlog", scheme="viridis")
+    most = max(1, int(counts.max(initial=0)))
+    scale = alt.Scale(type="symlog", domain=[0, most], range=list(_FEW_TO_MANY))
+    legend = alt.Legend(title="interactions", orient="bottom", values=_ticks(most))
     return _finish(
         alt.Chart(alt.Data(values=rows))
         .mark_circle(size=42, opacity=0.75, aria=False)
         .encode(
             x=alt.X("x:Q", axis=hidden),
             y=alt.Y("y:Q", axis=hidden),
-            color=alt.Color("interactions:Q", scale=scale, legend=alt.Legend(title="interactions", orient="bottom")),
+            color=alt.Color("interactions:Q", scale=scale, legend=legend),
             tooltip=[alt.Tooltip("item:N"), alt.Tooltip("id:N"), alt.Tooltip("interactions:Q", format=",")],
         ),
         height=460,
     )
+
+
+def _ticks(most: int) -> list[int]:
+    """Return numbers from 0 to some number that have about equal distances on a logarithmic scale, at most a dozen."""
+    powers = [10**exponent for exponent in range(len(str(most)))]
+    between = [3 * power for power in powers] if most < 1_000 else []
+    return [0, *sorted(tick for tick in powers + between if tick <= most)]
 
 
 def _color(series: list[str]) -> alt.Color:
