@@ -20,6 +20,7 @@ from fastncf.serving.module_users import solve_tables, tables_like, with_tables
 from fastncf.serving.solving import FixedItems, negatives_of, solve_users
 from fastncf.stage import BY_STATES, Stage
 from fastncf.trainers import require_trainer
+from fastncf.trainers.base import Trainer
 from fastncf.trainers.loop import ProgressReporter, TrainingLog, train_epochs
 from fastncf.trainers.sgd import init_factors
 
@@ -240,6 +241,21 @@ def add_items(known: KnownModel, stage: Stage, items: Vocabulary) -> KnownModel:
     return known._replace(trained=factors, encoder=encoder, items=items, split=split, order=order)
 
 
+def require_further_trainer(stage: Stage) -> type[Trainer]:
+    """Return the trainer of a fitted model that can go on with it.
+
+    Raises:
+        ConfigError: it cannot, or not here.
+    """
+    trainer_class = require_trainer(stage, "update")
+    if not trainer_class.trains_factors:
+        raise ConfigError(
+            f"update: the trainer {stage.trainer} cannot go on from a fitted {stage.model:.80}; expected an mf or gmf "
+            f"that a kernel has trained, or epochs=0"
+        )
+    return trainer_class
+
+
 def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressReporter) -> tuple[KnownModel, TrainingLog]:
     """Return the model after further epochs on all its training interactions, and their log.
 
@@ -257,12 +273,7 @@ def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressRepor
     stage = plan.final
     if not has_vectors(stage.model):  # its counts are up to date
         return known, TrainingLog()
-    trainer_class = require_trainer(stage, "update")
-    if not trainer_class.trains_factors:
-        raise ConfigError(
-            f"update: the trainer {stage.trainer} cannot go on from a fitted model; expected an mf that a kernel has "
-            f"trained, or epochs=0"
-        )
+    trainer_class = require_further_trainer(stage)
     stage = replace(stage, epochs=epochs, learning_rate=LEARNING_RATE_SHARE * stage.learning_rate)
     split = known.split
     factors = init_factors(stage, split.num_users, split.num_items)

@@ -313,8 +313,10 @@ def test_further_epochs_take_new_items(settings, tmp_path):
 
 
 def test_only_kernels_go_on_from_a_fitted_model():
-    rec = fastncf.fit(walks(), optimizer="adam", epochs=1, dim=4, device="cpu")
-    with pytest.raises(ConfigError, match="the trainer autograd cannot go on from a fitted model"):
-        rec.update(pl.DataFrame({"user": [1], "item": [20]}), epochs=1)
+    for model in ("mf", "mlp"):
+        rec = fastncf.fit(walks(), model=model, optimizer="adam", epochs=1, dim=4, device="cpu")
+        for item in (20, 999):
+            with pytest.raises(ConfigError, match=f"cannot go on from a fitted {model}; expected an mf or gmf that"):
+                rec.update(pl.DataFrame({"user": [1], "item": [item]}), epochs=1)
     with pytest.raises(ConfigError, match="epochs=-1: expected an integer of at least 0"):
         rec.update(pl.DataFrame({"user": [1], "item": [20]}), epochs=-1)

@@ -11,13 +11,14 @@ from fastncf.config import require_count
 from fastncf.data.accounts import add_counts
 from fastncf.data.updates import join_others
 from fastncf.errors import ConfigError, DataError, DivergedError
+from fastncf.models.factored import has_vectors
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.progress import progress_shown
 from fastncf.recommender.fitted import FittedModel
 from fastncf.refit import train_on_all
 from fastncf.serving.histories import is_table, read_rows
 from fastncf.trainers.loop import Progress, ProgressReporter, TrainingLog
-from fastncf.updating import add_items, add_rows, train_on
+from fastncf.updating import add_items, add_rows, require_further_trainer, train_on
 
 
 class Learning(FittedModel):
@@ -64,6 +65,8 @@ class Learning(FittedModel):
         known, plan = self._known_model(), self.plan
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
+        if epochs and has_vectors(plan.final.model):
+            require_further_trainer(plan.final)  # before anything is read
         rows = read_rows(new, self.items, unknown, "update", self._reading(updates=True), takes_new=epochs > 0)
         if len(rows.items) > len(self.items):
             known = add_items(known, plan.final, rows.items)
@@ -74,7 +77,7 @@ class Learning(FittedModel):
         self.trained, self.encoder, self.users, self.items, self.split, self.order, self.pretrained = known
         self._factor_items = None
         self.plan = self.plan.with_everything(self.split)
-        how = f"and all trained on for {epochs} epochs" if epochs else "without training"
+        how = f"and all trained on for {epochs} epoch{'s' * (epochs > 1)}" if epochs else "without training"
         self.protocol += f"; afterwards {len(rows.item):,} interactions were added {how}"
         last = self.training_log[-1]["epoch"] if self.training_log else 0
         self.training_log = self.training_log + [entry | {"epoch": entry["epoch"] + last} for entry in log]

@@ -117,13 +117,11 @@ def read_rows(
         user, raw, by_age = np.zeros(len(item), dtype=np.int32), named, (np.arange(len(item)),)
         weight = None
     is_known = item >= 0
+    others = " or ".join(f"unknown={choice!r}" for choice in choices if choice != "error")
     if unknown == "error" and not is_known.all():
         row = int(np.argmin(is_known)) + 1
-        raise DataError(
-            f"{name}: row {row}: {items.describe_unknown(raw, item)}; expected one of those, or unknown='skip'"
-        )
+        raise DataError(f"{name}: row {row}: {items.describe_unknown(raw, item)}; expected one of those, or {others}")
     if unknown == "error" and not len(item):
-        others = " or ".join(f"unknown={choice!r}" for choice in choices if choice != "error")
         raise DataError(f"{name}: holds no item of the training data; expected at least one, or {others}")
     ordered = np.lexsort((*by_age, user))
     kept = ordered[is_known[ordered]]

@@ -80,7 +80,7 @@ def find_users(vocabulary: Vocabulary, raw_ids: Any, unknown: Unknown) -> AskedU
     is_unknown = rows < 0
     if unknown == "error":
         others = int(is_unknown.sum()) - 1
-        also = f" (nor are {others:,} of the others)" if others else ""
+        also = f" ({others:,} more {'are' if others > 1 else 'is'} unknown)" if others else ""
         raise DataError(
             f"{vocabulary.describe_unknown(named, rows)}{also}; expected one of them, or unknown='skip' or "
             f"unknown='popular'"

@@ -150,7 +150,7 @@ def test_a_user_without_an_id_does_not_stop_a_batch(fitted, unknown):
 
 def test_wrong_requests_are_named(fitted, tmp_path):
     rec = fitted[False]
-    with pytest.raises(DataError, match=r"user 5 is not in .* \(nor are 2 of the others\); .*'skip' or unknown='pop"):
+    with pytest.raises(DataError, match=r"user 5 is not in .* \(2 more are unknown\); .*'skip' or unknown='pop"):
         rec.recommend([1, 5, 6, "x"])
     with pytest.raises(DataError, match=r"user 5 is not in the training data, .* ids run from -20 to 57; expected one"):
         rec.recommend(5)
