@@ -142,8 +142,8 @@ def _settings_of_the_fit(name: str) -> Iterator[None]:
     except DataError as error:
         if not _ADVICE.search(str(error)):
             raise
-        told = f"{name} is read with the settings of the fit, so that another form needs a frame or a new file"
-        raise type(error)(f"{error!s:.340}; {told}") from None
+        told = f"these are settings of the fit, which {name} keeps, so that the data have to be written anew"
+        raise type(error)(f"{error!s:.380}; {told}") from None
 
 
 def group_histories(rows: NewRows) -> tuple[NewRows, np.ndarray, np.ndarray]:

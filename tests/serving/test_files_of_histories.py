@@ -1,8 +1,10 @@
 """Files of histories are read as the training data were."""
 
 import polars as pl
+import pytest
 
 import fastncf
+from fastncf.errors import DataError
 
 
 def test_settings_of_the_reading_hold_for_other_files(tmp_path):
@@ -21,3 +23,8 @@ def test_settings_of_the_reading_hold_for_other_files(tmp_path):
     assert set(rec.recommend(history=tmp_path / "new.csv", k=2)["user"]) == {"é"}
     assert set(rec.recommend(history=tmp_path / "bare.tsv", k=2)["user"]) == {"é"}
     assert set(rec.recommend(history=history.select("user", "item"), k=2)["user"]) == {"é"}
+    dates = history.with_columns(date=pl.lit("2021-13-13"))
+    with pytest.raises(DataError, match=r"dayfirst=True; these are settings of the fit, which history keeps, so that"):
+        rec.recommend(history=dates)
+    with pytest.raises(DataError, match=r"which column is the item\? its columns are user, a; [^=]*$"):
+        rec.update(pl.DataFrame({"user": ["ü1"], "a": ["b"]}))
