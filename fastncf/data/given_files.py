@@ -74,6 +74,8 @@ def read_with_test(
     columns: dict[str, Any] = {"user": user, "item": item, "time": time, "needs_time": False}
     table = read_table(train, **columns, rating=rating, weight=weight, frame_name="train", **reading)
     are_lists = table.source_info["format"] == ITEM_LISTS
+    if not (user and item):
+        _refuse_likely_lists(table)
     held_out = read_table(test, **columns, frame_name="test", is_looked_up=True, are_lists=are_lists, **reading)
     users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]
     lists = None
@@ -90,6 +92,18 @@ def read_with_test(
         return interactions, GivenTest(test_user, test_item, None, held_out.source)
     matrix = _candidate_matrix(lists, interactions, test_user, test_item, str(candidates))
     return interactions, GivenTest(test_user, test_item, matrix, held_out.source, str(candidates))
+
+
+def _refuse_likely_lists(train: Table) -> None:
+    """Raise a DataError where the rows of a text without names may be lists of items, all of one length."""
+    frame, told = train.frame, str(train.source_info["format"])
+    is_likely = told.endswith("without header") and all(frame[role].dtype.is_integer() for role in ("user", "item"))
+    if is_likely and frame["user"].n_unique() == frame.height > 1:
+        raise DataError(
+            f"{train.source}: has no header and one row for each of its {frame.height:,} users, so that a row may be "
+            f"an interaction or a list of items; expected a row for each interaction, or names for the columns, such "
+            f"as user='column_1', item='column_2'"
+        )
 
 
 def draw_test_users(

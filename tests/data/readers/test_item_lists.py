@@ -79,6 +79,21 @@ def test_a_given_test_set_with_any_number_of_items(tmp_path, is_even):
     assert again.metrics == rec.metrics
 
 
+@pytest.mark.parametrize("number", [2, 3])
+def test_lists_of_one_length_are_not_taken_for_rows(tmp_path, number):
+    """Three integers in each line could be a user, an item and a rating."""
+    lists = random_lists(5, least=6)
+    (tmp_path / "train.txt").write_text(text_of({user: items[:number] for user, items in lists.items()}))
+    (tmp_path / "test.txt").write_text(text_of({user: items[number : 4 + user % 2] for user, items in lists.items()}))
+    given = {"test": tmp_path / "test.txt", "model": "popularity"}
+    with pytest.raises(DataError, match=r"train.txt: has no header and one row for each of its 30 users"):
+        fastncf.fit(tmp_path / "train.txt", **given)
+    pairs = "".join(f"{user} {items[4]}\n" for user, items in lists.items())
+    (tmp_path / "test.txt").write_text(pairs)
+    rec = fastncf.fit(tmp_path / "train.txt", **given, user="column_1", item="column_2")
+    assert len(rec.split.indices) == 30
+
+
 def test_ascending_lines_are_sets(tmp_path):
     lists = {user: sorted(items) for user, items in random_lists(3).items()}
     (tmp_path / "set.txt").write_text(text_of(lists))
