@@ -28,8 +28,8 @@ def require_compiler_memory(plans: Sequence[Plan | None], *, has_text: bool) -> 
     limit = tightest_limit()
     stages = [stage for plan in plans if plan is not None for stage in plan.stages]
     needed = bytes_to_compile(_kernels_of(stages), (find_fields, scan_records) if has_text else ())
-    if needed > limit.left:
-        raise compiler_error(needed, limit)
+    if needed and needed + loaded_bytes(stages) > limit.left:
+        raise compiler_error(needed + loaded_bytes(stages), limit)
 
 
 def require_plan_memory(plan: Plan, split: Split) -> None:

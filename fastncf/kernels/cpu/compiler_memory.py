@@ -48,8 +48,10 @@ def bytes_to_compile(kernels: Iterable[Any], more: Iterable[Any] = ()) -> int:
     if not missing:
         return 0
     missing += [kernel for kernel in more if not kernel.is_compiled]
-    start = 0 if _Compiler.has_started else _START_BYTES
-    return start + _SMALL_KERNELS_BYTES + sum(map(bytes_of, missing))
+    rest = (
+        _KERNEL_BYTES if _Compiler.has_started else _START_BYTES + _SMALL_KERNELS_BYTES
+    )  # most are small ones to read
+    return rest + sum(map(bytes_of, missing))
 
 
 def require_room_to_compile(function: Any, limit: Limit) -> None:
