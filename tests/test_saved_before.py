@@ -1,11 +1,15 @@
 """Models that earlier versions saved load, and rank and recommend as they did then."""
 
 import json
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import fastncf
+from fastncf.persistence.description import _Plain
+from fastncf.persistence.folder import FORMAT
 
 SAVED = Path(__file__).parent / "golden" / "saved"
 NAMES = sorted(path.parent.name for path in SAVED.glob("*/fastncf.json"))
@@ -15,6 +19,22 @@ NAMES = sorted(path.parent.name for path in SAVED.glob("*/fastncf.json"))
 def loaded(request):
     """A recommender and what its version said of it."""
     return fastncf.load(SAVED / request.param), json.loads((SAVED / request.param / "expected.json").read_text())
+
+
+def names_in(kind, prefix=""):
+    """Names of all that a description holds: of the fields of a dataclass, and of those within them."""
+    for field in fields(kind):
+        yield (name := f"{prefix}{field.name}")
+        hint = get_type_hints(kind)[field.name]
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner):
+                yield from names_in(inner, f"{name}.")
+
+
+def test_a_format_has_the_names_that_it_had_when_it_was_new():
+    """A model of the same format that lacks a name is refused: for a new name, raise FORMAT and record the names."""
+    recorded = json.loads((SAVED / "names.json").read_text())
+    assert recorded == {"format": FORMAT, "names": sorted(names_in(_Plain))}
 
 
 def test_models_are_there():

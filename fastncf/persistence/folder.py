@@ -8,11 +8,10 @@ import numpy as np
 
 from fastncf.persistence.manifest import FolderKind, read_files, require_writable, write_files
 
-FORMAT = 5
+FORMAT = 6
 _FORMER_FILES = {"model": "model.safetensors", "data": "data.safetensors"}
-MODEL = FolderKind(
-    "model", "fastncf.json", "fastncf", ("model", "data"), FORMAT, {1: _FORMER_FILES, 2: _FORMER_FILES, 3: {}, 4: {}}
-)
+_FORMER = {1: _FORMER_FILES, 2: _FORMER_FILES, 3: {}, 4: {}, 5: {}}
+MODEL = FolderKind("model", "fastncf.json", "fastncf", ("model", "data"), FORMAT, _FORMER)
 DESCRIPTION = MODEL.manifest
 
 
