@@ -2,8 +2,9 @@
 
 An ``mf`` of drawn vectors is asked for the top 10 of one user after another by ``recommend``. Beside it NumPy does what
 is least: a product of the item vectors with the user's, ``argpartition``, and a sort of 10, without ids, filters or a
-frame. The sides take turns, 50 requests each. Seconds are those of the process, since other programs run on the
-machine. The answers are compared. ``--write`` writes ``results/one_user.json`` and the table of ``RESULTS.md``.
+frame; and implicit is asked as in :mod:`benchmarks.serving` (``pip install 'fastncf[compare]'``). The sides take turns,
+50 requests each. Seconds are those of the process, since other programs run on the machine. The answers are compared.
+``--write`` writes ``results/one_user.json`` and the table of ``RESULTS.md``.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import polars as pl
 
 import fastncf
 from benchmarks.report import duration, machine, publish, quantity
+from benchmarks.serving import peer
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.recommender import Recommender
 
@@ -48,6 +50,11 @@ def plain(rec: Recommender, user: int) -> np.ndarray:
     return best[np.argsort(-scores[best])]
 
 
+def asked_of_peer(model: Any, seen: Any, user: int) -> Any:
+    """Return what implicit recommends to a user, as its documentation shows."""
+    return model.recommend(user, seen[user], N=K)
+
+
 def cpu_seconds(work: Callable[[], Any]) -> float:
     """Return the seconds of CPU that a call takes."""
     start = time.process_time_ns()
@@ -59,7 +66,8 @@ def measure(num_items: int, dim: int, requests: int) -> dict[str, Any]:
     """Return the median of the seconds of a request by side."""
     rec = drawn(num_items, dim)
     asked = np.random.default_rng(1).integers(0, _NUM_USERS, requests)
-    seconds: dict[str, list[float]] = {"fastncf": [], "numpy": []}
+    model, seen = peer(rec)
+    seconds: dict[str, list[float]] = {"fastncf": [], "numpy": [], "implicit": []}
     for first in range(0, requests, _TURN):  # one side would otherwise drive the other's numbers out of the cache
         users = asked[first : first + _TURN]
         raw = [rec.users.ids[int(user)] for user in users]
@@ -68,6 +76,7 @@ def measure(num_items: int, dim: int, requests: int) -> dict[str, Any]:
             assert (found == plain(rec, user)).mean() > 0.8, "other items"  # sums in another order may swap neighbours
         seconds["fastncf"] += [cpu_seconds(functools.partial(rec.recommend, one, K)) for one in raw]
         seconds["numpy"] += [cpu_seconds(functools.partial(plain, rec, user)) for user in users]
+        seconds["implicit"] += [cpu_seconds(functools.partial(asked_of_peer, model, seen, user)) for user in users]
     medians = {side: float(np.median(found)) for side, found in seconds.items()}
     return {"items": num_items, "dim": dim, "bytes": num_items * dim * 4, "seconds": medians}
 
@@ -75,14 +84,14 @@ def measure(num_items: int, dim: int, requests: int) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of ``RESULTS.md``."""
     yield (
-        f"One run on {found['date']}: {found['machine']}, one thread; medians of {found['requests']} requests, "
-        "seconds of CPU."
+        f"One run on {found['date']}: {found['machine']}, implicit {found['versions']['implicit']}, one thread; "
+        f"medians of {found['requests']} requests, seconds of CPU."
     )
     yield ""
-    yield "| items, dimensions | item vectors | `recommend` | NumPy |"
-    yield "|---|---|---|---|"
+    yield "| items, dimensions | item vectors | `recommend` | NumPy | implicit |"
+    yield "|---|---|---|---|---|"
     for row in found["sizes"]:
-        sides = " | ".join(duration(row["seconds"][side]) for side in ("fastncf", "numpy"))
+        sides = " | ".join(duration(row["seconds"][side]) for side in ("fastncf", "numpy", "implicit"))
         yield f"| {quantity(row['items'])}, {row['dim']} | {row['bytes'] / 1e6:,.1f} MB | {sides} |"
 
 
@@ -96,7 +105,7 @@ def main() -> None:
 
     with threadpool_limits(1):
         rows = [measure(*size, options.requests) for size in SIZES]
-    found = {**machine(), "requests": options.requests, "sizes": rows}
+    found = {**machine("implicit"), "requests": options.requests, "sizes": rows}
     print("\n".join(table(found)))
     if options.write:
         publish("one_user", found, table(found))
