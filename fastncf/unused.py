@@ -90,6 +90,11 @@ CONTRADICTIONS = (
         "them",
     ),
     Contradiction(
+        lambda config, inputs: config.before is not None and config.rows_in_order,
+        "before={before!r}: needs times, and rows_in_order=True tells the order of each user's rows alone; expected "
+        "one of them",
+    ),
+    Contradiction(
         lambda config, inputs: config.before is not None and config.test_users is not None,
         "test_users={test_users!r}: leaves users out of the training, and before={before!r} holds out what all of them "
         "did later; expected one of them",

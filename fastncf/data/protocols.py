@@ -15,6 +15,8 @@ from fastncf.data.holdout import Holdout, count_of_share, quantile_of
 from fastncf.data.ids import Vocabulary
 from fastncf.data.interactions import Interactions
 from fastncf.data.others import OtherUsers
+from fastncf.data.readers.item_lists import FORMAT as ITEM_LISTS
+from fastncf.data.readers.item_lists import no_point_in_time
 from fastncf.data.split import (
     Split,
     given_test,
@@ -169,6 +171,8 @@ def _split_at(interactions: Interactions, holdout: Holdout, *, validation: bool)
     time, source = interactions.time, interactions.source
     if time is None:
         raise DataError(f"{source}: has no times; expected a time column beside before={holdout.before!r:.80}")
+    if interactions.source_info.get("format") == ITEM_LISTS:
+        raise no_point_in_time(source, holdout.before or "")
     point = point_in_time(interactions, holdout)
     is_past = time < point
     if is_past.all() or not is_past.any():

@@ -93,9 +93,19 @@ def read_item_lists(source: str, content: Path | bytes, options: ReadOptions) ->
             f"{source}: the items of each line ascend, so that their order tells no times; choose split='random' to "
             f"hold out any interaction"
         )
+    if options.before is not None:
+        raise no_point_in_time(source, options.before)
     names = {"user": "first of a line", "item": "others of a line", "time": "place in the line"}
     return TextTable(
         pl.DataFrame(columns), {role: names[role] for role in columns}, FORMAT, lambda row: int(line_of[row]) + 1
+    )
+
+
+def no_point_in_time(source: str, before: str) -> DataError:
+    """Return the error of a split at a point in time: places in the lines of two users are not comparable."""
+    return DataError(
+        f"{source}: holds the order of each user's items and no times, which before={before!r:.80} needs; expected "
+        f"times, or holdout=0.2 to hold out the latest part of each user's items"
     )
 
 

@@ -103,6 +103,17 @@ def test_ascending_lines_are_sets(tmp_path):
     assert "time" not in rec.found["columns"]
 
 
+@pytest.mark.parametrize("before", ["80%", 5, "2000-01-01"])
+def test_places_in_lines_are_no_points_in_time(tmp_path, before):
+    lists = random_lists(6)
+    (tmp_path / "seq.txt").write_text(text_of(lists))
+    with pytest.raises(DataError, match=rf"seq.txt: holds the order of each user's items .*before='{before}' needs"):
+        fastncf.fit(tmp_path / "seq.txt", model="popularity", before=before)
+    (tmp_path / "pairs.txt").write_text("".join(f"{u} {i}\n" for u, items in lists.items() for i in items))
+    with pytest.raises(ConfigError, match=rf"before='{before}': needs times, and rows_in_order=True"):
+        fastncf.fit(tmp_path / "pairs.txt", model="popularity", before=before, rows_in_order=True)
+
+
 def test_a_user_without_items_has_no_rows(tmp_path):
     (tmp_path / "lists.txt").write_text("1 5 4 3\n2\n3 4 9\n")
     assert read_interactions(tmp_path / "lists.txt").users.ids.to_list() == [1, 3]
