@@ -197,11 +197,14 @@ class Questions:
             protocol += f" ({num_short} users have fewer)"
         protocol += "; ties count against the held-out item"
         if self.whole is not None:
-            left_out = "training and validation" if self.config.validation else "training"
-            if self.test.are_others:
-                left_out = "the user's other"
-            protocol += f"; {FULL}: against the whole catalogue without {left_out} items"
+            protocol += f"; {FULL}: against the whole catalogue without {self._left_out()} items"
         return protocol
+
+    def _left_out(self) -> str:
+        """Return in words which items of a user are not ranked in the whole catalogue."""
+        if self.test.are_others:
+            return "the user's other"
+        return "training and validation" if self.config.validation else "training"
 
     def _kept(self, *, is_given: bool) -> str:
         """Return in words which interactions of the data take part, where these are not all of them."""
@@ -252,7 +255,8 @@ class Questions:
             metrics |= {label: estimate.value for label, estimate in of_model.items()}
             errors |= {label: estimate.error for label, estimate in of_model.items()}
             popularity |= {label: estimate.value for label, estimate in of_popular.items()}
-        evaluation = Evaluation(metrics, self.protocol())
+        of_lists = f"; lists: the best items of each tested user without {self._left_out()} items" if has_lists else ""
+        evaluation = Evaluation(metrics, self.protocol() + of_lists)
         evaluation.errors, evaluation.popularity, evaluation.tables = errors, popularity, tables
         return evaluation
 

@@ -10,6 +10,9 @@ from typing import Any, TextIO
 
 from fastncf.errors import ConfigError, printable
 
+_WORDS = ("gini",)
+"""Short names of metrics that are no abbreviations."""
+
 
 def print_lines(*lines: str, file: TextIO | None = None) -> None:
     """Print lines of text, of which each stays one line, to stdout or a stream."""
@@ -76,7 +79,8 @@ def _label(name: str) -> str:
     """Return the name of a metric as papers write it."""
     prefix, _, rest = name.rpartition("/")
     name, at, k = rest.partition("@")
-    return f"{prefix} " * bool(prefix) + (name.capitalize() if len(name) > 4 else name.upper()) + at + k
+    is_word = len(name) > 4 or name in _WORDS
+    return f"{prefix} " * bool(prefix) + (name.capitalize() if is_word else name.upper()) + at + k
 
 
 def print_frame(frame: Any) -> None:

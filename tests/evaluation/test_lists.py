@@ -79,6 +79,7 @@ def test_the_same_list_for_all_is_as_unequal_as_can_be():
 def test_lists_of_a_fitted_model():
     rec = fastncf.fit(checkerboard(), budget="fast", epochs=2, k=3)
     found = rec.evaluate(lists=True)
+    assert found.protocol == f"{rec.protocol}; lists: the best items of each tested user without training items"
     split, factors = rec.split, rec.trained
     scores = factors.user_vectors @ factors.item_vectors.T + factors.item_bias
     scores[np.repeat(np.arange(60), np.diff(split.indptr)), split.indices] = -np.inf
