@@ -3,7 +3,7 @@
     python -m tests.container --python /usr/bin/python3
 
 ``pip`` installs packages, so that it takes a minute or more. The server then runs without a home, in a folder that its
-user may not write; run by root, as the user that the Dockerfile names.
+user may not write; run by root, as the user that the Dockerfile names, if that one may run the interpreter.
 """
 
 import argparse
@@ -40,6 +40,12 @@ def prepare(context: Path) -> None:
     fastncf.fit(frame, dim=8, epochs=2, progress=False).save(context / "model")
 
 
+def may_be_run_by_all(python: str) -> bool:
+    """Return whether each user may run an interpreter: one in the home of root, for one, is for root alone."""
+    path = Path(python).resolve()
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
+
+
 class Container:
     """A folder in which the instructions of a Dockerfile are followed.
 
@@ -55,6 +61,7 @@ class Container:
         subprocess.run([python, "-m", "venv", self.environment], check=True)
         self.variables = {"PATH": f"{self.environment / 'bin'}:/usr/bin:/bin"}
         self.folder, self.user = root, None
+        self.serves_all = may_be_run_by_all(python)
 
     def follow(self, instruction: str, argument: str) -> list[str]:
         """Follow an instruction; return the command of a CMD, and no words otherwise."""
@@ -77,7 +84,7 @@ class Container:
                 name, _, value = argument.partition("=")
                 self.variables[name] = value
             case "USER":
-                self.user = int(argument) if os.geteuid() == 0 else None
+                self.user = int(argument) if os.geteuid() == 0 and self.serves_all else None
             case "CMD":
                 return json.loads(argument)
             case _:

@@ -24,6 +24,9 @@ FOLDER = Path(__file__).parents[1]
 SECONDS_TO_END = 40
 """Seconds after which an interrupted process counts as hanging, many times as long as one takes on an idle machine."""
 
+SECONDS_TO_FIT = 600
+"""Seconds after which two fits count as hanging whose kernels may have to be compiled on a busy machine."""
+
 COMMANDS = {
     "mf": ["fit", "ratings.csv", "--out", "model", "--epochs", "3"],
     "mlp": ["fit", "ratings.csv", "--out", "model", "--model", "mlp", "--epochs", "2", "--validation"],
@@ -122,7 +125,7 @@ for _ in range(repeats):
     except KeyboardInterrupt:
         count += 1
     faulthandler.cancel_dump_traceback_later()
-faulthandler.dump_traceback_later(120, exit=True)
+faulthandler.dump_traceback_later(MOST, exit=True)
 first, second = (fastncf.fit(frame, **settings) for _ in range(2))
 assert first.metrics == second.metrics
 faulthandler.cancel_dump_traceback_later()
@@ -132,7 +135,7 @@ print(count)
 
 def interrupt_fits(name: str, folder: Path, repeats: int, seed: int, longest: float, cache: Path | None = None) -> str:
     """Interrupt fits in one process, then fit twice; return how many were interrupted, or what was wrong."""
-    code = PROCESS.replace("LIMIT", str(SECONDS_TO_END + longest))
+    code = PROCESS.replace("LIMIT", str(SECONDS_TO_END + longest)).replace("MOST", str(SECONDS_TO_FIT))
     arguments = ["-c", code, repr(FITS[name]), str(repeats), str(seed), str(longest)]
     with started(arguments, folder, cache) as process:
         output, errors = process.communicate()
@@ -155,14 +158,14 @@ def run_all(repeats: int, seed: int) -> bool:
                 interrupt_command(name, folder, 600)
                 longest = 30.0 if is_cold else time.monotonic() - start
                 found: Counter[str] = Counter()
-                for number in range(repeats // 10 if is_cold else repeats):
+                for number in range(-(-repeats // 10) if is_cold else repeats):
                     cache = folder / f"cache-{name}-{number}" if is_cold else None
                     found[interrupt_command(name, folder, generator.uniform(0, longest), cache)] += 1
                 is_well &= set(found) <= {"interrupted", "over"}
                 print(f"fastncf {' '.join(COMMANDS[name])}{' (cold)' * is_cold}: {dict(found)}", flush=True)
             for name in FITS:
                 cache = folder / f"cache-{name}" if is_cold else None
-                count = repeats // 10 if is_cold else repeats
+                count = -(-repeats // 10) if is_cold else repeats
                 result = interrupt_fits(name, folder, count, generator.randrange(2**31), 20 if is_cold else 2, cache)
                 is_well &= result.endswith("interrupted")
                 print(f"fit({FITS[name]}){' (cold)' * is_cold}: {result} of {count}", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fastncf import distributed
-from fastncf.checkpoints.fingerprint import differences
+from fastncf.checkpoints.fingerprint import differences, libraries
 from fastncf.checkpoints.folder import CheckpointFolder, Contents, SharedFolder, open_folder
 from fastncf.config import show
 from fastncf.errors import ConfigError, DataError
@@ -60,11 +60,12 @@ class Checkpoint:
             DataError: none of them is the plan of the checkpoint, or it has fewer epochs.
 
         Warns:
-            UserWarning: there are more epochs than before.
+            UserWarning: there are more epochs than before, or a library has another version.
         """
         if self._contents is None:
             return None
         former = read_plain(Plan, self._contents.values["plan"], "plan")
+        self._warn_of_libraries(self._contents.values.get("libraries", {}))
         now = next((plan for plan in plans if _has_stages_of(plan, former)), None)
         if now is None:
             pairs = zip(former.stages, plans[0].stages, strict=False)
@@ -111,10 +112,22 @@ class Checkpoint:
             **self._belongs_to,
             "plan": self.plan.to_dict(),
             "place": place,
+            "libraries": libraries(),
             "stages": snapshot.values,
         }
         self._folder.write(Contents(values, snapshot.arrays))
         self._place = place
+
+    def _warn_of_libraries(self, former: dict[str, Any]) -> None:
+        """Warn of libraries that have other versions than when the snapshot was taken."""
+        now = libraries()
+        found = [f"{name} {then} then, {now[name]} now" for name, then in former.items() if now.get(name, then) != then]
+        if found:
+            warnings.warn(
+                f"{self._folder.path}: goes on with other libraries ({'; '.join(found)[:150]}); the last bits of the "
+                f"result may differ from those of a fit that was not stopped",
+                stacklevel=5,
+            )
 
     def _require_none(self, found: Iterator[str]) -> None:
         """Refuse the checkpoint if there is a difference."""

@@ -1,7 +1,9 @@
 """Fit that a checkpoint belongs to: settings and data, as plain values that tell what differs."""
 
 import hashlib
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,11 @@ def settings_of(config: Config, module: "nn.Module | None") -> dict[str, Any]:
     """Return all settings but the epochs, the version, and the form of a module of the user's own."""
     settings = {name: value for name, value in config.to_dict().items() if name != _EPOCHS}
     return {"fastncf": fastncf.__version__, **settings, "module": None if module is None else _form(module)}
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries that compute, which the last bits of a result may depend on."""
+    return {name: version(name) for name in ("numba", "numpy", "torch") if name in sys.modules}
 
 
 def data_of(users: Vocabulary, items: Vocabulary, split: Split, order: np.ndarray | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import fastncf
+from fastncf import checkpoints
 from fastncf.checkpoints.folder import CHECKPOINT, FINISHED, LOCK
 from fastncf.errors import ConfigError, DataError, DivergedError
 from tests.checkpoints.stops import StoppedError, Stops, require_same
@@ -143,6 +144,15 @@ def test_more_epochs_go_on_and_that_is_said(tmp_path: Path, stops: Stops) -> Non
     assert found.plan.reasons[-1]["epochs"] == "as asked for; 2 when the training began"
     found.plan = expected.plan
     require_same(found, expected)
+
+
+def test_other_versions_of_libraries_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"dim": 4, "loss": "bce", "l2": 0.01, "epochs": 1}
+    monkeypatch.setattr(checkpoints, "libraries", lambda: {"numba": "0.1", "torch": "2.0"})
+    fastncf.fit(checkerboard(), checkpoint=tmp_path, **settings)
+    monkeypatch.setattr(checkpoints, "libraries", lambda: {"numba": "0.2"})
+    with pytest.warns(UserWarning, match=r"goes on with other libraries \(numba 0\.1 then, 0\.2 now\)"):
+        fastncf.fit(checkerboard(), checkpoint=tmp_path, resume=True, **settings)
 
 
 def test_a_folder_serves_one_fit_at_a_time_and_stays_small(tmp_path: Path, stops: Stops) -> None:
