@@ -425,11 +425,11 @@ def test_command_line(cache, server, capsys, tmp_path):
     before = run("datasets")
     assert all(name in before for name in DATASETS)
     assert "licence: for research" in before
-    assert "here" not in before
+    assert "downloaded" not in before
     run("plan", "ml-1m")
     run("fit", "ml-1m", "--epochs", "1", "--dim", "4", "--out", str(tmp_path / "model"))
     assert len(server.asked) == 1
-    assert [line.split()[0] for line in run("datasets").splitlines() if " here " in line] == ["ml-1m"]
+    assert [line.split()[0] for line in run("datasets").splitlines() if " downloaded " in line] == ["ml-1m"]
 
 
 def test_what_is_known_of_each_data_set():
