@@ -18,7 +18,7 @@ from fastncf.data.ids import Vocabulary
 from fastncf.errors import ConfigError, DataError, DivergedError, FastNCFError, printable
 from fastncf.evaluation.metrics import MISS, RankLists, standard_error
 from fastncf.evaluation.paired import Difference, holm, paired_difference
-from fastncf.evaluation.task import RankingTask, rank_by_scores, rank_task
+from fastncf.evaluation.task import RankingTask, rank_by_popularity, rank_by_scores, rank_task
 from fastncf.measuring import FULL, Questions, TestSet
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.recommender import Recommender, load
@@ -34,13 +34,15 @@ _LATEX = str.maketrans(
 class Comparison:
     """Metrics of M models for the same T users, and the paired differences of each two models.
 
-    ``print`` shows both tables. The confidence intervals are those of the percentile bootstrap over users (Efron and
-    Tibshirani 1993, chapter 13). The p-values are those of the test that flips the sign of each user's difference at
-    random, and are at least 1 / (samples + 1).
+    ``print`` shows both tables; the line of popularity beside the models takes no part in the differences. The
+    confidence intervals are those of the percentile bootstrap over users (Efron and Tibshirani 1993, chapter 13). The
+    p-values are those of the test that flips the sign of each user's difference at random, and are at least
+    1 / (samples + 1).
 
     Attributes:
         names: names of the models.
         values: for each metric by label, such as ``ndcg@10``, the values of the users, (M, T) float64.
+        popularity: the same for a ranking by the items' training interactions, (T,) float64 for each metric.
         protocol: what was measured, in words.
         confidence: of the intervals.
         samples: draws of the bootstrap, and of the test.
@@ -49,6 +51,7 @@ class Comparison:
 
     names: tuple[str, ...]
     values: dict[str, np.ndarray]
+    popularity: dict[str, np.ndarray]
     protocol: str
     confidence: float
     samples: int
@@ -98,6 +101,7 @@ class Comparison:
         """Return everything but the values of single users as plain values."""
         return {
             "models": self.metrics().to_dicts(),
+            "popularity": {label: float(values.mean()) for label, values in self.popularity.items()},
             "differences": self.differences().to_dicts(),
             "protocol": self.protocol,
             "users": self.num_users,
@@ -130,10 +134,10 @@ class Comparison:
 
     def _metric_cells(self) -> list[list[str]]:
         """Return the rows of the first table as text, its heading first."""
+        named = {printable(name): [values[at] for values in self.values.values()] for at, name in enumerate(self.names)}
         rows = [["model", *self.values]]
-        for at, name in enumerate(self.names):
-            cells = (f"{row[at].mean():.4f} ± {standard_error(row[at]):.4f}" for row in self.values.values())
-            rows.append([printable(name), *cells])
+        for name, found in (*named.items(), ("(popularity)", list(self.popularity.values()))):
+            rows.append([name, *(f"{values.mean():.4f} ± {standard_error(values):.4f}" for values in found)])
         return rows
 
     def _difference_cells(self) -> list[list[str]]:
@@ -216,16 +220,20 @@ def compare(
         if isinstance(other, Recommender) and other is not reference:
             _require_same(reference, names[at], other, name)
     users = _tested(reference, questions.test)
-    values: dict[str, list[np.ndarray]] = {}
-    for model, name in zip(opened, names, strict=True):
-        for prefix, task in (("", questions.candidates), (FULL, questions.whole)):
-            if task is None:
-                continue
-            ranks = _ranks(model, name, task, questions, users, reference.items)
-            for label, found in questions.table(ranks).values.items():
-                values.setdefault(prefix + label, []).append(np.asarray(found, dtype=np.float64))
-    tables = {label: np.stack(rows) for label, rows in values.items()}
-    return Comparison(names, tables, questions.protocol(), confidence, samples, seed)
+    values: dict[str, np.ndarray] = {}
+    popularity: dict[str, np.ndarray] = {}
+    counts = questions.test.split.item_counts()
+    for prefix, task in (("", questions.candidates), (FULL, questions.whole)):
+        if task is None:
+            continue
+        of_models = [
+            questions.table(_ranks(model, name, task, questions, users, reference.items)).values
+            for model, name in zip(opened, names, strict=True)
+        ]
+        for label, found in questions.table(rank_by_popularity(counts, task)).values.items():
+            popularity[prefix + label] = np.asarray(found, dtype=np.float64)
+            values[prefix + label] = np.stack([np.asarray(table[label], dtype=np.float64) for table in of_models])
+    return Comparison(names, values, popularity, questions.protocol(), confidence, samples, seed)
 
 
 def _names(models: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...]:

@@ -112,8 +112,9 @@ def test_saved_models_in_every_form(
     swapped = fastncf.compare(*reversed(folders), samples=10).to_latex()
     assert "$-$0." in found.to_latex() + swapped
     assert not re.search(r" -\d", found.to_latex() + swapped)
-    assert found.to_latex().count(r" \\") == 2 + 1 + len(found.values) + 1
+    assert found.to_latex().count(r" \\") == 2 + 1 + 1 + len(found.values) + 1  # with popularity and two headings
     values = json.loads(found.to_json())
+    assert values["popularity"] == {label: pytest.approx(row[1].mean()) for label, row in found.values.items()}
     assert [row["model"] for row in values["models"]] == ["a_b", "popular|one"]
     assert len(values["differences"]) == len(found.values)
     assert values["users"] == 60
