@@ -78,7 +78,7 @@ def test_files_are_replaced_and_removed_in_one_place(file):
     }
     reads = {"streams.py": "open", "data/readers/files.py": "open", "download.py": "truncate"}
     reads["distributed.py"] = "rmtree"  # a temporary folder that processes share
-    reads["mapped.py"] = "truncate"  # a temporary file without a name
+    reads["temporary.py"] = "truncate"  # a temporary file without a name
     allowed = {text for text in found if text.startswith(reads.get(file, "-"))}
     assert file == "files.py" or found == allowed
 
