@@ -93,7 +93,8 @@ def test_a_plan_is_measured_and_nothing_else_about_it_changes(settings, monkeypa
     assert plans[0].stages == plans[1].stages
     cost = plans[1].cost
     assert cost.memory_bytes >= plans[0].cost.memory_bytes
-    assert cost.seconds > cost.repeated_seconds > cost.refit_seconds * 0.9 > 0
+    assert cost.seconds > cost.repeated_seconds > 0
+    assert cost.refit_seconds > 0
     assert Plan.from_dict(plans[1].to_dict()) == plans[1]
     assert cost.of_runs(3, refit=False).seconds == pytest.approx(cost.seconds + 2 * cost.repeated_seconds, abs=0.01)
     assert cost.of_runs(1, refit=True).seconds == pytest.approx(cost.seconds + cost.refit_seconds, abs=0.01)

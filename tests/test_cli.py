@@ -17,6 +17,7 @@ import fastncf
 from fastncf import cli, progress
 from fastncf.cli.messages import USAGE, as_options
 from fastncf.cli.output import print_json
+from fastncf.persistence.folder import FORMAT
 from fastncf.plan import make_plan
 from fastncf.streams import Terminated
 from tests.conftest import checkerboard
@@ -663,7 +664,7 @@ def test_similar_and_info_say_what_python_says(capsys, numbered):
     assert list(map(json.loads, out)) == [{"similar": expected.to_dicts()}]
     _, out, _ = run(capsys, "info", numbered)
     assert f"protocol: {rec.protocol}" in out
-    assert any(line.startswith("versions: format 5 ") and fastncf.__version__ in line for line in out)
+    assert any(line.startswith(f"versions: format {FORMAT} ") and fastncf.__version__ in line for line in out)
     _, (line,), _ = run(capsys, "info", numbered, "--json")
     assert json.loads(line)["plan"] == rec.plan.to_dict()
     assert json.loads(line)["versions"]["fastncf"] == fastncf.__version__

@@ -198,7 +198,7 @@ def test_metrics_that_cannot_be_measured_are_named(monkeypatch):
         measure(several, 10, ["auc"])
     assert require_metrics(["recall@k", "mrr@k", "recall"]) == ("recall", "mrr@k")
     monkeypatch.setitem(METRICS, "last", Metric(lambda ranks, k: ranks == 4, has_cutoff=False))
-    with pytest.raises(ConfigError, match="metrics: last is defined for one held-out item of each user"):
+    with pytest.raises(ConfigError, match="metrics: last is defined for one held-out item per user"):
         measure(several, 10, ["last"])
     assert default_metrics(has_several=True) == ("recall", "ndcg", "hr", "mrr")
     assert list(measure(several, 2).values) == ["recall@2", "ndcg@2", "hr@2", "mrr"]
