@@ -48,9 +48,8 @@ def bytes_to_compile(kernels: Iterable[Any], more: Iterable[Any] = ()) -> int:
     if not missing:
         return 0
     missing += [kernel for kernel in more if not kernel.is_compiled]
-    rest = (
-        _KERNEL_BYTES if _Compiler.has_started else _START_BYTES + _SMALL_KERNELS_BYTES
-    )  # most are small ones to read
+    # most small kernels are compiled while the data are read, so that one is left where the compiler has started
+    rest = _KERNEL_BYTES if _Compiler.has_started else _START_BYTES + _SMALL_KERNELS_BYTES
     return rest + sum(map(bytes_of, missing))
 
 
