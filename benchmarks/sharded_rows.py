@@ -106,6 +106,10 @@ def work(options: argparse.Namespace) -> None:
         }
         seconds: dict[str, list[float]] = {name: [] for name in steps}
         random, num_bytes = np.random.default_rng(ranks.rank), 0
+        same = random.choice(options.rows, size=options.ids, replace=False).astype(np.int32)
+        for name, step in steps.items():
+            first, second = step(same), step(same)
+            assert 0 < first != second > 0, f"{name}: {first} and then {second}"  # the rows that were written are read
         for _ in range(STEPS):
             ids = random.choice(options.rows, size=options.ids, replace=False).astype(np.int32)
             for name, step in steps.items():

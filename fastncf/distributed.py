@@ -12,7 +12,6 @@ import pickle
 import platform
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from fastncf.errors import DistributedError, FastNCFError
-from fastncf.temporary import no_room, reserve
+from fastncf.temporary import named_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +60,7 @@ class Ranks:
         self._host = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")  # for arrays and objects
         # nobody reads it: it takes connections while this process runs
         self._port = socket.create_server(("", 0), backlog=_MOST_CONNECTIONS)
-        self._addresses: list[tuple[str, int]] = []
+        self._addresses: list[tuple[str, int]] = []  # until all have told theirs
         self._addresses = self.gather((_own_address(), self._port.getsockname()[1]))
 
     def sum(self, array: "np.ndarray") -> None:
@@ -262,8 +261,8 @@ class Ranks:
 
     def _ended(self) -> int | None:
         """Return a rank that has ended."""
-        others = (rank for rank in range(self.size) if rank != self.rank)
-        return next((rank for rank in others if not _answers(self._addresses[rank])), None)
+        others = ((rank, one) for rank, one in enumerate(self._addresses) if rank != self.rank)
+        return next((rank for rank, one in others if not _answers(one)), None)
 
     def close(self) -> None:
         """Close the port by which others see that this process runs."""
@@ -318,11 +317,7 @@ def _write_for_others(value: Any, files: ExitStack) -> str:
     parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
     sizes = pickle.dumps([part.nbytes for part in parts])
     num_bytes = len(sizes) + sum(part.nbytes + _ALIGNMENT for part in parts)
-    try:
-        file = files.enter_context(tempfile.NamedTemporaryFile(prefix="fastncf-"))  # noqa: SIM115
-        reserve(file, num_bytes)
-    except OSError as error:
-        raise no_room(num_bytes, error) from None
+    file = named_file(num_bytes, files)
     file.write(sizes)
     for part in parts:
         file.write(bytes(-file.tell() % _ALIGNMENT))

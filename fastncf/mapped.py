@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastncf import distributed
 from fastncf.errors import InsufficientMemoryError
-from fastncf.temporary import no_room, reserve
+from fastncf.temporary import named_file, no_room, reserve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,11 +103,9 @@ def _new_file(num_bytes: int, files: ExitStack) -> "str | InsufficientMemoryErro
         files: closes and removes it.
     """
     try:
-        file = files.enter_context(tempfile.NamedTemporaryFile(prefix="fastncf-"))  # noqa: SIM115
-        reserve(file, num_bytes)
-    except OSError as error:
-        return no_room(num_bytes, error)
-    return file.name
+        return named_file(num_bytes, files).name
+    except InsufficientMemoryError as error:
+        return error
 
 
 def empty_beside(array: "np.ndarray", shape: "int | tuple[int, ...]", dtype: "DTypeLike") -> "np.ndarray":

@@ -54,9 +54,8 @@ def progress_shown(
         with when_compiling(lambda: shown.tell(_COMPILING)):
             yield shown
         return
-    if not (
-        is_shown and is_terminal() and find_spec("rich") is not None
-    ):  # rich is not imported for nothing; where models are served only, it may be missing
+    # rich is not imported for nothing, and may be missing where models are only served
+    if not (is_shown and is_terminal() and find_spec("rich") is not None):
         with when_compiling(lambda: tell(_COMPILING)):
             yield callback
         return

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import ExitStack
 from typing import IO
 
 from fastncf.errors import InsufficientMemoryError, format_bytes
@@ -24,3 +25,21 @@ def reserve(file: IO[bytes], num_bytes: int) -> None:
         os.posix_fallocate(file.fileno(), 0, num_bytes)
     else:
         file.truncate(num_bytes)
+
+
+def named_file(num_bytes: int, files: ExitStack) -> IO[bytes]:
+    """Return a new file of zeros in the folder for temporary files, which other processes can open by its name.
+
+    Args:
+        num_bytes: its size.
+        files: closes and removes it.
+
+    Raises:
+        InsufficientMemoryError: the folder has less room.
+    """
+    try:
+        file = files.enter_context(tempfile.NamedTemporaryFile(prefix="fastncf-"))  # noqa: SIM115
+        reserve(file, num_bytes)
+    except OSError as error:
+        raise no_room(num_bytes, error) from None
+    return file

@@ -77,17 +77,16 @@ def test_files_are_replaced_and_removed_in_one_place(file):
         and (node.attr in changing or (node.attr in ("replace", "remove", "open") and ast.unparse(node.value) == "os"))
     }
     reads = {"streams.py": "open", "data/readers/files.py": "open", "download.py": "truncate"}
-    reads["distributed.py"] = "rmtree"  # a temporary folder that processes share
-    reads["temporary.py"] = "truncate"  # a temporary file without a name
+    reads["temporary.py"] = "truncate"  # a temporary file
     allowed = {text for text in found if text.startswith(reads.get(file, "-"))}
     assert file == "files.py" or found == allowed
 
 
 _WRITERS_ELSEWHERE = {
     "files.py": "the layer itself",
-    "distributed.py": "a temporary folder that processes share",
     "download.py": "a part that is put in its place by files.py",
-    "mapped.py": "a temporary file without a name",
+    "mapped.py": "a temporary file that processes share",
+    "temporary.py": "the same",
     "streams.py": "the null device",
     "cli/__init__.py": "the null device",
 }

@@ -72,7 +72,7 @@ def encode_arrays(arrays: Mapping[str, Any]) -> bytes:
 
 
 class Readable(Protocol):
-    """What arrays are read from, such as a file."""
+    """Source of arrays, such as a file."""
 
     def readinto(self, memory: memoryview, /) -> int:
         """Fill bytes of memory, and return their number, which is smaller where there are no more."""

@@ -94,7 +94,7 @@ def get(name: str, what: str | None = None) -> "type[Trainer]":
 
 
 def of_model(stage: Stage, model: Any) -> "type[Trainer]":
-    """Return the class that trains a model by the trainer of a stage: that of :func:`get`, unless ranks deal it out.
+    """Return the class that trains a model by the trainer of a stage: that of :func:`get` or a sharding one.
 
     Args:
         stage: settings.

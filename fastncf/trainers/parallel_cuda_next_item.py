@@ -11,7 +11,7 @@ from fastncf.data.csr import split_ranges
 from fastncf.data.split import Split
 from fastncf.device import device_guard
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
-from fastncf.kernels.cpu.rows import BETA_1, BETA_2
+from fastncf.kernels.cpu.rows import BETA_1, BETA_2, EPSILON
 from fastncf.kernels.cuda.batches import Parameters, Training
 from fastncf.mapped import empty_shared
 from fastncf.models.mf import MF
@@ -24,8 +24,6 @@ from fastncf.trainers.next_item import WINDOW
 from fastncf.trainers.other_items import encoder_of_sets
 from fastncf.trainers.parallel_next_item import is_sharded
 from fastncf.trainers.sharding import ShardedRows, collect, collected, fetch, row_shards, send_back
-
-_EPSILON = 1e-8
 
 
 class Part(NamedTuple):
@@ -57,6 +55,7 @@ class ParallelCUDANextItem(CUDANextItem):
     means after a step from moments of 0 are the gradients but for a factor; they go back to the owners, which take the
     step. Gains and decays are on all ranks. Parameters differ from those of one process by the rounding of sums.
 
+    A step waits for the device several times: which rows go to whom has to be known on the host before they are sent.
     The model is on the CPU, in memory that the processes of a machine share, and gets the parameters after each epoch.
     """
 
@@ -325,4 +324,4 @@ def _adam(moments: list[Tensor], rows: Tensor | None, gradient: Tensor, rate: fl
     means[where] += (1 - BETA_1) * gradient
     squares.mul_(BETA_2)
     squares[where] += (1 - BETA_2) * gradient.square()
-    values.sub_(rate * means / (root_correction * squares.sqrt() + _EPSILON))
+    values.sub_(rate * means / (root_correction * squares.sqrt() + EPSILON))

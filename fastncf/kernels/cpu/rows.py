@@ -19,7 +19,7 @@ _LANES = 8  # numbers in a vector here: half of simd.LANES, since widths are mul
 BETA_1, BETA_2 = 0.9, 0.999
 """Decay rates of Adam's first and second moment, torch's defaults, for all of Adam in the CPU kernels."""
 
-_EPSILON = 1e-8
+EPSILON = 1e-8
 
 
 @intrinsic
@@ -327,7 +327,7 @@ def adam_step(typingctx, row, values, gradient, stride, width, coefficients):
             mean = vec.add(vec.mul(mean, mean_decay), vec.mul(gradient, vec.constant(1 - BETA_1)))
             new = vec.mul(builder.fmul(gradient, gradient), vec.constant(1 - BETA_2))
             square = vec.add(vec.mul(square, square_decay), new)
-            divisor = vec.add(vec.mul(_sqrt(vec, square), root), vec.constant(_EPSILON))
+            divisor = vec.add(vec.mul(_sqrt(vec, square), root), vec.constant(EPSILON))
             value = builder.fsub(value, builder.fdiv(builder.fmul(rate, mean), divisor))
             for number, to in ((value, row), (mean, means), (square, squares)):
                 vec.store(number, to, at)
@@ -353,7 +353,7 @@ def zero_gradient_step(typingctx, to, values, moments, width, rate, root):
         to, values, means, width, rate, root = vec.arguments
         rate, root, squares = vec.splat(rate), vec.splat(root), builder.gep(means, [width])
         with vec.for_each_vector(width) as (at, _):
-            divisor = vec.add(vec.mul(_sqrt(vec, vec.load(squares, at)), root), vec.constant(_EPSILON))
+            divisor = vec.add(vec.mul(_sqrt(vec, vec.load(squares, at)), root), vec.constant(EPSILON))
             update = builder.fdiv(builder.fmul(rate, vec.load(means, at)), divisor)
             vec.store(builder.fsub(vec.load(values, at), update), to, at)
         return context.get_dummy_value()
@@ -383,7 +383,7 @@ def missed_steps(typingctx, to, values, moments, width, at_write, now, decay):
         numbers += [builder.fneg(builder.fmul(now[0], decay[0])), builder.fmul(now[1], decay[1])]
         numbers += [builder.fneg(builder.fmul(now[2], decay[0])), builder.fmul(now[3], decay[1])]
         rates, roots = ([vec.splat(number) for number in numbers[start::2]] for start in (0, 1))
-        epsilon = vec.constant(_EPSILON)
+        epsilon = vec.constant(EPSILON)
         with vec.for_each_vector(width) as (at, _):
             mean, square_root = vec.load(means, at), _sqrt(vec, vec.load(squares, at))
             divisors = [vec.add(vec.mul(square_root, root), epsilon) for root in roots]

@@ -11,13 +11,13 @@ import triton
 import triton.language as tl
 
 from fastncf.kernels.cpu.lazy_adam import EXACT_STEPS
-from fastncf.kernels.cpu.rows import BETA_1, BETA_2
+from fastncf.kernels.cpu.rows import BETA_1, BETA_2, EPSILON
 from fastncf.kernels.cuda.batch_fields import _FIRST_USE, _NUM_FIELDS, _NUM_USES, _NUMBER
 from fastncf.kernels.cuda.batches import NUM_FIELDS, Batch, EpochNumbers, Parameters, Sizes, Training
 
 _BLOCK_USES = 8
 
-_EPSILON = tl.constexpr(1e-8)
+_EPSILON = tl.constexpr(EPSILON)
 _BETA_1 = tl.constexpr(BETA_1)
 _BETA_2 = tl.constexpr(BETA_2)
 _LOG_BETA_1 = tl.constexpr(math.log(BETA_1))
