@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fastncf.data.split import Split
 from fastncf.device import device_guard, has_tf32
 from fastncf.errors import first_line
+from fastncf.kernels.cpu.batch_plans import Windows
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.lazy_adam import AdamSchedule, make_schedule
-from fastncf.kernels.cpu.next_item import Windows
 from fastncf.kernels.cpu.rows import BETA_1, BETA_2
 from fastncf.kernels.cuda.batches import (
     NUM_FIELDS,

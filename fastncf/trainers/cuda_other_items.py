@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastncf.device import device_guard
+from fastncf.kernels.cpu.batch_plans import Windows
 from fastncf.kernels.cpu.encoder import HistoryEncoder
-from fastncf.kernels.cpu.next_item import Windows
 from fastncf.kernels.cuda.batches import Histories
 from fastncf.trainers.cuda_next_item import CUDANextItem
 from fastncf.trainers.other_items import (

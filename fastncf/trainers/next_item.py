@@ -18,6 +18,7 @@ from fastncf.data.csr import balanced_ranges
 from fastncf.data.split import Split, ordered_items, ordered_rows
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu import next_item as kernels
+from fastncf.kernels.cpu.batch_plans import Epoch, Plans, Windows, plan_batches
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.lazy_adam import LazyTable, catch_up, make_schedule, restore_steps, steps_of, stride_of
@@ -62,7 +63,7 @@ class Work(NamedTuple):
         scratch: memory of each thread.
     """
 
-    plans: kernels.Plans
+    plans: Plans
     buffers: kernels.Buffers
     settings: kernels.Settings
     scratch: list[np.ndarray]
@@ -72,7 +73,7 @@ class NextItem(Trainer):
     """Trains histories and items by softmax over negatives that all positions of a batch share."""
 
     name = "next_item"
-    large_kernels = kernels.plan_batches, kernels.train_batches
+    large_kernels = plan_batches, kernels.train_batches
     optimizer = "adam"
     trains_factors = True
     history: ClassVar[Literal["sequence", "bag"]] = "sequence"
@@ -110,7 +111,7 @@ class NextItem(Trainer):
         rates = stage.learning_rate_at(np.array([0, 1 / max(1, stage.epochs * self.num_batches)]))
         self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
 
-    def _make_windows(self, epoch: int) -> kernels.Windows:
+    def _make_windows(self, epoch: int) -> Windows:
         """Return the windows that an epoch visits; those of histories in their order are the same in all epochs."""
         return windows_of(self.split, self.order)
 
@@ -159,7 +160,7 @@ class NextItem(Trainer):
         for first, last in itertools.pairwise([*range(done, self.num_batches, _BATCHES_PER_CALL), self.num_batches]):
 
             def plan(a: int, b: int, first: int = first) -> None:
-                kernels.plan_batches(first + a, first + b, first, self.windows, epoch, work.plans)
+                plan_batches(first + a, first + b, first, self.windows, epoch, work.plans)
 
             run_ranges(plan, np.arange(last - first + 1))
             sums["total"] += self._train_batches(first, last - first, number * self.num_batches + first + 1, work)
@@ -200,10 +201,10 @@ class NextItem(Trainer):
             total=np.zeros(count),
         )
 
-    def _draw_epoch(self, number: int) -> kernels.Epoch:
+    def _draw_epoch(self, number: int) -> Epoch:
         """Return the order of the windows in an epoch, divided into batches, and the key of its negatives."""
         order, bounds = draw_order(self.windows, self.stage, self.num_batches, number)
-        return kernels.Epoch(
+        return Epoch(
             order=order,
             bounds=bounds,
             key=np.uint64(key(self.stage.seed, Stream.NEGATIVES, number)),
@@ -389,7 +390,7 @@ def why_not_states(
     return None
 
 
-def windows_of(split: Split, order: np.ndarray | None) -> kernels.Windows:
+def windows_of(split: Split, order: np.ndarray | None) -> Windows:
     """Return the windows of all histories; ``order`` is that of a trainer, which must not be None."""
     if order is None:
         raise ValueError("order: expected one, which histories need")
@@ -434,7 +435,7 @@ def first_recurrence(is_mean: np.ndarray, dim: int) -> np.ndarray:
     return np.stack([np.ones_like(logits), logits])[:, :, None].repeat(dim, 2).astype(np.float32)
 
 
-def draw_order(windows: kernels.Windows, stage: Stage, num_batches: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_order(windows: Windows, stage: Stage, num_batches: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the order of the windows in an epoch, and where its batches begin and end in it.
 
     A batch has the windows that begin within its ``batch_size`` positions.
@@ -457,7 +458,7 @@ def log_part_sizes(num_items: int, num_negatives: int) -> np.ndarray:
     return np.log(np.diff(np.arange(num_negatives + 1) * num_items // num_negatives)).astype(np.float32)
 
 
-def make_windows(indptr: np.ndarray, items: np.ndarray) -> kernels.Windows:
+def make_windows(indptr: np.ndarray, items: np.ndarray) -> Windows:
     """Divide histories into windows of at most ``WINDOW`` positions, those of one history of about the same length.
 
     Args:
@@ -470,7 +471,7 @@ def make_windows(indptr: np.ndarray, items: np.ndarray) -> kernels.Windows:
     part = np.arange(len(users)) - np.repeat(np.cumsum(parts) - parts, parts)
     starts, ends = (positions[users] * number // parts[users] for number in (part, part + 1))
     contexts = np.minimum(starts, WINDOW)
-    return kernels.Windows(
+    return Windows(
         indptr=indptr,
         items=items,
         users=users.astype(np.int32),
@@ -499,7 +500,7 @@ class _Most(NamedTuple):
     slots: int
 
     @classmethod
-    def of(cls, windows: kernels.Windows, epoch: kernels.Epoch) -> "_Most":
+    def of(cls, windows: Windows, epoch: Epoch) -> "_Most":
         """Return the sizes over all batches of an epoch."""
 
         def most(by_window: np.ndarray) -> int:
@@ -512,14 +513,14 @@ class _Most(NamedTuple):
         return cls(num_windows, tokens, most(windows.lengths), tokens + num_windows, masks, epoch.num_slots)
 
 
-def make_plans(count: int, most: _Most, has_weights: bool) -> kernels.Plans:
+def make_plans(count: int, most: _Most, has_weights: bool) -> Plans:
     """Return memory for the plans of ``count`` batches, whose positions may have weights."""
 
     def rows(length: int) -> np.ndarray:
         return np.empty((count, length), dtype=np.int32)
 
     slots = most.slots + most.items
-    return kernels.Plans(
+    return Plans(
         sizes=np.zeros((count, 4), dtype=np.int64),
         window_tokens=rows(most.windows + 1),
         window_positions=rows(most.windows + 1),

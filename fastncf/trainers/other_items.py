@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fastncf.data.split import SPARSE_BELOW, Split
+from fastncf.kernels.cpu.batch_plans import Windows
 from fastncf.kernels.cpu.encoder import LONGEST, HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.kernels.cpu.next_item import Windows
 from fastncf.kernels.cpu.sets import SET_ROWS
 from fastncf.kernels.cpu.simd import aligned_zeros
 from fastncf.rng import Stream, key

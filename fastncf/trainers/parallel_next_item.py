@@ -7,6 +7,7 @@ from fastncf import distributed
 from fastncf.data.csr import split_ranges
 from fastncf.data.split import Split
 from fastncf.kernels.cpu import next_item as kernels
+from fastncf.kernels.cpu.batch_plans import Plans
 from fastncf.kernels.cpu.encoder import encode_histories
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.lazy_adam import LazyTable
@@ -77,9 +78,7 @@ class ParallelNextItem(NextItem):
         self.ranks.sum(total)
         return float(total[0])
 
-    def _train_batch(
-        self, number: int, step: int, row: int, memory: tuple[Work, kernels.Plans, kernels.Shared]
-    ) -> None:
+    def _train_batch(self, number: int, step: int, row: int, memory: tuple[Work, Plans, kernels.Shared]) -> None:
         """Train one batch.
 
         Args:
@@ -110,7 +109,7 @@ class ParallelNextItem(NextItem):
         for which, table, values, gradient in zip(own, tables, before, sums, strict=True):
             step_own(which, step, table, self._schedule, values, gradient)
 
-    def _used(self, plans: kernels.Plans, row: int) -> tuple[ShardedRows, ShardedRows]:
+    def _used(self, plans: Plans, row: int) -> tuple[ShardedRows, ShardedRows]:
         """Return the history vectors of a batch, and the output vectors, that each rank's part uses."""
         slots, size = int(plans.sizes[row, 3]), self.ranks.size
         is_token, is_scored = np.zeros((2, size, slots), dtype=np.bool_)
@@ -204,7 +203,7 @@ def is_sharded(name: str) -> bool:
     return name == "steps" or name.rpartition(".")[2] in _SHARDED
 
 
-def part_of(plans: kernels.Plans, row: int, rank: int, size: int) -> kernels.Part:
+def part_of(plans: Plans, row: int, rank: int, size: int) -> kernels.Part:
     """Return the part of a batch that a rank computes: about the same number of chunks for each.
 
     Args:

@@ -17,7 +17,7 @@ _LARGE_KERNELS = {
     "text.scan_records": 22_000_000,
     "histories.train_histories": 85_000_000,
     "factors.train_block": 85_000_000,
-    "next_item.plan_batches": 32_000_000,
+    "batch_plans.plan_batches": 32_000_000,
     "next_item.train_batches": 225_000_000,
     "mlp.train_batches": 85_000_000,
 }

@@ -25,11 +25,9 @@ one owner and one order.
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from fastncf.kernels.cpu.barrier import fetch_add, wait
+from fastncf.kernels.cpu.batch_plans import Plans
 from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.gemm import NONE, ROW_MULTIPLE, Matrix, Transposed, gemm
 from fastncf.kernels.cpu.hashing import mix64
@@ -47,7 +45,8 @@ from fastncf.kernels.cpu.rows import (
     pointers,
 )
 from fastncf.kernels.cpu.sets import backward_set, forward_set
-from fastncf.kernels.cpu.simd import VectorBuilder, get, offset, pointer, put
+from fastncf.kernels.cpu.simd import get, offset, pointer, put
+from fastncf.kernels.cpu.wide_rows import add_product, decay_row, exp_sum, multiply_row, row_max, scale_row
 from fastncf.rng import GOLDEN
 
 CHUNK = 64
@@ -60,210 +59,6 @@ _SLOTS = 16  # slots that a thread takes at once
 _MASKED = np.float32(-1e30)
 _LEAST_EXPONENT = np.float32(-87)
 _ZERO, _ONE = np.float32(0), np.float32(1)
-
-
-class Windows(NamedTuple):
-    """Parts of the histories of all users.
-
-    A window has ``contexts[w] + lengths[w]`` tokens from ``starts[w]`` on. Each token but the first ``contexts[w]``
-    is a position: its state predicts the item after it, or, for sets, the item of the token itself.
-
-    Attributes:
-        indptr: (U + 1,) int64, where the histories of the users begin and end in ``items``.
-        items: (N,) int32, oldest first, user by user.
-        users: (W,) int32.
-        starts: (W,) int64, in ``items``.
-        contexts: (W,) int32.
-        lengths: (W,) int32, at least 1.
-        interaction_weights: (N,) float32, what the loss of predicting each of ``items`` is multiplied by; empty if all
-            are 1.
-    """
-
-    indptr: np.ndarray
-    items: np.ndarray
-    users: np.ndarray
-    starts: np.ndarray
-    contexts: np.ndarray
-    lengths: np.ndarray
-    interaction_weights: np.ndarray
-
-
-class Epoch(NamedTuple):
-    """Order and draws of an epoch.
-
-    Attributes:
-        order: (W,) int32, windows in the order of their visits.
-        bounds: (B + 1,) int64, where batches begin and end in ``order``.
-        key: uint64, of the negatives.
-        num_items: I, int64.
-        num_negatives: K, at most I, int64.
-        num_slots: slots before that of the first item that is no negative, K rounded up, int64.
-        lookahead: tokens from a position to the item that it predicts, int64: 1, or 0 for sets, where it predicts the
-            item of its own token.
-        has_fixed_states: whether states are not made of tokens, so that plans have none.
-    """
-
-    order: np.ndarray
-    bounds: np.ndarray
-    key: np.uint64
-    num_items: int
-    num_negatives: int
-    num_slots: int
-    lookahead: int
-    has_fixed_states: bool
-
-
-class Plans(NamedTuple):
-    """Rows, uses and masks of R batches, a row for each batch, all int32 but ``sizes`` and the weights.
-
-    Attributes:
-        sizes: (R, 4) int64: windows, tokens, positions, slots.
-        window_tokens: (R, windows + 1), first token of each window.
-        window_positions: (R, windows + 1), first position of each window.
-        token_slots: (R, tokens).
-        target_slots: (R, positions), slot of the item that follows.
-        position_windows: (R, positions).
-        window_users: (R, windows).
-        slot_items: (R, slots); the first are the negatives; -1 for slots without an item.
-        input_indptr: (R, slots + 1), CSR of the tokens of each slot.
-        input_tokens: (R, tokens).
-        target_indptr: (R, slots + 1), CSR of the positions whose target a slot is.
-        target_positions: (R, positions).
-        mask_indptr: (R, windows + 1), CSR of the negatives that stand in the history of a window's user.
-        mask_slots: (R, masks).
-        target_weights: (R, positions) float32, see ``interaction_weights`` of :class:`Windows`; (R, 0) if all are 1.
-    """
-
-    sizes: np.ndarray
-    window_tokens: np.ndarray
-    window_positions: np.ndarray
-    token_slots: np.ndarray
-    target_slots: np.ndarray
-    position_windows: np.ndarray
-    window_users: np.ndarray
-    slot_items: np.ndarray
-    input_indptr: np.ndarray
-    input_tokens: np.ndarray
-    target_indptr: np.ndarray
-    target_positions: np.ndarray
-    mask_indptr: np.ndarray
-    mask_slots: np.ndarray
-    target_weights: np.ndarray
-
-
-@njit(inline="always")
-def draw_negative(key, number, k, num_items, num_negatives):
-    """Return negative ``k`` of a batch, drawn from the k-th of K parts of the catalogue, and the size of the part."""
-    first, last = k * num_items // num_negatives, (k + 1) * num_items // num_negatives
-    place = np.uint64(number) * np.uint64(num_negatives) + np.uint64(k)
-    bits = mix64(key + place * np.uint64(GOLDEN)) >> np.uint64(32)
-    size = last - first
-    return first + np.int64((bits * np.uint64(size)) >> np.uint64(32)), size
-
-
-@njit(nogil=True, cache=True)
-def plan_batches(first, last, first_planned, windows, epoch, plans):
-    """Find slots, uses and masks of a range of batches.
-
-    Args:
-        first, last: range of batches of the epoch, int64.
-        first_planned: batch whose plan is row 0 of ``plans``, int64.
-        windows: :class:`Windows`.
-        epoch: :class:`Epoch`.
-        plans: :class:`Plans`, written.
-    """
-    slot_of = np.full(epoch.num_items, -1, dtype=np.int32)
-    for number in range(first, last):
-        row = number - first_planned
-        _plan_slots(number, row, windows, epoch, plans, slot_of)
-        _plan_masks(number, row, windows, epoch, plans, slot_of)
-        num_slots = plans.sizes[row, 3]
-        for slot in range(num_slots):
-            item = plans.slot_items[row, slot]
-            if item >= 0:
-                slot_of[item] = -1
-        tokens, positions = plans.sizes[row, 1], plans.sizes[row, 2]
-        _invert(plans.token_slots[row], tokens, num_slots, plans.input_indptr[row], plans.input_tokens[row])
-        _invert(plans.target_slots[row], positions, num_slots, plans.target_indptr[row], plans.target_positions[row])
-
-
-@njit(nogil=True, cache=True)
-def _plan_slots(number, row, windows, epoch, plans, slot_of):
-    """Assign slots to negatives, tokens and targets of a batch."""
-    slot_items = plans.slot_items[row]
-    slot_items[: epoch.num_slots] = -1
-    for k in range(epoch.num_negatives):
-        item, _ = draw_negative(epoch.key, number, k, epoch.num_items, epoch.num_negatives)
-        slot_items[k] = item
-        slot_of[item] = k
-    num_slots = epoch.num_slots
-    token, position, count = 0, 0, 0
-    for at in range(epoch.bounds[number], epoch.bounds[number + 1]):
-        w = epoch.order[at]
-        plans.window_tokens[row, count] = token
-        plans.window_positions[row, count] = position
-        plans.window_users[row, count] = windows.users[w]
-        num_tokens = windows.contexts[w] + windows.lengths[w]
-        for j in range(num_tokens + epoch.lookahead):
-            item = windows.items[windows.starts[w] + j]
-            slot = slot_of[item]
-            if slot < 0:
-                slot = num_slots
-                slot_of[item] = slot
-                slot_items[slot] = item
-                num_slots += 1
-            if j < num_tokens and not epoch.has_fixed_states:
-                plans.token_slots[row, token] = slot
-                token += 1
-            if j >= windows.contexts[w] + epoch.lookahead:
-                plans.target_slots[row, position] = slot
-                plans.position_windows[row, position] = count
-                if len(windows.interaction_weights):
-                    plans.target_weights[row, position] = windows.interaction_weights[windows.starts[w] + j]
-                position += 1
-        count += 1
-    plans.window_tokens[row, count] = token
-    plans.window_positions[row, count] = position
-    plans.sizes[row, 0], plans.sizes[row, 1], plans.sizes[row, 2], plans.sizes[row, 3] = (
-        count,
-        token,
-        position,
-        num_slots,
-    )
-
-
-@njit(nogil=True, cache=True)
-def _plan_masks(number, row, windows, epoch, plans, slot_of):
-    """List the negatives that stand in the history of each window's user."""
-    count, total = 0, 0
-    for at in range(epoch.bounds[number], epoch.bounds[number + 1]):
-        user = windows.users[epoch.order[at]]
-        plans.mask_indptr[row, count] = total
-        for place in range(windows.indptr[user], windows.indptr[user + 1]):
-            slot = slot_of[windows.items[place]]
-            if 0 <= slot < epoch.num_negatives:
-                plans.mask_slots[row, total] = slot
-                total += 1
-        count += 1
-    plans.mask_indptr[row, count] = total
-
-
-@njit(nogil=True, cache=True)
-def _invert(slots, count, num_slots, indptr, members):
-    """Write the CSR of the places below ``count`` at which each slot stands in ``slots``, ascending."""
-    indptr[: num_slots + 1] = 0
-    for place in range(count):
-        indptr[slots[place] + 1] += 1
-    for slot in range(num_slots):
-        indptr[slot + 1] += indptr[slot]
-    for place in range(count - 1, -1, -1):
-        slot = slots[place]
-        indptr[slot + 1] -= 1
-        members[indptr[slot + 1]] = place
-    # each end has come down to the beginning of its slot: move the bounds back by one
-    for slot in range(num_slots):
-        indptr[slot] = indptr[slot + 1]
-    indptr[num_slots] = count
 
 
 class Settings(NamedTuple):
@@ -402,121 +197,11 @@ class Part(NamedTuple):
     last_window: int
 
 
-@intrinsic
-def row_max(typingctx, row, count):
-    """Return the greatest of ``count`` float32, a multiple of 16."""
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        row, count = vec.arguments
-        best = vec.alloca()
-        builder.store(vec.constant(-3e38), best)
-        with vec.for_each_vector(count) as (at, _):
-            x, old = vec.load(row, at), builder.load(best)
-            builder.store(vec.select(x, ">", old, x, old), best)
-        vector, lanes = builder.load(best), vec.lanes
-        numbers = [builder.extract_element(vector, ir.Constant(ir.IntType(32), lane)) for lane in range(lanes)]
-        while len(numbers) > 1:
-            half = len(numbers) // 2
-            numbers = [
-                builder.select(builder.fcmp_ordered(">", a, b), a, b)
-                for a, b in zip(numbers[:half], numbers[half:], strict=True)
-            ]
-        return numbers[0]
-
-    return types.float32(row, count), generate
-
-
-@intrinsic
-def exp_sum(typingctx, row, count, highest):
-    """Replace ``count`` float32 x by ``exp(x - highest)``, 0 where x is below -1e29, and return their sum.
-
-    ``highest`` is not smaller than any of them; differences below -87 count as -87.
-    """
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        row, count, highest = vec.arguments
-        highest, least, zero, masked = vec.splat(highest), vec.constant(-87.0), vec.constant(0.0), vec.constant(-1e29)
-        total = vec.alloca()
-        builder.store(zero, total)
-        with vec.for_each_vector(count) as (at, _):
-            x = vec.load(row, at)
-            difference = builder.fsub(x, highest)
-            power = vec.exp(vec.select(difference, "<", least, least, difference))
-            power = vec.select(x, "<", masked, zero, power)
-            vec.store(power, row, at)
-            builder.store(builder.fadd(builder.load(total), power), total)
-        return vec.reduce_add(builder.load(total))
-
-    return types.float32(row, count, highest), generate
-
-
-@intrinsic
-def scale_row(typingctx, row, count, factor):
-    """Multiply ``count`` float32, a multiple of 16, by a factor, in place."""
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        row, count, factor = vec.arguments
-        factor = vec.splat(factor)
-        with vec.for_each_vector(count) as (at, _):
-            vec.store(builder.fmul(vec.load(row, at), factor), row, at)
-        return context.get_dummy_value()
-
-    return types.void(row, count, factor), generate
-
-
-@intrinsic
-def multiply_row(typingctx, to, row, width):
-    """Multiply a row by another, number by number: ``to = to * row``."""
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        to, row, width = vec.arguments
-        with vec.for_each_vector(width) as (at, _):
-            vec.store(builder.fmul(vec.load(to, at), vec.load(row, at)), to, at)
-        return context.get_dummy_value()
-
-    return types.void(to, row, width), generate
-
-
-@intrinsic
-def add_product(typingctx, to, scale, a, b, width):
-    """Add a scaled product of rows: ``to += scale * a * b``, number by number; scale float32."""
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        to, scale, a, b, width = vec.arguments
-        scale = vec.splat(scale)
-        with vec.for_each_vector(width) as (at, _):
-            product = builder.fmul(scale, builder.fmul(vec.load(a, at), vec.load(b, at)))
-            vec.store(builder.fadd(vec.load(to, at), product), to, at)
-        return context.get_dummy_value()
-
-    return types.void(to, scale, a, b, width), generate
-
-
 @njit(inline="always")
 def _clear(to, count):
     """Set ``count`` float32 to 0."""
     for at in range(count):
         put(to, at, _ZERO)
-
-
-@intrinsic
-def decay_row(typingctx, to, decay, row, width):
-    """Take an item into a decaying sum: ``to = decay * to + row``, number by number."""
-
-    def generate(context, builder, signature, arguments):
-        vec = VectorBuilder(context, builder, signature, arguments)
-        to, decay, row, width = vec.arguments
-        with vec.for_each_vector(width) as (at, _):
-            kept = builder.fmul(vec.load(to, at), vec.load(decay, at))
-            vec.store(builder.fadd(kept, vec.load(row, at)), to, at)
-        return context.get_dummy_value()
-
-    return types.void(to, decay, row, width), generate
 
 
 @njit(inline="always")

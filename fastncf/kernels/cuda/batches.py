@@ -99,7 +99,7 @@ class Parameters(NamedTuple):
 
 
 class Histories(NamedTuple):
-    """Histories, and the windows of an epoch in the order of their visits, see ``Windows`` of the CPU's kernel.
+    """Histories, and the windows of an epoch in the order of their visits, see ``batch_plans.Windows`` of the CPU.
 
     Attributes:
         indptr: (U + 1,) int64.
