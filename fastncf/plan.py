@@ -4,7 +4,7 @@ The choice of the optimizer, the trainer and the device is in this file and nowh
 :mod:`fastncf.recipes`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -152,7 +152,15 @@ class Plan:
 
     def __str__(self) -> str:
         """Describe the plan in lines for people: each choice with its reason."""
-        return "\n".join(map(printable, _describe(self)))
+        return "\n".join(self.lines())
+
+    def lines(self, name_of: Callable[[str], str] = str) -> list[str]:
+        """Return the lines of ``str(plan)``.
+
+        Args:
+            name_of: gives what a setting is called, such as the option of a command line.
+        """
+        return [printable(line) for line in _describe(self, name_of)]
 
 
 def likely_facts(config: Config, *, has_weights: bool = False) -> DataFacts:
@@ -544,8 +552,9 @@ _SHOWN_SETTINGS = (
 _LAYER_SETTINGS = {"mlp_dim", "layers"}
 
 
-def _describe(plan: Plan) -> Iterator[str]:
-    """Yield the lines of :meth:`Plan.__str__`."""
+def _describe(plan: Plan, name_of: Callable[[str], str]) -> Iterator[str]:
+    """Yield the lines of a plan, see :meth:`Plan.lines`."""
+    width = 1 + max(len(name_of(name)) for name in _SHOWN_SETTINGS)
     data = plan.data
     yield (
         f"data: {data.num_interactions:,} training interactions of {data.num_users:,} users with {data.num_items:,} "
@@ -564,7 +573,7 @@ def _describe(plan: Plan) -> Iterator[str]:
                 continue
             if name == "negatives_exponent" and stage.negatives == "uniform":
                 continue
-            yield f"  {name:<19}{getattr(stage, name)!s:<14}{reasons[name]}"
+            yield f"  {name_of(name):<{width}}{getattr(stage, name)!s:<14}{reasons[name]}"
         for trainer, why in plan.passed_over[number - 1].items():
             yield f"  not by {trainer}: {why}"
     evaluation = plan.evaluation

@@ -238,7 +238,12 @@ def plan(
 def _plan_lines(plan: "Plan") -> list[str]:
     """Return the lines of a plan, whose reasons name options of the command line."""
     options = option_names(["fit"])
-    return [as_options(line, options) for line in str(plan).split("\n")]
+
+    def name_of(setting: str) -> str:
+        option = f"--{setting.replace('_', '-')}"
+        return option if option in options else setting
+
+    return [as_options(line, options) for line in plan.lines(name_of)]
 
 
 def _found(recommender: "Recommender") -> list[str]:
