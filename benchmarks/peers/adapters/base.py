@@ -37,6 +37,10 @@ class Clock:
         self._end += seconds
 
 
+class TimeIsOverError(Exception):
+    """Ends the training of a library that offers no other way to end it between two epochs."""
+
+
 class Adapter:
     """A system of the comparison.
 

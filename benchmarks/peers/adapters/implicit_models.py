@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.adapters.base import Adapter, Clock
+from benchmarks.peers.adapters.base import Adapter, Clock, TimeIsOverError
 from benchmarks.peers.histories import Histories
 
 
@@ -34,14 +35,24 @@ class _Factors(_Implicit):
         raise NotImplementedError
 
     def fit(self, clock: Clock) -> str:
-        """Run all iterations."""
+        """Run iterations until all are done or the time is over."""
         return self.fit_in_steps(clock, lambda: None)
 
     def fit_in_steps(self, clock: Clock, after_step: Callable[[], None]) -> str:
-        """Run all iterations."""
+        """Run iterations until all are done or the time is over: the library calls back after each, and ends none."""
+        done = 0
+
+        def after_iteration(*_: Any) -> None:
+            nonlocal done
+            done += 1
+            after_step()
+            if clock.is_over():
+                raise TimeIsOverError
+
         self.model = self.make()
-        self.model.fit(self.matrix, show_progress=False, callback=lambda *_: after_step())
-        return f"{self.settings['iterations']} iterations"
+        with suppress(TimeIsOverError):
+            self.model.fit(self.matrix, show_progress=False, callback=after_iteration)
+        return f"{done} iterations"
 
     def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Return the dot products."""

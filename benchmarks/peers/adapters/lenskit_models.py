@@ -1,5 +1,7 @@
 """Models of LensKit (Ekstrand): ALS for implicit feedback, and item-item neighbours."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,17 +20,21 @@ class _LensKit(Adapter):
         frame = pd.DataFrame({"user_id": histories.users(), "item_id": histories.items})
         self.dataset = from_interactions_df(frame)
 
-    def scorer(self) -> Any:
+    def scorer(self, clock: Clock) -> Any:
         """Return the component that scores."""
+        raise NotImplementedError
+
+    def done(self) -> str:
+        """Return what was trained."""
         raise NotImplementedError
 
     def fit(self, clock: Clock) -> str:
         """Train the library's pipeline for the best items of a user."""
         from lenskit.pipeline import topn_pipeline
 
-        self.pipeline = topn_pipeline(self.scorer())
+        self.pipeline = topn_pipeline(self.scorer(clock))
         self.pipeline.train(self.dataset)
-        return f"{self.settings['epochs']} epochs" if "epochs" in self.settings else "neighbours found"
+        return self.done()
 
     def topk(self, users: np.ndarray, k: int) -> np.ndarray:
         """Return the library's own recommendations."""
@@ -56,18 +62,42 @@ class _LensKit(Adapter):
 class ALS(_LensKit):
     """Alternating least squares (Hu et al. 2008)."""
 
-    def scorer(self) -> Any:
-        """Return the library's scorer."""
+    def scorer(self, clock: Clock) -> Any:
+        """Return the library's scorer, whose epochs do nothing after the time is over."""
         from lenskit.als import ImplicitMFScorer
 
-        return ImplicitMFScorer(**self.settings)
+        self.epochs = 0
+
+        def run_in_time(run: Callable[[], Any]) -> Any:
+            if clock.is_over():
+                return {}
+            self.epochs += 1
+            return run()
+
+        class InTime(ImplicitMFScorer):
+            """Trains for as long as there is time."""
+
+            def create_trainer(self, data: Any, options: Any) -> Any:
+                trainer = super().create_trainer(data, options)
+                trainer.train_epoch = partial(run_in_time, trainer.train_epoch)
+                return trainer
+
+        return InTime(**self.settings)
+
+    def done(self) -> str:
+        """Return the number of epochs."""
+        return f"{self.epochs} epochs"
 
 
 class ItemKNN(_LensKit):
     """Item-item neighbours (Deshpande and Karypis 2004)."""
 
-    def scorer(self) -> Any:
+    def scorer(self, clock: Clock) -> Any:
         """Return the library's scorer."""
         from lenskit.knn import ItemKNNScorer
 
         return ItemKNNScorer(feedback="implicit", **self.settings)
+
+    def done(self) -> str:
+        """Return what was done."""
+        return "neighbours found"
