@@ -15,7 +15,7 @@ import polars as pl
 
 from fastncf.config import require_count, show
 from fastncf.data.ids import Vocabulary
-from fastncf.errors import ConfigError, DataError, DivergedError, FastNCFError, printable
+from fastncf.errors import ConfigError, DataError, DivergedError, FastNCFError, counted, printable
 from fastncf.evaluation.metrics import MISS, RankLists, standard_error
 from fastncf.evaluation.paired import Difference, holm, paired_difference
 from fastncf.evaluation.task import RankingTask, rank_by_popularity, rank_by_scores, rank_task
@@ -151,8 +151,9 @@ class Comparison:
     def _notes(self) -> str:
         """Return what the tables show, in words."""
         return (
-            f"{self.num_users:,} users; {self.protocol}\n"
-            f"means ± standard errors over users; intervals by {self.samples:,} draws of the bootstrap over users, "
+            f"{counted(self.num_users, 'user')}; {self.protocol}\n"
+            f"means ± standard errors over users; intervals by {counted(self.samples, 'draw')} of the bootstrap "
+            f"over users, "
             f"p-values by as many flips of signs, corrected by Holm's method; seed {self.seed}"
         )
 
@@ -243,7 +244,7 @@ def _names(models: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...
         ConfigError: there are fewer than two models, or the given names are not one for each.
     """
     if len(models) < 2:
-        raise ConfigError(f"compare: {len(models)} model{'s' * (len(models) != 1)}; expected two or more")
+        raise ConfigError(f"compare: {counted(len(models), 'model')}; expected two or more")
     if names is None:
         found = [_name(model) for model in models]
         taken = {name for name in found if found.count(name) == 1}

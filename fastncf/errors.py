@@ -104,6 +104,17 @@ class DivergedError(FastNCFError, ArithmeticError):
         self.recommender = recommender
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Return a number of things in words, such as ``1 user`` and ``2,000 users``.
+
+    Args:
+        number: of things.
+        one: what follows the number 1, such as "user", or "row lacks a time".
+        several: what follows other numbers; None for ``one`` with an s at its end.
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def format_bytes(count: int) -> str:
     """Return a number of bytes as people write it, such as ``2.1 GB``."""
     for unit, size in (("TB", 10**12), ("GB", 10**9)):

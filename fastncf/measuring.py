@@ -9,7 +9,7 @@ import numpy as np
 from fastncf.config import Config
 from fastncf.data.csr import Rows
 from fastncf.data.split import Split
-from fastncf.errors import ConfigError, DivergedError
+from fastncf.errors import ConfigError, DivergedError, counted
 from fastncf.evaluation.candidates import CandidateSpec, draw_candidates
 from fastncf.evaluation.lists import Estimate, ItemLists, measure_lists
 from fastncf.evaluation.metrics import MISS, MetricTable, RankLists, measure, require_metrics
@@ -161,9 +161,11 @@ class Questions:
             negatives = draw_candidates(test.seen(), split, spec, test.users, Stream.CANDIDATES)
             how = "uniformly" if sampling == "uniform" else "by popularity"
             number = config.num_candidates
-            ranked = f"the items of each user together with {number}" if has_several else f"1 + {number}"
+            ranked = f"1 + {number} candidates"
+            if has_several:
+                ranked = f"the items of each user together with {counted(number, 'candidate')}"
             against = (
-                f"{ranked} candidates drawn {how} {'without' if config.distinct_candidates else 'with'} replacement "
+                f"{ranked} drawn {how} {'without' if config.distinct_candidates else 'with'} replacement "
                 f"from the items that the user has not seen"
             )
         whole = test.task(None) if config.full_ranking else None
@@ -182,19 +184,22 @@ class Questions:
         others = split.others
         num_others = 0 if others is None else len(others.users)
         rule = self.config.held_out(is_given=split.holdout == "given")
-        protocol = f"{self._kept(is_given=rule.rule == 'given')}{rule.describe(num_others)}, {len(task.users)} users"
+        protocol = (
+            f"{self._kept(is_given=rule.rule == 'given')}{rule.describe(num_others)}, "
+            f"{counted(len(task.users), 'user')}"
+        )
         if len(task.positives) != len(task.users):
-            protocol += f" with {len(task.positives)} items"
+            protocol += f" with {counted(len(task.positives), 'item')}"
         if num_unknown := int(is_unknown[task.positives].sum()):
             protocol += f" ({num_unknown} of their items unknown to the training data)"
         if others is not None and not self.test.are_others:
-            protocol += f" ({num_others} later users have no earlier interaction and are not tested)"
+            protocol += f" ({counted(num_others, 'later user')} without an earlier interaction, not tested)"
         protocol += f", {self.against}"
         if is_unknown.any():
             share = float(is_unknown[task.negatives[task.negatives >= 0]].mean())
             protocol += f", {100 * share:.2g} % of them unknown to the training data" if share else ""
         if num_short := int((task.negatives < 0).any(1).sum()):
-            protocol += f" ({num_short} users have fewer)"
+            protocol += f" ({counted(num_short, 'user has', 'users have')} fewer)"
         protocol += "; ties count against the held-out item"
         if self.whole is not None:
             protocol += f"; {FULL}: against the whole catalogue without {self._left_out()} items"

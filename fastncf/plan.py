@@ -13,7 +13,7 @@ from fastncf.config import Config, show
 from fastncf.cost import Cost, estimate
 from fastncf.data.facts import DataFacts
 from fastncf.data.split import Split
-from fastncf.errors import ConfigError, InsufficientMemoryError, printable
+from fastncf.errors import ConfigError, InsufficientMemoryError, counted, printable
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
 from fastncf.models.factored import NEEDS_NO_TRAINING
@@ -557,8 +557,9 @@ def _describe(plan: Plan, name_of: Callable[[str], str]) -> Iterator[str]:
     width = 1 + max(len(name_of(name)) for name in _SHOWN_SETTINGS)
     data = plan.data
     yield (
-        f"data: {data.num_interactions:,} training interactions of {data.num_users:,} users with {data.num_items:,} "
-        f"items ({data.num_interactions / data.num_items:.1f} per item{', sparse' if is_sparse(data) else ''})"
+        f"data: {counted(data.num_interactions, 'training interaction')} of {counted(data.num_users, 'user')} with "
+        f"{counted(data.num_items, 'item')} ({data.num_interactions / data.num_items:.1f} per "
+        f"item{', sparse' if is_sparse(data) else ''})"
     )
     for number, (stage, reasons) in enumerate(zip(plan.stages, plan.reasons, strict=True), start=1):
         heading = f"stage {number} of {len(plan.stages)}: {stage.model}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastncf.config import Config
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, counted
 from fastncf.models import names as model_names
 from fastncf.plan import BY_STATES, Plan
 
@@ -119,4 +119,4 @@ def _toml(value: Any) -> str:
 def sizes(plan: Plan) -> str:
     """Return the numbers of rows, users and items of a plan in words."""
     data = plan.data
-    return f"{data.num_rows:,} rows, {data.num_users:,} users, {data.num_items:,} items"
+    return f"{counted(data.num_rows, 'row')}, {counted(data.num_users, 'user')}, {counted(data.num_items, 'item')}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fastncf.cost import growth_bytes, least_bytes, loaded_bytes
 from fastncf.data.split import Split
-from fastncf.errors import InsufficientMemoryError
+from fastncf.errors import InsufficientMemoryError, counted
 from fastncf.evaluation.candidates import require_candidate_memory
 from fastncf.kernels.cpu.compiler_memory import bytes_to_compile, compiler_error
 from fastncf.kernels.cpu.text import find_fields, scan_records
@@ -47,8 +47,9 @@ def require_plan_memory(plan: Plan, split: Split) -> None:
             )
             require_memory(
                 f"{stage.model} with dim={stage.dim}, layers={stage.layers!r:.80} and "
-                f"num_negatives={stage.num_negatives} for {data.num_users:,} users, {data.num_items:,} items and "
-                f"{data.num_interactions:,} interactions",
+                f"num_negatives={stage.num_negatives} for {counted(data.num_users, 'user')}, "
+                f"{counted(data.num_items, 'item')} and "
+                f"{counted(data.num_interactions, 'interaction')}",
                 needed,
                 f"a smaller dim, {'batch_size' if stage.trainer in BY_STATES else 'layers'} or num_negatives",
             )
@@ -82,7 +83,8 @@ def _require_within_limits(plan: Plan) -> None:
         once = f", {format_bytes(compiling)} of them to compile kernels, the first time only" if compiling else ""
         raise InsufficientMemoryError(
             f"{plan.final.model} with dim={plan.final.dim} and num_negatives={plan.final.num_negatives} for "
-            f"{data.num_interactions:,} interactions: is expected to need {format_bytes(needed)} more of memory{once}, "
+            f"{counted(data.num_interactions, 'interaction')}: is expected to need {format_bytes(needed)} more "
+            f"of memory{once}, "
             f"{limit}, and {format_bytes(max(0, limit.left))} of it are left; expected: {limit.with_more(needed)} or "
             f"more, or a smaller dim, num_negatives or num_candidates"
         )

@@ -22,7 +22,7 @@ from fastncf.data.protocols import make_split
 from fastncf.data.split import Split, hold_out_nothing
 from fastncf.data.streamed import read_within_memory
 from fastncf.data.titles import read_titles
-from fastncf.errors import DivergedError
+from fastncf.errors import DivergedError, counted
 from fastncf.mapped import leave_memory
 from fastncf.memory import format_bytes, limited_memory, parse_bytes
 from fastncf.numpy_errors import usual_errors
@@ -360,7 +360,7 @@ def _evaluate(recommender: Recommender, kept: Checkpoint | None) -> None:
             setattr(recommender, name, as_numbers(result.get(name, {})))
         return
     if split.holdout == "none":
-        recommender.protocol = f"not measured: nothing is held out of the {len(split.indices):,} interactions"
+        recommender.protocol = f"not measured: nothing is held out of {counted(len(split.indices), 'interaction')}"
     else:
         recommender.keep(recommender.evaluate())
     if kept is not None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastncf.data.split import Split, hold_out_another
+from fastncf.errors import counted
 from fastncf.evaluation.candidates import CandidateLists, CandidateSpec, held_out_lists
 from fastncf.evaluation.metrics import METRICS
 from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors
@@ -56,7 +57,7 @@ def choose_plan(plans: tuple[Plan, Plan], trials: tuple[Stage, Stage], split: Sp
         ndcgs.append(float(METRICS["ndcg"](ranks, k).mean()))
     better, other = (0, 1) if ndcgs[0] >= ndcgs[1] else (1, 0)
     reason = (
-        f"NDCG@{k} of {len(lists.users):,} held-out items in the whole catalogue: {ndcgs[better]:.4f}; "
+        f"NDCG@{k} of {counted(len(lists.users), 'held-out item')} in the whole catalogue: {ndcgs[better]:.4f}; "
         f"{trials[other].loss}: {ndcgs[other]:.4f}"
     )
     return plans[better].with_reason("loss", reason)
@@ -118,7 +119,7 @@ def choose_l2(plan: Plan, split: Split, order: np.ndarray | None) -> Plan:
         best = l2
     tried = ", ".join(f"{l2:g}" for l2 in candidates if l2 in ndcgs)
     return plan.with_l2(
-        best, f"chosen among {tried} by the NDCG@{evaluation.k} of {len(lists.users):,} items held out for it"
+        best, f"chosen among {tried} by the NDCG@{evaluation.k} of {counted(len(lists.users), 'item')} held out for it"
     )
 
 

@@ -123,7 +123,7 @@ def numbered(tmp_path_factory):
         ("time_format='%d.%m.%Y %H:%M'; drop_missing=True", "--time-format '%d.%m.%Y %H:%M'; --drop-missing"),
         ("name it with time=..., or split='random'", "name it with --time ..., or split='random'"),
         ("k=-1: expected", "--k -1: expected"),
-        ("update: k=(5, 10): expected", "update: --k 5 10: expected"),
+        ("update: k=(5, 10): expected", "update: --k 5,10: expected"),
         ("no column 'a' for time=; ?time=5 and xk=3 and --k=3", "no column 'a' for --time; ?time=5 and xk=3 and --k=3"),
         ("expected time= beside it", "expected --time beside it"),
         ('for sgd with unknown="skip"', "for sgd with --unknown skip"),
@@ -210,10 +210,12 @@ def test_notebook_fills_the_flags_that_were_not_given(capsys, ratings):
 
 
 def test_settings_reach_the_fit(capsys, ratings):
-    flags = ["--layers", "8", "--layers", "4", "--model", "neumf", "--loss", "bpr", "--no-shuffle", "--validation"]
+    flags = ["--layers", "8, 6", "--layers", "4", "--model", "neumf", "--loss", "bpr", "--no-shuffle", "--validation"]
+    flags += ["--k", "5,20,10", "--metrics", "hr,mrr"]
     _, out, _ = run(capsys, "fit", ratings, *FAST, *flags, "--json")
     config = json.loads(out[-1])["config"]
-    assert config["layers"] == [8, 4]
+    assert config["layers"] == [8, 6, 4]
+    assert (config["k"], config["metrics"]) == ([5, 10, 20], ["hr", "mrr"])
     assert (config["model"], config["loss"], config["shuffle"], config["validation"]) == ("neumf", "bpr", False, True)
 
 
@@ -231,6 +233,12 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["fit", "{ratings}", "--learning-rate", "abc"], 2, "--learning-rate 'abc': expected a number"),
         (["fit", "{ratings}", "--layers", "a"], 2, "--layers 'a': expected an integer"),
         (["recommend", "m", "--user", "1", "--k", "ten"], 2, "--k 'ten': expected an integer"),
+        (["recommend", "m", "--user", "1", "--k", "5,10"], 2, "--k '5,10': expected an integer"),
+        (["fit", "{ratings}", "--layers", "16,a"], 2, "--layers 'a': expected an integer, or several separated by co"),
+        (["fit", "{ratings}", "--layers", "16,0"], 2, "--layers 16,0: expected integers of at least 1"),
+        (["evaluate", "m", "--k", "5,,10"], 2, "--k '5,,10': expected an integer, or several separated by commas"),
+        (["fit", "{ratings}", "--k", "5,a"], 2, "--k '5,a': expected an integer, or several separated by commas"),
+        (["fit", "{ratings}", "--holdout", "all"], 2, "--holdout 'all': expected a number or one of none, one"),
         (["fit", "{ratings}", "--dim", "1", "--dim", "2"], 2, "--dim: is given more than once; expected it once"),
         (["fit", "{ratings}", "--empty-layers"], 2, "Unknown option: --empty-layers."),
         (["recommend", "m", "--empty-user"], 2, "Unknown option: --empty-user."),

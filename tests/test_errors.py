@@ -11,6 +11,7 @@ from fastncf.errors import (
     DataNotFoundError,
     DeviceError,
     FastNCFError,
+    counted,
     first_line,
     printable,
 )
@@ -56,3 +57,8 @@ def test_printable_text_is_kept():
 )
 def test_the_first_line_of_an_error_is_never_missing(error, line):
     assert first_line(error) == line
+
+
+def test_a_number_of_things_agrees_with_its_words():
+    assert [counted(number, "user") for number in (0, 1, 2, 1000)] == ["0 users", "1 user", "2 users", "1,000 users"]
+    assert [counted(number, "row lacks", "rows lack") for number in (1, 21)] == ["1 row lacks", "21 rows lack"]

@@ -95,7 +95,7 @@ def test_users_and_items_that_exist_only_later_are_counted_and_join_a_refit(tmp_
     rec = fastncf.fit(frame, model="popularity", before=100)
     assert (rec.data["num_users_later"], rec.data["num_items_unknown"], rec.data["num_test_repeated"]) == (1, 1, 1)
     assert rec.data["num_test_items_unknown"] == 1
-    assert "1 later users have no earlier interaction and are not tested" in rec.protocol
+    assert "1 later user without an earlier interaction, not tested" in rec.protocol
     assert 7 not in rec.users.ids.to_list()
     rec.save(tmp_path / "model")
     loaded = fastncf.load(tmp_path / "model")

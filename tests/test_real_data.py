@@ -34,7 +34,7 @@ def test_popularity_prints_the_published_figures(paper):
         "num_candidates_unknown": 340,
         "num_candidates_seen": 156,
     }
-    assert "given test set, 6040 users (2 of their items unknown to the training data)" in rec.protocol
+    assert "given test set, 6,040 users (2 of their items unknown to the training data)" in rec.protocol
     assert "1 + 99 given candidates, without 156 that their user has seen, 0.057 % of them unknown" in rec.protocol
 
 

@@ -11,7 +11,7 @@ from fastncf import distributed
 from fastncf.checkpoints.fingerprint import differences, libraries
 from fastncf.checkpoints.folder import CheckpointFolder, Contents, SharedFolder, open_folder
 from fastncf.config import show
-from fastncf.errors import ConfigError, DataError
+from fastncf.errors import ConfigError, DataError, counted
 from fastncf.persistence.plain import read_plain
 from fastncf.plan import Plan
 from fastncf.stage import Stage
@@ -81,7 +81,8 @@ class Checkpoint:
         )
         if resumed != former:
             warnings.warn(
-                f"{self._folder.path}: goes on to {resumed.num_epochs} epochs in place of {former.num_epochs}; those "
+                f"{self._folder.path}: goes on to {counted(resumed.num_epochs, 'epoch')} in place of "
+                f"{former.num_epochs}; those "
                 f"that are done had the learning rates of a training of {former.num_epochs}",
                 stacklevel=4,
             )

@@ -4,7 +4,7 @@ import os
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
@@ -34,6 +34,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative_iterable=()),
     config=[
+        lambda *given: _split_at_commas(*given),
         lambda *given: _require_integers(*given),
         lambda *given: _config_file(*given),
         lambda *given: _notebook_recipe(*given),
@@ -93,6 +94,9 @@ Length = Annotated[int, Parameter(name=["--k", "-k"])]
 Lengths = Annotated[list[int] | None, Parameter(name=["--k", "-k"])]
 Flag = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object in place of the text.")]
+_SPLIT = "--k", "--layers", "--metrics"
+"""Options whose values may be separated by commas, which ids of users and items may have in them."""
+
 ConfigFile = Annotated[
     Path,
     Parameter(
@@ -122,11 +126,35 @@ def option_names(tokens: list[str]) -> set[str]:
     return {name for argument in app[tokens[0]].assemble_argument_collection() for name in argument.names}
 
 
+def types_of(hint: Any) -> set[Any]:
+    """Return the types that a type is made of, such as tuple and int for ``tuple[int, ...] | None``."""
+    return {hint, get_origin(hint)}.union(*map(types_of, get_args(hint)))
+
+
+def takes_several(hint: Any) -> bool:
+    """Return whether an option of a type takes several values."""
+    return not types_of(hint).isdisjoint((list, tuple))
+
+
+def _split_at_commas(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Give an option once for each of the values that commas separate, as in ``--layers 64,32``."""
+    for argument in arguments:
+        if argument.name in _SPLIT and takes_several(argument.hint):
+            argument.tokens = [
+                token.evolve(value=value) for token in argument.tokens for value in _separated(token.value)
+            ]
+
+
+def _separated(text: str) -> list[str]:
+    """Return the values that commas separate; a list in brackets, or with an empty value, is one text."""
+    values = [value.strip() for value in text.split(",")]
+    return values if all(values) and not text.startswith("[") else [text]
+
+
 def _require_integers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Raise a ConfigError for a fraction where an integer is expected, which would be rounded otherwise."""
     for argument in arguments:
-        kinds = {kind for hint in (argument.hint, *get_args(argument.hint)) for kind in (hint, *get_args(hint))}
-        for token in argument.tokens if int in kinds else ():
+        for token in argument.tokens if int in types_of(argument.hint) else ():
             if "." in token.value:
                 raise ConfigError(f"{argument.name} {token.value}: expected an integer")
 

@@ -34,13 +34,13 @@ def compare(
     others
         Folders of the other models.
     k
-        Length of the ranking that metrics such as HR@k look at; give it once for each length.
+        Length of the ranking that metrics such as HR@k look at; several are separated by commas.
     num_candidates
         Negatives that a held-out item is ranked against.
     full_ranking
         Also rank against the whole catalogue.
     metrics
-        Metrics, such as recall; give it once for each. Those of the first model's fit where none are given.
+        Metrics, such as recall or hr,recall. Those of the first model's fit where none are given.
     candidate_sampling
         How candidates are drawn: uniformly, or by popularity.
     confidence

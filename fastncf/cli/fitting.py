@@ -25,7 +25,7 @@ from fastncf.cli.app import (
 from fastncf.cli.messages import as_options
 from fastncf.cli.output import metric_lines, print_json, print_lines, require_apart, tell
 from fastncf.config import Config
-from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, printable, short_message
+from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, counted, printable, short_message
 from fastncf.progress import progress_shown
 from fastncf.streams import OutputError, Terminated
 
@@ -251,24 +251,30 @@ def _found(recommender: "Recommender") -> list[str]:
     found, data = recommender.found, recommender.data
     columns = ", ".join(f"{role} = {name}" for role, name in found["columns"].items())
     lines = [
-        f"{found['source']}: {found['format']}; {columns}; {found['rows']:,} rows",
-        f"{data['interactions']:,} interactions of {data['users']:,} users with {data['items']:,} items",
+        f"{found['source']}: {found['format']}; {columns}; {counted(found['rows'], 'row')}",
+        f"{counted(data['interactions'], 'interaction')} of {counted(data['users'], 'user')} with "
+        f"{counted(data['items'], 'item')}",
     ]
     notes = {
-        "num_missing": "rows lack a user, an item or a time and were left out",
-        "num_low_rated": "rows have a lower rating than --min-rating and were left out",
-        "num_duplicates": "repeated (user, item) rows were counted once",
-        "num_users_all_seen": "users have seen every item and were left out",
-        "num_users_too_short": "users with a single interaction are trained on and not tested",
-        "num_items_unknown": "items have no training interaction, so that nothing is learnt about them",
-        "num_test_items_unknown": "held-out items have no training interaction",
-        "num_users_later": "users have interactions only after the point in time; they are not trained on or tested",
-        "num_test_repeated": "later interactions repeat earlier ones and are not tested",
-        "num_users_left_out": "users are left out of the training, to be tested by their histories",
-        "num_candidates_unknown": "given candidates have no training interaction",
-        "num_candidates_seen": "given candidates that their user has seen were left out",
+        "num_missing": ("row lacks", "rows lack", " a user, an item or a time; left out"),
+        "num_low_rated": ("row has", "rows have", " a lower rating than --min-rating; left out"),
+        "num_duplicates": ("repeated (user, item) row was", "repeated (user, item) rows were", " counted once"),
+        "num_users_all_seen": ("user has", "users have", " seen every item; left out"),
+        "num_users_too_short": ("user", "users", " with a single interaction; trained on and not tested"),
+        "num_items_unknown": ("item has", "items have", " no training interaction, so that nothing is learnt about it"),
+        "num_test_items_unknown": ("held-out item has", "held-out items have", " no training interaction"),
+        "num_users_later": (
+            "user has",
+            "users have",
+            " interactions only after the point in time; neither trained on nor tested",
+        ),
+        "num_test_repeated": ("later interaction repeats", "later interactions repeat", " an earlier one; not tested"),
+        "num_users_left_out": ("user is", "users are", " left out of the training, to be tested by the histories"),
+        "num_candidates_unknown": ("given candidate has", "given candidates have", " no training interaction"),
+        "num_candidates_seen": ("given candidate", "given candidates", " seen by the user; left out"),
     }
-    return lines + [f"{data[name]:,} {note}" for name, note in notes.items() if data.get(name)]
+    told = ((data.get(name, 0), *words) for name, words in notes.items())
+    return lines + [counted(number, one, several) + rest for number, one, several, rest in told if number]
 
 
 def _report(recommender: "Recommender") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from fastncf.cli.app import takes_several, types_of
 from fastncf.errors import (
     ConfigError,
     DataError,
@@ -104,11 +105,11 @@ def as_options(message: str, options: Collection[str]) -> str:
 
 
 def _as_argument(value: str) -> str:
-    """Return a value of Python as a shell takes it: text without quotes, and numbers of a tuple by themselves."""
+    """Return a value of Python as a shell takes it: text without quotes, and the values of a tuple with commas."""
     if value[0] in "'\"":
         return shlex.quote(value[1:-1])
     if value[0] in "([":
-        return value[1:-1].rstrip(",").replace(",", "")
+        return value[1:-1].rstrip(",").replace(" ", "")
     return "none" if value == "None" else value
 
 
@@ -141,8 +142,16 @@ _NEEDED = {
 """Required arguments in words, by the names of their parameters."""
 
 
-_KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
-"""Values in words, by the types of options."""
+def _expected(hint: Any) -> str | None:
+    """Return in words which numbers an option of a type takes, and which names beside them; None for names alone."""
+    types = types_of(hint)
+    if types.isdisjoint((int, float)):
+        return None
+    number = "an integer" if int in types else "a number"
+    names = [str(kind) for kind in types if isinstance(kind, str)]
+    if takes_several(hint):
+        return f"{number}, or several separated by commas"
+    return f"{number} or one of {', '.join(sorted(names))}" if names else number
 
 
 def _usage_message(error: CycloptsError) -> str:
@@ -164,8 +173,9 @@ def _usage_message(error: CycloptsError) -> str:
             return f"Unknown option: {option}. {hint}"
         case RepeatArgumentError(token=token):
             return f"{token.keyword}: is given more than once; expected it once"
-        case CoercionError(token=token, argument=argument, target_type=kind) if token and argument and kind in _KINDS:
-            return f"{argument.name} {token.value!r:.80}: expected {_KINDS[kind]}"
+        case CoercionError(token=token, argument=argument) if argument and _expected(argument.hint):
+            value = token.value if token else ",".join(token.value for token in argument.tokens)
+            return f"{argument.name} {value!r:.80}: expected {_expected(argument.hint)}"
         case UnknownCommandError(unused_tokens=[unused, *_]) if unused.startswith("-"):
             return f"{unused}: expected a command before it, one of {', '.join(USAGE)}; see fastncf --help"
         case UnknownCommandError(unused_tokens=[unused, *_]):

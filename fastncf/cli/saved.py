@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastncf.cli.app import Common, Flag, Json, Length, Lengths, OutArgument, PathArgument, as_utf8
 from fastncf.cli.messages import USAGE
 from fastncf.cli.output import metric_lines, print_frame, print_json, print_lines, tell
-from fastncf.errors import ConfigError, printable
+from fastncf.errors import ConfigError, counted, printable
 
 if TYPE_CHECKING:
     from fastncf.data.ids import Vocabulary
@@ -34,13 +34,13 @@ def evaluate(
     model
         Folder that ``fastncf fit --out`` wrote.
     k
-        Length of the ranking that metrics such as HR@k look at; give it once for each length.
+        Length of the ranking that metrics such as HR@k look at; several are separated by commas.
     num_candidates
         Negatives that a held-out item is ranked against.
     full_ranking
         Also rank against the whole catalogue.
     metrics
-        Metrics, such as recall; give it once for each. Those of the fit where none are given.
+        Metrics, such as recall or hr,recall. Those of the fit where none are given.
     candidate_sampling
         How candidates are drawn: uniformly, or by popularity.
     lists
@@ -240,9 +240,10 @@ def info(model: PathArgument, *, plan: Flag = False, json: Json = False, common:
     stage, data = recommender.plan.final, recommender.data
     print_lines(
         f"model:    {stage.model}, dim {stage.dim}, loss {stage.loss}, history {stage.history}, trained by "
-        f"{stage.optimizer} for {_epochs(recommender.plan.num_epochs)}",
-        f"data:     {data.get('interactions', 0):,} interactions of {len(recommender.users):,} users with "
-        f"{len(recommender.items):,} items, from {recommender.found.get('source', 'an unknown source')}",
+        f"{stage.optimizer} for {counted(recommender.plan.num_epochs, 'epoch')}",
+        f"data:     {counted(data.get('interactions', 0), 'interaction')} of "
+        f"{counted(len(recommender.users), 'user')} with "
+        f"{counted(len(recommender.items), 'item')}, from {recommender.found.get('source', 'an unknown source')}",
         *(f"rows:     {account}" for account in [describe_rows(data)] if account),
         f"protocol: {recommender.protocol}",
         *metric_lines(recommender.metrics, recommender.errors, recommender.popularity),
@@ -276,11 +277,6 @@ def _history(text: str) -> Any:
     if os.path.lexists(path) or ("," not in text and (os.sep in text or text.lower().endswith(_ENDS))):
         return path
     return [as_utf8(item.strip()) for item in text.split(",") if item.strip()]
-
-
-def _epochs(number: int) -> str:
-    """Return a number of epochs in words."""
-    return "1 epoch" if number == 1 else f"{number} epochs"
 
 
 def _tell_unknown(vocabulary: "Vocabulary", ids: Any, path: Path, what: str) -> None:

@@ -2,19 +2,24 @@
 
 from collections.abc import Mapping
 
+from fastncf.errors import counted
+
 ROWS = "num_rows"
 """Name of the number of rows that were read."""
 
 USES = {
-    "interactions": "interactions",
-    "num_duplicates": "repeat a pair of user and item",
-    "num_test_repeated": "repeat a training pair and are not tested",
-    "num_missing": "lack a user, an item or a time",
-    "num_low_rated": "have a rating below the given one",
-    "num_of_other_users": "are of users outside the share that was asked for",
-    "num_skipped": "have an item that was unknown to an update",
+    "interactions": ("interaction", "interactions"),
+    "num_duplicates": ("repeats a pair of user and item", "repeat a pair of user and item"),
+    "num_test_repeated": ("repeats a training pair and is not tested", "repeat a training pair and are not tested"),
+    "num_missing": ("lacks a user, an item or a time", "lack a user, an item or a time"),
+    "num_low_rated": ("has a rating below the given one", "have a rating below the given one"),
+    "num_of_other_users": (
+        "is of a user outside the share that was asked for",
+        "are of users outside the share that was asked for",
+    ),
+    "num_skipped": ("has an item that was unknown to an update", "have an item that was unknown to an update"),
 }
-"""Names of the counts in which each row is counted once, and what the messages say of them."""
+"""Names of the counts in which each row is counted once, and what the messages say of one row and of several."""
 
 
 def num_lost(counts: Mapping[str, int]) -> int:
@@ -26,10 +31,10 @@ def describe_rows(counts: Mapping[str, int]) -> str:
     """Return in words what became of the rows that were read; empty for a model of an older version."""
     if ROWS not in counts:
         return ""
-    parts = [f"{counts[name]:,} {words}" for name, words in USES.items() if counts.get(name)]
+    parts = [counted(counts[name], *words) for name, words in USES.items() if counts.get(name)]
     if lost := num_lost(counts):
-        parts.append(f"{lost:,} are not accounted for")
-    return f"{counts[ROWS]:,} rows were read: {', '.join(parts)}"
+        parts.append(counted(lost, "is not accounted for", "are not accounted for"))
+    return f"{counted(counts[ROWS], 'row was', 'rows were')} read: {', '.join(parts)}"
 
 
 def add_counts(counts: Mapping[str, int], new: Mapping[str, int], num_interactions: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from fastncf.data.readers.candidates import read_candidates
 from fastncf.data.readers.item_lists import FORMAT as ITEM_LISTS
 from fastncf.data.readers.options import Reading
 from fastncf.data.readers.table import Table, read_table
-from fastncf.errors import ConfigError, DataError
+from fastncf.errors import ConfigError, DataError, counted
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def draw_test_users(
     rows = np.isin(test.user, kept)
     if not rows.any():
         raise ConfigError(
-            f"user_fraction={fraction}: keeps {len(kept)} of {len(interactions.users)} users and none of "
+            f"user_fraction={fraction}: keeps {len(kept)} of {counted(len(interactions.users), 'user')} and none of "
             f"{test.source}; expected a larger share"
         )
     lists = None if test.candidates is None else test.candidates[rows]

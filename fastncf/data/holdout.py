@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from fastncf.errors import counted
+
 Rule = Literal["latest", "random", "given", "none", "time"]
 """Choice of the held-out interactions, see :class:`Holdout`."""
 
@@ -87,5 +89,5 @@ class Holdout:
             of_whom = f"of the interactions of {whose}"
             what = f"the latest {size} {of_whom}" if self.rule == "latest" else f"{size} {of_whom}, drawn at random,"
         if self.test_users is not None:
-            return f"{num_users_drawn:,} users left out of the training, {what} held out{tie}"
+            return f"{counted(num_users_drawn, 'user')} left out of the training, {what} held out{tie}"
         return f"{'leave-one-out, ' if self.amount == 1 else ''}{what} held out{tie}"

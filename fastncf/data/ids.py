@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fastncf.errors import DataError
+from fastncf.errors import DataError, counted
 from fastncf.kernels.cpu.ids import fill_slots, find_slots, gather_range, mark_present
 from fastncf.threads import run_ranges
 
@@ -45,7 +45,7 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         """Return the number of the ids and their dtype in one line."""
-        return f"Vocabulary({len(self):,} {self.noun} ids, {self.ids.dtype})"
+        return f"Vocabulary({counted(len(self), self.noun + ' id')}, {self.ids.dtype})"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,8 +107,9 @@ class Vocabulary:
         unknown = str(named[int(np.argmin(indices))])
         shown = unknown if re.fullmatch(_INTEGER, unknown) else repr(unknown)
         return (
-            f"{self.noun} {shown:.80} is not in the training data, whose {len(self)} {self.noun} ids "
-            f"run from {self.ids[0]!r:.80} to {self.ids[-1]!r:.80}"
+            f"{self.noun} {shown:.80} is not in the training data, whose "
+            f"{counted(len(self), self.noun + ' id runs', self.noun + ' ids run')} from {self.ids[0]!r:.80} to "
+            f"{self.ids[-1]!r:.80}"
         )
 
     def find(self, named: "NamedIds") -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from fastncf.data.ids import Vocabulary
 from fastncf.data.readers.options import Reading
 from fastncf.data.readers.table import Table, read_table
-from fastncf.errors import ConfigError, DataError
+from fastncf.errors import ConfigError, DataError, counted
 from fastncf.mapped import empty_beside
 
 
@@ -224,6 +224,8 @@ def choose_users(num_users: int, fraction: float, seed_key: int) -> np.ndarray:
     """
     count = int(num_users * fraction)
     if count < 2:
-        raise ConfigError(f"user_fraction={fraction}: keeps {count} of {num_users} users; expected at least two")
+        raise ConfigError(
+            f"user_fraction={fraction}: keeps {count} of {counted(num_users, 'user')}; expected at least two"
+        )
     generator = np.random.Generator(np.random.Philox(key=seed_key))
     return np.sort(generator.choice(num_users, size=count, replace=False))

@@ -27,7 +27,7 @@ from fastncf.data.split import (
     time_order,
 )
 from fastncf.data.weights import PairWeights
-from fastncf.errors import ConfigError, DataError
+from fastncf.errors import ConfigError, DataError, counted
 from fastncf.rng import Stream, key
 
 
@@ -275,7 +275,8 @@ def _leave_users_out(
     count = asked if isinstance(asked, int) else max(1, count_of_share(asked, num_users))
     if num_users - count < 2:
         raise ConfigError(
-            f"test_users={asked}: leaves {max(0, num_users - count)} of {num_users:,} users to train on; expected at "
+            f"test_users={asked}: leaves {max(0, num_users - count)} of {counted(num_users, 'user')} to train "
+            f"on; expected at "
             f"least two"
         )
     generator = np.random.Generator(np.random.Philox(key=key(seed, Stream.TEST_USERS)))

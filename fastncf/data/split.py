@@ -16,7 +16,7 @@ from fastncf.data.holdout import Rule
 from fastncf.data.interactions import Interactions
 from fastncf.data.others import OtherUsers
 from fastncf.data.weights import PairWeights, relative_weights
-from fastncf.errors import DataError
+from fastncf.errors import DataError, counted
 from fastncf.kernels.cpu.csr import (
     OrderSource,
     SeenSource,
@@ -92,7 +92,8 @@ class Split:
     def __repr__(self) -> str:
         """Return the sizes in one line, without the arrays."""
         return (
-            f"Split({self.num_users:,} users, {self.num_items:,} items, {len(self.indices):,} training interactions, "
+            f"Split({counted(self.num_users, 'user')}, {counted(self.num_items, 'item')}, "
+            f"{counted(len(self.indices), 'training interaction')}, "
             f"holdout={self.holdout!r})"
         )
 
@@ -564,7 +565,7 @@ def _refuse_leaks(interactions: Interactions, test: GivenTest, rows: Rows) -> No
     if leaked.size:
         user = interactions.users.ids[int(leaked[0] // num_items)]
         item = interactions.items.ids[int(leaked[0] % num_items)]
-        count = f"{leaked.size:,} pairs are" if leaked.size > 1 else "1 pair is"
+        count = counted(leaked.size, "pair is", "pairs are")
         raise DataError(
             f"{test.source}: {count} also in {interactions.source}, the first is user "
             f"{user!r:.80} with item {item!r:.80}; expected no common pair"
@@ -595,7 +596,8 @@ def _require_known_items(interactions: Interactions, test: GivenTest, split: Spl
     expected = f"expected ids as {interactions.source} has them, such as {example!r:.80}"
     if not known[tests.items].any():
         raise DataError(
-            f"{test.source}: none of its {len(tests.items)} test items has a training interaction; {expected}"
+            f"{test.source}: none of its {counted(len(tests.items), 'test item')} has a training interaction; "
+            f"{expected}"
         )
     if lists is None:
         return

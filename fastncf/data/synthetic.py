@@ -31,7 +31,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from fastncf.data.replaced_file import replaced_file
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, counted
 from fastncf.kernels.cpu.alias import fill_alias_table
 from fastncf.kernels.cpu.synthetic import (
     RatingColumns,
@@ -250,7 +250,7 @@ def _check_size(num_users: int, num_items: int, num_interactions: int, seed: int
     if num_interactions < max(num_users, 2 * num_items):
         raise ConfigError(
             f"num_interactions={num_interactions}: expected at least {max(num_users, 2 * num_items)}, 1 for each of "
-            f"{num_users} users and 2 for each of {num_items} items"
+            f"{counted(num_users, 'user')} and 2 for each of {counted(num_items, 'item')}"
         )
     if 2 * num_interactions > num_users * num_items:
         raise ConfigError(

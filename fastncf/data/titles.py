@@ -15,7 +15,7 @@ from fastncf.data.readers.columns import list_columns
 from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.kinds import FEATHER, PARQUET, TEXT
 from fastncf.data.readers.names import TITLES, has_name_of, normalize_name
-from fastncf.errors import DataError
+from fastncf.errors import DataError, counted
 from fastncf.processes import require_polars_threads
 
 _TITLES = (
@@ -70,7 +70,8 @@ def read_titles(source: Any, items: Vocabulary) -> pl.Series:
         _refuse_second_titles(frame, ids, rows.name)
     if not titled.height:
         raise DataError(
-            f"{rows.name.source}: has a title for none of the {len(items):,} items, such as {items.ids[0]!r:.80}; "
+            f"{rows.name.source}: has a title for none of the {counted(len(items), 'item')}, such as "
+            f"{items.ids[0]!r:.80}; "
             f"expected {_EXPECTED}"
         )
     every = pl.DataFrame({"index": range(len(items))}, schema={"index": pl.Int32})
@@ -150,7 +151,7 @@ def _of_text(content: bytes, source: str) -> _Rows:
     body = lines[has_header:]
     for number, fields in body:
         if len(fields) <= max(item, title):
-            raise DataError(f"{source}: line {number} has {len(fields)} fields; expected {_EXPECTED}")
+            raise DataError(f"{source}: line {number} has {counted(len(fields), 'field')}; expected {_EXPECTED}")
     name = ColumnName(source, first[item] if has_header else "column_1", lambda row: f"line {body[row][0]}")
     ids, titles = (pl.Series([fields[n] for _, fields in body], dtype=pl.String) for n in (item, title))
     return _Rows(ids, titles, name)

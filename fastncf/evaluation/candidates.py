@@ -6,7 +6,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from fastncf.data.split import Split
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, counted
 from fastncf.memory import require_memory
 from fastncf.rng import Stream, key
 from fastncf.sampling.distributions import alias_table
@@ -110,7 +110,7 @@ def require_candidate_memory(num_lists: int, num_candidates: int) -> None:
     Raises:
         InsufficientMemoryError: they do not.
     """
-    what = f"num_candidates={num_candidates:,} for {num_lists:,} held-out items"
+    what = f"num_candidates={num_candidates:,} for {counted(num_lists, 'held-out item')}"
     require_memory(what, num_lists * num_candidates * np.dtype(np.int32).itemsize, "a smaller num_candidates")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -253,8 +253,9 @@ def measure(lists: RankLists, k: int | Sequence[int], names: Sequence[str] | Non
                 values[label(name, cutoff)] = found = _values(METRICS[name], lists, places, cutoff)
                 if not np.isfinite(found).all():
                     raise ConfigError(
-                        f"metrics: {name:.80} is not finite for {int((~np.isfinite(found)).sum()):,} of {len(found):,} "
-                        f"lists; expected a function whose values are numbers for every rank from 0 to {MISS}"
+                        f"metrics: {name:.80} is not finite for {int((~np.isfinite(found)).sum()):,} of "
+                        f"{counted(len(found), 'list')}; expected a function whose values are numbers for every "
+                        f"rank from 0 to {MISS}"
                     )
     return MetricTable(values)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastncf.data.csr import Rows
-from fastncf.errors import DataError
+from fastncf.errors import DataError, counted
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import MISS, RankLists
 from fastncf.evaluation.ranking import catalogue_ranks_by_factors, ranks_by_factors
@@ -198,7 +198,8 @@ def _scored(score: Scorer, user_ids: np.ndarray, item_ids: np.ndarray) -> np.nda
     found = np.asarray(score(user_ids, item_ids))
     if found.shape != user_ids.shape or found.dtype.kind not in "fiub":
         raise DataError(
-            f"score: returned {found.dtype} values of shape {found.shape} for {len(user_ids):,} pairs; expected a "
+            f"score: returned {found.dtype} values of shape {found.shape} for {counted(len(user_ids), 'pair')}; "
+            f"expected a "
             f"number for each pair"
         )
     return found

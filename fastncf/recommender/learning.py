@@ -10,7 +10,7 @@ from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import require_count
 from fastncf.data.accounts import add_counts
 from fastncf.data.updates import join_others
-from fastncf.errors import ConfigError, DataError, DivergedError
+from fastncf.errors import ConfigError, DataError, DivergedError, counted
 from fastncf.models.factored import has_vectors
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.progress import progress_shown
@@ -77,8 +77,8 @@ class Learning(FittedModel):
         self.trained, self.encoder, self.users, self.items, self.split, self.order, self.pretrained = known
         self._factor_items = None
         self.plan = self.plan.with_everything(self.split)
-        how = f"and all trained on for {epochs} epoch{'s' * (epochs > 1)}" if epochs else "without training"
-        self.protocol += f"; afterwards {len(rows.item):,} interactions were added {how}"
+        how = f"and all trained on for {counted(epochs, 'epoch')}" if epochs else "without training"
+        self.protocol += f"; afterwards {counted(len(rows.item), 'interaction was', 'interactions were')} added {how}"
         last = self.training_log[-1]["epoch"] if self.training_log else 0
         self.training_log = self.training_log + [entry | {"epoch": entry["epoch"] + last} for entry in log]
         self.data = self.data | {

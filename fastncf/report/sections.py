@@ -12,7 +12,7 @@ import polars as pl
 from fastncf.data.ids import Vocabulary
 from fastncf.data.split import Split
 from fastncf.data.titles import read_titles
-from fastncf.errors import printable
+from fastncf.errors import counted, printable
 from fastncf.evaluation.lists import ItemLists, measure_lists
 from fastncf.evaluation.task import rank_by_popularity
 from fastncf.kernels.cpu.encoder import HistoryEncoder
@@ -176,8 +176,9 @@ class Sections:
             label = f"{name.upper()}@k"
             figures += _section(f"{name.upper()} over k", self._chart(name, label, charts.curves(by_series, label)))
         return (
-            f'<div class="grid">{figures}</div><p class="soft">{len(task.positives):,} held-out items, each among '
-            f"{length:,}. Bars are 95 % confidence intervals of the means. Most popular: the items of a list in the "
+            f'<div class="grid">{figures}</div><p class="soft">'
+            f"{counted(len(task.positives), 'held-out item')}, each among {length:,}. Bars are 95 % confidence "
+            f"intervals of the means. Most popular: the items of a list in the "
             f"order of their training interactions.</p>"
         )
 
@@ -232,7 +233,8 @@ class Sections:
         tenth = float(np.interp(10, x, 100 * shares[self.model]))
         return _section(
             "Popularity and coverage",
-            f"<p>The first {_K} recommendations for {len(users):,} users{drawn} hold {distinct:,} different items: "
+            f"<p>The first {_K} recommendations for {counted(len(users), 'user')}{drawn} hold "
+            f"{counted(distinct, 'different item')}: "
             f"{100 * distinct / num_items:.1f} % of the {num_items:,} of the catalogue. The most popular tenth of the "
             f"items gets {tenth:.0f} % of these recommendations. A curve that rises early favours popular items. "
             f"Training: the interactions that the model was trained on. {self._inequality(users, items)}</p>"
@@ -264,7 +266,7 @@ class Sections:
         names = [self._names[item] for item in shown]
         ids = [printable(self._ids[item]) for item in shown]
         chart = charts.item_map(measure.project(self._vectors)[shown], names, ids, self._counts[shown])
-        which = f"all {len(shown):,} items"
+        which = f"all {counted(len(shown), 'item')}"
         if len(shown) < len(self._ids):
             which = f"the {len(shown):,} items with the most interactions, of {len(self._ids):,}"
         return _section(
@@ -281,7 +283,8 @@ class Sections:
         if found:
             columns = ", ".join(f"{role} = {name}" for role, name in found["columns"].items())
             source = (
-                f"<p>{text(found['source'])}: {text(found['format'])}; {text(columns)}; {found['rows']:,} rows.</p>"
+                f"<p>{text(found['source'])}: {text(found['format'])}; {text(columns)}; "
+                f"{counted(found['rows'], 'row')}.</p>"
             )
         lines = "\n".join(map(text, str(self._recommender.plan).split("\n")))
         return _section(

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fastncf.errors import DataError
+from fastncf.errors import DataError, counted
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.kernels.cpu.negatives import (
     ATTEMPTS,
@@ -202,7 +202,8 @@ def sample_candidates(
     degrees = np.diff(indptr)[users]
     if (full := np.flatnonzero(degrees == num_items)).size:
         raise DataError(
-            f"user {int(users[full[0]])} has seen all {num_items} items: expected an unseen item to draw as a candidate"
+            f"user {int(users[full[0]])} has seen all of {counted(num_items, 'item')}: expected an unseen item "
+            f"to draw as a candidate"
         )
     out = np.full((len(users), num_candidates), -1, dtype=np.int32)
     seen_items, kernel_key = SeenItems(indptr, indices, num_items), np.uint64(seed_key)
@@ -230,7 +231,8 @@ def require_unseen_items(indptr: np.ndarray, num_items: int) -> None:
     degrees = np.diff(indptr)
     if len(degrees) and degrees.max() >= num_items:
         raise DataError(
-            f"user {int(degrees.argmax())} has seen all {num_items} items: expected at most {num_items - 1}, so that "
+            f"user {int(degrees.argmax())} has seen all of {counted(num_items, 'item')}: expected at most "
+            f"{num_items - 1}, so that "
             f"an item is left to draw as a negative"
         )
     if num_items > MAX_ITEMS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from fastncf.config import Config
-from fastncf.errors import DataError, FastNCFError
+from fastncf.errors import DataError, FastNCFError, counted
 from fastncf.files import replaced
 from fastncf.plan_file import to_toml
 from fastncf.search.space import Space
@@ -68,7 +68,7 @@ class Tuned:
         """Return the best settings and what they are worth, in a few lines."""
         states = self.trials["state"].to_list()
         counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed"))
-        lines = [f"{len(states)} trial{'s' * (len(states) != 1)}: {counts}"]
+        lines = [f"{counted(len(states), 'trial')}: {counts}"]
         if self.ndcg is None:
             lines.append("no trial has ended within the budget; expected more minutes")
         else:

@@ -10,7 +10,7 @@ import polars as pl
 from fastncf.data.ids import NamedIds, Vocabulary, named_ids
 from fastncf.data.readers.id_columns import read_frame
 from fastncf.data.split import Split
-from fastncf.errors import DataError, UnusedSettingWarning, printable
+from fastncf.errors import DataError, UnusedSettingWarning, counted, printable
 from fastncf.kernels.cpu.topk import LeftOut
 from fastncf.serving.users import AskedUsers
 
@@ -99,7 +99,8 @@ def make_filters(
         is_open = _mask(vocabulary, _columns(items, "items", ("item",))["item"])
         if not is_open.any():
             raise DataError(
-                f"items: none of them is in the training data, whose {len(vocabulary)} item ids run from "
+                f"items: none of them is in the training data, whose "
+                f"{counted(len(vocabulary), 'item id runs', 'item ids run')} from "
                 f"{vocabulary.ids[0]!r:.80} to {vocabulary.ids[-1]!r:.80}; expected at least one of those"
             )
     if exclude is not None:

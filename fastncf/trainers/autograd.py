@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastncf.data.split import Split
 from fastncf.device import OUT_OF_MEMORY_HINT, deterministic, device_guard, seeded
-from fastncf.errors import DeviceError, first_line
+from fastncf.errors import DeviceError, counted, first_line
 from fastncf.memory import import_aside
 from fastncf.models.layers import l2_embeddings
 from fastncf.models.losses import LOSSES
@@ -261,7 +261,7 @@ class AutogradTrainer(Trainer):
             if self.microbatch_size == 1 or (self._stream is not None and torch.cuda.is_current_stream_capturing()):
                 raise DeviceError(
                     f"{self.device} has no memory left for a step of {type(self.model).__name__} over "
-                    f"{self.microbatch_size:,} interactions; {OUT_OF_MEMORY_HINT}"
+                    f"{counted(self.microbatch_size, 'interaction')}; {OUT_OF_MEMORY_HINT}"
                 )
             self._set_microbatch_size(-(-self.microbatch_size // 2))
             torch.cuda.empty_cache()  # blocks of the larger microbatch are of no use to the smaller ones

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastncf import distributed
+from fastncf.errors import counted
 from fastncf.evaluation.candidates import CandidateLists
 from fastncf.evaluation.metrics import named_metrics
 from fastncf.evaluation.ranking import validation_means
@@ -383,7 +384,8 @@ class _Epochs:
     def place(self) -> str:
         """Return in words how much is trained."""
         done = self._reporter.next_epoch - 1
-        return f"{done} of {self._reporter.num_epochs} epochs are done" + ", and a part of the next" * self._is_within
+        of_all = counted(self._reporter.num_epochs, "epoch is", "epochs are")
+        return f"{done} of {of_all} done" + ", and a part of the next" * self._is_within
 
     def snapshot(self) -> Snapshot:
         """Return everything that the rest of the epochs depends on."""

@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from fastncf.data.split import Split
 from fastncf.device import seeded
-from fastncf.errors import ConfigError, FastNCFError
+from fastncf.errors import ConfigError, FastNCFError, counted
 from fastncf.models.scorers import score_lists
 from fastncf.models.state import savable_state
 from fastncf.sampling.loader import Batch
@@ -66,8 +66,8 @@ def require_trainable(module: nn.Module, stage: Stage, split: Split) -> None:
                 ("user", (last[0], 0), split.num_users),
                 ("item", (0, last[1]), split.num_items),
             ):
-                situation = f"for the last of {count:,} {noun}s, index {count - 1}, "
-                _score(module, pair, device, situation, f"embeddings with {count:,} rows, one for each {noun}")
+                situation = f"for the last of {counted(count, noun)}, index {count - 1}, "
+                _score(module, pair, device, situation, f"embeddings with {counted(count, 'row')}, one for each {noun}")
         module.train()
         users, items = (torch.tensor([0, one], dtype=torch.int32, device=device) for one in last)
         _require_gradients(module, Batch(users, items, items.flip(0).unsqueeze(1)), stage)
@@ -82,7 +82,9 @@ def _require_rows(module: nn.Module, split: Split) -> None:
             if isinstance(layer, nn.Embedding) and noun in name
         ]
         if rows and max(rows) < count:
-            _refuse(module, f"its {noun} embedding has {max(rows):,} rows; expected {count:,}, one for each {noun}")
+            _refuse(
+                module, f"its {noun} embedding has {counted(max(rows), 'row')}; expected {count:,}, one for each {noun}"
+            )
 
 
 def _score(module: nn.Module, pair: tuple[int, int], device: torch.device, situation: str, expected: str) -> None:

@@ -13,7 +13,7 @@ import polars as pl
 from fastncf.data.readers.dates import DateFormat, is_date, is_time_of_day, looks_like_time
 from fastncf.data.readers.names import CLOCKS, DATES, columns_named, normalize_name
 from fastncf.data.readers.options import ReadOptions
-from fastncf.errors import DataError
+from fastncf.errors import DataError, counted
 
 NUMBER = re.compile(r"[ \t]*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 """Text that polars reads as a number: with blanks before it, without any behind it."""
@@ -152,7 +152,8 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
     names = options.names_among(columns)
     if len(columns) > 4 and not {"user", "item"} <= names.keys():
         raise DataError(
-            f"{source}: has {len(columns)} columns and no header ({rows[0]!r:.80}); expected user, item, rating, "
+            f"{source}: has {counted(len(columns), 'column')} and no header ({rows[0]!r:.80}); expected user, "
+            f"item, rating, "
             f"time in this order, or "
             + options.hint(
                 "names for them, such as user='column_1', item='column_3', time='column_2'", "a header that names them"
@@ -168,7 +169,8 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
     if chosen["time"] is None and options.needs_time:
         if len(columns) < 3:
             raise DataError(
-                f"{source}: has no header and {len(columns)} columns ({rows[0]!r:.80}), of which none is the time; "
+                f"{source}: has no header and {counted(len(columns), 'column')} ({rows[0]!r:.80}), of which "
+                f"none is the time; "
                 f"choose split='random' to hold out any interaction, or rows_in_order=True where each user's rows are "
                 f"in the order of time"
             )

@@ -20,7 +20,7 @@ from fastncf.data.readers.ratings import EXPECTED_RATINGS, EXPECTED_WEIGHTS
 from fastncf.data.readers.raw_text import RawText
 from fastncf.data.readers.records import ColumnScan, Fault, Scan, read_head, scan
 from fastncf.data.readers.room import require_room_for_text
-from fastncf.errors import DataError, first_line
+from fastncf.errors import DataError, counted, first_line
 from fastncf.kernels.cpu.text import WRONG_NUMBER, TextFormat
 
 _IDS = ("user", "item")
@@ -155,7 +155,9 @@ def _explain(text: RawText, layout: TextLayout, fault: Fault) -> DataError:
     expected = f"expected {len(layout.columns)} ({', '.join(layout.columns):.200})"
     if layout.form.trailing:
         expected += " and a separator behind them, as in other rows"
-    return DataError(f"{text.source}: line {text.line_at(fault.start)} has {fault.num_fields} fields; {expected}")
+    return DataError(
+        f"{text.source}: line {text.line_at(fault.start)} has {counted(fault.num_fields, 'field')}; {expected}"
+    )
 
 
 def _refuse_empty(text: RawText, layout: TextLayout, by_role: dict[str, ColumnScan]) -> None:
@@ -240,7 +242,8 @@ def _read_columns(
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     if frame.height != found.num_records or any(column.has_nulls() for column in frame):
         raise DataError(
-            f"{found.places.text.source}: has {found.num_records} rows, of which polars reads {frame.height}; "
+            f"{found.places.text.source}: has {counted(found.num_records, 'row')}, of which polars reads "
+            f"{frame.height}; "
             f"expected {EXPECTED_SOURCES}"
         )
     return frame.to_dict()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastncf.errors import counted
 from fastncf.kernels.cpu.compiling import njit
 
 LONGEST = 2**31 - 1
@@ -53,7 +54,7 @@ class HistoryEncoder(NamedTuple):
     def __repr__(self) -> str:
         """Return the sizes in one line, without the arrays."""
         num_features, dim = self.gains.shape
-        return f"HistoryEncoder({len(self.vectors):,} items, {num_features} features, dim {dim})"
+        return f"HistoryEncoder({counted(len(self.vectors), 'item')}, {counted(num_features, 'feature')}, dim {dim})"
 
 
 @njit(nogil=True, cache=True)

@@ -14,6 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastncf.errors import counted
 from fastncf.kernels.cpu.alias import AliasTable
 from fastncf.kernels.cpu.compiling import njit
 from fastncf.kernels.cpu.losses import LossBuffers, add_loss_sums, loss_gradients
@@ -52,7 +53,7 @@ class Factors(NamedTuple):
     def __repr__(self) -> str:
         """Return the sizes in one line, without the arrays."""
         (num_users, dim), num_items = self.user_vectors.shape, len(self.item_vectors)
-        return f"Factors({num_users:,} users, {num_items:,} items, dim {dim})"
+        return f"Factors({counted(num_users, 'user')}, {counted(num_items, 'item')}, dim {dim})"
 
 
 def pad_to_lanes(factors: Factors) -> Factors:
