@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fit", type=float, default=1200, help="the same for the training of its final fit")
     parser.add_argument(
         "--answers", type=float, default=600, help="the same for imports, preparation, lists and scores"
+    )
+    parser.add_argument(
+        "--settings-of", metavar="NAME", help="take the settings that the trials on another data set have chosen"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of each system")
     parser.add_argument("--again", action="store_true", help="measure also what the results have")
@@ -99,12 +102,17 @@ def main() -> None:
         for key in options.systems:
             if key in data["results"] and not options.again:
                 continue
-            start = time.perf_counter()
+            start, system = time.perf_counter(), SYSTEMS[key]
+            if options.settings_of:
+                settings = found["data"][options.settings_of]["results"][key]["settings"]
+                system = replace(system, trials=(settings,))
             python = interpreter(key, options.environments, limits, found["systems"])
             if python is None:
                 continue
-            result = measure(SYSTEMS[key], python, asked, options.environments / "jobs" / name / key, limits)
+            result = measure(system, python, asked, options.environments / "jobs" / name / key, limits)
             result |= {"limits": asdict(limits), "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0]}
+            if options.settings_of:
+                result["settings_of"] = options.settings_of
             data["results"][key] = result
             found |= machine()
             options.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -44,13 +44,18 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _limits(data: dict[str, Any]) -> str:
-    """Return the limits of the fits of a data set in words."""
-    kinds = sorted({tuple(result["limits"].values()) for result in data["results"].values()})
-    return "; ".join(
-        f"limits in seconds of processor time: {tuning:g} for all trials of a system, {fit:g} for the training of the "
-        f"final fit, {answers:g} for the rest, {threads} thread{'s' * (threads > 1)}"
-        for tuning, fit, answers, threads in kinds
-    )
+    """Return the limits of the fits of a data set in words: those of most systems first, then those of the others."""
+    kinds: dict[tuple[float, ...], list[str]] = {}
+    for key, result in data["results"].items():
+        kinds.setdefault(tuple(result["limits"].values()), []).append(SYSTEMS[key].label)
+    told = [
+        f"{tuning:g} for all trials of a system, {fit:g} for the training of the final fit, {answers:g} for the rest, "
+        f"{threads:g} thread{'s' * (threads > 1)}"
+        for tuning, fit, answers, threads in sorted(kinds, key=lambda kind: -len(kinds[kind]))
+    ]
+    labels = sorted(kinds.values(), key=len, reverse=True)
+    others = "".join(f"; for {', '.join(those)}: {words}" for those, words in zip(labels[1:], told[1:], strict=True))
+    return f"limits in seconds of processor time: {told[0]}{others}"
 
 
 def _ordered(results: dict[str, Any]) -> list[str]:
@@ -61,6 +66,8 @@ def _ordered(results: dict[str, Any]) -> list[str]:
 def _row(found: dict[str, Any], key: str, result: dict[str, Any]) -> str:
     """Return the row of a system."""
     label, tried = SYSTEMS[key].label, f"{len(result['trials'])} of {result['num_trials']}"
+    if "settings_of" in result:
+        tried = f"those of {result['settings_of']}"
     size = f"{found['systems'][key]['bytes'] / 1e6:,.0f} MB"
     if "failed" in result:
         return f"| {label} | {result['failed']} | | | | | | | {result['load']:.1f} | | {size} | {tried} | |"

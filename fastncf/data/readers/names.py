@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 _TYPE = re.compile(r"(?<=.):(token|float|token_seq|float_seq)$")
 
+_SEQUENCE = re.compile(r".:(token|float)_seq$")
+
 
 def normalize_name(name: str) -> str:
     """Return a column name in lower case, without accents, punctuation and the ':type' that RecBole appends."""
@@ -240,9 +242,10 @@ def columns_named(role: str, columns: Sequence[str]) -> list[str]:
     """Return the columns that have a name of a role; those with a name of the second choice where there is no other.
 
     There is no second choice beside a column that is called ``id``, which may be a better one, unless it is that of an
-    order.
+    order. A column of sequences, as RecBole names their type, has no role: see
+    :mod:`fastncf.data.readers.sequence_columns`.
     """
-    named = {column: normalize_name(column) for column in columns}
+    named = {column: normalize_name(column) for column in columns if not _SEQUENCE.search(column)}
     may_be_id = "id" in named.values() and not any(map(_OF_LINES.fullmatch, named.values()))
     for patterns in (NAMES,) if may_be_id else (NAMES, _LATER_NAMES, _LAST_NAMES):
         if role in patterns and (found := [column for column in named if patterns[role].fullmatch(named[column])]):

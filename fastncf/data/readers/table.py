@@ -25,6 +25,7 @@ from fastncf.data.readers.points import first_from
 from fastncf.data.readers.ratings import check_weights, has_at_least
 from fastncf.data.readers.room import require_room
 from fastncf.data.readers.scans import collect, refuse_offset
+from fastncf.data.readers.sequence_columns import has_sequences, read_sequences
 from fastncf.data.readers.several import PartFile, join_parts, list_files
 from fastncf.data.readers.text import read_text
 from fastncf.data.readers.times import TimeColumns, check_likely_times, check_times, combine_times
@@ -137,6 +138,8 @@ def _read_file(file: PartFile, options: ReadOptions) -> tuple[pl.DataFrame, Orig
     require_room(source, content)
     if kind == JSON_LINES:
         text = read_json_lines(source, content, options)
+    elif has_sequences(content, options):
+        text = read_sequences(source, content, options)
     else:
         text = (read_item_lists if is_item_lists(content, options) else read_text)(source, content, options)
     locate = lambda row: f"line {text.find_line(row)}"  # noqa: E731
