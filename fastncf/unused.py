@@ -56,10 +56,6 @@ CONTRADICTIONS = (
         "candidates: expected test= beside it; candidates are the negatives of its rows",
     ),
     Contradiction(
-        lambda config, inputs: inputs.test is not None and config.validation,
-        "validation=True: holds out one more item per user, and test= gives the held-out items; expected one of them",
-    ),
-    Contradiction(
         lambda config, inputs: config.holdout == "none" and inputs.test is not None,
         "holdout=None: holds nothing out, and test= gives what is held out; expected one of them",
     ),

@@ -46,7 +46,8 @@ def make_split(
         interactions: the data, with times where the rule needs them.
         holdout: the rule.
         given: the test set, for the rule ``given`` alone.
-        validation: hold out one more item of each user, the latest (or a random one) of what is trained on.
+        validation: hold out one more item of each user, the latest of what is trained on; a random one for the rule
+            ``random``, and beside a given test set where the training interactions have no times.
         seed: determines the draws.
         needs_test: whether it is an error that no test item can be held out.
 
@@ -99,7 +100,8 @@ def _hold_out(
 ) -> tuple[Interactions, Split]:
     """Return what :func:`make_split` does, without weights."""
     if given is not None:
-        return interactions, given_test(interactions, given)
+        split = given_test(interactions, given)
+        return interactions, _with_validation(interactions, split, seed) if validation else split
     if holdout.rule == "time":
         return _split_at(interactions, holdout, validation=validation)
     is_random = holdout.rule == "random" or (not needs_test and interactions.time is None)
@@ -109,6 +111,29 @@ def _hold_out(
         return interactions, _hold_out_several(interactions, holdout, validation=validation, seed=seed)
     split = leave_one_out(interactions, validation=validation, random=is_random, seed=seed, needs_test=needs_test)
     return interactions, split
+
+
+def _with_validation(interactions: Interactions, split: Split, seed: int) -> Split:
+    """Return a split that holds out one of the training items of each user who has two, for validation.
+
+    Raises:
+        DataError: no user has two.
+    """
+    if interactions.time is None:
+        interactions = replace(interactions, time=random_times(interactions, seed))
+    users = np.flatnonzero(np.diff(split.indptr) >= 2).astype(np.int32)
+    if not users.size:
+        raise DataError(
+            f"{interactions.source}: no user has two training items, of which validation=True holds one out beside "
+            f"test=; expected some, or validation=False"
+        )
+    last = split.indptr[1:][users] - 1
+    places = split.indptr[users] + time_order(interactions, split, users)[last]
+    validation_item = np.full(split.num_users, -1, dtype=np.int32)
+    validation_item[users] = split.indices[places]
+    indptr = split.indptr.copy()
+    indptr[1:] -= np.cumsum(validation_item >= 0)
+    return replace(split, indptr=indptr, indices=np.delete(split.indices, places), validation_item=validation_item)
 
 
 def _hold_out_several(interactions: Interactions, holdout: Holdout, *, validation: bool, seed: int) -> Split:
