@@ -476,6 +476,10 @@ def require_known(names: Iterable[str], *others: str) -> None:
     """
     known = tuple(Config.__dataclass_fields__)
     for name in names:
+        if name in others:
+            raise ConfigError(
+                f"unknown setting: {name}; fit takes an argument of this name, and this function does not"
+            )
         if name not in known:
             nearest = nearest_name(str(name), (*known, *others))
             expected = f"did you mean {nearest}?" if nearest else f"expected one of {', '.join(known)}"

@@ -224,7 +224,7 @@ UNUSED = (
     ),
     Unused(
         ("time", "time_format", "dayfirst", "ties"),
-        lambda fit: fit.inputs.test is not None and not fit.likely.uses_order,
+        lambda fit: fit.inputs.test is not None and not fit.config.validation and not fit.likely.uses_order,
         "test= gives the held-out items, and the model does not depend on times",
     ),
 )

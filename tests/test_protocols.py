@@ -370,3 +370,27 @@ def test_errors_are_those_of_means_over_users():
     values = rec.evaluate().tables[""].values["ndcg@10"]
     assert rec.errors["ndcg@10"] == pytest.approx(values.std(ddof=1) / math.sqrt(len(values)))
     assert rec.popularity == rec.metrics
+
+
+@pytest.mark.parametrize("has_times", [True, False])
+@pytest.mark.parametrize("holdout", ["one", 3])
+def test_validation_beside_a_given_test_set_holds_out_a_training_item(holdout, has_times):
+    train, test = last_items(ROWS, 1 if holdout == "one" else holdout, "first")
+    rows = [(user, item, place) for user, items in train.items() for place, item in enumerate(items)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").sample(fraction=1, shuffle=True, seed=1)
+    given = pl.DataFrame([(u, i) for u, items in test.items() for i in items], schema=["user", "item"], orient="row")
+    frame = frame if has_times else frame.drop("time")
+    rec = fastncf.fit(frame, test=given, validation=True, patience=2, epochs=2, dim=4, history="none")
+    split, users = rec.split, rec.users.ids.to_list()
+    for number, user in enumerate(users):
+        trained = rec.items.decode(split.indices[slice(*split.indptr[number : number + 2])]).to_list()
+        held_out = rec.items.decode(split.validations().items[slice(*split.validations().indptr[number : number + 2])])
+        expected = [train[user][-1]] if len(train[user]) > 1 else []
+        assert (held_out.to_list() == expected) if has_times else (len(held_out) == len(expected))
+        assert sorted([*trained, *held_out]) == sorted(train[user])
+    assert {"ndcg@10", "hr@10"} <= rec.training_log[0].keys()
+    assert rec.evaluate(full_ranking=True).protocol.endswith("without training and validation items")
+    assert len(rec.refit().split.indices) == len(rows) + given.height
+    alone = frame.unique("user", keep="any")
+    with pytest.raises(DataError, match="no user has two training items, of which validation=True holds one out"):
+        fastncf.fit(alone, test=given.join(alone, on=["user", "item"], how="anti"), validation=True)

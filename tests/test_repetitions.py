@@ -70,6 +70,7 @@ def test_seeds_may_be_named():
         ({"model": nn.Linear(1, 1)}, "repeat: model=Linear.* a module is trained in place"),
         ({"holdout": None}, "repeat: holdout=None measures nothing"),
         ({"epoch": 2}, "unknown setting: epoch; did you mean epochs"),
+        ({"checkpoint": "c"}, "unknown setting: checkpoint; fit takes an argument of this name, and this function"),
     ],
 )
 def test_mistakes_are_one_sentence(given, message):
