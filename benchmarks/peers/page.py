@@ -100,7 +100,8 @@ def _verdict(results: dict[str, Any]) -> Iterator[str]:
             for key in _ordered(measured)
             if SYSTEMS[key].environment is not None and sign * value(measured[key]) > sign * value(ours)
         ]
-        yield f"- Better than fastncf's default in {what}: {', '.join(better) or 'none of the peers measured'}."
+        names = ", ".join(better) or "none of the peers measured"
+        yield f"- Better than fastncf's default in {what}, within these limits: {names}."
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
