@@ -1,8 +1,8 @@
 """The systems of the comparison: where each comes from, and the settings that are tried for it.
 
 The first settings of a system are its library's defaults. RecTools' SASRec begins with smaller ones, as its paper has
-them, and ends with the defaults, which are made for GPUs. All are tried on validation items, in their order, for as long
-as the budget lasts.
+them, and ends with the defaults, which are made for GPUs. All are tried on validation items, in their order, for as
+long as the budget lasts.
 """
 
 from dataclasses import dataclass, field
