@@ -153,8 +153,7 @@ class Comparison:
         return (
             f"{counted(self.num_users, 'user')}; {self.protocol}\n"
             f"means ± standard errors over users; intervals by {counted(self.samples, 'draw')} of the bootstrap "
-            f"over users, "
-            f"p-values by as many flips of signs, corrected by Holm's method; seed {self.seed}"
+            f"over users, p-values by as many flips of signs, corrected by Holm's method; seed {self.seed}"
         )
 
 
@@ -375,7 +374,7 @@ def _ranks(
         ranks = rank_task(model.trained_for(questions), task)
     else:
         try:
-            ranks = rank_by_scores(_scorer(model, users, items), task)
+            ranks = rank_by_scores(_scorer(model, name, users, items), task)
         except FastNCFError as error:
             raise DataError(f"{name:.80}: {error}") from None
     if len(ranks.ranks) and (ranks.ranks == MISS).all():
@@ -383,12 +382,24 @@ def _ranks(
     return ranks
 
 
-def _scorer(model: Any, users: Vocabulary, items: Vocabulary) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return a function that scores pairs of indices by an object that scores pairs of raw ids."""
+def _scorer(
+    model: Any, name: str, users: Vocabulary, items: Vocabulary
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return a function that scores pairs of indices by an object that scores pairs of raw ids.
+
+    What the object raises goes on, with a note on which model it was and what it was asked for.
+    """
     raw_users, raw_items = users.ids.to_numpy(), items.ids.to_numpy()
 
     def score(user_ids: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
-        found = model.score(raw_users[user_ids], raw_items[item_ids])
+        try:
+            found = model.score(raw_users[user_ids], raw_items[item_ids])
+        except Exception as error:
+            error.add_note(
+                f"compare: the score of {printable(name):.80} was called with two arrays of raw ids, the users and the "
+                f"items of {counted(len(user_ids), 'pair')}; expected an array of their scores"
+            )
+            raise
         column = found["score"] if "score" in getattr(found, "columns", ()) else found
         if hasattr(column, "detach"):  # a torch tensor, perhaps on a device and with a gradient
             column = column.detach().cpu()

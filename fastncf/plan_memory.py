@@ -48,8 +48,7 @@ def require_plan_memory(plan: Plan, split: Split) -> None:
             require_memory(
                 f"{stage.model} with dim={stage.dim}, layers={stage.layers!r:.80} and "
                 f"num_negatives={stage.num_negatives} for {counted(data.num_users, 'user')}, "
-                f"{counted(data.num_items, 'item')} and "
-                f"{counted(data.num_interactions, 'interaction')}",
+                f"{counted(data.num_items, 'item')} and {counted(data.num_interactions, 'interaction')}",
                 needed,
                 f"a smaller dim, {'batch_size' if stage.trainer in BY_STATES else 'layers'} or num_negatives",
             )

@@ -210,3 +210,12 @@ def test_wrong_arguments_are_refused(
     with pytest.raises(ConfigError) as raised:
         fastncf.compare(*(popular if model == 0 else model for model in models), **settings)
     assert said in str(raised.value)
+
+
+def test_what_an_object_raises_goes_on_with_a_note_on_the_model(popular: "fastncf.Recommender") -> None:
+    def answer(size: int) -> Any:
+        raise KeyError(size)
+
+    with pytest.raises(KeyError) as raised:
+        fastncf.compare(popular, Answers(answer), names=["ours", "theirs"])
+    assert "the score of theirs was called with two arrays of raw ids" in raised.value.__notes__[0]

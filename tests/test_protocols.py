@@ -346,7 +346,7 @@ def test_the_protocol_names_what_was_left_out_of_the_data_and_of_the_catalogue()
     assert "10 users, 1 + 99 candidates" in said
     assert said.endswith("without training and validation items")
     said = fastncf.fit(frame, holdout=2, num_candidates=1, **settings).protocol
-    assert "the items of each user together with 1 candidates drawn" in said
+    assert "the items of each user together with 1 candidate drawn" in said
     assert said.endswith("without training items")
     said = fastncf.fit(frame, test_users=2, **settings).protocol
     assert said.endswith("without the user's other items")

@@ -82,8 +82,7 @@ class Checkpoint:
         if resumed != former:
             warnings.warn(
                 f"{self._folder.path}: goes on to {counted(resumed.num_epochs, 'epoch')} in place of "
-                f"{former.num_epochs}; those "
-                f"that are done had the learning rates of a training of {former.num_epochs}",
+                f"{former.num_epochs}; those that are done had the learning rates of a training of {former.num_epochs}",
                 stacklevel=4,
             )
             resumed = resumed.with_reason("epochs", f"as asked for; {former.num_epochs} when the training began")

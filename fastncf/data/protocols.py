@@ -301,8 +301,7 @@ def _leave_users_out(
     if num_users - count < 2:
         raise ConfigError(
             f"test_users={asked}: leaves {max(0, num_users - count)} of {counted(num_users, 'user')} to train "
-            f"on; expected at "
-            f"least two"
+            f"on; expected at least two"
         )
     generator = np.random.Generator(np.random.Philox(key=key(seed, Stream.TEST_USERS)))
     is_drawn = np.zeros(num_users, dtype=np.bool_)

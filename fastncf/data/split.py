@@ -93,8 +93,7 @@ class Split:
         """Return the sizes in one line, without the arrays."""
         return (
             f"Split({counted(self.num_users, 'user')}, {counted(self.num_items, 'item')}, "
-            f"{counted(len(self.indices), 'training interaction')}, "
-            f"holdout={self.holdout!r})"
+            f"{counted(len(self.indices), 'training interaction')}, holdout={self.holdout!r})"
         )
 
     @property

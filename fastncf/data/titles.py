@@ -71,8 +71,7 @@ def read_titles(source: Any, items: Vocabulary) -> pl.Series:
     if not titled.height:
         raise DataError(
             f"{rows.name.source}: has a title for none of the {counted(len(items), 'item')}, such as "
-            f"{items.ids[0]!r:.80}; "
-            f"expected {_EXPECTED}"
+            f"{items.ids[0]!r:.80}; expected {_EXPECTED}"
         )
     every = pl.DataFrame({"index": range(len(items))}, schema={"index": pl.Int32})
     return every.join(titled, on="index", how="left", maintain_order="left")["title"]

@@ -199,7 +199,6 @@ def _scored(score: Scorer, user_ids: np.ndarray, item_ids: np.ndarray) -> np.nda
     if found.shape != user_ids.shape or found.dtype.kind not in "fiub":
         raise DataError(
             f"score: returned {found.dtype} values of shape {found.shape} for {counted(len(user_ids), 'pair')}; "
-            f"expected a "
-            f"number for each pair"
+            f"expected a number for each pair"
         )
     return found

@@ -232,8 +232,7 @@ def require_unseen_items(indptr: np.ndarray, num_items: int) -> None:
     if len(degrees) and degrees.max() >= num_items:
         raise DataError(
             f"user {int(degrees.argmax())} has seen all of {counted(num_items, 'item')}: expected at most "
-            f"{num_items - 1}, so that "
-            f"an item is left to draw as a negative"
+            f"{num_items - 1}, so that an item is left to draw as a negative"
         )
     if num_items > MAX_ITEMS:
         raise DataError(f"num_items={num_items}: expected at most {MAX_ITEMS}")

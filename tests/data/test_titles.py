@@ -112,7 +112,7 @@ BAD = {
     "no item of the model": (b"item,title\n7,a\n", r"has a title for none of the 4 items, such as 1; expected an item"),
     "no title": (b"item,genre\n1,a\n", r"which column is the title\? its columns are item, genre"),
     "no item": (b"shelf,title\n1,a\n", r"which column is the item\? its columns are shelf, title"),
-    "short row": (b"1::a\n2\n", r"line 2 has 1 fields; expected an item and a title"),
+    "short row": (b"1::a\n2\n", r"line 2 has 1 field; expected an item and a title"),
     "one column": (b"abc\ndef\n", r"its first line is not divided into fields"),
     "binary": (b"\0\1\2\3,", r"is no text"),
     "quote": (b'item,title\n1,"a\n2,b\n', r"cannot be split into fields"),

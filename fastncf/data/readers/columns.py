@@ -153,8 +153,7 @@ def guess_columns(columns: list[str], rows: list[list[str]], options: ReadOption
     if len(columns) > 4 and not {"user", "item"} <= names.keys():
         raise DataError(
             f"{source}: has {counted(len(columns), 'column')} and no header ({rows[0]!r:.80}); expected user, "
-            f"item, rating, "
-            f"time in this order, or "
+            f"item, rating, time in this order, or "
             + options.hint(
                 "names for them, such as user='column_1', item='column_3', time='column_2'", "a header that names them"
             )

@@ -243,8 +243,7 @@ def _read_columns(
     if frame.height != found.num_records or any(column.has_nulls() for column in frame):
         raise DataError(
             f"{found.places.text.source}: has {counted(found.num_records, 'row')}, of which polars reads "
-            f"{frame.height}; "
-            f"expected {EXPECTED_SOURCES}"
+            f"{frame.height}; expected {EXPECTED_SOURCES}"
         )
     return frame.to_dict()
 

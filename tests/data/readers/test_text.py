@@ -62,10 +62,10 @@ BAD = {
         HEADER + "1,2,3,4\n5,6\n7,8,9,1\n",
         "line 3 has 2 fields; expected 4 (user, item,",
     ),
-    "missing fields, text": (HEADER + "a,b,3,4\nc\na,b,9,1\n", "line 3 has 1 fields"),
+    "missing fields, text": (HEADER + "a,b,3,4\nc\na,b,9,1\n", "line 3 has 1 field;"),
     "missing fields first": (HEADER + "5,6\n" + "1,2,3,4\n" * 3, "line 2 has 2 fields"),
     "too many fields": (HEADER + "1,2,3,4\n5,6,7,8,9\n7,8,9,1\n", "line 3 has 5 fields"),
-    "spaces": (HEADER + "1,2,3,4\n   \n5,6,7,8\n", "line 3 has 1 fields"),
+    "spaces": (HEADER + "1,2,3,4\n   \n5,6,7,8\n", "line 3 has 1 field;"),
     "no id": (HEADER + "1,2,3,4\n,6,7,8\n", "column 'user' is empty in line 3; expected integers or text"),
     "no text id": (HEADER + "a,2,3,4\n\n,6,7,8\n", "column 'user' is empty in line 4; expected integers or text"),
     "no time": (HEADER + "1,2,3,4\n5,6,7, \n", "column 'time' is empty in line 3; expected a number such as"),
@@ -280,7 +280,7 @@ def test_a_row_with_another_number_of_fields(write, num_fields, filler, separato
     lines = [separator.join([str(n), str(n % 7), "3", "4"]) for n in range(3000)]
     lines[2000] = separator.join(["1", "2", "3", "4", *[filler] * 1000][:num_fields])
     path = write(separator.join(["user", "item", "rating", "time"]) + "\n" + "\n".join(lines))
-    check_refusal(path, f"line 2002 has {num_fields} fields; expected 4 (user, item, rating, time)")
+    check_refusal(path, f"line 2002 has {num_fields:,} fields; expected 4 (user, item, rating, time)")
 
 
 @pytest.mark.parametrize("length", [70_000, 200_000, 3_000_000])
