@@ -27,7 +27,10 @@ _MINUS = re.compile(r"(?<!\S)-(?=\d)")
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 )
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*`<["})
+"""Characters that would begin emphasis, code, HTML, a link or a cell; an underscore within a word is none of these."""
 
 
 @dataclass(frozen=True)
@@ -418,7 +421,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 def _markdown(rows: list[list[str]]) -> list[str]:
     """Return the rows of a table as lines of Markdown."""
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(cell.translate(_MARKDOWN) for cell in row) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 

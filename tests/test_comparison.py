@@ -84,6 +84,13 @@ def test_names_differ(popular, tmp_path):
     assert found.names == ("popularity 2", "popularity 1", "popularity 3")
 
 
+def test_names_are_text_in_markdown_and_latex(popular):
+    found = fastncf.compare(popular, popular, names=["a*b*|`<i>[x]", "\\{}~^<|>&%$#_"], samples=1)
+    assert r"| a\*b\*\|\`\<i>\[x] |" in found.to_markdown()
+    special = r"\textbackslash{}\{\}\textasciitilde{}\textasciicircum{}\textless{}\textbar{}\textgreater{}\&\%\$\#\_ &"
+    assert special in found.to_latex()
+
+
 def test_saved_models_in_every_form(
     mf: "fastncf.Recommender", popular: "fastncf.Recommender", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
