@@ -246,7 +246,7 @@ class Config:
         object.__setattr__(self, "k", _canonical_cutoffs(self.k))
         if isinstance(self.metrics, list):
             object.__setattr__(self, "metrics", tuple(self.metrics))
-        self._require("layers", isinstance(self.layers, tuple | list), "integers of at least 1, such as 64 and 32")
+        self._require("layers", isinstance(self.layers, tuple | list), "a list of integers, such as [64, 32]")
         object.__setattr__(self, "layers", tuple(map(_plain, self.layers)))
         for name, former in FORMER_VALUES.items():
             value = getattr(self, name)
@@ -283,7 +283,7 @@ class Config:
         if self.metrics is None:
             return
         holds = isinstance(self.metrics, tuple) and all(isinstance(name, str) for name in self.metrics)
-        self._require("metrics", holds and len(self.metrics) > 0, f"some of {', '.join(METRICS)}")
+        self._require("metrics", holds and len(self.metrics) > 0, f"a list of some of {', '.join(METRICS)}")
         require_metrics(self.metrics)
 
     def _check_holdout(self) -> None:
@@ -572,7 +572,7 @@ def _canonical_cutoffs(value: Any) -> Any:
 def _cutoffs_expected(value: Any) -> str:
     """Return what is expected in place of lengths of rankings."""
     if not isinstance(value, tuple):
-        return _count_expected(value)
+        return _count_expected(value) + ", or a list such as [5, 10, 20]" * isinstance(value, str)
     wrong = next((one for one in value if not _is_count(one)), None)
     return f"{_count_expected(wrong)}, or several such as 5, 10 and 20"
 

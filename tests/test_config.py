@@ -173,7 +173,9 @@ def test_layers_may_hold_numpy_integers():
             "num_candidates=10000000000: expected an integer of at least 1 and at most 2,",
         ),
         ({"layers": (10**10,)}, r"layers=\(10000000000,\): expected integers of at least 1 and at most 2,147,483,647"),
-        ({"layers": 64}, r"layers=64: expected integers of at least 1, such as 64 and 32"),
+        ({"layers": 64}, r"layers=64: expected a list of integers, such as \[64, 32\]"),
+        ({"k": "5,10"}, r"k='5,10': expected an integer of at least 1, or a list such as \[5, 10, 20\]"),
+        ({"metrics": "hr"}, r"metrics='hr': expected a list of some of hr, ndcg"),
         ({"layers": np.ones((2, 2), dtype=int)}, "layers="),
         (
             {"batch_size": 10**12},
