@@ -8,7 +8,7 @@ import stat
 import time
 import zipfile
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple
 
 from fastncf.data.readers.kinds import (
     HEAD_BYTES,
@@ -21,34 +21,21 @@ from fastncf.data.readers.kinds import (
     find_kind,
     find_url,
 )
-from fastncf.data.readers.packed import open_packed
-from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError, format_bytes
-from fastncf.memory import available_bytes
+from fastncf.data.readers.limit import read_limited, read_unpacked
+from fastncf.data.readers.packed import open_member, open_packed
+from fastncf.errors import DataError, DataNotFoundError, FastNCFError
 
 EXPECTED_SOURCES = (
     "CSV or TSV text or JSON lines (plain, gzip, zip, bzip2, xz or zstd), Parquet, Feather, a polars or a pandas frame"
 )
 
-LIMIT_VARIABLE = "FASTNCF_MAX_UNPACKED_BYTES"
-"""Environment variable of the number of bytes that a file may have once it is unpacked, or that a pipe may give."""
-
-DEFAULT_LIMIT = 1 << 33
-"""The same where the variable is not set; half of the available memory, where that is less."""
-
 _OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
 """Paths of members that are absolute, or lead above the folder that an archive is unpacked to."""
 
-_PIECE_BYTES = 1 << 20
 _WRITER_SECONDS = 10.0
 """Seconds after which a named pipe that no program writes to is refused."""
 
 _DEVICES = ((stat.S_ISCHR, "a device or a terminal"), (stat.S_ISBLK, "a block device"), (stat.S_ISSOCK, "a socket"))
-
-
-class _Readable(Protocol):
-    """A stream of bytes."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class Purpose(NamedTuple):
@@ -176,55 +163,6 @@ def open_content(content: Path | bytes) -> IO[bytes]:
     return content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
 
 
-def has_limit() -> bool:
-    """Return whether the environment says how many bytes a file may have once it is unpacked."""
-    return bool(os.environ.get(LIMIT_VARIABLE))
-
-
-def max_unpacked_bytes() -> int:
-    """Return how many bytes a file may have once it is unpacked.
-
-    Raises:
-        ConfigError: the environment variable is no number of bytes.
-    """
-    given = os.environ.get(LIMIT_VARIABLE, "")
-    if not given:
-        return min(DEFAULT_LIMIT, available_bytes() // 2)
-    if not (given.isascii() and given.isdigit()) or len(given) > 18:
-        raise ConfigError(f"{LIMIT_VARIABLE}: is {given!r:.60}; expected a number of bytes, such as {DEFAULT_LIMIT}")
-    return int(given)
-
-
-def refuse_larger(source: str, num_bytes: int, what: str) -> None:
-    """Raise a DataError where a source needs more bytes than the limit.
-
-    Args:
-        source: name of the source in messages.
-        num_bytes: the bytes that it needs at least.
-        what: what the source does, such as "unpacks to".
-    """
-    if num_bytes > (limit := max_unpacked_bytes()):
-        raise DataError(
-            f"{source}: {what} more than {format_bytes(limit)}; expected at most {limit} bytes, a limit that the "
-            f"environment variable {LIMIT_VARIABLE} changes"
-        )
-
-
-def read_limited(file: _Readable, source: str, what: str = "gives") -> bytes:
-    """Return the rest of a stream.
-
-    Raises:
-        DataError: it holds more bytes than the limit; no more than that are read.
-    """
-    limit = max_unpacked_bytes()
-    content = io.BytesIO()
-    while piece := file.read(_PIECE_BYTES):
-        if content.tell() + len(piece) > limit:
-            refuse_larger(source, limit + 1, what)
-        content.write(piece)
-    return content.getvalue()
-
-
 def _read_pipe(path: Path) -> bytes:
     """Return what a pipe gives until its last writer closes it.
 
@@ -284,8 +222,7 @@ def _unpack(path: Path, content: Path | bytes, kind: str, purpose: Purpose) -> t
         with open_content(content) as file:
             if kind == ZIP:
                 return _read_zip(path, file, purpose)
-            with open_packed(file, kind, str(path)) as unpacked:
-                return "", read_limited(unpacked, str(path), "unpacks to")
+            return "", read_unpacked(lambda: open_packed(file, kind, str(path)), file, str(path))
     except (FastNCFError, MemoryError):
         raise
     except Exception as error:  # damaged archives make zipfile raise KeyError, struct.error, OSError and others
@@ -303,15 +240,15 @@ def _read_zip(path: Path, file: IO[bytes], purpose: Purpose) -> tuple[str, bytes
                 f"{path}: has a file {outside!r:.80}, whose path leads out of the archive; expected names of files "
                 f"within it"
             )
-        mimetype = archive.open("mimetype").read(100) if "mimetype" in names else b""
+        mimetype = _read_head(archive, file, "mimetype") if "mimetype" in names else b""
         if (kind := find_archive_kind(names, mimetype)) is not None:
             raise DataError(f"{path}: is {kind.noun}; expected {purpose.expected}: {kind.remedy}")
         members = [m for m in names if not m.endswith("/") and not m.startswith("__MACOSX")]
         by_name = [[m for m in members if Path(m).name.lower() == name] for name in purpose.members]
         candidates = next((matches for matches in by_name if matches), members)
         if len(candidates) == 1:
-            with archive.open(candidates[0]) as member:
-                return candidates[0], read_limited(member, f"{path} ({candidates[0]})", "unpacks to")
+            member, source = archive.getinfo(candidates[0]), f"{path} ({candidates[0]})"
+            return candidates[0], read_unpacked(lambda: open_member(archive, member, file, source), file, source)
     if not candidates:
         raise DataError(f"{path}: is an archive without a file; expected {purpose.expected}")
     listed = ", ".join(candidates[:8])
@@ -320,3 +257,9 @@ def _read_zip(path: Path, file: IO[bytes], purpose: Purpose) -> tuple[str, bytes
         f"{path}: which of its {len(candidates)} files holds the {purpose.noun}? found {listed:.200}; expected only "
         f"{named}an archive of a single file"
     )
+
+
+def _read_head(archive: zipfile.ZipFile, file: IO[bytes], name: str) -> bytes:
+    """Return the first bytes of a file in an archive."""
+    with open_member(archive, archive.getinfo(name), file, name) as member:
+        return member.read(100)

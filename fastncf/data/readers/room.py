@@ -6,13 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from fastncf.data.readers.files import open_content
-from fastncf.memory import require_memory
+from fastncf.data.readers.limit import BYTES_OF_INTEGERS, require_rows
 
-_BYTES_OF_INTEGERS, _BYTES_OF_TEXT = 50, 85
-"""Memory that a row takes while it is read and split, if all its columns are integers, and at least if one is not."""
-
-_READER_BYTES = 40_000_000
-"""Memory that the kernels and buffers take which read and split texts."""
+_BYTES_OF_TEXT = 85
+"""Memory that a row takes at least while it is read and split, if not all its columns are integers."""
 
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
@@ -28,7 +25,7 @@ def require_room(source: str, content: Path | bytes) -> None:
         InsufficientMemoryError: it does not.
     """
     num_lines = _likely_lines(content)
-    _require(f"{source}: about {num_lines:,} rows", num_lines * _BYTES_OF_INTEGERS)
+    require_rows(f"{source}: about {num_lines:,} rows", num_lines * BYTES_OF_INTEGERS)
 
 
 def require_room_for_text(source: str, num_rows: int) -> None:
@@ -37,7 +34,7 @@ def require_room_for_text(source: str, num_rows: int) -> None:
     Raises:
         InsufficientMemoryError: they do not.
     """
-    _require(f"{source}: {num_rows:,} rows with ids or times that are no integers", num_rows * _BYTES_OF_TEXT)
+    require_rows(f"{source}: {num_rows:,} rows with ids or times that are no integers", num_rows * _BYTES_OF_TEXT)
 
 
 def _likely_lines(content: Path | bytes) -> int:
@@ -50,8 +47,3 @@ def _likely_lines(content: Path | bytes) -> int:
             sample = file.read(_SAMPLE_BYTES)
             count, seen = count + sample.count(b"\n"), seen + len(sample)
     return size * count // max(1, seen)
-
-
-def _require(what: str, needed: int) -> None:
-    """Raise an InsufficientMemoryError where fewer bytes are available."""
-    require_memory(what, needed + _READER_BYTES, "fewer rows, a Parquet file, which is read in slices")

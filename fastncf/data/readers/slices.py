@@ -10,8 +10,9 @@ import polars as pl
 from fastncf.data.ids import are_missing_words, canonical_ids
 from fastncf.data.readers import parquet
 from fastncf.data.readers.deciding_times import has_kinds
-from fastncf.data.readers.files import first_bytes, has_limit, refuse_larger
+from fastncf.data.readers.files import first_bytes
 from fastncf.data.readers.kinds import PARQUET, find_kind
+from fastncf.data.readers.limit import has_limit, refuse_larger
 from fastncf.data.readers.options import ReadOptions
 from fastncf.data.readers.parts import Origin, Part
 from fastncf.data.readers.scans import computing, refuse_offset, select_columns

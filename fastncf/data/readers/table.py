@@ -13,11 +13,12 @@ from fastncf.data.readers import feather, parquet
 from fastncf.data.readers.checks import ColumnName, check_ids, first_true, is_missing
 from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
 from fastncf.data.readers.dates import DateFormat
-from fastncf.data.readers.files import EXPECTED_SOURCES, read_file, refuse_larger
+from fastncf.data.readers.files import EXPECTED_SOURCES, read_file
 from fastncf.data.readers.frames import from_pandas
 from fastncf.data.readers.item_lists import is_item_lists, read_item_lists
 from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
+from fastncf.data.readers.limit import refuse_larger
 from fastncf.data.readers.names import DURATIONS, normalize_name
 from fastncf.data.readers.options import Reading, ReadOptions, names_of
 from fastncf.data.readers.parts import Origin, Part

@@ -28,8 +28,8 @@ import pyarrow as pa
 from fastncf.data.accounts import num_lost
 from fastncf.data.ids import Vocabulary
 from fastncf.data.interactions import encode_table
-from fastncf.data.readers.files import LIMIT_VARIABLE
 from fastncf.data.readers.item_lists import FORMAT as ITEM_LISTS
+from fastncf.data.readers.limit import LIMIT_VARIABLE
 from fastncf.data.readers.table import Table, read_table
 from fastncf.data.split import leave_one_out
 from fastncf.errors import MAX_MESSAGE_LENGTH, FastNCFError

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import feather
 
 from fastncf.data.readers.feather import unpacked_bytes
-from fastncf.data.readers.files import LIMIT_VARIABLE
+from fastncf.data.readers.limit import LIMIT_VARIABLE
 from fastncf.errors import DataError
 from tests.data.readers.conftest import read
 

@@ -19,7 +19,7 @@ import polars as pl
 import pytest
 
 from fastncf.data.readers import files
-from fastncf.data.readers.files import LIMIT_VARIABLE
+from fastncf.data.readers.limit import LIMIT_VARIABLE
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
 from tests.data.readers.conftest import PLAIN, ROWS, archive, check_refusal, parquet, read, rows
 

@@ -5,14 +5,17 @@ import gzip
 import io
 import lzma
 import sys
+import tracemalloc
+import zipfile
 
 import polars as pl
 import pyarrow as pa
 import pytest
 
 from fastncf.data.given_files import read_with_test
-from fastncf.data.readers.files import LIMIT_VARIABLE
-from fastncf.errors import DataError
+from fastncf.data.readers import limit
+from fastncf.errors import DataError, InsufficientMemoryError
+from fastncf.memory import limited_memory, resident_bytes
 from tests.data.readers.conftest import HEADER, PLAIN, ROWS, archive, parquet, read, rows
 
 FRAME = pl.DataFrame(ROWS, schema=["user", "item", "time"], orient="row")
@@ -57,7 +60,7 @@ def test_damaged_files(write, kind):
 
 @pytest.mark.parametrize("kind", PACKERS)
 def test_a_packed_file_is_unpacked_up_to_a_limit(write, kind, monkeypatch):
-    monkeypatch.setenv(LIMIT_VARIABLE, "100000")
+    monkeypatch.setenv(limit.LIMIT_VARIABLE, "100000")
     with pytest.raises(DataError, match="unpacks to more than"):
         read(write(PACKERS[kind]((HEADER + "1,2,3,4\n" * 100_000).encode())))
 
@@ -133,3 +136,57 @@ def test_an_archive_whose_paths_lead_out_of_it_is_refused(write, name):
         with pytest.raises(DataError, match="whose path leads out of the archive; expected names of files within it"):
             read(write(archive(**members)))
     assert rows(write(archive(**{"a/..b/ratings..csv": PLAIN}))) == ROWS
+
+
+def archive_by(method: int, content: bytes, name: str = "ratings.csv") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as file:
+        file.writestr(name, content)
+    return buffer.getvalue()
+
+
+METHODS = {"stored": 0, "deflate": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_all_methods_of_archives(write, method):
+    assert rows(write(archive_by(method, PLAIN.encode()))) == ROWS
+    assert rows(write(archive_by(method, parquet(FRAME)))) == ROWS
+    text = (HEADER + "".join(f"{n * n % 997},{n},{n},4\n" for n in range(5000))).encode()
+    whole = archive_by(method, text)
+    assert len(rows(write(whole))) == 5000
+    for place in range(60, len(whole) - 200, len(whole) // 7):
+        flipped = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+        with pytest.raises(DataError, match="the archive is damaged or encrypted"):
+            read(write(flipped))
+
+
+BOMBS = {kind: pack for kind, pack in PACKERS.items() if kind != "bzip2"} | {
+    f"zip by {name}": lambda content, by=by: archive_by(by, content) for name, by in METHODS.items() if by
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_what_is_too_much_is_refused_in_bounded_memory(write, kind, monkeypatch):
+    """What a small file unpacks to is not kept before it is known to fit, nor is it unpacked at once."""
+    monkeypatch.setattr(limit, "_KEPT_BYTES", 1 << 21)
+    monkeypatch.setattr(limit, "_PIECES_PER_CHECK", 2)
+    path = write(BOMBS[kind](HEADER.encode() + b"1,2,3,4\n" * 3_000_000))
+    for most, spare, error, message in (
+        ("23000000", 300_000_000, DataError, "unpacks to more than 23.0 MB; expected at most 23000000 bytes"),
+        ("99000000", 60_000_000, InsufficientMemoryError, "more than [0-9,]+ rows: needs .* of memory"),
+    ):
+        monkeypatch.setenv(limit.LIMIT_VARIABLE, most)
+        tracemalloc.start()
+        try:
+            with limited_memory(resident_bytes() + spare), pytest.raises(error, match=message):
+                read(path)
+            assert tracemalloc.get_traced_memory()[1] < 16_000_000  # of which 8 MB are the dictionary of LZMA
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zip by deflate"])
+def test_text_that_is_packed_to_hardly_anything_is_read(write, kind, monkeypatch):
+    monkeypatch.setattr(limit, "_KEPT_BYTES", 1 << 21)
+    assert len(rows(write(BOMBS[kind](HEADER.encode() + b"1,2,3,4\n" * 500_000)))) == 500_000

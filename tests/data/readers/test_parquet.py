@@ -5,7 +5,7 @@ import io
 import polars as pl
 import pytest
 
-from fastncf.data.readers.files import LIMIT_VARIABLE
+from fastncf.data.readers.limit import LIMIT_VARIABLE
 from fastncf.data.readers.parquet import unpacked_bytes
 from tests.data.readers.conftest import check_refusal, parquet, read
 
