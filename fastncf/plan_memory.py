@@ -33,13 +33,34 @@ def require_compiler_memory(plans: Sequence[Plan | None], *, has_text: bool) -> 
 
 
 def require_plan_memory(plan: Plan, split: Split) -> None:
-    """Refuse a plan whose parameters or candidates alone exceed the memory that is available.
+    """Refuse a plan whose training or evaluation needs more memory than is available.
 
     Raises:
         InsufficientMemoryError: says how much is needed, and what would need less.
     """
-    _require_within_limits(plan)
-    data, evaluation = plan.data, plan.evaluation
+    _require_within_limits(plan, plan.evaluation.num_candidates, ", or a smaller dim, num_negatives or num_candidates")
+    _require_least(plan)
+    if split.test_candidates is None and split.holdout != "none":
+        require_candidate_memory(len(TestSet.of(split).users), plan.evaluation.num_candidates)
+
+
+def require_training_memory(plan: Plan) -> None:
+    """Refuse to train the stages of a plan, which is given, where that needs more memory than is available.
+
+    Raises:
+        InsufficientMemoryError: says how much is needed.
+    """
+    _require_within_limits(plan, 0, "")
+    _require_least(plan)
+
+
+def _require_least(plan: Plan) -> None:
+    """Refuse a plan of which the parameters of a stage alone exceed the memory that is available.
+
+    Raises:
+        InsufficientMemoryError: says how much is needed, and what would need less.
+    """
+    data = plan.data
     for stage in plan.stages:
         if stage.device == "cpu":
             needed = least_bytes(
@@ -52,12 +73,15 @@ def require_plan_memory(plan: Plan, split: Split) -> None:
                 needed,
                 f"a smaller dim, {'batch_size' if stage.trainer in BY_STATES else 'layers'} or num_negatives",
             )
-    if split.test_candidates is None and split.holdout != "none":
-        require_candidate_memory(len(TestSet.of(split).users), evaluation.num_candidates)
 
 
-def _require_within_limits(plan: Plan) -> None:
+def _require_within_limits(plan: Plan, num_candidates: int, alternative: str) -> None:
     """Refuse a plan that is expected to need more memory than a limit of the fit or of a container leaves.
+
+    Args:
+        plan: what is trained.
+        num_candidates: negatives that each held-out item is ranked against.
+        alternative: what could be done beside a higher limit, in words.
 
     Raises:
         InsufficientMemoryError: says how much the limit would have to be.
@@ -74,7 +98,7 @@ def _require_within_limits(plan: Plan) -> None:
             num_users=data.num_users,
             num_items=data.num_items,
             num_interactions=data.num_interactions,
-            num_candidates=plan.evaluation.num_candidates,
+            num_candidates=num_candidates,
             is_tight=True,
         )
     )
@@ -85,7 +109,7 @@ def _require_within_limits(plan: Plan) -> None:
             f"{counted(data.num_interactions, 'interaction')}: is expected to need {format_bytes(needed)} more "
             f"of memory{once}, "
             f"{limit}, and {format_bytes(max(0, limit.left))} of it are left; expected: {limit.with_more(needed)} or "
-            f"more, or a smaller dim, num_negatives or num_candidates"
+            f"more{alternative}"
         )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastncf.data.split import Split, hold_out_nothing
 from fastncf.plan import Plan
+from fastncf.plan_memory import require_training_memory
 from fastncf.trainers.loop import ProgressReporter
 from fastncf.trainers.recorder import Recorder
 from fastncf.trainers.stages import Trained, train_stages
@@ -49,9 +50,13 @@ def train_on_all(
         reporter: called at the end of each epoch.
         num_epochs: for each stage, the epochs after which it ends, as an early stopping has found them.
         recorder: takes snapshots of the training, see :func:`~fastncf.trainers.stages.train_stages`.
+
+    Raises:
+        InsufficientMemoryError: the memory of the machine, or of a limit, does not suffice.
     """
     whole, whole_order = hold_out_nothing(split, order)
     plan = plan.with_everything(whole)
+    require_training_memory(plan)
     trained = train_stages(
         plan.stages, module, whole, whole_order, None, reporter, num_epochs=num_epochs, recorder=recorder
     )

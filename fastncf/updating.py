@@ -15,6 +15,7 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.factored import has_vectors, popularity_factors
 from fastncf.models.pretrained import Pretrained
 from fastncf.plan import Plan
+from fastncf.plan_memory import require_training_memory
 from fastncf.serving.histories import NewRows, encode
 from fastncf.serving.module_users import solve_tables, tables_like, with_tables
 from fastncf.serving.solving import FixedItems, negatives_of, solve_users
@@ -276,6 +277,7 @@ def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressRepor
     trainer_class = require_further_trainer(stage)
     stage = replace(stage, epochs=epochs, learning_rate=LEARNING_RATE_SHARE * stage.learning_rate)
     split = known.split
+    require_training_memory(replace(plan.with_everything(split), stages=(stage,)))
     factors = init_factors(stage, split.num_users, split.num_items)
     order = known.order if stage.history == "sequence" else None
     start = known.factors._replace(user_vectors=known.own_vectors())

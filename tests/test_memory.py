@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,6 +208,22 @@ def test_a_fit_that_exceeds_max_memory_is_refused_with_the_figure_and_fits_with_
     assert 300 < needed - limit / 1e6 + 100 < 1_500  # two tables, three times, and what the mf takes
     assert fastncf.fit(data, max_memory=limit, **settings).metrics
     assert memory.bytes_within_limits() > 1 << 50  # the limit has ended with the fit
+
+
+def test_trainings_of_a_fitted_model_keep_a_limit():
+    data = checkerboard()
+    recommender = fastncf.fit(data, model="gmf", optimizer="sgd", dim=8, epochs=1)
+    before = recommender.recommend(data["user"][0], k=3)
+    wide = replace(recommender.plan.stages[-1], dim=2_000_000)
+    plan, recommender.plan = recommender.plan, replace(recommender.plan, stages=(wide,))
+    with memory.limited_memory(memory.resident_bytes() + 100_000_000):
+        for train in (recommender.refit, lambda: recommender.update(data.head(2), epochs=1)):
+            with pytest.raises(
+                InsufficientMemoryError, match=r"is expected to need .* expected: max_memory=\d+MB or more$"
+            ):
+                train()
+    recommender.plan = plan
+    assert recommender.recommend(data["user"][0], k=3).equals(before)
 
 
 @pytest.mark.parametrize("wrong", ["x", "4 PB", "-4GB", "1e9", 0, -5, True, float("nan"), float("inf"), [4]])

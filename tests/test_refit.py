@@ -81,7 +81,7 @@ def test_a_refit_equals_a_fit_on_everything(case, tmp_path):
         measured.protocol
         == f"{protocol}; afterwards trained on all 100 interactions by the same plan, nothing held out"
     )
-    assert everything.protocol == "not measured: nothing is held out of the 100 interactions"
+    assert everything.protocol == "not measured: nothing is held out of 100 interactions"
     for rec in (measured, everything):
         assert rec.plan.stages == before.stages
         assert rec.plan.data.num_interactions == len(rec.split.indices) == 100
@@ -238,7 +238,7 @@ def test_the_command_line_measures_and_trains_on_everything(capsys, tmp_path):
     assert fastncf.load(tmp_path / "a").split.holdout == "none"
     code, out, err = run(capsys, "fit", tmp_path / "ratings.csv", *small, "--holdout", "none", "--out", tmp_path / "b")
     assert code == 0
-    assert out[0] == "protocol: not measured: nothing is held out of the 100 interactions"
+    assert out[0] == "protocol: not measured: nothing is held out of 100 interactions"
     require_same_parameters(fastncf.load(tmp_path / "a"), fastncf.load(tmp_path / "b"))
     code, _, err = run(capsys, "evaluate", tmp_path / "a")
     assert code == 2

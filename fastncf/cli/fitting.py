@@ -26,6 +26,7 @@ from fastncf.cli.messages import as_options
 from fastncf.cli.output import metric_lines, print_json, print_lines, require_apart, tell
 from fastncf.config import Config
 from fastncf.errors import ConfigError, FastNCFError, UnusedSettingWarning, counted, printable, short_message
+from fastncf.memory import limited_memory, parse_bytes
 from fastncf.progress import progress_shown
 from fastncf.streams import OutputError, Terminated
 
@@ -110,7 +111,8 @@ def fit(
     with progress_shown(tell=tell) as callback:
         inputs = {"test": test, "candidates": candidates, "titles": titles, **column_names(columns)}
         if seeds is not None:
-            _repeat(ratings, seeds, out, json, {**inputs, "config": config, "callback": callback})
+            with limited_memory(parse_bytes("max_memory", max_memory)):
+                _repeat(ratings, seeds, out, json, {**inputs, "config": config, "callback": callback})
             return
         recommender = fit_model(
             ratings,
@@ -134,7 +136,7 @@ def fit(
             )
         sys.stdout.flush()  # what a fit has found is shown before anything else can go wrong
         if refit:
-            with progress_shown(tell=tell) as callback:
+            with limited_memory(parse_bytes("max_memory", max_memory)), progress_shown(tell=tell) as callback:
                 folder = None if checkpoint is None else checkpoint / "refit"
                 recommender.refit(callback=callback, progress=False, checkpoint=folder, resume=resume)
             print_lines(f"refit:    {recommender.protocol.rpartition('; ')[2]}", file=shown)
