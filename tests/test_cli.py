@@ -755,6 +755,7 @@ def test_settings_of_a_toml_file(capsys, ratings, tmp_path):
         ("epochs = 2.5", "epochs=2.5: expected an integer of at least 1"),
         ('epochs = "2"', "epochs='2': expected an integer of at least 1"),
         ("[fit]\nepochs = 2", "unknown setting: fit; "),
+        ("test = 'x.csv'", "test is no setting; expected it on the command line, as --test"),
         ("epochs", "is no TOML ("),
     ):
         path.write_text(text, encoding="utf-8")

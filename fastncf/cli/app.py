@@ -174,7 +174,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     Raises:
         DataNotFoundError: there is no such file.
-        ConfigError: it is no TOML, a name is unknown, or the settings cannot be used.
+        ConfigError: it is no TOML, a name is unknown or that of an option for one call, or the settings cannot be used.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -184,6 +184,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is no TOML ({error!s:.200}); expected lines such as epochs = 20") from None
     try:
         settings = {name.replace("-", "_"): value for name, value in values.items()}
+        for name in sorted(settings.keys() - Config.__dataclass_fields__.keys()):
+            if (option := f"--{name.replace('_', '-')}") in option_names(["fit"]):
+                raise ConfigError(f"{name} is no setting; expected it on the command line, as {option}")
         Config.from_dict(settings)
     except ConfigError as error:
         raise SettingsFileError(f"{path}: {error!s:.400}") from None
