@@ -49,6 +49,7 @@ class Settings(TypedDict, total=False):
     negatives_exponent: float | None
     optimizer: Literal["sgd", "adam", "pretrain", "parts"] | None
     history: Literal["sequence", "bag", "none", "recent", "all"] | None
+    horizon: float
     budget: Literal["best", "fast"]
     epochs: int | None
     batch_size: int | None
@@ -135,6 +136,11 @@ class Config:
     history: Literal["sequence", "bag", "none", "recent", "all"] | None = None
     """Part of the history in a user's vector, which is added to a vector of the user's own: items weighted by recency
     (sequence), items without an order (bag), or none. Former names: recent for sequence, all for bag."""
+
+    horizon: float = 1
+    """How many coming interactions are to be told where softmax trains histories in their order: 1 for the next one,
+    another integer, or a share of the history (a number below 1). Beyond 1, as many neighbours in a history change
+    their order in each epoch."""
 
     budget: Literal["best", "fast"] = "best"
     """fast: fewer epochs with larger steps, and no search for l2."""
@@ -243,6 +249,7 @@ class Config:
         object.__setattr__(self, "holdout", _canonical_holdout(self.holdout))
         object.__setattr__(self, "before", _canonical_point(self.before))
         object.__setattr__(self, "test_users", _whole(self.test_users))
+        object.__setattr__(self, "horizon", _whole(self.horizon))
         object.__setattr__(self, "k", _canonical_cutoffs(self.k))
         if isinstance(self.metrics, list):
             object.__setattr__(self, "metrics", tuple(self.metrics))
@@ -328,6 +335,7 @@ class Config:
                 _is_number(value) and (value > 0 or (value == 0 and name == "l2")) and value <= LARGEST_NUMBER
             )
             self._require(name, holds, f"a finite number {least} and at most {LARGEST_NUMBER:,.0f}")
+        self._require("horizon", _is_amount(self.horizon), "an integer of at least 1, or a share, above 0 and below 1")
         value = self.negatives_exponent
         holds = value is None or (_is_number(value) and value >= 0)
         self._require("negatives_exponent", holds, "a finite number of at least 0")

@@ -199,6 +199,7 @@ def _training_bytes(stage: Stage, num_users: int, num_items: int, num_interactio
         numbers = _numbers_of_states(stage, num_users, num_items, num_interactions) + rows * stage.dim
         numbers += num_interactions if stage.history == "sequence" else 8 * num_interactions  # histories in their order
         numbers += min(num_interactions, _ORDERED_AT_ONCE) * 6
+        numbers += 6 * num_interactions * (stage.horizon != 1)  # those of an epoch beside those of the one before
     elif stage.trainer in _SGD_TRAINERS:
         # parameters, a copy, and the users' own vectors; those of histories twice, and copies that are trained at once
         num_copies = 2 if num_interactions >= _VISITS_FOR_COPIES * num_items else 0

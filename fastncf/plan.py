@@ -235,6 +235,8 @@ def alternative_plan(config: Config, plan: Plan) -> Plan | None:
     """
     if config.loss is not None or plan.final.trainer not in BY_STATES or config.budget == "fast":
         return None
+    if plan.final.horizon != 1:  # trials are by the next item
+        return None
     if plan.data.num_interactions > LOSS_TRIALS_UP_TO:
         return None
     return make_plan(replace(config, loss="bce", seed=plan.final.seed), plan.data)
@@ -298,7 +300,9 @@ def _by_states(config: Config, data: DataFacts, name: str = "mf") -> list[_Plann
     if config.negatives_exponent is not None:
         return f"negatives_exponent={config.negatives_exponent:g} was asked for, and negatives are drawn uniformly"
     recipes = [GENERAL, *states_recipes(config, data, history)]
-    known = {"model": name, "optimizer": "adam", "history": history, "has_weights": data.has_weights}
+    known: dict[str, Any] = {"model": name, "optimizer": "adam", "history": history, "has_weights": data.has_weights}
+    if history == "sequence":
+        known["horizon"] = config.horizon
     history_reason = AS_ASKED_FOR if config.history is not None else data.order_reason
     device, device_reason = _device_of_states(config)
     if device != "cpu":
@@ -441,7 +445,7 @@ def _staged(
         return f"no trainer can train {stage.model} on {stage.device} ({'; '.join(dict.fromkeys(objections.values()))})"
     if choice.name == "untrained":
         stage, reasons["epochs"] = replace(stage, epochs=0), "the model needs no training"
-    reasons["trainer"] = "the first one that can train this"
+    reasons["trainer"], reasons["horizon"] = "the first one that can train this", AS_ASKED_FOR
     return [_Planned(replace(stage, trainer=choice.name), reasons, choice.objections)]
 
 
@@ -540,6 +544,7 @@ _SHOWN_SETTINGS = (
     "negatives",
     "negatives_exponent",
     "history",
+    "horizon",
     "epochs",
     "batch_size",
     "learning_rate",
@@ -571,6 +576,8 @@ def _describe(plan: Plan, name_of: Callable[[str], str]) -> Iterator[str]:
             if name in _LAYER_SETTINGS and stage.model not in PRETRAINING:
                 continue
             if name == "dropout" and not stage.dropout:
+                continue
+            if name == "horizon" and stage.horizon == 1:
                 continue
             if name == "negatives_exponent" and stage.negatives == "uniform":
                 continue

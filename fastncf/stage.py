@@ -47,6 +47,8 @@ class Stage:
         deterministic: use only operations that give the same bits on every run on the same CUDA device.
         seed: determines parameters, negatives, order and dropout.
         has_weights: whether the loss of each interaction is multiplied by a weight.
+        horizon: places by which interactions of a history change their order in training, drawn anew in each epoch
+            (``next_item``): 1 for none, another integer, or a share of the history, a number below 1.
     """
 
     model: str
@@ -73,6 +75,7 @@ class Stage:
     deterministic: bool
     seed: int
     has_weights: bool = False
+    horizon: float = 1
     start: Literal["random", "pretrained", "joined"] = "random"
 
     def learning_rate_at(self, progress: np.ndarray) -> np.ndarray:

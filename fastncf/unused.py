@@ -147,7 +147,8 @@ class Unused(NamedTuple):
 
 _OF_TRAINING = (
     *("dim", "init_std", "layers", "dropout", "loss", "num_negatives", "negatives", "negatives_exponent", "optimizer"),
-    *("budget", "epochs", "batch_size", "learning_rate", "schedule", "l2", "shuffle", "patience", "precision"),
+    *("horizon", "budget", "epochs", "batch_size", "learning_rate", "schedule", "l2", "shuffle", "patience"),
+    "precision",
 )
 SETTINGS_OF_MODELS = {
     "mf": frozenset[str](),
@@ -187,6 +188,11 @@ UNUSED = (
         ("negatives_exponent",),
         lambda fit: _trains(fit) and all(stage.negatives in _WITHOUT_EXPONENT for stage in fit.plan.stages),
         "negatives are drawn uniformly",
+    ),
+    Unused(
+        ("horizon",),
+        lambda fit: _trains(fit) and all(stage.horizon == 1 for stage in fit.plan.stages),
+        "it is for softmax over histories in their order",
     ),
     Unused(
         ("budget",),

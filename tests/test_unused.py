@@ -54,6 +54,7 @@ LAYERS = {"model": "mlp", "layers": (4,), "dim": 4}
         ),
         ({"model": "gmf", "layers": (8,)}, "layers=(8,): no effect, since the model has no hidden layers"),
         ({"loss": "bce", "batch_size": 9}, "batch_size=9: no effect, since sgd takes a step for each interaction"),
+        ({"loss": "bce", "horizon": 2}, "horizon=2: no effect, since it is for softmax over histories in their order"),
         ({"precision": "bfloat16"}, "precision='bfloat16': no effect, since the CPU kernel for it computes in float32"),
         ({"negatives": "uniform", "negatives_exponent": 0.5}, "negatives_exponent=0.5: no effect, since negatives are"),
         (

@@ -8,9 +8,9 @@ import numpy as np
 
 from fastncf.persistence.manifest import FolderKind, read_files, require_writable, write_files
 
-FORMAT = 6
+FORMAT = 7
 _FORMER_FILES = {"model": "model.safetensors", "data": "data.safetensors"}
-_FORMER = {1: _FORMER_FILES, 2: _FORMER_FILES, 3: {}, 4: {}, 5: {}}
+_FORMER = {1: _FORMER_FILES, 2: _FORMER_FILES, 3: {}, 4: {}, 5: {}, 6: {}}
 MODEL = FolderKind("model", "fastncf.json", "fastncf", ("model", "data"), FORMAT, _FORMER)
 DESCRIPTION = MODEL.manifest
 

@@ -39,6 +39,7 @@ from fastncf.trainers.next_item import (
     IS_MEAN,
     MOMENTS,
     WINDOW,
+    delayed_order,
     draw_order,
     draw_vectors,
     first_recurrence,
@@ -88,7 +89,7 @@ class CUDANextItem(Trainer):
     def __init__(self, model: MF, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.__init__`; the parameters of ``model`` are drawn anew."""
         self.model, self.stage, self.device, self.split = model, stage, torch.device(stage.device), split
-        self.windows = self._make_windows(order)
+        self.order, self.windows = order, self._make_windows(order)
         lengths, tokens = self.windows.lengths, self.windows.contexts + self.windows.lengths
         self.num_positions, self.num_interactions = int(lengths.sum()), len(split.indices)
         self.num_groups = self.num_batches = -(-self.num_positions // stage.batch_size)
@@ -254,7 +255,11 @@ class CUDANextItem(Trainer):
         return found
 
     def _draw_items(self, number: int) -> None:
-        """Write the items of an epoch's windows to the histories; those in their order are the same in all epochs."""
+        """Write the items of an epoch's windows, and their weights, to the histories."""
+        if self.stage.horizon != 1:
+            windows = windows_of(self.split, delayed_order(self.split, self.order, self.stage, number))
+            self._histories.items.copy_(self._pinned(windows.items), non_blocking=True)
+            self._histories.weights.copy_(self._pinned(windows.interaction_weights), non_blocking=True)
 
     def _pinned(self, array: np.ndarray) -> Tensor:
         """Return a tensor on the host that the device can read beside other work."""
@@ -382,7 +387,10 @@ class CUDANextItem(Trainer):
         """Write the states (U, D) of all users."""
         from fastncf.kernels.cuda.next_item import write_states
 
-        write_states(out, self._histories, self._parameters, WINDOW + 1)
+        histories = self._histories
+        if self.stage.horizon != 1:  # states are those of histories in their order
+            histories = histories._replace(items=self._copied(self.windows.items))
+        write_states(out, histories, self._parameters, WINDOW + 1)
 
     def _columns(self, moment: int) -> State:
         """Return views of the values (0), means (1) or mean squares (2) of all parameters, by name."""

@@ -19,6 +19,7 @@ from fastncf.data.split import Split, ordered_items, ordered_rows
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu import next_item as kernels
 from fastncf.kernels.cpu.batch_plans import Epoch, Plans, Windows, plan_batches
+from fastncf.kernels.cpu.csr import delay_rows
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.lazy_adam import LazyTable, catch_up, make_schedule, restore_steps, steps_of, stride_of
@@ -112,8 +113,8 @@ class NextItem(Trainer):
         self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
 
     def _make_windows(self, epoch: int) -> Windows:
-        """Return the windows that an epoch visits; those of histories in their order are the same in all epochs."""
-        return windows_of(self.split, self.order)
+        """Return the windows that an epoch visits."""
+        return windows_of(self.split, delayed_order(self.split, self.order, self.stage, epoch))
 
     @property
     def _num_vectors(self) -> int:
@@ -146,7 +147,7 @@ class NextItem(Trainer):
         if self.num_batches == 0:
             self._write_model()
             return 0.0
-        if self.history == "bag":
+        if self.history == "bag" or self.stage.horizon != 1:
             self.windows = self._make_windows(number)
         epoch = self._draw_epoch(number)
         most = _Most.of(self.windows, epoch)
@@ -320,7 +321,7 @@ class NextItem(Trainer):
 
     def _items_of_users(self) -> np.ndarray:
         """Return the items (N,) int32 of all users, in the order in which their states take them in."""
-        return self.windows.items
+        return self.windows.items if self.stage.horizon == 1 else ordered_items(self.split, self.order)
 
     def _columns(self, moment: int) -> State:
         """Return views of the values (0), means (1) or mean squares (2) of all parameters, by name."""
@@ -397,6 +398,27 @@ def windows_of(split: Split, order: np.ndarray | None) -> Windows:
     windows, weights = make_windows(split.indptr, ordered_items(split, order)), recency_weights(split.indptr)
     given = weights_of(split)
     return windows._replace(interaction_weights=weights * given[ordered_rows(split, order)] if len(given) else weights)
+
+
+def delayed_order(split: Split, order: np.ndarray | None, stage: Stage, epoch: int) -> np.ndarray | None:
+    """Return the order of the histories in an epoch: that of a trainer where the next interaction is to be told.
+
+    With another ``horizon``, which of the coming interactions is the next one says little, and so does the order of the
+    latest ones. Each interaction is delayed by a random number of places below it, so that states are made of any of
+    the interactions so far and predict any of those to come, mostly the nearest.
+    """
+    if order is None or stage.horizon == 1:
+        return order
+    sizes, horizon = np.diff(split.indptr), float(stage.horizon)
+    spans = sizes * horizon if horizon < 1 else np.full(len(sizes), horizon)
+    delay_key = np.uint64(key(stage.seed, Stream.HISTORIES, epoch if stage.shuffle else 0, 2))
+    delayed = np.empty_like(order)
+
+    def delay(first: int, last: int) -> None:
+        delay_rows(first, last, split.indptr, order, spans, delay_key, delayed)
+
+    run_ranges(delay, balanced_ranges(split.indptr))
+    return delayed
 
 
 def recency_weights(indptr: np.ndarray) -> np.ndarray:

@@ -78,6 +78,7 @@ def assert_same_training(ours: CUDANextItem, theirs: NextItem, tolerance: float 
         {"num_negatives": 500, "dropout": 0.2, "precision": "bfloat16"},
         {"num_negatives": 1, "dim": 16, "batch_size": 500, "schedule": "constant", "shuffle": False},
         {"batch_size": 2},
+        {"horizon": 3, "batch_size": 20},
     ],
 )
 def test_epochs_are_the_cpus(changes):

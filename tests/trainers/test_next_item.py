@@ -8,7 +8,7 @@ import pytest
 import torch
 from numba import njit
 
-from fastncf.data.split import Split
+from fastncf.data.split import Split, ordered_items
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.next_item import CHUNK
 from fastncf.kernels.cpu.rows import dropout
@@ -184,6 +184,38 @@ def check_epochs(monkeypatch, split, changes) -> None:
         history = torch.from_numpy(trainer.windows.items[start:end][-7:].astype(np.int64))
         state = state_of(p, history, trainer.is_mean).detach() if end > start else torch.zeros(stage.dim)
         np.testing.assert_allclose(model.user_vectors[user], state, atol=2e-3)
+
+
+def plain_delays(split: Split, order: np.ndarray, horizon: float, seed: int, epoch: int) -> np.ndarray:
+    """Return the order of an epoch: places plus hashes below the horizon, sorted."""
+    sizes = np.diff(split.indptr)
+    users, delay_key = np.repeat(np.arange(len(sizes)), sizes), key(seed, Stream.HISTORIES, epoch, 2)
+    shares = np.array([mix((delay_key + at * GOLDEN) & MASK) >> 32 for at in range(len(order))]) / 2**32
+    spans = sizes * horizon if horizon < 1 else np.full(len(sizes), horizon)
+    return order[np.lexsort((np.arange(len(order)) + shares * spans[users], users))]
+
+
+@pytest.mark.parametrize("horizon", [3, 0.4])
+def test_a_horizon_delays_interactions_anew_in_each_epoch(horizon):
+    """Items are trained as by the delayed histories; the states of the model are those of histories in their order."""
+    split = random_split(3)
+    order = random_order(split, 0)
+    ours, theirs = make(split, dim=20, horizon=horizon), make(split, dim=20)
+    theirs.order = plain_delays(split, order, horizon, ours.stage.seed, 0)
+    theirs.windows = theirs._make_windows(0)
+    assert ours.epoch(0) == theirs.epoch(0)
+    for name, array in theirs.state_dict().items():
+        assert ours.state_dict()[name].tobytes() == array.tobytes(), name
+    p = {name: tensor.detach() for name, tensor in parameters_of(ours).items()}
+    items = ordered_items(split, order)
+    for user, (start, end) in enumerate(itertools.pairwise(split.indptr.tolist())):
+        if end > start:
+            state = state_of(p, torch.from_numpy(items[start:end].astype(np.int64)), ours.is_mean)
+            np.testing.assert_allclose(ours.model.user_vectors[user], state, atol=1e-4)
+    ours.epoch(1)
+    second = plain_delays(split, order, horizon, ours.stage.seed, 1)
+    np.testing.assert_array_equal(ours.windows.items, ordered_items(split, second))
+    assert (second != theirs.order).any()
 
 
 def test_windows_cover_each_position_once():

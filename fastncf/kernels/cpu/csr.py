@@ -171,6 +171,8 @@ def order_rows(first, last, users, num_items, rows, indptr, indices, order):
             position_of[kept[position]] = -1
 
 
+_PLACE_BITS = 20  # of a delay below one place
+_DELAY_UNIT = 2.0 ** (_PLACE_BITS - 32)  # of 32 random bits
 _RUN = 16  # numbers that are sorted by insertion before they are merged
 
 
@@ -227,6 +229,32 @@ def shuffle_rows(indptr, items, shuffle_key):
             bits = mix64(shuffle_key + np.uint64(at) * np.uint64(GOLDEN)) >> np.uint64(32)
             other = start + np.int64(bits * np.uint64(at - start + 1) >> np.uint64(32))
             items[at], items[other] = items[other], items[at]
+
+
+@njit(nogil=True, cache=True)
+def delay_rows(first, last, indptr, values, spans, delay_key, delayed):
+    """Delay each value of rows by a random number of places, and write them in the order in which they come then.
+
+    Args:
+        first, last: range of rows.
+        indptr: (U + 1,) int64.
+        values: (N,) int32.
+        spans: (U,) float64, places that values of a row are delayed by at most; the number is a hash of the place.
+        delay_key: uint64.
+        delayed: (N,) int32, written; equal times keep the order of ``values``.
+    """
+    longest = 0
+    for u in range(first, last):
+        longest = max(longest, indptr[u + 1] - indptr[u])
+    times, moved = np.empty((2, longest), dtype=np.int64), np.empty((2, longest), dtype=np.int32)
+    for u in range(first, last):
+        start, count = indptr[u], indptr[u + 1] - indptr[u]
+        for at in range(count):
+            bits = mix64(delay_key + np.uint64(start + at) * np.uint64(GOLDEN)) >> np.uint64(32)
+            times[0, at] = (at << _PLACE_BITS) + np.int64(np.float64(bits) * (spans[u] * _DELAY_UNIT))
+            moved[0, at] = values[start + at]
+        side = _merge_sort(times, moved, count)
+        delayed[start : start + count] = moved[side, :count]
 
 
 @njit(nogil=True, cache=True)
