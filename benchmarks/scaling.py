@@ -28,6 +28,7 @@ import fastncf
 from benchmarks.report import load_average, machine, publish
 from fastncf import distributed
 from fastncf.data.synthetic import write_synthetic_movielens
+from fastncf.launcher import Launched
 from fastncf.threads import VARIABLE
 from fastncf.trainers import parallel_cpu_mlp, parallel_next_item
 
@@ -47,7 +48,7 @@ def train(path: str, name: str) -> None:
         epoch_bytes.append(0 if ranks is None else ranks.num_bytes)
 
     least_bytes = count_least_bytes()
-    with distributed.Launched() as process:
+    with Launched() as process:
         fitted = fastncf.fit(path, callback=note, progress=False, device="cpu", **SETTINGS[name])
     stage = fitted.plan.final
     per_step = stage.batch_size if stage.loss == "softmax" else stage.batch_size // (1 + stage.num_negatives)

@@ -14,12 +14,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from fastncf import network
 from fastncf.errors import DistributedError, FastNCFError
+from fastncf.launcher import was_launched
 from fastncf.temporary import named_file
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_SECONDS_TO_CONNECT = 120
 _MOST_CONNECTIONS = 4096
-_SECONDS_FOR_MESSAGE = 3
 _SECONDS_TO_END = 1  # of a process whose connections are closed already
 _SECONDS_OF_A_TIMEOUT = 60  # an operation with wrong arguments fails at once
 _ALIGNMENT = 64  # bytes, of arrays in a file that is mapped
@@ -42,9 +41,9 @@ class Ranks:
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
-        local_rank: number of this process among those of its machine.
+        local_rank: number of this process among those of its machine, which can share temporary files.
         local_size: number of processes of its machine.
-        first_here: number of the first process of its machine.
+        first_here: rank of the first process of its machine.
         num_bytes: bytes of the arrays and tensors that this process has given to :meth:`sum`, :meth:`sum_tensor` and
             :meth:`gather_tensor`, and of what it has sent to others by :meth:`exchange`.
     """
@@ -53,15 +52,16 @@ class Ranks:
         import torch.distributed as dist
 
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
-        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
-        self.first_here = self.rank - self.local_rank
         self.num_bytes = 0
         self._host = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")  # for arrays and objects
         # nobody reads it: it takes connections while this process runs
         self._port = socket.create_server(("", 0), backlog=_MOST_CONNECTIONS)
-        self._addresses: list[tuple[str, int]] = []  # until all have told theirs
-        self._addresses = self.gather((_own_address(), self._port.getsockname()[1]))
+        self._addresses: dict[int, tuple[str, int]] = {}  # of those whose end can be seen
+        self._first_of = self._find_machines()
+        self.first_here = self._first_of[self.rank]
+        here = [rank for rank in range(self.size) if self.is_here(rank)]
+        self.local_rank, self.local_size = here.index(self.rank), len(here)
+        self._addresses = self._find_addresses()
 
     def sum(self, array: "np.ndarray") -> None:
         """Replace an array by its sum over all ranks, which is the same to the bit on each of them."""
@@ -106,7 +106,7 @@ class Ranks:
 
     def is_here(self, rank: int) -> bool:
         """Return whether a rank runs on this machine."""
-        return self.first_here <= rank < self.first_here + self.local_size
+        return self._first_of[rank] == self.first_here
 
     def share(self, array: "np.ndarray", rank: int) -> None:
         """Replace an array by that of a rank."""
@@ -187,6 +187,37 @@ class Ranks:
             self.wait()  # all have mapped the file, which lasts until they end
         return result
 
+    def _find_machines(self) -> list[int]:
+        """Return for each rank the first one of its machine: of its kernel, and with the same temporary files.
+
+        No launcher is asked, since some tell less. Containers of one machine have temporary files of their own.
+
+        Raises:
+            InsufficientMemoryError: the folder for temporary files of a rank cannot be written; on all ranks.
+        """
+        with ExitStack() as files:
+            made = _outcome_of(lambda: named_file(1, files).name)
+            self._require_success(made)
+            named = self.gather((network.kernel_id(), str(made.value)))
+            kernel, _ = named[self.rank]
+            seen = self.gather([other == kernel and Path(path).exists() for other, path in named])
+        first_of: list[int] = []
+        for rank in range(self.size):
+            firsts = (first for first in first_of if first_of[first] == first and seen[rank][first])
+            first_of.append(next(firsts, rank))
+        return first_of
+
+    def _find_addresses(self) -> dict[int, tuple[str, int]]:
+        """Return the addresses of the ports by which this rank sees that others have ended.
+
+        There are none where a rank does not reach the next one, as through a firewall.
+        """
+        routes = self.gather(network.route_to(os.environ.get("MASTER_ADDR", "localhost")))
+        own = network.outside_address(routes[self.rank], routes)
+        addresses = dict(enumerate(self.gather((own, self._port.getsockname()[1]))))
+        reached = self.gather(_answers(addresses[(self.rank + 1) % self.size]))
+        return addresses if all(reached) else {}
+
     def _require_success(self, outcome: "_Outcome | None") -> None:
         """Raise the error of the first rank that has one, on every rank.
 
@@ -238,7 +269,9 @@ class Ranks:
                 break
         if lost is not None:
             return f"rank {lost} has ended"
-        return "another rank has not answered in time" if seconds >= _SECONDS_OF_A_TIMEOUT else None
+        if seconds >= _SECONDS_OF_A_TIMEOUT:
+            return "another rank has not answered in time"
+        return None if self._addresses else "the connection to another rank is lost"
 
     def _loss(self, what: str) -> DistributedError:
         """Return the error that says what has happened to another rank."""
@@ -261,21 +294,12 @@ class Ranks:
 
     def _ended(self) -> int | None:
         """Return a rank that has ended."""
-        others = ((rank, one) for rank, one in enumerate(self._addresses) if rank != self.rank)
+        others = ((rank, one) for rank, one in self._addresses.items() if rank != self.rank)
         return next((rank for rank, one in others if not _answers(one)), None)
 
     def close(self) -> None:
         """Close the port by which others see that this process runs."""
         self._port.close()
-
-
-def _own_address() -> str:
-    """Return the address of this machine that the others reach it by: that of the route to the first rank."""
-    first = os.environ.get("MASTER_ADDR", "localhost")
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
-        route.connect((first, 9))  # sends nothing
-        return str(route.getsockname()[0])
-    return "127.0.0.1"
 
 
 def _answers(address: tuple[str, int]) -> bool:
@@ -357,7 +381,7 @@ def exchanges_between_gpus() -> bool:
     dist = sys.modules.get("torch.distributed")
     if dist is None or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return True
-    return "nccl" in dist.get_backend()
+    return "nccl" in dist.get_backend_config()  # get_backend() names none where a group was made without one
 
 
 @contextmanager
@@ -407,82 +431,3 @@ def _versions() -> dict[str, str]:
 
     packages = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "polars", "torch")}
     return {"python": platform.python_version(), "fastncf": fastncf.__version__, **packages}
-
-
-def was_launched() -> bool:
-    """Return whether torchrun, or another launcher that sets its variables, has started this process beside others."""
-    return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
-
-
-def lost_rank(error: BaseException) -> DistributedError | None:
-    """Return the error that says which rank has ended, where an error is it or was raised while it was handled."""
-    one: BaseException | None = error
-    while one is not None and not (isinstance(one, DistributedError) and one.__cause__ is not None):
-        one = one.__context__
-    return one
-
-
-def wait_for_message() -> None:
-    """Give the first process time to say what all have met: a launcher ends all of them when the first one ends."""
-    with suppress(KeyboardInterrupt):
-        time.sleep(_SECONDS_FOR_MESSAGE)
-
-
-def is_first_process() -> bool:
-    """Return whether this process is the first of those that torchrun has started, or was not started by it."""
-    return not was_launched() or os.environ["RANK"] == "0"
-
-
-class Launched:
-    """The process group of a process that torchrun has started; a context manager that ends it.
-
-    Attributes:
-        rank: number of this process.
-    """
-
-    def __init__(self) -> None:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a rank that ends is one sentence, and no trace of C++
-        import torch.distributed as dist
-
-        # Torch's optimizers import it. Its functions have the group that exists then as a default argument, which would
-        # keep that group, and its threads, alive beyond their end; now there is none.
-        import torch.distributed.nn.functional  # noqa: F401
-
-        self.rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        store = dist.TCPStore(
-            os.environ.get("MASTER_ADDR", "localhost"),
-            int(os.environ.get("MASTER_PORT", "29500")),
-            size,
-            is_master=self.rank == 0 and not by_agent,
-            timeout=timedelta(seconds=_SECONDS_TO_CONNECT),
-        )
-        self._store = dist.PrefixStore(f"fastncf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group(_backend(), store=self._store, rank=self.rank, world_size=size)
-
-    def claims_message(self, error: BaseException) -> bool:
-        """Return whether this rank is to say what has gone wrong: the first one that asks, unless it has ended."""
-        with suppress(RuntimeError):  # without an agent the store ends with the first rank
-            return int(self._store.add("messages", 1)) == 1
-        return lost_rank(error) is not None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        import torch.distributed as dist
-
-        if kind is None:  # after an error the others may be gone, and the end of the process closes what is open
-            dist.destroy_process_group()
-
-
-def _backend() -> str:
-    """Return nccl where this machine has a GPU for each of its processes, and make that of this one current."""
-    import torch
-    import torch.distributed as dist
-
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if not dist.is_nccl_available() or torch.cuda.device_count() < local_size:
-        return "gloo"
-    torch.cuda.set_device(local_rank)
-    return "nccl"

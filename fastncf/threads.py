@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from fastncf import launcher
 from fastncf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -202,15 +203,15 @@ def run_aside(function: Callable[[], Result]) -> Result:
 def num_threads() -> int:
     """Return how many threads kernels use: the value of ``FASTNCF_NUM_THREADS``, else the cores of this process.
 
-    The processes that torchrun starts on a machine share its cores.
+    The processes that torchrun has started on a machine share its cores.
 
     Raises:
-        ConfigError: the variable is no integer of at least 1.
+        ConfigError: the variable, or one of torchrun, is no integer of at least 1.
     """
     value = os.environ.get(VARIABLE)
     if value is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return max(1, cores // launcher.processes_here())
     if not value.isdecimal() or int(value) < 1:
         raise ConfigError(f"{VARIABLE}={value!r}: expected an integer of at least 1")
     return int(value)

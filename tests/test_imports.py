@@ -12,7 +12,8 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"files", "temporary"},
+    {"files", "network", "temporary"},
+    {"launcher"},
     {
         "accelerators",
         "distributed",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import CycloptsError
 
-from fastncf import distributed
+from fastncf import launcher
 from fastncf.cli.app import SettingsFileError, app, option_names
 from fastncf.cli.comparing import compare
 from fastncf.cli.data import datasets, generate
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             signals = stack.enter_context(signals_as_interrupts())
         stack.enter_context(guarded_streams(lambda warning: as_options(warning, option_names(tokens))))
         code = _run(tokens, signals)
-    if signals or (code and is_own_process and distributed.was_launched()):
+    if signals or (code and is_own_process and launcher.was_launched()):
         os._exit(code)  # does not wait for threads that are still compiling, or that wait for a rank which has ended
     sys.exit(code)
 
@@ -91,7 +91,7 @@ def _run(tokens: list[str], signals: list[int]) -> int:
     """
     is_debug = "--debug" in tokens
     tokens = _with_stdin(tokens)
-    process: distributed.Launched | None = None
+    process: launcher.Launched | None = None
     try:
         with translate_exhaustion(tokens[0] if tokens else "fastncf", "smaller data or a smaller model"):
             if tokens and not tokens[0].startswith("-"):
@@ -105,21 +105,26 @@ def _run(tokens: list[str], signals: list[int]) -> int:
         if is_debug and not isinstance(error, CycloptsError | KeyboardInterrupt | OutputError):
             raise
         interrupt = KeyboardInterrupt() if signal.SIGINT in signals else Terminated(signals[0]) if signals else None
-        if (lost := distributed.lost_rank(error)) is not None:
+        if (lost := launcher.lost_rank(error)) is not None:
             hold_signals()  # of a launcher, which ends the other ranks; the process ends as soon as the line is printed
         message, code = explain(lost or interrupt or error)
         if message is not None and isinstance(error, KeyboardInterrupt):
             message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
         if message is not None and isinstance(error, FastNCFError | KeyboardInterrupt):
             message = message if isinstance(error, SettingsFileError) else as_options(message, option_names(tokens))
-        if message is not None and (
-            distributed.is_first_process() if process is None else process.claims_message(error)
-        ):
+        if message is not None and _speaks(process, error):
             print(f"fastncf: {short_message(message)}", file=sys.stderr)
-        elif process is None and distributed.was_launched():
-            distributed.wait_for_message()
+        elif process is None and launcher.was_launched():
+            launcher.wait_for_message()
         return code
     return 0
+
+
+def _speaks(process: launcher.Launched | None, error: BaseException) -> bool:
+    """Return whether this process is the one of several that says what has gone wrong."""
+    if process is not None:
+        return process.claims_message(error)
+    return isinstance(error, launcher.NotJoinedError) or launcher.is_first_process()
 
 
 _INPUTS = ("--users", "--items", "--exclude", "--history", "--test", "--candidates", "--titles", "--config")
@@ -151,23 +156,28 @@ def _notes_shown(tokens: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _launched(tokens: list[str]) -> Iterator[distributed.Launched | None]:
+def _launched(tokens: list[str]) -> Iterator[launcher.Launched | None]:
     """Join the processes that torchrun has started, in the block; all but the first print errors alone.
 
     Raises:
         ConfigError: the command is one that a single process runs.
     """
-    if not distributed.was_launched() or not {"--help", "-h", "--version"}.isdisjoint(tokens):
+    if not launcher.was_launched() or not {"--help", "-h", "--version"}.isdisjoint(tokens):
         yield None
         return
     if tokens[:1] != ["fit"]:
         raise ConfigError(f"{' '.join(tokens[:1])}: runs in a single process; expected no torchrun, or the command fit")
-    with distributed.Launched() as process, ExitStack() as stack:
+    with launcher.Launched(_tell) as process, ExitStack() as stack:
         if process.rank > 0:
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
         yield process
+
+
+def _tell(sentence: str) -> None:
+    """Print a note."""
+    print(f"fastncf: {sentence}", file=sys.stderr)
 
 
 def _console() -> "Console | None":

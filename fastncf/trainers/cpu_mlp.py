@@ -282,6 +282,13 @@ class PackedParameters:
         sizes = zip((0, self.network.product_width)[-len(self._dims) :], self._dims, strict=True)
         return list(sizes)
 
+    def layer_places(self) -> np.ndarray:
+        """Return where the packed vectors of the layers have numbers of the module, ascending (n,) int64."""
+        numbers = torch.arange(self.network.num_parameters)
+        packed = [part.packed[0] for part in self._parts if not part.name.endswith("embedding.weight")]
+        places = [numbers.as_strided(one.shape, one.stride(), int(one.storage_offset())).reshape(-1) for one in packed]
+        return torch.cat(places).sort().values.numpy()
+
     def _table_parts(self, prefix: str, start: int, num_users: int) -> Iterator[Part]:
         """Yield the parts of the two tables of GMF or MLP, whose vectors begin at column ``start`` of a row."""
         rows = torch.from_numpy(self.table.rows).view(-1, self.table.stride)

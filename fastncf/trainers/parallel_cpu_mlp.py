@@ -51,6 +51,7 @@ class ParallelCPUMLP(CPUMLPTrainer):
         self._users = Users.of(ranks, split.indptr)
         self._num_items = split.num_items
         super().__init__(model, split, stage, order)
+        self._layer_places = self._packed.layer_places()
         self._settings = self._settings._replace(
             dropout_key=np.uint64(key(stage.seed, Stream.DROPOUT, *([ranks.rank] if ranks.rank else [])))
         )
@@ -143,7 +144,9 @@ class ParallelCPUMLP(CPUMLPTrainer):
             layers *= np.float32(share)
         else:
             layers[:] = 0
-        self.ranks.sum(layers)
+        sums_of_layers = layers[self._layer_places]  # without what fills up rows of the matrices
+        self.ranks.sum(sums_of_layers)
+        layers[self._layer_places] = sums_of_layers
         kernels.step_layers(step, shared)
         sums = np.zeros_like(of_items)
         send_back(self.ranks, list(self._columns(used, sums, gradients[places])))

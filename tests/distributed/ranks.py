@@ -43,7 +43,7 @@ TRITON_MAKERS = {
     "cuda_next_item": (CUDANextItem, ParallelCUDANextItem),
     "cuda_other_items": (CUDAOtherItems, ParallelCUDAOtherItems),
 }
-SHARDED = "gmf", "mf", "neumf"
+SHARDED = "gmf", "mf", "mlp", "neumf"
 TRAINERS = (
     *MAKERS,
     *("mlp", "neumf", "autograd", "autograd, many items"),
@@ -137,10 +137,15 @@ def states_of_layers(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarr
     split = random_split(5, num_items=90)
     with distributed.alone():  # so that the ranks do not share the memory of the tables
         module = models.build(stage, split.num_users, split.num_items, split.item_counts())
-    if (ranks := distributed.current()) is not None and ranks.rank:
+    ranks = distributed.current()
+    if ranks is not None and ranks.rank:
         torch.nn.init.zeros_(module.get_parameter("output.weight"))
     with (CPUMLPTrainer if is_alone else ParallelCPUMLP)(module, split, stage) as trainer:
-        yield "losses", np.array([trainer.epoch(number) for number in range(EPOCHS)])
+        yield "losses", np.array([trainer.epoch(number) for number in range(EPOCHS - 1)])
+        before = 0 if ranks is None else ranks.num_bytes
+        yield "last loss", np.array(trainer.epoch(EPOCHS - 1))
+        if ranks is not None:
+            assert ranks.num_bytes - before == bytes_of_sharded_tables(trainer, module, ranks)
         state = trainer.state_dict()
         yield from ((name, np.array(value, copy=True)) for name, value in state.items())
         yield from ((f"module {name}", value.numpy()) for name, value in module.state_dict().items())
@@ -177,7 +182,7 @@ def sharded_states(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray
             before = 0 if ranks is None else ranks.num_bytes
             losses.append(float(trainer.epoch(number)))
             if ranks is not None:
-                assert ranks.num_bytes - before == bytes_of_sharded_tables(trainer, ranks)
+                assert ranks.num_bytes - before == bytes_of_sharded_tables(trainer, module, ranks)
         yield "losses", np.array(losses)
         if ranks is not None:
             require_share_of_tables(trainer, split.num_items, ranks)
@@ -190,14 +195,15 @@ def sharded_states(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray
         assert all(torch.equal(tensor, kept[name]) for name, tensor in trainer.state_dict().items())
 
 
-def bytes_of_sharded_tables(trainer: ShardedAutograd, ranks: distributed.Ranks) -> int:
+def bytes_of_sharded_tables(
+    trainer: ShardedAutograd | ParallelCPUMLP, module: torch.nn.Module, ranks: distributed.Ranks
+) -> int:
     """Return the least bytes that a rank has to send in the epoch that it has trained, with the ids of the rows.
 
     Rows of its items that others use, and gradients of others' rows that it uses; gradients of layers; sums of losses.
     """
     loader = trainer.loader
-    tables = [trainer._whole.get_parameter(name) for name in trainer._whole.item_tables]
-    width = sum(table[0].numel() for table in tables)
+    width = sum(module.get_parameter(name)[0].numel() for name in module.item_tables)
     numbers = 0
     for indices in loader.batch_indices():
         batch = loader.gather(trainer._users.own(indices))
@@ -207,7 +213,8 @@ def bytes_of_sharded_tables(trainer: ShardedAutograd, ranks: distributed.Ranks) 
         numbers += width * sum(item % ranks.size == ranks.rank for one in others for item in one)
         numbers += (width + 1) * sum(item % ranks.size != ranks.rank for item in items)  # and its id
         numbers += ranks.size - 1  # how many ids
-    layers = sum(parameter.numel() for _, parameter in trainer._layers())
+    tables = {*module.user_tables, *module.item_tables}
+    layers = sum(parameter.numel() for name, parameter in module.named_parameters() if name not in tables)
     return 4 * numbers + 4 * layers * loader.batches + 8
 
 
@@ -294,10 +301,12 @@ def main(path: str) -> None:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{os.environ['STORE']}", rank=rank, world_size=size)
-    with distributed.together() as ranks:
+    machine = str(rank % 2) if size == 4 else "0"
+    with mock.patch("fastncf.network.kernel_id", return_value=machine), distributed.together() as ranks:
         is_alone = ranks is None
         assert is_alone == (size == 1)
         if ranks is not None:
+            assert ranks.local_size == 2  # of four ranks, every other one is on another machine
             require_own_errors(ranks)
             require_cpu()
             require_room(ranks)
