@@ -75,8 +75,14 @@ class Ranks:
         self._call("all_reduce", tensor, group=self._group_of(tensor))
 
     def share_tensor(self, tensor: "Tensor", rank: int) -> None:
-        """Replace a tensor by that of a rank."""
-        self._call("broadcast", tensor, src=rank, group=self._group_of(tensor))
+        """Replace a tensor of any dtype and strides by that of a rank."""
+        import torch
+
+        block = tensor.contiguous()
+        numbers = block.reshape(-1).view(torch.uint8)  # libraries lack some dtypes, and take no others' strides
+        self._call("broadcast", numbers, src=rank, group=self._group_of(tensor))
+        if block.data_ptr() != tensor.data_ptr():
+            tensor.copy_(block)
 
     def gather_tensor(self, tensor: "Tensor") -> list["Tensor"]:
         """Return the tensors of all ranks, which have the same shape, in their order."""

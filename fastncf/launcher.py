@@ -243,7 +243,7 @@ def _store_of(found: Variables, wait: _Wait) -> Any:
                     found.port,
                     found.size,
                     is_master=is_master,
-                    timeout=timedelta(seconds=_SECONDS_TO_CONNECT),
+                    timeout=timedelta(seconds=_SECONDS_TO_ANSWER),
                     wait_for_workers=False,
                 )
             )
@@ -255,6 +255,7 @@ def _store_of(found: Variables, wait: _Wait) -> Any:
     thread.join(_SECONDS_TO_ANSWER)
     outcome = outcomes[0] if outcomes else "no answer"
     if not isinstance(outcome, RuntimeError | str):
+        outcome.set_timeout(timedelta(seconds=_SECONDS_TO_CONNECT))
         return outcome
     reason = outcome if isinstance(outcome, str) else first_line(outcome)
     if is_master:

@@ -282,6 +282,24 @@ def require_embeddings(ranks: distributed.Ranks) -> None:
         assert torch.equal(ours.weight, expected.weight)
 
 
+def require_any_tensor(ranks: distributed.Ranks) -> None:
+    """Check that tensors of all strides and dtypes are shared: columns, numbers, no rows, and what gloo lacks."""
+    for zeros in (
+        lambda: torch.zeros(3, 4)[:, 1:3],
+        lambda: torch.zeros(4, 3).T,
+        lambda: torch.tensor(False),
+        lambda: torch.zeros(0, 5),
+        lambda: torch.zeros(2, dtype=torch.int16),
+        lambda: torch.zeros(2, dtype=torch.complex64),
+        lambda: torch.zeros(2, dtype=torch.bfloat16),
+    ):
+        tensor = zeros()
+        if ranks.rank == ranks.size - 1:
+            tensor.fill_(1)
+        ranks.share_tensor(tensor, ranks.size - 1)
+        assert bool((tensor == 1).all())
+
+
 def require_cpu() -> None:
     """Check that ranks that exchange by gloo train on CPUs, whatever GPUs there are."""
     with mock.patch("torch.cuda.is_available", return_value=True):
@@ -308,6 +326,7 @@ def main(path: str) -> None:
         if ranks is not None:
             assert ranks.local_size == 2  # of four ranks, every other one is on another machine
             require_own_errors(ranks)
+            require_any_tensor(ranks)
             require_cpu()
             require_room(ranks)
             require_copies(ranks)
