@@ -1,4 +1,4 @@
-"""New interactions in a fitted model: histories that grow, with or without further training."""
+"""New interactions in a fitted model: histories that grow, and new items, without further training."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,27 +9,27 @@ from fastncf.data.ids import Vocabulary
 from fastncf.data.others import OtherUsers
 from fastncf.data.split import Split, ordered_items, select_rows
 from fastncf.data.updates import add_interactions, renumber_items
-from fastncf.errors import ConfigError, DivergedError
+from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
-from fastncf.models.factored import has_vectors, popularity_factors
-from fastncf.models.pretrained import Pretrained
+from fastncf.models.factored import has_vectors, module_factors, popularity_factors
+from fastncf.models.pretrained import Pretrained, encoder_with_items
 from fastncf.plan import Plan
-from fastncf.plan_memory import require_training_memory
 from fastncf.serving.histories import NewRows, encode
-from fastncf.serving.module_users import solve_tables, tables_like, with_tables
+from fastncf.serving.module_items import with_new_items
+from fastncf.serving.module_users import solve_tables, table_names, tables_like, with_tables
 from fastncf.serving.solving import FixedItems, negatives_of, solve_users
 from fastncf.stage import BY_STATES, Stage
-from fastncf.trainers import require_trainer
-from fastncf.trainers.base import Trainer
-from fastncf.trainers.loop import ProgressReporter, TrainingLog, train_epochs
 from fastncf.trainers.sgd import init_factors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LEARNING_RATE_SHARE = 0.5
-"""Part of the learning rate of a fit that further epochs begin with."""
+
+def holds_factors(module: "nn.Module", factors: Factors) -> bool:
+    """Return whether the first table of a module's users holds the vectors of factors with the same scores."""
+    names = table_names(module)
+    return names is not None and module.get_parameter(names[0]).shape[1:] == factors.user_vectors.shape[1:]
 
 
 class KnownModel(NamedTuple):
@@ -79,12 +79,25 @@ class KnownModel(NamedTuple):
         assert not isinstance(self.trained, Factors)
         pretrained = self.pretrained
         if pretrained is None:
-            return solve_tables(self.trained, plan.final, self.split.item_counts(), indptr, items)
-        none = np.zeros((0, pretrained.item_vectors.shape[1]), dtype=np.float32)
-        first = Factors(none, pretrained.item_vectors, none[:, 0], pretrained.item_bias)
-        known = self._replace(trained=first, encoder=pretrained.encoder)
-        rows = pretrained.rows(*known.new_users(plan.stages[0], indptr, items))
-        return tables_like(self.trained, rows)
+            rows = self._rows_by_factors(plan.final, indptr, items)
+            return rows or solve_tables(self.trained, plan.final, self.split.item_counts(), indptr, items)
+        return tables_like(self.trained, pretrained.rows(*self.first_model().new_users(plan.stages[0], indptr, items)))
+
+    def _rows_by_factors(self, stage: Stage, indptr: np.ndarray, items: np.ndarray) -> "dict[str, Tensor]":
+        """Return the rows that :meth:`new_users` finds for a module that is a matrix factorization, else none."""
+        assert not isinstance(self.trained, Factors)
+        factors = module_factors(self.trained, stage.model, len(self.users), len(self.items))
+        if factors is None or not holds_factors(self.trained, factors):
+            return {}
+        found = self._replace(trained=factors).new_users(stage, indptr, items)
+        return tables_like(self.trained, dict(zip(table_names(self.trained) or (), found, strict=False)))
+
+    def first_model(self) -> "KnownModel":
+        """Return the matrix factorization that a module was pretrained by, without its users."""
+        assert self.pretrained is not None
+        none = np.zeros((0, self.pretrained.item_vectors.shape[1]), dtype=np.float32)
+        first = Factors(none, self.pretrained.item_vectors, none[:, 0], self.pretrained.item_bias)
+        return self._replace(trained=first, encoder=self.pretrained.encoder)
 
     def new_users(self, stage: Stage, indptr: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return vectors (U, D) and biases (U,) float32, for factors, of users who are known by their histories alone.
@@ -180,9 +193,21 @@ def _updated_factors(
 def _updated_module(
     module: "nn.Module", grown: KnownModel, plan: Plan, new_index: np.ndarray, changed: np.ndarray
 ) -> "nn.Module":
-    """Return a module for the users of a model that has more interactions; see :func:`_updated_factors`."""
+    """Return a module for the users of a model that has more interactions; see :func:`_updated_factors`.
+
+    Raises:
+        ConfigError: there are new users, and the module does not name its tables of users.
+    """
     import torch
 
+    if table_names(module) is None:
+        if not np.array_equal(new_index, np.arange(len(grown.users))):
+            num_new = len(grown.users) - len(new_index)
+            raise ConfigError(
+                f"update: there are {num_new:,} new users, and {type(module).__name__:.80} does not name its tables of "
+                f"users; expected user_tables in its class, or interactions of its own users"
+            )
+        return module
     solved = grown.new_rows(plan, *select_rows(grown.split, grown.order, changed))
     parameters, tables = dict(module.named_parameters()), {}
     for name, rows in solved.items():
@@ -219,71 +244,38 @@ def _with_past(rows: NewRows, others: OtherUsers | None) -> tuple[NewRows, Other
 
 
 def add_items(known: KnownModel, stage: Stage, items: Vocabulary) -> KnownModel:
-    """Return the model with a larger catalogue, whose new items have random vectors and no bias.
+    """Return the model with a larger catalogue.
+
+    New items have random vectors and no bias in factors, and the mean of the other items' rows in a module.
 
     Args:
         known: the model.
         stage: what it was trained by.
         items: ids of all items, old and new.
+
+    Raises:
+        ConfigError: the model is a module that does not name its tables of items.
     """
     new_index = items.encode(known.items.ids)
-    fresh = init_factors(replace(stage, model="mf"), 1, len(items))
-    vectors, bias = fresh.item_vectors[:, : known.factors.item_vectors.shape[1]].copy(), fresh.item_bias
-    vectors[new_index], bias[new_index] = known.factors.item_vectors, known.factors.item_bias
-    encoder = known.encoder
-    if encoder is not None:
-        history_vectors = np.zeros((len(items), *encoder.vectors.shape[1:]), dtype=np.float32)
-        history_vectors[new_index] = encoder.vectors
-        encoder = encoder._replace(vectors=history_vectors)
     split, order = renumber_items(known.split, known.order, new_index, len(items))
     if split.weights is not None:
         split = replace(split, weights=split.weights.with_items(new_index))
+    grown = known._replace(items=items, split=split, order=order)
+    if isinstance(known.trained, Factors):
+        return _with_new_items(grown, stage, new_index)
+    pretrained = known.pretrained
+    return grown._replace(
+        trained=with_new_items(known.trained, new_index, len(items)),
+        pretrained=None if pretrained is None else pretrained.with_items(new_index, len(items)),
+    )
+
+
+def _with_new_items(known: KnownModel, stage: Stage, new_index: np.ndarray) -> KnownModel:
+    """Return a model of factors that has the vectors of more items, see :func:`add_items`."""
+    num_items = len(known.items)
+    fresh = init_factors(replace(stage, model="mf"), 1, num_items)
+    vectors, bias = fresh.item_vectors[:, : known.factors.item_vectors.shape[1]].copy(), fresh.item_bias
+    vectors[new_index], bias[new_index] = known.factors.item_vectors, known.factors.item_bias
     factors = known.factors._replace(item_vectors=vectors, item_bias=bias)
-    return known._replace(trained=factors, encoder=encoder, items=items, split=split, order=order)
-
-
-def require_further_trainer(stage: Stage) -> type[Trainer]:
-    """Return the trainer of a fitted model that can go on with it.
-
-    Raises:
-        ConfigError: it cannot, or not here.
-    """
-    trainer_class = require_trainer(stage, "update")
-    if not trainer_class.trains_factors:
-        raise ConfigError(
-            f"update: the trainer {stage.trainer} cannot go on from a fitted {stage.model:.80}; expected an mf or gmf "
-            f"that a kernel has trained, or epochs=0"
-        )
-    return trainer_class
-
-
-def train_on(known: KnownModel, plan: Plan, epochs: int, reporter: ProgressReporter) -> tuple[KnownModel, TrainingLog]:
-    """Return the model after further epochs on all its training interactions, and their log.
-
-    Args:
-        known: the model, whose parameters stay as they are.
-        plan: what it was trained by.
-        epochs: at least 1.
-        reporter: called at the end of each epoch.
-
-    Raises:
-        ConfigError: the trainer of the model cannot go on, or not here.
-        InsufficientMemoryError: the memory does not suffice.
-        DivergedError: the training led to numbers that are not finite.
-    """
-    stage = plan.final
-    if not has_vectors(stage.model):  # its counts are up to date
-        return known, TrainingLog()
-    trainer_class = require_further_trainer(stage)
-    stage = replace(stage, epochs=epochs, learning_rate=LEARNING_RATE_SHARE * stage.learning_rate)
-    split = known.split
-    require_training_memory(replace(plan.with_everything(split), stages=(stage,)))
-    factors = init_factors(stage, split.num_users, split.num_items)
-    order = known.order if stage.history == "sequence" else None
-    start = known.factors._replace(user_vectors=known.own_vectors())
-    with reporter.stage("train"), trainer_class(factors, split, stage, order) as trainer:
-        trainer.start_from(start, known.encoder)
-        found = train_epochs(trainer, factors, stage, len(split.indices), None, reporter)
-        if found.divergence is not None:
-            raise DivergedError(found.divergence)
-        return known._replace(trained=factors, encoder=trainer.encoder), found.log
+    encoder = None if known.encoder is None else encoder_with_items(known.encoder, new_index, num_items)
+    return known._replace(trained=factors, encoder=encoder)

@@ -42,6 +42,7 @@ LEVELS = [
     {"checkpoints", "measuring", "plan_file", "progress", "tuning"},
     {"plan_memory"},
     {"refit", "updating"},
+    {"further_training"},
     {"calibration", "datasets", "recommender", "unused"},
     {"asked"},
     {"comparison", "train"},

@@ -5,6 +5,7 @@ Intelligent Systems 5 (4), 2015.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,10 +134,12 @@ def find_source(source: str | Path) -> Path:
     if (name := str(source)) in DATASETS:
         return fetch(name)
     compact = {_compact(known): known for known in DATASETS}
-    if path.name == name and (meant := get_close_matches(_compact(name), compact, 1, cutoff=0.8)):
+    meant = get_close_matches(_compact(name), compact, 1, cutoff=0.8)
+    if path.name == name and (meant or (_compact(name).startswith("ml") and not path.suffix)):
+        guess = f" did you mean {compact[meant[0]]}?" if meant else ""
         raise DataNotFoundError(
-            f"{path}: no such file, and no data set of this name; did you mean {compact[meant[0]]}? expected a file or "
-            f"one of {', '.join(DATASETS)}"
+            f"{path}: no such file, and no data set of this name;{guess} expected a file or one of "
+            f"{', '.join(DATASETS)}"
         )
     return path
 
@@ -270,5 +273,11 @@ def _progress_line(name: str, num_bytes: int) -> Iterator[Callable[[int], object
 
 
 def _compact(name: str) -> str:
-    """Return a name as it is compared with others: in lower case, and without punctuation."""
-    return "".join(character for character in name.lower() if character.isalnum()).replace("movielens", "ml")
+    """Return a name as it is compared with others: in lower case, without punctuation, and with numbers in short.
+
+    ``MovieLens-100K-Dataset``, ``ml_100000`` and ``ml-100k`` become the same.
+    """
+    letters = "".join(character for character in name.lower() if character.isalnum())
+    for word, short in (("movielens", "ml"), ("dataset", ""), ("ratings", ""), ("000000", "m"), ("000", "k")):
+        letters = letters.replace(word, short)
+    return re.sub(r"(millions?|mio)$", "m", letters)

@@ -1,6 +1,6 @@
 """Rows of a pretrained module for users whom it was not trained on, by the factors that it started from."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _MOST_USERS = 1 << 17
-"""Users at most by whom maps are fitted."""
+"""Users, or items, at most by whom maps are fitted."""
 
 
 class Pretrained(NamedTuple):
@@ -43,12 +43,57 @@ class Pretrained(NamedTuple):
         """
         parameters = dict(module.named_parameters())
         fitted = slice(None, None, max(1, -(-len(factors.user_bias) // _MOST_USERS)))
-        users = with_ones(factors.user_vectors[fitted], factors.user_bias[fitted])
-        maps = {}
-        for name in module.user_tables:  # type: ignore[union-attr]
-            table = parameters[name].detach()[fitted].double().cpu().numpy()
-            maps[name] = np.linalg.lstsq(users, table, rcond=None)[0].astype(np.float32)
-        return cls(factors.item_vectors.copy(), factors.item_bias.copy(), encoder, maps)
+        names = module.user_tables
+        tables = {name: parameters[name].detach()[fitted].double().cpu().numpy() for name in names}  # type: ignore[union-attr]
+        kept = cls(factors.item_vectors.copy(), factors.item_bias.copy(), encoder, {})
+        return kept.with_maps_to(tables, factors.user_vectors[fitted], factors.user_bias[fitted])
+
+    def with_maps_to(self, tables: dict[str, np.ndarray], vectors: np.ndarray, bias: np.ndarray) -> Self:
+        """Return the same with maps that are fitted to users by least squares.
+
+        Args:
+            tables: rows (U, E) of the users in the module, by the names of their tables.
+            vectors: (U, D), of the users in the matrix factorization.
+            bias: (U,).
+        """
+        users = with_ones(vectors, bias)
+        maps = {name: np.linalg.lstsq(users, one, rcond=None)[0].astype(np.float32) for name, one in tables.items()}
+        return self._replace(maps=maps)
+
+    def with_items(self, new_index: np.ndarray, num_items: int) -> Self:
+        """Return the same with a larger catalogue, whose new items have vectors and biases of zeros.
+
+        Args:
+            new_index: (I,), what the index of each item is afterwards.
+            num_items: of the larger catalogue.
+        """
+        vectors = np.zeros((num_items, self.item_vectors.shape[1]), dtype=np.float32)
+        bias = np.zeros(num_items, dtype=np.float32)
+        vectors[new_index], bias[new_index] = self.item_vectors, self.item_bias
+        encoder = None if self.encoder is None else encoder_with_items(self.encoder, new_index, num_items)
+        return self._replace(item_vectors=vectors, item_bias=bias, encoder=encoder)
+
+    def with_items_like(self, rows: dict[str, np.ndarray], is_new: np.ndarray) -> Self:
+        """Return the same with vectors of new items, by a linear map that is fitted to the others by least squares.
+
+        Args:
+            rows: of the items in the module, (I, E), by the names of their tables.
+            is_new: (I,) bool, items without vectors.
+        """
+        inputs = np.column_stack([*rows.values(), np.ones(len(is_new))])
+        own = [self.item_vectors, self.item_bias[:, None]]
+        if self.encoder is not None:
+            own.append(self.encoder.vectors.reshape(len(is_new), -1))
+        known = np.flatnonzero(~is_new)
+        fitted = known[:: max(1, -(-len(known) // _MOST_USERS))]
+        filled = []
+        for one in own:
+            found = np.linalg.lstsq(inputs[fitted], one[fitted].astype(np.float64), rcond=None)[0]
+            filled.append(np.where(is_new[:, None], inputs @ found, one).astype(np.float32))
+        encoder = self.encoder
+        if encoder is not None:
+            encoder = encoder._replace(vectors=filled[2].reshape(encoder.vectors.shape))
+        return self._replace(item_vectors=filled[0], item_bias=filled[1][:, 0], encoder=encoder)
 
     def rows(self, vectors: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
         """Return rows (U, E) float32 of users by the names of the tables.
@@ -64,3 +109,16 @@ class Pretrained(NamedTuple):
 def with_ones(vectors: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return vectors (U, D), biases (U,) and ones side by side, (U, D + 2) float64."""
     return np.column_stack([vectors, bias, np.ones(len(bias))]).astype(np.float64)
+
+
+def encoder_with_items(encoder: HistoryEncoder, new_index: np.ndarray, num_items: int) -> HistoryEncoder:
+    """Return an encoder for a larger catalogue, whose new items have vectors of zeros.
+
+    Args:
+        encoder: of I items.
+        new_index: (I,), what the index of each of its items is afterwards.
+        num_items: of the larger catalogue.
+    """
+    vectors = np.zeros((num_items, *encoder.vectors.shape[1:]), dtype=np.float32)
+    vectors[new_index] = encoder.vectors
+    return encoder._replace(vectors=vectors)

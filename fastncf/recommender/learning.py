@@ -11,14 +11,15 @@ from fastncf.config import require_count
 from fastncf.data.accounts import add_counts
 from fastncf.data.updates import join_others
 from fastncf.errors import ConfigError, DataError, DivergedError, counted
-from fastncf.models.factored import has_vectors
+from fastncf.further_training import train_on, trains_module
+from fastncf.kernels.cpu.factors import Factors
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.progress import progress_shown
 from fastncf.recommender.fitted import FittedModel
 from fastncf.refit import train_on_all
 from fastncf.serving.histories import is_table, read_rows
 from fastncf.trainers.loop import Progress, ProgressReporter, TrainingLog
-from fastncf.updating import add_items, add_rows, require_further_trainer, train_on
+from fastncf.updating import KnownModel, add_items, add_rows, holds_factors
 
 
 class Learning(FittedModel):
@@ -43,7 +44,8 @@ class Learning(FittedModel):
         Args:
             new: a frame or a file with columns of users, items and, perhaps, times.
             epochs: passes over all interactions by which the model is trained further, with half of the learning rate
-                of the fit at their start. New items are then taken into the catalogue.
+                of the fit at their start; Adam begins with moments of zeros. New items are then taken into the
+                catalogue.
             unknown: without epochs, what is done about rows with items that the model does not know: ``error``, or
                 ``skip`` them.
             callback: called after each epoch, see :func:`fastncf.fit`.
@@ -55,25 +57,25 @@ class Learning(FittedModel):
         Raises:
             DataNotFoundError: there is no such file.
             DataError: the source cannot be used, or with ``error`` holds an item that the model does not know.
-            ConfigError: ``epochs`` is no integer from 0; the model is no ``mf``, or with epochs one that no kernel has
-                trained; or it needs the order of its histories and was saved without it.
+            ConfigError: ``epochs`` is no integer from 0; the model is a module that does not name the tables that new
+                users or items need rows in; its trainer cannot train here; or it needs the order of its histories and
+                was saved without it.
             DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
         if not is_table(new):
             raise DataError(f"update: got a {type(new).__name__}; expected a frame or a file of users and items")
         epochs = require_count("epochs", epochs, least=0)
-        known, plan = self._known_model(), self.plan
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
-        if epochs and has_vectors(plan.final.model):
-            require_further_trainer(plan.final)  # before anything is read
+        known = self._known_for_update(epochs)  # before anything is read
         rows = read_rows(new, self.items, unknown, "update", self._reading(updates=True), takes_new=epochs > 0)
         if len(rows.items) > len(self.items):
-            known = add_items(known, plan.final, rows.items)
-        known, log = add_rows(known, plan, rows), TrainingLog()
+            known = add_items(known, self.plan.final, rows.items)
+        known, log = add_rows(known, self.plan, rows), TrainingLog()
         if epochs:
             with progress_shown(callback, is_shown=progress) as shown:
-                known, log = train_on(known, self.plan, epochs, ProgressReporter(shown, epochs))
+                is_new = self.items.encode(known.items.ids) < 0
+                known, log = train_on(known, self.plan, epochs, ProgressReporter(shown, epochs), is_new)
         self.trained, self.encoder, self.users, self.items, self.split, self.order, self.pretrained = known
         self._factor_items = None
         self.plan = self.plan.with_everything(self.split)
@@ -152,6 +154,20 @@ class Learning(FittedModel):
         seconds = reporter.total()["total"]
         self.seconds = {**self.seconds, "refit": seconds, "total": self.seconds.get("total", 0.0) + seconds}
         return self
+
+    def _known_for_update(self, epochs: int) -> KnownModel:
+        """Return the model with the data that it knows: as a module where torch trains it, or has trained it.
+
+        A matrix factorization by torch stays the module that it is, since its factors may have other dimensions.
+        """
+        if epochs and trains_module(self.plan):
+            data = self.users, self.items, self.split, self.order
+            return KnownModel(self._as_module(), self.encoder, *data, self.pretrained)
+        known = self._known_model()
+        if isinstance(self.trained, Factors) or not isinstance(known.trained, Factors):
+            return known
+        stays = not epochs and self.encoder is None and holds_factors(self.trained, known.trained)
+        return known._replace(trained=self.trained) if stays else known
 
     def _require_refittable(self) -> None:
         """Raise a ConfigError for a model that cannot be trained anew from its plan and its data."""

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fastncf.config import require_flag
-from fastncf.errors import DivergedError
+from fastncf.errors import ConfigError, DivergedError
 from fastncf.evaluation.task import rank_task
 from fastncf.evaluation.topk import unit_vectors
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.measuring import Evaluation, Questions, TestSet
+from fastncf.models.factored import has_vectors
 from fastncf.numpy_errors import with_usual_errors
 from fastncf.recommender.answering import Answering
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from fastncf.report.box import ByHistory
 
 
 class Measuring(Answering):
@@ -100,7 +103,7 @@ class Measuring(Answering):
 
         It shows how the model was measured, HR and NDCG over k beside those of the most popular items, the epochs, the
         time of each stage, how popular and how many the recommended items are, and a map of the items; in a box a
-        reader picks items and sees similar ones. It needs the extra ``report``: Altair and vl-convert.
+        reader picks items and sees recommendations. It needs the extra ``report``: Altair and vl-convert.
 
         Args:
             path: the file; an older report is replaced.
@@ -121,5 +124,23 @@ class Measuring(Answering):
         if self.split.holdout != "none" and len(TestSet.of(self.split).users):
             questions = Questions.of(self.split, self.config)
             held_out = HeldOut(questions.candidates, rank_task(self.trained_for(questions), questions.candidates))
-        fixed = None if self.encoder is None else self._known_model().fixed_items(self.plan.final)
-        return write_report(self, held_out, path, titles, fixed=fixed)
+        return write_report(self, held_out, path, titles, by_history=self._by_history())
+
+    def _by_history(self) -> "ByHistory | None":
+        """Return what makes users of histories in the model, or in the one that it was pretrained by.
+
+        Returns:
+            None where the rows of a module are solved for, or where users are known by their ids alone.
+        """
+        from fastncf.report.box import ByHistory
+
+        try:
+            known, stage = self._known_model(), self.plan.final
+        except ConfigError:
+            return None
+        if not isinstance(known.trained, Factors):
+            if known.pretrained is None:
+                return None
+            known, stage = known.first_model(), self.plan.stages[0]
+        fixed = known.fixed_items(stage) if has_vectors(stage.model) else None
+        return ByHistory(known.factors.item_vectors, known.factors.item_bias, known.encoder, fixed)

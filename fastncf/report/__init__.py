@@ -1,7 +1,8 @@
 """A page about a fitted model: one HTML file that needs no network.
 
-``measure`` computes what it shows, ``charts`` draws, ``tables`` packs the vectors for the box in which a reader picks
-items, ``sections`` writes what stands in the page, and ``page`` the file, with ``page.css`` and ``page.js``.
+``measure`` computes what it shows, ``charts`` draws, ``box`` gathers what the box needs in which a reader picks items,
+``tables`` packs its vectors, ``sections`` writes what stands in the page, and ``page`` the file, with ``page.css`` and
+``page.js``.
 """
 
 from collections.abc import Mapping
@@ -12,9 +13,9 @@ from fastncf.config import show
 from fastncf.errors import ConfigError, DataError, FastNCFError
 from fastncf.files import replaced
 from fastncf.report.measure import HeldOut
-from fastncf.serving.solving import FixedItems
 
 if TYPE_CHECKING:
+    from fastncf.report.box import ByHistory
     from fastncf.report.sections import Reported
 
 
@@ -39,7 +40,7 @@ def write_report(
     path: str | Path,
     titles: Any | None = None,
     *,
-    fixed: FixedItems | None = None,
+    by_history: "ByHistory | None" = None,
 ) -> Path:
     """Write a page about a fitted model and return its path.
 
@@ -48,7 +49,7 @@ def write_report(
         held_out: held-out items and their ranks; None where nothing is held out.
         path: file to write; an older report is replaced.
         titles: see :func:`fastncf.data.titles.read_titles`; None shows ids in place of titles.
-        fixed: what the box solves for users against; None where it does not.
+        by_history: what makes users of histories, in the model or the one that it was pretrained by; or None.
 
     Raises:
         ConfigError: the path is none.
@@ -63,7 +64,7 @@ def write_report(
 
     target = Path(path)
     require_replaceable(target)
-    write_page(Sections(recommender, held_out, titles, fixed), target)
+    write_page(Sections(recommender, held_out, titles, by_history), target)
     return target
 
 

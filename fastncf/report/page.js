@@ -42,6 +42,7 @@
     return { dim, input: (item, c) => row(item, Math.min(c, lastInput)), output: (item) => row(item, each - 1) };
   }
 
+  const floats = (text) => new Float32Array(bytes(text));
   const dot = (a, b) => a.reduce((sum, value, d) => sum + value * b[d], 0);
   const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 
@@ -111,9 +112,121 @@
     return user;
   }
 
+  // An mlp, or a neumf with a table of items for each of its parts, whose hidden layers end in ReLU. A user has a row
+  // for each table. What the first layer makes of an item does not depend on the user and is computed once.
+  function makeNetwork({ items, layers, output, maps, solving }, numItems) {
+    const tables = items.map(unpack);
+    const last = tables.length - 1;
+    const dim = tables[last].dim;
+    const weights = layers.map(({ weight, bias }) => {
+      const shift = floats(bias);
+      const matrix = floats(weight);
+      const inputs = matrix.length / shift.length;
+      return { shift, inputs, rows: Array.from(shift, (_, row) => matrix.subarray(row * inputs, (row + 1) * inputs)) };
+    });
+    const outputs = floats(output.weights);
+    const productDim = outputs.length - weights[weights.length - 1].shift.length;
+    const [first, ...others] = weights;
+    const width = first.shift.length;
+    const ofItems = new Float64Array(numItems * width);
+    for (let item = 0; item < numItems; item++) {
+      const vector = tables[last].output(item);
+      first.rows.forEach((row, h) => (ofItems[item * width + h] = dot(vector, row.subarray(dim))));
+    }
+    const ofUser = (row) => Float64Array.from(first.rows, (weight, h) => first.shift[h] + dot(row, weight));
+
+    // The score of an item for a user, whose part of the first layer is given, and the activations of all layers.
+    function forward(item, rows, user) {
+      let below = Float64Array.from(user, (value, h) => Math.max(0, value + ofItems[item * width + h]));
+      const activations = [below];
+      for (const { shift, rows: matrix } of others) {
+        const inputs = below;
+        below = Float64Array.from(shift, (value, h) => Math.max(0, value + dot(inputs, matrix[h])));
+        activations.push(below);
+      }
+      let score = output.bias + dot(below, outputs.subarray(productDim));
+      if (productDim) {
+        const vector = tables[0].output(item);
+        for (let d = 0; d < productDim; d++) score += outputs[d] * rows[0][d] * vector[d];
+      }
+      return { score, activations };
+    }
+
+    // Adds the gradient of a score, times a slope, to that of the rows and of the user's part of the first layer.
+    function backward(item, slope, activations, gradients, ofFirst) {
+      let above = Float64Array.from(outputs.subarray(productDim), (weight) => slope * weight);
+      for (let layer = activations.length - 1; layer >= 0; layer--) {
+        above.forEach((_, h) => { if (activations[layer][h] <= 0) above[h] = 0; });
+        if (layer === 0) break;
+        const { rows: matrix, inputs } = weights[layer];
+        const below = new Float64Array(inputs);
+        above.forEach((value, h) => { if (value) for (let d = 0; d < inputs; d++) below[d] += value * matrix[h][d]; });
+        above = below;
+      }
+      above.forEach((value, h) => (ofFirst[h] += value));
+      if (productDim) {
+        const vector = tables[0].output(item);
+        for (let d = 0; d < productDim; d++) gradients[0][d] += slope * outputs[d] * vector[d];
+      }
+    }
+
+    // The rows of the user with the least logistic loss for the liked items, by steps of Adam from the mean row on.
+    function solveRows(liked) {
+      const { numNegatives, sampled, steps, stepSize } = solving;
+      const [means, deviations] = [solving.means.map(floats), solving.deviations.map(floats)];
+      const shares = new Float64Array(bytes(solving.shares));
+      const drawn = [...sampled.keys()].filter((at) => !liked.includes(sampled[at]));
+      const all = drawn.reduce((sum, at) => sum + shares[at], 0);
+      const perShare = (numNegatives * liked.length) / Math.max(all, Number.MIN_VALUE);
+      const samples = [
+        ...liked.map((item) => ({ item, sign: -1, weight: 1 })),
+        ...drawn.map((at) => ({ item: sampled[at], sign: 1, weight: perShare * shares[at] })),
+      ];
+      const zeros = () => means.map((mean) => new Float64Array(mean.length));
+      const [offsets, firsts, seconds] = [zeros(), zeros(), zeros()];
+      const rowsOf = () => offsets.map((offset, t) => offset.map((value, d) => means[t][d] + deviations[t][d] * value));
+      for (let step = 0; step < steps; step++) {
+        const [rows, gradients, ofFirst] = [rowsOf(), zeros(), new Float64Array(width)];
+        const user = ofUser(rows[last]);
+        for (const { item, sign, weight } of samples) {
+          const { score, activations } = forward(item, rows, user);
+          backward(item, (weight * sign) / (1 + Math.exp(-sign * score)), activations, gradients, ofFirst);
+        }
+        first.rows.forEach((row, h) => gradients[last].forEach((_, d) => (gradients[last][d] += ofFirst[h] * row[d])));
+        const rate = (stepSize * (1 - step / steps)) / (1 - 0.9 ** (step + 1));
+        const correction = Math.sqrt(1 - 0.999 ** (step + 1));
+        offsets.forEach((offset, t) => offset.forEach((value, d) => {
+          const gradient = deviations[t][d] * gradients[t][d] + value;
+          firsts[t][d] += 0.1 * (gradient - firsts[t][d]);
+          seconds[t][d] = 0.999 * seconds[t][d] + 0.001 * gradient * gradient;
+          offset[d] -= (rate * firsts[t][d]) / (Math.sqrt(seconds[t][d]) / correction + 1e-8);
+        }));
+      }
+      return rowsOf();
+    }
+
+    // The rows of a user of the model that this one was pretrained by, whose vector, bias and 1 the maps multiply.
+    function mapRows(vector) {
+      const inputs = [...vector, 1];
+      return maps.map(floats).map((map) => {
+        const size = map.length / inputs.length;
+        const row = new Float64Array(size);
+        inputs.forEach((value, at) => { for (let d = 0; d < size; d++) row[d] += value * map[at * size + d]; });
+        return row;
+      });
+    }
+
+    return (liked, userVector) => {
+      const rows = maps ? mapRows(userVector()) : solveRows(liked);
+      const user = ofUser(rows[last]);
+      return (item) => forward(item, rows, user).score;
+    };
+  }
+
   function startBox(box) {
-    const vectors = unpack(box.vectors);
-    const bias = box.bias ? new Float32Array(bytes(box.bias)) : new Float32Array(box.ids.length);
+    const vectors = box.vectors && unpack(box.vectors);
+    const bias = box.bias && floats(box.bias);
+    const network = box.network && makeNetwork(box.network, box.ids.length);
     const search = document.getElementById("search");
     const places = Object.fromEntries(["found", "liked", "answers"].map((id) => [id, document.getElementById(id)]));
     const indexOf = new Map(box.ids.map((id, index) => [id, index]));
@@ -157,19 +270,22 @@
     function solveUser() {
       const { numNegatives, l2, sampled, leastRidge } = box.fixed;
       const { isMean } = box.encoder;
-      const states = liked.map((own, place) =>
-        stateOf((c) => (isMean[c] ? liked.filter((item) => item !== own) : liked.slice(0, place))));
+      const states = isMean.length
+        ? liked.map((own, place) =>
+          stateOf((c) => (isMean[c] ? liked.filter((item) => item !== own) : liked.slice(0, place))))
+        : [new Float64Array(vectors.dim)];
       const sample = (item, label, weight, seenBy) => ({
         column: Float64Array.from([...vectors.output(item), 1]),
         label,
         weight,
         offsets: seenBy.map((state) => dot(state, vectors.output(item)) + bias[item]),
       });
-      const positives = liked.map((item, place) => sample(item, 1, 1, [states[place]]));
+      const positives = liked.map((item, place) => sample(item, 1, 1, [states[place] ?? states[0]]));
       const shares = new Float64Array(bytes(box.fixed.shares));
       const drawn = [...sampled.keys()].filter((at) => !liked.includes(sampled[at]));
       const all = drawn.reduce((sum, at) => sum + shares[at], 0);
-      const negatives = drawn.map((at) => sample(sampled[at], 0, (numNegatives * shares[at]) / Math.max(all, Number.MIN_VALUE), states));
+      const perShare = (numNegatives * liked.length) / states.length / Math.max(all, Number.MIN_VALUE);
+      const negatives = drawn.map((at) => sample(sampled[at], 0, perShare * shares[at], states));
       const ridge = new Float64Array(vectors.dim + 1).fill(leastRidge);
       ridge.fill(Math.max(2 * l2 * liked.length * (1 + numNegatives), leastRidge), 0, vectors.dim);
       return newton([...positives, ...negatives], ridge, box.fixed);
@@ -182,13 +298,18 @@
       return user;
     }
 
-    function best() {
+    // The function from an item to its score for a user with the liked items.
+    function scorer() {
+      if (network) return network(liked, userVector);
       const user = userVector();
-      const userBias = user[vectors.dim];
+      return (item) => vectors.output(item).reduce((sum, value, d) => sum + value * user[d], bias[item] + user[vectors.dim]);
+    }
+
+    function best() {
+      const score = scorer();
       const scored = [];
       for (let item = 0; item < box.ids.length; item++) {
-        if (liked.includes(item)) continue;
-        scored.push([vectors.output(item).reduce((sum, value, d) => sum + value * user[d], bias[item] + userBias), item]);
+        if (!liked.includes(item)) scored.push([score(item), item]);
       }
       return scored.sort((a, b) => b[0] - a[0] || a[1] - b[1]).slice(0, 10);
     }

@@ -15,21 +15,20 @@ from fastncf.data.titles import read_titles
 from fastncf.errors import counted, printable
 from fastncf.evaluation.lists import ItemLists, measure_lists
 from fastncf.evaluation.task import rank_by_popularity
-from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.factored import has_vectors
+from fastncf.models.pretrained import Pretrained
 from fastncf.report import charts, measure
-from fastncf.report.tables import MAX_BYTES, pack_vectors, to_base64
+from fastncf.report.box import MAX_BYTES, ByHistory, Network, is_network, network_of, pack_box, solving_of
 from fastncf.rng import Stream, key
-from fastncf.serving import solving
 
 _NUM_USERS = 2_000
 _NUM_ON_MAP = 2_500
 _K = 10
 
 _BY_HISTORY = (
-    "Pick items that you like, in the order in which you met them. This page then computes the vector of a user with "
-    "this history and the items with the highest scores: the answers of <code>recommend(history=[...])</code>."
+    "Pick items that you like, in the order in which you met them. This page then computes the items with the highest "
+    "scores for a user with this history: the answers of <code>recommend(history=[...])</code>."
 )
 _BY_COSINE = (
     "Pick items that you like. This page then computes the items whose vectors have the largest mean cosine with "
@@ -51,7 +50,7 @@ class Reported(Protocol):
     seconds: dict[str, float]
     training_log: list[dict[str, Any]]
     found: dict[str, Any]
-    encoder: HistoryEncoder | None
+    pretrained: Pretrained | None
 
     def recommend(self, users: Any, k: int = ...) -> pl.DataFrame:
         """Return recommendations of items that a user has not seen: columns user, item, score, rank."""
@@ -62,13 +61,13 @@ class Sections:
 
     Attributes:
         charts: specifications of Vega-Lite, by the ids of the elements that they are drawn in.
-        box: what the script needs for the box in which a reader picks items; None where the model has no item vectors.
+        box: what the script needs for the box in which a reader picks items; None where there is none.
 
     Args:
         recommender: the model with its data.
         held_out: held-out items and their ranks; None where nothing is held out.
         titles: see :func:`fastncf.data.titles.read_titles`; None shows ids in place of titles.
-        fixed: what the box solves for users against; None where it does not.
+        by_history: what makes users of histories, in the model or the one that it was pretrained by; or None.
     """
 
     def __init__(
@@ -76,11 +75,11 @@ class Sections:
         recommender: Reported,
         held_out: measure.HeldOut | None,
         titles: Any | None,
-        fixed: solving.FixedItems | None = None,
+        by_history: ByHistory | None = None,
     ) -> None:
         self.charts: dict[str, dict[str, Any]] = {}
         self.box: dict[str, Any] | None = None
-        self._recommender, self._held_out, self._fixed = recommender, held_out, fixed
+        self._recommender, self._held_out, self._by_history = recommender, held_out, by_history
         self._ids = [str(raw_id) for raw_id in recommender.items.ids.to_list()]
         names = self._ids
         if titles is not None:
@@ -127,31 +126,18 @@ class Sections:
 
     def _try_it(self) -> str:
         """Return the box in which a reader picks items and sees recommendations."""
-        if self._vectors is None:
-            return ""
-        encoder, bias = self._recommender.encoder, None
-        if encoder is None:
-            encoder, how = measure.mean_encoder(measure.normalized(self._vectors)), _BY_COSINE
-            vectors = encoder.vectors
-        else:
-            bias, how = _item_bias(self._recommender), _BY_HISTORY
-            vectors = np.concatenate([encoder.feature_vectors(), self._vectors[:, None]], axis=1)
-        fixed = self._fixed
-        packed = pack_vectors(vectors, self._counts, MAX_BYTES, None if fixed is None else fixed.sampled)
-        items = packed.items
-        self.box = {
-            "ids": [self._ids[item] for item in items],
-            "names": [self._names[item] for item in items],
-            "bias": None if bias is None else to_base64(bias[items]),
-            "encoder": {
-                "gains": encoder.gains.tolist(),
-                "decays": encoder.decays.tolist(),
-                "isMean": encoder.is_mean.tolist(),
-                "longest": encoder.longest,
-                "length": encoder.length,
-            },
-            "vectors": packed.data,
-            "fixed": None if fixed is None else _solved_for(fixed, items),
+        network, how = self._network(), _BY_HISTORY
+        by_history = self._by_history
+        if network is None and by_history is None:  # a module whose scores the page cannot compute
+            if self._vectors is None:
+                return ""
+            normalized, how = measure.normalized(self._vectors), _BY_COSINE
+            no_bias = np.zeros(len(normalized), dtype=np.float32)
+            by_history = ByHistory(normalized, no_bias, measure.mean_encoder(normalized), None)
+        packed, data = pack_box(self._counts, by_history, network, MAX_BYTES)
+        self.box = data | {
+            "ids": [self._ids[item] for item in packed.items],
+            "names": [self._names[item] for item in packed.items],
         }
         return _section(
             "Try it",
@@ -159,6 +145,18 @@ class Sections:
             '<label for="search">Item</label> <input type="search" id="search" autocomplete="off">'
             '<div id="found"></div><div id="liked"></div><ol id="answers" aria-live="polite"></ol>',
         )
+
+    def _network(self) -> Network | None:
+        """Return the model as a network that the page computes scores by; None where it is none."""
+        trained = self._recommender.trained
+        if isinstance(trained, Factors) or not is_network(trained):
+            return None
+        way = self._recommender.pretrained
+        if way is None:
+            if self._by_history is not None:
+                return None
+            way = solving_of(trained, self._recommender.plan.final, self._counts)
+        return network_of(trained, way)
 
     def _accuracy(self) -> str:
         """Return HR and NDCG over k, beside those of the most popular items."""
@@ -325,25 +323,6 @@ def _some_users(num_users: int) -> np.ndarray:
     return np.sort(generator.choice(num_users, size=_NUM_USERS, replace=False))
 
 
-def _solved_for(fixed: solving.FixedItems, items: np.ndarray) -> dict[str, Any]:
-    """Return what the script needs to solve for a user.
-
-    Args:
-        fixed: what users are solved for against.
-        items: (n,) items of the page, ascending, the sampled ones among them.
-    """
-    return {
-        "numNegatives": fixed.num_negatives,
-        "l2": fixed.l2,
-        "sampled": np.searchsorted(items, fixed.sampled).tolist(),
-        "shares": to_base64(fixed.shares.astype("<f8")),
-        "steps": solving.STEPS,
-        "tolerance": solving.TOLERANCE,
-        "leastRidge": solving.LEAST_RIDGE,
-        "largestScore": solving.LARGEST_SCORE,
-    }
-
-
 def _item_vectors(recommender: Reported) -> np.ndarray | None:
     """Return the vectors of the items (I, D) float32, or None where the model has none."""
     if isinstance(recommender.trained, Factors):
@@ -353,11 +332,3 @@ def _item_vectors(recommender: Reported) -> np.ndarray | None:
         return None
     vectors: np.ndarray = item_vectors()[: len(recommender.items)].detach().float().cpu().numpy()
     return vectors
-
-
-def _item_bias(recommender: Reported) -> np.ndarray:
-    """Return the biases of the items (I,) float32 of a matrix factorization."""
-    if isinstance(recommender.trained, Factors):
-        return recommender.trained.item_bias
-    bias: np.ndarray = recommender.trained.item_bias.detach().cpu().numpy()
-    return bias

@@ -34,17 +34,18 @@ def table_names(module: "nn.Module") -> tuple[str, ...] | None:
 
 
 def with_tables(module: "nn.Module", tables: "Mapping[str, Tensor]") -> "nn.Module":
-    """Return a module with other rows of users; all other parameters are shared.
+    """Return a module with other tables of users or of items; all other parameters are shared.
 
     Args:
-        module: has :func:`table_names`.
-        tables: (U, ...) by these names.
+        module: any module.
+        tables: (R, ...) by the names of its parameters.
     """
     import torch
 
     named = dict(module.named_parameters())
     memo = {id(tensor): tensor for tensor in (*named.values(), *module.buffers())}
-    memo |= {id(named[name]): torch.nn.Parameter(table) for name, table in tables.items()}
+    for name, table in tables.items():
+        memo[id(named[name])] = torch.nn.Parameter(table, requires_grad=named[name].requires_grad)
     return copy.deepcopy(module, memo)
 
 
@@ -142,6 +143,11 @@ class _Batch:
         return cls(*tensors)
 
 
+def deviations_of(table: "Tensor") -> "Tensor":
+    """Return the standard deviations (...) of the rows of a table (U, ...) of trained users."""
+    return table.std(0, correction=0).clamp(min=_LEAST_DEVIATION)
+
+
 def _solve(module: "nn.Module", trained: "dict[str, Tensor]", batch: _Batch) -> "dict[str, Tensor]":
     """Return the rows of the users of a batch, by the names of the tables."""
     import torch
@@ -149,7 +155,7 @@ def _solve(module: "nn.Module", trained: "dict[str, Tensor]", batch: _Batch) -> 
 
     size = len(batch.items)
     means = {name: table.mean(0) for name, table in trained.items()}
-    deviations = {name: table.std(0, correction=0).clamp(min=_LEAST_DEVIATION) for name, table in trained.items()}
+    deviations = {name: deviations_of(table) for name, table in trained.items()}
     offsets = {name: mean.new_zeros((size, *mean.shape), requires_grad=True) for name, mean in means.items()}
     users = torch.arange(size, dtype=torch.int32, device=batch.items.device)
     ids = users.repeat_interleave(batch.items.shape[1]), batch.items.reshape(-1)

@@ -399,13 +399,21 @@ def test_what_is_on_this_machine_wins(cache, server, tmp_path, monkeypatch, kind
     assert server.asked == []
 
 
-@pytest.mark.parametrize("name", ["ml1m", "ML-1M", "movielens-1m", "MovieLens 1M", "ml_1m"])
+@pytest.mark.parametrize(
+    "name", ["ml1m", "ML-1M", "movielens-1m", "MovieLens 1M", "ml_1m", "ml-1000000", "ml-1-million"]
+)
 def test_names_that_are_almost_right(cache, name):
     with pytest.raises(DataNotFoundError, match=r"did you mean ml-1m\? expected a file or one of ml-100k, ml-1m"):
         read_interactions(name)
 
 
-@pytest.mark.parametrize("name", ["ratings.csv", "data/ml1m", "m"])
+@pytest.mark.parametrize("name", ["movielens", "ml-latest"])
+def test_names_of_no_single_release(cache, name):
+    with pytest.raises(DataNotFoundError, match=r"no data set of this name; expected a file or one of ml-100k"):
+        read_interactions(name)
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "data/ml1m", "m", "ml.csv"])
 def test_other_names_are_paths(cache, name):
     assert find_source(name) == Path(name)
 

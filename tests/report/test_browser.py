@@ -11,9 +11,11 @@ from urllib.parse import urlencode
 
 import polars as pl
 import pytest
+import torch
 
 import fastncf
 from fastncf.errors import printable
+from fastncf.models.gmf import GMF
 from fastncf.report import sections
 from fastncf.serving import solving
 
@@ -114,19 +116,45 @@ def test_a_user_is_solved_for_by_a_sample_of_the_negatives(skewed, tmp_path, mon
     assert [score for _, score in found] == pytest.approx([expected[item] for item, _ in found], abs=0.02)
 
 
-@pytest.fixture(scope="module")
-def without_history(frame):
-    return fastncf.fit(frame, dim=8, epochs=2, history="none", seed=1)
+KINDS = {
+    "bce": {"loss": "bce", "history": "sequence"},
+    "bce, none": {"loss": "bce", "history": "none"},
+    "bpr, bag": {"loss": "bpr", "history": "bag"},
+    "softmax, bag": {"loss": "softmax", "history": "bag"},
+    "mf by adam": {"loss": "bce", "optimizer": "adam"},
+    "gmf": {"model": "gmf"},
+    "gmf, none": {"model": "gmf", "history": "none"},
+    "gmf by adam": {"model": "gmf", "optimizer": "adam"},
+    "mlp": {"model": "mlp", "layers": (16, 8)},
+    "mlp, none": {"model": "mlp", "layers": (16, 8), "optimizer": "adam"},
+    "neumf": {"model": "neumf", "layers": (16, 8)},
+    "neumf, none": {"model": "neumf", "layers": (16, 8), "optimizer": "adam", "mlp_dim": 4},
+    "popularity": {"model": "popularity"},
+}
 
 
-@pytest.mark.parametrize("numbers", [[17], [2, 11, 30]])
-def test_without_histories_similar_items_are_shown(without_history, tmp_path, numbers):
-    liked = without_history.items.ids.gather(numbers).to_list()
-    similar = pl.concat([without_history.similar_items(item, k=39) for item in liked])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_model_gives_its_own_answers(skewed, tmp_path, kind):
+    settings = KINDS[kind] | ({} if kind == "popularity" else {"dim": 8, "epochs": 4})
+    recommender = fastncf.fit(skewed, seed=1, device="cpu", progress=False, **settings)
+    liked = recommender.items.ids.gather([5, 17, 2]).to_list()
+    expected = recommender.recommend(history=liked, k=37)
+    found = answers(open_page(recommender.report(tmp_path / "page.html"), tmp_path, liked))
+    scores = dict(expected.select("item", "score").iter_rows())
+    assert [score for _, score in found] == pytest.approx(expected["score"].head(10).to_list(), abs=1e-3)
+    assert [score for _, score in found] == pytest.approx([scores[item] for item, _ in found], abs=1e-3)
+
+
+def test_a_module_of_ones_own_shows_similar_items(skewed, tmp_path):
+    class Own(GMF):
+        """Scores by a forward of its own, which no page knows."""
+
+    recommender = fastncf.fit(skewed, model=Own(60, 40, 8, torch.Generator().manual_seed(0)), epochs=2, progress=False)
+    liked = recommender.items.ids.gather([2, 11, 30]).to_list()
+    similar = pl.concat([recommender.similar_items(item, k=39) for item in liked])
     mean = similar.filter(~pl.col("similar_item").is_in(liked)).group_by("similar_item").agg(pl.col("score").mean())
     expected = mean.sort("score", descending=True).head(10)
-    page = without_history.report(tmp_path / "page.html")
-    found = answers(open_page(page, tmp_path, liked))
+    found = answers(open_page(recommender.report(tmp_path / "page.html"), tmp_path, liked))
     assert [score for _, score in found] == pytest.approx(expected["score"].to_list(), abs=1e-5)
     assert [item for item, _ in found] == expected["similar_item"].to_list()
 

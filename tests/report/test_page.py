@@ -121,7 +121,7 @@ def test_a_model_without_vectors_and_epochs(tmp_path):
     content = path.read_text(encoding="utf-8")
     assert "has no vectors of items" in content
     assert "Nothing was trained in epochs" in content
-    assert data_of(path)["box"] is None
+    assert len(data_of(path)["box"]["ids"]) == 40
     assert set(data_of(path)["charts"]) == {"hr", "ndcg", "time", "popularity"}
 
 
@@ -162,7 +162,7 @@ def test_a_large_catalogue_makes_a_page_of_a_few_megabytes(tmp_path):
         {"item": range(27_000), "title": [f"A title of usual length {n} (1999)" for n in range(27_000)]}
     )
     path = fastncf.fit(frame, dim=64, epochs=1).report(tmp_path / "page.html", titles=titles)
-    assert path.stat().st_size < 4_000_000
+    assert path.stat().st_size < 5_000_000
     assert "To keep this file small" in path.read_text(encoding="utf-8")
     assert len(data_of(path)["charts"]["map"]["data"]["values"]) == 2_500
 

@@ -36,11 +36,13 @@ class ColumnName:
         source: name of the source.
         column: name of the column in the source.
         locate: returns in words where a row of the column stands in the source, such as "line 3".
+        remedy: end of the messages on missing values.
     """
 
     source: str
     column: str
     locate: Callable[[int], str]
+    remedy: str = ""
 
     def refuse(self, values: pl.Series, invalid: pl.Series, expected: str) -> None:
         """Raise a DataError for the first row in which the mask ``invalid`` is true, if there is one."""
@@ -50,7 +52,9 @@ class ColumnName:
     def wrong_value(self, values: pl.Series, row: int, expected: str) -> DataError:
         """Return the error for the value of a row."""
         value = values[row]
-        state = "is empty" if value is None or value == "" else f"holds {value!r:.60}"
+        is_missing = str(value).strip() in ("", "None", "nan", "NaT", "<NA>")
+        state = "is empty" if value is None or (isinstance(value, str) and not value) else f"holds {value!r:.60}"
+        expected += self.remedy * is_missing
         return DataError(f"{self.source}: column {self.column!r} {state} in {self.locate(row)}; expected {expected}")
 
     def wrong_dtype(self, values: pl.Series, expected: str) -> DataError:

@@ -71,6 +71,10 @@ class ReadOptions:
         """Return words of a message on how to name columns, or others where no argument does."""
         return words if self.known is None else otherwise
 
+    def remedy(self) -> str:
+        """Return what a message on a missing value ends with: the setting that leaves such rows out."""
+        return "" if self.is_looked_up or self.known is not None else "; drop_missing=True leaves such rows out"
+
     def has_date_format(self) -> bool:
         """Return whether the caller says anything of the format of dates."""
         return self.time_format is not None or self.dayfirst is not None

@@ -21,6 +21,7 @@ class Origin:
         locate: returns in words where a row of the frame stands in the source.
         layout: the layout of a text with separators, or None.
         num_empty: number of rows without any value, which are not in the frame.
+        remedy: end of the messages on missing values.
     """
 
     source: str
@@ -29,10 +30,11 @@ class Origin:
     locate: Callable[[int], str] = lambda row: f"row {row + 1}"
     layout: TextLayout | None = None
     num_empty: int = 0
+    remedy: str = ""
 
     def name_column(self, role: str) -> ColumnName:
         """Return the column of a role for messages."""
-        return ColumnName(self.source, self.columns[role], self.locate)
+        return ColumnName(self.source, self.columns[role], self.locate, self.remedy)
 
 
 class Part(NamedTuple):

@@ -123,7 +123,7 @@ def join_parts(parts: Sequence[Part], source: str) -> Part:
         origin = filled[number].origin
         return f"{origin.locate(row - int(bounds[number]))} of {origin.source}"
 
-    origin = Origin(source, join_formats([part.origin for part in parts]), first.columns, locate)
+    origin = Origin(source, join_formats([part.origin for part in parts]), first.columns, locate, remedy=first.remedy)
     left_out = {name: sum(part.left_out[name] for part in parts) for name in parts[0].left_out}
     return Part(pl.DataFrame(columns), origin, left_out, sum(part.num_rows for part in parts))
 

@@ -164,6 +164,7 @@ def check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Par
         left_out["num_missing"] = num_rows
         frame, origin = keep_rows(frame, origin, pl.select(~pl.any_horizontal(map(is_missing, frame))).to_series())
         left_out["num_missing"] -= frame.height
+    origin = replace(origin, remedy=options.remedy())
     if options.min_rating is not None:
         left_out["num_low_rated"] = frame.height
         if "rating" in frame.columns:

@@ -67,7 +67,7 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
     by_role = {role: by_position[position] for role, position in layout.position_of.items()}
     if options.drop_missing and any(column.first_empty >= 0 for column in found.columns):
         return _read_with_missing(layout, found)
-    _refuse_empty(text, layout, by_role)
+    _refuse_empty(text, layout, by_role, options.remedy())
     if "time" in by_role and "clock" not in by_role and not options.has_date_format():
         _refuse_odd_time(layout, found, by_role["time"])
     columns = {
@@ -160,8 +160,8 @@ def _explain(text: RawText, layout: TextLayout, fault: Fault) -> DataError:
     )
 
 
-def _refuse_empty(text: RawText, layout: TextLayout, by_role: dict[str, ColumnScan]) -> None:
-    """Raise a DataError for the first row in which an id or a time is empty or blank."""
+def _refuse_empty(text: RawText, layout: TextLayout, by_role: dict[str, ColumnScan], remedy: str) -> None:
+    """Raise a DataError, which ends with a remedy, for the first row in which an id or a time is empty or blank."""
     empty = {role: column.first_empty for role, column in by_role.items() if column.first_empty >= 0}
     if empty:
         role = min(empty, key=lambda role: empty[role])
@@ -174,7 +174,7 @@ def _refuse_empty(text: RawText, layout: TextLayout, by_role: dict[str, ColumnSc
         expected = others.get(role, EXPECTED_IDS)
         raise DataError(
             f"{text.source}: column {layout.column_of[role]!r:.80} is empty in line {text.line_at(empty[role])}; "
-            f"expected {expected}"
+            f"expected {expected}{remedy}"
         )
 
 

@@ -39,7 +39,7 @@ def test_rows_of_texts(write, content):
     assert table.frame.select("user", "item").rows() == KEPT
     assert table.left_out["num_missing"] == 4
     assert table.source_info["rows"] == 3
-    with pytest.raises(DataError, match="is empty in line"):
+    with pytest.raises(DataError, match=r"is empty in line .*; drop_missing=True leaves such rows out$"):
         read(path)
 
 
@@ -84,7 +84,10 @@ def test_objects(missing):
     users = ["a", missing, 5]
     for column in (pd.Series(users, dtype=object), pl.Series(users, dtype=pl.Object)):
         kind = pd.DataFrame if isinstance(column, pd.Series) else pl.DataFrame
-        table = read(kind({"user": column, "item": [1, 2, 3]}), needs_time=False, drop_missing=True)
+        frame = kind({"user": column, "item": [1, 2, 3]})
+        with pytest.raises(DataError, match=r"in row 2; expected .*; drop_missing=True leaves such rows out$"):
+            read(frame, needs_time=False)
+        table = read(frame, needs_time=False, drop_missing=True)
         assert table.frame.rows() == [("a", 1), ("5", 3)]
         assert table.left_out["num_missing"] == 1
 
