@@ -19,7 +19,7 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.factored import has_vectors
 from fastncf.models.pretrained import Pretrained
 from fastncf.report import charts, measure
-from fastncf.report.box import MAX_BYTES, ByHistory, Network, is_network, network_of, pack_box, solving_of
+from fastncf.report.box import MAX_BYTES, ByHistory, Network, Solving, is_network, network_of, pack_box, solving_of
 from fastncf.rng import Stream, key
 
 _NUM_USERS = 2_000
@@ -151,7 +151,7 @@ class Sections:
         trained = self._recommender.trained
         if isinstance(trained, Factors) or not is_network(trained):
             return None
-        way = self._recommender.pretrained
+        way: Pretrained | Solving | None = self._recommender.pretrained
         if way is None:
             if self._by_history is not None:
                 return None
