@@ -9,7 +9,7 @@ from fastncf.data.ids import Vocabulary
 from fastncf.data.others import OtherUsers
 from fastncf.data.split import Split, ordered_items, select_rows
 from fastncf.data.updates import add_interactions, renumber_items
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, counted
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.models.factored import has_vectors, module_factors, popularity_factors
@@ -204,7 +204,7 @@ def _updated_module(
         if not np.array_equal(new_index, np.arange(len(grown.users))):
             num_new = len(grown.users) - len(new_index)
             raise ConfigError(
-                f"update: there are {num_new:,} new users, and {type(module).__name__:.80} does not name its tables of "
+                f"update: {counted(num_new, 'new user')} came, and {type(module).__name__:.80} does not name its tables of "
                 f"users; expected user_tables in its class, or interactions of its own users"
             )
         return module

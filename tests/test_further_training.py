@@ -106,9 +106,9 @@ def test_tables_that_are_not_named_take_no_new_rows():
 
     rec = fastncf.fit(checkerboard(), model=Nameless(60, 40), epochs=1, device="cpu", progress=False)
     before = _arrays(rec)["items.weight"].copy()
-    with pytest.raises(ConfigError, match="1 new items, and Nameless does not name its tables of items"):
+    with pytest.raises(ConfigError, match="1 new item came, and Nameless does not name its tables of items"):
         rec.update(pl.DataFrame({"user": [1], "item": [999]}), epochs=1)
-    with pytest.raises(ConfigError, match="1 new users, and Nameless does not name its tables of users"):
+    with pytest.raises(ConfigError, match="1 new user came, and Nameless does not name its tables of users"):
         rec.update(pl.DataFrame({"user": [999], "item": [1]}), epochs=1)
     assert (_arrays(rec)["items.weight"] == before).all()
     rec.update(pl.DataFrame({"user": [1], "item": [2]}), epochs=1)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastncf.errors import ConfigError
+from fastncf.errors import ConfigError, counted
 from fastncf.serving.module_users import with_tables
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def with_new_items(module: "nn.Module", new_index: np.ndarray, num_items: int) -
     names = item_table_names(module)
     if not names:
         raise ConfigError(
-            f"update: there are {num_items - len(new_index):,} new items, and {type(module).__name__:.80} does not "
+            f"update: {counted(num_items - len(new_index), 'new item')} came, and {type(module).__name__:.80} does not "
             f"name its tables of items; expected item_tables in its class, or unknown='skip' without epochs"
         )
     parameters, tables = dict(module.named_parameters()), {}
