@@ -202,10 +202,10 @@ def _updated_module(
 
     if table_names(module) is None:
         if not np.array_equal(new_index, np.arange(len(grown.users))):
-            num_new = len(grown.users) - len(new_index)
+            count = counted(len(grown.users) - len(new_index), "new user")
             raise ConfigError(
-                f"update: {counted(num_new, 'new user')} came, and {type(module).__name__:.80} does not name its tables of "
-                f"users; expected user_tables in its class, or interactions of its own users"
+                f"update: {count} came, and {type(module).__name__:.80} does not name its tables of users; "
+                f"expected user_tables in its class, or interactions of its own users"
             )
         return module
     solved = grown.new_rows(plan, *select_rows(grown.split, grown.order, changed))
