@@ -199,7 +199,7 @@ def test_no_model_is_said(tmp_path, path):
         (b'{"format": NaN}', "NaN"),
         (b'{"format": 1e999}', "too large"),
         (b'{"format": ' + b"9" * 5000 + b"}", "not JSON"),
-        (b'{"format": 99}', "has format 99; expected format 1 to 6"),
+        (b'{"format": 99}', "has format 99; expected format 1 to 7"),
         (b'{"format": true}', "has format True"),
         (b'{"format": "3"}', "has format '3'"),
         (b'{"format": 6}', "SHA-256"),
