@@ -97,6 +97,9 @@ class Trainer(ABC):
             ValueError: a name is missing or superfluous, or an array has another shape.
         """
 
+    def compile_rest(self) -> None:  # noqa: B027 - most trainers call no kernel there
+        """Compile, where that is still to be done, the kernels that an epoch calls behind its last batch."""
+
     def kept_state(self) -> State:
         """Return :meth:`state_dict` in memory that the next epochs do not change."""
         return copy.deepcopy(self.state_dict())

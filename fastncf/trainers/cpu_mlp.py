@@ -169,6 +169,10 @@ class CPUMLPTrainer(Trainer):
         self._packed.write_to_module()
         return float(shared.losses.sum()) / self._settings.num_terms
 
+    def compile_rest(self) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.compile_rest`."""
+        catch_up(0, 0, 0, self._packed.table, self._schedule)
+
     def _shared_state(self, losses: np.ndarray) -> kernels.SharedState:
         """Return what the threads share in the epoch that is loaded, which add to ``losses``."""
         loader = self.loader

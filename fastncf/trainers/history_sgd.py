@@ -132,6 +132,10 @@ class HistorySGD(Trainer):
         self._compose_users()
         return float(losses.sum()) / settings.num_terms
 
+    def compile_rest(self) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.compile_rest`."""
+        compose_users(0, 0, self.histories, self.tables, self.factors.user_vectors)
+
     def state_dict(self) -> State:
         """Return the arrays of :class:`~fastncf.kernels.cpu.histories.HistoryFactors` by their names.
 

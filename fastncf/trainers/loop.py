@@ -311,6 +311,8 @@ def train_epochs(
             epochs.resume(snapshot)
         if distributed.current() is None:  # ranks take snapshots where all of them are at the same place
             trainer.at_boundary = lambda: recorder.at_boundary(epochs.snapshot, epochs.place)
+            trainer.compile_rest()  # behind a batch a signal would wait for it
+            epochs.rank_one()
     while epochs.number < last and not epochs.is_stopped:
         divergence = epochs.train_next()
         if divergence is not None:
@@ -373,6 +375,13 @@ class _Epochs:
         if self.number < self._last and not self.is_stopped:
             self._finite.keep()
         return None
+
+    def rank_one(self) -> None:
+        """Rank the first list of the validation, so that the kernel for factors, and for a gmf, is compiled."""
+        is_by_factors = isinstance(self._model, Factors) or self._stage.model == "gmf"
+        if self._validation is not None and is_by_factors:
+            one = CandidateLists(*(part[:1] for part in self._validation.lists))
+            validation_means(self._model, one, self._validation.k)
 
     def finish(self) -> TrainedEpochs:
         """Return the result, with the parameters of the best epoch where early stopping is to choose it."""

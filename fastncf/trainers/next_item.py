@@ -170,6 +170,11 @@ class NextItem(Trainer):
         self._write_model()
         return float(sums["total"][0]) * len(self.windows.items) / self.num_positions
 
+    def compile_rest(self) -> None:
+        """See :meth:`fastncf.trainers.base.Trainer.compile_rest`."""
+        catch_up(0, 0, 0, self._inputs, self._schedule)
+        encode_histories(0, 0, self.split.indptr, self._items_of_users(), self.encoder, self.model.user_vectors)
+
     def _train_batches(self, first: int, count: int, step: int, work: "Work") -> float:
         """Train the batches that are planned, and return their summed loss.
 
