@@ -95,8 +95,7 @@ def fit(
         raise ConfigError("--seeds: expected no --refit, --checkpoint or --resume beside it, which belong to one fit")
     require_apart(out=out, checkpoint=checkpoint)
     if dry_run:
-        folders = {"--out": out, "--checkpoint": checkpoint}
-        given = [f"{name} {folder}" for name, folder in folders.items() if folder is not None]
+        given = [f"{name} {path}" for name, path in (("--out", out), ("--checkpoint", checkpoint)) if path is not None]
         _warn_without_effect(given + ["--resume"] * resume)
         inputs: dict[str, Any] = {"test": test, "candidates": candidates, **column_names(columns)}
         _tell_dry_run(config or Config(), _planned(ratings, config, inputs, seeds=seeds, refit=refit), json)
