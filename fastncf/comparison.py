@@ -173,10 +173,10 @@ def compare(
     samples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Measure models on the same users, held-out items and candidates, and compare each two of them user by user.
+    """Measure models on the same users, held-out items and candidates, and compare each pair of them user by user.
 
-    The first model of fastncf among them tells what is measured: its held-out items, the candidates that its fit drew
-    or was given, and its settings, where no others are given here.
+    The first model of fastncf among them determines what is measured: its held-out items, the candidates of its fit,
+    and its settings unless others are given here.
 
     Args:
         *models: two or more of: fitted models, folders of saved ones, and objects with a method ``score(users, items)``

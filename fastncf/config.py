@@ -134,13 +134,13 @@ class Config:
     gmf by sgd, then the layers by adam (mlp and neumf; He et al. 2017, section 3.4.1). Former name: parts."""
 
     history: Literal["sequence", "bag", "none", "recent", "all"] | None = None
-    """Part of the history in a user's vector, which is added to a vector of the user's own: items weighted by recency
-    (sequence), items without an order (bag), or none. Former names: recent for sequence, all for bag."""
+    """What a user's history adds to the user's vector: items weighted by recency (sequence), items without an order
+    (bag), or nothing (none). Former names: recent for sequence, all for bag."""
 
     horizon: float = 1
-    """How many coming interactions are to be told where softmax trains histories in their order: 1 for the next one,
-    another integer, or a share of the history (a number below 1). Beyond 1, as many neighbours in a history change
-    their order in each epoch."""
+    """Number of coming interactions to predict where softmax trains histories in their order: 1 for the next one,
+    another integer, or a share of the history (a number below 1). Other than with 1, interactions within this distance
+    change their order in each epoch."""
 
     budget: Literal["best", "fast"] = "best"
     """fast: fewer epochs with larger steps, and no search for l2."""

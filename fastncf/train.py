@@ -78,9 +78,9 @@ def fit(
             within one, so that nothing of a fit that is killed is lost. Ctrl-C and SIGTERM then finish the batch first.
         resume: go on from the state in ``checkpoint``, if there is one, with the same data and settings, except that
             there may be more epochs. The result has the same bits as that of a fit that was never stopped.
-        max_memory: most memory that the process is to have, in bytes or as text such as ``4GB``: negatives are then
-            drawn when they are needed, and what is not expected to fit is refused. Limits of containers are found and
-            kept likewise.
+        max_memory: most memory that the process may use, in bytes or as text such as ``4GB``: where it is short,
+            negatives are drawn when they are needed, and a fit that is not expected to keep the limit is refused.
+            Limits of containers are found and kept in the same way.
         **asked: all other names: fields of :class:`Config`, and
 
             - ``test``: held-out interactions, one or several per user, instead of holding out the latest of ``train``.
@@ -91,7 +91,7 @@ def fit(
             - ``weight``: name of a column of weights in ``train``, such as counts or quantities: finite numbers of at
               least 0. The loss of each interaction, its negatives included, is multiplied by its weight; those of a
               repeated pair are added up. They are divided by their mean first, so that only their ratios matter.
-            - ``config``: settings, which those by name go before.
+            - ``config``: settings; those given by name take precedence.
 
     Raises:
         DataNotFoundError, DataError: the input cannot be used; the message says where and why.
@@ -101,7 +101,7 @@ def fit(
         ForkError: this process was forked from one that had used Polars, or CUDA where that is asked for.
         InsufficientMemoryError: the memory of the machine, or of a limit, does not suffice.
         DivergedError: the training led to numbers that are not finite; its attribute ``recommender`` has the parameters
-            of the last epoch that was.
+            of the last epoch with finite ones.
 
     Warns:
         UnusedSettingWarning: a setting was given that has no effect beside the others.
@@ -208,11 +208,11 @@ def plan_fit(
     """Read and split interactions as :func:`fit` does, and return the plan of the fit without training anything.
 
     The arguments and errors are those of :func:`fit`. ``print(plan)`` tells each choice with its reason, and the memory
-    and time to expect. An l2 that is searched for on held-out items is not known yet.
+    and time to expect. The plan does not know an ``l2`` that the fit will choose on held-out items.
 
     Args:
-        measure: do each part of the fit for a moment, on a copy of a module, for the speed of this machine; and let
-            held-out items choose the loss where that takes seconds.
+        measure: run each part of the fit for a moment, on a copy of a module, to measure the speed of this machine; and
+            let held-out items choose the loss if that takes a few seconds.
     """
     with usual_errors(), clock_started() as clock:
         config, inputs = read_asked(model, asked)

@@ -29,7 +29,7 @@ app = App(
     help_epilogue=(
         "Exit codes: 0 fine; 1 a result or a model could not be written, or another error at run time; 2 wrong usage "
         "or setting; 3 data that cannot be used; 4 a device that is not available, or too little memory; 130 "
-        "interrupted; 129, 141, 143 ended by SIGHUP, by the reader of the output, by SIGTERM."
+        "interrupted by Ctrl-C; 129 ended by SIGHUP; 141 the reader of the output is gone; 143 ended by SIGTERM."
     ),
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative_iterable=()),

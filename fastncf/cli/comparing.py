@@ -21,11 +21,11 @@ def compare(
     json: Json = False,
     common: Common | None = None,
 ) -> None:
-    """Measure saved models on the same users and candidates, and compare each two of them user by user.
+    """Measure saved models on the same users and candidates, and compare each pair of them user by user.
 
-    Prints the metrics of each model with their standard errors over users, and the differences of each two models with
-    confidence intervals and p-values, which are corrected for the number of differences. All models are
-    measured by the first one's held-out items, candidates and settings; a model of another split is refused.
+    Prints the metrics of each model with their standard errors over users, and the differences of each pair of models
+    with confidence intervals and with p-values corrected for the number of differences. All models are measured by the
+    first one's held-out items, candidates and settings; a model of another split is refused.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def compare(
     full_ranking
         Also rank against the whole catalogue.
     metrics
-        Metrics, such as recall or hr,recall. Those of the first model's fit where none are given.
+        Metrics, such as recall or hr,recall. By default those of the first model's fit.
     candidate_sampling
         How candidates are drawn: uniformly, or by popularity.
     confidence

@@ -29,7 +29,7 @@ def generate(
     items
         Number of items.
     interactions
-        Number of ratings, about.
+        Approximate number of ratings.
     seed
         Determines every rating.
     dialect
@@ -44,8 +44,8 @@ def generate(
 def datasets(*, json: Json = False, common: Common | None = None) -> None:
     """List the data sets that ``fit`` and ``plan`` download when they are given the name.
 
-    Each stands with its interactions, the size of its archive, whether it is on this machine, and the address of its
-    terms of use. A file of the same name in the current folder is read instead.
+    For each it prints the number of interactions, the size of the archive, whether it is on this machine, and the
+    address of the terms of use. A file of the same name in the current folder is read instead.
     """
     from fastncf.data.named import DATASETS, LICENCE, is_cached, locations
 

@@ -75,8 +75,8 @@ def fit(
     notebook
         Start from the recipe of the NCF notebook instead of the defaults.
     dry_run
-        Fit nothing. Print the plan as a file of settings, which --config takes, and the memory and time that the fit
-        is expected to need, by the measured time of a part of an epoch.
+        Fit nothing. Print the plan as a file of settings, which --config takes, and the memory and time that the fit is
+        expected to need, extrapolated from short measurements.
     refit
         After the model is measured, train it again on all interactions, the held-out ones included.
     seeds

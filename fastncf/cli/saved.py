@@ -40,7 +40,7 @@ def evaluate(
     full_ranking
         Also rank against the whole catalogue.
     metrics
-        Metrics, such as recall or hr,recall. Those of the fit where none are given.
+        Metrics, such as recall or hr,recall. By default those of the fit.
     candidate_sampling
         How candidates are drawn: uniformly, or by popularity.
     lists
@@ -110,12 +110,12 @@ def recommend(
     items
         File of the only items that may be recommended.
     exclude
-        File of items that are never recommended; of users and items, to leave out an item for one user.
+        File of items that are never recommended, or of users and items, each of which is left out for its user.
     unknown
         What to do about users who are not in the training data, or items of a history: stop with an error, skip them,
         or recommend popular items.
     titles
-        Titles of the items, as for fit; those that the model keeps where none are given.
+        Titles of the items, as for fit. By default those that the model keeps.
     out
         File to write, which ends in .parquet or .csv.
     """
@@ -213,7 +213,7 @@ def info(model: PathArgument, *, plan: Flag = False, json: Json = False, common:
     model
         Folder that ``fastncf fit --out`` wrote.
     plan
-        Print its plan as a file of settings, which ``fastncf fit --config`` takes, in place of all else.
+        Print its plan as a file of settings, which ``fastncf fit --config`` takes, instead of everything else.
     """
     import fastncf
     from fastncf.data.accounts import describe_rows
@@ -301,7 +301,7 @@ def similar(
     json: Json = False,
     common: Common | None = None,
 ) -> None:
-    """Print the items of a saved model that are most similar to an item, or the users that are to a user.
+    """Print the items of a saved model that are most similar to an item, or the users most similar to a user.
 
     Parameters
     ----------
@@ -312,9 +312,9 @@ def similar(
     user
         Raw user id, in place of items; give it once for each user.
     k
-        Similar ones for each.
+        Number of similar items or users for each.
     titles
-        Titles of the items, as for fit; those that the model keeps where none are given.
+        Titles of the items, as for fit. By default those that the model keeps.
     """
     if bool(item) == bool(user):
         raise ConfigError(f"similar needs items or users: {USAGE['similar']}")
@@ -361,7 +361,7 @@ def report(
     model
         Folder that ``fastncf fit --out`` wrote.
     out
-        File to write; report.html in the folder of the model where it is not given.
+        File to write. By default report.html in the folder of the model.
     titles
         Titles of the items: u.item, movies.dat, movies.csv, another file with columns item and title, or ml-1m.
     """

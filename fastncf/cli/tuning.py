@@ -26,7 +26,7 @@ def tune(
     json: Json = False,
     common: Common | None = None,
 ) -> None:
-    """Search for settings that rank held-out items better than the defaults, within some minutes.
+    """Search for settings that rank held-out items better than the defaults, within a budget of minutes.
 
     The test items are not looked at: one more item of each user is held out for the search. Settings that are given are
     not searched. Needs the packages of fastncf[tune].
@@ -38,11 +38,11 @@ def tune(
     minutes
         Budget of this run, such as 10 or 0.5.
     out
-        TOML file of the best settings, which ``fastncf fit --config`` takes; printed where none is given.
+        TOML file of the best settings, which ``fastncf fit --config`` takes. By default the settings are printed.
     study
-        File that keeps the trials; the same command goes on with those that are there.
+        File in which the trials are kept; the same command continues its search.
     picture
-        SVG file of how much each setting mattered; needs the packages of fastncf[report].
+        SVG file to draw the importance of each setting in; needs the packages of fastncf[report].
     test
         As for fit; its items are not looked at.
     candidates

@@ -91,9 +91,9 @@ class Answering(FittedModel):
         """Return the k items with the highest scores for each user.
 
         Args:
-            users: one raw user id or many, in any spelling of the same id, such as 7, "7" or 7.0. All users of the
-                training data where none are given.
-            k: number of items for each user. A user gets fewer only where fewer are left, and none where none is.
+            users: one raw user id or many, in any spelling of the same id, such as 7, "7" or 7.0. By default all users
+                of the training data.
+            k: number of items for each user. A user gets fewer only where fewer are left.
             exclude_seen: leave out the items that the user has seen in any file of the fit, held-out ones included.
             items: raw ids of the only items that may be recommended, or a frame with a column of them. Those that the
                 model does not know are ignored.
@@ -102,24 +102,24 @@ class Answering(FittedModel):
             unknown: what is done about users who are not in the training data: ``error``; ``skip`` them; or recommend
                 the items with the most training interactions (``popular``), whose score is that number. A missing id
                 among others, such as None or NaN, is left out with both.
-            history: in place of ``users``, what users who are not in the training data have done: raw ids of items of
+            history: in place of ``users``, interactions of users who are not in the training data: raw ids of items of
                 one user, the oldest first; or a frame or a file with columns of users, items and, perhaps, times. An
                 ``mf`` or ``gmf`` encodes them or solves for the user's vector; a pretrained ``mlp`` or ``neumf`` does
                 so with the model that it started from; another one solves by gradients. ``unknown`` then says what is
                 done about items that the model does not know: ``error``; ``skip`` their rows, and users who have no
                 others; or recommend the most popular items to these (``popular``).
             titles: titles of the items, for a further column behind that of the items: a frame with columns item and
-                title, ``u.item``, ``movies.dat``, ``movies.csv`` or a similar file, or the name of a data set; those of
-                the recommender, if it has any, where none are given.
+                title, ``u.item``, ``movies.dat``, ``movies.csv`` or a similar file, or the name of a data set. By
+                default those of the recommender, if it has any.
             out: a ``.parquet`` or ``.csv`` file that the answer is written to, in memory that does not grow with the
                 number of users. A file that is there is replaced when the answer is complete.
             output: library of the frame, ``polars`` or ``pandas``.
 
         Returns:
             Columns user, item (raw ids), title where titles are known, score (float), rank (from 1), users in the given
-            order, best item first; equal scores in the order of the item ids. With ``out``, the path of the file.
-            Unknown users who are no integers among integers make text of the column of users. Users of a
-            ``history`` are in the order of their ids, and there is no column of them where it is that of one user.
+            order, best item first; equal scores in the order of the item ids. With ``out``, the path of the file. If
+            users are integers and an unknown one is not, the column of users is text. Users of a ``history`` are in the
+            order of their ids, and there is no column of them where it is that of one user.
 
         Raises:
             DataError: a user is not in the training data; an id is neither an integer nor text; a frame lacks a column;

@@ -23,17 +23,17 @@ class Recommender(Vectors, Learning, Measuring, Saving):
         data: counts: users, items, interactions, num_users_all_seen, num_users_too_short; num_rows, the rows that were
             read, and what became of those that are no interactions: num_duplicates, num_missing, num_low_rated,
             num_of_other_users (with ``user_fraction``) and num_skipped (in updates), which add up with the interactions
-            to num_rows; of what no training interaction has, num_items_unknown, num_test_items_unknown and
+            to num_rows; what has no training interaction: num_items_unknown, num_test_items_unknown and
             num_candidates_unknown (entries of given candidates); num_candidates_seen, entries of given candidates that
             their user has seen.
         seconds: by section of the fit: read, split, tune, sample, train, evaluate, total; sampling may overlap
             with training.
         training_log: one dict per epoch: epoch, loss, seconds and, with validation, its metrics.
-        encoder: what makes vectors of histories, of an ``mf`` whose users have them; otherwise None.
+        encoder: computes users' vectors from histories, for an ``mf`` that uses them; otherwise None.
         pretrained: what an ``mlp`` or ``neumf`` keeps of the model that it was pretrained by, for new users.
         found: format, columns and rows that were recognised in the source.
         order: (N,) int32, for each user the positions in its row of the split from the oldest interaction to the
             latest; None where the model is trained without it.
-        num_kept: for each stage of the plan, the epochs that the parameters are the result of.
+        num_kept: for each stage of the plan, the number of epochs after which its parameters were kept.
         titles: (I,) String, titles of the items, null for one without; None where none were given.
     """
