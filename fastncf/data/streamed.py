@@ -8,6 +8,7 @@ in memory. Only slices of rows, such groups, and the ids are ever in memory.
 import itertools
 from collections import Counter
 from collections.abc import Set
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Unpack
 
@@ -17,7 +18,6 @@ import polars as pl
 from fastncf.data.csr import group_rows_by_user
 from fastncf.data.ids import Vocabulary, are_missing_words, canonical_ids, stand_for_missing, to_canonical_dtype
 from fastncf.data.interactions import Interactions, read_interactions, require_vocabularies
-from fastncf.data.readers.checks import ColumnName
 from fastncf.data.readers.deciding_times import DecidingTimes
 from fastncf.data.readers.options import Reading, ReadOptions, names_of
 from fastncf.data.readers.slices import ParquetSlices, open_slices
@@ -96,7 +96,7 @@ def read_in_slices(slices: ParquetSlices, num_rows: int) -> Interactions:
         found = _find_ids(slices, num_rows, without_words)
     columns = slices.origin.columns
     if "time" in columns:
-        found.times.check(slices.origin.source, columns["time"])
+        found.times.check(slices.origin)
     users, items = (Vocabulary.of([found.counts[role].ids], role) for role in ("user", "item"))
     source_info: dict[str, Any] = {
         "source": slices.origin.source,
@@ -219,8 +219,7 @@ def _refuse_words(slices: ParquetSlices, num_rows: int, role: str) -> None:
     """Raise a DataError for the first id that stands for a missing value; there is one."""
     for part in slices.read(num_rows, set()):
         ids, locate = part.frame[role], partial(slices.name_place, part)
-        name = ColumnName(slices.origin.source, slices.origin.columns[role], locate)
-        refuse_words(ids, are_missing_words(ids), name)
+        refuse_words(ids, are_missing_words(ids), replace(slices.origin, locate=locate).name_column(role))
 
 
 def _write_columns(

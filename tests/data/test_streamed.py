@@ -16,6 +16,7 @@ from fastncf.data.protocols import make_split
 from fastncf.data.readers.checks import ColumnName
 from fastncf.data.readers.deciding_times import DecidingTimes
 from fastncf.data.readers.options import ReadOptions, names_of
+from fastncf.data.readers.parts import Origin
 from fastncf.data.readers.slices import open_slices
 from fastncf.data.readers.times import check_times
 from fastncf.data.split import time_order
@@ -141,7 +142,7 @@ def test_the_first_times_of_each_kind_decide_as_all_do(seed):
     deciding = DecidingTimes()
     for start in range(0, len(values), 37):
         deciding.add(values[start : start + 37], lambda row, start=start: str(start + row))
-    found = outcome(deciding.check, "source", name)
+    found = outcome(deciding.check, Origin("source", "", {"time": name}))
     assert found == (expected if isinstance(expected, str) else None)
 
 

@@ -6,11 +6,12 @@ the first value of each kind are refused for the same reason, and at the same ro
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import polars as pl
 
-from fastncf.data.readers.checks import ColumnName
 from fastncf.data.readers.dates import LIKELY_TIMES
+from fastncf.data.readers.parts import Origin
 from fastncf.data.readers.times import DATE_YEARS, check_times
 
 _UNIX_TIMES = LIKELY_TIMES[:4]
@@ -51,17 +52,12 @@ class DecidingTimes:
             self._values.append(values.slice(row, 1))
             self._places.append(locate(row))
 
-    def check(self, source: str, column: str) -> None:
-        """Raise the error of :func:`~fastncf.data.readers.times.check_times` for the whole column, if it has one.
-
-        Args:
-            source: name of the source in messages.
-            column: name of the column.
-        """
+    def check(self, origin: Origin) -> None:
+        """Raise the error of :func:`~fastncf.data.readers.times.check_times` for the whole column, if it has one."""
         if self._values:
             integers = all(value.dtype.is_integer() for value in self._values)
             values = [value.cast(pl.Int128) if integers else value for value in self._values]
-            check_times(pl.concat(values), ColumnName(source, column, self._places.__getitem__))
+            check_times(pl.concat(values), replace(origin, locate=self._places.__getitem__).name_column("time"))
 
 
 def has_kinds(dtype: pl.DataType) -> bool:

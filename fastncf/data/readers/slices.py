@@ -118,7 +118,7 @@ def open_slices(source: Any, options: ReadOptions) -> ParquetSlices | None:
     if not _have_one_type([file for file in files if sum(file.group_rows)]):
         return None
     form = first.format if several is None else join_formats([file.origin for file in files])
-    return ParquetSlices(Origin(name, form, first.columns), files, options)
+    return ParquetSlices(Origin(name, form, first.columns, remedy=options.remedy()), files, options)
 
 
 def _is_parquet(path: Path) -> bool:
