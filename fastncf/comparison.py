@@ -35,12 +35,11 @@ _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*`<[
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics of M models for the same T users, and the paired differences of each two models.
+    """Metrics of M models for the same T users, and the paired differences of each pair of models.
 
-    ``print`` shows both tables; the line of popularity beside the models takes no part in the differences. The
-    confidence intervals are those of the percentile bootstrap over users (Efron and Tibshirani 1993, chapter 13). The
-    p-values are those of the test that flips the sign of each user's difference at random, and are at least
-    1 / (samples + 1).
+    ``print`` shows both tables; the differences leave out the row of popularity. The confidence intervals are those of
+    the percentile bootstrap over users (Efron and Tibshirani 1993, chapter 13). The p-values are those of the test that
+    flips the sign of each user's difference at random, and are at least 1 / (samples + 1).
 
     Attributes:
         names: names of the models.
@@ -72,7 +71,7 @@ class Comparison:
         return pl.DataFrame(columns)
 
     def differences(self) -> pl.DataFrame:
-        """Return a row for each metric and two models.
+        """Return a row for each metric and pair of models.
 
         Columns: metric, first, second (names), difference (mean of the first minus mean of the second), low, high (the
         confidence interval), p, and p_corrected: p for the number of rows of this table, by the method of Holm (1979).

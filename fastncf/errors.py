@@ -46,9 +46,9 @@ class FastNCFError(Exception):
     """Base class of all exceptions that fastncf raises on purpose.
 
     Args:
-        message: one sentence that names the source of the mistake first and what was expected last. Characters that a
-            terminal would obey are escaped, see :func:`printable`. Of a message that is longer than
-            :data:`MAX_MESSAGE_LENGTH`, because it quotes a long path or many columns, the middle is left out.
+        message: one sentence that names the source of the mistake first and what was expected last. Control characters
+            are escaped, see :func:`printable`. Of a message that is longer than :data:`MAX_MESSAGE_LENGTH`, because it
+            quotes a long path or many columns, the middle is left out.
     """
 
     def __init__(self, message: str = "") -> None:

@@ -26,8 +26,8 @@ class Saving(FittedModel):
     def save(self, directory: str | Path) -> None:
         """Write the model, its plan, its data and its ids to a folder: safetensors and JSON.
 
-        The folder holds the older model or the new one at every moment, also for those who read it meanwhile, and after
-        a kill or a loss of power. Files of others in it stay as they are.
+        The folder holds the older model or the new one at every moment, also for concurrent readers, and after a kill
+        or a loss of power. Other files in it stay as they are.
 
         Args:
             directory: a new or empty folder, or one with an older model, which is replaced. Links are followed, and

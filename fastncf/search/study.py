@@ -68,15 +68,15 @@ def tune(
     Args:
         train: see :func:`fastncf.fit`.
         minutes: budget of this call, above 0. The trial that is running when it is over is ended and not counted.
-        study: file that keeps the trials. One that is there is gone on with, if it is of the same data and settings.
-        model: name of a model, the default one where none is given.
+        study: file that keeps the trials. An existing one is continued if it is of the same data and settings.
+        model: name of a model; otherwise the default one.
         callback: called after each trial with its number from 1, its NDCG, or None where it was ended early, and the
             best NDCG so far, or None; returning True ends the search.
         **asked: data and settings by name, see :func:`fastncf.fit`; what is given is not searched.
 
     Raises:
         FastNCFError: Optuna is not installed.
-        ConfigError: the budget is no number above 0, the study file is none or of other data or settings, or nothing
+        ConfigError: the budget is no number above 0, the file is no study or one of other data or settings, or nothing
             is left to search; and what :func:`fastncf.fit` raises for settings and data.
     """
     require_packages()
