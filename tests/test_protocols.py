@@ -308,7 +308,7 @@ def test_updates_keep_the_several_test_items_of_other_users():
         ({"k": []}, ConfigError, "k=(): expected"),
         ({"k": [5, 0]}, ConfigError, r"k=\(5, 0\): expected an integer of at least 1, or several such as"),
         ({"metrics": ["auc"]}, ConfigError, "metrics: 'auc' is unknown; expected some of hr, ndcg"),
-        ({"metrics": "hr"}, ConfigError, "metrics='hr': expected some of"),
+        ({"metrics": "hr"}, ConfigError, "metrics='hr': expected a list of some of"),
         ({"candidate_sampling": "best"}, ConfigError, "candidate_sampling='best': expected one of uniform, popularity"),
     ],
 )
