@@ -476,6 +476,9 @@ def test_an_interruption_while_a_model_is_saved(capsys, tmp_path, monkeypatch, f
     assert got == code
     assert lines[0].startswith("HR@10")
     assert err.splitlines()[-1] == f"fastncf: {message.format(out=out)}"
+    got, _, err = run(capsys, "fit", "r.csv", "--out", out, "--checkpoint", "c")
+    end = "c: the fit is finished; the same fit with --resume saves its model"
+    assert (got, err.splitlines()[-1]) == (code, f"fastncf: {message.format(out=out)}; {end}")
 
 
 def test_a_model_without_a_folder_is_not_saved_and_that_is_said(capsys, fitted):

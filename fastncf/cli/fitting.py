@@ -141,7 +141,7 @@ def fit(
             print_lines(f"refit:    {recommender.protocol.rpartition('; ')[2]}", file=shown)
     finally:
         try:
-            _save(recommender, out, shown)
+            _save(recommender, out, shown, checkpoint)
         except BaseException:
             with suppress(OutputError):
                 if json:
@@ -293,8 +293,14 @@ def _report(recommender: "Recommender") -> dict[str, Any]:
     }
 
 
-def _save(recommender: "Recommender", out: Path | None, shown: TextIO) -> None:
+def _save(recommender: "Recommender", out: Path | None, shown: TextIO, checkpoint: Path | None = None) -> None:
     """Save a model that was fitted and say where; a model that cannot be saved there is saved in a temporary folder.
+
+    Args:
+        recommender: the model.
+        out: folder to save it in.
+        shown: where the sentence is printed.
+        checkpoint: folder from which the fit goes on where the saving is interrupted.
 
     Raises:
         FastNCFError: the model is in the temporary folder, or nowhere; the message says so.
@@ -307,9 +313,11 @@ def _save(recommender: "Recommender", out: Path | None, shown: TextIO) -> None:
     try:
         recommender.save(out)
     except KeyboardInterrupt as error:
-        if not isinstance(error, Terminated):
-            raise KeyboardInterrupt(f"interrupted while the model was saved to {out}") from None
-        raise
+        is_terminated = isinstance(error, Terminated)
+        shorter = error if is_terminated else KeyboardInterrupt(f"interrupted while the model was saved to {out}")
+        if checkpoint is not None:
+            shorter.add_note(f"{checkpoint}: the fit is finished; the same fit with resume=True saves its model")
+        raise shorter from None
     except Exception as error:
         raise FastNCFError(f"{short_message(str(error)):.230}; {_save_elsewhere(recommender)}") from error
     print_lines(f"saved to {out}", file=shown)
