@@ -297,9 +297,9 @@ class Config:
         """Raise a ConfigError for a rule of holding out that is none."""
         share = "or a share, above 0 and below 1"
         holds = self.holdout in ("one", "none") or _is_amount(self.holdout)
-        self._require("holdout", holds, f"one, none, an integer of at least 1, {share}")
+        self._require("holdout", holds, f"one, none, {_count_expected(self.holdout)}, {share}")
         holds = self.test_users is None or _is_amount(self.test_users)
-        self._require("test_users", holds, f"an integer of at least 1, {share}")
+        self._require("test_users", holds, f"{_count_expected(self.test_users)}, {share}")
         holds = self.before is None or (isinstance(self.before, str) and bool(self.before.strip()))
         self._require(
             "before", holds, "a time as the data have it, a date such as '2000-12-01', or a share such as '90%'"
@@ -335,7 +335,8 @@ class Config:
                 _is_number(value) and (value > 0 or (value == 0 and name == "l2")) and value <= LARGEST_NUMBER
             )
             self._require(name, holds, f"a finite number {least} and at most {LARGEST_NUMBER:,.0f}")
-        self._require("horizon", _is_amount(self.horizon), "an integer of at least 1, or a share, above 0 and below 1")
+        expected = f"{_count_expected(self.horizon)}, or a share, above 0 and below 1"
+        self._require("horizon", _is_amount(self.horizon), expected)
         value = self.negatives_exponent
         holds = value is None or (_is_number(value) and value >= 0)
         self._require("negatives_exponent", holds, "a finite number of at least 0")

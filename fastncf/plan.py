@@ -16,6 +16,7 @@ from fastncf.data.split import Split
 from fastncf.errors import ConfigError, InsufficientMemoryError, counted, printable
 from fastncf.memory import require_torch
 from fastncf.models import FACTOR_MODELS
+from fastncf.models import names as registered_names
 from fastncf.models.factored import NEEDS_NO_TRAINING
 from fastncf.recipes import (
     GENERAL,
@@ -93,6 +94,15 @@ class Plan:
     def num_epochs(self) -> int:
         """Number of epochs of all stages."""
         return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def model_in_words(self) -> str:
+        """The model and what it was trained by, without settings that such a model does not have."""
+        stage = self.final
+        if stage.model in NEEDS_NO_TRAINING:
+            return f"{stage.model}, which needs no training"
+        dim = f", dim {stage.dim}" if stage.model in registered_names() else ""
+        return f"{stage.model:.80}{dim}, loss {stage.loss:.80}, history {stage.history}, trained by {stage.optimizer}"
 
     @property
     def uses_order(self) -> bool:

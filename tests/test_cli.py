@@ -153,15 +153,15 @@ def test_recommend_from_files_of_ids(capsys, numbered, tmp_path):
     files = "--users", tmp_path / "users", "--items", tmp_path / "items.csv", "--exclude", tmp_path / "exclude.tsv"
     code, out, err = run(capsys, "recommend", numbered, *files, "--unknown", "popular", "--json", "--include-seen")
     assert code == 0
-    assert f"{tmp_path / 'users'}: 1 of 4 users are not in the training data and get popular items" in err
-    assert f"{tmp_path / 'items.csv'}: 1 of 5 items are not in the training data and are ignored" in err
+    assert f"{tmp_path / 'users'}: 1 of 4 users is not in the training data and gets popular items" in err
+    assert f"{tmp_path / 'items.csv'}: 1 of 5 items is not in the training data and is ignored" in err
     pairs = pl.DataFrame({"user": [4, 7], "item": [9, 3]})
     expected = rec.recommend([4, 7, 999, 4], items=[3, 9, 11, 2], exclude=pairs, unknown="popular", exclude_seen=False)
     assert json.loads(out[-1])["recommendations"] == expected.to_dicts()
     code, out, err = run(
         capsys, "recommend", numbered, "--users", tmp_path / "users", "--unknown=skip", "--exclude", tmp_path / "never"
     )
-    assert "1 of 4 users are not in the training data and are skipped" in err
+    assert "1 of 4 users is not in the training data and is skipped" in err
     assert len(out) == 1 + rec.recommend([4, 7, 4], exclude=[3]).height
     code, _, err = run(capsys, "recommend", numbered, "--users", tmp_path / "users")
     assert code == 3
@@ -705,7 +705,12 @@ def test_recommend_by_a_history(capsys, numbered, tmp_path):
     rows.write_csv(tmp_path / "new.csv")
     _, (line,), _ = run(capsys, "recommend", numbered, "--history", tmp_path / "new.csv", "--json")
     assert json.loads(line)["recommendations"] == rec.recommend(history=rows).to_dicts()
-    for wrong, code, message in (("nowhere.csv", 3, "nowhere.csv: no such file"), ("5,99999", 3, "99999")):
+    for wrong, code, message in (
+        ("nowhere.csv", 3, "nowhere.csv: no such file; expected item ids or the path of a file"),
+        ("5,99999", 3, "99999"),
+        ("", 3, "history: holds no item"),
+        (",", 3, "history: holds no item"),
+    ):
         found, _, err = run(capsys, "recommend", numbered, "--history", wrong)
         assert found == code
         assert message in err

@@ -181,6 +181,8 @@ def test_layers_may_hold_numpy_integers():
             {"batch_size": 10**12},
             "batch_size=1000000000000: expected an integer of at least 1 and at most 2,147",
         ),
+        ({"horizon": 10**12}, "horizon=1000000000000: expected an integer of at least 1 and at most 2,147,483,647, or"),
+        ({"test_users": 10**12}, "test_users=1000000000000: .* at most 2,147,483,647, or a share"),
         ({"epochs": 10**5000}, "epochs=<int>: expected an integer of at least 1 and at most 2,147,483,647"),
         ({"epochs": np.float64(3)}, r"epochs=3\.0: expected an integer of at least 1$"),
         ({"seed": 2**70}, "seed=1180591620717411303424: expected an integer of at least 0 and below"),

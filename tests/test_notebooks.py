@@ -37,6 +37,14 @@ def test_repr_has_at_most_ten_short_lines(rec):
     assert f"hr@10 {rec.metrics['hr@10']:.4f}" in repr(rec)
 
 
+def test_repr_names_only_what_a_model_has(rec):
+    assert "model: mf, dim 4, loss " in repr(rec)
+    popular = fastncf.fit(checkerboard(), model="popularity")
+    assert "  model: popularity, which needs no training\n" in repr(popular)
+    own = replace(rec.plan, stages=(replace(rec.plan.final, model="Own"),))
+    assert own.model_in_words.startswith("Own, loss ")
+
+
 def test_the_parts_of_a_recommender_have_short_names(rec):
     assert repr(rec.users) == "Vocabulary(60 user ids, Int64)"
     assert repr(rec.items) == "Vocabulary(40 item ids, Int64)"

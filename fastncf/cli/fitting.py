@@ -262,7 +262,7 @@ def _found(recommender: "Recommender") -> list[str]:
         "num_duplicates": ("repeated (user, item) row was", "repeated (user, item) rows were", " counted once"),
         "num_users_all_seen": ("user has", "users have", " seen every item; left out"),
         "num_users_too_short": ("user", "users", " with a single interaction; trained on and not tested"),
-        "num_items_unknown": ("item has", "items have", " no training interaction, so that nothing is learnt about it"),
+        "num_items_unknown": ("item has", "items have", " no training interaction to learn from"),
         "num_test_items_unknown": ("held-out item has", "held-out items have", " no training interaction"),
         "num_users_later": (
             "user has",

@@ -138,10 +138,10 @@ def recommend(
         nobody = read_id_file(exclude, ("item", "user"))
     recommender = load(model, titles=titles)
     if users is not None and unknown != "error":
-        _tell_unknown(recommender.users, asked, users, "are skipped" if unknown == "skip" else "get popular items")
+        _tell_unknown(recommender.users, asked, users, _SKIPPED if unknown == "skip" else _POPULAR)
     for path, ids in ((items, only), (exclude, None if nobody is None else nobody["item"])):
         if path is not None:
-            _tell_unknown(recommender.items, ids, path, "are ignored")
+            _tell_unknown(recommender.items, ids, path, _IGNORED)
     frame = recommender.recommend(
         asked,
         k,
@@ -237,10 +237,10 @@ def info(model: PathArgument, *, plan: Flag = False, json: Json = False, common:
         about = {name: getattr(recommender, name) for name in ("metrics", "protocol", "data", "found", "seconds")}
         print_json({**about, "plan": recommender.plan.to_dict(), "versions": versions})
         return
-    stage, data = recommender.plan.final, recommender.data
+    fitted, data = recommender.plan, recommender.data
+    epochs = f" for {counted(fitted.num_epochs, 'epoch')}" if fitted.num_epochs else ""
     print_lines(
-        f"model:    {stage.model}, dim {stage.dim}, loss {stage.loss}, history {stage.history}, trained by "
-        f"{stage.optimizer} for {counted(recommender.plan.num_epochs, 'epoch')}",
+        f"model:    {fitted.model_in_words}{epochs}",
         f"data:     {counted(data.get('interactions', 0), 'interaction')} of "
         f"{counted(len(recommender.users), 'user')} with "
         f"{counted(len(recommender.items), 'item')}, from {recommender.found.get('source', 'an unknown source')}",
@@ -274,19 +274,26 @@ def _history(text: str) -> Any:
     What is neither a file nor has the form of its name is a list.
     """
     path = Path(os.path.expanduser(text))
+    if not text:  # whose path is the working folder
+        return []
     if os.path.lexists(path) or ("," not in text and (os.sep in text or text.lower().endswith(_ENDS))):
         return path
     return [as_utf8(item.strip()) for item in text.split(",") if item.strip()]
 
 
-def _tell_unknown(vocabulary: "Vocabulary", ids: Any, path: Path, what: str) -> None:
-    """Say on stderr how many ids of a file a model does not know, and what is done about them."""
+_SKIPPED = "is not in the training data and is skipped", "are not in the training data and are skipped"
+_POPULAR = "is not in the training data and gets popular items", "are not in the training data and get popular items"
+_IGNORED = "is not in the training data and is ignored", "are not in the training data and are ignored"
+
+
+def _tell_unknown(vocabulary: "Vocabulary", ids: Any, path: Path, what: tuple[str, str]) -> None:
+    """Say on stderr how many ids of a file a model does not know, and what is done about one and about several."""
     from fastncf.data.ids import named_ids
 
     unknown = int((vocabulary.find(named_ids(ids, vocabulary.noun)) < 0).sum())
     if unknown:
         print_lines(
-            f"{path}: {unknown:,} of {len(ids):,} {vocabulary.noun}s are not in the training data and {what}",
+            f"{path}: {unknown:,} of {counted(len(ids), vocabulary.noun)} {what[unknown > 1]}",
             file=sys.stderr,
         )
 

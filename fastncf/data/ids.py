@@ -206,6 +206,11 @@ def named_ids(raw_ids: Any, noun: str, *, skips_missing: bool = False) -> NamedI
     Raises:
         DataError: an id is neither an integer nor text.
     """
+    if isinstance(raw_ids, pl.LazyFrame) or hasattr(raw_ids, "columns"):  # iterating over one of pandas gives its names
+        raise DataError(
+            f"{noun} ids are {EXPECTED_IDS}; got a {type(raw_ids).__name__}; expected one id or a list of them, "
+            f"such as a column of the frame"
+        )
     values = raw_ids.item() if isinstance(raw_ids, np.ndarray) and raw_ids.ndim == 0 else raw_ids
     is_one = isinstance(values, str | bytes | dict) or not hasattr(values, "__len__")
     if is_one:

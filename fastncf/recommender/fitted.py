@@ -68,9 +68,8 @@ class FittedModel:
 
     def _described(self) -> list[tuple[str, str]]:
         """Return what a reader of a notebook wants to know: names and values, each of one line."""
-        stage = self.plan.final
         rows = [
-            ("model", f"{stage.model:.80}, dim {stage.dim}, {stage.loss:.80}, trained by {stage.optimizer}"),
+            ("model", self.plan.model_in_words),
             ("epochs", f"{len(self.training_log)}"),
             ("users", f"{len(self.users):,}"),
             ("items", f"{len(self.items):,}"),

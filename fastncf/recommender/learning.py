@@ -79,7 +79,7 @@ class Learning(FittedModel):
         self.trained, self.encoder, self.users, self.items, self.split, self.order, self.pretrained = known
         self._factor_items = None
         self.plan = self.plan.with_everything(self.split)
-        how = f"and all trained on for {counted(epochs, 'epoch')}" if epochs else "without training"
+        how = f"and all trained on for {counted(epochs, 'epoch')}" if log else "without training"
         self.protocol += f"; afterwards {counted(len(rows.item), 'interaction was', 'interactions were')} added {how}"
         last = self.training_log[-1]["epoch"] if self.training_log else 0
         self.training_log = self.training_log + [entry | {"epoch": entry["epoch"] + last} for entry in log]

@@ -14,7 +14,7 @@ from fastncf.data.csr import balanced_ranges
 from fastncf.data.ids import Vocabulary, named_ids
 from fastncf.data.readers.options import Reading
 from fastncf.data.readers.table import read_table
-from fastncf.errors import ConfigError, DataError
+from fastncf.errors import ConfigError, DataError, DataNotFoundError
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
 from fastncf.threads import run_ranges
 
@@ -134,11 +134,17 @@ def read_rows(
 def _settings_of_the_fit(name: str) -> Iterator[None]:
     """Add to the message of a DataError in the block, where it advises a setting, that none can be given here.
 
+    A text that is no file is told what else a history may be.
+
     Args:
         name: name of the argument that is read.
     """
     try:
         yield
+    except DataNotFoundError as error:
+        if name != "history":
+            raise
+        raise DataNotFoundError(f"{error!s:.380}; expected item ids or the path of a file") from None
     except DataError as error:
         if not _ADVICE.search(str(error)):
             raise

@@ -164,6 +164,16 @@ def test_wrong_requests_are_named(fitted, tmp_path):
         rec.recommend([None, 1, 0.5, 8], unknown="skip")
     with pytest.raises(DataError, match=r"user ids are integers or text; got None in position 2 of 2"):
         rec.recommend([1, None])
+    frame = pl.DataFrame({"user": [1, 8]})
+    for table in (frame, frame.lazy(), pd.DataFrame({"user": [1, 8]})):
+        name = type(table).__name__
+        for unknown in ("error", "popular"):  # the name of a column is no unknown user
+            with pytest.raises(DataError, match=f"user ids are integers or text; got a {name}; expected one id or"):
+                rec.recommend(table, unknown=unknown)
+        with pytest.raises(DataError, match=f"user ids .* got a {name}"):
+            rec.similar_users(table)
+    with pytest.raises(DataNotFoundError, match="5,6: no such file; expected item ids or the path of a file"):
+        rec.recommend(history="5,6")
     with pytest.raises(DataError, match="exclude: cannot be computed"):
         rec.recommend(1, exclude=pl.LazyFrame({"item": ["x"]}).with_columns(pl.col("nothing")))
     with pytest.raises(DataError, match=r"exclude: column 'item' holds 0\.5 in row 2; expected integers or text"):
