@@ -242,8 +242,6 @@ def test_user_mistakes():
         fastncf.fit(data, model=7)
     with pytest.raises(ConfigError, match="candidates: expected test= beside it"):
         fastncf.fit(data, candidates="x")
-    with pytest.raises(ConfigError, match=r"validation=True: .*expected one of them"):
-        fastncf.fit(data, test=data, validation=True)
     with pytest.raises(DeviceError, match="not available"):
         fastncf.fit(data, device="cuda:77")
     with pytest.raises(DeviceError, match="unknown to torch"):

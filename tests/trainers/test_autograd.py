@@ -276,7 +276,7 @@ def test_no_memory_at_all_is_said(monkeypatch):
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(autograd, "score_batch", no_memory)
-    with pytest.raises(DeviceError, match=r"no memory left for a step of MF over 1 interactions; expected: smaller"):
+    with pytest.raises(DeviceError, match=r"no memory left for a step of MF over 1 interaction; expected: smaller"):
         trained(random_split(), make_stage())
 
 
