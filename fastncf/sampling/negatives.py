@@ -202,7 +202,7 @@ def sample_candidates(
     degrees = np.diff(indptr)[users]
     if (full := np.flatnonzero(degrees == num_items)).size:
         raise DataError(
-            f"user {int(users[full[0]])} has seen all of {counted(num_items, 'item')}: expected an unseen item "
+            f"user {int(users[full[0]])} has seen all {counted(num_items, 'item')}: expected an unseen item "
             f"to draw as a candidate"
         )
     out = np.full((len(users), num_candidates), -1, dtype=np.int32)
@@ -231,7 +231,7 @@ def require_unseen_items(indptr: np.ndarray, num_items: int) -> None:
     degrees = np.diff(indptr)
     if len(degrees) and degrees.max() >= num_items:
         raise DataError(
-            f"user {int(degrees.argmax())} has seen all of {counted(num_items, 'item')}: expected at most "
+            f"user {int(degrees.argmax())} has seen all {counted(num_items, 'item')}: expected at most "
             f"{num_items - 1}, so that an item is left to draw as a negative"
         )
     if num_items > MAX_ITEMS:

@@ -52,6 +52,11 @@ TRAINERS = (
 )
 
 
+def trained_by(size: int) -> tuple[str, ...]:
+    """Return the trainers that a number of ranks trains by."""
+    return TRAINERS if size < 4 else TRAINERS[: -len(TRITON_MAKERS)]
+
+
 def states_of_histories(name: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
     """Yield losses and states after epochs with histories longer than a window and dropout."""
     changes = {"batch_size": 200, "dim": 20, "dropout": 0.2, "num_negatives": 30, "epochs": EPOCHS}
@@ -333,7 +338,8 @@ def main(path: str) -> None:
             require_embeddings(ranks)
         histories = (states_of_histories(name, is_alone) for name in MAKERS)
         layers = (states_of_layers(name, is_alone) for name in ("mlp", "neumf"))
-        by_triton = (states_by_triton(name, is_alone) for name in TRITON_MAKERS)
+        # the interpreter takes its time, and four processes of two cores four times as long
+        by_triton = [states_by_triton(name, is_alone) for name in TRITON_MAKERS if size < 4]
         sharded = (sharded_states(name, is_alone) for name in SHARDED)
         states = (
             *histories,
@@ -345,7 +351,7 @@ def main(path: str) -> None:
         )
         named = {
             f"{trainer}: {name}": array
-            for trainer, arrays in zip(TRAINERS, states, strict=True)
+            for trainer, arrays in zip(trained_by(size), states, strict=True)
             for name, array in arrays
         }
         np.savez(path, **named)
