@@ -134,8 +134,8 @@ class Config:
     gmf by sgd, then the layers by adam (mlp and neumf; He et al. 2017, section 3.4.1). Former name: parts."""
 
     history: Literal["sequence", "bag", "none", "recent", "all"] | None = None
-    """What a user's history adds to the user's vector: items weighted by recency (sequence), items without an order
-    (bag), or nothing (none). Former names: recent for sequence, all for bag."""
+    """Use of the history in a user's vector: its items weighted by recency (sequence), without an order (bag), or not
+    at all (none). Former names: recent for sequence, all for bag."""
 
     horizon: float = 1
     """Number of coming interactions to predict where softmax trains histories in their order: 1 for the next one,

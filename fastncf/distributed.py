@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fastncf import network
 from fastncf.errors import DistributedError, FastNCFError
-from fastncf.launcher import was_launched
+from fastncf.rank_variables import was_launched
 from fastncf.temporary import named_file
 
 if TYPE_CHECKING:

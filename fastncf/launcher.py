@@ -2,17 +2,16 @@
 
 import os
 import socket
-import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, Self
 
 from fastncf import network
-from fastncf.errors import ConfigError, DistributedError, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from fastncf.errors import DistributedError, first_line
+from fastncf.rank_variables import Variables
+from fastncf.threads import Task
 
 _SECONDS_TO_CONNECT = 120
 _SECONDS_OF_AN_AGENT = 5  # torchrun is there before its processes are
@@ -23,86 +22,6 @@ _SECONDS_BEFORE_NOTE = 5
 
 class NotJoinedError(DistributedError):
     """A process has not come together with the others; each one that is there says so, since no other one can."""
-
-
-class Variables(NamedTuple):
-    """What a launcher tells a process.
-
-    Attributes:
-        rank, size: RANK and WORLD_SIZE.
-        local_rank, local_size: LOCAL_RANK and LOCAL_WORLD_SIZE, those of its machine.
-        host, port: MASTER_ADDR and MASTER_PORT, of the first process, or of torchrun.
-    """
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    host: str
-    port: int
-
-    @classmethod
-    def read(cls) -> Self:
-        """Return those of this process.
-
-        Raises:
-            ConfigError: one is no number, or out of its range.
-        """
-        size = _number("WORLD_SIZE", 1, None)
-        local_size = _number("LOCAL_WORLD_SIZE", 1, size, "1")
-        return cls(
-            rank=_number("RANK", 0, size - 1),
-            size=size,
-            local_rank=_number("LOCAL_RANK", 0, local_size - 1, "0"),
-            local_size=local_size,
-            host=os.environ.get("MASTER_ADDR", "localhost"),
-            port=_number("MASTER_PORT", 1, 65535, "29500"),
-        )
-
-    @property
-    def where(self) -> str:
-        """The address of the first process, in messages."""
-        return f"{self.host:.100}:{self.port} (MASTER_ADDR and MASTER_PORT)"
-
-
-def _number(name: str, least: int, most: int | None, default: str = "") -> int:
-    """Return the number that a variable of the environment holds.
-
-    Raises:
-        ConfigError: it is none, or out of its range.
-    """
-    text = os.environ.get(name, default)
-    if text.isdecimal() and least <= int(text) and (most is None or int(text) <= most):
-        return int(text)
-    expected = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
-    raise ConfigError(
-        f"{name}={text!r:.80} in the environment: expected {expected}, as torchrun sets it, or a single process "
-        f"without WORLD_SIZE"
-    )
-
-
-def was_launched() -> bool:
-    """Return whether torchrun, or another launcher that sets its variables, has started this process beside others."""
-    return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
-
-
-def processes_here() -> int:
-    """Return the number of processes that a launcher has started on this machine, this one included.
-
-    Raises:
-        ConfigError: a variable of the launcher is wrong.
-    """
-    return Variables.read().local_size if was_launched() else 1
-
-
-def is_first_process() -> bool:
-    """Return whether this process is the one that speaks: the first, one that is alone, or one with wrong variables."""
-    if not was_launched():
-        return True
-    try:
-        return Variables.read().rank == 0
-    except ConfigError:
-        return True
 
 
 def wait_for_message() -> None:
@@ -133,7 +52,7 @@ class Launched:
         NotJoinedError: another process does not come, or cannot be reached.
     """
 
-    def __init__(self, tell: "Callable[[str], object]" = lambda _: None) -> None:
+    def __init__(self, tell: Callable[[str], object] = lambda _: None) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a rank that ends is one sentence, and no trace of C++
         found = Variables.read()
         import torch.distributed as dist
@@ -196,7 +115,7 @@ class _Wait:
         tell: takes a sentence after some seconds, once.
     """
 
-    def __init__(self, tell: "Callable[[str], object]") -> None:
+    def __init__(self, tell: Callable[[str], object]) -> None:
         self._tell, self._begin, self._is_told = tell, time.monotonic(), False
 
     def may_go_on(self, most: float, what: str) -> bool:
@@ -250,9 +169,7 @@ def _store_of(found: Variables, wait: _Wait) -> Any:
         except RuntimeError as error:
             outcomes.append(error)
 
-    thread = threading.Thread(target=connect, daemon=True)  # the call neither ends by itself nor hears of signals
-    thread.start()
-    thread.join(_SECONDS_TO_ANSWER)
+    Task(connect).end(_SECONDS_TO_ANSWER)  # the call neither ends by itself nor hears of signals
     outcome = outcomes[0] if outcomes else "no answer"
     if not isinstance(outcome, RuntimeError | str):
         outcome.set_timeout(timedelta(seconds=_SECONDS_TO_CONNECT))

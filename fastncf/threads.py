@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from fastncf import launcher
+from fastncf import rank_variables
 from fastncf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def num_threads() -> int:
     value = os.environ.get(VARIABLE)
     if value is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // launcher.processes_here())
+        return max(1, cores // rank_variables.processes_here())
     if not value.isdecimal() or int(value) < 1:
         raise ConfigError(f"{VARIABLE}={value!r}: expected an integer of at least 1")
     return int(value)

@@ -13,7 +13,7 @@ PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
     {"files", "network", "temporary"},
-    {"launcher"},
+    {"rank_variables"},
     {
         "accelerators",
         "distributed",
@@ -26,7 +26,7 @@ LEVELS = [
         "suggestions",
         "threads",
     },
-    {"memory"},
+    {"launcher", "memory"},
     {"mapped"},
     {"kernels.cpu", "cost"},
     {"kernels.cuda"},

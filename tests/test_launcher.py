@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from fastncf import launcher
+from fastncf import launcher, rank_variables
 from fastncf.errors import ConfigError
 from fastncf.threads import num_threads
 
@@ -44,19 +44,19 @@ def test_wrong_variables_are_named_by_each_process(variables, name, value, expec
     variables(**{name: value})
     with pytest.raises(ConfigError, match=f"{name}=.* in the environment: expected {expected}"):
         launcher.Launched()
-    assert launcher.is_first_process()
+    assert rank_variables.is_first_process()
 
 
 def test_variables_of_one_process_are_not_read(variables, monkeypatch):
     monkeypatch.delenv("FASTNCF_NUM_THREADS", raising=False)
     variables(WORLD_SIZE="1", LOCAL_WORLD_SIZE="x", RANK="y")
-    assert launcher.is_first_process()
+    assert rank_variables.is_first_process()
     assert num_threads() >= 1
 
 
 def test_only_the_first_of_several_speaks(variables):
     variables(RANK="1")
-    assert not launcher.is_first_process()
+    assert not rank_variables.is_first_process()
 
 
 def free_port() -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import CycloptsError
 
-from fastncf import launcher
+from fastncf import launcher, rank_variables
 from fastncf.cli.app import SettingsFileError, app, option_names
 from fastncf.cli.comparing import compare
 from fastncf.cli.data import datasets, generate
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             signals = stack.enter_context(signals_as_interrupts())
         stack.enter_context(guarded_streams(lambda warning: as_options(warning, option_names(tokens))))
         code = _run(tokens, signals)
-    if signals or (code and is_own_process and launcher.was_launched()):
+    if signals or (code and is_own_process and rank_variables.was_launched()):
         os._exit(code)  # does not wait for threads that are still compiling, or that wait for a rank which has ended
     sys.exit(code)
 
@@ -114,7 +114,7 @@ def _run(tokens: list[str], signals: list[int]) -> int:
             message = message if isinstance(error, SettingsFileError) else as_options(message, option_names(tokens))
         if message is not None and _speaks(process, error):
             print(f"fastncf: {short_message(message)}", file=sys.stderr)
-        elif process is None and launcher.was_launched():
+        elif process is None and rank_variables.was_launched():
             launcher.wait_for_message()
         return code
     return 0
@@ -124,7 +124,7 @@ def _speaks(process: launcher.Launched | None, error: BaseException) -> bool:
     """Return whether this process is the one of several that says what has gone wrong."""
     if process is not None:
         return process.claims_message(error)
-    return isinstance(error, launcher.NotJoinedError) or launcher.is_first_process()
+    return isinstance(error, launcher.NotJoinedError) or rank_variables.is_first_process()
 
 
 _INPUTS = ("--users", "--items", "--exclude", "--history", "--test", "--candidates", "--titles", "--config")
@@ -162,7 +162,7 @@ def _launched(tokens: list[str]) -> Iterator[launcher.Launched | None]:
     Raises:
         ConfigError: the command is one that a single process runs.
     """
-    if not launcher.was_launched() or not {"--help", "-h", "--version"}.isdisjoint(tokens):
+    if not rank_variables.was_launched() or not {"--help", "-h", "--version"}.isdisjoint(tokens):
         yield None
         return
     if tokens[:1] != ["fit"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from cyclopts import Parameter
 
-from fastncf import launcher
+from fastncf import rank_variables
 from fastncf.cli.app import (
     Columns,
     Common,
@@ -104,7 +104,7 @@ def fit(
     from fastncf.persistence import require_savable
     from fastncf.train import fit as fit_model
 
-    if out is not None and launcher.is_first_process():  # others would try the same folder at the same time
+    if out is not None and rank_variables.is_first_process():  # others would try the same folder at the same time
         require_savable(out)  # before the fit, which would be lost otherwise
     ratings = find_source(ratings)  # a download shows its own progress
     with progress_shown(tell=tell) as callback:
@@ -305,7 +305,7 @@ def _save(recommender: "Recommender", out: Path | None, shown: TextIO, checkpoin
     Raises:
         FastNCFError: the model is in the temporary folder, or nowhere; the message says so.
     """
-    if not launcher.is_first_process():
+    if not rank_variables.is_first_process():
         return
     if out is None:
         print("not saved: give --out to keep the model", file=sys.stderr)

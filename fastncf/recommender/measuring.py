@@ -127,7 +127,7 @@ class Measuring(Answering):
         return write_report(self, held_out, path, titles, by_history=self._by_history())
 
     def _by_history(self) -> "ByHistory | None":
-        """Return what makes users of histories in the model, or in the one that it was pretrained by.
+        """Return the factors by which histories become users, of the model or of the one that it was pretrained by.
 
         Returns:
             None where the rows of a module are solved for, or where users are known by their ids alone.

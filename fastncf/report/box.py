@@ -17,7 +17,7 @@ MAX_BYTES = 2_000_000
 
 
 class ByHistory(NamedTuple):
-    """What makes the vector and the bias of a user of a history, in the factors of a model or of its first stage.
+    """Factors, of a model or of its first stage, and how they give a history its user's vector and bias.
 
     Attributes:
         item_vectors: (I, D) float32.
@@ -33,7 +33,7 @@ class ByHistory(NamedTuple):
 
 
 class Solving(NamedTuple):
-    """How the rows of a user in a module are solved for, see :mod:`fastncf.serving.module_users`.
+    """Numbers by which the rows of a user in a module are solved for, see :mod:`fastncf.serving.module_users`.
 
     Attributes:
         num_negatives: K, negatives of an interaction in training.
@@ -66,7 +66,7 @@ class Network(NamedTuple):
 
 
 def network_of(module: "nn.Module", way: Pretrained | Solving) -> Network:
-    """Return what a page holds of a module that :func:`is_network` accepts."""
+    """Return the arrays of a module that :func:`is_network` accepts, with the way to a user's rows."""
     arrays = {name: tensor.detach().float().cpu().numpy() for name, tensor in module.named_parameters()}
     tables = [arrays[name] for name in module.item_tables]  # type: ignore[union-attr]
     names = [f"hidden.{number}" for number in range(len(module.hidden))]  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def pack_box(
 
     Args:
         counts: (I,) interactions of each item.
-        by_history: what makes the vector of a user; None where the rows of a module are solved for.
+        by_history: factors that give a user a vector; None where the rows of a module are solved for.
         network: the module, where the model is one.
         max_bytes: bytes of the vectors of all items.
     """

@@ -264,7 +264,7 @@ class Sections:
         names = [self._names[item] for item in shown]
         ids = [printable(self._ids[item]) for item in shown]
         chart = charts.item_map(measure.project(self._vectors)[shown], names, ids, self._counts[shown])
-        which = f"all {counted(len(shown), 'item')}"
+        which = "the only item" if len(shown) == 1 else f"all {len(shown):,} items"
         if len(shown) < len(self._ids):
             which = f"the {len(shown):,} items with the most interactions, of {len(self._ids):,}"
         return _section(

@@ -406,11 +406,20 @@ def windows_of(split: Split, order: np.ndarray | None) -> Windows:
 
 
 def delayed_order(split: Split, order: np.ndarray | None, stage: Stage, epoch: int) -> np.ndarray | None:
-    """Return the order of the histories in an epoch: that of a trainer where the next interaction is to be told.
+    """Return the order of the histories in an epoch: ``order`` itself where states predict the next interaction.
 
-    With another ``horizon``, which of the coming interactions is the next one says little, and so does the order of the
-    latest ones. Each interaction is delayed by a random number of places below it, so that states are made of any of
-    the interactions so far and predict any of those to come, mostly the nearest.
+    With another ``horizon`` several coming interactions are asked for, and neither their order nor that of the latest
+    ones tells much. Each interaction is delayed by a random number of places, at most the horizon, so that a state is
+    made of some of the latest interactions and predicts one of the next.
+
+    Args:
+        split: N training interactions.
+        order: (N,) int32, see :meth:`fastncf.trainers.base.Trainer.__init__`, or None.
+        stage: has the horizon and the seed.
+        epoch: counted from 0.
+
+    Returns:
+        (N,) int32, or None without an order.
     """
     if order is None or stage.horizon == 1:
         return order

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from tests.distributed.ranks import trained_by
+from tests.distributed.ranks import TRAINERS, trained_by
 
 
 def run(folder, size: int) -> list[dict[str, np.ndarray]]:
@@ -35,6 +35,7 @@ def test_ranks_agree_with_one_process(tmp_path):
         (tmp_path / str(size)).mkdir()
         results = run(tmp_path / str(size), size)
         alone = alone or results[0]
+        assert {name.partition(":")[0] for name in alone} == set(TRAINERS)
         for result in results:
             assert result.keys() == {name for name in alone if name.partition(":")[0] in trained_by(size)}
             for name, array in result.items():

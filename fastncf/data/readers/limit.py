@@ -25,7 +25,7 @@ _READER_BYTES = 40_000_000
 _PIECE_BYTES = 1 << 20
 _PIECES_PER_CHECK = 32
 _KEPT_BYTES, _KEPT_TIMES = 1 << 26, 20
-"""What is kept of a packed file that may be refused yet: so many bytes, and so many times those of the packed file.
+"""Bytes that are kept of a file that may still be refused: a number, and a multiple of its packed bytes.
 
 Ratings are packed to a third or a tenth of their bytes, and what is packed to a thousandth is hardly any.
 """
@@ -102,7 +102,7 @@ def read_unpacked(open_stream: Callable[[], AbstractContextManager[Readable]], p
     memory.
 
     Args:
-        open_stream: opens a stream of the content from its begin.
+        open_stream: opens a stream of the content from its start.
         packed: the packed file, whose position tells how much of it is unpacked.
         source: name of the source in messages.
 
@@ -127,7 +127,7 @@ def read_unpacked(open_stream: Callable[[], AbstractContextManager[Readable]], p
 
 
 class _Account:
-    """What a stream has given so far, which is refused where it is too much.
+    """Counts the bytes and lines of a stream, and refuses it where they are too many.
 
     Args:
         source: name of the source in messages.

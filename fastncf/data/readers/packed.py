@@ -19,7 +19,7 @@ _IS_ENCRYPTED, _HAS_END_MARK = 1, 2  # flags of a file in a zip archive
 
 
 def open_packed(file: IO[bytes], kind: str, source: str) -> Any:
-    """Return a stream of the content of a packed file, from its begin, which is unpacked as it is read.
+    """Return a stream of the content of a packed file, from its start, which is unpacked as it is read.
 
     Args:
         file: the packed file, at any position.
