@@ -117,3 +117,11 @@ def test_files_are_written_where_they_are_replaced(file):
             found = (attributes & writers) | {ast.unparse(call) for call in calls if writes_itself(call)}
             is_elsewhere = file in _WRITERS_ELSEWHERE
             assert not found or is_elsewhere or "with replaced" in ast.unparse(function).replace("files.", ""), found
+
+
+@pytest.mark.parametrize("file", sorted(name for name in FILES if name.startswith("serving/")))
+def test_answers_need_no_blas(file):
+    """Its threads take a hundred times as long where other threads or processes compute, see ``kernels.cpu.newton``."""
+    assert not [node.lineno for node in ast.walk(FILES[file]) if isinstance(node, ast.MatMult)]
+    names = {node.attr for node in ast.walk(FILES[file]) if isinstance(node, ast.Attribute)}
+    assert not names & {"dot", "einsum", "inner", "linalg", "matmul", "tensordot", "vdot"}

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastncf.data.csr import balanced_ranges
 from fastncf.kernels.cpu.encoder import HistoryEncoder
+from fastncf.kernels.cpu.newton import add_derivatives, multiply_transposed, product, solve_positive
 from fastncf.sampling.distributions import DISTRIBUTIONS
 from fastncf.threads import run_ranges
 
@@ -150,7 +151,9 @@ def _solve_user(fixed: FixedItems, sampled: np.ndarray, history: np.ndarray, bef
     ridge = np.full(sampled.shape[1], max(2 * fixed.l2 * count * (1 + fixed.num_negatives), LEAST_RIDGE))
     ridge[-1] = LEAST_RIDGE
     scores = (before * positive[:, :-1]).sum(axis=1)[None] + fixed.bias[history]
-    others = before @ sampled[:, :-1].T + fixed.bias[fixed.sampled]
+    others = np.empty((len(before), len(sampled)))
+    multiply_transposed(before, sampled, others)
+    others += fixed.bias[fixed.sampled]
     return _newton([_Samples(positive, scores, np.ones(count), 1), _Samples(sampled, others, shares, 0)], ridge)
 
 
@@ -190,7 +193,7 @@ def _loss_of(samples: _Samples, user: np.ndarray) -> _Loss:
     Some states are computed at a time, whose numbers stay in the cache, and a number that several terms need is
     computed once: ``exp(-abs(score))``.
     """
-    own = samples.columns @ user
+    own = product(samples.columns, user)
     totals = np.zeros((3, len(own)))
     rows = max(1, BLOCK_SCORES // len(own))
     for first in range(0, len(samples.scores), rows):
@@ -216,16 +219,16 @@ def _newton(samples: list[_Samples], ridge: np.ndarray) -> np.ndarray:
 
     def losses_of(user: np.ndarray) -> tuple[float, list[_Loss]]:
         found = [_loss_of(one, user) for one in samples]
-        return float(ridge @ (user * user)) / 2 + sum(one.value for one in found), found
+        return float((ridge * user * user).sum()) / 2 + sum(one.value for one in found), found
 
     user = np.zeros(len(ridge))
     loss, parts = losses_of(user)
     for _ in range(STEPS):
         gradient, curvature = ridge * user, np.diag(ridge)
         for one, part in zip(samples, parts, strict=True):
-            gradient = gradient + one.columns.T @ part.slopes
-            curvature = curvature + (one.columns * part.bends[:, None]).T @ one.columns
-        step = np.linalg.solve(curvature, gradient)
+            add_derivatives(one.columns, part.slopes, part.bends, gradient, curvature)
+        solve_positive(curvature, gradient)
+        step = gradient
         length = 1.0
         new_loss, parts = losses_of(user - step)
         while new_loss > loss and length > 1e-4:
