@@ -153,16 +153,16 @@ def test_recommend_from_files_of_ids(capsys, numbered, tmp_path):
     files = "--users", tmp_path / "users", "--items", tmp_path / "items.csv", "--exclude", tmp_path / "exclude.tsv"
     code, out, err = run(capsys, "recommend", numbered, *files, "--unknown", "popular", "--json", "--include-seen")
     assert code == 0
-    assert f"{tmp_path / 'users'}: 1 of 4 users is not in the training data and gets popular items" in err
+    assert f"{tmp_path / 'users'}: 1 of 3 users is not in the training data and gets popular items" in err
     assert f"{tmp_path / 'items.csv'}: 1 of 5 items is not in the training data and is ignored" in err
     pairs = pl.DataFrame({"user": [4, 7], "item": [9, 3]})
-    expected = rec.recommend([4, 7, 999, 4], items=[3, 9, 11, 2], exclude=pairs, unknown="popular", exclude_seen=False)
+    expected = rec.recommend([4, 7, 999], items=[3, 9, 11, 2], exclude=pairs, unknown="popular", exclude_seen=False)
     assert json.loads(out[-1])["recommendations"] == expected.to_dicts()
     code, out, err = run(
         capsys, "recommend", numbered, "--users", tmp_path / "users", "--unknown=skip", "--exclude", tmp_path / "never"
     )
-    assert "1 of 4 users is not in the training data and is skipped" in err
-    assert len(out) == 1 + rec.recommend([4, 7, 4], exclude=[3]).height
+    assert "1 of 3 users is not in the training data and is skipped" in err
+    assert len(out) == 1 + rec.recommend([4, 7], exclude=[3]).height
     code, _, err = run(capsys, "recommend", numbered, "--users", tmp_path / "users")
     assert code == 3
     assert "user 999 is not in the training data" in err
@@ -260,8 +260,9 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["recommend", "m", "--user", "1", "--all-users"], 2, "recommend needs users, in one of four ways"),
         (["recommend", "m", "--user", "1", "--out", "x.txt"], 2, "whose name ends in .parquet or .csv"),
         (["recommend", "m", "--users", "nowhere.csv"], 3, "nowhere.csv: no such file"),
-        (["recommend", "m", "--user", "1", "--items", "nowhere.csv"], 3, "nowhere.csv: no such file"),
+        (["recommend", "m", "--user", "1", "--items", "5,6"], 3, "5,6: no such file; expected the path of a file"),
         (["recommend", "m", "--user", "1", "--exclude", "nowhere.csv"], 3, "nowhere.csv: no such file"),
+        (["fit", "{ratings}", "--metrics", "hr@5"], 2, "'hr@5' is unknown; expected 'hr', and the cutoff by --k 5"),
         (["similar", "m"], 2, "similar needs items or users: fastncf similar MODEL --item ID or --user ID"),
         (["update", "m"], 2, "update needs a file of new interactions: fastncf update MODEL ROWS --out FOLDER"),
         (["info", "nowhere"], 3, "holds no fastncf model"),

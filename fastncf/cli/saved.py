@@ -97,7 +97,7 @@ def recommend(
     user
         Raw user id; give it once for each user.
     users
-        File of user ids.
+        File of user ids, each of which is answered once.
     history
         In place of users: the items of a user who is not in the training data, the oldest first, separated by commas;
         or a file with columns of users, items and, perhaps, times.
@@ -131,7 +131,7 @@ def recommend(
     only: Any = None
     nobody: Any = None
     if users is not None:
-        asked = read_id_file(users, ("user",))["user"]
+        asked = read_id_file(users, ("user",))["user"].unique(maintain_order=True)  # a table has many rows of a user
     if items is not None:
         only = read_id_file(items, ("item",))["item"]
     if exclude is not None:

@@ -194,7 +194,12 @@ def require_metrics(names: Sequence[str] | None, *, has_several: bool = False) -
     for name in names:
         known = name if name in METRICS else str(name).removesuffix(_CUTOFF)
         if known not in METRICS:
-            raise ConfigError(f"metrics: {name!r:.80} is unknown; expected some of {', '.join(METRICS)}")
+            base, _, length = str(name).partition("@")
+            if base in METRICS and length.isdecimal():
+                expected = f"{base!r}, and the cutoff by k={length:.20}"
+            else:
+                expected = f"some of {', '.join(METRICS)}"
+            raise ConfigError(f"metrics: {name!r:.80} is unknown; expected {expected}")
         if has_several and METRICS[known].part is None:
             raise ConfigError(f"metrics: {known:.80} is defined for one held-out item per user; expected other metrics")
         found.append(known)

@@ -45,11 +45,13 @@ class Purpose(NamedTuple):
         noun: what it holds, for messages.
         members: names of the file that is taken from an archive of several files, best first.
         expected: what is accepted, for messages.
+        expected_path: what the path is, for messages on one without a file, where the caller may have meant a value.
     """
 
     noun: str
     members: tuple[str, ...]
     expected: str
+    expected_path: str | None = None
 
 
 RATINGS = Purpose("ratings", ("ratings.csv", "rating.csv", "ratings.dat", "u.data"), EXPECTED_SOURCES)
@@ -84,7 +86,7 @@ def read_file(path: Path, purpose: Purpose = RATINGS, encoding: str | None = Non
         ConfigError: the limit in the environment is no number of bytes.
     """
     expected = purpose.expected
-    content = _read_raw(path, expected)
+    content = _read_raw(path, purpose)
     source, kind = str(path), find_kind(first_bytes(content))
     if kind == ZIP:
         member, content = _unpack(path, content, kind, purpose)
@@ -104,12 +106,13 @@ def read_file(path: Path, purpose: Purpose = RATINGS, encoding: str | None = Non
     return FileContent(source, content, kind)
 
 
-def _read_raw(path: Path, expected: str) -> Path | bytes:
+def _read_raw(path: Path, purpose: Purpose) -> Path | bytes:
     """Return the path of a regular file, or what a pipe gives.
 
     Raises:
         DataNotFoundError, DataError, ConfigError: as for :func:`read_file`, the kind left aside.
     """
+    expected = purpose.expected
     try:
         mode = path.stat()
         if stat.S_ISDIR(mode.st_mode):
@@ -127,7 +130,8 @@ def _read_raw(path: Path, expected: str) -> Path | bytes:
     except (FileNotFoundError, NotADirectoryError):
         if (url := find_url(str(path))) is not None:
             raise DataNotFoundError(f"{url[0]:.200}: is {url[1].noun}; expected {expected}: {url[1].remedy}") from None
-        raise DataNotFoundError(f"{path}: no such file") from None
+        hint = "" if purpose.expected_path is None else f"; expected {purpose.expected_path}"
+        raise DataNotFoundError(f"{path}: no such file{hint}") from None
     except FastNCFError:
         raise
     except (OSError, ValueError) as error:

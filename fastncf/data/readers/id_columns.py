@@ -17,6 +17,7 @@ from fastncf.data.readers.names import columns_named, is_known, normalize_name
 from fastncf.errors import DataError, first_line
 
 _EXPECTED = "one id per line, or a table in CSV, Parquet or JSON lines with a column of them"
+_IDS = Purpose("ids", (), _EXPECTED, "the path of a file of ids, one per line or in a table")
 _SEPARATORS = ("::", "\t", ",", ";", "|")
 _NO_SEPARATOR = "\x1f"  # the separator of units in ASCII, since csv takes no line for one field
 
@@ -64,7 +65,7 @@ def read_id_file(path: Path, roles: tuple[str, ...]) -> pl.DataFrame:
         DataNotFoundError: there is no such file.
         DataError: the file cannot be used, or a value is no id.
     """
-    source, content, kind = read_file(path, Purpose("ids", (), _EXPECTED))
+    source, content, kind = read_file(path, _IDS)
     if kind == TEXT:
         with open_content(content) as file:
             named = _of_text(file.read(), source, roles)

@@ -14,9 +14,13 @@ _TYPE = re.compile(r"(?<=.):(token|float|token_seq|float_seq)$")
 _SEQUENCE = re.compile(r".:(token|float)_seq$")
 
 
+_PLAIN_LETTERS = str.maketrans("\u0131łøđ", "ilod")
+"""Letters that Unicode does not take apart into a plain letter and an accent."""
+
+
 def normalize_name(name: str) -> str:
     """Return a column name in lower case, without accents, punctuation and the ':type' that RecBole appends."""
-    text = unicodedata.normalize("NFKD", _TYPE.sub("", name)).casefold()
+    text = unicodedata.normalize("NFKD", _TYPE.sub("", name)).casefold().translate(_PLAIN_LETTERS)
     return "".join(character for character in text if character.isalnum())
 
 
@@ -34,10 +38,19 @@ _USERS = _normalized(
     "ユーザー ユーザ 利用者 会員 お客様 購入者",
     "사용자 이용자 유저 고객 회원 구매자",
     "пользователь пользователя клиент клиента покупатель покупателя посетитель посетителя заказчик",
+    "заказчика контрагент контрагента клієнт клієнта користувач користувача покупець покупця",
+    "klant gebruiker koper bezoeker consument",
+    "klient klienta użytkownik użytkownika kupujący kupującego nabywca nabywcy odbiorca odbiorcy",
+    "müşteri kullanici üye alici ziyaretçi",
+    "kund användare köpare besökare medlem kunde bruger bruker køber kjøper asiakas asiakkaan käyttäjä käyttäjän",
+    "zákazník zákazníka uživatel uživatele používateľ používateľa utilizator utilizatorul utilizatorului",
+    "ügyfél vásárló felhasználó πελάτης πελάτη χρήστης χρήστη pelanggan pengguna pembeli kháchhàng ngườidùng",
+    "abonné adhérent abonado socio",
 )
 _USERS_BY_ID = _normalized(
     "cust household person profile listener reader player viewer subscriber guest learner student rater patron",
     "borrower traveler traveller patient candidate applicant donor voter passenger",
+    "mitglieds debitoren lid lener czytelnik czytelnika",
     "читателя",
 )
 _USER_WORDS = _normalized(
@@ -73,12 +86,21 @@ _ITEMS = _normalized(
     "상품 제품 아이템 영화 도서 책 음악 노래 곡 게임 작품 품목 물품",
     "товар товара продукт продукта фильм фильма книга книги песня песни трек трека игра игры статья статьи",
     "номенклатура",
+    "номенклатуры фільм фільму товару",
+    "boek liedje spel",
+    "produktu towar towaru filmu książka książki utwór utworu gra gry",
+    "ürün kitap şarki oyun",
+    "vara bok låt vare bog sang tuote tuotteen elokuva elokuvan kirja kirjan",
+    "zboží kniha knihy píseň písně produs produsul produsului filmul filmului articol articolul articolului",
+    "termék könyv προϊόν προϊόντος ταινία ταινίας βιβλίο βιβλίου produk barang buku lagu sảnphẩm",
+    "ouvrage",
 )
 _ITEMS_BY_ID = _normalized(
     "prod bookmark venue location poi news post course app show goods content doc document listing property page offer",
     "stock place photo podcast job ad merchandise material story episode paper beer wine manga clip program programme",
     "lesson exercise question element creative publication food dish attraction gmap product2",
     "title repo repository drug medication streamer",
+    "medien titel 書誌",
     "sku ean gtin upc jan isbn asin",
 )
 _ITEM_WORDS = _normalized(
@@ -86,6 +108,7 @@ _ITEM_WORDS = _normalized(
     "lineproduct lineproductid lineitemproductid productsku itemsku matnr 0material pinid trackuri spotifytrackuri",
     "songuri trackmbid recordingmbid artistmbid artnr artikelnr bestellnummer artikul артикул jan jancode productref",
     "品番 型番 货号 貨號 条码 条形码 품번 상품명",
+    "cikkszám stokkodu",
 )
 _SUFFIXES = (
     "id no nr num number nummer code key index idx uuid guid uid hash identifier kennung kod ref reference",
@@ -93,10 +116,12 @@ _SUFFIXES = (
     "编号 編號 编码 代码 号 號 番号 コード",
     "번호 코드 아이디",
     "ид номер код",
+    "kodu numarasi kimliği numero tunnus koodi azonosító kód szám",
 )
 _PREFIXES = (
     "id num numero nro no n cod codigo codice code identifiant identificativo unique ref reference codart",
     "идентификатор ид номер код",
+    "ідентифікатор ід kod numer identyfikator číslo codul κωδικός kode nomor mã",
     "idde iddel iddo idda iddu iddela numerode numerodel numerodu codigode codigodel codigodo codigoda codede codedu",
     "numerodo identifiantde identifiantdu codicedel codicedella idd iddell codicedell numeroda referencedu",
 )
@@ -105,6 +130,8 @@ TITLES = _normalized(
     "title titel titre titulo titolo movietitle booktitle producttitle productname itemname tracktitle songtitle",
     "moviename bookname gamename trackname songname artistname lineitemname articlename filmname videotitle",
     "produktname artikelname produkttitel filmtitel buchtitel nombreproducto nombredelproducto nomeproduto",
+    "bezeichnung artikelbezeichnung produktbezeichnung warenbezeichnung productnaam artikelnaam ürünadi produktnamn",
+    "nazwaproduktu nazwatowaru tytuł tytułfilmu tytułksiążki наименованиетовара названиетовара названиефильма",
     "nomedoproduto nomproduit nomduproduit titreproduit nomeprodotto",
     "标题 標題 商品名 商品名称 商品名稱 电影名 电影名称 书名 歌名 宝贝标题 产品名称 タイトル 題名 品名 書名",
     "제목 상품명 제품명 영화제목 도서명 название наименование",
@@ -117,6 +144,7 @@ _DATES = _normalized(
     "date dt dttm tdat datum fecha data 日期 日付 年月日 購入日 注文日 登録日 評価日 視聴日 利用日 受注日 売上日",
     "transdate trandate erdat fkdat audat budat bldat 0calday calendarday",
     "날짜 일자 일시 주문일 구매일 등록일 작성일 дата",
+    "대출일 대여일 貸出日 tarih tarihi dato päivämäärä pvm päivä dátuma ημερομηνία tanggal ngày",
 )
 _MOMENTS = _normalized(
     "time timestamp tstamp datetime dateandtime timedate ts epoch unixtime unixtimestamp",
@@ -127,6 +155,8 @@ _MOMENTS = _normalized(
     "时间 時間 时间戳 時間戳 日期时间 时刻",
     "日時 時刻 タイムスタンプ",
     "시간 시각 타임스탬프 주문일시 구매일시 등록일시 время датаивремя",
+    "час датаічас tijd tijdstip tijdstempel czas godzina zaman saat tidpunkt tidspunkt aika ajankohta aikaleima",
+    "čas időpont időbélyeg ώρα waktu thờigian",
 )
 _EVENTS = _normalized(
     "event order purchase transaction review rating rated invoice sale sales visit view viewed click watch watched",
@@ -137,6 +167,8 @@ _EVENTS = _normalized(
     "bestell auftrags beleg kauf verkaufs rechnungs transaktions bewertungs erstellungs buchungs",
     "购买 下单 訂單 订单 购物 交易 创建 浏览 点击 评分 評分 評論 评论 購買 購入 注文 登録 閲覧 視聴 作成 評価 受注",
     "行为 播放 观看 收藏 주문 구매 등록 평가 시청 작성 클릭 조회",
+    "ausleih leih verleih entleih bestel aankoop koop factuur uitleen 借阅 借閱 借书 借書 借出 貸出 대출 대여",
+    "sipariş satiş aliş işlem fatura köp ordre køb kjøp tilaus osto",
 )
 _EVENTS_BEHIND = _normalized(
     "compra pedido venta factura valoracion evento creacion visita registro transaccion",
@@ -145,8 +177,11 @@ _EVENTS_BEHIND = _normalized(
     "created added updated purchased ordered order purchase commande achat vente facture evaluation creation visite",
     "evenement visionnage add upd review reviewed listened watched",
     "заказа покупки просмотра оценки создания события продажи транзакции отзыва прослушивания",
+    "выдачи замовлення продажу prestamo emprestimo pret emprunt prestito aankoop bestelling verkoop",
+    "zakupu zamówienia sprzedaży oceny wypożyczenia transakcji obejrzenia nákupu objednávky prodeje hodnocení",
+    "comenzii achiziției vânzării αγοράς παραγγελίας pembelian pesanan transaksi mua",
 )
-_LINKS = _normalized("de dela del do da di du d della dell des of")
+_LINKS = _normalized("de dela del do da di du d della dell des of van")
 _UNITS = _normalized(
     "utc gmt ms us ns s sec secs second seconds millis milliseconds micros microseconds nanos unix epoch"
 )
@@ -196,6 +231,7 @@ _RATINGS = _normalized(
     "voto valutazione punteggio stelle",
     "评分 評分 星级 打分 評価 評価点 レーティング 星",
     "평점 별점 점수 оценка рейтинг",
+    "оцінка beoordeling sterren ocena puan betyg bedømmelse arvosana hodnocení értékelés βαθμολογία penilaian",
 )
 NAMES = {
     "user": re.compile(_with_affixes(_USERS, _USERS_BY_ID, _USER_WORDS, set())),

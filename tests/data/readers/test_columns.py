@@ -232,6 +232,29 @@ def test_two_columns_that_could_be_one_role(write, columns, role):
         "Mitglied,Artikel-Nr.,Verkaufsdatum",
         "id client,réf. produit,date d'achat",
         "顧客番号,商品ID,購入日",
+        "利用者番号,書誌番号,貸出日",
+        "会员编号,书籍编号,借阅日期",
+        "회원번호,도서번호,대출일",
+        "Mitglieds-Nr.,Medien-Nr.,Ausleihdatum",
+        "adhérent,ouvrage,date de prêt",
+        "N. cliente,N. articolo,Data fattura",
+        "Контрагент,Номенклатура,Дата",
+        "Користувач,Фільм,Час",
+        "Klantnummer,Artikel,Datum van aankoop",
+        "gebruiker_id,film_id,tijdstip",
+        "ID użytkownika,Kod towaru,Data zamówienia",
+        "uzytkownik,ksiazka,czas",
+        "MÜŞTERİ_NO,ÜRÜN_KODU,SİPARİŞ_TARİHİ",
+        "kullanici_id,kitap_id,zaman",
+        "Kundnummer,vara,köpdatum",
+        "bruger,vare-nr,dato",
+        "asiakasnumero,tuotenumero,tilauspäivä",
+        "Číslo zákazníka,Kód produktu,Datum objednávky",
+        "Cod client,Cod produs,Data comenzii",
+        "vásárló,cikkszám,dátum",
+        "πελάτης,κωδικός προϊόντος,ημερομηνία",
+        "id_pelanggan,kode barang,tanggal",
+        "mã khách hàng,sản phẩm,ngày mua",
     ],
 )
 def test_known_names(write, header):
@@ -347,10 +370,10 @@ HEADERS = {
     "counted, two": "0,1\n196,242\n186,302\n",
     "counted from 1": "1,2,3\n196,242,3\n186,302,3\n",
     "numbers above text": "17,4\nann,tea\nbob,tea\nann,pot\n",
-    "a year among names": "imię,2020\nann,7\nbob,7\nann,8\n",
+    "a year among names": "vārds,2020\nann,7\nbob,7\nann,8\n",
     "counted, other order": "1,0,2\n196,242,3\n186,302,3\n",
-    "unknown language": "użytkownik,towar\nann,tea\nbob,tea\nann,pot\n",
-    "an empty rating": "użytkownik,towar,ocena\nann,tea,3\nbob,tea,\n",
+    "unknown language": "lietotājs,prece\nann,tea\nbob,tea\nann,pot\n",
+    "an empty rating": "lietotājs,prece,vērtējums\nann,tea,3\nbob,tea,\n",
 }
 
 
@@ -377,7 +400,7 @@ def test_a_first_interaction_is_no_header(write, content):
     assert len(rows(write(content), needs_time=False)) == content.count("\n")
 
 
-@pytest.mark.parametrize("header", ["użytkownik,towar,czas", "alpha,beta,gamma"])
+@pytest.mark.parametrize("header", ["lietotājs,prece,laiks", "alpha,beta,gamma"])
 @pytest.mark.parametrize("time", ["881250949", "2020-01-01", "2020-01-01 09:00:00", "20.09.1997"])
 def test_a_header_above_times_is_known_by_them(write, header, time):
     with pytest.raises(DataError, match=f"which column is the user\\? its columns are {header.replace(',', ', ')}"):
