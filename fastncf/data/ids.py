@@ -308,12 +308,15 @@ _MISSING_WORDS = [
     "nan",
     "NaT",
     "NULL",
+    "(null)",
     "Null",
     "null",
     "None",
     "none",
     "nil",
     "\\N",
+    "#NV",
+    "#N/D",
 ]
 """Words that R, pandas, databases and spreadsheets write for a missing value."""
 
@@ -399,9 +402,14 @@ def stand_for_missing(ids: pl.Series) -> pl.Series | None:
     return mask if mask.any() and _are_integers(text.filter(~mask)) else None
 
 
-def are_missing_words(ids: pl.Series) -> pl.Series:
-    """Return a mask (n,) of the words that programs write for a missing value, whatever the other ids are."""
-    return ids.cast(pl.String).is_in(_MISSING_WORDS)
+def are_missing_words(text: pl.Series) -> pl.Series:
+    """Return a mask (n,) of the words that programs write for a missing value, whatever the others are."""
+    return text.cast(pl.String).is_in(_MISSING_WORDS)
+
+
+def is_missing_word(text: str) -> bool:
+    """Return whether text is a word that programs write for a missing value."""
+    return text in _MISSING_WORDS
 
 
 def expected_ids(dtype: pl.DataType) -> str:

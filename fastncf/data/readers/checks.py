@@ -5,19 +5,33 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from fastncf.data.ids import canonical_ids, expected_ids, ids_of_objects, is_missing_value, refused_ids
+from fastncf.data.ids import (
+    are_missing_words,
+    canonical_ids,
+    expected_ids,
+    ids_of_objects,
+    is_missing_value,
+    is_missing_word,
+    refused_ids,
+)
 from fastncf.errors import DataError
 
 
-def is_missing(values: pl.Series) -> pl.Series:
-    """Return a mask (n,) of the values that are missing: nulls, NaN, and text that is empty or blank."""
+def is_missing(values: pl.Series, *, are_ids: bool) -> pl.Series:
+    """Return a mask (n,) of the values that are missing: nulls, NaN, and text that is empty or blank.
+
+    So are words such as NULL where other text has a meaning; among ids they may be ids.
+    """
     if values.dtype == pl.Object:
         return pl.Series([is_missing_value(value) for value in values], dtype=pl.Boolean)
     missing = values.is_null()
     if values.dtype in (pl.Categorical, pl.Enum):
         values = values.cast(pl.String)
     if values.dtype == pl.String:
-        missing |= (values.str.strip_chars() == "").fill_null(value=False)
+        text = values.str.strip_chars()
+        missing |= (text == "").fill_null(value=False)
+        if not are_ids:
+            missing |= are_missing_words(text).fill_null(value=False)
     elif values.dtype.is_float():
         missing |= values.is_nan().fill_null(value=False)
     return missing
@@ -52,9 +66,9 @@ class ColumnName:
     def wrong_value(self, values: pl.Series, row: int, expected: str) -> DataError:
         """Return the error for the value of a row."""
         value = values[row]
-        is_missing = str(value).strip() in ("", "None", "nan", "NaT", "<NA>")
+        text = str(value).strip()
         state = "is empty" if value is None or (isinstance(value, str) and not value) else f"holds {value!r:.60}"
-        expected += self.remedy * is_missing
+        expected += self.remedy * (not text or is_missing_word(text))
         return DataError(f"{self.source}: column {self.column!r} {state} in {self.locate(row)}; expected {expected}")
 
     def wrong_dtype(self, values: pl.Series, expected: str) -> DataError:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from fastncf.data.ids import is_missing_word
 from fastncf.data.readers.checks import ColumnName, first_true
 from fastncf.errors import ConfigError, DataError, first_line
 
@@ -46,6 +47,9 @@ _DATES: tuple[tuple[str, tuple[str, ...]], ...] = (
         )
         for mark in ("-", "/", r"\.")
     ),
+    *((rf"\d{{4}}\.{gap}\d\d?\.{gap}\d\d?\.", (f"%Y.{gap}%m.{gap}%d.",)) for gap in ("", " ")),
+    (r"\d{4}\. \d\d?\. \d\d?", ("%Y. %m. %d",)),
+    (r"\d\d?\. \d\d?\. \d{4}", ("%d. %m. %Y", "%m. %d. %Y")),
     (r"\d\d? \d\d?, \d{4}", ("%d %m, %Y", "%m %d, %Y")),
     *((rf"\d\d?{mark}{_MONTH}{mark}\d{{4}}", (f"%d{mark}%B{mark}%Y",)) for mark in ("-", "/", " ")),
     *((rf"{_MONTH} \d\d?{mark} \d{{4}}", (f"%B %d{mark} %Y",)) for mark in (",", "")),
@@ -53,6 +57,7 @@ _DATES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"[A-Z][a-z]{2} [A-Z][a-z]{2} \d\d? \d\d:\d\d:\d\d [-+]\d{4} \d{4}", ("%a %b %d %H:%M:%S %z %Y",)),
     (r"[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d\d? \d\d:\d\d:\d\d \d{4}", ("%a %b %d %H:%M:%S %Y",)),
     (r"\d{4}年\d\d?月\d\d?日", ("%Y年%m月%d日",)),
+    *((rf"\d{{4}}년{gap}\d\d?월{gap}\d\d?일", (f"%Y년{gap}%m월{gap}%d일",)) for gap in ("", " ")),
     (r"\d{8}", ("%Y%m%d",)),
     *((rf"\d{{4}}{mark}\d\d?", (f"%Y{mark}%m",)) for mark in "-/"),
 )
@@ -168,10 +173,10 @@ def read_dates(values: pl.Series, name: ColumnName, given: DateFormat) -> pl.Ser
     formats = common_formats(text.head(HEAD_ROWS)) if time_format is None else (_checked_format(time_format),)
     if not formats:
         row = next(row for row, value in enumerate(text) if not formats_of(value))
-        raise name.wrong_value(values, row, _expected(text[row], time_format))
+        raise name.wrong_value(values, row, _expected(text[row], given))
     if given.dayfirst is not None:
         if len(formats) == 1:
-            raise name.wrong_value(values, 0, f"dates such as 31/12/2019 or 12/31/2019 beside {given}")
+            raise name.wrong_value(values, 0, _expected("", given))
         formats = formats[:1] if given.dayfirst else formats[1:]
     readings = [_parse_all(text, fmt) for fmt in formats]
     complete = [reading for reading in readings if not reading[0].has_nulls()]
@@ -179,7 +184,10 @@ def read_dates(values: pl.Series, name: ColumnName, given: DateFormat) -> pl.Ser
         dates = min((dates for dates, _ in readings), key=lambda dates: dates.null_count())
         row = first_true(dates.is_null())
         is_swapped = any(not dates.is_null()[row] for dates, _ in readings)
-        expected = "day and month in one order throughout" if is_swapped else _expected(text[row], time_format)
+        expected = "day and month in one order throughout" if is_swapped else _expected(text[row], given)
+        if dates.null_count() < len(dates) and not is_missing_word(text[row]):
+            other = first_true(dates.is_not_null())
+            expected += f"; {name.locate(other)} holds {values[other]!r:.60}"
         raise name.wrong_value(values, row, expected)
     dates, fmt = complete[0]
     if len(complete) > 1 and (differ := dates != complete[1][0]).any():
@@ -245,12 +253,16 @@ def _refine(dates: pl.Series, text: pl.Series, fmt: str, values: pl.Series, name
     return text.str.to_datetime(fmt, time_unit="ns")
 
 
-def _expected(text: str, time_format: str | None) -> str:
+def _expected(text: str, given: DateFormat) -> str:
     """Return in words what is expected in place of a value that is not of the format of the column."""
-    if time_format is not None:
-        return f"a date of the format {time_format!r:.80}, with a year of four digits unless it says %y"
+    if given.time_format is not None:
+        return f"a date of the format {given.time_format!r:.80}, with a year of four digits unless it says %y"
+    if is_missing_word(text):
+        return EXPECTED_TIMES
     if is_time_of_day(text):
         return f"{EXPECTED_TIMES}; a time of day needs a column of dates beside it"
     if _TWO_DIGIT_YEAR.match(text):
         return "a year of four digits, or the format of the column, such as time_format='%d-%m-%y'"
+    if given.dayfirst is not None:
+        return f"a date such as {'31/12/2019' if given.dayfirst else '12/31/2019'} beside {given}"
     return f"{EXPECTED_TIMES}, in one format throughout, or its format such as time_format='%d.%m.%Y'"

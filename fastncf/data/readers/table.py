@@ -162,7 +162,8 @@ def check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Par
     left_out, num_rows = {}, frame.height + origin.num_empty
     if options.drop_missing:
         left_out["num_missing"] = num_rows
-        frame, origin = keep_rows(frame, origin, pl.select(~pl.any_horizontal(map(is_missing, frame))).to_series())
+        missing = [is_missing(values, are_ids=values.name in ("user", "item")) for values in frame]
+        frame, origin = keep_rows(frame, origin, pl.select(~pl.any_horizontal(missing)).to_series())
         left_out["num_missing"] -= frame.height
     origin = replace(origin, remedy=options.remedy())
     if options.min_rating is not None:
@@ -252,7 +253,7 @@ def refuse_words(ids: pl.Series, mask: pl.Series, name: ColumnName) -> None:
     if mask.any():
         word = ids.gather([first_true(mask)]).cast(pl.String).item()
         expected = f"{EXPECTED_IDS}; {word} among integers is a missing value, which drop_missing=True leaves out"
-        name.refuse(ids, mask, expected)
+        replace(name, remedy="").refuse(ids, mask, expected)
 
 
 def keep_rows(frame: pl.DataFrame, origin: Origin, kept: pl.Series) -> tuple[pl.DataFrame, Origin]:

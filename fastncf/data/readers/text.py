@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from fastncf.data.ids import EXPECTED_IDS
+from fastncf.data.ids import EXPECTED_IDS, is_missing_word
 from fastncf.data.readers.dates import EXPECTED_CLOCKS, EXPECTED_TIMES, have_four_digits, parse_dates, plain_format
 from fastncf.data.readers.files import EXPECTED_SOURCES
 from fastncf.data.readers.layout import TextLayout, detect_layout
@@ -69,7 +69,7 @@ def read_text(source: str, content: Path | bytes, options: ReadOptions) -> TextT
         return _read_with_missing(layout, found)
     _refuse_empty(text, layout, by_role, options.remedy())
     if "time" in by_role and "clock" not in by_role and not options.has_date_format():
-        _refuse_odd_time(layout, found, by_role["time"])
+        _refuse_odd_time(layout, found, by_role["time"], options)
     columns = {
         role: _join_integers(column, role)
         for role, column in by_role.items()
@@ -178,14 +178,21 @@ def _refuse_empty(text: RawText, layout: TextLayout, by_role: dict[str, ColumnSc
         )
 
 
-def _refuse_odd_time(layout: TextLayout, found: Scan, column: ColumnScan) -> None:
-    """Raise a DataError for the first time that is no number, if most times are numbers."""
+def _refuse_odd_time(layout: TextLayout, found: Scan, column: ColumnScan, options: ReadOptions) -> None:
+    """Raise a DataError for the first time that is no number, if most times are numbers.
+
+    Words such as NULL are left to the check of missing values where these are left out.
+    """
     if 0 < 2 * column.num_others < found.num_records:
         text = found.places.text
         value = found.places.fields_at(column.first_other)[layout.position_of["time"]]
+        is_missing = is_missing_word(value.strip())
+        if is_missing and options.drop_missing:
+            return
+        remedy = options.remedy() if is_missing else ""
         raise DataError(
             f"{text.source}: column {layout.column_of['time']!r:.80} holds {value!r:.60} in line "
-            f"{text.line_at(column.first_other)}; expected a number, as in most rows"
+            f"{text.line_at(column.first_other)}; expected a number, as in most rows{remedy}"
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 from fastncf.errors import DataError
 from tests.data.readers.conftest import check_refusal, read, rows
 
-WORDS = ["NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "\\N"]
+WORDS = ["NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "\\N", "(null)", "#NV"]
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -42,3 +42,25 @@ def test_a_word_among_text_is_an_id(write, ids):
     path = write("user,item,time\n" + "".join(f"{raw},1,2\n" for raw in ids))
     for drop_missing in (False, True):
         assert read(path, drop_missing=drop_missing).frame["user"].cast(pl.String).to_list() == list(ids)
+
+
+@pytest.mark.parametrize(
+    "times", [["7", "8"], ["7.5", "8.5"], ["2020-01-01", "2020-01-02"], ["2020. 1. 1.", "2020. 1. 2."]]
+)
+@pytest.mark.parametrize("word", ["NULL", " n/a ", "\\N", "NaN"])
+def test_a_word_in_a_column_without_ids(write, times, word):
+    values = [times[0], word, times[1]]
+    data = {"user": ["a", "NULL", "b"], "item": [1, 2, 3], "time": values, "stars": ["5", "5", "4"]}
+    lines = "".join(map('{{"user": "{}", "item": {}, "time": "{}", "stars": {}}}\n'.format, *data.values()))
+    path = write(pl.DataFrame(data).write_csv(quote_style="never"))
+    for source in (pl.DataFrame(data), pd.DataFrame(data), path, write(lines.replace("\\", "\\\\"), "a.jsonl")):
+        with pytest.raises(DataError, match=r"column 'time' holds .*drop_missing=True leaves such rows out$"):
+            read(source)
+        table = read(source, drop_missing=True)
+        assert table.left_out == {"num_missing": 1}
+        assert table.frame["time"].is_sorted()
+        assert table.frame["user"].cast(pl.String).to_list() == ["a", "b"]
+    weighed = write("user,item,time,n\na,1,1,2\nb,2,2,NA\n")
+    with pytest.raises(DataError, match=r"column 'n' holds 'NA' in line 3; .*drop_missing=True"):
+        read(weighed, weight="n")
+    assert read(weighed, weight="n", drop_missing=True).frame["user"].cast(pl.String).to_list() == ["a"]

@@ -137,6 +137,10 @@ ASCENDING = {
     "padded": [" 2020-01-01", "2020-01-02 ", "2020-01-03"],
     "numbers as dates": ["20050402", "20050403", "20051201"],
     "GMT": ["2005-04-02 23:53:47 GMT", "2005-04-02 23:53:48 GMT"],
+    "Korean": ["2019. 12. 31.", "2020. 1. 2.", "2020. 1. 13."],
+    "Korean, in words": ["2019년 12월 31일 9:05", "2020년 1월 2일 9:05", "2020년 1월 2일 10:05"],
+    "Hungarian": ["2019.12.31.", "2020.01.02.", "2020.01.13."],
+    "blanks behind points": ["31. 12. 2019", "2. 1. 2020", "13. 1. 2020"],
     "before 1970": ["1899-12-31", "1900-01-01", "1969-12-31"],
 }
 
@@ -157,7 +161,8 @@ REFUSED = {
     "five digits": (["2019-12-31", "12019-12-31"], "holds '12019-12-31' in {2}"),
     "no row decides": (["03/04/2021", "04/03/2021"], "time_format='%d/%m/%Y' or time_format='%m/%d/%Y'"),
     "no row decides, dots": (["03.04.2021 10:00", "04.03.2021 09:00"], "time_format='%d.%m.%Y %H:%M' or"),
-    "both orders": (["13/04/2021", "04/13/2021"], "in {2}; expected day and month in one order throughout"),
+    "both orders": (["13/04/2021", "04/13/2021"], "expected day and month in one order throughout; {1} holds '13/"),
+    "two formats": (["2021-04-13", "13.04.2021", "14.04.2021"], "holds '2021-04-13' in {1}; expected a number such as"),
     "times of day": (["09:59", "10:00"], "holds '09:59' in {1}"),
     "one time of day": (["2020-01-01", "10:00"], "a time of day needs a column of dates beside it"),
     "finer than 1 ns": (["2020-01-01 00:00:00.1234567891", "2020-01-02 00:00:00"], "no finer than a nanosecond"),
@@ -223,9 +228,9 @@ def test_the_caller_tells_day_from_month(write):
 @pytest.mark.parametrize(
     ("times", "dayfirst", "message"),
     [
-        (["13/04/2021", "04/03/2021"], False, "holds '13/04/2021' in row 1; expected"),
-        (["2021-01-02", "2021-02-01"], True, "expected dates such as 31/12/2019 or 12/31/2019 beside dayfirst=True"),
-        ([1, 2], True, "holds '1' in row 1; expected"),
+        (["13/04/2021", "04/03/2021"], False, "'13/04/2021' in row 1; expected a date such as 12/31/2019 beside dayf"),
+        (["2021-01-02", "2021-02-01"], True, "expected a date such as 31/12/2019 beside dayfirst=True"),
+        ([1, 2], True, "holds '1' in row 1; expected a date such as 31/12/2019 beside dayfirst=True"),
         ([DAY, DAY], True, "expected text beside dayfirst=True"),
     ],
 )
