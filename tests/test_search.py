@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from fastncf.errors import ConfigError, DataNotFoundError, FastNCFError
 from fastncf.evaluation.metrics import METRICS
 from fastncf.plan import make_plan
 from fastncf.search import study as study_module
+from fastncf.search.interrupted import FIRST_BYTES, trials_noted
 from fastncf.search.result import Tuned
 from fastncf.search.space import Space
 from fastncf.search.trial import Examination, TrialEndedError, run_trial
@@ -231,12 +233,45 @@ def test_trials_of_an_ended_process_are_failed_and_time_that_is_over_ends_one(
         with pytest.raises(KilledError):
             fastncf.tune(data(), minutes=1000, study=file, **SMALL)
     stops_after(1)
-    monkeypatch.setattr(study_module, "_seconds_left", lambda deadline: -1.0)
-    found = fastncf.tune(data(), minutes=1000, study=file, **SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "_seconds_left", lambda deadline: -1.0)
+        found = fastncf.tune(data(), minutes=1000, study=file, **SMALL)
     assert found.trials["state"].to_list() == ["failed", "pruned"]
     assert found.ndcg is None
     assert "no trial has ended" in str(found)
     assert found.config.to_dict() == Config(**SMALL).to_dict()
+    stops_after(1)
+    found = fastncf.tune(data(), minutes=1000, study=file, **SMALL)
+    assert found.trials["state"].to_list() == ["failed", "pruned", "complete"]
+    assert found.ndcg == found.default_ndcg is not None  # the default settings, which were not decided before
+
+
+def test_trials_that_have_not_begun_are_not_counted(stops_after: Any) -> None:
+    stops_after(1)
+    found = fastncf.tune(data(), minutes=1000, device="cpu", history="none", epochs=1, dim=4)
+    assert found.trials["state"].to_list() == ["complete"]  # the defaults of other losses wait
+    assert str(found).startswith("1 trial: 1 complete, 0 pruned, 0 failed\n")
+
+
+def test_an_interrupt_at_any_moment_says_where_the_trials_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, other = tmp_path / "study.log", tmp_path / "other.csv"
+    study.write_bytes(FIRST_BYTES + b": 0}\n")
+    other.write_text("user,item\n1,2\n")
+    note = f"the trials are in {study}, and the same call goes on with them"
+    cases = [(study, SystemError(), [note]), (study, KeyboardInterrupt(), [note]), (study, ConfigError("x"), [])]
+    for path, error, notes in [*cases, (other, KeyboardInterrupt(), []), (tmp_path / "none", SystemError(), [])]:
+        with pytest.raises(type(error)), trials_noted(path), trials_noted(path):
+            raise error
+        assert getattr(error, "__notes__", []) == notes
+
+    def fail(*given: Any, **named: Any) -> None:
+        raise SystemError  # what a library has made of the interrupt
+
+    monkeypatch.setattr("fastncf.data.named.find_source", fail)
+    code = cli._run(["tune", str(other), "--minutes", "1", "--study", str(study)], [signal.SIGTERM])
+    assert (code, capsys.readouterr().err) == (143, f"fastncf: terminated by SIGTERM; {note}\n")
 
 
 def test_files_that_are_no_study_are_refused(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def _run(tokens: list[str], signals: list[int]) -> int:
         if (lost := launcher.lost_rank(error)) is not None:
             hold_signals()  # of a launcher, which ends the other ranks; the process ends as soon as the line is printed
         message, code = explain(lost or interrupt or error)
-        if message is not None and isinstance(error, KeyboardInterrupt):
+        if message is not None and (interrupt or isinstance(error, KeyboardInterrupt)):
             message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
         if message is not None and isinstance(error, FastNCFError | KeyboardInterrupt):
             message = message if isinstance(error, SettingsFileError) else as_options(message, option_names(tokens))

@@ -9,6 +9,7 @@ from fastncf.cli.app import Columns, Common, ConfigFile, Json, OutArgument, Path
 from fastncf.cli.output import print_json, print_lines, require_apart, tell
 from fastncf.config import Config
 from fastncf.errors import DataNotFoundError
+from fastncf.search.interrupted import trials_noted
 
 
 def tune(
@@ -48,30 +49,31 @@ def tune(
     candidates
         With --test, as for fit.
     """
-    from fastncf.data.named import find_source
-    from fastncf.report import require_packages as require_packages_of_pictures
-    from fastncf.search.study import tune as search
+    with trials_noted(study):
+        from fastncf.data.named import find_source
+        from fastncf.report import require_packages as require_packages_of_pictures
+        from fastncf.search.study import tune as search
 
-    if picture is not None:
-        require_packages_of_pictures()
-    require_apart(out=out, study=study, picture=picture)
-    for path in (out, picture):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise DataNotFoundError(f"{path}: there is no such folder; expected a file in one that exists")
+        if picture is not None:
+            require_packages_of_pictures()
+        require_apart(out=out, study=study, picture=picture)
+        for path in (out, picture):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise DataNotFoundError(f"{path}: there is no such folder; expected a file in one that exists")
 
-    def show(number: int, ndcg: float | None, best: float | None) -> None:
-        """Print how a trial has ended."""
-        ended = "ended early" if ndcg is None else f"NDCG {ndcg:.4f}"
-        tell(f"trial {number}: {ended}" + ("" if best is None else f"; best {best:.4f}"))
+        def show(number: int, ndcg: float | None, best: float | None) -> None:
+            """Print how a trial has ended."""
+            ended = "ended early" if ndcg is None else f"NDCG {ndcg:.4f}"
+            tell(f"trial {number}: {ended}" + ("" if best is None else f"; best {best:.4f}"))
 
-    inputs: dict[str, Any] = {"test": test, "candidates": candidates, **column_names(columns)}
-    found = search(find_source(ratings), minutes=minutes, study=study, config=config, callback=show, **inputs)
-    if json:
-        print_json(found.to_dict())
-    else:
-        print_lines(*str(found).split("\n"))
-    sys.stdout.flush()  # what was found is shown before a file cannot be written
-    if out is not None:
-        tell(f"written to {found.write(out)}: fastncf fit RATINGS --config {out}")
-    if picture is not None:
-        found.write_picture(picture)
+        inputs: dict[str, Any] = {"test": test, "candidates": candidates, **column_names(columns)}
+        found = search(find_source(ratings), minutes=minutes, study=study, config=config, callback=show, **inputs)
+        if json:
+            print_json(found.to_dict())
+        else:
+            print_lines(*str(found).split("\n"))
+        sys.stdout.flush()  # what was found is shown before a file cannot be written
+        if out is not None:
+            tell(f"written to {found.write(out)}: fastncf fit RATINGS --config {out}")
+        if picture is not None:
+            found.write_picture(picture)

@@ -46,7 +46,7 @@ class Tuned:
     @classmethod
     def of(cls, study: "optuna.Study", space: Space, path: str | Path | None) -> "Tuned":
         """Return the result of a study."""
-        trials = study.get_trials(deepcopy=False)
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
         complete = [trial for trial in trials if trial.value is not None]
         best = max(complete, key=lambda trial: trial.value or 0.0, default=None)
         defaults = space.defaults()

@@ -17,6 +17,7 @@ from fastncf.config import Config, show
 from fastncf.errors import ConfigError, DataError, DataNotFoundError, FastNCFError
 from fastncf.numpy_errors import usual_errors
 from fastncf.plan import make_plan
+from fastncf.search.interrupted import FIRST_BYTES, trials_noted
 from fastncf.search.result import Tuned
 from fastncf.search.space import Space
 from fastncf.search.trial import Examination, TrialEndedError, run_trial
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     import optuna
 
 _NAME = "fastncf"
-_FIRST_BYTES = b'{"op_code"'
-"""Begin of a study file: each line of Optuna's journal is an object of JSON."""
+_TIME_IS_OVER = "the time is over before its last epoch"
 
 _RANDOM_TRIALS = 5
 """Trials before those that the optimiser's model draws, the defaults included."""
@@ -86,7 +86,7 @@ def tune(
             f"a model"
         )
     deadline = _deadline(minutes)
-    with usual_errors():
+    with usual_errors(), trials_noted(study):
         config, inputs = read_asked(model, asked)
         data, _ = prepare(train, inputs, config, stacklevel=3)
         space = Space.of(config, data.facts)
@@ -94,16 +94,27 @@ def tune(
         fingerprint = _fingerprint(config, data)
         with _in_use(study):
             opened = _open(study, fingerprint, config.seed)
-            for number, parameters in enumerate(space.defaults()):
-                if number >= len(opened.trials):
-                    opened.enqueue_trial(parameters)
-            try:
-                _search(opened, space, examination, deadline, callback)
-            except KeyboardInterrupt as error:
-                if study is not None:
-                    error.add_note(f"the trials are in {study}, and the same call goes on with them")
-                raise
+            _enqueue_defaults(opened, space)
+            _search(opened, space, examination, deadline, callback)
             return Tuned.of(opened, space, study)
+
+
+def _enqueue_defaults(study: "optuna.Study", space: Space) -> None:
+    """Let the next trials be those of the default settings that are not decided yet.
+
+    A trial that was killed, or for which the time did not suffice, says nothing about its settings.
+    """
+    from optuna.trial import TrialState
+
+    decided = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state == TrialState.WAITING:
+            decided.append(trial.system_attrs.get("fixed_params"))
+        elif trial.state == TrialState.COMPLETE or trial.user_attrs.get("ended", _TIME_IS_OVER) != _TIME_IS_OVER:
+            decided.append(trial.params)
+    for parameters in space.defaults():
+        if parameters not in decided:
+            study.enqueue_trial(parameters)
 
 
 def _search(
@@ -196,7 +207,7 @@ def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if path is not None:
-            files.cut_torn_line(Path(path), _FIRST_BYTES)
+            files.cut_torn_line(Path(path), FIRST_BYTES)
         storage = InMemoryStorage() if path is None else JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
             storage=storage,
@@ -235,7 +246,7 @@ def _run(
             first_end = time.monotonic()
         per_epoch = (time.monotonic() - first_end) / max(done - 1, 1)
         if per_epoch * (of - done) > _seconds_left(deadline):
-            raise TrialEndedError("the time is over before its last epoch")
+            raise TrialEndedError(_TIME_IS_OVER)
 
     def report(ndcg: float, step: int) -> None:
         trial.report(ndcg, step)
