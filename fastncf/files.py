@@ -53,7 +53,8 @@ class OpenFile:
         num_read: bytes that were read.
 
     Raises:
-        OSError: it cannot be read, or is something else, such as a folder or a named pipe, which is not opened.
+        OSError: it cannot be read, or is something else, such as a folder or a named pipe, which is not opened; while
+            it is read, ``FileNotFoundError`` where another machine has removed it.
     """
 
     def __init__(self, path: Path, checksum: "hashlib._Hash | None" = None) -> None:
@@ -73,13 +74,22 @@ class OpenFile:
     def readinto(self, memory: memoryview) -> int:
         """Fill bytes of memory, and return their number, which is smaller where the file ends before."""
         done = 0
-        while done < len(memory) and (piece := os.read(self._descriptor, min(_PIECE_BYTES, len(memory) - done))):
+        while done < len(memory) and (piece := self._read(min(_PIECE_BYTES, len(memory) - done))):
             if self._checksum is not None:
                 self._checksum.update(piece)
             memory[done : done + len(piece)] = piece
             done += len(piece)
         self.num_read += done
         return done
+
+    def _read(self, num_bytes: int) -> bytes:
+        """Return bytes; a file that another machine has removed while it was open is one that is not there."""
+        try:
+            return os.read(self._descriptor, num_bytes)
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+            raise
 
     def skip_rest(self) -> None:
         """Read to the end."""
@@ -94,6 +104,13 @@ def read(path: Path) -> memoryview:
         OSError: it cannot be read, or is no regular file.
         MemoryError: there is too little memory.
     """
+    with suppress(FileNotFoundError):  # another machine may replace it while it is read
+        return _read_once(path)
+    return _read_once(path)
+
+
+def _read_once(path: Path) -> memoryview:
+    """Return the content of a file that no other machine replaces meanwhile."""
     with OpenFile(path) as file:
         content = bytearray(file.num_bytes + 1)  # one more, so that a file of the stated length does not fill it
         while file.readinto(memoryview(content)[file.num_read :]) and file.num_read == len(content):
@@ -119,11 +136,18 @@ class NewFile:
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         try:
             is_locked = _lock(self._descriptor)
-            if is_locked is False or (is_locked and not os.fstat(self._descriptor).st_nlink):
+            if is_locked is False or (is_locked and not self._has_name()):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         except BaseException:
             self.close()
             raise
+
+    def _has_name(self) -> bool:
+        """Return whether the file is where it was made; NFS renames one that is removed while a process has it open."""
+        assert self._descriptor is not None
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self.path))
+        return False
 
     def write(self, content: bytes) -> None:
         """Append bytes and wait until the device has them."""
@@ -226,7 +250,7 @@ def remove_unused(path: Path) -> bool:
     It is left where the file system has no locks, since nobody can tell then.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT)
+        descriptor = _open_to_lock(path)
     except FileNotFoundError:
         return True
     except OSError:
@@ -254,8 +278,7 @@ def make_folders(path: Path) -> list[Path]:
         missing.append(path)
         path = path.parent
     made: list[Path] = []
-    if os.access(path.parent, os.R_OK):  # a folder that may not be listed cannot be synchronised either
-        sync_folder(path.parent)
+    sync_folder(path.parent)
     try:
         for folder in reversed(missing):
             try:
@@ -287,7 +310,10 @@ def sync_folder(folder: Path) -> None:
     """Wait until the device has the names of the files in a folder."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may not be listed cannot be synchronised either
+        return
     try:
         _sync(descriptor)
     finally:
@@ -326,6 +352,14 @@ def _sync(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
+
+
+def _open_to_lock(path: Path) -> int:
+    """Return the descriptor of a file that may be locked: NFS locks only what is open for writing."""
+    try:
+        return os.open(path, os.O_RDWR | _BINARY | _NO_WAIT)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT)
 
 
 def _lock(descriptor: int) -> bool | None:

@@ -130,3 +130,62 @@ def test_content_is_read_whole_whatever_the_pieces(tmp_path, faulty):
     with pytest.raises(OSError, match="regular file") as caught:
         files.read(tmp_path)
     assert caught.value.errno == errno.EINVAL
+
+
+def test_a_draft_that_is_removed_before_its_lock_is_made_again(path, monkeypatch):
+    """As another process may do it; NFS then keeps the open file by another name."""
+    lock, seen = files._lock, []
+
+    def late(descriptor: int) -> bool | None:
+        if not seen:
+            seen.append(next(path.parent.glob(".fastncf-????????????????.draft")))
+            seen[0].rename(path.with_name(".nfs0001"))
+        return lock(descriptor)
+
+    monkeypatch.setattr(files, "_lock", late)
+    write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert names(path) == sorted([*WHOLE, ".nfs0001"])
+
+
+def test_drafts_are_removed_where_only_files_open_for_writing_can_be_locked(path, faulty, monkeypatch):
+    flock = files.fcntl.flock
+
+    def of_nfs(descriptor: int, operation: int) -> None:
+        if files.fcntl.fcntl(descriptor, files.fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", of_nfs)
+    device = faulty(fail_at=1)
+    with pytest.raises(Killed):
+        write(path, b"new")
+    device.end()
+    assert len(names(path)) > len(WHOLE)
+    faulty()
+    write(path, b"new")
+    assert names(path) == WHOLE
+
+
+def test_a_folder_that_may_not_be_listed_takes_files(path, faulty):
+    device = faulty()
+    open_any = device.open
+
+    def open_file(name, flags: int, mode: int = 0o777) -> int:
+        if os.path.isdir(name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open_any(name, flags, mode)
+
+    device.open = open_file
+    write(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_a_file_that_another_machine_replaces_is_read_again(path, faulty):
+    reads = 0
+    for number in range(3):
+        device = faulty(fail_read_at=number, error=errno.ESTALE)
+        device.open = os.open
+        assert files.read(path) == b"old"
+        reads = max(reads, device.num_reads)
+    assert reads >= 3

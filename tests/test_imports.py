@@ -12,7 +12,7 @@ import fastncf
 PACKAGE = Path(fastncf.__file__).parent
 LEVELS = [
     {"errors"},
-    {"files", "network", "temporary"},
+    {"files", "locks", "network", "temporary"},
     {"rank_variables"},
     {
         "accelerators",
@@ -58,7 +58,7 @@ LIBRARIES = {
     "numba": {"kernels.cpu"},
     "cyclopts": {"cli"},
     "rich": {"cli", "progress"},
-    "filelock": {"checkpoints", "data", "search"},
+    "filelock": {"locks"},
     "platformdirs": {"data"},
     "triton": {"kernels.cuda"},
     "safetensors": {"persistence"},

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from fastncf import files
+from fastncf import files, locks
 from fastncf.errors import DataError, printable
 from fastncf.persistence.manifest import FolderKind, read_files, require_writable, write_files
 from fastncf.persistence.plain import UnexpectedError, canonical_json, dump_json, parse_json
@@ -132,17 +131,14 @@ def open_folder(path: Path) -> Iterator[CheckpointFolder]:
     Raises:
         DataError: it cannot be made or written, holds something else, or another fit uses it.
     """
-    lock = FileLock(path / LOCK, timeout=0)
     try:
         files.make_folders(path)
-        lock.acquire()
-    except Timeout:
+        lock = locks.take(path / LOCK)
+    except locks.BusyError:
         raise DataError(
             f"{_shown(path)}: another fit uses this checkpoint at the moment; expected another folder, or the end of "
             f"that fit"
         ) from None
-    except NotImplementedError:  # the file system has no locks
-        pass
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise _unwritable(path, error) from None
     try:

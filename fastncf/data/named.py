@@ -14,9 +14,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from fastncf import locks
 from fastncf.download import RemoteFile, download, is_intact
 from fastncf.errors import DataError, DataNotFoundError, printable
 
@@ -237,14 +237,13 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
     """Keep other processes from fetching a data set into a folder, which is made if need be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock")
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            lock = locks.take(folder / f"{name}.lock")
+        except locks.BusyError:
             print(f"{name}: waiting for another process that fetches it", file=sys.stderr)
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
+            lock = locks.take(folder / f"{name}.lock", is_waiting=True)
+    except OSError as error:
+        reason = error.strerror or error
         raise DataError(
             f"{name}: is not in {folder}, which cannot be written ({reason}); expected a folder that can be written, "
             f"or one with {name}.zip in {ENVIRONMENT}"

@@ -8,9 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from filelock import FileLock, Timeout
-
-from fastncf import files
+from fastncf import files, locks
 from fastncf.asked import Asked, read_asked, takes_asked
 from fastncf.checkpoints.fingerprint import data_of
 from fastncf.config import Config, show
@@ -176,10 +174,10 @@ def _in_use(path: str | Path | None) -> Iterator[None]:
         raise ConfigError(f"study={show(path)}: expected the path of a file")
     if not Path(path).absolute().parent.is_dir():  # which the lock would make
         raise DataNotFoundError(f"{path}: there is no such folder; expected a file in one that exists")
-    lock = FileLock(f"{path}.in-use", timeout=0)
+    name = Path(f"{path}.in-use")
     try:
-        lock.acquire()
-    except Timeout:
+        lock = locks.take(name)
+    except locks.BusyError:
         raise ConfigError(
             f"{path}: another process searches with this study file; expected a file of its own"
         ) from None
@@ -190,7 +188,7 @@ def _in_use(path: str | Path | None) -> Iterator[None]:
     finally:
         lock.release()
         with suppress(OSError):
-            files.remove(Path(lock.lock_file))
+            files.remove(name)
 
 
 def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study":

@@ -1,5 +1,6 @@
 """Saving replaces a model in one step, whatever happens meanwhile, and nothing else."""
 
+import errno
 import os
 import threading
 
@@ -372,3 +373,14 @@ def test_files_are_named_in_the_description(tmp_path, old):
     old.save(tmp_path)
     content = file_of(tmp_path, "model").read_bytes()
     assert files.sha256(content) in (tmp_path / "fastncf.json").read_text()
+
+
+def test_a_file_that_another_machine_removes_while_it_is_read_is_looked_for_again(tmp_path, new, faulty):
+    new.save(tmp_path)
+    number, device = 0, faulty()
+    while number <= device.num_reads:
+        device = faulty(fail_read_at=number, error=errno.ESTALE)
+        device.open = os.open  # of an open file alone
+        assert is_same(fastncf.load(tmp_path), new)
+        number += 1
+    assert number > 6
