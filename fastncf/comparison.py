@@ -15,7 +15,7 @@ import polars as pl
 
 from fastncf.config import require_count, show
 from fastncf.data.ids import Vocabulary
-from fastncf.errors import ConfigError, DataError, DivergedError, FastNCFError, counted, printable
+from fastncf.errors import ConfigError, DataError, DivergedError, FastNCFError, counted, printable, type_name
 from fastncf.evaluation.metrics import MISS, RankLists, standard_error
 from fastncf.evaluation.paired import Difference, holm, paired_difference
 from fastncf.evaluation.task import RankingTask, rank_by_popularity, rank_by_scores, rank_task
@@ -283,7 +283,7 @@ def _open(model: Any, name: str) -> Any:
     if isinstance(model, Recommender) or callable(getattr(model, "score", None)):
         return model
     raise ConfigError(
-        f"compare: {name:.80} is a {type(model).__name__:.80}; expected a fitted model, the folder of a saved one, or "
+        f"compare: {name:.80} is {type_name(model)}; expected a fitted model, the folder of a saved one, or "
         f"an object with a method score(users, items)"
     )
 

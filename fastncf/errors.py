@@ -104,6 +104,12 @@ class DivergedError(FastNCFError, ArithmeticError):
         self.recommender = recommender
 
 
+def type_name(value: Any) -> str:
+    """Return the name of the class of a value with its article, such as ``an int`` or ``a dict``."""
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' or name.startswith('nd') else 'a'} {name:.80}"
+
+
 def counted(number: int, one: str, several: str | None = None) -> str:
     """Return a number of things in words, such as ``1 user`` and ``2,000 users``.
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fastncf.errors import DataError, counted
+from fastncf.errors import DataError, counted, type_name
 from fastncf.kernels.cpu.ids import fill_slots, find_slots, gather_range, mark_present
 from fastncf.threads import run_ranges
 
@@ -208,7 +208,7 @@ def named_ids(raw_ids: Any, noun: str, *, skips_missing: bool = False) -> NamedI
     """
     if isinstance(raw_ids, pl.LazyFrame) or hasattr(raw_ids, "columns"):  # iterating over one of pandas gives its names
         raise DataError(
-            f"{noun} ids are {EXPECTED_IDS}; got a {type(raw_ids).__name__}; expected one id or a list of them, "
+            f"{noun} ids are {EXPECTED_IDS}; got {type_name(raw_ids)}; expected one id or a list of them, "
             f"such as a column of the frame"
         )
     values = raw_ids.item() if isinstance(raw_ids, np.ndarray) and raw_ids.ndim == 0 else raw_ids

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,10 @@ from fastncf.data.named import find_source
 from fastncf.data.readers.checks import ColumnName, check_ids
 from fastncf.data.readers.columns import list_columns
 from fastncf.data.readers.files import Purpose, open_content, read_file
+from fastncf.data.readers.frames import index_named
 from fastncf.data.readers.kinds import FEATHER, PARQUET, TEXT
 from fastncf.data.readers.names import TITLES, has_name_of, normalize_name
-from fastncf.errors import DataError, counted
+from fastncf.errors import DataError, counted, type_name
 from fastncf.processes import require_polars_threads
 
 _TITLES = (
@@ -25,6 +27,9 @@ _TITLES = (
 """Column names that are recognised for titles, normalized, best first; then those of other languages."""
 
 _EXPECTED = "an item and a title in each row: a frame, CSV, Parquet, u.item, movies.dat, movies.csv, or their archive"
+_OF_MOVIELENS = re.compile(r"\d+(::|\|)")
+"""Beginning of ``movies.dat`` and ``u.item``."""
+
 _TITLES_FILE = Purpose("titles", ("movies.csv", "movies.dat", "u.item"), _EXPECTED)
 
 
@@ -46,10 +51,10 @@ def read_titles(source: Any, items: Vocabulary) -> pl.Series:
     """Return the title of each item.
 
     Args:
-        source: a polars or pandas frame; the path of a CSV or TSV text in UTF-8 or Latin-1 with or without a header, of
-            ``u.item``, ``movies.dat`` or ``movies.csv``, plain, gzip or in a zip archive, or of a Parquet file; or the
-            name of a data set, see :mod:`fastncf.datasets`. Columns are found by their names (``title``, ``name``);
-            without a header the first one is the item and the second one the title.
+        source: a polars or pandas frame; the path of a CSV or TSV text in UTF-8 with or without a header, of ``u.item``
+            or ``movies.dat``, which may be Latin-1, or of ``movies.csv``, plain, gzip or in a zip archive, or of a
+            Parquet file; or the name of a data set, see :mod:`fastncf.datasets`. Columns are found by their names
+            (``title``, ``name``); without a header the first one is the item and the second one the title.
         items: vocabulary of I items; titles of others are not used.
 
     Returns:
@@ -104,7 +109,8 @@ def _read(source: Any) -> _Rows:
     if isinstance(source, pl.DataFrame | pl.LazyFrame):
         return _of_polars(source.lazy().collect(), "titles")
     if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
-        item, title = _find_columns([str(column) for column in source.columns], "titles")
+        with index_named(source):
+            item, title = _find_columns([str(column) for column in source.columns], "titles")
         columns = [source.iloc[:, position].astype(object) for position in (item, title)]
         ids, texts = (column.where(column.notna(), None).tolist() for column in columns)
         titles = pl.Series([None if text is None else str(text) for text in texts], dtype=pl.String)
@@ -112,7 +118,7 @@ def _read(source: Any) -> _Rows:
             pl.Series(ids, dtype=pl.Object), titles, ColumnName("titles", str(source.columns[item]), _locate_row)
         )
     if not isinstance(source, str | Path):
-        raise DataError(f"cannot read titles from a {type(source).__name__}; expected {_EXPECTED}")
+        raise DataError(f"cannot read titles from {type_name(source)}; expected {_EXPECTED}")
     path = find_source(source)
     name, content, kind = read_file(path, _TITLES_FILE)
     if kind == TEXT:
@@ -157,11 +163,20 @@ def _of_text(content: bytes, source: str) -> _Rows:
 
 
 def _records(content: bytes, source: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the fields of each record of a text in UTF-8 or, if it is none, Latin-1."""
+    """Yield the line number and the fields of each record of a text in UTF-8, or in Latin-1 as MovieLens writes it.
+
+    Latin-1 takes any bytes, so that text of another encoding would become other letters.
+    """
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        wrong_line = content[: error.start].count(b"\n") + 1
         text = content.decode("latin-1")
+        if not _OF_MOVIELENS.match(text):
+            raise DataError(
+                f"{source}: line {wrong_line} is not UTF-8 text; expected UTF-8, or the frame that "
+                f"polars.read_csv(PATH, encoding=...) makes"
+            ) from None
     if "\0" in text:
         raise DataError(f"{source}: is no text; expected {_EXPECTED}")
     first = text.lstrip().partition("\n")[0]

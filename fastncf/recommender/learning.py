@@ -10,7 +10,7 @@ from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import require_count
 from fastncf.data.accounts import add_counts
 from fastncf.data.updates import join_others
-from fastncf.errors import ConfigError, DataError, DivergedError, counted
+from fastncf.errors import ConfigError, DataError, DivergedError, counted, type_name
 from fastncf.further_training import train_on, trains_module
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.numpy_errors import with_usual_errors
@@ -63,7 +63,7 @@ class Learning(FittedModel):
             DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
         if not is_table(new):
-            raise DataError(f"update: got a {type(new).__name__}; expected a frame or a file of users and items")
+            raise DataError(f"update: got {type_name(new)}; expected a frame or a file of users and items")
         epochs = require_count("epochs", epochs, least=0)
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
@@ -149,7 +149,8 @@ class Learning(FittedModel):
         self.order, self.num_kept, self.encoder = found.order, found.trained.num_kept, found.trained.encoder
         self.pretrained = found.trained.pretrained
         self.users = users
-        self.protocol += f"; afterwards trained on all {size:,} interactions by the same plan, nothing held out"
+        told = f"; afterwards trained on all {size:,} interactions by the same plan, nothing held out"
+        self.protocol = self.protocol.removesuffix(told) + told  # once, however often it is trained again
         self.data = {**self.data, "users": len(users), "num_items_unknown": int((~self.split.is_known()).sum())}
         seconds = reporter.total()["total"]
         self.seconds = {**self.seconds, "refit": seconds, "total": self.seconds.get("total", 0.0) + seconds}

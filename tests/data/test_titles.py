@@ -116,6 +116,10 @@ BAD = {
     "one column": (b"abc\ndef\n", r"its first line is not divided into fields"),
     "binary": (b"\0\1\2\3,", r"is no text"),
     "quote": (b'item,title\n1,"a\n2,b\n', r"cannot be split into fields"),
+    "another encoding": (
+        "id;tytuł\n1;Żółw\n".encode("cp1250"),
+        r"line 1 is not UTF-8 text; expected UTF-8, or the frame",
+    ),
     "no id": (b"item,title\n1,a\n,b\n", r"column 'item' is empty in line 3"),
     "damaged gzip": (gzip.compress(b"1,a")[:-3], r"is damaged"),
     "damaged zip": (b"PK\x03\x04nothing", r"is damaged"),
@@ -137,7 +141,7 @@ def test_bad_files(tmp_path, case):
 
 
 def test_what_is_no_source_of_titles():
-    with pytest.raises(DataError, match="cannot read titles from a int"):
+    with pytest.raises(DataError, match="cannot read titles from an int"):
         read_titles(5, ITEMS)
     with pytest.raises(DataNotFoundError, match="no such file"):
         read_titles("nowhere.csv", ITEMS)

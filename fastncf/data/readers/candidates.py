@@ -9,7 +9,7 @@ from fastncf.data.ids import EXPECTED_IDS, canonical_ids, refused_ids
 from fastncf.data.readers.checks import first_true
 from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.kinds import TEXT
-from fastncf.errors import DataError
+from fastncf.errors import DataError, type_name
 
 _EXPECTED_LINE = "(user,item), then the negatives, separated by tabs"
 _LISTS = Purpose("candidates", (), f"a file of lines {_EXPECTED_LINE}")
@@ -67,7 +67,7 @@ def _split_head(head: str) -> tuple[str, str] | None:
 def _read_lines(path: Any, encoding: str | None) -> list[bytes]:
     """Return the lines of a file without the mark that some programs put before UTF-8 text."""
     if not isinstance(path, (str, Path)):
-        raise DataError(f"candidates: expected the path of a file, got a {type(path).__name__}")
+        raise DataError(f"candidates: expected the path of a file, got {type_name(path)}")
     source, content, kind = read_file(Path(path), _LISTS, encoding)
     if kind != TEXT:
         raise DataError(f"{source}: is {kind}; expected {_LISTS.expected}")

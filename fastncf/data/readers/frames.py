@@ -1,10 +1,14 @@
 """Columns of pandas frames as columns of polars, without a change of their values."""
 
 import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import polars as pl
+
+from fastncf.errors import DataError
 
 _FOREIGN_TYPES = ("decimal256", "month_day_nano_interval", "extension", "map", "union", "dense_union", "sparse_union")
 """Types of pyarrow at which polars panics, or of which it makes others."""
@@ -38,6 +42,20 @@ def from_pandas(column: Any, *, is_id: bool) -> pl.Series:
         return pl.Series(values, strict=False, dtype=None if values else pl.String)
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError):
         return pl.Series(values, dtype=pl.Object)
+
+
+@contextmanager
+def index_named(frame: Any) -> Iterator[None]:
+    """Add the names of the index of a pandas frame to an error about its columns in the block, if it has names."""
+    try:
+        yield
+    except DataError as error:
+        names = [str(name) for name in frame.index.names if name is not None]
+        if not names:
+            raise
+        raise DataError(
+            f"{error}; its index is {', '.join(names):.100}, of which reset_index() makes columns"
+        ) from None
 
 
 def _from_arrow(values: Any) -> pl.Series:

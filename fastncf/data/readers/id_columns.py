@@ -14,7 +14,7 @@ from fastncf.data.readers.files import Purpose, open_content, read_file
 from fastncf.data.readers.json_lines import read_objects
 from fastncf.data.readers.kinds import JSON_LINES, PARQUET, TEXT
 from fastncf.data.readers.names import columns_named, is_known, normalize_name
-from fastncf.errors import DataError, first_line
+from fastncf.errors import DataError, first_line, type_name
 
 _EXPECTED = "one id per line, or a table in CSV, Parquet or JSON lines with a column of them"
 _IDS = Purpose("ids", (), _EXPECTED, "the path of a file of ids, one per line or in a table")
@@ -43,7 +43,7 @@ def read_frame(frame: Any, source: str, roles: tuple[str, ...]) -> dict[str, Nam
             ) from None
     is_polars = isinstance(frame, pl.DataFrame)
     if not is_polars and not hasattr(frame, "iloc"):
-        raise DataError(f"{source}: cannot read ids from a {type(frame).__name__}; expected a frame or a list of ids")
+        raise DataError(f"{source}: cannot read ids from {type_name(frame)}; expected a frame or a list of ids")
     columns = list(map(str, frame.columns))
     found = {}
     for role, position in _find_columns(columns, source, roles).items():

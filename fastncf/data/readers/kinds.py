@@ -60,6 +60,13 @@ _R = ForeignKind("a file of R", "write the table with R's write.csv(table, PATH,
 _FOREIGN: tuple[tuple[bytes, ForeignKind], ...] = (
     (rb"SQLite format 3\0", _frame("an SQLite database", 'polars.read_database("SELECT ...", sqlite3.connect(PATH))')),
     (rb".{8}DUCK.\0\0\0", _frame("a DuckDB database", 'duckdb.connect(PATH).sql("SELECT ...").pl()')),
+    (
+        rb"(?i:(--\s+)*-- [\w ]{1,40}dump\b|(insert into|create table|pragma foreign_keys|begin transaction)\b)",
+        ForeignKind(
+            "a dump of SQL statements",
+            'run it in a database, and pass the frame that polars.read_database("SELECT ...", CONNECTION) makes',
+        ),
+    ),
     (rb"PGDMP[\0-\x1f]", ForeignKind("a dump of PostgreSQL", "export the table with COPY ... WITH CSV HEADER")),
     (rb"\xd0\xcf\x11\xe0", _frame("an Excel file of before 2007, or a like document", "polars.read_excel(PATH)")),
     (rb"FEA1\0", _frame("a Feather file of version 1", "pandas.read_feather(PATH)")),
@@ -113,7 +120,7 @@ _MEMBERS: tuple[tuple[str, ForeignKind], ...] = (
 """Patterns of the names in a zip archive that is not meant to be unpacked, and its kind."""
 
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+_URL = re.compile(r"((?:jdbc:)?[A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 _OF_DATABASES = re.compile(
     r"(postgres|mysql|mariadb|sqlite|mssql|oracle|redshift|clickhouse|duckdb|snowflake|bigquery)"
 )
@@ -124,14 +131,15 @@ def find_url(path: str) -> tuple[str, ForeignKind] | None:
     if not (found := _URL.fullmatch(path)):
         return None
     scheme, rest = found.groups()
-    slashes = "///" if scheme in ("file", "sqlite") else "//"
-    if _OF_DATABASES.match(scheme):
+    slashes = "///" if scheme in ("file", "sqlite", "duckdb") else "//"
+    known = scheme.lower().removeprefix("jdbc:")
+    if _OF_DATABASES.match(known):
         call = 'polars.read_database_uri("SELECT ...", URL)'
     else:
         endings = {"parquet": r"\.(parquet|pq)\b", "ndjson": r"\.(jsonl|ndjson)\b", "csv": ""}
         reader = next(name for name, ending in endings.items() if re.search(ending, rest))
         # polars asks for ranges of bytes, which plain web servers refuse
-        source = "urllib.request.urlopen(URL).read()" if scheme in ("http", "https", "ftp") else "URL"
+        source = "urllib.request.urlopen(URL).read()" if known in ("http", "https", "ftp") else "URL"
         call = f"polars.read_{reader}({source})"
     rest = re.sub(r"^([^/?#@:]*):[^/?#]*@", r"\1:***@", rest)  # a message may go to a log: it holds no password
     return f"{scheme}:{slashes}{rest}", _frame("a URL", call)

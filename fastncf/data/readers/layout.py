@@ -154,7 +154,7 @@ def _find_separator(text: RawText) -> tuple[str, TextFormat, Head]:
             form, head = _read_head(text, separator)
             if not head.records and head.fault is not None:
                 raise DataError(head.fault.describe(text))
-            if not head.records:
+            if not any(any(map(str.strip, fields)) for fields in head.records):
                 raise DataError(f"{text.source}: holds only blank lines; expected {EXPECTED_SOURCES}")
             first, *others = head.records
             width = len(first)

@@ -12,6 +12,7 @@ import polars as pl
 
 from fastncf.data.ids import canonical_ids
 from fastncf.data.readers.dates import NANOSECOND_YEARS
+from fastncf.data.readers.foreign_objects import wrong_object
 from fastncf.data.readers.kinds import find_url
 from fastncf.data.readers.parts import Origin, Part
 from fastncf.errors import DataError, DataNotFoundError, FastNCFError
@@ -50,7 +51,7 @@ def list_files(source: Any) -> tuple[str, list[PartFile]] | None:
     """
     if isinstance(source, list | tuple):
         if not source or not all(isinstance(path, str | Path) for path in source):
-            raise DataError(f"cannot read interactions from {source!r:.80}; expected a list of paths of files")
+            raise wrong_object(source, "a list of paths of files")
         files = [PartFile(Path(path), {}) for path in source]
         return f"{len(files)} files ({', '.join(file.path.name for file in files):.100})", files
     if not isinstance(source, str | Path):

@@ -14,7 +14,8 @@ from fastncf.data.readers.checks import ColumnName, check_ids, first_true, is_mi
 from fastncf.data.readers.columns import match_columns, refuse_doubtful_header
 from fastncf.data.readers.dates import DateFormat
 from fastncf.data.readers.files import EXPECTED_SOURCES, read_file
-from fastncf.data.readers.frames import from_pandas
+from fastncf.data.readers.foreign_objects import wrong_object
+from fastncf.data.readers.frames import from_pandas, index_named
 from fastncf.data.readers.item_lists import is_item_lists, read_item_lists
 from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
@@ -115,11 +116,12 @@ def _read_frame(source: Any, name: str, options: ReadOptions) -> tuple[pl.DataFr
         return frame, Origin(name, "polars frame", columns)
     if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
         all_columns = [str(column) for column in source.columns]
-        columns = match_columns(all_columns, options, name)
+        with index_named(source):
+            columns = match_columns(all_columns, options, name)
         used = {role: source.iloc[:, all_columns.index(column)] for role, column in columns.items()}
         series = {role: from_pandas(column, is_id=role in ("user", "item")) for role, column in used.items()}
         return pl.DataFrame(series), Origin(name, "pandas frame", columns)
-    raise DataError(f"cannot read interactions from a {type(source).__name__}; expected {EXPECTED_SOURCES}")
+    raise wrong_object(source, EXPECTED_SOURCES)
 
 
 def _read_file(file: PartFile, options: ReadOptions) -> tuple[pl.DataFrame, Origin]:

@@ -152,6 +152,11 @@ FOREIGN = {
     "a.7z": (b"7z\xbc\xaf\x27\x1c\0\x04", "a 7z archive", "unpack it with 7z x PATH"),
     "a.rar": (b"Rar!\x1a\x07\x01\0", "a RAR archive", "unpack it with unrar x PATH"),
     "a.tar": (_tar(), "a tar archive", "unpack it with tar -xf PATH, and pass the file of rows in it"),
+    "a.sql": (
+        b"-- MySQL dump 10.13\n\nCREATE TABLE ratings (user int, item int);\n",
+        "a dump of SQL statements",
+        'run it in a database, and pass the frame that polars.read_database("SELECT ...", CONNECTION) makes',
+    ),
     "a.csv": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
         "a pointer of Git LFS",
@@ -301,6 +306,8 @@ def test_files_without_a_size():
         ("s3://bucket/ratings.parquet", "polars.read_parquet(URL)"),
         ("postgresql://host/base", 'polars.read_database_uri("SELECT ...", URL)'),
         ("mysql+pymysql://host/base", 'polars.read_database_uri("SELECT ...", URL)'),
+        ("jdbc:postgresql://host/base", 'polars.read_database_uri("SELECT ...", URL)'),
+        ("HTTPS://EXAMPLE.ORG/R.CSV", "polars.read_csv(urllib.request.urlopen(URL).read())"),
     ],
 )
 @pytest.mark.parametrize("kind", [str, Path])

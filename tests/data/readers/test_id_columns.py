@@ -114,5 +114,5 @@ def test_what_has_columns_and_is_no_frame():
     class Odd:
         columns = ("item",)
 
-    with pytest.raises(DataError, match="items: cannot read ids from a Odd; expected a frame or a list of ids"):
+    with pytest.raises(DataError, match="items: cannot read ids from an Odd; expected a frame or a list of ids"):
         read_frame(Odd(), "items", ITEM)

@@ -33,6 +33,7 @@ def test_ids_of_text_files(write, ids, dtype):
 
 BAD = {
     "blank": ("\n\n", "holds only blank lines"),
+    "blanks": ("\n \n\t \n", "holds only blank lines"),
     "BOM only": ("\ufeff", "holds only blank lines"),
     "header only": (HEADER, "holds a header (user, item, rating, time) and no row"),
     "one column": ("user\n1\n2\n", "found no columns in line 1 ('user')"),

@@ -139,7 +139,7 @@ BAD = {
     "no times": ({"b_csv": "user,item\n1,2\n"}, "{}/b.csv: has no time column"),
     "other types": ({"b_csv": HEADER + "1,2,3,2020-01-01\n"}, "expected a number"),
     "no table": ({"b_csv": b"%PDF-1.4"}, "{}/b.csv: is a PDF document"),
-    "a header": ({"b_csv": "użytkownik,towar\nann,tea\nbob,tea\n"}, "{}/b.csv: is its first row"),
+    "a header": ({"b_csv": "lietotājs,prece\nann,tea\nbob,tea\n"}, "{}/b.csv: is its first row"),
 }
 
 

@@ -2,6 +2,8 @@
 
 import datetime as dt
 import gzip
+import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -151,8 +153,72 @@ def test_lazy_frame_that_cannot_be_computed(lazy):
 
 @pytest.mark.parametrize("source", [None, 3, {"user": [1]}, np.zeros((2, 3)), pd.Series([1]), pl.Series([1])])
 def test_other_sources(source):
-    with pytest.raises(DataError, match=r"cannot read interactions from a .* expected CSV"):
+    with pytest.raises(DataError, match=r"cannot read interactions from an? .* expected CSV"):
         read(source)
+
+
+class Stream:
+    """A table of another library, which hands over its columns as a stream of Arrow."""
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        """Return the columns of a frame."""
+        return PAIRS.__arrow_c_stream__(requested_schema)
+
+
+PAIRS = pl.DataFrame({"user": [1, 1, 2], "item": [5, 6, 5]})
+
+
+class Sparse:
+    """What tells a sparse matrix of SciPy."""
+
+    tocoo = None
+
+    def nonzero(self):
+        """Return the rows and the columns of the entries."""
+        return PAIRS["user"].to_numpy(), PAIRS["item"].to_numpy()
+
+
+IN_MEMORY = {
+    "frames of polars": [PAIRS[:1], PAIRS[1:]],
+    "frames of pandas": [pd.DataFrame(PAIRS.to_dict(as_series=False))],
+    "dicts": PAIRS.to_dicts(),
+    "a dict": PAIRS.to_dict(as_series=False),
+    "a sparse matrix": Sparse(),
+    "an open file": io.StringIO(PAIRS.write_csv()),
+    "Arrow": Stream(),
+    "rows": [(1, 5, 7), (1, 6, 7), (2, 5, 7)],
+    "an array": np.array([(1, 5, 7), (1, 6, 7), (2, 5, 7)]),
+}
+
+
+@pytest.mark.parametrize("source", IN_MEMORY.values(), ids=IN_MEMORY.keys())
+def test_the_call_that_makes_a_frame_of_an_object(source):
+    with pytest.raises(DataError) as error:
+        read(source)
+    call = re.search(r"pass the frame that (.*) makes$", str(error.value))[1]
+    assert len(str(error.value)) <= 500
+    made = eval(call, {"polars": pl, "pandas": pd, "ROWS": source})
+    assert [row[:2] for row in rows(made, needs_time=False)] == PAIRS.rows()
+
+
+def test_objects_without_such_a_call():
+    for source, kind in (
+        ([], "an empty list"),
+        ([None], "a list of NoneType objects"),
+        ({1, 2}, "a set"),
+        (b"", "a bytes"),
+    ):
+        with pytest.raises(DataError, match=f"cannot read interactions from {kind}; expected [^:]*$"):
+            read(source)
+
+
+def test_the_index_of_a_pandas_frame_is_named():
+    frame = pd.DataFrame({"user": [1, 1, 2], "item": [5, 6, 5], "time": [1, 2, 3]})
+    for index, listed in (("user", "user"), (["user", "item"], "user, item")):
+        with pytest.raises(DataError, match=f"its index is {listed}, of which reset_index\\(\\) makes columns"):
+            read(frame.set_index(index))
+    with pytest.raises(DataError, match=r"or call it user or user_id$"):
+        read(frame[["item", "time"]])
 
 
 @LIVELY
