@@ -305,7 +305,7 @@ def _questions(model: Recommender, name: str, config: Any, *, is_redrawn: bool) 
     if model.split.holdout == "none":
         raise ConfigError(
             f"compare: nothing is held out in {name:.80}, which was trained on all interactions; expected a model of a "
-            f"fit without holdout=None and before refit()"
+            f"fit that holds items out, before refit()"
         )
     return Questions.of(model.split, config, is_redrawn=is_redrawn)
 

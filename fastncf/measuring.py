@@ -83,7 +83,7 @@ class TestSet:
         if split.holdout == "none":
             raise ConfigError(
                 "evaluate: nothing is held out, since the model was trained on all interactions; expected a model of a "
-                "fit without holdout=None and before refit(), whose metrics are in rec.metrics"
+                "fit that holds items out, before refit(); the metrics of that fit are kept in the model"
             )
         tests = split.tests()
         users = np.flatnonzero(tests.lengths).astype(np.int32)

@@ -262,6 +262,8 @@ def test_settings_reach_the_fit(capsys, ratings):
         (["recommend", "m", "--users", "nowhere.csv"], 3, "nowhere.csv: no such file"),
         (["recommend", "m", "--user", "1", "--items", "5,6"], 3, "5,6: no such file; expected the path of a file"),
         (["recommend", "m", "--user", "1", "--exclude", "nowhere.csv"], 3, "nowhere.csv: no such file"),
+        (["fit", "{ratings}", "--holdout", "0"], 2, "--holdout 0: expected one, none"),
+        (["report", "m", "--out", "page.pdf"], 2, "report: 'page.pdf': expected the path of a file whose name ends"),
         (["fit", "{ratings}", "--metrics", "hr@5"], 2, "'hr@5' is unknown; expected 'hr', and the cutoff by --k 5"),
         (["similar", "m"], 2, "similar needs items or users: fastncf similar MODEL --item ID or --user ID"),
         (["update", "m"], 2, "update needs a file of new interactions: fastncf update MODEL ROWS --out FOLDER"),

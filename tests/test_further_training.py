@@ -114,3 +114,16 @@ def test_tables_that_are_not_named_take_no_new_rows():
     assert (_arrays(rec)["items.weight"] == before).all()
     rec.update(pl.DataFrame({"user": [1], "item": [2]}), epochs=1)
     assert (_arrays(rec)["items.weight"] != before).any()
+
+
+@pytest.mark.parametrize("new", [["-1", "900"], ["x", "100"]])
+def test_titles_stay_with_their_items(new, tmp_path):
+    frame = checkerboard()
+    titles = {str(item): f"title {item}" for item in frame["item"].unique()}
+    listed = pl.DataFrame({"item": list(titles), "title": list(titles.values())})
+    rec = fastncf.fit(frame, model="popularity", titles=listed)
+    rec.update(pl.DataFrame({"user": ["0", "1"], "item": new}), epochs=1, progress=False)
+    rec.save(tmp_path / "model")
+    for one in (rec, fastncf.load(tmp_path / "model")):
+        found = one.recommend(k=100, exclude_seen=False).select(pl.col("item").cast(pl.String), "title").unique()
+        assert dict(found.rows()) == titles | dict.fromkeys(new)

@@ -71,6 +71,9 @@ _FRAMES = re.compile(r", (a|or a) polars or a pandas frame")
 _PASSED = re.compile(r"\bpass ((?:the|a) frame .*)")
 """Advice to pass a frame, which a command line does not take, at the end of a message."""
 
+_WHOLE = re.compile(r"^(-?\d+)\.0$")
+"""A whole number as a float, which a shell writes without its fraction."""
+
 _REFIT = re.compile(r"(?<![^\s])refit\(\)")
 
 
@@ -110,7 +113,7 @@ def _as_argument(value: str) -> str:
         return shlex.quote(value[1:-1])
     if value[0] in "([":
         return value[1:-1].rstrip(",").replace(" ", "")
-    return "none" if value == "None" else value
+    return "none" if value == "None" else _WHOLE.sub(r"\1", value)
 
 
 USAGE = {

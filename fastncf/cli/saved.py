@@ -368,12 +368,13 @@ def report(
     model
         Folder that ``fastncf fit --out`` wrote.
     out
-        File to write. By default report.html in the folder of the model.
+        File to write, which ends in .html. By default report.html in the folder of the model.
     titles
         Titles of the items: u.item, movies.dat, movies.csv, another file with columns item and title, or ml-1m.
     """
     from fastncf.recommender import load
-    from fastncf.report import require_packages
+    from fastncf.report import require_packages, require_page_path
 
+    path = require_page_path(model / "report.html" if out is None else out)
     require_packages()
-    print_lines(str(load(model).report(model / "report.html" if out is None else out, titles=titles)))
+    print_lines(str(load(model).report(path, titles=titles)))

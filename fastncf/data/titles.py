@@ -82,6 +82,18 @@ def read_titles(source: Any, items: Vocabulary) -> pl.Series:
     return every.join(titled, on="index", how="left", maintain_order="left")["title"]
 
 
+def move_titles(titles: pl.Series, items: Vocabulary, wider: Vocabulary) -> pl.Series:
+    """Return the titles of items by the indices of a vocabulary that has further items, which get null.
+
+    Args:
+        titles: (I,) String, by the indices of ``items``.
+        items: vocabulary of the I items that have had titles.
+        wider: vocabulary of these and of others, whose ids may lie between theirs.
+    """
+    index = pl.Series(items.encode(wider.ids), dtype=pl.Int64)
+    return titles.gather(index.set(index < 0, None))
+
+
 def _refuse_second_titles(frame: pl.DataFrame, ids: pl.Series, name: ColumnName) -> None:
     """Raise an error if an item has two different titles.
 
@@ -174,8 +186,8 @@ def _records(content: bytes, source: str) -> Iterator[tuple[int, list[str]]]:
         text = content.decode("latin-1")
         if not _OF_MOVIELENS.match(text):
             raise DataError(
-                f"{source}: line {wrong_line} is not UTF-8 text; expected UTF-8, or the frame that "
-                f"polars.read_csv(PATH, encoding=...) makes"
+                f"{source}: line {wrong_line} is not UTF-8 text; expected UTF-8: convert the file, or pass a frame of "
+                f"items and titles"
             ) from None
     if "\0" in text:
         raise DataError(f"{source}: is no text; expected {_EXPECTED}")

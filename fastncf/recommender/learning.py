@@ -9,6 +9,7 @@ from fastncf.checkpoints import open_checkpoint, recording
 from fastncf.checkpoints.fingerprint import data_of, settings_of
 from fastncf.config import require_count
 from fastncf.data.accounts import add_counts
+from fastncf.data.titles import move_titles
 from fastncf.data.updates import join_others
 from fastncf.errors import ConfigError, DataError, DivergedError, counted, type_name
 from fastncf.further_training import train_on, trains_module
@@ -76,6 +77,8 @@ class Learning(FittedModel):
             with progress_shown(callback, is_shown=progress) as shown:
                 is_new = self.items.encode(known.items.ids) < 0
                 known, log = train_on(known, self.plan, epochs, ProgressReporter(shown, epochs), is_new)
+        if self.titles is not None and len(known.items) > len(self.items):
+            self.titles = move_titles(self.titles, self.items, known.items)
         self.trained, self.encoder, self.users, self.items, self.split, self.order, self.pretrained = known
         self._factor_items = None
         self.plan = self.plan.with_everything(self.split)

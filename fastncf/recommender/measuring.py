@@ -106,7 +106,7 @@ class Measuring(Answering):
         reader picks items and sees recommendations. It needs the extra ``report``: Altair and vl-convert.
 
         Args:
-            path: the file; an older report is replaced.
+            path: the file, whose name ends in .html; an older report is replaced.
             titles: titles of the items, which the page shows in place of ids: a frame with columns item and title,
                 ``u.item``, ``movies.dat``, ``movies.csv`` or a similar file, or the name of a data set.
 
@@ -118,8 +118,9 @@ class Measuring(Answering):
             DataError: the titles cannot be used; the file is no report, or cannot be written.
             FastNCFError: the extra ``report`` is not installed.
         """
-        from fastncf.report import HeldOut, write_report
+        from fastncf.report import HeldOut, require_page_path, write_report
 
+        require_page_path(path)  # before the items are ranked
         held_out = None
         if self.split.holdout != "none" and len(TestSet.of(self.split).users):
             questions = Questions.of(self.split, self.config)

@@ -34,6 +34,18 @@ def require_packages() -> None:
         ) from None
 
 
+def require_page_path(path: Any) -> Path:
+    """Return the path of a page.
+
+    Raises:
+        ConfigError: it is none, or its name does not say that it is HTML.
+    """
+    if not isinstance(path, str | Path) or Path(path).suffix.lower() not in (".html", ".htm"):
+        shown = show(str(path) if isinstance(path, Path) else path)
+        raise ConfigError(f"report: {shown}: expected the path of a file whose name ends in .html")
+    return Path(path)
+
+
 def write_report(
     recommender: "Reported",
     held_out: HeldOut | None,
@@ -52,17 +64,15 @@ def write_report(
         by_history: what makes users of histories, in the model or the one that it was pretrained by; or None.
 
     Raises:
-        ConfigError: the path is none.
+        ConfigError: the path is none, or its name does not end in .html.
         FastNCFError: a package is not installed.
         DataNotFoundError, DataError: the titles cannot be read; the file is no report, or cannot be written.
     """
-    if not isinstance(path, str | Path):
-        raise ConfigError(f"report: path={show(path)}: expected the path of a file")
+    target = require_page_path(path)
     require_packages()
     from fastncf.report.page import require_replaceable, write_page
     from fastncf.report.sections import Sections
 
-    target = Path(path)
     require_replaceable(target)
     write_page(Sections(recommender, held_out, titles, by_history), target)
     return target

@@ -118,7 +118,7 @@ BAD = {
     "quote": (b'item,title\n1,"a\n2,b\n', r"cannot be split into fields"),
     "another encoding": (
         "id;tytuł\n1;Żółw\n".encode("cp1250"),
-        r"line 1 is not UTF-8 text; expected UTF-8, or the frame",
+        r"line 1 is not UTF-8 text; expected UTF-8: convert",
     ),
     "no id": (b"item,title\n1,a\n,b\n", r"column 'item' is empty in line 3"),
     "damaged gzip": (gzip.compress(b"1,a")[:-3], r"is damaged"),

@@ -179,15 +179,16 @@ def test_a_report_replaces_a_report_and_nothing_else(recommender, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
 
 
-@pytest.mark.parametrize("name", ["", "missing/page.html"])
+@pytest.mark.parametrize("name", ["folder.html", "missing/page.html"])
 def test_places_that_cannot_be_written(recommender, tmp_path, name):
+    (tmp_path / "folder.html").mkdir()
     with pytest.raises(DataError, match="expected the name of a file"):
         recommender.report(tmp_path / name)
 
 
-@pytest.mark.parametrize("path", [None, 3, b"page.html", ["page.html"]])
+@pytest.mark.parametrize("path", [None, 3, b"page.html", ["page.html"], "page.pdf", Path("page")])
 def test_what_is_no_path_is_said(recommender, path):
-    with pytest.raises(ConfigError, match=r"^report: path=.*: expected the path of a file$"):
+    with pytest.raises(ConfigError, match=r"^report: .*: expected the path of a file whose name ends in \.html$"):
         recommender.report(path)
 
 
