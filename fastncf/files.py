@@ -198,7 +198,7 @@ def new_file(folder: Path, name: Callable[[str], str]) -> tuple[NewFile, str]:
 
 
 @contextmanager
-def replaced(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
+def replaced(path: Path, *, is_durable: bool = True, is_synced: bool = False) -> Iterator[Path]:
     """Yield the path of an empty file, which takes the place of another one or of none when the block ends.
 
     The block may write to it by any means. At any moment readers of ``path`` find the older file or the new one; after
@@ -208,6 +208,7 @@ def replaced(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
         path: the file to replace, to which links lead.
         is_durable: whether the new file outlasts a loss of power once the block has ended. Otherwise it may then be
             damaged, which its readers have to notice.
+        is_synced: whether the block synchronises what it has written by :func:`sync_file`.
 
     Raises:
         OSError: the file cannot be written. The older one is there, unless the last synchronisation failed: then the
@@ -219,7 +220,7 @@ def replaced(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
     with draft:
         try:
             yield draft.path
-            if is_durable:
+            if is_durable and not is_synced:
                 draft.sync()
             draft.move_to(target)
         except BaseException:
@@ -235,13 +236,18 @@ def replaced(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
 
 def put_in_place(path: Path, target: Path) -> None:
     """Synchronise a file that was written by parts, and put it in the place of another one, or of none, in one step."""
+    sync_file(path)
+    os.replace(path, target)
+    sync_folder(target.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the device has what anybody wrote to a file."""
     descriptor = os.open(path, os.O_RDWR | _BINARY)
     try:
         _sync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(path, target)
-    sync_folder(target.parent)
 
 
 def remove_unused(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """The search for settings: what is searched, trials, the study file, interruptions, the file and the picture."""
 
 import json
+import os
 import random
 import signal
 import tomllib
@@ -227,6 +228,10 @@ def test_trials_of_an_ended_process_are_failed_and_time_that_is_over_ends_one(
     def killed(*given: Any) -> float:
         raise KilledError
 
+    def refuse(*given: Any) -> None:
+        raise PermissionError("this file system has no links")
+
+    monkeypatch.setattr(os, "symlink", refuse)
     stops_after(1)
     with monkeypatch.context() as patch:
         patch.setattr(study_module, "run_trial", killed)
@@ -244,6 +249,7 @@ def test_trials_of_an_ended_process_are_failed_and_time_that_is_over_ends_one(
     found = fastncf.tune(data(), minutes=1000, study=file, **SMALL)
     assert found.trials["state"].to_list() == ["failed", "pruned", "complete"]
     assert found.ndcg == found.default_ndcg is not None  # the default settings, which were not decided before
+    assert os.listdir(tmp_path) == ["study.log"]
 
 
 def test_trials_that_have_not_begun_are_not_counted(stops_after: Any) -> None:

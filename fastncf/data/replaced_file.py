@@ -12,10 +12,11 @@ from fastncf.errors import DataError, DataNotFoundError, FastNCFError, first_lin
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
+def replaced_file(path: Path, *, is_synced: bool = False) -> Iterator[Path]:
     """Yield the path of an empty file to write, which replaces the file at ``path`` when the block ends without error.
 
-    A link is followed. That the file can be written is tried before the block, which may take long.
+    A link is followed. That the file can be written is tried before the block, which may take long; with ``is_synced``
+    the block itself waits until the device has what it wrote.
 
     Raises:
         DataNotFoundError: the folder does not exist.
@@ -30,7 +31,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
         if target.exists() and not target.is_file():
             raise DataError(f"{path}: is no file; expected the name of a new file, or of one to replace")
         str(target).encode()  # Polars takes names in UTF-8 alone
-        with files.replaced(target) as draft:
+        with files.replaced(target, is_synced=is_synced) as draft:
             yield draft
     except FastNCFError:
         raise
@@ -54,5 +55,14 @@ def replaced_files() -> Iterator[Callable[[Path], Path]]:
         DataNotFoundError: a folder does not exist.
         DataError: a path names something other than a file, or writing fails.
     """
+    drafts: list[Path] = []
+
+    def draft_of(path: Path) -> Path:
+        """Return the path to write to for a file."""
+        drafts.append(stack.enter_context(replaced_file(path, is_synced=True)))
+        return drafts[-1]
+
     with ExitStack() as stack:
-        yield lambda path: stack.enter_context(replaced_file(path))
+        yield draft_of
+        for draft in drafts:  # before the first name: it may take long, or find that the disk is full
+            files.sync_file(draft)

@@ -23,6 +23,7 @@ from fastncf.train import Prepared, prepare
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
 _NAME = "fastncf"
 _TIME_IS_OVER = "the time is over before its last epoch"
@@ -191,6 +192,26 @@ def _in_use(path: str | Path | None) -> Iterator[None]:
             files.remove(name)
 
 
+def _journal(path: str | Path) -> "JournalFileBackend":
+    """Return the file of a study without Optuna's locks: :func:`_in_use` keeps other processes out.
+
+    Those are symbolic links, which not all file systems have; one that a kill leaves is waited for, or stays.
+    """
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    class Held(JournalFileOpenLock):
+        """A lock that is held all the time."""
+
+        def acquire(self) -> bool:
+            """Return that it is held."""
+            return True
+
+        def release(self) -> None:
+            """Keep it."""
+
+    return JournalFileBackend(str(path), Held(str(path)))
+
+
 def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study":
     """Return a new study, or that of a file.
 
@@ -200,13 +221,12 @@ def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study
     """
     import optuna
     from optuna.storages import InMemoryStorage, JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if path is not None:
             files.cut_torn_line(Path(path), FIRST_BYTES)
-        storage = InMemoryStorage() if path is None else JournalStorage(JournalFileBackend(str(path)))
+        storage = InMemoryStorage() if path is None else JournalStorage(_journal(path))
         study = optuna.create_study(
             storage=storage,
             study_name=_NAME,

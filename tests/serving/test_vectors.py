@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import stat
 
 import numpy as np
 import polars as pl
@@ -12,6 +14,7 @@ from torch import nn
 
 import fastncf
 from fastncf import cli
+from fastncf.data.replaced_file import replaced_files
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
 from fastncf.evaluation.topk import FactorItems
 from fastncf.kernels.cpu.factors import Factors
@@ -107,6 +110,39 @@ def test_an_export_of_several_files_that_fails_leaves_all_of_the_older_ones(rec,
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     rec.export(tmp_path)
     assert {path.name for path in tmp_path.iterdir() if path.read_bytes() != before[path.name]} == set(before)
+
+
+def test_a_disk_that_is_full_at_any_synchronisation_leaves_no_new_file_beside_an_older_one(tmp_path, monkeypatch):
+    """Network file systems say so no earlier."""
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "b").write_text("old")
+    synced: list[str] = []
+    failing = 0
+
+    def fsync(descriptor: int) -> None:
+        synced.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        if len(synced) == failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write() -> None:
+        with replaced_files() as draft_of:
+            draft_of(tmp_path / "a").write_text("new")
+            draft_of(tmp_path / "b").write_text("new")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    while failing < 2:
+        failing += 1
+        synced.clear()
+        with pytest.raises(DataError, match="No space left"):
+            write()
+        assert synced[-1] == "file"
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
+    failing = 0
+    synced.clear()
+    write()
+    assert synced[:2] == ["file", "file"]
+    assert set(synced[2:]) == {"folder"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
 
 
 def test_text_ids_and_titles_are_exported(tmp_path):

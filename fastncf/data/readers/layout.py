@@ -13,7 +13,7 @@ from fastncf.data.readers.kinds import find_wide_encoding
 from fastncf.data.readers.names import is_known
 from fastncf.data.readers.options import ReadOptions
 from fastncf.data.readers.raw_text import RawText
-from fastncf.data.readers.records import Head, read_head
+from fastncf.data.readers.records import MAX_FIELDS, Head, read_head
 from fastncf.errors import DataError
 from fastncf.kernels.cpu.text import TextFormat
 
@@ -160,7 +160,10 @@ def _find_separator(text: RawText) -> tuple[str, TextFormat, Head]:
             width = len(first)
             if width < 2:
                 continue
-            if 2 * sum(len(row) != width for row in others) < 1 + len(others):
+            if width > MAX_FIELDS:
+                line = text.line_at(head.starts[0])
+                ragged = ragged or f"line {line} has more than {MAX_FIELDS:,} fields at {separator!r}"
+            elif 2 * sum(len(row) != width for row in others) < 1 + len(others):
                 found.append((width, separator, form, head))
             elif 2 * sum(len(row) != width + 1 or row[-1] != "" for row in others) < 1 + len(others):
                 found.append((width, separator, form._replace(trailing=True), head))

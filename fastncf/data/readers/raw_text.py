@@ -112,7 +112,10 @@ class RawText:
             is_open[1:] = np.cumsum(self._count(b'"', self._even)) % 2 == 1
         bounds = self._even.copy()
         for number in range(1, len(bounds) - 1):
-            bounds[number] = self._find_record(int(bounds[number]), quoted, bool(is_open[number]))
+            if bounds[number] < bounds[number - 1]:  # within a record that was found to be longer than a range
+                bounds[number] = bounds[number - 1]
+            else:
+                bounds[number] = self._find_record(int(bounds[number]), quoted, bool(is_open[number]))
         bounds[0] = start
         return np.maximum.accumulate(bounds)
 

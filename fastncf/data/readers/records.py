@@ -6,11 +6,15 @@ import numpy as np
 import polars as pl
 
 from fastncf.data.readers.raw_text import RawText
+from fastncf.errors import DataError
 from fastncf.kernels.cpu import text as kernel
 from fastncf.kernels.cpu.text import TextFormat
 from fastncf.threads import run_ranges
 
-_HEAD_BYTES = 1 << 16
+_HEAD_BYTES, _MAX_HEAD_BYTES = 1 << 16, 1 << 25
+MAX_FIELDS = 100_000
+"""Fields of a record that are taken; one with more is no row of a table."""
+
 _INT32 = np.iinfo(np.int32)
 
 
@@ -58,6 +62,8 @@ class Head:
 def read_head(text: RawText, form: TextFormat, num_records: int, start: int | None = None) -> Head:
     """Return the first records of a text, at most ``num_records``: those in its first 64 KiB, but two if there are two.
 
+    Of a record with more than ``MAX_FIELDS`` fields, one more than these are returned.
+
     Args:
         text: the text.
         form: how it is divided.
@@ -65,7 +71,7 @@ def read_head(text: RawText, form: TextFormat, num_records: int, start: int | No
         start: where the first of them begins, if not at the begin of the text.
 
     Raises:
-        DataError: a field is not UTF-8.
+        DataError: a field is not UTF-8, or a line is too long to be one.
     """
     start = text.start if start is None else start
     size = _HEAD_BYTES
@@ -74,18 +80,26 @@ def read_head(text: RawText, form: TextFormat, num_records: int, start: int | No
         data = text.read(start, stop)
         fields, records, fault, end = _find_fields(data, form, num_records)
         is_cut = stop < text.size
-        if is_cut and len(records) and end == len(data) and data[-1] != kernel.NEWLINE:
+        is_wide = bool((np.diff(records[:, 1], prepend=0) > MAX_FIELDS).any())
+        if is_cut and not is_wide and len(records) and end == len(data) and data[-1] != kernel.NEWLINE:
             records, end = records[:-1], int(records[-1, 0])
-        if is_cut and fault == kernel.OPEN_QUOTE:
+        if is_cut and fault == kernel.OPEN_QUOTE and size < _MAX_HEAD_BYTES:
             fault = kernel.NO_FAULT
-        if is_cut and fault == kernel.NO_FAULT and len(records) < min(2, num_records):
+        if is_cut and not is_wide and fault == kernel.NO_FAULT and len(records) < min(2, num_records):
+            if size >= _MAX_HEAD_BYTES:
+                raise DataError(
+                    f"{text.source}: line {text.line_at(start + end)} does not end within {size:,} bytes; expected "
+                    f"lines that end in \\n or \\r\\n"
+                )
             size *= 8
             continue
         ends = records[:, 1].tolist()
-        contents = [text.decode(data[begin:end], start + begin) for begin, end in fields[: (ends or [0])[-1]].tolist()]
+        rows = []
+        for first, last in zip([0, *ends], ends, strict=False):
+            places = fields[first : min(last, first + MAX_FIELDS + 1)].tolist()
+            rows.append([text.decode(data[begin:stop], start + begin) for begin, stop in places])
         if form.quoted:
-            contents = [content.replace('""', '"') for content in contents]
-        rows = [contents[first:last] for first, last in zip([0, *ends], ends, strict=False)]
+            rows = [[field.replace('""', '"') for field in row] for row in rows]
         starts = [start + at for at in (*records[:, 0].tolist(), end)]
         return Head(rows, starts, None if fault == kernel.NO_FAULT else Fault(fault, start + end, 0))
 

@@ -1,9 +1,12 @@
 """Layouts by the first rows of a text."""
 
+import numpy as np
 import polars as pl
 import pytest
 
 from fastncf.data.ids import to_canonical_dtype
+from fastncf.data.readers import records
+from fastncf.data.readers.raw_text import RawText
 from tests.data.readers.conftest import HEADER, PLAIN, check_refusal, read
 
 
@@ -63,3 +66,42 @@ BAD = {
 @pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD.keys())
 def test_bad_files(write, content, message):
     check_refusal(write(content), message)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("1,2,3,4," * 40_000, "line 1 has more than 100,000 fields at ','"),
+        ("\n\n1" + " " * 300_000, "line 3 has more than 100,000 fields at ' '"),
+        ("user,item,time\n1," + "2" * 70_000, "line 2 does not end within 65,536 bytes"),
+        ('"' + "a" * 70_000, "line 1 does not end within 65,536 bytes"),
+        (('user,item,time\n"' + "a\n" * 40_000), "line 2"),
+    ],
+    ids=["commas", "blanks", "digits", "one quote", "lines in one quote"],
+)
+def test_lines_that_may_be_a_whole_file_are_refused_before_they_are_taken_apart(write, monkeypatch, content, words):
+    decoded, decode = [], RawText.decode
+
+    def count(text: RawText, data: np.ndarray, start: int) -> str:
+        decoded.append(len(data))
+        return decode(text, data, start)
+
+    monkeypatch.setattr(RawText, "decode", count)
+    if "within" in words:
+        monkeypatch.setattr(records, "_MAX_HEAD_BYTES", 1 << 16)
+    check_refusal(write(content), words)
+    assert len(decoded) < 250_000
+
+
+def test_a_record_of_many_ranges_is_searched_once(write, monkeypatch):
+    searched, find = [], RawText._find_record
+
+    def count(*given: object) -> int:
+        searched.append(given[1])
+        return find(*given)
+
+    monkeypatch.setattr(RawText, "_find_record", count)
+    note = "y" * 400_000
+    table = read(write(f"user,item,time,note\n1,2,3,{note}\n4,5,6,x\n7,8,9,{note}\n"))
+    assert table.frame.rows() == [(1, 2, 3), (4, 5, 6), (7, 8, 9)]
+    assert len(searched) == 2
