@@ -21,7 +21,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from functools import cache, partial
@@ -117,9 +117,10 @@ def _updated() -> tuple[fastncf.Recommender, ...]:
 
 def _update(folder: Path, number: int) -> None:
     """Update the model of a folder where it is the one before, as ``fastncf update`` does; save another one else."""
-    found = _load_updated(folder)
-    if number and found == number - 1:
-        rec = fastncf.load(folder)
+    rec = None
+    with suppress(DataNotFoundError):
+        rec = fastncf.load(folder)  # once: another writer may replace it meanwhile
+    if rec is not None and number and _number(rec, _updated()) == number - 1:
         rec.update(_ROWS, epochs=0)
         rec.save(folder)
     else:
