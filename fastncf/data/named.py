@@ -133,10 +133,8 @@ def find_source(source: str | Path) -> Path:
         return path
     if (name := str(source)) in DATASETS:
         return fetch(name)
-    compact = {_compact(known): known for known in DATASETS}
-    meant = get_close_matches(_compact(name), compact, 1, cutoff=0.8)
-    if path.name == name and (meant or (_compact(name).startswith("ml") and not path.suffix)):
-        guess = f" did you mean {compact[meant[0]]}?" if meant else ""
+    guess = _guess(name)
+    if path.name == name and (guess or (_compact(name).startswith("ml") and not path.suffix)):
         raise DataNotFoundError(
             f"{path}: no such file, and no data set of this name;{guess} expected a file or one of "
             f"{', '.join(DATASETS)}"
@@ -225,10 +223,18 @@ def _cache() -> Path:
     return folder
 
 
+def _guess(name: str) -> str:
+    """Return the question whether another name of a data set is meant, with a blank before it; or nothing."""
+    compact = {_compact(known): known for known in DATASETS}
+    meant = get_close_matches(_compact(name), compact, 1, cutoff=0.8)
+    return f" did you mean {compact[meant[0]]}?" if meant else ""
+
+
 def _dataset(name: str) -> Dataset:
     """Return a data set by its name."""
     if name not in DATASETS:
-        raise DataNotFoundError(f"{name!r:.80}: no such data set; expected one of {', '.join(DATASETS)}")
+        guess = _guess(str(name))
+        raise DataNotFoundError(f"{name!r:.80}: no such data set;{guess} expected one of {', '.join(DATASETS)}")
     return DATASETS[name]
 
 

@@ -421,6 +421,8 @@ def test_other_names_are_paths(cache, name):
 def test_unknown_names(cache):
     with pytest.raises(DataNotFoundError, match=r"'netflix': no such data set; expected one of ml-100k"):
         fastncf.datasets.load("netflix")
+    with pytest.raises(DataNotFoundError, match=r"'ML_20M': no such data set; did you mean ml-20m\? expected one of"):
+        fastncf.datasets.load("ML_20M")
 
 
 def test_command_line(cache, server, capsys, tmp_path):
