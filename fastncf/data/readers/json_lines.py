@@ -27,7 +27,7 @@ Half a character, an escape such as \\ud83d without the other one, becomes a nul
 _INEXACT_FROM = 2.0**53  # from there on, a float stands for several integers
 _IDS = ("user", "item")
 
-_CHUNK_BYTES = 1 << 24
+_CHUNK_BYTES, _MAX_LINE_BYTES = 1 << 24, 1 << 25
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
@@ -45,6 +45,7 @@ def read_json_lines(source: str, content: Path | bytes, options: ReadOptions) ->
     with open_content(content) as file:
         if file.read(len(_BOM)) == _BOM:
             content = file.read()  # polars takes the mark for a part of the first line
+    _refuse_endless_line(source, content)
     try:
         lazy = pl.scan_ndjson(io.BytesIO(content) if isinstance(content, bytes) else content, infer_schema_length=None)
         schema = lazy.collect_schema()  # the types of all lines, not of the first ones
@@ -58,6 +59,13 @@ def read_json_lines(source: str, content: Path | bytes, options: ReadOptions) ->
     if "time" in columns and _may_be_rounded(frame["time"]):
         frame = frame.with_columns(_exact_numbers(content, columns["time"]).alias("time"))
     return TextTable(frame, columns, "JSON lines", lambda row: _find_line(content, row))
+
+
+def _refuse_endless_line(source: str, content: Path | bytes) -> None:
+    """Raise a DataError if the first line is too long to be one object, of which parsers would make several copies."""
+    with open_content(content) as file:
+        if len(line := file.readline(_MAX_LINE_BYTES)) == _MAX_LINE_BYTES and not line.endswith(b"\n"):
+            raise DataError(f"{source}: line 1 does not end within {_MAX_LINE_BYTES:,} bytes; expected {_EXPECTED}")
 
 
 def _refuse_other_values(source: str, content: Path | bytes, frame: pl.DataFrame, columns: dict[str, str]) -> None:

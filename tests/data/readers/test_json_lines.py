@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastncf.data.readers import json_lines
 from fastncf.errors import DataError
 from tests.data.readers.conftest import INTEGERS, LIVELY, archive, canonical, check_refusal, read, rows
 
@@ -151,3 +152,15 @@ def test_members_of_several_types_with_missing_values_and_ratings(write):
     table = read(path, drop_missing=True, min_rating=3)
     assert table.frame["user"].to_list() == ["A", "B"]
     assert table.left_out == {"num_missing": 1, "num_low_rated": 1}
+
+
+def test_a_first_line_without_an_end_is_refused_before_it_is_parsed(write, monkeypatch):
+    monkeypatch.setattr(json_lines, "_MAX_LINE_BYTES", len(LINES) // 2)  # with its line end
+    assert rows(write(LINES)) == ROWS
+    most = len(LINES) // 2 - 1
+    monkeypatch.setattr(json_lines, "_MAX_LINE_BYTES", most)
+    monkeypatch.setattr(json_lines.pl, "scan_ndjson", None)
+    for mark in ("", "\ufeff"):
+        check_refusal(
+            write(mark + LINES), f"line 1 does not end within {most} bytes; expected JSON lines"
+        )
