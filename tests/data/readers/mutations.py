@@ -218,7 +218,8 @@ def check_table(content: bytes, table: Table) -> None:
         _check_json_lines(content, table)
         return
     if table.source_info["format"] == ITEM_LISTS:
-        lines = [list(map(int, line.split())) for line in content.split(b"\n") if line.strip()]
+        plain = content.removeprefix(b"\xef\xbb\xbf")
+        lines = [list(map(int, line.split())) for line in plain.split(b"\n") if line.strip()]
         assert table.frame.select("user", "item").rows() == [(line[0], item) for line in lines for item in line[1:]]
         return
     readings = read_plainly(content, table)

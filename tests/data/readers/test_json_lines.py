@@ -161,6 +161,4 @@ def test_a_first_line_without_an_end_is_refused_before_it_is_parsed(write, monke
     monkeypatch.setattr(json_lines, "_MAX_LINE_BYTES", most)
     monkeypatch.setattr(json_lines.pl, "scan_ndjson", None)
     for mark in ("", "\ufeff"):
-        check_refusal(
-            write(mark + LINES), f"line 1 does not end within {most} bytes; expected JSON lines"
-        )
+        check_refusal(write(mark + LINES), f"line 1 does not end within {most} bytes; expected JSON lines")
