@@ -287,6 +287,7 @@ EXPECTED_IDS = "integers or text"
 
 _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"
 _WHOLE_FLOAT = r"^(0|-?[1-9][0-9]*)\.0+$"
+_ROUNDED = r"^\s*\d(?:[.,]\d+)?E\+\d\d\s*$"
 _NEGATIVE_ZERO = r"^-0\.0+$"
 _SIGNIFICAND_BITS = {"Float16": 11, "Float32": 24, "Float64": 53}
 """A float holds all integers of up to so many bits; larger ones it may have rounded."""
@@ -400,6 +401,20 @@ def stand_for_missing(ids: pl.Series) -> pl.Series | None:
     text = ids.cast(pl.String)
     mask = are_missing_words(text)
     return mask if mask.any() and _are_integers(text.filter(~mask)) else None
+
+
+def rounded_ids(ids: pl.Series) -> pl.Series | None:
+    """Return a mask (n,) of ids such as ``4.00638E+12``, which a spreadsheet makes of all barcodes that begin alike.
+
+    None where there is no such id. Other programs write their numbers with all digits, or with a small e.
+    """
+    is_category = isinstance(ids.dtype, pl.Categorical)
+    if not is_category and ids.dtype != pl.String:
+        return None
+    if not (categories(ids) if is_category else ids).str.contains("E+", literal=True).any():
+        return None
+    mask = ids.cast(pl.String).str.contains(_ROUNDED)
+    return mask if mask.any() else None
 
 
 def are_missing_words(text: pl.Series) -> pl.Series:

@@ -13,6 +13,7 @@ from fastncf.data.ids import (
     is_missing_value,
     is_missing_word,
     refused_ids,
+    rounded_ids,
 )
 from fastncf.errors import DataError
 
@@ -88,4 +89,6 @@ def check_ids(values: pl.Series, name: ColumnName) -> pl.Series:
     if refused is None:
         raise name.wrong_dtype(values, expected_ids(values.dtype))
     name.refuse(values, refused, expected_ids(values.dtype))
+    if (rounded := rounded_ids(ids)) is not None:
+        name.refuse(values, rounded, "all digits of an id, of which a spreadsheet has kept the first ones here")
     return canonical_ids(ids)

@@ -86,3 +86,24 @@ def test_true_is_not_one():
     frame = pd.DataFrame({"user": pd.Series([True, 1, 2], dtype=object), "item": [1, 2, 3], "time": [1, 2, 3]})
     with pytest.raises(DataError, match="column 'user' holds True in row 1; expected integers or text"):
         read(frame)
+
+
+@pytest.mark.parametrize("role", ["user", "item"])
+@pytest.mark.parametrize("rounded", ["4.00638E+12", "1,5E+15", "1E+11"])
+def test_ids_that_a_spreadsheet_has_rounded(write, role, rounded):
+    values = ["A7", rounded, rounded]
+    frame = pl.DataFrame({"user": [1, 1, 2], "item": [1, 2, 1], "time": [1, 2, 3]}).with_columns(
+        pl.Series(role, values)
+    )
+    categories = frame.with_columns(pl.col(role).cast(pl.Categorical))
+    for source in (frame, categories, frame.to_pandas(), write(frame.write_csv(separator=";"))):
+        with pytest.raises(
+            DataError, match=f"column '{role}' holds .* in (row 2|line 3); expected all digits of an id"
+        ):
+            read(source)
+
+
+def test_ids_with_an_exponent_that_have_all_their_digits():
+    ids = ["1e3", "1E3", "1.2345e+16", "E+12", "12E+05", "1.5E+100", "xE+12"]
+    frame = pl.DataFrame({"user": ids, "item": range(7), "time": range(7)})
+    assert read(frame).frame["user"].to_list() == ids
