@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import nn
 
 import fastncf
 from fastncf import checkpoints
+from fastncf.checkpoints.fingerprint import differences, settings_of
 from fastncf.checkpoints.folder import CHECKPOINT, FINISHED, LOCK
+from fastncf.config import Config
 from fastncf.errors import ConfigError, DataError, DivergedError
 from tests.checkpoints.stops import StoppedError, Stops, require_same
 from tests.conftest import checkerboard
@@ -231,3 +234,10 @@ def test_a_refit_is_resumed_as_well(name: str, tmp_path: Path, stops: Stops) -> 
     other = fit(name)
     with pytest.raises(DataError, match="holds the checkpoint of a fit"):
         other.refit(checkpoint=tmp_path / "refit")
+
+
+def test_a_checkpoint_belongs_to_every_setting_but_the_epochs() -> None:
+    then = settings_of(Config(), None)
+    assert set(then) == {field.name for field in fields(Config)} - {"epochs"} | {"fastncf", "module"}
+    for name in set(then) - {"fastncf", "module"}:
+        assert [text.partition(":")[0] for text in differences(then, then | {name: "another"})] == [name]
