@@ -31,6 +31,10 @@ _TORCH_BYTES = 700 << 20
 _TORCH_AND_READING_BYTES = 1400 << 20
 """Address space that fits of small data took with two threads in November 2026, see :func:`require_libraries`."""
 
+_LIBRARY_GROUP_BYTES = 52_000_000
+_TORCH_GROUP_BYTES = 138_000_000
+"""Memory that a control group counts for what the import of libraries allocates, measured in December 2026."""
+
 _BYTES = re.compile(r"(\d+(?:\.\d+)?) ?((?:[kmgt]i?)?b)", re.IGNORECASE)
 _UNITS = {"b": 1} | {f"{letter}b": 1000**n for n, letter in enumerate("kmgt", start=1)}
 _UNITS |= {f"{letter}ib": 1024**n for n, letter in enumerate("kmgt", start=1)}
@@ -152,27 +156,31 @@ def require_memory(what: str, needed: int, less: str) -> None:
         InsufficientMemoryError: fewer bytes are available.
     """
     if needed > (available := available_bytes()):
+        limit = tightest_limit()
+        more = f"{limit.with_more(needed)} or more" if limit.left <= available else "more memory"
         raise InsufficientMemoryError(
             f"{what}: needs {format_bytes(needed)} of memory, and {format_bytes(available)} are available; "
-            f"expected: {less}, or more memory"
+            f"expected: {less}, or {more}"
         )
 
 
 def require_libraries() -> None:
-    """Import Polars and Numba, if a limit of address space has room for them.
+    """Import Polars and Numba, if the limits of address space and of the control groups have room for them.
 
-    Both end the process where they cannot allocate what they need when they start their threads.
+    Both end the process where they cannot allocate what they need when they start their threads, and the system ends a
+    process beyond the limit of its group.
 
     Raises:
         InsufficientMemoryError: the limit leaves less.
     """
     if "polars" not in sys.modules:
         _require_address_space("Polars and Numba", _LIBRARY_BYTES)
+        _require_within_group("Polars and Numba", _LIBRARY_GROUP_BYTES)
     import_aside("numpy", "polars", "numba", "numba.extending")
 
 
 def require_torch(what: str, *, reads: bool = False) -> None:
-    """Import torch, if it is installed, and a limit of address space has room for it.
+    """Import torch, if it is installed, and the limits of address space and of the control groups have room for it.
 
     Args:
         what: what needs torch, as the subject of a sentence.
@@ -186,6 +194,7 @@ def require_torch(what: str, *, reads: bool = False) -> None:
         raise FastNCFError(_NEEDS_TORCH.format(what))
     if "torch" not in sys.modules:
         _require_address_space("torch", _TORCH_AND_READING_BYTES if reads else _TORCH_BYTES)
+        _require_within_group("torch", _TORCH_GROUP_BYTES)
     import_aside("torch")
 
 
@@ -230,6 +239,15 @@ def _require_address_space(libraries: str, needed: int) -> None:
             f"{libraries}: {format_bytes(needed)} of address space are needed, threads included, and the limit "
             f"(ulimit -v) leaves {format_bytes(max(0, left))}; expected: a limit that is {format_bytes(needed - left)} "
             f"larger"
+        )
+
+
+def _require_within_group(libraries: str, needed: int) -> None:
+    """Raise an InsufficientMemoryError where a control group leaves fewer bytes than some libraries allocate."""
+    if (limit := _cgroup_limit()).left < needed:
+        raise InsufficientMemoryError(
+            f"{libraries}: {format_bytes(needed)} are needed to import them, {limit}, and "
+            f"{format_bytes(max(0, limit.left))} of it are left; expected: {limit.with_more(needed)} or more"
         )
 
 

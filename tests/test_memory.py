@@ -63,6 +63,36 @@ def test_the_least_limit_of_the_control_groups(system, line, root, names):
     assert memory.available_bytes() == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "require", "needed", "limit"),
+    [
+        ("polars", memory.require_libraries, 52_000_000, 153),
+        ("torch", lambda: memory.require_torch("a fit"), 138_000_000, 239),
+    ],
+)
+def test_no_library_is_imported_where_a_control_group_would_end_the_process(
+    system, monkeypatch, name, require, needed, limit
+):
+    (system / "cgroup").write_text("0::/job\n")
+    monkeypatch.delitem(sys.modules, name)
+    write_group(system / "cgroups" / "job", V2, needed + 90_000_000, 101_000_000, 0)
+    with pytest.raises(
+        InsufficientMemoryError, match=rf"are needed to import them, .* a memory limit of {limit}MB or more$"
+    ):
+        require()
+    assert name not in sys.modules
+
+
+def test_what_is_refused_names_the_limit_that_would_do(system):
+    (system / "cgroup").write_text("0::/job\n")
+    write_group(system / "cgroups" / "job", V2, 100_000_000, 70_000_000, 0)
+    with pytest.raises(InsufficientMemoryError, match=r"needs 45\.0 MB .* or a memory limit of 115MB or more$"):
+        memory.require_memory("rows", 45_000_000, "fewer rows")
+    (system / "meminfo").write_text("MemAvailable: 20000 kB\nSwapFree: 0 kB\n")
+    with pytest.raises(InsufficientMemoryError, match=r"expected: fewer rows, or more memory$"):
+        memory.require_memory("rows", 45_000_000, "fewer rows")
+
+
 def test_bytes_as_people_write_them():
     assert [memory.format_bytes(n) for n in (0, 5_200_000, 2_100_000_000, 480 * 10**12)] == [
         *("0.0 MB", "5.2 MB", "2.1 GB", "480.0 TB")
