@@ -80,7 +80,10 @@ class RawText:
             return data.tobytes().decode()
         except UnicodeDecodeError as error:
             line = self.line_at(start + error.start)
-            raise DataError(f"{self.source}: line {line} is not UTF-8 text; expected UTF-8, or encoding=...") from None
+            raise DataError(
+                f"{self.source}: line {line} is not UTF-8 text; expected UTF-8, or the encoding it was "
+                f"written in, such as encoding='cp1252'"
+            ) from None
 
     def require_utf8(self) -> None:
         """Raise a DataError that names the first line that is not UTF-8, if there is one."""

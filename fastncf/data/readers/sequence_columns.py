@@ -88,7 +88,10 @@ def read_sequences(source: str, content: Path | bytes, options: ReadOptions) -> 
         lines = raw.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{source}: line {line} is not UTF-8 text; name its encoding with encoding=...") from None
+        raise DataError(
+            f"{source}: line {line} is not UTF-8 text; expected UTF-8, or the encoding it was written "
+            f"in, such as encoding='cp1252'"
+        ) from None
     columns = _find_columns(_fields(lines[0]), options, source)
     rows = [_read_row(line, number, columns, source) for number, line in enumerate(lines[1:], start=2) if line.strip()]
     if options.is_looked_up and columns.item is not None:
