@@ -103,7 +103,8 @@ def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, s
     """
     device = "meta" if torch.get_default_device().type == "meta" else "cpu"
     weight = torch.empty(num_rows, dim, dtype=torch.float32, device=device)
-    nn.init.normal_(weight, std=std, generator=generator)
+    if device == "cpu":  # on meta there is nothing to draw, and torch would import its compiler: 70 MB and a second
+        nn.init.normal_(weight, std=std, generator=generator)
     if distributed.current() is not None:
         shared = torch.from_numpy(empty_shared((num_rows, dim), np.float32))
         weight = shared.copy_(weight)  # torch draws in place by several passes, which must not meet those of others

@@ -8,6 +8,7 @@ from torch import nn
 from fastncf import models
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.models import layers
 from fastncf.models.gmf import GMF
 from fastncf.models.losses import bce, bpr
 from fastncf.models.mf import MF
@@ -185,3 +186,9 @@ def test_bpr_is_the_mean_over_all_pairs():
 @pytest.mark.parametrize("loss", [bce, bpr])
 def test_losses_stay_finite_for_large_scores(loss):
     assert torch.isfinite(loss(torch.tensor([-500.0]), torch.tensor([[500.0]])))
+
+
+def test_an_embedding_without_memory_draws_nothing(monkeypatch):
+    monkeypatch.setattr(layers.nn.init, "normal_", lambda *_, **__: pytest.fail("it was drawn"))
+    with torch.device("meta"):
+        assert layers.make_embedding(3, 2, None, 1.0).weight.is_meta
