@@ -32,8 +32,8 @@ _TORCH_AND_READING_BYTES = 1400 << 20
 """Address space that fits of small data took with two threads in November 2026, see :func:`require_libraries`."""
 
 _LIBRARY_GROUP_BYTES = 52_000_000
-_TORCH_GROUP_BYTES = 138_000_000
-"""Memory that a control group counts for what the import of libraries allocates, measured in December 2026."""
+_TORCH_GROUP_BYTES = 166_000_000
+"""Memory that a control group counts for libraries, and for what torch allocates at first, in December 2026."""
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?) ?((?:[kmgt]i?)?b)", re.IGNORECASE)
 _UNITS = {"b": 1} | {f"{letter}b": 1000**n for n, letter in enumerate("kmgt", start=1)}
@@ -246,7 +246,7 @@ def _require_within_group(libraries: str, needed: int) -> None:
     """Raise an InsufficientMemoryError where a control group leaves fewer bytes than some libraries allocate."""
     if (limit := _cgroup_limit()).left < needed:
         raise InsufficientMemoryError(
-            f"{libraries}: {format_bytes(needed)} are needed to import them, {limit}, and "
+            f"{libraries}: {format_bytes(needed)} are needed to begin with, {limit}, and "
             f"{format_bytes(max(0, limit.left))} of it are left; expected: {limit.with_more(needed)} or more"
         )
 
