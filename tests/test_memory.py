@@ -13,6 +13,7 @@ import fastncf
 from fastncf import memory
 from fastncf.data.interactions import read_interactions
 from fastncf.errors import ConfigError, InsufficientMemoryError
+from fastncf.evaluation.paired import resampled_means
 from fastncf.sampling import loader
 from tests.conftest import checkerboard
 
@@ -91,6 +92,12 @@ def test_what_is_refused_names_the_limit_that_would_do(system):
     (system / "meminfo").write_text("MemAvailable: 20000 kB\nSwapFree: 0 kB\n")
     with pytest.raises(InsufficientMemoryError, match=r"expected: fewer rows, or more memory$"):
         memory.require_memory("rows", 45_000_000, "fewer rows")
+
+
+def test_a_comparison_is_refused_where_its_draws_do_not_fit(system):
+    (system / "meminfo").write_text("MemAvailable: 15000 kB\nSwapFree: 0 kB\n")
+    with pytest.raises(InsufficientMemoryError, match=r"^compare: draws of users: needs 17\.0 MB"):
+        resampled_means(np.arange(100.0), 10_000, np.random.default_rng(0))
 
 
 def test_bytes_as_people_write_them():

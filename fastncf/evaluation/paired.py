@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastncf.memory import require_memory
 from fastncf.rng import Stream, key
 
 _DRAWS_AT_ONCE = 8_000_000
+_BYTES_PER_DRAW = 17  # of draws, of what they stand for, and of its products
 _USERS_FOR_A_COUNT = 8
 """Users for each different value from which draws for values are faster than draws for users."""
 
@@ -98,6 +100,11 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def _parts(samples: int, width: int) -> list[slice]:
-    """Return the parts of the samples that are drawn at once."""
+    """Return the parts of the samples that are drawn at once, if the memory suffices for the largest one.
+
+    Raises:
+        InsufficientMemoryError: it does not.
+    """
     step = max(1, _DRAWS_AT_ONCE // max(1, width))
+    require_memory("compare: draws of users", _BYTES_PER_DRAW * min(step, samples) * width, "models of fewer users")
     return [slice(first, min(first + step, samples)) for first in range(0, samples, step)]
