@@ -1,7 +1,7 @@
-"""Locks that processes hold on a name: of one that is killed nothing is left that keeps the next one out.
+"""Locks by which one process at a time uses a file or a folder. A lock ends with its process, even with a killed one.
 
 The lock is that of the system (``flock``). Where the file system has none, as NFS without its lock service, a file
-beside it names the process that holds it; such a file of a process of this machine that is gone does not count.
+beside it names the process that holds the lock. It is ignored once that process has ended, if it ran on this machine.
 """
 
 import errno
@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 _NO_LOCKS = errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL
-"""Answers of file systems that have no locks."""
+"""Errors of file systems that have no locks."""
 
 
 class BusyError(Exception):

@@ -26,7 +26,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield (
             f"**{name}**: {data['users']:,} users, {data['items']:,} items, {data['interactions']:,} interactions; "
-            f"{_limits(data)}."
+            f"{_limits(data)}"
         )
         yield ""
         yield (
@@ -49,13 +49,13 @@ def _limits(data: dict[str, Any]) -> str:
     for key, result in data["results"].items():
         kinds.setdefault(tuple(result["limits"].values()), []).append(SYSTEMS[key].label)
     told = [
-        f"{tuning:g} for all trials of a system, {fit:g} for the training of the final fit, {answers:g} for the rest, "
-        f"{threads:g} thread{'s' * (threads > 1)}"
+        f"{tuning:g} s for all trials of a system, {fit:g} s for the training of the final fit and {answers:g} s for "
+        f"everything else, on {threads:g} thread{'s' * (threads > 1)}"
         for tuning, fit, answers, threads in sorted(kinds, key=lambda kind: -len(kinds[kind]))
     ]
     labels = sorted(kinds.values(), key=len, reverse=True)
-    others = "".join(f"; for {', '.join(those)}: {words}" for those, words in zip(labels[1:], told[1:], strict=True))
-    return f"limits in seconds of processor time: {told[0]}{others}"
+    others = "".join(f" For {', '.join(those)}: {words}." for those, words in zip(labels[1:], told[1:], strict=True))
+    return f"limits of processor time: {told[0]}.{others}"
 
 
 def _ordered(results: dict[str, Any]) -> list[str]:

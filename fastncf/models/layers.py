@@ -103,7 +103,7 @@ def make_embedding(num_rows: int, dim: int, generator: torch.Generator | None, s
     """
     device = "meta" if torch.get_default_device().type == "meta" else "cpu"
     weight = torch.empty(num_rows, dim, dtype=torch.float32, device=device)
-    if device == "cpu":  # on meta there is nothing to draw, and torch would import its compiler: 70 MB and a second
+    if device == "cpu":  # on meta there is nothing to draw, and torch would import its compiler
         nn.init.normal_(weight, std=std, generator=generator)
     if distributed.current() is not None:
         shared = torch.from_numpy(empty_shared((num_rows, dim), np.float32))

@@ -120,12 +120,12 @@ class Measuring(Answering):
         """
         from fastncf.report import HeldOut, require_page_path, write_report
 
-        require_page_path(path)  # before the items are ranked
+        target = require_page_path(path)  # before the items are ranked
         held_out = None
         if self.split.holdout != "none" and len(TestSet.of(self.split).users):
             questions = Questions.of(self.split, self.config)
             held_out = HeldOut(questions.candidates, rank_task(self.trained_for(questions), questions.candidates))
-        return write_report(self, held_out, path, titles, by_history=self._by_history())
+        return write_report(self, held_out, target, titles, by_history=self._by_history())
 
     def _by_history(self) -> "ByHistory | None":
         """Return the factors by which histories become users, of the model or of the one that it was pretrained by.

@@ -49,7 +49,7 @@ def require_page_path(path: Any) -> Path:
 def write_report(
     recommender: "Reported",
     held_out: HeldOut | None,
-    path: str | Path,
+    path: Path,
     titles: Any | None = None,
     *,
     by_history: "ByHistory | None" = None,
@@ -59,23 +59,21 @@ def write_report(
     Args:
         recommender: the model with its data.
         held_out: held-out items and their ranks; None where nothing is held out.
-        path: file to write; an older report is replaced.
+        path: file to write, see :func:`require_page_path`; an older report is replaced.
         titles: see :func:`fastncf.data.titles.read_titles`; None shows ids in place of titles.
         by_history: what makes users of histories, in the model or the one that it was pretrained by; or None.
 
     Raises:
-        ConfigError: the path is none, or its name does not end in .html.
         FastNCFError: a package is not installed.
         DataNotFoundError, DataError: the titles cannot be read; the file is no report, or cannot be written.
     """
-    target = require_page_path(path)
     require_packages()
     from fastncf.report.page import require_replaceable, write_page
     from fastncf.report.sections import Sections
 
-    require_replaceable(target)
-    write_page(Sections(recommender, held_out, titles, by_history), target)
-    return target
+    require_replaceable(path)
+    write_page(Sections(recommender, held_out, titles, by_history), path)
+    return path
 
 
 def write_bars(values: Mapping[str, float], title: str, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What an interrupted search says about its trials; imports nothing that takes time."""
+"""A note on where the trials of an interrupted search are. Imports nothing that takes time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -178,13 +178,13 @@ class _Loss(NamedTuple):
 
     Attributes:
         value: weighted sum over states and samples.
-        slopes: (S,), first derivatives, weighted and summed over the states.
-        bends: (S,), second derivatives, likewise.
+        gradients: (S,), first derivatives, weighted and summed over the states.
+        hessians: (S,), second derivatives, likewise.
     """
 
     value: float
-    slopes: np.ndarray
-    bends: np.ndarray
+    gradients: np.ndarray
+    hessians: np.ndarray
 
 
 def _loss_of(samples: _Samples, user: np.ndarray) -> _Loss:
@@ -210,8 +210,8 @@ def _loss_of(samples: _Samples, user: np.ndarray) -> _Loss:
         totals[1] += shares.sum(axis=0)
         shares *= 1 - shares
         totals[2] += shares.sum(axis=0)
-    value, slopes, bends = totals * samples.weights
-    return _Loss(float(value.sum()), -slopes if samples.label else slopes, bends)
+    value, gradients, hessians = totals * samples.weights
+    return _Loss(float(value.sum()), -gradients if samples.label else gradients, hessians)
 
 
 def _newton(samples: list[_Samples], ridge: np.ndarray) -> np.ndarray:
@@ -224,10 +224,10 @@ def _newton(samples: list[_Samples], ridge: np.ndarray) -> np.ndarray:
     user = np.zeros(len(ridge))
     loss, parts = losses_of(user)
     for _ in range(STEPS):
-        gradient, curvature = ridge * user, np.diag(ridge)
+        gradient, hessian = ridge * user, np.diag(ridge)
         for one, part in zip(samples, parts, strict=True):
-            add_derivatives(one.columns, part.slopes, part.bends, gradient, curvature)
-        solve_positive(curvature, gradient)
+            add_derivatives(one.columns, part.gradients, part.hessians, gradient, hessian)
+        solve_positive(hessian, gradient)
         step = gradient
         length = 1.0
         new_loss, parts = losses_of(user - step)

@@ -50,13 +50,7 @@ def test_an_unknown_commit_is_refused(repository, tmp_path):
 
 
 def test_both_sides_are_measured_in_turns_and_find_the_same(monkeypatch):
-    """The checkout, whose kernels are compiled already, stands for both commits; the fits that take least time."""
-    fits = {name: workloads.FITS[name] for name in ("uniform negatives", "mf without histories", "ingest")}
-    monkeypatch.setattr(workloads, "FITS", fits)
-    command = ["-m", "fastncf", "fit", "start.csv", "--model", "popularity", "--json"]
-    monkeypatch.setattr(
-        compare_commits, "START_UP", {"fastncf fit": command, "import fastncf": START_UP["import fastncf"]}
-    )
+    """The checkout, whose kernels are compiled already, stands for both commits."""
     turns = []
     run = Side.run
 
@@ -66,8 +60,8 @@ def test_both_sides_are_measured_in_turns_and_find_the_same(monkeypatch):
 
     monkeypatch.setattr(Side, "run", noted)
     measures = compare(dict.fromkeys(SIDES, ROOT), rounds=2, sizes=SMALL)
-    names = {"uniform negatives", "mf without histories", "evaluation of mf", "ingest: read", "ingest: split"}
-    assert set(measures) == {*names, "fastncf fit", "import fastncf"}
+    names = {*workloads.FITS, *workloads.EVALUATIONS.values(), *START_UP}
+    assert set(measures) == names - {"ingest"} | {"ingest: read", "ingest: split"}
     for row in measures.values():
         assert row["differs"] == []
         assert all(len(row[side]) == 2 and min(row[side]) > 0 for side in SIDES)

@@ -11,6 +11,8 @@ from fastncf.errors import DataError
 from fastncf.kernels.cpu import text as kernel
 from fastncf.threads import num_threads, run_ranges
 
+EXPECTED_ENCODING = "UTF-8, or the encoding it was written in, such as encoding='cp1252'"
+
 _BOM = b"\xef\xbb\xbf"
 _PREAMBLE = re.compile(rb'(\xef\xbb\xbf)?("?sep=[^\r\n]"?\r?\n)?')
 _RANGE_BYTES = 1 << 22
@@ -80,10 +82,7 @@ class RawText:
             return data.tobytes().decode()
         except UnicodeDecodeError as error:
             line = self.line_at(start + error.start)
-            raise DataError(
-                f"{self.source}: line {line} is not UTF-8 text; expected UTF-8, or the encoding it was "
-                f"written in, such as encoding='cp1252'"
-            ) from None
+            raise DataError(f"{self.source}: line {line} is not UTF-8 text; expected {EXPECTED_ENCODING}") from None
 
     def require_utf8(self) -> None:
         """Raise a DataError that names the first line that is not UTF-8, if there is one."""

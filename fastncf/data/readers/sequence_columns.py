@@ -18,6 +18,7 @@ from fastncf.data.readers.files import open_content
 from fastncf.data.readers.item_lists import no_point_in_time
 from fastncf.data.readers.names import TITLES, columns_named, normalize_name
 from fastncf.data.readers.options import ReadOptions
+from fastncf.data.readers.raw_text import EXPECTED_ENCODING
 from fastncf.data.readers.text import TextTable
 from fastncf.errors import DataError, counted
 
@@ -88,10 +89,7 @@ def read_sequences(source: str, content: Path | bytes, options: ReadOptions) -> 
         lines = raw.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{source}: line {line} is not UTF-8 text; expected UTF-8, or the encoding it was written "
-            f"in, such as encoding='cp1252'"
-        ) from None
+        raise DataError(f"{source}: line {line} is not UTF-8 text; expected {EXPECTED_ENCODING}") from None
     columns = _find_columns(_fields(lines[0]), options, source)
     rows = [_read_row(line, number, columns, source) for number, line in enumerate(lines[1:], start=2) if line.strip()]
     if options.is_looked_up and columns.item is not None:

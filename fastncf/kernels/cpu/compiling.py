@@ -29,6 +29,9 @@ from fastncf.kernels.cpu.compiler_memory import require_room_to_compile
 from fastncf.memory import tightest_limit
 from fastncf.threads import check_cancelled, run_aside
 
+REORDER = {"reassoc", "contract"}
+"""For ``fastmath=``: a sum may be computed by vectors of the CPU, whatever their width."""
+
 _FORK_PATIENCE = 60.0  # seconds that a fork waits for the compiler: longer than a kernel takes
 
 

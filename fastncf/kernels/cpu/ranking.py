@@ -7,14 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastncf.kernels.cpu.compiling import njit
+from fastncf.kernels.cpu.compiling import REORDER, njit
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.gemm import ROW_COLUMN_MULTIPLE, Matrix, gemm_row
 from fastncf.kernels.cpu.simd import offset, pointer
 from fastncf.kernels.cpu.topk import BLOCK_ROWS, GROUP_ROWS, TILE, LeftOut, Request, load_user, score_tile, tile_items
 from fastncf.threads import even_ranges, run_ranges
-
-_REORDER = {"reassoc", "contract"}
 
 
 class _Candidates(NamedTuple):
@@ -132,7 +130,7 @@ def count_not_lower(
     run_ranges(lambda a, b: _count_rows(a, b, catalogue, miss, ranks), even_ranges(len(user_ids), 1))
 
 
-@njit(nogil=True, cache=True, fastmath=_REORDER)
+@njit(nogil=True, cache=True, fastmath=REORDER)
 def _dot(a, b):
     """Return the dot product of two vectors (D,) float32."""
     total = np.float32(0)
