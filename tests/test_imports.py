@@ -1,8 +1,10 @@
 """Imports run downward through the folders, and each heavy library is imported in few places only."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,17 @@ def test_public_names_exist_and_others_do_not():
     assert all(getattr(fastncf, name) is not None for name in fastncf.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         fastncf.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_the_extra_for_benchmarks_installs_what_they_import(path):
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    suite = path.name == "conftest.py" or path.name.startswith("test_")  # pytest runs it, as developers do
+    declared = [*project["dependencies"], *extras["compare"], *(extras["dev"] if suite else [])]
+    installed = {re.match(r"[\w-]+", one)[0].removeprefix("py-") for one in declared}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)}
+    names |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    others = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"fastncf", "benchmarks"}
+    assert others <= installed
