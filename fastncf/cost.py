@@ -197,8 +197,8 @@ def _training_bytes(stage: Stage, num_users: int, num_items: int, num_interactio
     rows = num_users + num_items
     if stage.trainer in BY_STATES:
         numbers = _numbers_of_states(stage, num_users, num_items, num_interactions) + rows * stage.dim
-        numbers += num_interactions if stage.history == "sequence" else 8 * num_interactions  # histories in their order
-        numbers += min(num_interactions, _ORDERED_AT_ONCE) * 6
+        numbers += num_interactions * (2 if stage.history == "sequence" else 8)  # histories in order, and weights
+        numbers += min(num_interactions, _ORDERED_AT_ONCE) * 8
         numbers += 6 * num_interactions * (stage.horizon != 1)  # those of an epoch beside those of the one before
     elif stage.trainer in _SGD_TRAINERS:
         # parameters, a copy, and the users' own vectors; those of histories twice, and copies that are trained at once

@@ -12,6 +12,7 @@ from fastncf.data.updates import add_interactions, renumber_items
 from fastncf.errors import ConfigError, counted
 from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
+from fastncf.memory import require_memory
 from fastncf.models.factored import has_vectors, module_factors, popularity_factors
 from fastncf.models.pretrained import Pretrained, encoder_with_items
 from fastncf.plan import Plan
@@ -24,6 +25,10 @@ from fastncf.trainers.sgd import init_factors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+_BYTES_PER_OLD, _BYTES_PER_ORDERED, _BYTES_PER_NEW = 60, 84, 100
+"""Memory of :func:`add_interactions` for each interaction that the model knows, without and with an order, and for each
+new one."""
 
 
 def holds_factors(module: "nn.Module", factors: Factors) -> bool:
@@ -151,6 +156,7 @@ def add_rows(known: KnownModel, plan: Plan, rows: NewRows) -> KnownModel:
     known = known._replace(split=replace(known.split, others=others))
     users = Vocabulary.of([known.users.ids, rows.users.ids], "user")
     new_index, user = users.encode(known.users.ids), users.encode(rows.users.ids)[rows.user]
+    _require_memory(known, rows)
     split, order = add_interactions(known.split, known.order, user, rows.item, new_index, len(users))
     if split.weights is not None and rows.weight is not None:
         split = replace(split, weights=split.weights.with_rows(new_index, len(users), user, rows.item, rows.weight))
@@ -159,6 +165,14 @@ def add_rows(known: KnownModel, plan: Plan, rows: NewRows) -> KnownModel:
     if isinstance(known.trained, Factors):
         return grown._replace(trained=_updated_factors(known, grown, plan.final, new_index, changed))
     return grown._replace(trained=_updated_module(known.trained, grown, plan, new_index, changed))
+
+
+def _require_memory(known: KnownModel, rows: NewRows) -> None:
+    """Refuse new interactions where they and those of the model do not fit into the memory while they are merged."""
+    old, new = len(known.split.indices), len(rows.item)
+    needed = (_BYTES_PER_OLD if known.order is None else _BYTES_PER_ORDERED) * old + _BYTES_PER_NEW * new
+    what = f"update: {counted(new, 'interaction')} and the {old:,} of the model"
+    require_memory(what, needed, "fewer interactions at a time")
 
 
 def _updated_factors(

@@ -5,6 +5,7 @@ A split holds indices of users and items, see :mod:`fastncf.data.ids`.
 
 import functools
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -356,12 +357,20 @@ def ordered_items(split: Split, order: np.ndarray | None) -> np.ndarray:
     if order is None:
         return split.indices
     items = empty_beside(split.indices, len(split.indices), np.int32)
-    parts = 1 + len(items) // _COUNTED_AT_ONCE
-    for first, last in itertools.pairwise(split_ranges(split.indptr, parts).tolist()):
+    for first, last in ranges_of_users(split.indptr):
         start, stop = split.indptr[[first, last]].tolist()
         row_starts = np.repeat(split.indptr[first:last], np.diff(split.indptr[first : last + 1]))
         items[start:stop] = split.indices[row_starts + order[start:stop]]
     return items
+
+
+def ranges_of_users(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield the first user of each range of users, and the one behind its last, whose interactions NumPy takes at once.
+
+    Args:
+        indptr: (U + 1,) int64, where the interactions of each user begin and end.
+    """
+    yield from itertools.pairwise(split_ranges(indptr, 1 + int(indptr[-1]) // _COUNTED_AT_ONCE).tolist())
 
 
 def ordered_rows(split: Split, order: np.ndarray) -> np.ndarray:

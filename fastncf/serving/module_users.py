@@ -2,10 +2,11 @@
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fastncf.memory import available_bytes, require_memory
 from fastncf.serving.solving import negatives_of
 from fastncf.stage import Stage
 
@@ -22,9 +23,14 @@ STEP_SIZE = 0.2
 """Size of the first step, in standard deviations of the trained users' numbers; the later ones fall to 0."""
 
 _PAIRS = 1 << 15
-"""Users and items that are scored at a time."""
+"""Users and items that are scored at a time, or fewer where the memory of the CPU has no room for them."""
+
+_COPIES = 6
+"""Memory of a step of training, in sizes of what the module keeps for gradients."""
 
 _LEAST_DEVIATION = 1e-6
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+"""Settings of Adam, those of torch."""
 
 
 def table_names(module: "nn.Module") -> tuple[str, ...] | None:
@@ -74,6 +80,9 @@ def solve_tables(
 
     Returns:
         Tables (U, ...) by their names.
+
+    Raises:
+        InsufficientMemoryError: the memory has no room for the samples of a user.
     """
     import torch
 
@@ -83,20 +92,28 @@ def solve_tables(
     parameters, device = dict(module.named_parameters()), device_of(module)
     trained = {name: parameters[name].detach() for name in table_names(module) or ()}
     lengths = np.diff(indptr)
+    prior = _Prior.of(trained)
     found = {name: table.new_empty((len(lengths), *table.shape[1:])) for name, table in trained.items()}
     sampled, shares = negatives_of(stage.negatives, stage.negatives_exponent, item_counts, NUM_NEGATIVES)
+    negatives = sampled, shares, stage.num_negatives
     by_length = np.argsort(lengths, kind="stable")
     was_training = module.training
     module.eval()
     try:
         with own_modes(gradients=True):
-            start = 0
+            start = num_bytes = 0
             while start < len(by_length):
                 rows = by_length[start : start + 1]
                 longest = int(lengths[rows[0]]) + len(sampled)
-                rows = by_length[start : start + max(1, _PAIRS // longest)]
-                batch = _Batch.of(rows, indptr, items, (sampled, shares, stage.num_negatives), device)
-                for name, table in _solve(module, trained, batch).items():
+                if start == 0 and device.type == "cpu":
+                    num_bytes = _bytes_of_pair(module, prior, _Batch.of(rows, indptr, items, negatives, device))
+                num_pairs = min(_PAIRS, available_bytes() // 2 // num_bytes) if num_bytes else _PAIRS
+                if num_pairs < longest:
+                    what = f"a user with {longest - len(sampled)} items, scored beside {len(sampled)} others"
+                    require_memory(what, 2 * num_bytes * longest, "shorter histories")
+                rows = by_length[start : start + max(1, num_pairs // longest)]
+                batch = _Batch.of(rows, indptr, items, negatives, device)
+                for name, table in _solve(module, prior, batch).items():
                     found[name][torch.from_numpy(rows).to(device)] = table
                 start += len(rows)
     finally:
@@ -143,37 +160,87 @@ class _Batch:
         return cls(*tensors)
 
 
+def _bytes_of_pair(module: "nn.Module", prior: "_Prior", batch: _Batch) -> int:
+    """Return the memory that a step of training takes for each pair of a user and an item, in bytes."""
+    import torch
+
+    shared = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: "Tensor") -> "Tensor":
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in shared:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _loss(module, prior, prior.first_offsets(len(batch.items)), batch)
+    samples = sum(tensor.nbytes for tensor in (batch.items, batch.signs, batch.weights))
+    return _COPIES * (sum(kept.values()) + samples) // batch.items.numel() + 1
+
+
 def deviations_of(table: "Tensor") -> "Tensor":
     """Return the standard deviations (...) of the rows of a table (U, ...) of trained users."""
     return table.std(0, correction=0).clamp(min=_LEAST_DEVIATION)
 
 
-def _solve(module: "nn.Module", trained: "dict[str, Tensor]", batch: _Batch) -> "dict[str, Tensor]":
+class _Prior(NamedTuple):
+    """Normal distribution of the rows of users, with independent numbers: those of the trained ones.
+
+    Attributes:
+        means: (...) by the names of the tables.
+        deviations: (...) by the names of the tables.
+    """
+
+    means: "dict[str, Tensor]"
+    deviations: "dict[str, Tensor]"
+
+    @classmethod
+    def of(cls, trained: "dict[str, Tensor]") -> "_Prior":
+        """Return the distribution of trained tables (U, ...)."""
+        return cls(
+            {name: table.mean(0) for name, table in trained.items()},
+            {name: deviations_of(table) for name, table in trained.items()},
+        )
+
+    def first_offsets(self, num_users: int) -> "dict[str, Tensor]":
+        """Return the offsets (B, ...) of rows that are the mean, with gradients."""
+        shapes = {name: (num_users, *mean.shape) for name, mean in self.means.items()}
+        return {name: mean.new_zeros(shapes[name], requires_grad=True) for name, mean in self.means.items()}
+
+    def tables(self, offsets: "dict[str, Tensor]") -> "dict[str, Tensor]":
+        """Return rows (B, ...) from their distances from the mean in standard deviations."""
+        return {name: self.means[name] + self.deviations[name] * offset for name, offset in offsets.items()}
+
+
+def _solve(module: "nn.Module", prior: _Prior, batch: _Batch) -> "dict[str, Tensor]":
     """Return the rows of the users of a batch, by the names of the tables."""
+    import torch
+
+    offsets = prior.first_offsets(len(batch.items))
+    first, second = ({name: torch.zeros_like(offset) for name, offset in offsets.items()} for _ in range(2))
+    for step in range(1, STEPS + 1):
+        rate = STEP_SIZE * (1 - (step - 1) / STEPS)
+        gradients = torch.autograd.grad(_loss(module, prior, offsets, batch), list(offsets.values()))
+        with torch.no_grad():  # torch.optim would import the compiler of torch, some 100 MB
+            for (name, offset), gradient in zip(offsets.items(), gradients, strict=True):
+                first[name].lerp_(gradient, 1 - _BETAS[0])
+                second[name].lerp_(gradient.square(), 1 - _BETAS[1])
+                deviation = (second[name] / (1 - _BETAS[1] ** step)).sqrt_().add_(_EPSILON)
+                offset.addcdiv_(first[name], deviation, value=-rate / (1 - _BETAS[0] ** step))
+    with torch.no_grad():
+        return prior.tables(offsets)
+
+
+def _loss(module: "nn.Module", prior: _Prior, offsets: "dict[str, Tensor]", batch: _Batch) -> "Tensor":
+    """Return the loss () of the samples of a batch and of the offsets, summed."""
     import torch
     from torch.nn.functional import softplus
 
-    size = len(batch.items)
-    means = {name: table.mean(0) for name, table in trained.items()}
-    deviations = {name: deviations_of(table) for name, table in trained.items()}
-    offsets = {name: mean.new_zeros((size, *mean.shape), requires_grad=True) for name, mean in means.items()}
-    users = torch.arange(size, dtype=torch.int32, device=batch.items.device)
+    users = torch.arange(len(batch.items), dtype=torch.int32, device=batch.items.device)
     ids = users.repeat_interleave(batch.items.shape[1]), batch.items.reshape(-1)
     if getattr(module, "broadcasts_ids", False):
         ids = users.unsqueeze(-1), batch.items
-    optimizer = torch.optim.Adam(offsets.values(), lr=STEP_SIZE)
-
-    def tables() -> "dict[str, Tensor]":
-        return {name: means[name] + deviations[name] * offset for name, offset in offsets.items()}
-
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = STEP_SIZE * (1 - step / STEPS)
-        scores = torch.func.functional_call(module, tables(), ids).view(batch.items.shape)
-        loss = (batch.weights * softplus(batch.signs * scores)).sum()
-        loss = loss + sum((offset * offset).sum() for offset in offsets.values()) / 2
-        gradients = torch.autograd.grad(loss, list(offsets.values()))
-        for offset, gradient in zip(offsets.values(), gradients, strict=True):
-            offset.grad = gradient
-        optimizer.step()
-    with torch.no_grad():
-        return tables()
+    scores = torch.func.functional_call(module, prior.tables(offsets), ids).view(batch.items.shape)
+    loss = (batch.weights * softplus(batch.signs * scores)).sum()
+    return loss + sum((offset * offset).sum() for offset in offsets.values()) / 2

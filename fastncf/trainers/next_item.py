@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from fastncf.data.csr import balanced_ranges
-from fastncf.data.split import Split, ordered_items, ordered_rows
+from fastncf.data.split import Split, ordered_items, ordered_rows, ranges_of_users
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu import next_item as kernels
 from fastncf.kernels.cpu.batch_plans import Epoch, Plans, Windows, plan_batches
@@ -24,6 +24,7 @@ from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.lazy_adam import LazyTable, catch_up, make_schedule, restore_steps, steps_of, stride_of
 from fastncf.kernels.cpu.simd import LANES, aligned_zeros
+from fastncf.mapped import empty_beside
 from fastncf.rng import Stream, key
 from fastncf.stage import Stage
 from fastncf.threads import even_ranges, num_threads, run_ranges, run_threads
@@ -400,7 +401,7 @@ def windows_of(split: Split, order: np.ndarray | None) -> Windows:
     """Return the windows of all histories; ``order`` is that of a trainer, which must not be None."""
     if order is None:
         raise ValueError("order: expected one, which histories need")
-    windows, weights = make_windows(split.indptr, ordered_items(split, order)), recency_weights(split.indptr)
+    windows, weights = make_windows(split.indptr, ordered_items(split, order)), recency_weights(split)
     given = weights_of(split)
     return windows._replace(interaction_weights=weights * given[ordered_rows(split, order)] if len(given) else weights)
 
@@ -435,21 +436,36 @@ def delayed_order(split: Split, order: np.ndarray | None, stage: Stage, epoch: i
     return delayed
 
 
-def recency_weights(indptr: np.ndarray) -> np.ndarray:
+def recency_weights(split: Split) -> np.ndarray:
     """Return what the loss of predicting each interaction of histories is multiplied by, (N,) float32, oldest first.
 
     What is recommended follows the latest interactions, which resemble it more than early ones do. The mean over all
     interactions but the first of each history, which nothing predicts, is 1.
 
     Args:
-        indptr: (U + 1,) int64, where the histories begin and end.
+        split: N training interactions.
     """
-    sizes = np.diff(indptr)
-    ages = np.repeat(indptr[1:], sizes) - 1 - np.arange(indptr[-1])
-    weights = 1 + LATEST_WEIGHT * np.exp(ages / -LATEST_INTERACTIONS)
-    firsts = indptr[:-1][sizes > 0]
-    total, count = weights.sum() - weights[firsts].sum(), len(weights) - len(firsts)
-    return (weights * (count / total if count else 1.0)).astype(np.float32)
+    indptr, total = split.indptr, 0.0
+    weights = empty_beside(split.indices, len(split.indices), np.float32)
+    for first, last in ranges_of_users(indptr):
+        own = _recency(indptr[first : last + 1])
+        firsts = (indptr[first:last] - indptr[first])[np.diff(indptr[first : last + 1]) > 0]
+        total += own.sum() - own[firsts].sum()
+    count = len(weights) - int((np.diff(indptr) > 0).sum())
+    for first, last in ranges_of_users(indptr):
+        scaled = _recency(indptr[first : last + 1]) * (count / total if count else 1.0)
+        weights[indptr[first] : indptr[last]] = scaled
+    return weights
+
+
+def _recency(indptr: np.ndarray) -> np.ndarray:
+    """Return the weights of interactions before scaling, float64.
+
+    Args:
+        indptr: where the interactions of each user begin and end, from any number on.
+    """
+    ages = np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(indptr[0], indptr[-1])
+    return 1 + LATEST_WEIGHT * np.exp(ages / -LATEST_INTERACTIONS)
 
 
 def draw_vectors(stage: Stage, num_items: int, num_vectors: int) -> Iterator[np.ndarray]:

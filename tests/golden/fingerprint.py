@@ -1,5 +1,6 @@
 """Description of a machine and its libraries by what the last bits of floating-point results depend on."""
 
+import hashlib
 import os
 import platform
 import sys
@@ -7,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import llvmlite.binding as llvm
+import numpy as np
 import torch
 
 Needs = Literal["integers", "numba", "torch", "triton"]
@@ -17,7 +19,7 @@ _DEPENDS: dict[Needs, tuple[str, ...]] = {
     "integers": (),
     "numba": _BY_NUMBA,
     "torch": (*_BY_NUMBA, "torch", "torch_vectors"),
-    "triton": (*_BY_NUMBA, "torch", "torch_vectors", "triton"),
+    "triton": (*_BY_NUMBA, "torch", "torch_vectors", "triton", "numpy_products"),
 }
 """Keys of :func:`fingerprint` that a result depends on: integers are the same everywhere."""
 
@@ -32,6 +34,7 @@ def fingerprint() -> dict[str, Any]:
         "libc": " ".join(platform.libc_ver()),
         **{name: _version(name) for name in _PACKAGES},
         "torch_vectors": torch.backends.cpu.get_cpu_capability(),
+        "numpy_products": _digest_of_products(),
     }
 
 
@@ -47,6 +50,13 @@ def why_not(needs: Needs, recorded: dict[str, Any]) -> str | None:
         f"recorded with {'; '.join(others)}. To compare on this machine, run `python -m tests.golden.record` on the "
         f"commit to compare with, and keep its golden.json"
     )
+
+
+def _digest_of_products() -> str:
+    """Return a digest of products of matrices: NumPy's BLAS has kernels for each processor, and may be told which."""
+    generator = np.random.Generator(np.random.Philox(key=1))
+    a, b = (generator.standard_normal(shape, dtype=np.float32) for shape in ((48, 80), (80, 32)))
+    return hashlib.sha256(np.matmul(a, b).tobytes()).hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:

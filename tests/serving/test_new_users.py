@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import fastncf
-from fastncf import ConfigError, DataError
+from fastncf import ConfigError, DataError, InsufficientMemoryError, memory
 from fastncf.models.factored import popularity_factors
+from fastncf.serving import module_users
 from fastncf.serving.module_users import solve_tables, with_tables
 from tests.conftest import checkerboard
 
@@ -103,16 +104,63 @@ def test_a_module_that_names_no_tables_says_so():
         rec.recommend(history=[1])
 
 
-def test_rows_of_users_minimise_the_loss_of_their_histories():
+def histories_of_dots() -> tuple:
+    """Return the arguments of ``solve_tables`` for a module of 30 users and 25 items, and two new users."""
     generator = np.random.default_rng(3)
     torch.manual_seed(3)
     module, counts = Dots(30, 25), generator.integers(1, 9, 25)
-    indptr, items = np.array([0, 3, 10]), generator.permuted(np.tile(np.arange(25), (2, 1)), axis=1)[:, :7].reshape(-1)
-    items = np.concatenate([items[:3], items[7:]]).astype(np.int32)
+    items = generator.permuted(np.tile(np.arange(25), (2, 1)), axis=1)[:, :7].reshape(-1)
     stage = fastncf.plan_fit(checkerboard(), model="mlp", optimizer="adam", num_negatives=5, negatives="uniform").final
+    return module, stage, counts, np.array([0, 3, 10]), np.concatenate([items[:3], items[7:]]).astype(np.int32)
+
+
+def test_users_are_solved_for_in_the_memory_that_is_left(monkeypatch):
+    known, sizes, solve = histories_of_dots(), [], module_users._solve
+    whole = solve_tables(*known)["users.weight"]
+    monkeypatch.setattr(module_users, "_solve", lambda *of: sizes.append(len(of[-1].items)) or solve(*of))
+    monkeypatch.setattr(module_users, "available_bytes", lambda: 2 * 40 * 400)  # a pair takes some 300 bytes
+    torch.testing.assert_close(solve_tables(*known)["users.weight"], whole)
+    assert sizes == [1, 1]
+    for at in (memory, module_users):
+        monkeypatch.setattr(at, "available_bytes", lambda: 4_000)
+    with pytest.raises(InsufficientMemoryError, match=r"a user with 3 items, scored beside 25 others: needs .* shorter"):
+        solve_tables(*known)
+
+
+def test_rows_are_solved_for_by_the_adam_of_torch():
+    module, stage, counts, indptr, items = histories_of_dots()
+    found = solve_tables(module, stage, counts, indptr[:2], items[:3])["users.weight"]
+    trained, vectors = module.users.weight.detach(), module.items.weight.detach()
+    offset = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.Adam([offset], lr=module_users.STEP_SIZE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / module_users.STEPS)
+    history = torch.from_numpy(items[:3]).long()
+    others = torch.tensor([item for item in range(25) if item not in history])
+    for _ in range(module_users.STEPS):
+        scores = vectors @ (trained.mean(0) + trained.std(0, correction=0) * offset)
+        loss = nn.functional.softplus(-scores[history]).sum() + (offset**2).sum() / 2
+        loss = loss + 5 * len(history) * nn.functional.softplus(scores[others]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    row = trained.mean(0) + trained.std(0, correction=0) * offset.detach()
+    torch.testing.assert_close(found, row[None], rtol=1e-3, atol=1e-4)
+
+
+def test_an_update_that_does_not_fit_into_the_memory_is_refused_before_it_begins(monkeypatch):
+    rec = fastncf.fit(checkerboard(), model="popularity", progress=False)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10_000)
+    with pytest.raises(InsufficientMemoryError, match=r"update: 2 interactions and the [\d,]+ of the model: needs"):
+        rec.update(pl.DataFrame({"user": [99, 99], "item": [2, 4]}))
+
+
+def test_rows_of_users_minimise_the_loss_of_their_histories():
+    module, stage, counts, indptr, items = histories_of_dots()
     found = solve_tables(module, stage, counts, indptr, items)["users.weight"].double().numpy()
     trained, vectors = (table.weight.detach().double().numpy() for table in (module.users, module.items))
     mean, deviation = trained.mean(0), trained.std(0)
+    generator = np.random.default_rng(4)
 
     def loss(user: int, row: np.ndarray) -> float:
         history = items[indptr[user] : indptr[user + 1]]

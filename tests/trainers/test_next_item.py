@@ -1,5 +1,6 @@
 """NextItem against the same training by torch's autograd and Adam in float64, position by position."""
 
+import dataclasses
 import itertools
 import math
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 from numba import njit
 
+from fastncf.data import split as split_module
 from fastncf.data.split import Split, ordered_items
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.kernels.cpu.next_item import CHUNK
 from fastncf.kernels.cpu.rows import dropout
 from fastncf.kernels.cpu.simd import pointer
+from fastncf.mapped import _file_of, empty_mapped
 from fastncf.rng import GOLDEN, Stream, key, mix
 from fastncf.trainers import next_item
 from fastncf.trainers.next_item import NextItem, make_windows
@@ -148,6 +151,18 @@ def test_epochs_are_those_of_autograd(monkeypatch, changes):
 
 def test_epochs_with_weights_are_those_of_autograd(monkeypatch):
     check_epochs(monkeypatch, with_weights(random_split(3), 3), {"dim": 21, "dropout": 0.4})
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 1_000])
+def test_weights_of_recency_are_computed_for_some_users_at_a_time_beside_the_data(monkeypatch, at_once):
+    split = random_split(5)
+    monkeypatch.setattr(split_module, "_COUNTED_AT_ONCE", at_once)
+    mapped = empty_mapped(len(split.indices), np.int32)
+    mapped[:] = split.indices
+    weights = next_item.recency_weights(dataclasses.replace(split, indices=mapped))
+    expected = [weight for history in recency_of(split.indptr) for weight in history]
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert _file_of(weights) is not None
 
 
 def check_epochs(monkeypatch, split, changes) -> None:
