@@ -123,7 +123,7 @@ def test_users_are_solved_for_in_the_memory_that_is_left(monkeypatch):
     assert sizes == [1, 1]
     for at in (memory, module_users):
         monkeypatch.setattr(at, "available_bytes", lambda: 4_000)
-    with pytest.raises(InsufficientMemoryError, match=r"a user with 3 items, scored beside 25 others: needs .* shorter"):
+    with pytest.raises(InsufficientMemoryError, match=r"user with 3 items, scored beside 25 others: needs .* shorter"):
         solve_tables(*known)
 
 
