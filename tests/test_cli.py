@@ -1,3 +1,4 @@
+import inspect
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ import torch
 
 import fastncf
 from fastncf import cli, progress
+from fastncf.cli.app import app
 from fastncf.cli.messages import USAGE, as_options
 from fastncf.cli.output import print_json
 from fastncf.persistence.folder import FORMAT
@@ -50,6 +52,29 @@ def test_fit_prints_metrics_protocol_and_seconds(capsys, ratings):
     assert "5 repeated (user, item) rows were counted once" in err
     assert "stage 1 of 1: mf by sgd, trainer history_sgd" in err
     assert re.search(r"^  --epochs +2 +as asked for$", err, re.MULTILINE)
+
+
+def test_every_command_takes_json():
+    commands = {name: app[name].default_command for name in app if not name.startswith("-")}
+    assert {"fit", "generate", "export", "report"} <= commands.keys()
+    for name, command in commands.items():
+        assert "json" in inspect.signature(command).parameters, name
+
+
+def test_what_is_written_is_told_as_json(capsys, numbered, tmp_path):
+    _, out, _ = run(capsys, "generate", tmp_path / "r.csv", "--users", 9, "--items", 9, "--interactions", 40, "--json")
+    assert list(map(json.loads, out)) == [{"out": str(tmp_path / "r.csv")}]
+    _, out, _ = run(capsys, "export", numbered, tmp_path / "v.npz", "--json")
+    assert list(map(json.loads, out)) == [{"out": str(tmp_path / "v.npz"), "files": [str(tmp_path / "v.npz")]}]
+    _, out, _ = run(capsys, "report", numbered, "--out", tmp_path / "r.html", "--json")
+    assert list(map(json.loads, out)) == [{"out": str(tmp_path / "r.html")}]
+
+
+def test_users_without_a_row_are_refused(capsys, numbered, tmp_path):
+    (tmp_path / "users.csv").write_text("user\n")
+    code, out, err = run(capsys, "recommend", numbered, "--users", tmp_path / "users.csv")
+    assert (code, out) == (3, [])
+    assert "users.csv: holds a header and no user; expected users below it" in err
 
 
 def test_json_is_one_object_alone(capsys, ratings):

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Literal
 
 from fastncf.cli.app import Common, Json, PathArgument
-from fastncf.cli.output import print_json, print_lines
+from fastncf.cli.output import print_json, print_lines, print_path
 
 
 def generate(
@@ -16,6 +16,7 @@ def generate(
     interactions: int = 20_000_263,
     seed: int = 0,
     dialect: Literal["grouplens", "kaggle", "parquet"] = "grouplens",
+    json: Json = False,
     common: Common | None = None,
 ) -> None:
     """Write a generated data set with the shape of MovieLens, by default of MovieLens-20M.
@@ -38,7 +39,7 @@ def generate(
     from fastncf.data.synthetic import write_synthetic_movielens
 
     write_synthetic_movielens(path, users, items, interactions, seed=seed, dialect=dialect)
-    print_lines(str(path))
+    print_path(path, as_json=json)
 
 
 def datasets(*, json: Json = False, common: Common | None = None) -> None:

@@ -31,6 +31,14 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(finite_or_none(value), allow_nan=False))
 
 
+def print_path(path: Path, *, as_json: bool) -> None:
+    """Print the path of what was written, as a line or as the member ``out`` of a JSON object."""
+    if as_json:
+        print_json({"out": str(path)})
+    else:
+        print_lines(str(path))
+
+
 def require_apart(**outputs: Path | None) -> None:
     """Check, before anything is written, that no output of a command takes the place of another one.
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastncf.cli.app import Common, Flag, Json, Length, Lengths, OutArgument, PathArgument, as_utf8
 from fastncf.cli.messages import USAGE
-from fastncf.cli.output import metric_lines, print_frame, print_json, print_lines, tell
-from fastncf.errors import ConfigError, counted, printable
+from fastncf.cli.output import metric_lines, print_frame, print_json, print_lines, print_path, tell
+from fastncf.errors import ConfigError, DataError, counted, printable
 
 if TYPE_CHECKING:
     from fastncf.data.ids import Vocabulary
@@ -132,6 +132,8 @@ def recommend(
     nobody: Any = None
     if users is not None:
         asked = read_id_file(users, ("user",))["user"].unique(maintain_order=True)  # a table has many rows of a user
+        if asked.is_empty():
+            raise DataError(f"{users}: holds a header and no user; expected users below it")
     if items is not None:
         only = read_id_file(items, ("item",))["item"]
     if exclude is not None:
@@ -153,10 +155,7 @@ def recommend(
         out=out,
     )
     if isinstance(frame, Path):
-        if json:
-            print_json({"out": str(frame)})
-        else:
-            print_lines(str(frame))
+        print_path(frame, as_json=json)
         return
     if json:
         print_json({"recommendations": frame.to_dicts()})
@@ -187,8 +186,10 @@ def update(
     epochs
         Epochs of further training; with 0 the vectors of the users are computed from their histories.
     unknown
-        What to do about rows with items that the model does not know: stop with an error, or skip them.
+        What to do about rows with items that the model does not know, and rows that lack a value: stop with an error,
+        or skip them.
     """
+    from fastncf.data.accounts import describe_rows
     from fastncf.data.named import find_source
     from fastncf.persistence import require_savable
     from fastncf.progress import progress_shown
@@ -202,7 +203,8 @@ def update(
     if json:
         print_json({"out": str(out), "data": recommender.data, "protocol": recommender.protocol})
     else:
-        print_lines(f"protocol: {recommender.protocol}", f"saved to {out}")
+        rows_read = describe_rows(recommender.data)
+        print_lines(*([rows_read] if rows_read else []), f"protocol: {recommender.protocol}", f"saved to {out}")
 
 
 def info(model: PathArgument, *, plan: Flag = False, json: Json = False, common: Common | None = None) -> None:
@@ -335,7 +337,7 @@ def similar(
         print_frame(frame)
 
 
-def export(model: PathArgument, out: PathArgument, *, common: Common | None = None) -> None:
+def export(model: PathArgument, out: PathArgument, *, json: Json = False, common: Common | None = None) -> None:
     """Write the vectors of all users and items of a saved model, or the model as ONNX, to files of other programs.
 
     Parameters
@@ -348,7 +350,11 @@ def export(model: PathArgument, out: PathArgument, *, common: Common | None = No
     """
     from fastncf.recommender import load
 
-    print_lines(*map(str, load(model).export(out)))
+    files = list(map(str, load(model).export(out)))
+    if json:
+        print_json({"out": str(out), "files": files})
+    else:
+        print_lines(*files)
 
 
 def report(
@@ -356,6 +362,7 @@ def report(
     *,
     out: OutArgument | None = None,
     titles: PathArgument | None = None,
+    json: Json = False,
     common: Common | None = None,
 ) -> None:
     """Write a page about a saved model: one HTML file that needs no network.
@@ -377,4 +384,4 @@ def report(
 
     path = require_page_path(model / "report.html" if out is None else out)
     require_packages()
-    print_lines(str(load(model).report(path, titles=titles)))
+    print_path(load(model).report(path, titles=titles), as_json=json)

@@ -13,7 +13,7 @@ from fastncf.data.ids import Vocabulary
 from fastncf.data.interactions import Interactions, choose_users, encode_table
 from fastncf.data.readers.candidates import read_candidates
 from fastncf.data.readers.item_lists import FORMAT as ITEM_LISTS
-from fastncf.data.readers.options import Reading
+from fastncf.data.readers.options import Lookup, Reading
 from fastncf.data.readers.table import Table, read_table
 from fastncf.errors import ConfigError, DataError, counted
 
@@ -76,7 +76,8 @@ def read_with_test(
     are_lists = table.source_info["format"] == ITEM_LISTS
     if not (user and item):
         _refuse_likely_lists(table)
-    held_out = read_table(test, **columns, frame_name="test", is_looked_up=True, are_lists=are_lists, **reading)
+    lookup = Lookup([role for role in ("user", "item") if table.frame[role].dtype.is_integer()])
+    held_out = read_table(test, **columns, lookup=lookup, frame_name="test", are_lists=are_lists, **reading)
     users, items = [table.frame["user"]], [table.frame["item"], held_out.frame["item"]]
     lists = None
     if candidates is not None:

@@ -65,6 +65,8 @@ class Vocabulary:
 
     def encode(self, raw_ids: pl.Series) -> np.ndarray:
         """Return the index of each canonical id (n,): (n,) int32, -1 for one that is not in the vocabulary."""
+        if not len(self.ids):
+            return np.full(len(raw_ids), -1, dtype=np.int32)
         if isinstance(raw_ids.dtype, pl.Categorical):
             return gather_indices(raw_ids.to_physical(), 0, self.encode(categories(raw_ids)))
         if self.ids.dtype == pl.String:

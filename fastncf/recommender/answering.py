@@ -107,7 +107,8 @@ class Answering(FittedModel):
                 ``mf`` or ``gmf`` encodes them or solves for the user's vector; a pretrained ``mlp`` or ``neumf`` does
                 so with the model that it started from; another one solves by gradients. ``unknown`` then says what is
                 done about items that the model does not know: ``error``; ``skip`` their rows, and users who have no
-                others; or recommend the most popular items to these (``popular``).
+                others; or recommend the most popular items to these (``popular``). Rows that lack a value are left out
+                with both.
             titles: titles of the items, for a further column behind that of the items: a frame with columns item and
                 title, ``u.item``, ``movies.dat``, ``movies.csv`` or a similar file, or the name of a data set. By
                 default those of the recommender, if it has any.
@@ -180,7 +181,9 @@ class Answering(FittedModel):
 
     def _with_histories(self, history: Any, unknown: Unknown) -> tuple[Self, pl.Series]:
         """Return the same model for other users, who are known by their histories, and ids of those to be answered."""
-        read = read_rows(history, self.items, unknown, "history", self._reading(), choices=get_args(Unknown))
+        read = read_rows(
+            history, self.users, self.items, unknown, "history", self._reading(), choices=get_args(Unknown)
+        )
         rows, indptr, items = group_histories(read)
         trained = self._known_model().for_histories(self.plan, indptr, items)
         none = np.full(len(rows.users), -1, dtype=np.int32)

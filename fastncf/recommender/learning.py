@@ -47,8 +47,8 @@ class Learning(FittedModel):
             epochs: passes over all interactions by which the model is trained further, with half of the learning rate
                 of the fit at their start; Adam begins with moments of zeros. New items are then taken into the
                 catalogue.
-            unknown: without epochs, what is done about rows with items that the model does not know: ``error``, or
-                ``skip`` them.
+            unknown: what is done about rows that lack a user, an item or a time, and without epochs about rows with
+                items that the model does not know: ``error``, or ``skip`` them.
             callback: called after each epoch, see :func:`fastncf.fit`.
             progress: show a bar, see :func:`fastncf.fit`.
 
@@ -69,7 +69,9 @@ class Learning(FittedModel):
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
         known = self._known_for_update(epochs)  # before anything is read
-        rows = read_rows(new, self.items, unknown, "update", self._reading(updates=True), takes_new=epochs > 0)
+        rows = read_rows(
+            new, self.users, self.items, unknown, "update", self._reading(updates=True), takes_new=epochs > 0
+        )
         if len(rows.items) > len(self.items):
             known = add_items(known, self.plan.final, rows.items)
         known, log = add_rows(known, self.plan, rows), TrainingLog()

@@ -12,7 +12,7 @@ import polars as pl
 from fastncf.config import show
 from fastncf.data.csr import balanced_ranges
 from fastncf.data.ids import Vocabulary, named_ids
-from fastncf.data.readers.options import Reading
+from fastncf.data.readers.options import Lookup, Reading
 from fastncf.data.readers.table import read_table
 from fastncf.errors import ConfigError, DataError, DataNotFoundError
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
@@ -65,6 +65,7 @@ class RowsReading(NamedTuple):
 
 def read_rows(
     source: Any,
+    users: Vocabulary,
     items: Vocabulary,
     unknown: str,
     name: str,
@@ -78,8 +79,10 @@ def read_rows(
     Args:
         source: a frame or a file with columns of users, items and, perhaps, times; or raw ids of items, oldest first,
             whose user is called 0.
+        users: ids of the model's users.
         items: ids of the model's items.
-        unknown: what is done about other items: ``error``; all other choices leave their rows out.
+        unknown: what is done about other items, and about rows that lack a value: ``error``; all other choices leave
+            their rows out.
         name: name of the argument in messages.
         reading: how a table is read.
         takes_new: take other items of a table into the vocabulary; then none is unknown.
@@ -95,14 +98,19 @@ def read_rows(
     raw: Any
     counts: dict[str, int] = {}
     by_age: tuple[np.ndarray, ...]
+    others = " or ".join(f"unknown={choice!r}" for choice in choices if choice != "error")
     if is_table(source):
         options: Reading = {**reading.settings}
+        if unknown != "error":
+            options["drop_missing"] = True
         if not isinstance(source, str | Path):
             options.pop("encoding", None)
         columns: dict[str, Any] = {"user": None, "item": None, "time": None, "weight": reading.weight}
         known = {role: column for role, column in reading.columns.items() if role not in ("clock", "weight")}
+        integer_roles = [ids.noun for ids in (users, items) if ids.ids.dtype.is_integer()]
+        lookup = Lookup(integer_roles, known, skips=others, may_be_empty=unknown != "error")
         with _settings_of_the_fit(name):
-            table = read_table(source, **columns, needs_time=False, is_looked_up=True, known=known, **options)
+            table = read_table(source, **columns, needs_time=False, lookup=lookup, **options)
         users, counts = Vocabulary.of([table.frame["user"]], "user"), {"num_rows": table.num_rows, **table.left_out}
         if takes_new:
             items = Vocabulary.of([items.ids, table.frame["item"]], "item")
@@ -117,7 +125,6 @@ def read_rows(
         user, raw, by_age = np.zeros(len(item), dtype=np.int32), named, (np.arange(len(item)),)
         weight = None
     is_known = item >= 0
-    others = " or ".join(f"unknown={choice!r}" for choice in choices if choice != "error")
     if unknown == "error" and not is_known.all():
         row = int(np.argmin(is_known)) + 1
         raise DataError(f"{name}: row {row}: {items.describe_unknown(raw, item)}; expected one of those, or {others}")

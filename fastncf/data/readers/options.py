@@ -1,8 +1,8 @@
 """Settings of a source beside its name, as a caller gives them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 
 class Reading(TypedDict, total=False):
@@ -23,6 +23,23 @@ class Reading(TypedDict, total=False):
     min_rating: float | None
 
 
+class Lookup(NamedTuple):
+    """Settings of a source whose ids are looked up among those of training, as those of a test set are.
+
+    Attributes:
+        integer_roles: columns of ids that are integers in training: a word such as NULL among them is a missing value.
+        known: names of the columns of an earlier source, which are taken where this one has them; None where the caller
+            names columns.
+        skips: setting that leaves out rows which lack a value, in words.
+        may_be_empty: whether all rows of the source may be left out.
+    """
+
+    integer_roles: Collection[str] = ()
+    known: Mapping[str, str] | None = None
+    skips: str = "drop_missing=True"
+    may_be_empty: bool = False
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """Settings of a source, as a caller gives them.
@@ -30,10 +47,7 @@ class ReadOptions:
     Attributes:
         names: the given name of the user, item, time, rating and weight column, or None for each.
         needs_time: whether a source without a time column is an error.
-        is_looked_up: whether the ids are looked up among those of training, as those of a test set are, so that no
-            header passes for them.
-        known: names of the columns of an earlier source, which are taken where this one has them; None where the caller
-            names columns.
+        lookup: how ids are looked up, so that no header passes for them; None for training interactions.
         keeps_text: whether dates in text stay text, since the rows of other files decide on their format as well.
         are_lists: whether a line is a list of items, where it may be one as well as a row of a table.
         before: a point in time to find among the times, or None.
@@ -42,8 +56,7 @@ class ReadOptions:
 
     names: dict[str, str | None]
     needs_time: bool
-    is_looked_up: bool = False
-    known: Mapping[str, str] | None = None
+    lookup: Lookup | None = None
     keeps_text: bool = False
     are_lists: bool = False
     before: str | None = None
@@ -52,6 +65,16 @@ class ReadOptions:
     encoding: str | None = None
     drop_missing: bool = False
     min_rating: float | None = None
+
+    @property
+    def is_looked_up(self) -> bool:
+        """Whether ids are looked up among those of training."""
+        return self.lookup is not None
+
+    @property
+    def known(self) -> Mapping[str, str] | None:
+        """Names of the columns of an earlier source, or None, see :class:`Lookup`."""
+        return None if self.lookup is None else self.lookup.known
 
     def needs_rating(self) -> bool:
         """Return whether rows are left out by their ratings; rows of a test set all count."""
@@ -73,7 +96,7 @@ class ReadOptions:
 
     def remedy(self) -> str:
         """Return what a message on a missing value ends with: the setting that leaves such rows out."""
-        return "" if self.is_looked_up or self.known is not None else "; drop_missing=True leaves such rows out"
+        return f"; {(self.lookup or Lookup()).skips} leaves such rows out"
 
     def has_date_format(self) -> bool:
         """Return whether the caller says anything of the format of dates."""

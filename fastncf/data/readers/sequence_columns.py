@@ -152,7 +152,8 @@ def _find_columns(names: list[str], options: ReadOptions, source: str) -> _Colum
     single = [name for name in names if not name.endswith((_ITEMS, _TIMES))]
     items = columns_named("item", single)
     others = [*(name for name in single if name not in items), lists[0]]
-    given = replace(options, names=options.names | {"item": lists[0]}, known=None, needs_time=False)
+    lookup = options.lookup and options.lookup._replace(known=None)
+    given = replace(options, names=options.names | {"item": lists[0]}, lookup=lookup, needs_time=False)
     found = match_columns(others, given, source)
     place = {name: number for number, name in enumerate(names)}
     time = found.get("time")

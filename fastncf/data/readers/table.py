@@ -21,7 +21,7 @@ from fastncf.data.readers.json_lines import read_json_lines
 from fastncf.data.readers.kinds import FEATHER, JSON_LINES, PARQUET
 from fastncf.data.readers.limit import refuse_larger
 from fastncf.data.readers.names import DURATIONS, normalize_name
-from fastncf.data.readers.options import Reading, ReadOptions, names_of
+from fastncf.data.readers.options import Lookup, Reading, ReadOptions, names_of
 from fastncf.data.readers.parts import Origin, Part
 from fastncf.data.readers.points import first_from
 from fastncf.data.readers.ratings import check_weights, has_at_least
@@ -35,6 +35,7 @@ from fastncf.errors import DataError
 from fastncf.processes import require_polars_threads
 
 _LEAST = "at least two users and two items"
+_NO_ROWS = pl.DataFrame(schema={"user": pl.Int64, "item": pl.Int64})
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,7 @@ def read_table(
     needs_time: bool,
     rating: str | None = None,
     weight: str | None = None,
-    is_looked_up: bool = False,
-    known: Mapping[str, str] | None = None,
+    lookup: Lookup | None = None,
     frame_name: str = "the frame",
     before: str | None = None,
     are_lists: bool = False,
@@ -81,10 +81,9 @@ def read_table(
 ) -> Table:
     """Read the user, item and time columns of a source and check them.
 
-    For the arguments see :func:`fastncf.data.interactions.read_interactions`; ``is_looked_up`` tells that
-    the ids are looked up among those of training, ``known`` are names of columns as in
-    :class:`~fastncf.data.readers.options.ReadOptions`, ``frame_name`` is what messages call a frame, ``before`` is a
-    point in time to find among the times, and ``are_lists`` tells that a line is a list of items, if it may be one.
+    For the arguments see :func:`fastncf.data.interactions.read_interactions`; ``lookup`` tells that the ids are looked
+    up among those of training, and how, ``frame_name`` is what messages call a frame, ``before`` is a point in time to
+    find among the times, and ``are_lists`` tells that a line is a list of items, if it may be one.
 
     Raises:
         DataNotFoundError: there is no such file.
@@ -94,9 +93,7 @@ def read_table(
     """
     require_polars_threads("reading interactions")
     given = {"user": user, "item": item, "time": time, "rating": rating, "weight": weight}
-    options = ReadOptions(
-        names_of(given), needs_time, is_looked_up, known, before=before, are_lists=are_lists, **reading
-    )
+    options = ReadOptions(names_of(given), needs_time, lookup, before=before, are_lists=are_lists, **reading)
     if (several := list_files(source)) is not None:
         return _make_table(_read_files(*several, options), options)
     is_file = isinstance(source, str | Path)
@@ -199,9 +196,10 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
         DataError: there is no row, or a time is not as expected.
         ConfigError: the given format of times cannot be used.
     """
-    part = part if options.is_looked_up else _without_missing_words(part, options.drop_missing)
-    frame, origin, left_out, num_rows = part
+    frame, origin, left_out, num_rows = _without_missing_words(part, options)
     columns = dict(origin.columns)
+    if frame.height == 0 < num_rows and options.lookup is not None and options.lookup.may_be_empty:
+        return Table(_NO_ROWS, origin.source, {}, origin.locate, left_out, num_rows)
     if frame.height == 0:
         raise no_rows(origin.source, left_out, "at least one row" if options.is_looked_up else _LEAST)
     given = DateFormat(options.time_format, options.dayfirst)
@@ -223,18 +221,18 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
     return Table(checked, origin.source, source_info, origin.locate, left_out, num_rows, before)
 
 
-def _without_missing_words(part: Part, drop_missing: bool) -> Part:
+def _without_missing_words(part: Part, options: ReadOptions) -> Part:
     """Return rows without those whose user or item is a word such as NULL among integers.
 
     Raises:
         DataError: there is such a row, and missing values are not left out.
     """
-    for role in ("user", "item"):
+    for role in ("user", "item") if options.lookup is None else options.lookup.integer_roles:
         frame, origin, left_out, num_rows = part
         mask = stand_for_missing(frame[role])
         if mask is None:
             continue
-        if not drop_missing:
+        if not options.drop_missing:
             refuse_words(frame[role], mask, origin.name_column(role))
         num_missing = left_out["num_missing"] + int(mask.sum())
         frame, origin = keep_rows(frame, origin, ~mask)
@@ -254,8 +252,8 @@ def refuse_words(ids: pl.Series, mask: pl.Series, name: ColumnName) -> None:
     """Raise a DataError for the first id of a mask, a word for a missing value among integers, if there is one."""
     if mask.any():
         word = ids.gather([first_true(mask)]).cast(pl.String).item()
-        expected = f"{EXPECTED_IDS}; {word} among integers is a missing value, which drop_missing=True leaves out"
-        replace(name, remedy="").refuse(ids, mask, expected)
+        expected = f"{EXPECTED_IDS}; {word} among integers is a missing value"
+        name.refuse(ids, mask, expected)
 
 
 def keep_rows(frame: pl.DataFrame, origin: Origin, kept: pl.Series) -> tuple[pl.DataFrame, Origin]:

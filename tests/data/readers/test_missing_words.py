@@ -4,7 +4,10 @@ import pandas as pd
 import polars as pl
 import pytest
 
+import fastncf
+from fastncf.data.accounts import num_lost
 from fastncf.errors import DataError
+from tests.conftest import checkerboard
 from tests.data.readers.conftest import check_refusal, read, rows
 
 WORDS = ["NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "\\N", "(null)", "#NV"]
@@ -64,3 +67,31 @@ def test_a_word_in_a_column_without_ids(write, times, word):
     with pytest.raises(DataError, match=r"column 'n' holds 'NA' in line 3; .*drop_missing=True"):
         read(weighed, weight="n")
     assert read(weighed, weight="n", drop_missing=True).frame["user"].cast(pl.String).to_list() == ["a"]
+
+
+def test_a_word_among_the_ids_of_further_rows(write):
+    """Test sets, updates and histories of a model whose ids are integers."""
+    train = checkerboard()
+    test = write("user,item\n1,2\nNULL,3\n2,NA\n", "test.csv")
+    with pytest.raises(DataError, match=r"test.csv: column 'user' holds 'NULL' in line 3; .*drop_missing=True leaves"):
+        fastncf.fit(train, test=test, model="popularity", progress=False)
+    rec = fastncf.fit(train, test=test, model="popularity", drop_missing=True, progress=False)
+    assert rec.data["num_missing"] == 2
+    rec = fastncf.fit(train, model="popularity", progress=False)
+    words = write("user,item\n1,2\nNULL,3\n3,NA\n", "words.csv")
+    nulls = pl.DataFrame({"user": [1, None, 3], "item": [2, 3, None]})
+    for more in (words, nulls, nulls.to_pandas()):
+        with pytest.raises(
+            DataError, match=r"column '(user|item)' .* in (row|line) \d; .*; unknown='skip' leaves such rows"
+        ):
+            rec.update(more)
+        with pytest.raises(DataError, match=r"unknown='skip' or unknown='popular' leaves such rows out$"):
+            rec.recommend(history=more)
+        before, users = rec.data["num_rows"], len(rec.users)
+        assert set(rec.recommend(history=more, k=2, unknown="skip")["user"]) == {1}
+        assert rec.update(more, unknown="skip").data["num_rows"] == before + 3
+        assert len(rec.users) == users
+        assert num_lost(rec.data) == 0
+    nothing = rec.recommend(history=nulls[2:], k=2, unknown="skip")
+    assert nothing.columns == ["user", "item", "score", "rank"]
+    assert nothing.is_empty()
