@@ -31,7 +31,7 @@ _TORCH_BYTES = 700 << 20
 _TORCH_AND_READING_BYTES = 1400 << 20
 """Address space that fits of small data took with two threads in November 2026, see :func:`require_libraries`."""
 
-_LIBRARY_GROUP_BYTES = 52_000_000
+_LIBRARY_GROUP_BYTES = 60_000_000
 _TORCH_GROUP_BYTES = 166_000_000
 """Memory that a control group counts for libraries, and for what torch allocates at first, in December 2026."""
 
@@ -175,7 +175,7 @@ def require_libraries() -> None:
     """
     if "polars" not in sys.modules:
         _require_address_space("Polars and Numba", _LIBRARY_BYTES)
-        _require_within_group("Polars and Numba", _LIBRARY_GROUP_BYTES)
+        require_within_group("Polars and Numba", _LIBRARY_GROUP_BYTES)
     import_aside("numpy", "polars", "numba", "numba.extending")
 
 
@@ -194,7 +194,7 @@ def require_torch(what: str, *, reads: bool = False) -> None:
         raise FastNCFError(_NEEDS_TORCH.format(what))
     if "torch" not in sys.modules:
         _require_address_space("torch", _TORCH_AND_READING_BYTES if reads else _TORCH_BYTES)
-        _require_within_group("torch", _TORCH_GROUP_BYTES)
+        require_within_group("torch", _TORCH_GROUP_BYTES)
     import_aside("torch")
 
 
@@ -242,8 +242,16 @@ def _require_address_space(libraries: str, needed: int) -> None:
         )
 
 
-def _require_within_group(libraries: str, needed: int) -> None:
-    """Raise an InsufficientMemoryError where a control group leaves fewer bytes than some libraries allocate."""
+def require_within_group(libraries: str, needed: int) -> None:
+    """Refuse to load what a control group leaves too little memory for.
+
+    Args:
+        libraries: what is loaded, as the subject of a sentence in the plural.
+        needed: bytes that it allocates.
+
+    Raises:
+        InsufficientMemoryError: says how large the limit would have to be.
+    """
     if (limit := _cgroup_limit()).left < needed:
         raise InsufficientMemoryError(
             f"{libraries}: {format_bytes(needed)} are needed to begin with, {limit}, and "

@@ -14,6 +14,7 @@ from fastncf import memory
 from fastncf.data.interactions import read_interactions
 from fastncf.errors import ConfigError, InsufficientMemoryError
 from fastncf.evaluation.paired import resampled_means
+from fastncf.kernels.cpu import compiler_memory, compiling
 from fastncf.sampling import loader
 from tests.conftest import checkerboard
 
@@ -67,7 +68,7 @@ def test_the_least_limit_of_the_control_groups(system, line, root, names):
 @pytest.mark.parametrize(
     ("name", "require", "needed", "limit"),
     [
-        ("polars", memory.require_libraries, 52_000_000, 153),
+        ("polars", memory.require_libraries, 60_000_000, 161),
         ("torch", lambda: memory.require_torch("a fit"), 166_000_000, 267),
     ],
 )
@@ -82,6 +83,19 @@ def test_no_library_is_imported_where_a_control_group_would_end_the_process(
     ):
         require()
     assert name not in sys.modules
+
+
+def test_no_kernel_is_loaded_where_a_control_group_would_end_the_process(system, monkeypatch):
+    (system / "cgroup").write_text("0::/job\n")
+    monkeypatch.setattr(compiler_memory._Compiler, "has_loaded", False)
+    kernel = compiling.njit(lambda x: x + 1)
+    write_group(system / "cgroups" / "job", V2, 100_000_000, 70_000_000, 0)
+    with pytest.raises(InsufficientMemoryError, match=r"^kernels: 32\.0 MB are needed .* limit of 102MB or more$"):
+        kernel(1)
+    write_group(system / "cgroups" / "job", V2, 900_000_000, 70_000_000, 0)
+    assert kernel(1) == 2
+    write_group(system / "cgroups" / "job", V2, 100_000_000, 95_000_000, 0)
+    assert kernel(2.5) == 3.5
 
 
 def test_what_is_refused_names_the_limit_that_would_do(system):

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastncf.errors import InsufficientMemoryError
-from fastncf.memory import Limit, format_bytes, tightest_limit
+from fastncf.memory import Limit, format_bytes, require_within_group, tightest_limit
 
+_LOAD_BYTES = 32_000_000  # of compiled kernels that are read from the cache, and of what they need
 _START_BYTES = 65_000_000  # of the compiler, at the first kernel of a process
 _KERNEL_BYTES = 18_000_000  # of any kernel, but for these
 _LARGE_KERNELS = {
@@ -25,8 +26,9 @@ _SMALL_KERNELS_BYTES = 45_000_000  # of all others of a fit together
 
 
 class _Compiler:
-    """Whether this process has compiled a kernel: the compiler stays in its memory."""
+    """Whether this process has loaded a kernel, and whether it has compiled one: the compiler stays in its memory."""
 
+    has_loaded = False
     has_started = False
 
 
@@ -67,6 +69,17 @@ def require_room_to_compile(function: Any, limit: Limit) -> None:
     if needed > limit.left:
         raise compiler_error(needed, limit)
     _Compiler.has_started = True
+
+
+def require_room_to_load() -> None:
+    """Refuse to load the first kernel of a process where its control group leaves too little memory for kernels.
+
+    Raises:
+        InsufficientMemoryError: says how large the limit would have to be.
+    """
+    if not _Compiler.has_loaded:
+        require_within_group("kernels", _LOAD_BYTES)
+    _Compiler.has_loaded = True
 
 
 def compiler_error(needed: int, limit: Limit | None = None) -> InsufficientMemoryError:

@@ -25,7 +25,7 @@ from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 
 from fastncf import files, rng
-from fastncf.kernels.cpu.compiler_memory import require_room_to_compile
+from fastncf.kernels.cpu.compiler_memory import require_room_to_compile, require_room_to_load
 from fastncf.memory import tightest_limit
 from fastncf.threads import check_cancelled, run_aside
 
@@ -75,6 +75,7 @@ class _Kernel(CPUDispatcher):
 
     def _compile_alone(self, signature: Any) -> Any:
         """Compile a kernel that no other one calls, if there is memory for that and what it calls."""
+        require_room_to_load()
         if isinstance(self._cache, _Cache):
             self._cache.when_missing = lambda: require_room_to_compile(self.py_func, tightest_limit())
         return super().compile(signature)
