@@ -1,6 +1,6 @@
 """Compare rows sharded over two processes here and by TorchRec: ``python -m benchmarks.sharded_rows``.
 
-Needs TorchRec, which is no part of the package: ``pip install torchrec==1.8.0 fbgemm-gpu-cpu==1.8.0``. A table of
+Needs TorchRec, which is no part of the package; ``RESULTS.md`` tells how to install it without CUDA. A table of
 ``--rows`` vectors is sharded over two processes (gloo, one thread each). In each step either process looks up ``--ids``
 distinct rows, half of their square is the loss, and their owners take a step: TorchRec's row-wise shards by
 ``EmbeddingCollection`` with the Adagrad of its kernels for CPUs, which keep no Adam there, and the rows of
@@ -172,6 +172,8 @@ def main() -> None:
         for rank in range(2)
     ]
     output, _ = (process.communicate()[0] for process in processes)
+    if any(process.returncode for process in processes):
+        sys.exit("A process has failed; its message is above.")
     sizes = {"rows": options.rows, "dim": options.dim, "ids": options.ids}
     found = {**machine(), **sizes, **json.loads(output.splitlines()[-1]), "load": load_average()}
     print("\n".join(table(found)))
