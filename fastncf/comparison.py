@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from fastncf.config import require_count, show
+from fastncf.config import require_count, require_seed, show
 from fastncf.data.ids import Vocabulary
 from fastncf.errors import ConfigError, DataError, DivergedError, FastNCFError, counted, printable, type_name
 from fastncf.evaluation.metrics import MISS, RankLists, standard_error
@@ -291,7 +291,7 @@ def _open(model: Any, name: str) -> Any:
 def _require_settings(confidence: Any, samples: Any, seed: Any) -> None:
     """Raise a ConfigError for a setting of the statistics that is out of its range."""
     require_count("samples", samples)
-    require_count("seed", seed, least=0)
+    require_seed(seed)
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
         raise ConfigError(f"confidence={show(confidence)}: expected a number above 0 and below 1, such as 0.95")
 

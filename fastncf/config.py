@@ -22,6 +22,8 @@ FORMER_VALUES = {
 LARGEST_INTEGER = 2**31 - 1
 """Largest value of a setting that counts something."""
 
+LARGEST_SEED = 2**63 - 1
+
 LARGEST_NUMBER = 1e6
 """Largest learning rate, l2 and standard deviation: the products of much larger ones overflow float32."""
 
@@ -348,8 +350,7 @@ class Config:
         self._require("min_rating", holds, "a finite number, such as 4")
         is_share = _is_number(self.user_fraction) and 0 < self.user_fraction <= 1
         self._require("user_fraction", is_share, "a number above 0 and at most 1")
-        is_seed = _is_integer(self.seed) and 0 <= self.seed < 2**63
-        self._require("seed", is_seed, "an integer of at least 0 and below 2**63")
+        require_seed(self.seed)
         for field in fields(self):
             if isinstance(field.default, bool):
                 self._require(field.name, isinstance(getattr(self, field.name), bool), "True or False")
@@ -510,6 +511,21 @@ def require_count(name: str, value: Any, *, least: int = 1) -> int:
     if not (_is_count(count) or (_is_integer(count) and count == least)):
         raise ConfigError(f"{name}={show(count)}: expected {_count_expected(count, least)}")
     return int(count)
+
+
+def require_seed(value: Any) -> int:
+    """Return a seed as an int of Python's own.
+
+    Args:
+        value: a Python integer, or one of NumPy.
+
+    Raises:
+        ConfigError: it is no integer, below 0 or above :data:`LARGEST_SEED`.
+    """
+    seed = _plain(value)
+    if not _is_integer(seed) or not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError(f"seed={show(seed)}: expected an integer of at least 0 and below 2**63")
+    return int(seed)
 
 
 def require_flag(name: str, value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from fastncf.asked import Asked, read_asked, takes_asked
-from fastncf.config import Config, require_count, show
+from fastncf.config import require_count, require_seed, show
 from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, format_bytes, printable
 from fastncf.numpy_errors import usual_errors
@@ -125,12 +125,14 @@ def chosen_seeds(seeds: Any, first: int) -> tuple[int, ...]:
     """Return the seeds that are asked for.
 
     Raises:
-        ConfigError: there are fewer than two, or two are equal.
+        ConfigError: there are fewer than two, more than 10,000 or two that are equal, or one is too large.
     """
-    if isinstance(seeds, list | tuple | range | np.ndarray):
-        chosen = tuple(Config(seed=seed).seed for seed in seeds)
-    else:
-        chosen = tuple(range(first, first + min(require_count("seeds", seeds), _MOST_SEEDS)))
+    seeds = seeds.tolist() if isinstance(seeds, np.ndarray) else seeds
+    is_listed = isinstance(seeds, list | tuple | range)
+    number = len(seeds) if is_listed else require_count("seeds", seeds)
+    if number > _MOST_SEEDS:
+        raise ConfigError(f"seeds={show(seeds)}: expected at most {_MOST_SEEDS:,} seeds")
+    chosen = tuple(map(require_seed, seeds if is_listed else range(first, first + number)))
     if len(chosen) < 2 or len(set(chosen)) < len(chosen):
         raise ConfigError(f"seeds={show(seeds)}: expected at least 2 different seeds")
     return chosen

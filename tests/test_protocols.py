@@ -318,6 +318,32 @@ def test_what_cannot_be_held_out_is_one_sentence(settings, error, message):
     assert len(str(caught.value)) <= 500
 
 
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        (
+            [(user, user % 3, 0) for user in range(20)],
+            {"test_users": 3, "holdout": 0.2},
+            "no user of test_users=3 has two different items, .* at least one user of test_users=3 with two",
+        ),
+        (
+            [(0, 9, 0), (1, 9, 0), *((user, user + 20 * (time > 4), time) for user in range(2, 6) for time in (3, 5))],
+            {"before": 5},
+            "none of the 4 test items from the point in time on has a training interaction; expected another point",
+        ),
+        (
+            [(user, (user + item) % 9, item) for user in range(9) for item in range(4)],
+            {"holdout": 3, "validation": True},
+            "no user has two different items beside those that are held out for the test",
+        ),
+    ],
+)
+def test_a_message_is_about_the_protocol_that_was_asked_for(rows, settings, message):
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    with pytest.raises((DataError, ConfigError), match=message):
+        fastncf.fit(frame, epochs=1, **settings)
+
+
 def test_settings_without_effect_are_said():
     with pytest.warns(UnusedSettingWarning, match="ties='last': no effect, since neither the held-out items"):
         fastncf.fit(FRAME, model="popularity", split="random", ties="last")

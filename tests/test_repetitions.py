@@ -67,6 +67,7 @@ def test_seeds_may_be_named():
         ({"seeds": 0}, "seeds=0: expected an integer of at least 1"),
         ({"seeds": [2, 2]}, r"seeds=\[2, 2\]: expected at least 2 different seeds"),
         ({"seeds": [1, -2]}, "seed=-2: expected an integer"),
+        ({"seeds": 10_001}, "seeds=10001: expected at most 10,000 seeds"),
         ({"model": nn.Linear(1, 1)}, "repeat: model=Linear.* a module is trained in place"),
         ({"holdout": None}, "repeat: holdout=None measures nothing"),
         ({"epoch": 2}, "unknown setting: epoch; did you mean epochs"),
@@ -76,6 +77,14 @@ def test_seeds_may_be_named():
 def test_mistakes_are_one_sentence(given, message):
     with pytest.raises(ConfigError, match=message):
         fastncf.repeat(checkerboard(), **given)
+
+
+def test_a_seed_that_is_too_large_is_refused_before_the_data_are_read(capsys):
+    with pytest.raises(ConfigError, match=r"seed=9223372036854775808: expected .* below 2\*\*63"):
+        fastncf.repeat("no-such-file.csv", seeds=3, seed=2**63 - 2)
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "no-such-file.csv", "--dry-run", "--seeds", "3", "--seed", str(2**63 - 2)])
+    assert "--seed 9223372036854775808: expected" in capsys.readouterr().err
 
 
 def test_command_line(tmp_path, capsys):

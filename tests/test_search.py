@@ -252,6 +252,12 @@ def test_trials_of_an_ended_process_are_failed_and_time_that_is_over_ends_one(
     assert os.listdir(tmp_path) == ["study.log"]
 
 
+def test_the_largest_seed_of_a_fit_is_one_of_a_search(stops_after: Any) -> None:
+    stops_after(1)
+    found = fastncf.tune(data(), minutes=1000, seed=2**63 - 1, loss="bce", history="none", epochs=1, dim=4)
+    assert found.config.seed == 2**63 - 1
+
+
 def test_trials_that_have_not_begun_are_not_counted(stops_after: Any) -> None:
     stops_after(1)
     found = fastncf.tune(data(), minutes=1000, device="cpu", history="none", epochs=1, dim=4)

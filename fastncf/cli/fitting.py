@@ -183,7 +183,7 @@ def _planned(
     from fastncf.train import plan_fit
 
     start = seconds_of_process()
-    runs = 1 if seeds is None else len(chosen_seeds(seeds, 0))
+    runs = 1 if seeds is None else len(chosen_seeds(seeds, (config or Config()).seed))
     plan = plan_fit(ratings, config=config, measure=True, **given)
     return replace(plan, cost=with_start(plan.cost, start).of_runs(runs, refit=refit))
 

@@ -136,15 +136,17 @@ def _with_validation(interactions: Interactions, split: Split, seed: int) -> Spl
     return replace(split, indptr=indptr, indices=np.delete(split.indices, places), validation_item=validation_item)
 
 
-def _hold_out_several(interactions: Interactions, holdout: Holdout, *, validation: bool, seed: int) -> Split:
-    """Hold out several interactions of each user, the latest or random ones."""
+def _hold_out_several(
+    interactions: Interactions, holdout: Holdout, *, validation: bool, seed: int, whose: str = "user"
+) -> Split:
+    """Hold out several interactions of each user, the latest or random ones; a message names the users ``whose``."""
     whole, ages = _ages(interactions, holdout, seed)
     sizes = np.diff(whole.indptr)
     counts = np.array([holdout.count_of(size) for size in range(int(sizes.max(initial=0)) + 1)])[sizes]
     if not counts.any():
         raise DataError(
-            f"{interactions.source}: no user has two different items, so that none can be held out; "
-            f"expected at least one user with two"
+            f"{interactions.source}: no {whose} has two different items, so that none can be held out; "
+            f"expected at least one {whose} with two"
         )
     owner = np.repeat(np.arange(whole.num_users), sizes)
     left = (sizes - counts)[owner]
@@ -309,7 +311,8 @@ def _leave_users_out(
     every_item = np.arange(len(interactions.items))
     known = interactions.keep_users(np.flatnonzero(~is_drawn), every_item)
     strangers = interactions.keep_users(np.flatnonzero(is_drawn), every_item)
-    parts = _hold_out_several(strangers, replace(holdout, test_users=None), validation=False, seed=seed)
+    several, whose = replace(holdout, test_users=None), f"user of test_users={asked}"
+    parts = _hold_out_several(strangers, several, validation=False, seed=seed, whose=whose)
     assert parts.test_rows is not None
     order = time_order(strangers, parts) if holdout.rule == "latest" else None
     histories = Rows(parts.indptr, ordered_items(parts, order))

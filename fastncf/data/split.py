@@ -603,10 +603,13 @@ def _require_known_items(interactions: Interactions, test: GivenTest, split: Spl
     example = interactions.items.ids[int(known.argmax())]
     expected = f"expected ids as {interactions.source} has them, such as {example!r:.80}"
     if not known[tests.items].any():
-        raise DataError(
-            f"{test.source}: none of its {counted(len(tests.items), 'test item')} has a training interaction; "
-            f"{expected}"
-        )
+        items = counted(len(tests.items), "test item")
+        if split.holdout == "time":
+            raise DataError(
+                f"{test.source}: none of the {items} from the point in time on has a training interaction; expected "
+                f"another point in time"
+            )
+        raise DataError(f"{test.source}: none of its {items} has a training interaction; {expected}")
     if lists is None:
         return
     empty = np.flatnonzero((lists < 0).all(axis=1))

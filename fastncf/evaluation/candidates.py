@@ -124,5 +124,8 @@ def validation_lists(split: Split, spec: CandidateSpec) -> CandidateLists[np.nda
     rows = split.validations()
     users = rows.owner.astype(np.int32)
     if not len(users):
-        raise ConfigError("validation=True: no user has three different items; expected some, or validation=False")
+        raise ConfigError(
+            "validation=True: no user has two different items beside those that are held out for the test; expected "
+            "some, or validation=False"
+        )
     return held_out_lists(split, spec, users, rows.items, Stream.VALIDATION_CANDIDATES)

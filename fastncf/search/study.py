@@ -245,7 +245,8 @@ def _open(path: str | Path | None, fingerprint: str, seed: int) -> "optuna.Study
         raise ConfigError(f"{path}: is a study of other data or settings; expected the same ones, or a new file")
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # of a process that was ended
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=_RANDOM_TRIALS)
+    drawn_with = (seed + len(study.trials)) % 2**32  # NumPy's RandomState, which the sampler seeds, takes 32 bits
+    study.sampler = optuna.samplers.TPESampler(seed=drawn_with, n_startup_trials=_RANDOM_TRIALS)
     return study
 
 
