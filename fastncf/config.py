@@ -493,7 +493,7 @@ def require_known(names: Iterable[str], *others: str) -> None:
         if name not in known:
             nearest = nearest_name(str(name), (*known, *others))
             expected = f"did you mean {nearest}?" if nearest else f"expected one of {', '.join(known)}"
-            raise ConfigError(f"unknown setting: {name!s:.80}; {expected}")
+            raise ConfigError(f"unknown setting: {str(name)[:80] or repr(name)}; {expected}")
 
 
 def require_count(name: str, value: Any, *, least: int = 1) -> int:
