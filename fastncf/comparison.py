@@ -1,6 +1,7 @@
 """``compare()``: models side by side, on the same users, held-out items and candidates, with paired differences."""
 
 import json
+import numbers
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -180,7 +181,7 @@ def compare(
     Args:
         *models: two or more of: fitted models, folders of saved ones, and objects with a method ``score(users, items)``
             that takes arrays of raw ids (n,) and returns the scores (n,), higher is better, or a frame with a column
-            of this name. The latter must have been trained on the training interactions alone.
+            of this name. Masked entries are NaN. It must have been trained on the training interactions alone.
         names: names of the models in the tables; otherwise names of folders, models and classes.
         k: length of the ranking that metrics such as HR@k look at, or several.
         num_candidates: negatives that each held-out item is ranked against.
@@ -199,7 +200,7 @@ def compare(
         DivergedError: a model has no finite score for any held-out item.
     """
     names = _names(models, names)
-    _require_settings(confidence, samples, seed)
+    confidence, samples, seed = _checked_settings(confidence, samples, seed)
     opened = [_open(model, name) for model, name in zip(models, names, strict=True)]
     at = next((at for at, model in enumerate(opened) if isinstance(model, Recommender)), None)
     if at is None:
@@ -288,12 +289,16 @@ def _open(model: Any, name: str) -> Any:
     )
 
 
-def _require_settings(confidence: Any, samples: Any, seed: Any) -> None:
-    """Raise a ConfigError for a setting of the statistics that is out of its range."""
-    require_count("samples", samples)
-    require_seed(seed)
-    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
+def _checked_settings(confidence: Any, samples: Any, seed: Any) -> tuple[float, int, int]:
+    """Return the settings of the statistics as Python's own numbers.
+
+    Raises:
+        ConfigError: one is out of its range.
+    """
+    is_number = isinstance(confidence, numbers.Real) and not isinstance(confidence, bool)
+    if not is_number or not 0 < confidence < 1:
         raise ConfigError(f"confidence={show(confidence)}: expected a number above 0 and below 1, such as 0.95")
+    return float(confidence), require_count("samples", samples), require_seed(seed)
 
 
 def _questions(model: Recommender, name: str, config: Any, *, is_redrawn: bool) -> Questions:
@@ -407,6 +412,8 @@ def _scorer(
             column = column.detach().cpu()
             if column.is_floating_point() and column.itemsize < 4:  # such as bfloat16, which NumPy lacks
                 column = column.float()
+        if isinstance(column, np.ma.MaskedArray) and column.dtype.kind in "fiub":
+            column = np.ma.filled(column.astype(np.float64), np.nan)  # an array of NumPy would hold what the mask hides
         return np.asarray(column)
 
     return score

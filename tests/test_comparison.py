@@ -177,6 +177,24 @@ def test_scores_of_narrow_dtypes_are_taken(popular: "fastncf.Recommender") -> No
     assert np.array_equal(*found)
 
 
+def test_what_a_mask_hides_is_no_score(popular: "fastncf.Recommender") -> None:
+    def masked(size: int) -> Any:
+        return np.ma.masked_array(np.arange(size), mask=np.arange(size) % 2 == 0)
+
+    def with_nan(size: int) -> Any:
+        return masked(size).astype(float).filled(np.nan)
+
+    found = fastncf.compare(popular, Answers(masked), Answers(with_nan), samples=10).values
+    assert all(np.array_equal(values[1], values[2]) for values in found.values())
+
+
+def test_numbers_of_numpy_are_numbers(popular: "fastncf.Recommender") -> None:
+    plain: dict[str, Any] = {"confidence": 0.5, "samples": 20, "seed": 3}
+    of_numpy = {"confidence": np.float32(0.5), "samples": np.int64(20), "seed": np.int32(3)}
+    texts = [fastncf.compare(popular, popular, **given).to_json() for given in (plain, of_numpy)]
+    assert texts[0] == texts[1]
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [

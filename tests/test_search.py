@@ -254,7 +254,7 @@ def test_trials_of_an_ended_process_are_failed_and_time_that_is_over_ends_one(
 
 def test_the_largest_seed_of_a_fit_is_one_of_a_search(stops_after: Any) -> None:
     stops_after(1)
-    found = fastncf.tune(data(), minutes=1000, seed=2**63 - 1, loss="bce", history="none", epochs=1, dim=4)
+    found = fastncf.tune(data(), minutes=np.float32(1000), seed=2**63 - 1, loss="bce", history="none", epochs=1, dim=4)
     assert found.config.seed == 2**63 - 1
 
 
@@ -300,7 +300,7 @@ def test_files_that_are_no_study_are_refused(tmp_path: Path) -> None:
         fastncf.tune(data(), minutes=0.01, study=3, **SMALL)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), True, "10", None])
+@pytest.mark.parametrize("minutes", [np.int64(0), -1, float("nan"), float("inf"), True, "10", None])
 def test_a_budget_that_is_none_is_refused(minutes: Any) -> None:
     with pytest.raises(ConfigError, match="minutes="):
         fastncf.tune(data(), minutes=minutes)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import numbers
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -137,10 +138,10 @@ def _deadline(minutes: Any) -> float:
     Raises:
         ConfigError: the budget is no number above 0.
     """
-    is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    is_number = isinstance(minutes, numbers.Real) and not isinstance(minutes, bool)
     if not is_number or not 0 < minutes < float("inf"):
         raise ConfigError(f"minutes={show(minutes)}: expected a finite number above 0")
-    return time.monotonic() + 60 * minutes
+    return time.monotonic() + 60 * float(minutes)
 
 
 def _search_time_left(deadline: float) -> float:
