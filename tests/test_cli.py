@@ -793,9 +793,12 @@ def test_settings_of_a_toml_file(capsys, ratings, tmp_path):
         ("[fit]\nepochs = 2", "unknown setting: fit; "),
         ("test = 'x.csv'", "test is no setting; expected it on the command line, as --test"),
         ("epochs", "is no TOML ("),
+        ("batch-size = 3\nbatch_size = 4", "batch_size: is given in two spellings; expected it once"),
     ):
         path.write_text(text, encoding="utf-8")
         for command in ("fit", "plan"):
             code, out, err = run(capsys, command, ratings, "--config", path)
             assert (code, out) == (2, [])
             assert err.startswith(f"fastncf: {path}: {message}")
+    code, _, err = run(capsys, "fit", ratings, "--config", tmp_path)
+    assert (code, err) == (3, f"fastncf: {tmp_path}: cannot be read (Is a directory)\n")

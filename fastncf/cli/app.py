@@ -10,7 +10,7 @@ from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
 from fastncf.config import Config
-from fastncf.errors import ConfigError, DataNotFoundError
+from fastncf.errors import ConfigError, DataError, DataNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,16 +174,24 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     Raises:
         DataNotFoundError: there is no such file.
-        ConfigError: it is no TOML, a name is unknown or that of an option for one call, or the settings cannot be used.
+        DataError: it cannot be read.
+        ConfigError: it is no TOML, a name is unknown, that of an option for one call or there in two spellings, or the
+            settings cannot be used.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataNotFoundError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
         raise ConfigError(f"{path}: is no TOML ({error!s:.200}); expected lines such as epochs = 20") from None
     try:
-        settings = {name.replace("-", "_"): value for name, value in values.items()}
+        settings: dict[str, Any] = {}
+        for name, value in values.items():
+            if (setting := name.replace("-", "_")) in settings:
+                raise ConfigError(f"{setting}: is given in two spellings; expected it once")
+            settings[setting] = value
         for name in sorted(settings.keys() - Config.__dataclass_fields__.keys()):
             if (option := f"--{name.replace('_', '-')}") in option_names(["fit"]):
                 raise ConfigError(f"{name} is no setting; expected it on the command line, as {option}")
