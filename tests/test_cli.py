@@ -70,11 +70,15 @@ def test_what_is_written_is_told_as_json(capsys, numbered, tmp_path):
     assert list(map(json.loads, out)) == [{"out": str(tmp_path / "r.html")}]
 
 
-def test_users_without_a_row_are_refused(capsys, numbered, tmp_path):
-    (tmp_path / "users.csv").write_text("user\n")
-    code, out, err = run(capsys, "recommend", numbered, "--users", tmp_path / "users.csv")
-    assert (code, out) == (3, [])
-    assert "users.csv: holds a header and no user; expected users below it" in err
+@pytest.mark.parametrize("noun", ["user", "item"])
+def test_tables_without_a_row_are_refused(capsys, numbered, tmp_path, noun):
+    (tmp_path / "ids.csv").write_text(f"{noun}\n")
+    pl.DataFrame({noun: []}, schema={noun: pl.Int64}).write_parquet(tmp_path / "ids.parquet")
+    for name in ("ids.csv", "ids.parquet"):
+        options = ["--users", tmp_path / name] if noun == "user" else ["--user", 1, "--items", tmp_path / name]
+        code, out, err = run(capsys, "recommend", numbered, *options)
+        assert (code, out) == (3, [])
+        assert f"{name}: holds no {noun}; expected at least one" in err
 
 
 def test_json_is_one_object_alone(capsys, ratings):

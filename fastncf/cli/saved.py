@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,10 +133,10 @@ def recommend(
     nobody: Any = None
     if users is not None:
         asked = read_id_file(users, ("user",))["user"].unique(maintain_order=True)  # a table has many rows of a user
-        if asked.is_empty():
-            raise DataError(f"{users}: holds a header and no user; expected users below it")
+        _require_ids(asked, users, "user")
     if items is not None:
         only = read_id_file(items, ("item",))["item"]
+        _require_ids(only, items, "item")
     if exclude is not None:
         nobody = read_id_file(exclude, ("item", "user"))
     recommender = load(model, titles=titles)
@@ -286,6 +287,12 @@ def _history(text: str) -> Any:
 _SKIPPED = "is not in the training data and is skipped", "are not in the training data and are skipped"
 _POPULAR = "is not in the training data and gets popular items", "are not in the training data and get popular items"
 _IGNORED = "is not in the training data and is ignored", "are not in the training data and are ignored"
+
+
+def _require_ids(ids: Sized, path: Path, noun: str) -> None:
+    """Raise a DataError where a table, such as one of a header alone, holds no id."""
+    if not len(ids):
+        raise DataError(f"{path}: holds no {noun}; expected at least one")
 
 
 def _tell_unknown(vocabulary: "Vocabulary", ids: Any, path: Path, what: tuple[str, str]) -> None:
