@@ -181,7 +181,8 @@ def compare(
     Args:
         *models: two or more of: fitted models, folders of saved ones, and objects with a method ``score(users, items)``
             that takes arrays of raw ids (n,) and returns the scores (n,), higher is better, or a frame with a column
-            of this name. Masked entries are NaN. It must have been trained on the training interactions alone.
+            of this name, whose masked entries count as NaN. Such an object must have been trained on the training
+            interactions alone.
         names: names of the models in the tables; otherwise names of folders, models and classes.
         k: length of the ranking that metrics such as HR@k look at, or several.
         num_candidates: negatives that each held-out item is ranked against.

@@ -23,6 +23,7 @@ LARGEST_INTEGER = 2**31 - 1
 """Largest value of a setting that counts something."""
 
 LARGEST_SEED = 2**63 - 1
+"""Largest seed that a function takes: the largest signed integer of 64 bits."""
 
 LARGEST_NUMBER = 1e6
 """Largest learning rate, l2 and standard deviation: the products of much larger ones overflow float32."""

@@ -204,8 +204,8 @@ def update(
     if json:
         print_json({"out": str(out), "data": recommender.data, "protocol": recommender.protocol})
     else:
-        rows_read = describe_rows(recommender.data)
-        print_lines(*([rows_read] if rows_read else []), f"protocol: {recommender.protocol}", f"saved to {out}")
+        lines = describe_rows(recommender.data), f"protocol: {recommender.protocol}", f"saved to {out}"
+        print_lines(*filter(None, lines))
 
 
 def info(model: PathArgument, *, plan: Flag = False, json: Json = False, common: Common | None = None) -> None:

@@ -102,11 +102,12 @@ def solve_tables(
     try:
         with own_modes(gradients=True):
             start = num_bytes = 0
+            if device.type == "cpu" and len(by_length):
+                first = _Batch.of(by_length[:1], indptr, items, negatives, device)
+                num_bytes = _bytes_of_pair(module, prior, first)
             while start < len(by_length):
                 rows = by_length[start : start + 1]
                 longest = int(lengths[rows[0]]) + len(sampled)
-                if start == 0 and device.type == "cpu":
-                    num_bytes = _bytes_of_pair(module, prior, _Batch.of(rows, indptr, items, negatives, device))
                 num_pairs = min(_PAIRS, available_bytes() // 2 // num_bytes) if num_bytes else _PAIRS
                 if num_pairs < longest:
                     what = f"a user with {longest - len(sampled)} items, scored beside {len(sampled)} others"
@@ -205,8 +206,7 @@ class _Prior(NamedTuple):
 
     def first_offsets(self, num_users: int) -> "dict[str, Tensor]":
         """Return the offsets (B, ...) of rows that are the mean, with gradients."""
-        shapes = {name: (num_users, *mean.shape) for name, mean in self.means.items()}
-        return {name: mean.new_zeros(shapes[name], requires_grad=True) for name, mean in self.means.items()}
+        return {name: mean.new_zeros((num_users, *mean.shape), requires_grad=True) for name, mean in self.means.items()}
 
     def tables(self, offsets: "dict[str, Tensor]") -> "dict[str, Tensor]":
         """Return rows (B, ...) from their distances from the mean in standard deviations."""
@@ -222,7 +222,7 @@ def _solve(module: "nn.Module", prior: _Prior, batch: _Batch) -> "dict[str, Tens
     for step in range(1, STEPS + 1):
         rate = STEP_SIZE * (1 - (step - 1) / STEPS)
         gradients = torch.autograd.grad(_loss(module, prior, offsets, batch), list(offsets.values()))
-        with torch.no_grad():  # torch.optim would import the compiler of torch, some 100 MB
+        with torch.no_grad():  # torch.optim would import the compiler of torch
             for (name, offset), gradient in zip(offsets.items(), gradients, strict=True):
                 first[name].lerp_(gradient, 1 - _BETAS[0])
                 second[name].lerp_(gradient.square(), 1 - _BETAS[1])
