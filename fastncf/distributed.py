@@ -6,6 +6,7 @@ only the first rank prints and writes.
 """
 
 import importlib.metadata
+import itertools
 import mmap
 import os
 import pickle
@@ -73,6 +74,19 @@ class Ranks:
         """Replace a tensor by its sum over all ranks."""
         self.num_bytes += tensor.numel() * tensor.element_size()
         self._call("all_reduce", tensor, group=self._group_of(tensor))
+
+    def sum_in_pairs(self, array: "np.ndarray") -> None:
+        """Replace an array (n,) by its sum over all ranks, see :func:`add_in_pairs`; each rank adds up a part of it."""
+        import torch
+
+        if self.size == 2:
+            self.sum(array)
+            return
+        numbers = torch.from_numpy(array)
+        parts = numbers.new_zeros(self.size, -(-len(numbers) // self.size))
+        parts.view(-1)[: len(numbers)] = numbers
+        received = self.exchange(parts, [1] * self.size, [1] * self.size)
+        numbers.copy_(torch.cat(self.gather_tensor(add_in_pairs(list(received))))[: len(numbers)])
 
     def share_tensor(self, tensor: "Tensor", rank: int) -> None:
         """Replace a tensor of any dtype and strides by that of a rank."""
@@ -370,6 +384,18 @@ def _read_pickle(path: Path) -> Any:
 
 
 _active: Ranks | None = None
+
+
+def add_in_pairs(terms: list["Tensor"]) -> "Tensor":
+    """Return the sum of the terms of all ranks: of pairs of ranks, pairs of pairs, and so on.
+
+    Where a rank's term is such a sum itself, of as many parts as that of any other rank, the bits do not depend on the
+    number of ranks that share out the parts, a power of 2.
+    """
+    while len(terms) > 1:
+        pairs = itertools.zip_longest(terms[::2], terms[1::2])
+        terms = [first if second is None else first + second for first, second in pairs]
+    return terms[0]
 
 
 def current() -> Ranks | None:

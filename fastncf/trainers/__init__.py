@@ -51,7 +51,7 @@ IN_PARALLEL = {
     "autograd": "fastncf.trainers.parallel_autograd:ParallelAutograd",
 }
 """Trainers that several processes share out, by the name of the trainer of one process. Of those that take a step for
-each interaction the first process trains, see :mod:`fastncf.trainers.on_first_rank`."""
+each interaction, or that have small batches, the first process trains, see :mod:`fastncf.trainers.on_first_rank`."""
 
 
 class Choice(NamedTuple):
@@ -93,13 +93,20 @@ def get(name: str, what: str | None = None) -> "type[Trainer]":
     return on_first_rank(trainer)
 
 
-def of_model(stage: Stage, model: Any) -> "type[Trainer]":
-    """Return the class that trains a model by the trainer of a stage: that of :func:`get` or a sharding one.
+def of_model(stage: Stage, model: Any, num_interactions: int) -> "type[Trainer]":
+    """Return the class that trains a model by the trainer of a stage: that of :func:`get` or another for processes.
 
     Args:
         stage: settings.
         model: factors or a module.
+        num_interactions: N.
     """
+    if distributed.current() is not None and stage.trainer == "cpu_mlp":
+        from fastncf.trainers.cpu_mlp import CPUMLPTrainer, num_shards_of
+        from fastncf.trainers.on_first_rank import on_first_rank
+
+        if num_shards_of(stage, num_interactions) == 1:
+            return on_first_rank(CPUMLPTrainer)
     names_tables = bool(getattr(model, "user_tables", ())) and bool(getattr(model, "item_tables", ()))
     if distributed.current() is None or stage.trainer != "autograd" or not names_tables:
         return get(stage.trainer)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fastncf.data.csr import split_ranges
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu import mlp as kernels
@@ -23,6 +24,7 @@ from fastncf.kernels.cpu.lazy_adam import (
     stride_of,
 )
 from fastncf.kernels.cpu.losses import require_code
+from fastncf.kernels.cpu.shards import SHARDS, sort_batches
 from fastncf.models.losses import LOSSES
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
@@ -37,9 +39,23 @@ from fastncf.trainers.base import State, Trainer
 _CPU = torch.device("cpu")
 _MICROBATCH_SAMPLES = 16_384
 _CALL_SAMPLES = 2_000_000
+_SHARED_BATCH = 16_384  # interactions
 _MOST_PARAMETERS = 2**31 - 2**20  # they are numbered in int32, with some padding
 _MOST_STEPS = 2**30 - 1  # twice a step is int32
 _MOMENTS = "parameters", "exp_avg", "exp_avg_sq"  # values, and torch's names for Adam's moments
+
+
+def num_shards_of(stage: Stage, num_interactions: int) -> int:
+    """Return how many shards of users the batches of a stage are sorted by.
+
+    Small batches are one shard: several processes do not share them out, since the exchange would take longer.
+
+    Args:
+        stage: settings.
+        num_interactions: N.
+    """
+    size = min(stage.batch_size // (1 + stage.num_negatives), num_interactions)
+    return SHARDS if size >= _SHARED_BATCH else 1
 
 
 class CPUMLPTrainer(Trainer):
@@ -91,6 +107,8 @@ class CPUMLPTrainer(Trainer):
         self.model, self.stage = model, stage
         self.loader = self._make_loader(split)
         self.num_groups = self.loader.batches
+        num_shards = num_shards_of(stage, len(split.indices))
+        self._shard_bounds = split.indptr[split_ranges(split.indptr, num_shards)]
         if (steps := stage.epochs * self.loader.batches) > _MOST_STEPS:
             self.loader.close()
             raise ConfigError(
@@ -109,6 +127,7 @@ class CPUMLPTrainer(Trainer):
             num_negatives=stage.num_negatives,
             batch_size=self.loader.interactions_per_batch,
             microbatch_size=microbatch_size,
+            num_shards=num_shards,
             loss=require_code(LOSSES[stage.loss].cpu_kernel),
             num_terms=LOSSES[stage.loss].num_terms(stage.num_negatives),
             l2=stage.l2,
@@ -140,7 +159,7 @@ class CPUMLPTrainer(Trainer):
         owned = np.bincount(kernels.row_owners(num_rows, self._num_threads)).max()
         num_owned = int(min(owned, self.loader.interactions_per_batch * rows_per_interaction))
         self._workspaces = [
-            kernels.make_workspace(stage.num_negatives, self._packed.network, num_owned)
+            kernels.make_workspace(stage.num_negatives, self._packed.network, num_owned, self._settings.num_shards)
             for _ in range(self._num_threads)
         ]
 
@@ -180,7 +199,10 @@ class CPUMLPTrainer(Trainer):
             tensor.numpy().reshape(-1) for tensor in (loader.order, loader.user, loader.positive, loader.negatives)
         )
         weights = np.empty(0, dtype=np.float32) if loader.weights is None else loader.weights.numpy()
-        data = kernels.EpochData(len(order), order, user, positive, negatives, weights, len(weights) > 0)
+        starts = self._sort_batches(order)
+        data = kernels.EpochData(
+            len(order), order, user, positive, negatives, weights, len(weights) > 0, starts.reshape(-1), 0, 0
+        )
         return kernels.SharedState(
             num_threads=self._num_threads,
             counters=np.zeros(kernels.num_counters(self._num_threads), dtype=np.int64),
@@ -193,6 +215,17 @@ class CPUMLPTrainer(Trainer):
             batch_rows=self._batch_rows,
             schedule=self._schedule,
         )
+
+    def _sort_batches(self, order: np.ndarray) -> np.ndarray:
+        """Sort each batch of an order (N,) by shards of users, in place.
+
+        Returns:
+            (batches, shards + 1) int32, where the interactions of each shard start in its batch, and its size.
+        """
+        size, bounds = min(self.loader.interactions_per_batch, len(order)), self._shard_bounds
+        starts = np.zeros((-(-len(order) // size), len(bounds)), dtype=np.int32)
+        run_ranges(lambda a, b: sort_batches(a, b, size, bounds, order, starts), even_ranges(len(starts)))
+        return starts
 
     def state_dict(self) -> State:
         """Return parameters, moments and steps, see :meth:`fastncf.trainers.base.Trainer.state_dict`.

@@ -1,6 +1,7 @@
-"""Trainers that take a step for each interaction, within a process group: the first rank trains, the others wait.
+"""Trainers whose steps are not shared out, within a process group: the first rank trains, the others wait.
 
-Such steps follow each other, and cannot be shared out. The parameters have the bits of one process.
+Steps of single interactions follow each other, and cannot be shared out. Small batches take less time than the exchange
+between processes. The parameters have the bits of one process.
 """
 
 from functools import cache
@@ -15,6 +16,7 @@ from fastncf.kernels.cpu.factors import Factors
 from fastncf.mapped import is_shared
 from fastncf.stage import Stage
 from fastncf.trainers.base import State, Trainer
+from fastncf.trainers.loop import model_arrays
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,11 +35,15 @@ class OnFirstRank(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.why_not`."""
         return cls.inner.why_not(stage, module)
 
-    def __init__(self, model: Factors, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
+    def __init__(self, model: Any, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
         """See :meth:`fastncf.trainers.base.Trainer.__init__`; there must be ranks."""
         ranks = distributed.current()
         assert ranks is not None
         self.ranks, self.model = ranks, model
+        if not self.trains_factors:
+            import torch
+
+            self.device = torch.device("cpu")
         self._trainer: Trainer | None = None
 
         def prepare() -> int:
@@ -99,14 +105,17 @@ class OnFirstRank(Trainer):
 
     def _share(self) -> None:
         """Let all ranks have the parameters of the first."""
-        for array in self.model:
-            if not is_shared(array.ctypes.data) or self.ranks.local_size < self.ranks.size:
-                self.ranks.share(array, 0)
+        import torch
+
+        for values in model_arrays(self.model).values():
+            tensor = torch.as_tensor(values)
+            if not is_shared(tensor.data_ptr()) or self.ranks.local_size < self.ranks.size:
+                self.ranks.share_tensor(tensor, 0)
         self.ranks.wait()
 
 
 @cache
 def on_first_rank(trainer: type[Trainer]) -> type[OnFirstRank]:
-    """Return the class that trains by a trainer of factors on the first rank."""
-    members = {"inner": trainer, "name": trainer.name, "optimizer": trainer.optimizer, "trains_factors": True}
+    """Return the class that trains by a trainer for CPUs on the first rank."""
+    members = {name: getattr(trainer, name) for name in ("name", "optimizer", "trains_factors")} | {"inner": trainer}
     return type(f"{trainer.__name__}OnFirstRank", (OnFirstRank,), members)

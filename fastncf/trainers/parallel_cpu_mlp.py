@@ -1,6 +1,7 @@
 """MLP and NeuMF on CPUs by several processes, which share out the users."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from fastncf.kernels.cpu import mlp as kernels
 from fastncf.kernels.cpu.lazy_adam import LazyTable, catch_up, steps_of
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
-from fastncf.rng import Stream, key
 from fastncf.sampling.loader import EpochLoader
 from fastncf.stage import Stage
 from fastncf.threads import even_ranges, run_ranges, run_threads
@@ -31,13 +31,30 @@ from fastncf.trainers.sharding import (
 )
 
 
+class _Part(NamedTuple):
+    """Interactions of a batch that are this rank's.
+
+    Attributes:
+        indices: (n,), their positions in the CSR, by shards of users.
+        shard_starts: (shards + 1,) int32, where those of each shard start.
+        whole_size: interactions of the batch.
+        place: how many of them are of ranks before this one.
+    """
+
+    indices: np.ndarray
+    shard_starts: np.ndarray
+    whole_size: int
+    place: int
+
+
 class ParallelCPUMLP(CPUMLPTrainer):
     """Trains as :class:`~fastncf.trainers.cpu_mlp.CPUMLPTrainer` does, by the ranks of a process group.
 
     Batches are those of one process. Each rank owns a range of users, draws their negatives, and computes the gradients
     of their interactions; rows of its users are on this rank alone. Rows of items are sharded, see
-    :mod:`fastncf.trainers.sharding`. The layers are on all ranks, and their gradients are summed. Parameters differ
-    from those of one process by the rounding of sums; dropout is drawn by each rank for its own interactions.
+    :mod:`fastncf.trainers.sharding`. The layers are on all ranks, and their gradients are summed. Where the number of
+    ranks is a power of 2 and at most ``SHARDS``, the parameters have the bits of one process, see
+    :mod:`fastncf.kernels.cpu.shards`; otherwise they differ by the rounding of sums.
     """
 
     def __init__(self, model: MLP | NeuMF, split: Split, stage: Stage, order: np.ndarray | None = None) -> None:
@@ -52,9 +69,6 @@ class ParallelCPUMLP(CPUMLPTrainer):
         self._num_items = split.num_items
         super().__init__(model, split, stage, order)
         self._layer_places = self._packed.layer_places()
-        self._settings = self._settings._replace(
-            dropout_key=np.uint64(key(stage.seed, Stream.DROPOUT, *([ranks.rank] if ranks.rank else [])))
-        )
 
     def _make_loader(self, split: Split) -> EpochLoader:
         """Return the epochs, with negatives of this rank's users alone."""
@@ -83,7 +97,7 @@ class ParallelCPUMLP(CPUMLPTrainer):
         )
         owned = int(np.bincount(kernels.row_owners(num_rows, self._num_threads)).max())
         self._workspaces = [
-            kernels.make_workspace(self.stage.num_negatives, self._packed.network, owned)
+            kernels.make_workspace(self.stage.num_negatives, self._packed.network, owned, self._settings.num_shards)
             for _ in range(self._num_threads)
         ]
         self._room = num_rows, num_interactions
@@ -98,8 +112,7 @@ class ParallelCPUMLP(CPUMLPTrainer):
         order = self.loader.order.numpy()
         for batch in range(done, batches):
             indices = order[batch * size : (batch + 1) * size]
-            own = self._users.own(indices)
-            self._train_batch(own, len(own) / len(indices), number * batches + batch + 1, sums["losses"])
+            self._train_batch(indices, number * batches + batch + 1, sums["losses"])
             self._reach(batch + 1, sums)
         table, step = self._packed.table, (number + 1) * batches
         run_ranges(lambda a, b: catch_up(a, b, step, table, self._schedule), even_ranges(len(steps_of(table))))
@@ -108,21 +121,21 @@ class ParallelCPUMLP(CPUMLPTrainer):
         self.ranks.sum(total)
         return float(total[0]) / self._settings.num_terms
 
-    def _train_batch(self, indices: np.ndarray, share: float, step: int, losses: np.ndarray) -> None:
+    def _train_batch(self, indices: np.ndarray, step: int, losses: np.ndarray) -> None:
         """Train one batch.
 
         Args:
-            indices: (n,), positions of this rank's interactions in the CSR.
-            share: of the interactions of the batch that they are.
+            indices: (B,), positions of all ranks' interactions in the CSR.
             step: number of the step.
             losses: see :class:`~fastncf.kernels.cpu.mlp.SharedState`; added to.
         """
-        batch = self.loader.gather(torch.from_numpy(indices))
+        part = self._part_of(indices)
+        batch = self.loader.gather(torch.from_numpy(part.indices))
         items = torch.cat([batch.positive.unsqueeze(1), batch.negatives], dim=1).numpy()
         users, user_at = np.unique(batch.user.numpy() - self._users.first, return_inverse=True)
         ids, item_at = np.unique(items, return_inverse=True)
-        if len(users) + len(ids) > self._room[0] or len(indices) > self._room[1]:
-            self._memory_of(2 * (len(users) + len(ids)), 2 * len(indices))
+        if len(users) + len(ids) > self._room[0] or len(part.indices) > self._room[1]:
+            self._memory_of(2 * (len(users) + len(ids)), 2 * len(part.indices))
         used = ShardedRows.of_ids(self.ranks, torch.from_numpy(ids))
         own = used.own.numpy() + self._packed.num_users
         table, rows = self._packed.table, self._batch_table.rows.reshape(-1, self._batch_table.stride)
@@ -132,20 +145,18 @@ class ParallelCPUMLP(CPUMLPTrainer):
         fetch(self.ranks, list(self._columns(used, of_items, rows[places])))
         gradients = np.zeros((places.stop, table.width), dtype=np.float32)
         item_at = item_at.reshape(items.shape)
-        shared = self._shared_part((user_at, item_at[:, 0], item_at[:, 1:]), len(users), batch.weights, losses)
+        shared = self._shared_part(part, (user_at, item_at[:, 0], item_at[:, 1:]), len(users), batch.weights, losses)
         layers = self._packed.layers.gradients[: self._packed.network.num_parameters]
-        if len(indices):
+        if len(part.indices):
             flat = gradients.reshape(-1)
             run_threads(
                 lambda thread: kernels.sum_gradients(thread, step, shared, self._workspaces[thread], flat),
                 self._num_threads,
             )
-            gradients *= np.float32(share)
-            layers *= np.float32(share)
         else:
             layers[:] = 0
         sums_of_layers = layers[self._layer_places]  # without what fills up rows of the matrices
-        self.ranks.sum(sums_of_layers)
+        self.ranks.sum_in_pairs(sums_of_layers)
         layers[self._layer_places] = sums_of_layers
         kernels.step_layers(step, shared)
         sums = np.zeros_like(of_items)
@@ -161,12 +172,24 @@ class ParallelCPUMLP(CPUMLPTrainer):
             own_part, batch_part = (torch.from_numpy(rows)[:, first : first + dim] for rows in (own, batch))
             yield used, own_part, batch_part
 
+    def _part_of(self, indices: np.ndarray) -> "_Part":
+        """Return this rank's part of a batch."""
+        own = self._users.own(indices)
+        starts = self._sort_batches(own) if len(own) else np.zeros((1, 1), dtype=np.int32)
+        return _Part(own, starts.reshape(-1), len(indices), int((indices < self._users.rows[0]).sum()))
+
     def _shared_part(
-        self, places: tuple[np.ndarray, ...], num_users: int, weights: torch.Tensor | None, losses: np.ndarray
+        self,
+        part: "_Part",
+        places: tuple[np.ndarray, ...],
+        num_users: int,
+        weights: torch.Tensor | None,
+        losses: np.ndarray,
     ) -> kernels.SharedState:
         """Return what the threads share that compute the gradients of this rank's part of a batch.
 
         Args:
+            part: the part.
             places: (n,), (n,) and (n, K), places of users, positives and negatives in the table of the batch, those of
                 items counted from the first item.
             num_users: users of the part, whose rows come first.
@@ -184,7 +207,18 @@ class ParallelCPUMLP(CPUMLPTrainer):
             settings=self._settings._replace(num_users=num_users),
             network=self._packed.network,
             layers=self._packed.layers,
-            data=kernels.EpochData(len(order), order, user, positive, negatives, given, len(given) > 0),
+            data=kernels.EpochData(
+                len(order),
+                order,
+                user,
+                positive,
+                negatives,
+                given,
+                len(given) > 0,
+                part.shard_starts,
+                part.whole_size,
+                part.place,
+            ),
             table=LazyTable(table.rows, table.ints, table.width, table.stride),
             batch_rows=self._batch_rows,
             schedule=self._schedule,

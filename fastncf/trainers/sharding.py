@@ -1,8 +1,8 @@
 """Tables sharded by rows: row r of a table is kept, and trained, by rank r modulo the number of ranks.
 
 A rank fetches the rows that its part of a batch uses from their owners, and sends their gradients back, which the owner
-adds up in the order of the ranks. So no rank holds a table, nor the moments of one; what is read after an epoch, as by
-the evaluation, is in files that the processes of a machine share.
+adds up in pairs of ranks, pairs of pairs, and so on. So no rank holds a table, nor the moments of one; what is read
+after an epoch, as by the evaluation, is in files that the processes of a machine share.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -126,7 +126,7 @@ def fetch(ranks: "Ranks", tables: Sequence[tuple[ShardedRows, "Tensor", "Tensor"
 
 
 def send_back(ranks: "Ranks", tables: Sequence[tuple[ShardedRows, "Tensor", "Tensor"]]) -> None:
-    """Send gradients of rows to their owners, and add those of all ranks, in the order of the ranks.
+    """Send gradients of rows to their owners, and add those of all ranks as :func:`fastncf.distributed.add_in_pairs`.
 
     Args:
         ranks: the ranks.
@@ -135,8 +135,29 @@ def send_back(ranks: "Ranks", tables: Sequence[tuple[ShardedRows, "Tensor", "Ten
     """
     packed = [[gradients[used.places[rank]] for used, _, gradients in tables] for rank in range(ranks.size)]
     targets = [[(sums, used.lent[rank]) for used, sums, _ in tables] for rank in range(ranks.size)]
+    terms: dict[int, list[tuple[Tensor, Tensor]]] = {sums.data_ptr(): [] for _, sums, _ in tables}
     for sums, which, rows in _exchanged(ranks, packed, targets):
-        sums[which] += rows  # each row once
+        terms[sums.data_ptr()].append((which, rows))
+    for _, sums, _ in tables:
+        _add_rows(sums, terms[sums.data_ptr()])
+
+
+def _add_rows(sums: "Tensor", terms: list[tuple["Tensor", "Tensor"]]) -> None:
+    """Add rows of all ranks in pairs, and these sums to others.
+
+    Args:
+        sums: (n, ...), added to; zeros where the bits are to be those of fewer ranks.
+        terms: for each rank which rows it has, each once, and their values.
+    """
+    if len(terms) <= 2:
+        for which, rows in terms:
+            sums[which] += rows
+        return
+    half = 1 << (len(terms) - 1).bit_length() - 1
+    _add_rows(sums, terms[:half])
+    others = sums.new_zeros(sums.shape)
+    _add_rows(others, terms[half:])
+    sums += others
 
 
 def _exchanged(
@@ -157,10 +178,9 @@ def _exchanged(
     values, at = ranks.exchange(flat, sent, received), 0
     for parts in targets:
         for memory, places in parts:
-            if len(places):
-                size = len(places) * memory[0].numel()
-                yield memory, places, values[at : at + size].view(len(places), *memory.shape[1:])
-                at += size
+            size = len(places) * memory[:1].numel()
+            yield memory, places, values[at : at + size].view(len(places), *memory.shape[1:])
+            at += size
 
 
 def read_own(rows: np.ndarray, step: int, table: LazyTable, schedule: AdamSchedule) -> np.ndarray:

@@ -159,7 +159,7 @@ def initial_model(stage: Stage, module: "nn.Module | None", split: Split, previo
         require_tensors(module)
         module.to(stage.device)
         require_trainable(module, stage, split)
-        _place(module, stage)
+        _place(module, stage, split)
         return module
     if stage.model in NEEDS_NO_TRAINING:
         return popularity_factors(split.item_weights(), split.num_users)
@@ -169,7 +169,7 @@ def initial_model(stage: Stage, module: "nn.Module | None", split: Split, previo
 
     module = models.build(stage, split.num_users, split.num_items, split.item_weights())
     _wait_for_all()
-    _place(module, stage)
+    _place(module, stage, split)
     if stage.start == "pretrained":
         models.get("mlp").start_from(module, previous[-1], stage.init_std)
     elif stage.start == "joined":
@@ -178,9 +178,9 @@ def initial_model(stage: Stage, module: "nn.Module | None", split: Split, previo
     return module
 
 
-def _place(module: "nn.Module", stage: Stage) -> None:
+def _place(module: "nn.Module", stage: Stage, split: Split) -> None:
     """Move a module to the device where the trainer of a stage wants it."""
-    module.to("cpu" if of_model(stage, module).is_model_on_cpu else stage.device)
+    module.to("cpu" if of_model(stage, module, len(split.indices)).is_model_on_cpu else stage.device)
 
 
 def _wait_for_all() -> None:
@@ -200,7 +200,7 @@ def _train_stage(
     recorder: Recorder | None,
 ) -> tuple[TrainedEpochs, HistoryEncoder | None]:
     """Train a model in place; see :func:`~fastncf.trainers.loop.train_epochs`. Return the encoder of histories too."""
-    trainer_class = of_model(stage, model)
+    trainer_class = of_model(stage, model, len(split.indices))
     trained = model.factors() if trainer_class.trains_factors and not isinstance(model, Factors) else model
     with trainer_class(trained, split, stage, order if stage.history == "sequence" else None) as trainer:
         if validation is not None and trainer.device is not None:

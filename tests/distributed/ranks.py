@@ -136,16 +136,23 @@ def states_by_triton(name: str, is_alone: bool) -> Iterator[tuple[str, np.ndarra
 
 
 def states_of_layers(model: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield losses and states after epochs of layers with l2, in a module that the ranks have drawn differently."""
-    sizes = {"dim": 6, "mlp_dim": 5, "layers": (9, 4)}
-    stage = make_stage(model=model, optimizer="adam", l2=0.01, batch_size=150, epochs=EPOCHS, **sizes)
+    """Yield losses and states after epochs of layers with l2, in a module that the ranks have drawn differently.
+
+    Batches are of several microbatches, each with shards or a part of one.
+    """
+    sizes = {"dim": 6, "mlp_dim": 5, "layers": (9, 4), "dropout": 0.2}
+    stage = make_stage(model=model, optimizer="adam", l2=0.01, batch_size=1500, epochs=EPOCHS, **sizes)
     split = random_split(5, num_items=90)
     with distributed.alone():  # so that the ranks do not share the memory of the tables
         module = models.build(stage, split.num_users, split.num_items, split.item_counts())
     ranks = distributed.current()
     if ranks is not None and ranks.rank:
         torch.nn.init.zeros_(module.get_parameter("output.weight"))
-    with (CPUMLPTrainer if is_alone else ParallelCPUMLP)(module, split, stage) as trainer:
+    with (
+        mock.patch("fastncf.trainers.cpu_mlp._SHARED_BATCH", 1),
+        mock.patch("fastncf.trainers.cpu_mlp._MICROBATCH_SAMPLES", 160 if model == "mlp" else 400),
+        (CPUMLPTrainer if is_alone else ParallelCPUMLP)(module, split, stage) as trainer,
+    ):
         yield "losses", np.array([trainer.epoch(number) for number in range(EPOCHS - 1)])
         before = 0 if ranks is None else ranks.num_bytes
         yield "last loss", np.array(trainer.epoch(EPOCHS - 1))
@@ -220,6 +227,8 @@ def bytes_of_sharded_tables(
         numbers += ranks.size - 1  # how many ids
     tables = {*module.user_tables, *module.item_tables}
     layers = sum(parameter.numel() for name, parameter in module.named_parameters() if name not in tables)
+    if isinstance(trainer, ParallelCPUMLP) and ranks.size > 2:  # each adds up a part
+        layers = -(-layers // ranks.size) * ranks.size
     return 4 * numbers + 4 * layers * loader.batches + 8
 
 

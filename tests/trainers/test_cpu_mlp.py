@@ -78,10 +78,12 @@ def assert_gradients_close(gradients, expected):
 
 @pytest.mark.parametrize("model", ["mlp", "neumf"])
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
-@pytest.mark.parametrize("microbatches", [1, 5])
+@pytest.mark.parametrize(("microbatches", "by_shards"), [(1, False), (5, False), (1, True), (30, True)])
 @pytest.mark.parametrize("num_items", [50, 5_000])
-def test_a_step_has_the_gradients_of_the_reference(model, loss, microbatches, num_items, monkeypatch):
+def test_a_step_has_the_gradients_of_the_reference(model, loss, microbatches, by_shards, num_items, monkeypatch):
     """With few items a batch uses each of them again and again, with many a good part only once."""
+    if by_shards:
+        monkeypatch.setattr(cpu_mlp, "_SHARED_BATCH", 1)
     near = True
     while near:
         split, stage = random_case(num_items, model=model, loss=loss, epochs=1, batch_size=10**6)
@@ -173,8 +175,11 @@ def test_epochs_are_those_of_the_reference(model, schedule, monkeypatch):
     assert distance(exact[0], reference.parameters_of(module), start) < 1e-3
 
 
+@pytest.mark.parametrize("by_shards", [False, True])
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.4}, {"loss": "bpr"}, {"negatives": "popularity"}])
-def test_the_bits_do_not_depend_on_threads(changes, monkeypatch):
+def test_the_bits_do_not_depend_on_threads(changes, by_shards, monkeypatch):
+    if by_shards:
+        monkeypatch.setattr(cpu_mlp, "_SHARED_BATCH", 1)
     split, stage = random_case(model="neumf", batch_size=400, epochs=2, **changes)
     monkeypatch.setattr(cpu_mlp, "_MICROBATCH_SAMPLES", 250)
     monkeypatch.setattr(cpu_mlp, "_CALL_SAMPLES", 900)

@@ -4,14 +4,16 @@ Forward and backward passes are those of He et al. 2017 ("Neural collaborative f
 of Kingma and Ba 2015; ``tests/reference.py`` has the same step in NumPy. fastncf/kernels/README.md has a drawing of it.
 
 A batch is cut into microbatches, a microbatch into at most ``CHUNKS`` chunks, a chunk into tiles of some dozens of
-samples. A tile goes forward and backward in memory that stays in a core's cache: only the rows of embedding tables come
-from main memory, and are prefetched. A thread has a share of the chunks, so that it knows which rows it needs next;
-when its share is done, it takes chunks from the shares of other threads.
+samples. Where several processes may share out the users, a batch is sorted by shards of users, see
+:mod:`fastncf.kernels.cpu.shards`: a shard has chunks of its own, and a microbatch has whole shards or a part of one. A
+tile goes forward and backward in memory that stays in a core's cache: only the rows of embedding tables come from main
+memory, and are prefetched. A thread has a share of the chunks, so that it knows which rows it needs next; when its
+share is done, it takes chunks from the shares of other threads.
 
 The bits do not depend on the number of threads. A chunk sums the gradients of the layers by itself, in the order of its
-tiles; one thread for each part of the parameters adds the sums of the chunks in their order. A row that a batch uses
-once takes its step with its tile. The gradients of a row that is used more often are kept, and added in the order of
-the samples by the one thread that owns the row.
+tiles; one thread for each part of the parameters adds the sums of a shard's chunks in their order. A row that a batch
+uses once takes its step with its tile. The gradients of a row that is used more often are kept, and added in the order
+of the samples of a shard by the one thread that owns the row. The sums of shards are added in pairs.
 
 The steps of a tile, from forward to backward, are inlined into :func:`train_tile`: otherwise each of them, with the
 products of matrices in it, is compiled by itself and again within every function around it, which takes a second more.
@@ -67,10 +69,11 @@ from fastncf.kernels.cpu.rows import (
     weighted_dot,
     weighted_dot_backward,
 )
+from fastncf.kernels.cpu.shards import PairSums, add_pairs, add_to_sum, begin_sum, depth_of, end_sum, sum_of
 from fastncf.kernels.cpu.simd import LANES, aligned_zeros, get, offset, pointer, prefetch, prefetch_to_read, put
 
 CHUNKS = 32
-"""Chunks of a microbatch at most, each with gradients of the layers of its own."""
+"""Chunks of a microbatch at most, each with gradients of the layers of its own; a multiple of the number of shards."""
 
 _LINE = 16  # 4-byte numbers in a cache line, the unit that two threads should not both write to
 _TILE_SAMPLES = 40
@@ -89,6 +92,7 @@ class Settings(NamedTuple):
         num_negatives: K.
         batch_size: B, interactions in a batch.
         microbatch_size: interactions whose gradients of rows are kept at a time, a multiple of :func:`tile_size`.
+        num_shards: shards that batches are sorted by; 1 where they keep their order.
         loss: code of the loss, see :mod:`fastncf.kernels.cpu.losses`.
         num_terms: terms of the loss of an interaction.
         l2: weight of the mean squared norms of the embedding vectors in a batch.
@@ -100,6 +104,7 @@ class Settings(NamedTuple):
     num_negatives: int
     batch_size: int
     microbatch_size: int
+    num_shards: int
     loss: int
     num_terms: int
     l2: float
@@ -143,7 +148,7 @@ class LayerParameters(NamedTuple):
         values: (3 * n,) float32: values, means and mean squares of gradients.
         transposed: (n,) float32, the values with matrices (outputs, inputs).
         transpose_index: (n,) int32, where each value is in ``transposed``.
-        gradients: (CHUNKS * n,) float32, gradients that each chunk has summed.
+        gradients: (CHUNKS * n,) float32, gradients that each chunk has summed; after a batch, their sum comes first.
     """
 
     values: NDArray[np.float32]
@@ -163,6 +168,10 @@ class EpochData(NamedTuple):
         negatives: (N * K,) int32.
         interaction_weights: (N,) float32, what the loss of each interaction is multiplied by; empty if all are 1.
         has_weights: whether they are not empty.
+        shard_starts: (batches * (shards + 1),) int32, where the interactions of each shard start in a batch, and its
+            size.
+        whole_size: interactions of a batch of which this process has a part; 0 where it has all.
+        place: where the part starts in the batch.
     """
 
     size: int
@@ -172,6 +181,9 @@ class EpochData(NamedTuple):
     negatives: NDArray[np.int32]
     interaction_weights: NDArray[np.float32]
     has_weights: bool
+    shard_starts: NDArray[np.int32]
+    whole_size: int
+    place: int
 
 
 class BatchRows(NamedTuple):
@@ -226,7 +238,7 @@ class Workspace(NamedTuple):
         zeros: float32, as many as the widest row has.
         loss: scores (S,), multiplicity and sums of losses, see :class:`~fastncf.kernels.cpu.losses.LossBuffers`.
         owned_rows: (O,) int64, rows of the thread that the batch uses more than once.
-        owned_gradients: (O, V) float32, sums of their gradients.
+        owned_gradients: sums of their gradients.
         found: (_FOUND,) int32, positions of rows of the thread in ``BatchRows.rows``.
     """
 
@@ -238,7 +250,7 @@ class Workspace(NamedTuple):
     zeros: NDArray[np.float32]
     loss: LossBuffers
     owned_rows: NDArray[np.int64]
-    owned_gradients: NDArray[np.float32]
+    owned_gradients: PairSums
     found: NDArray[np.int32]
 
 
@@ -246,20 +258,42 @@ class BatchStep(NamedTuple):
     """A batch and its step.
 
     Attributes:
+        number: of the batch in the epoch.
         start: its first interaction, counted in the order of training.
         size: interactions.
+        whole_size: those of all processes.
         next_size: interactions of the batch behind it.
         rows_start: where its rows start in ``BatchRows.rows``.
         next_rows_start: likewise of the batch behind it.
         step: :class:`~fastncf.kernels.cpu.lazy_adam.AdamStep`.
     """
 
+    number: int
     start: int
     size: int
+    whole_size: int
     next_size: int
     rows_start: int
     next_rows_start: int
     step: AdamStep
+
+
+class Microbatch(NamedTuple):
+    """Interactions whose gradients of rows are kept at a time: those of whole shards, or a part of one shard.
+
+    Attributes:
+        batch: number of the batch in the epoch.
+        start, stop: its interactions, counted within the batch.
+        first_shard, last_shard: range of its shards.
+        is_first: whether it has the first interactions of its shards.
+    """
+
+    batch: int
+    start: int
+    stop: int
+    first_shard: int
+    last_shard: int
+    is_first: bool
 
 
 class PrefetchPlan(NamedTuple):
@@ -312,12 +346,14 @@ def tile_size(num_negatives):
     return ROW_MULTIPLE * max(1, round(_TILE_SAMPLES / (ROW_MULTIPLE * (1 + num_negatives))))
 
 
-def make_workspace(num_negatives: int, network: Network, num_owned: int) -> Workspace:
-    """Return the memory of a thread that may own ``num_owned`` rows of a batch."""
+def make_workspace(num_negatives: int, network: Network, num_owned: int, num_shards: int) -> Workspace:
+    """Return the memory of a thread that may own ``num_owned`` rows of a batch of some shards."""
     vector, widest = network.product_width + network.input_width, int(network.widths.max())
     groups = int(tile_size(num_negatives))
     samples = groups * (1 + num_negatives)
     padded = -(-samples // LANES) * LANES
+    depth = depth_of(num_shards)
+    sums = num_owned * depth * vector
     return Workspace(
         users=aligned_zeros(groups * vector),
         items=aligned_zeros(samples * vector),
@@ -329,7 +365,7 @@ def make_workspace(num_negatives: int, network: Network, num_owned: int) -> Work
             aligned_zeros(padded), aligned_zeros(padded), aligned_zeros(2 * LANES).view(np.float64), padded
         ),
         owned_rows=np.zeros(num_owned, dtype=np.int64),
-        owned_gradients=aligned_zeros(num_owned * vector),
+        owned_gradients=PairSums(depth, vector, np.zeros(num_owned, dtype=np.int32), aligned_zeros(sums)),
         found=np.zeros(_FOUND, dtype=np.int32),
     )
 
@@ -359,7 +395,7 @@ def train_batches(thread, first_batch, last_batch, steps_before, shared, workspa
         workspace: :class:`Workspace` of arrays, the thread's own.
     """
     shared, workspace = pointers(shared), pointers(workspace)
-    counters, num_threads, size = shared.counters, shared.num_threads, shared.settings.microbatch_size
+    counters, num_threads = shared.counters, shared.num_threads
     list_rows(thread, first_batch, shared)
     wait(counters, num_threads)
     count_uses(thread, first_batch, steps_before + first_batch + 1, shared, workspace)
@@ -368,15 +404,17 @@ def train_batches(thread, first_batch, last_batch, steps_before, shared, workspa
         batch = _make_batch(number, steps_before, shared)
         if number + 1 < last_batch:
             list_rows(thread, number + 1, shared)
-        num_chunks, num_owned = np.int64(0), np.int64(0)
-        for start in range(0, batch.size, size):
-            num_chunks = max(num_chunks, train_microbatch(thread, start, batch, shared, workspace))
+        start, num_owned = np.int64(0), np.int64(0)
+        while start < batch.size:
+            microbatch = _make_microbatch(number, start, shared)
+            train_microbatch(thread, microbatch, batch, shared, workspace)
             wait(counters, num_threads)
             put(counters, _claims(thread), np.int64(0))
-            num_owned = sum_row_gradients(thread, start, batch, num_owned, shared, workspace)
-            if start + size >= batch.size:
+            num_owned = sum_row_gradients(thread, microbatch, batch, num_owned, shared, workspace)
+            start = microbatch.stop
+            if start == batch.size:
                 update_owned_rows(num_owned, batch.step, shared, workspace)
-                update_layers(thread, num_chunks, batch.step, shared)
+                update_layers(thread, batch, shared)
                 if number + 1 < last_batch:
                     count_uses(thread, number + 1, batch.step.number + 1, shared, workspace)
             wait(counters, num_threads)
@@ -398,9 +436,12 @@ def _rows_start(number, shared):
 @njit(inline="always")
 def _make_batch(number, steps_before, shared):
     """Return the :class:`BatchStep` of a batch."""
+    size = _batch_size(number, shared)
     return BatchStep(
+        number,
         number * shared.settings.batch_size,
-        _batch_size(number, shared),
+        size,
+        max(size, shared.data.whole_size),
         _batch_size(number + 1, shared),
         _rows_start(number, shared),
         _rows_start(number + 1, shared),
@@ -471,54 +512,106 @@ def count_uses(thread, number, step, shared, workspace):
 
 
 @njit(inline="always")
-def _cut(size, per_tile):
-    """Return the interactions in a chunk of a microbatch, whole tiles, and the number of its chunks."""
-    per_chunk = ((size + CHUNKS - 1) // CHUNKS + per_tile - 1) // per_tile * per_tile
-    return per_chunk, (size + per_chunk - 1) // per_chunk
+def _shard_starts(number, shared):
+    """Return a pointer to where the interactions of each shard of a batch start."""
+    return offset(shared.data.shard_starts, number * (shared.settings.num_shards + 1))
 
 
 @njit(inline="always")
-def _plan_prefetch(thread, start, batch, per_tile, shared):
-    """Return the :class:`PrefetchPlan` of a thread for the microbatch at ``start``; its ``stop`` is still 0."""
-    settings = shared.settings
-    tile_bytes = 4 * shared.table.stride * (1 + settings.num_negatives) * per_tile
-    distance = max(1, min(4, _PREFETCHED_BYTES // tile_bytes)) * per_tile
-    next_start, next_size, next_rows_start = start + settings.microbatch_size, batch.size, batch.rows_start
-    if next_start >= batch.size:
-        next_start, next_size, next_rows_start = 0, batch.next_size, batch.next_rows_start
-    per_chunk, num_chunks = _cut(max(min(settings.microbatch_size, next_size - next_start), 1), per_tile)
-    next_start += num_chunks * thread // shared.num_threads * per_chunk
-    return PrefetchPlan(distance, 0, next_start, next_size, batch.rows_start, next_rows_start)
+def _make_microbatch(number, start, shared):
+    """Return the :class:`Microbatch` that starts at an interaction of a batch, counted within it."""
+    starts, size, shard = _shard_starts(number, shared), shared.settings.microbatch_size, np.int64(0)
+    while get(starts, shard + 1) <= start:
+        shard += 1
+    is_first, last = get(starts, shard) == start, shard + 1
+    stop = np.int64(get(starts, last))
+    if (not is_first) | (stop - start > size):
+        return Microbatch(number, start, min(start + size, stop), shard, last, is_first)
+    while (last < shared.settings.num_shards) and (get(starts, last + 1) - start <= size):
+        last += 1
+    return Microbatch(number, start, np.int64(get(starts, last)), shard, last, is_first)
 
 
 @njit(inline="always")
-def train_microbatch(thread, start, batch, shared, workspace):
-    """Train the chunks of a thread's share of the microbatch at ``start``, then chunks that others have not begun.
+def _cut(size, per_tile, shared):
+    """Return how many interactions each chunk of a shard has, whole tiles, and the number of its chunks."""
+    most = CHUNKS // shared.settings.num_shards
+    per_chunk = ((size + most - 1) // most + per_tile - 1) // per_tile * per_tile
+    return max(per_chunk, 1), (size + per_chunk - 1) // max(per_chunk, 1)
 
-    Returns:
-        The number of chunks of the microbatch.
+
+@njit(inline="always")
+def _num_chunks(microbatch, per_tile, shared):
+    """Return the number of chunks of a microbatch; of more than one shard, each has the most that it may have."""
+    if microbatch.last_shard - microbatch.first_shard == 1:
+        return _cut(microbatch.stop - microbatch.start, per_tile, shared)[1]
+    return (microbatch.last_shard - microbatch.first_shard) * (CHUNKS // shared.settings.num_shards)
+
+
+@njit(inline="always")
+def _slot_of_chunk(chunk, microbatch, shared):
+    """Return the number of a microbatch's chunk among those of a batch: which gradients of layers are its own."""
+    return microbatch.first_shard * (CHUNKS // shared.settings.num_shards) + chunk
+
+
+@njit(inline="always")
+def _chunk_start(chunk, microbatch, per_tile, shared):
+    """Return the first interaction of a chunk of a microbatch, counted within the batch; it ends where the next starts.
+
+    Args:
+        chunk: counted within the microbatch, up to the number of its chunks.
     """
+    per_shard = CHUNKS // shared.settings.num_shards
+    shard = microbatch.first_shard + chunk // per_shard
+    if shard >= microbatch.last_shard:
+        return microbatch.stop
+    starts = _shard_starts(microbatch.batch, shared)
+    first = max(np.int64(get(starts, shard)), microbatch.start)
+    last = min(np.int64(get(starts, shard + 1)), microbatch.stop)
+    per_chunk, _ = _cut(last - first, per_tile, shared)
+    return min(first + chunk % per_shard * per_chunk, last)
+
+
+@njit(inline="always")
+def _plan_prefetch(thread, microbatch, batch, per_tile, shared):
+    """Return the :class:`PrefetchPlan` of a thread for a microbatch; its ``stop`` is still 0."""
+    tile_bytes = 4 * shared.table.stride * (1 + shared.settings.num_negatives) * per_tile
+    distance = max(1, min(4, _PREFETCHED_BYTES // tile_bytes)) * per_tile
+    number, start, next_size, next_rows_start = batch.number, microbatch.stop, batch.size, batch.rows_start
+    if start == batch.size:
+        number, start, next_size, next_rows_start = number + 1, np.int64(0), batch.next_size, batch.next_rows_start
+    if next_size:
+        behind = _make_microbatch(number, start, shared)
+        chunk = _num_chunks(behind, per_tile, shared) * thread // shared.num_threads
+        start = _chunk_start(chunk, behind, per_tile, shared)
+    return PrefetchPlan(distance, np.int64(0), start, next_size, batch.rows_start, next_rows_start)
+
+
+@njit(inline="always")
+def train_microbatch(thread, microbatch, batch, shared, workspace):
+    """Train the chunks of a thread's share of a microbatch, then chunks that others have not begun."""
     num_threads, per_tile = shared.num_threads, tile_size(shared.settings.num_negatives)
-    size = min(shared.settings.microbatch_size, batch.size - start)
-    per_chunk, num_chunks = _cut(size, per_tile)
-    plan = _plan_prefetch(thread, start, batch, per_tile, shared)
+    num_chunks = _num_chunks(microbatch, per_tile, shared)
+    plan = _plan_prefetch(thread, microbatch, batch, per_tile, shared)
     for turn in range(num_threads):
         other = (thread + turn) % num_threads
         first_chunk, last_chunk = num_chunks * other // num_threads, num_chunks * (other + 1) // num_threads
-        stop = start + min(last_chunk * per_chunk, size)
+        stop = _chunk_start(last_chunk, microbatch, per_tile, shared)
         plan = PrefetchPlan(plan.distance, stop, plan.next_start, plan.next_size, plan.rows_start, plan.next_rows_start)
         while True:
             chunk = first_chunk + fetch_add(offset(shared.counters, _claims(other)))
             if chunk >= last_chunk:
                 break
-            if start == 0:
-                _clear_gradients(chunk, shared)
-            first = chunk * per_chunk
-            for kept_start in range(first, min(first + per_chunk, size), per_tile):
-                count = min(per_tile, size - kept_start)
-                tile = Tile(chunk, start + kept_start, kept_start, count, start == 0 and kept_start == first)
+            first = _chunk_start(chunk, microbatch, per_tile, shared)
+            last = _chunk_start(chunk + 1, microbatch, per_tile, shared)
+            slot = _slot_of_chunk(chunk, microbatch, shared)
+            if microbatch.is_first:
+                _clear_gradients(slot, shared)
+            for start in range(first, last, per_tile):
+                is_first = microbatch.is_first & (start == first)
+                count = min(per_tile, last - start)
+                tile = Tile(slot, start, start - microbatch.start, count, is_first)
                 train_tile(tile, batch, plan, shared, workspace)
-    return num_chunks
 
 
 @njit(inline="always")
@@ -542,13 +635,13 @@ def train_tile(tile, batch, plan, shared, workspace):
     read_rows(tile, batch, plan, shared, workspace)
     hidden_forward(tile, batch.step.number, shared, workspace)
     output_forward(tile, shared, workspace)
-    scale = np.float32(1 / (batch.size * settings.num_terms))
+    scale = np.float32(1 / (batch.whole_size * settings.num_terms))
     read_weights(tile, batch, shared, workspace)
     loss = batch_loss_gradients(workspace.loss, tile.size, 1 + settings.num_negatives, scale, settings.loss)
     put(shared.losses, tile.chunk, get(shared.losses, tile.chunk) + loss)
     output_and_hidden_backward(tile, shared, workspace)
     first_layer_backward(tile, shared, workspace)
-    vectors_backward(tile, batch.size, shared, workspace)
+    vectors_backward(tile, batch.whole_size, shared, workspace)
     write_rows(tile, batch, shared, workspace)
 
 
@@ -630,7 +723,7 @@ def hidden_forward(tile, step, shared, workspace):
         for sample in range(group * per, (group + 1) * per):
             copy_row(offset(x.data, sample * width), offset(half.data, group * width), width)
     gemm((samples, width, inputs), items, item_weights, x, x, RELU, _ONE)
-    key = mix64(mix64(shared.settings.dropout_key + np.uint64(step)) + np.uint64(tile.start))
+    key = mix64(mix64(shared.settings.dropout_key + np.uint64(step)) + np.uint64(shared.data.place + tile.start))
     if probability:
         dropout(x.data, samples * width, probability, key)
     for layer in range(1, network.num_layers):
@@ -794,8 +887,8 @@ def write_rows(tile, batch, shared, workspace):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def sum_row_gradients(thread, start, batch, num_owned, shared, workspace):
-    """Add the kept gradients of a thread's rows in the microbatch at ``start``, in the order of the samples.
+def sum_row_gradients(thread, microbatch, batch, num_owned, shared, workspace):
+    """Add the kept gradients of a thread's rows in a microbatch, in the order of the samples.
 
     Args:
         num_owned: number of rows with a slot among ``owned_gradients`` so far in the batch.
@@ -804,10 +897,10 @@ def sum_row_gradients(thread, start, batch, num_owned, shared, workspace):
         The number of rows with a slot now.
     """
     table, rows, kept = shared.table, shared.batch_rows.rows, shared.batch_rows.gradients
-    step, found, sums = batch.step.number, workspace.found, workspace.owned_gradients
-    per, width = 2 + shared.settings.num_negatives, table.width
-    first_at = batch.rows_start + start * per
-    stop = first_at + min(shared.settings.microbatch_size, batch.size - start) * per
+    step, found, pairs = batch.step.number, workspace.found, workspace.owned_gradients
+    per, width, shard = 2 + shared.settings.num_negatives, table.width, microbatch.first_shard
+    starts = _shard_starts(batch.number, shared)
+    first_at, stop = batch.rows_start + microbatch.start * per, batch.rows_start + microbatch.stop * per
     for first in range(first_at, stop, _FOUND):
         count = _find_owned(thread, first, min(first + _FOUND, stop), shared, found)
         for which in range(count):
@@ -816,14 +909,16 @@ def sum_row_gradients(thread, start, batch, num_owned, shared, workspace):
             if which + _SUMS_AHEAD < count:
                 later = np.int64(get(rows, np.int64(get(found, which + _SUMS_AHEAD))))
                 if has_slot(table, later, step):
-                    prefetch(sums, slot_of(table, later) * width, width)
+                    prefetch(sum_of(pairs, slot_of(table, later)), np.int64(0), width)
             at = np.int64(get(found, which))
+            while at >= batch.rows_start + np.int64(get(starts, shard + 1)) * per:
+                shard += 1
             row, gradient = np.int64(get(rows, at)), offset(kept, (at - first_at) * width)
             if has_slot(table, row, step):
-                axpy(offset(sums, slot_of(table, row) * width), _ONE, gradient, width)
+                add_to_sum(pairs, slot_of(table, row), shard, gradient)
             else:
                 assign_slot(table, row, step, num_owned)
-                copy_row(offset(sums, num_owned * width), gradient, width)
+                begin_sum(pairs, num_owned, shard, gradient)
                 put(workspace.owned_rows, num_owned, row)
                 num_owned += 1
     return num_owned
@@ -832,33 +927,41 @@ def sum_row_gradients(thread, start, batch, num_owned, shared, workspace):
 @njit(inline="always")
 def update_owned_rows(num_owned, step, shared, workspace):
     """Take the step of a thread's rows that the batch uses more than once."""
-    table, owned_rows = shared.table, workspace.owned_rows
+    table, owned_rows, pairs = shared.table, workspace.owned_rows, workspace.owned_gradients
     for slot in range(num_owned):
         if slot + _OWNED_AHEAD < num_owned:
             prefetch(table.rows, get(owned_rows, slot + _OWNED_AHEAD) * table.stride, table.stride)
         row = get(owned_rows, slot)
-        values, gradient = offset(table.rows, row * table.stride), offset(workspace.owned_gradients, slot * table.width)
+        end_sum(pairs, slot)
+        values = offset(table.rows, row * table.stride)
         read_row(values, table, row, step.number - 1, step.remaining_before, shared.schedule)
-        write_row(table, row, step, values, gradient, shared.schedule)
+        write_row(table, row, step, values, sum_of(pairs, slot), shared.schedule)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def update_layers(thread, num_chunks, step, shared):
+def update_layers(thread, batch, shared):
     """Add the chunks' gradients of a thread's part of the layers' parameters, and take its step."""
-    start, width = _sum_layers(thread, num_chunks, shared)
+    start, width = _sum_layers(thread, batch, shared)
     if width:
-        _step_layers(start, width, step, shared)
+        _step_layers(start, width, batch.step, shared)
 
 
 @njit(inline="always")
-def _sum_layers(thread, num_chunks, shared):
+def _sum_layers(thread, batch, shared):
     """Add the chunks' gradients of a thread's part of the layers' parameters; return where it starts, and its size."""
-    gradients, size = shared.layers.gradients, shared.network.num_parameters
+    size, num_shards = shared.network.num_parameters, shared.settings.num_shards
+    per_tile, starts = tile_size(shared.settings.num_negatives), _shard_starts(batch.number, shared)
     share = (size // COLUMN_MULTIPLE + shared.num_threads - 1) // shared.num_threads * COLUMN_MULTIPLE
     start = min(thread * share, size)
     width = min(start + share, size) - start
     if width:
-        add_rows(offset(gradients, start), offset(gradients, start + size), size, num_chunks - 1, width)
+        sums, stride = offset(shared.layers.gradients, start), CHUNKS // num_shards * size
+        for shard in range(num_shards):
+            interactions = np.int64(get(starts, shard + 1)) - np.int64(get(starts, shard))
+            _, count = _cut(min(interactions, shared.settings.microbatch_size), per_tile, shared)
+            total = offset(sums, shard * stride)
+            add_rows(total, offset(total, size), size, count - 1, width)
+        add_pairs(sums, stride, width, starts, num_shards)
     return start, width
 
 
@@ -878,7 +981,7 @@ def _step_layers(start, width, step, shared):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def sum_gradients(thread, step, shared, workspace, gradients):
-    """Sum up the gradients of interactions that are one batch, on one of the threads that all call this function.
+    """Sum up the gradients of a part of a batch, on one of the threads that all call this function.
 
     Those of the layers are in the first chunk of ``LayerParameters.gradients`` afterwards.
 
@@ -891,7 +994,7 @@ def sum_gradients(thread, step, shared, workspace, gradients):
         gradients: (rows * V,) float32, written: gradients of the rows.
     """
     shared, workspace, gradients = pointers(shared), pointers(workspace), pointer(gradients)
-    counters, num_threads, size = shared.counters, shared.num_threads, shared.settings.microbatch_size
+    counters, num_threads = shared.counters, shared.num_threads
     batch, width = _make_batch(0, step - 1, shared), shared.table.width
     list_rows(thread, 0, shared)
     wait(counters, num_threads)
@@ -900,17 +1003,20 @@ def sum_gradients(thread, step, shared, workspace, gradients):
         row = np.int64(get(shared.batch_rows.rows, at))
         put(shared.batch_rows.last_use, row, np.int32(2 * step + 1))  # as if used again: no tile takes its step
     wait(counters, num_threads)
-    num_chunks, num_owned = np.int64(0), np.int64(0)
-    for start in range(0, batch.size, size):
-        num_chunks = max(num_chunks, train_microbatch(thread, start, batch, shared, workspace))
+    at, num_owned = np.int64(0), np.int64(0)
+    while at < batch.size:
+        microbatch = _make_microbatch(np.int64(0), at, shared)
+        train_microbatch(thread, microbatch, batch, shared, workspace)
         wait(counters, num_threads)
         put(counters, _claims(thread), np.int64(0))
-        num_owned = sum_row_gradients(thread, start, batch, num_owned, shared, workspace)
+        num_owned = sum_row_gradients(thread, microbatch, batch, num_owned, shared, workspace)
+        at = microbatch.stop
         wait(counters, num_threads)
     for slot in range(num_owned):
+        end_sum(workspace.owned_gradients, slot)
         to = offset(gradients, get(workspace.owned_rows, slot) * width)
-        copy_row(to, offset(workspace.owned_gradients, slot * width), width)
-    _sum_layers(thread, num_chunks, shared)
+        copy_row(to, sum_of(workspace.owned_gradients, slot), width)
+    _sum_layers(thread, batch, shared)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
