@@ -277,14 +277,15 @@ class Config:
 
         for name, known in (("model", models.names()), ("loss", LOSSES), ("negatives", DISTRIBUTIONS)):
             is_left_out = name in ("loss", "negatives") and getattr(self, name) is None
-            self._require(name, is_left_out or getattr(self, name) in tuple(known), f"one of {', '.join(known)}")
+            holds = is_left_out or is_one_of(getattr(self, name), known)
+            self._require(name, holds, f"one of {', '.join(known)}")
         self._check_metrics()
         holds = self.time_format is None or (isinstance(self.time_format, str) and "%" in self.time_format)
         self._require("time_format", holds, "a format such as '%d.%m.%Y %H:%M:%S'")
         holds = self.encoding is None or (isinstance(self.encoding, str) and _is_encoding(self.encoding))
         self._require("encoding", holds, "the name of an encoding that Python knows, such as 'latin-1'")
         self._require("dayfirst", self.dayfirst is None or isinstance(self.dayfirst, bool), "True or False")
-        self._require("device", isinstance(self.device, str), "'auto' or the name of a torch device")
+        require_device_name(self.device)
 
     def _check_metrics(self) -> None:
         """Raise a ConfigError for metrics that are none."""
@@ -299,7 +300,7 @@ class Config:
     def _check_holdout(self) -> None:
         """Raise a ConfigError for a rule of holding out that is none."""
         share = "or a share, above 0 and below 1"
-        holds = self.holdout in ("one", "none") or _is_amount(self.holdout)
+        holds = is_one_of(self.holdout, ("one", "none")) or _is_amount(self.holdout)
         self._require("holdout", holds, f"one, none, {_count_expected(self.holdout)}, {share}")
         holds = self.test_users is None or _is_amount(self.test_users)
         self._require("test_users", holds, f"{_count_expected(self.test_users)}, {share}")
@@ -323,7 +324,7 @@ class Config:
             if choice is None or (value is None and choice is not field.type):
                 continue
             expected = [name for name in get_args(choice) if name not in FORMER_VALUES.get(field.name, {})]
-            self._require(field.name, value in expected, f"one of {', '.join(expected)}")
+            self._require(field.name, is_one_of(value, expected), f"one of {', '.join(expected)}")
 
     def _check_numbers(self) -> None:
         """Raise a ConfigError for a number that is out of its range, or for a bool that is none."""
@@ -497,6 +498,11 @@ def require_known(names: Iterable[str], *others: str) -> None:
             raise ConfigError(f"unknown setting: {str(name)[:80] or repr(name)}; {expected}")
 
 
+def is_one_of(value: Any, names: Iterable[str]) -> bool:
+    """Return whether a value is one of some names; a series or a frame is compared with none of them."""
+    return isinstance(value, str) and value in tuple(names)
+
+
 def require_count(name: str, value: Any, *, least: int = 1) -> int:
     """Return a number of things as an int of Python's own.
 
@@ -527,6 +533,18 @@ def require_seed(value: Any) -> int:
     if not _is_integer(seed) or not 0 <= seed <= LARGEST_SEED:
         raise ConfigError(f"seed={show(seed)}: expected an integer of at least 0 and below 2**63")
     return int(seed)
+
+
+def require_device_name(value: Any) -> str:
+    """Return the name of a device, which may be a ``torch.device``.
+
+    Raises:
+        ConfigError: it is neither text nor such a device.
+    """
+    name = _plain(value)
+    if not isinstance(name, str):
+        raise ConfigError(f"device={show(name)}: expected 'auto' or the name of a torch device")
+    return name
 
 
 def require_flag(name: str, value: Any) -> bool:

@@ -41,12 +41,9 @@ def progress_shown(
         The callback to give to a fit.
 
     Raises:
-        ConfigError: the callback cannot be called, or ``is_shown`` is neither True nor False.
+        ConfigError: see :func:`require_callback`.
     """
-    if callback is not None and not callable(callback):
-        raise ConfigError(f"callback={show(callback)}: expected a function of one argument, a fastncf.Progress")
-    if not isinstance(is_shown, bool):
-        raise ConfigError(f"progress={show(is_shown)}: expected True or False")
+    require_callback(callback, is_shown)
     from fastncf.kernels.cpu.compiling import when_compiling
 
     if is_shown and is_notebook():
@@ -61,6 +58,14 @@ def progress_shown(
         return
     with _Bar(callback) as bar, when_compiling(lambda: bar.progress.console.print(_COMPILING)):
         yield bar
+
+
+def require_callback(callback: Any, is_shown: Any) -> None:
+    """Raise a ConfigError where a callback cannot be called, or ``is_shown`` is neither True nor False."""
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback={show(callback)}: expected a function of one argument, a fastncf.Progress")
+    if not isinstance(is_shown, bool):
+        raise ConfigError(f"progress={show(is_shown)}: expected True or False")
 
 
 def is_terminal() -> bool:

@@ -147,7 +147,7 @@ class Unused(NamedTuple):
 
 _OF_TRAINING = (
     *("dim", "init_std", "layers", "dropout", "loss", "num_negatives", "negatives", "negatives_exponent", "optimizer"),
-    *("horizon", "budget", "epochs", "batch_size", "learning_rate", "schedule", "l2", "shuffle", "patience"),
+    *("horizon", "budget", "epochs", "batch_size", "learning_rate", "schedule", "l2", "shuffle"),
     "precision",
 )
 SETTINGS_OF_MODELS = {
@@ -166,6 +166,11 @@ UNUSED = (
         ("model", "dim", "mlp_dim", "init_std", "layers", "dropout"),
         lambda fit: fit.inputs.module is not None,
         "the model is a module of your own, with parameters of its own",
+    ),
+    Unused(
+        ("validation", "patience"),
+        lambda fit: not fit.plan.num_epochs,
+        "the model needs no training, and no epoch is measured; a second item of each user is held out all the same",
     ),
     Unused(_OF_TRAINING, lambda fit: not fit.plan.num_epochs, "the model needs no training"),
     Unused(

@@ -741,7 +741,7 @@ def test_recommend_by_a_history(capsys, numbered, tmp_path):
         ("nowhere.csv", 3, "nowhere.csv: no such file; expected item ids or the path of a file"),
         ("5,99999", 3, "99999"),
         ("", 3, "history: holds no item"),
-        (",", 3, "history: holds no item"),
+        ("5,,7", 3, "item ids are integers or text; got '' in position 2 of 3; expected an id, or"),
     ):
         found, _, err = run(capsys, "recommend", numbered, "--history", wrong)
         assert found == code

@@ -4,13 +4,17 @@ import inspect
 import json
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import torch
 
 import fastncf
 from fastncf import Config, ConfigError
 from fastncf.config import require_count
+from fastncf.data.synthetic import write_synthetic_movielens
 from fastncf.recommender.answering import Choice
+from tests.conftest import checkerboard
 
 
 def test_immutable_and_back_from_a_dict():
@@ -110,6 +114,30 @@ def test_a_value_of_another_type_is_refused_by_the_name_of_its_setting(name, val
         Config(**settings)
     with pytest.raises(ConfigError, match=f"^{name}="):
         fastncf.fit("not-read.csv", **settings)
+
+
+@pytest.mark.parametrize(
+    "value", [pl.Series([1]), np.array([1, 2]), pd.DataFrame({"a": [1]}), pl.LazyFrame(), pl.col("a"), pd.NA], ids=repr
+)
+def test_a_value_that_cannot_be_compared_with_names_is_refused(value):
+    for name in ("model", "loss", "negatives", "optimizer", "history", "budget", "split", "holdout", "ties", "device"):
+        with pytest.raises(ConfigError, match=f"^{name}=.*: expected "):
+            Config(**{name: value})
+    rec = fastncf.fit(checkerboard(), model="popularity", progress=False)
+    calls = {
+        "unknown": lambda: rec.recommend(1, unknown=value),
+        "output": lambda: rec.score([1], [2], output=value),
+        "device": lambda: fastncf.load("not-read", device=value),
+        "candidate_sampling": lambda: rec.evaluate(candidate_sampling=value),
+        "dialect": lambda: write_synthetic_movielens("not-written.csv", dialect=value),
+        "callback": lambda: rec.update(checkerboard(), callback="x", progress=False),
+        "progress": lambda: rec.update(checkerboard(), progress=value),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ConfigError, match=f"^{name}=.*: expected "):
+            call()
+    with pytest.raises(ConfigError, match=r"^unknown=.*: expected error or skip beside update"):
+        rec.update(checkerboard(), unknown=value)
 
 
 def test_a_config_of_another_type_is_refused():

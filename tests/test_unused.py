@@ -69,7 +69,11 @@ LAYERS = {"model": "mlp", "layers": (4,), "dim": 4}
             {"model": "popularity", "optimizer": "adam"},
             "optimizer='adam': no effect, since the model needs no",
         ),
-        ({"model": "popularity", "validation": True, "patience": 2}, "patience=2: no effect"),
+        (
+            {"model": "popularity", "validation": True},
+            "validation=True: no effect, since the model needs no training, and no epoch is measured; a second item",
+        ),
+        ({"model": "popularity", "validation": True, "patience": 2}, "validation=True, patience=2: no effect"),
         ({"split": "random", "time": "time", "history": "bag"}, "time='time': no effect, since neither the held-out"),
         ({"model": Own("user"), "dim": 3}, "dim=3: no effect, since the model is a module of your own"),
         ({"model": Own("user"), "config": Config(model="mlp")}, "model='mlp': no effect, since the model is a module"),

@@ -281,7 +281,7 @@ def _history(text: str) -> Any:
         return []
     if os.path.lexists(path) or ("," not in text and (os.sep in text or text.lower().endswith(_ENDS))):
         return path
-    return [as_utf8(item.strip()) for item in text.split(",") if item.strip()]
+    return [as_utf8(item.strip()) for item in text.split(",")]
 
 
 _SKIPPED = "is not in the training data and is skipped", "are not in the training data and are skipped"

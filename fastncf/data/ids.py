@@ -197,13 +197,14 @@ NamedIds = np.ndarray | list[str]
 """Ids that a caller names: (n,) integers of any dtype where all of them are integers, otherwise canonical texts."""
 
 
-def named_ids(raw_ids: Any, noun: str, *, skips_missing: bool = False) -> NamedIds:
+def named_ids(raw_ids: Any, noun: str, *, skips_missing: bool = False, remedy: str = "") -> NamedIds:
     """Return the ids that a caller names, without using any threads.
 
     Args:
-        raw_ids: one id, or n in a list, tuple, array, or polars or pandas series.
+        raw_ids: one id, or n in a list, tuple, array, tensor, or polars or pandas series.
         noun: what messages call them.
-        skips_missing: leave out missing values of a collection: None, NaN, those of pandas and blank text.
+        skips_missing: leave out missing values of a collection: None, NaN, those of pandas, masked ones and blank text.
+        remedy: end of the message on a missing value of a collection.
 
     Raises:
         DataError: an id is neither an integer nor text.
@@ -213,8 +214,13 @@ def named_ids(raw_ids: Any, noun: str, *, skips_missing: bool = False) -> NamedI
             f"{noun} ids are {EXPECTED_IDS}; got {type_name(raw_ids)}; expected one id or a list of them, "
             f"such as a column of the frame"
         )
-    values = raw_ids.item() if isinstance(raw_ids, np.ndarray) and raw_ids.ndim == 0 else raw_ids
-    is_one = isinstance(values, str | bytes | dict) or not hasattr(values, "__len__")
+    values = raw_ids
+    is_tensor = type(raw_ids).__module__.partition(".")[0] == "torch" and hasattr(raw_ids, "tolist")
+    if is_tensor or isinstance(raw_ids, np.ma.MaskedArray):
+        values = raw_ids.tolist()  # None for what is masked, whose number beneath the mask means nothing
+    elif isinstance(raw_ids, np.ndarray) and raw_ids.ndim == 0:
+        values = raw_ids[()]
+    is_one = isinstance(values, str | dict | bytes | bytearray | memoryview) or not hasattr(values, "__len__")
     if is_one:
         values = [values]
     if isinstance(values, pl.Series) and values.dtype != pl.Object:
@@ -226,8 +232,9 @@ def named_ids(raw_ids: Any, noun: str, *, skips_missing: bool = False) -> NamedI
         named, invalid = canonical_values(present.values())
         invalid = None if invalid is None else list(present)[invalid]
     if invalid is not None:
-        place = f" in position {invalid + 1} of {len(values)}" if len(values) > 1 else ""
-        raise DataError(f"{noun} ids are {EXPECTED_IDS}; got {_at(values, invalid)!r:.80}{place}")
+        value, place = _at(values, invalid), f" in position {invalid + 1} of {len(values)}" if len(values) > 1 else ""
+        is_left_out_by_it = not is_one and is_missing_value(value)
+        raise DataError(f"{noun} ids are {EXPECTED_IDS}; got {value!r:.80}{place}{remedy if is_left_out_by_it else ''}")
     return named
 
 
@@ -236,7 +243,7 @@ def is_missing_value(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip(_BLANKS)
     is_nan = isinstance(value, float | np.floating) and bool(value != value)
-    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType", "MaskedConstant")
 
 
 def _at(values: Any, position: int) -> Any:

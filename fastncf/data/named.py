@@ -232,7 +232,7 @@ def _guess(name: str) -> str:
 
 def _dataset(name: str) -> Dataset:
     """Return a data set by its name."""
-    if name not in DATASETS:
+    if not isinstance(name, str) or name not in DATASETS:
         guess = _guess(str(name))
         raise DataNotFoundError(f"{name!r:.80}: no such data set;{guess} expected one of {', '.join(DATASETS)}")
     return DATASETS[name]

@@ -11,6 +11,12 @@ from fastncf import files
 from fastncf.errors import DataError, DataNotFoundError, FastNCFError, first_line
 
 
+def require_possible(path: Path) -> None:
+    """Raise a DataError for a path with a null character, which no system takes."""
+    if "\0" in str(path):
+        raise DataError(f"{str(path)!r:.200}: its name holds a null character; expected the name of a file or a folder")
+
+
 @contextmanager
 def replaced_file(path: Path, *, is_synced: bool = False) -> Iterator[Path]:
     """Yield the path of an empty file to write, which replaces the file at ``path`` when the block ends without error.
@@ -22,6 +28,7 @@ def replaced_file(path: Path, *, is_synced: bool = False) -> Iterator[Path]:
         DataNotFoundError: the folder does not exist.
         DataError: the path names something other than a file, or writing fails.
     """
+    require_possible(path)
     try:
         target = Path(os.path.realpath(path))
         if target.is_symlink():

@@ -351,8 +351,8 @@ def write_synthetic_movielens(
         ForkError: this process lacks the threads of Polars.
     """
     require_polars_threads("writing a data set")
-    if dialect not in get_args(Dialect):
-        raise ConfigError(f"dialect={dialect!r}: expected one of {', '.join(get_args(Dialect))}")
+    if not isinstance(dialect, str) or dialect not in get_args(Dialect):
+        raise ConfigError(f"dialect={dialect!r:.80}: expected one of {', '.join(get_args(Dialect))}")
     _check_size(num_users, num_items, num_interactions, seed)
     with replaced_file(Path(path)) as partial:
         rows = synthetic_movielens(num_users, num_items, num_interactions, seed=seed)

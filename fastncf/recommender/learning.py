@@ -15,7 +15,7 @@ from fastncf.errors import ConfigError, DataError, DivergedError, counted, type_
 from fastncf.further_training import train_on, trains_module
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.numpy_errors import with_usual_errors
-from fastncf.progress import progress_shown
+from fastncf.progress import progress_shown, require_callback
 from fastncf.recommender.fitted import FittedModel
 from fastncf.refit import train_on_all
 from fastncf.serving.histories import is_table, read_rows
@@ -58,14 +58,15 @@ class Learning(FittedModel):
         Raises:
             DataNotFoundError: there is no such file.
             DataError: the source cannot be used, or with ``error`` holds an item that the model does not know.
-            ConfigError: ``epochs`` is no integer from 0; the model is a module that does not name the tables that new
-                users or items need rows in; its trainer cannot train here; or it needs the order of its histories and
-                was saved without it.
+            ConfigError: ``epochs`` is no integer from 0; the callback cannot be called; the model is a module that does
+                not name the tables that new users or items need rows in; its trainer cannot train here; or it needs the
+                order of its histories and was saved without it.
             DivergedError: the training led to numbers that are not finite; the recommender stays as it was.
         """
         if not is_table(new):
             raise DataError(f"update: got {type_name(new)}; expected a frame or a file of users and items")
         epochs = require_count("epochs", epochs, least=0)
+        require_callback(callback, progress)
         if self.plan.uses_order and self.order is None:
             raise ConfigError("update: the model was saved without the order of the histories; expected a new fit")
         known = self._known_for_update(epochs)  # before anything is read

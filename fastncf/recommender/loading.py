@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastncf.accelerators import may_have_device
-from fastncf.config import require_flag, show
+from fastncf.config import require_device_name, require_flag, show
 from fastncf.data.titles import read_titles
 from fastncf.errors import ConfigError, DataError
 from fastncf.kernels.cpu.factors import Factors
@@ -54,10 +54,12 @@ def load(
     Raises:
         DataNotFoundError: there is no such folder, or no model in it; or no such file of titles.
         DataError: a file is damaged, or was written by a newer version.
-        ConfigError: the model was a module of the user's own and none is given; or ``verify`` is no truth value.
+        ConfigError: the model was a module of the user's own and none is given; ``verify`` is no truth value; or
+            ``device`` is no name.
         DeviceError: the device is not available.
     """
     require_folder(directory)
+    device = require_device_name(device)
     if model is not None:
         require_torch("load: a module of your own")
     use_one_torch_thread_after_fork()

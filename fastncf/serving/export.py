@@ -9,7 +9,7 @@ import polars as pl
 
 from fastncf import files
 from fastncf.config import show
-from fastncf.data.replaced_file import replaced_file, replaced_files
+from fastncf.data.replaced_file import replaced_file, replaced_files, require_possible
 from fastncf.errors import ConfigError, DataError
 from fastncf.processes import require_polars_threads
 from fastncf.serving.onnx_export import SUFFIX as ONNX
@@ -51,13 +51,12 @@ def export_vectors(target: Path, users: pl.DataFrame, items: pl.DataFrame) -> li
             np.savez(file, **_arrays(users, "user"), **_arrays(items, "item"))
         return [target]
     require_polars_threads("writing Parquet")
-    if target.parent.is_dir() and not target.exists():
-        try:
+    require_possible(target)
+    try:
+        if target.parent.is_dir() and not target.exists():
             files.make_folders(target)
-        except OSError as error:
-            raise DataError(
-                f"{target}: cannot be made ({error.strerror}); expected a folder that can be written"
-            ) from None
+    except OSError as error:
+        raise DataError(f"{target}: cannot be made ({error.strerror}); expected a folder that can be written") from None
     written = [target / "users.parquet", target / "items.parquet"]
     with replaced_files() as draft_of:
         for path, frame in zip(written, (users, items), strict=True):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from fastncf.config import show
+from fastncf.config import is_one_of, show
 from fastncf.errors import ConfigError, FastNCFError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def require_output(output: Any) -> None:
         ConfigError: it is neither polars nor pandas.
         FastNCFError: pandas is not installed.
     """
-    if output not in ("polars", "pandas"):
+    if not is_one_of(output, ("polars", "pandas")):
         raise ConfigError(f"output={show(output)}: expected one of polars, pandas")
     if output == "pandas":
         try:

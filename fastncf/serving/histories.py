@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from fastncf.config import show
+from fastncf.config import is_one_of, show
 from fastncf.data.csr import balanced_ranges
 from fastncf.data.ids import Vocabulary, named_ids
 from fastncf.data.readers.options import Lookup, Reading
 from fastncf.data.readers.table import read_table
-from fastncf.errors import ConfigError, DataError, DataNotFoundError
+from fastncf.errors import ConfigError, DataError, DataNotFoundError, type_name
 from fastncf.kernels.cpu.encoder import HistoryEncoder, encode_histories
 from fastncf.threads import run_ranges
 
@@ -93,7 +93,7 @@ def read_rows(
         DataNotFoundError: there is no such file.
         DataError: the source cannot be used, or with ``error`` holds an item that the model does not know.
     """
-    if unknown not in choices:
+    if not is_one_of(unknown, choices):
         raise ConfigError(f"unknown={show(unknown)}: expected {' or '.join(choices)} beside {name}")
     raw: Any
     counts: dict[str, int] = {}
@@ -111,7 +111,8 @@ def read_rows(
         lookup = Lookup(integer_roles, known, skips=others, may_be_empty=unknown != "error")
         with _settings_of_the_fit(name):
             table = read_table(source, **columns, needs_time=False, lookup=lookup, **options)
-        users, counts = Vocabulary.of([table.frame["user"]], "user"), {"num_rows": table.num_rows, **table.left_out}
+        users = Vocabulary.of([table.frame["user"], *table.others], "user")
+        counts = {"num_rows": table.num_rows, **table.left_out}
         if takes_new:
             items = Vocabulary.of([items.ids, table.frame["item"]], "item")
         user, item = users.encode(table.frame["user"]), items.encode(table.frame["item"])
@@ -120,7 +121,10 @@ def read_rows(
         in_turn = -rows if reading.ties == "first" else rows
         by_age = (in_turn, table.frame["time"].to_numpy()) if "time" in table.frame.columns else (rows,)
     else:
-        named = named_ids(source, "item", skips_missing=unknown != "error")
+        if isinstance(source, set | frozenset):
+            raise DataError(f"{name}: {type_name(source)} has no order; expected a list, the oldest item first")
+        remedy = f"; expected an id, or {others}, which leave it out"
+        named = named_ids(source, "item", skips_missing=unknown != "error", remedy=remedy)
         users, item = Vocabulary(pl.Series("user", [0]), "user"), items.find(named)
         user, raw, by_age = np.zeros(len(item), dtype=np.int32), named, (np.arange(len(item)),)
         weight = None

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from fastncf.config import show
+from fastncf.config import is_one_of, show
 from fastncf.data.ids import NamedIds, Vocabulary, named_ids, to_texts
 from fastncf.errors import ConfigError, DataError
 
@@ -69,11 +69,16 @@ def find_users(vocabulary: Vocabulary, raw_ids: Any, unknown: Unknown) -> AskedU
         ConfigError: ``unknown`` is none of these.
         DataError: an id is neither an integer nor text, or with ``error`` not in the training data.
     """
-    if unknown not in _CHOICES:
+    if not is_one_of(unknown, _CHOICES):
         raise ConfigError(f"unknown={show(unknown)}: expected one of {', '.join(_CHOICES)}")
     if raw_ids is None:
         return AskedUsers(np.arange(len(vocabulary), dtype=np.int32), vocabulary)
-    named = named_ids(raw_ids, vocabulary.noun, skips_missing=unknown != "error")
+    named = named_ids(
+        raw_ids,
+        vocabulary.noun,
+        skips_missing=unknown != "error",
+        remedy="; expected an id, or unknown='skip' or unknown='popular', which leave it out",
+    )
     rows = vocabulary.find(named)
     if not len(rows) or rows.min() >= 0:
         return AskedUsers(rows, vocabulary)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,6 +107,7 @@ def test_unknown_ids_have_no_index(ids):
         *(pl.Series(["5"], dtype=pl.Categorical), pl.Series([Decimal("5.0")]), pl.Series([5], dtype=pl.Object)),
         *(pl.Series([5], dtype=pl.UInt8), pl.Series([5], dtype=pl.UInt64), pd.Series(["5"]), pd.Series([5.0])),
         *(pd.Series(["5"], dtype="category"), pd.Series([5], dtype="Int64"), pd.Index([5])),
+        *(torch.tensor(5), torch.tensor([5.0]), np.ma.array([5], mask=[False])),
     ],
     ids=repr,
 )
@@ -123,6 +125,8 @@ def test_named_ids(raw):
         *({2: 1}, Decimal("0.5"), Decimal("nan"), Decimal("1e999999999"), dt.date(2020, 1, 1), np.array([[5]])),
         *(np.float32(2**24), np.bool_(True), np.datetime64("2020"), pd.NA, pl.Series([1.5]), pl.Series([None])),
         *(pl.Series([True]), pl.Series([[5]]), pl.Series(["5", " "], dtype=pl.Categorical), pd.Series([1, None])),
+        *(np.ma.masked, np.ma.array([5, 1], mask=[False, True]), [5, np.ma.masked], torch.tensor(1.5), bytearray(b"5")),
+        *(memoryview(b"5"), np.array(np.datetime64("2020-01-01", "ns"))),
     ],
     ids=repr,
 )

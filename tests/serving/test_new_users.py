@@ -79,6 +79,28 @@ def test_users_without_known_items_are_skipped_or_get_popular_items(rec):
     assert found["item"][:3].to_list() == popular
 
 
+def test_users_all_of_whose_rows_are_left_out_get_popular_items(tmp_path):
+    data = checkerboard().with_columns(rating=5)
+    rec = fastncf.fit(data, model="popularity", min_rating=3, progress=False)
+    frame = pl.DataFrame(
+        {
+            "user": ["7", "8", "8", "9", None, "NULL"],
+            "item": ["", "1", None, "NULL", "2", ""],
+            "rating": [5, 5, 5, 5, 5, 5],
+        }
+    )
+    frame = pl.concat([frame, pl.DataFrame({"user": ["6"], "item": ["1"], "rating": [1]})])
+    frame.write_csv(tmp_path / "a.csv", quote_style="never")
+    frame.head(2).write_parquet(tmp_path / "a.parquet")
+    frame.tail(5).write_parquet(tmp_path / "b.parquet")
+    for history in (frame, frame.to_pandas(), tmp_path / "a.csv", tmp_path / "*.parquet"):
+        found = rec.recommend(history=history, k=1, unknown="popular")
+        assert found["user"].to_list() == [6, 7, 8, 9]
+        assert rec.recommend(history=history, k=1, unknown="skip")["user"].to_list() == [8]
+        copied = copy.deepcopy(rec).update(history, unknown="skip")
+        assert len(copied.users) == len(rec.users)
+
+
 def test_update_takes_new_users_and_changes_no_others(rec):
     own = fastncf.recommender.Recommender(
         **{name: getattr(rec, name) for name in rec.__dataclass_fields__ if name[0] != "_"}

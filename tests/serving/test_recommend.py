@@ -140,6 +140,8 @@ def test_a_user_without_an_id_does_not_stop_a_batch(fitted, unknown):
         pl.Series([1, None, 5]),
         pd.Series([1, None, 5], dtype="Int64"),
         pd.Series([1, pd.NaT, "5"], dtype=object),
+        np.ma.array([1, 0, 5], mask=[False, True, False]),
+        [1, np.ma.masked, 5],
     ):
         assert_frame_equal(rec.recommend(asked, unknown=unknown), expected)
     assert not rec.recommend([None], unknown=unknown).height
@@ -162,8 +164,14 @@ def test_wrong_requests_are_named(fitted, tmp_path):
         rec.recommend(1, exclude=[None])
     with pytest.raises(DataError, match=r"user ids are integers or text; got 0\.5 in position 3 of 4"):
         rec.recommend([None, 1, 0.5, 8], unknown="skip")
-    with pytest.raises(DataError, match=r"user ids are integers or text; got None in position 2 of 2"):
+    with pytest.raises(
+        DataError, match=r"user ids are integers or text; got None in position 2 of 2; .* or unknown='sk"
+    ):
         rec.recommend([1, None])
+    with pytest.raises(DataError, match=r"item ids are integers or text; got '' in position 2 of 3; .* unknown='skip'"):
+        rec.recommend(history=[3, "", 5])
+    with pytest.raises(DataError, match="history: a set has no order; expected a list"):
+        rec.recommend(history={3, 5})
     frame = pl.DataFrame({"user": [1, 8]})
     for table in (frame, frame.lazy(), pd.DataFrame({"user": [1, 8]})):
         name = type(table).__name__

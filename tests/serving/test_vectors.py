@@ -163,6 +163,11 @@ def test_what_cannot_be_exported_is_named(rec, tmp_path):
     for path in (tmp_path / "no" / "x.npz", tmp_path / "no" / "x"):
         with pytest.raises(DataNotFoundError, match="its folder does not exist"):
             rec.export(path)
+    for path in ("a\0b", "a\0b.npz", "x" * 300, "x" * 300 + ".npz"):
+        with pytest.raises(DataError, match=r"null character|too long"):
+            rec.export(path)
+    with pytest.raises(DataError, match="its name holds a null character"):
+        rec.recommend(1, out="a\0b.csv")
     popular = fastncf.fit(checkerboard(USERS, ITEMS, 2), model="popularity")
     for call in (popular.user_vectors, popular.item_vectors, lambda: popular.similar_users(1)):
         with pytest.raises(

@@ -46,9 +46,12 @@ class Part(NamedTuple):
         left_out: number of rows that were left out on request: ``num_missing`` lacked a value, and ``num_low_rated``
             had a lower rating than asked for.
         num_rows: number of rows of the source, those that were left out included.
+        others: users of rows that were left out, in canonical form and perhaps repeated; empty where ids are not looked
+            up.
     """
 
     frame: pl.DataFrame
     origin: Origin
     left_out: dict[str, int]
     num_rows: int
+    others: tuple[pl.Series, ...] = ()

@@ -3,6 +3,7 @@
 import glob
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
@@ -126,7 +127,8 @@ def join_parts(parts: Sequence[Part], source: str) -> Part:
 
     origin = Origin(source, join_formats([part.origin for part in parts]), first.columns, locate, remedy=first.remedy)
     left_out = {name: sum(part.left_out[name] for part in parts) for name in parts[0].left_out}
-    return Part(pl.DataFrame(columns), origin, left_out, sum(part.num_rows for part in parts))
+    others = tuple(chain.from_iterable(part.others for part in parts))
+    return Part(pl.DataFrame(columns), origin, left_out, sum(part.num_rows for part in parts), others)
 
 
 def join_formats(origins: Sequence[Origin]) -> str:

@@ -53,6 +53,7 @@ class Table:
         num_rows: number of rows of the source, those that were left out included.
         before: a point in time that was asked for, as the times have it, see
             :func:`~fastncf.data.readers.points.first_from`; None where none was.
+        others: users of rows that were left out, see :class:`~fastncf.data.readers.parts.Part`.
     """
 
     frame: pl.DataFrame
@@ -62,6 +63,7 @@ class Table:
     left_out: dict[str, int]
     num_rows: int
     before: int | None = None
+    others: tuple[pl.Series, ...] = ()
 
 
 def read_table(
@@ -159,17 +161,22 @@ def check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Par
         DataError: an id is not as expected, or the first row may be a header.
     """
     left_out, num_rows = {}, frame.height + origin.num_empty
+    others: list[pl.Series] = []
     if options.drop_missing:
         left_out["num_missing"] = num_rows
         missing = [is_missing(values, are_ids=values.name in ("user", "item")) for values in frame]
-        frame, origin = keep_rows(frame, origin, pl.select(~pl.any_horizontal(missing)).to_series())
+        kept = pl.select(~pl.any_horizontal(missing)).to_series()
+        others += _users_left_out(frame, origin, kept, options)
+        frame, origin = keep_rows(frame, origin, kept)
         left_out["num_missing"] -= frame.height
     origin = replace(origin, remedy=options.remedy())
     if options.min_rating is not None:
         left_out["num_low_rated"] = frame.height
         if "rating" in frame.columns:
             name = origin.name_column("rating")
-            frame, origin = keep_rows(frame, origin, has_at_least(frame["rating"], options.min_rating, name))
+            kept = has_at_least(frame["rating"], options.min_rating, name)
+            others += _users_left_out(frame, origin, kept, options)
+            frame, origin = keep_rows(frame, origin, kept)
         left_out["num_low_rated"] -= frame.height
     if "weight" in frame.columns:
         frame = frame.with_columns(check_weights(frame["weight"], origin.name_column("weight")).alias("weight"))
@@ -177,7 +184,7 @@ def check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Par
     ids = [check_ids(frame[role], origin.name_column(role)).alias(role) for role in ("user", "item") if frame.height]
     frame = frame.with_columns(ids)
     if not frame.height:
-        return Part(frame, origin, left_out, num_rows)
+        return Part(frame, origin, left_out, num_rows, tuple(others))
     has_names = layout is None or layout.has_header
     is_found = "time" in origin.columns and names["time"] is None
     if is_found and (not has_names or DURATIONS.fullmatch(normalize_name(origin.columns["time"]))):
@@ -186,7 +193,15 @@ def check_part(frame: pl.DataFrame, origin: Origin, options: ReadOptions) -> Par
         check_likely_times(frame["time"], origin.name_column("time"), named)
     if layout is not None and not has_names and not (options.is_looked_up or (names["user"] and names["item"])):
         refuse_doubtful_header(frame, layout.rows, layout.position_of, origin.source)
-    return Part(frame, origin, left_out, num_rows)
+    return Part(frame, origin, left_out, num_rows, tuple(others))
+
+
+def _users_left_out(frame: pl.DataFrame, origin: Origin, kept: pl.Series, options: ReadOptions) -> list[pl.Series]:
+    """Return the users of rows that are left out, where they are asked for: a column without those that are missing."""
+    if kept.all() or options.lookup is None or not options.lookup.may_be_empty:
+        return []
+    others, origin = keep_rows(frame, origin, ~kept & ~is_missing(frame["user"], are_ids=True))
+    return [check_ids(others["user"], origin.name_column("user"))] if others.height else []
 
 
 def _make_table(part: Part, options: ReadOptions) -> Table:
@@ -196,10 +211,10 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
         DataError: there is no row, or a time is not as expected.
         ConfigError: the given format of times cannot be used.
     """
-    frame, origin, left_out, num_rows = _without_missing_words(part, options)
+    frame, origin, left_out, num_rows, others = _without_missing_words(part, options)
     columns = dict(origin.columns)
     if frame.height == 0 < num_rows and options.lookup is not None and options.lookup.may_be_empty:
-        return Table(_NO_ROWS, origin.source, {}, origin.locate, left_out, num_rows)
+        return Table(_NO_ROWS, origin.source, {}, origin.locate, left_out, num_rows, others=others)
     if frame.height == 0:
         raise no_rows(origin.source, left_out, "at least one row" if options.is_looked_up else _LEAST)
     given = DateFormat(options.time_format, options.dayfirst)
@@ -218,7 +233,7 @@ def _make_table(part: Part, options: ReadOptions) -> Table:
     if "weight" in columns:
         checked = checked.with_columns(frame["weight"])
     source_info = {"source": origin.source, "format": origin.format, "columns": columns, "rows": frame.height}
-    return Table(checked, origin.source, source_info, origin.locate, left_out, num_rows, before)
+    return Table(checked, origin.source, source_info, origin.locate, left_out, num_rows, before, others)
 
 
 def _without_missing_words(part: Part, options: ReadOptions) -> Part:
@@ -227,17 +242,24 @@ def _without_missing_words(part: Part, options: ReadOptions) -> Part:
     Raises:
         DataError: there is such a row, and missing values are not left out.
     """
-    for role in ("user", "item") if options.lookup is None else options.lookup.integer_roles:
-        frame, origin, left_out, num_rows = part
+    roles = ("user", "item") if options.lookup is None else options.lookup.integer_roles
+    for role in roles:
+        frame, origin, left_out, num_rows, others = part
         mask = stand_for_missing(frame[role])
         if mask is None:
             continue
         if not options.drop_missing:
             refuse_words(frame[role], mask, origin.name_column(role))
         num_missing = left_out["num_missing"] + int(mask.sum())
+        if role != "user":
+            others += tuple(_users_left_out(frame, origin, ~mask, options))
         frame, origin = keep_rows(frame, origin, ~mask)
         frame = frame.with_columns(canonical_ids(frame[role]).alias(role))
-        part = Part(frame, origin, {**left_out, "num_missing": num_missing}, num_rows)
+        part = Part(frame, origin, {**left_out, "num_missing": num_missing}, num_rows, others)
+    if part.others and "user" in roles:
+        everyone = pl.concat([ids.cast(pl.String) for ids in (part.frame["user"], *part.others)])
+        if (mask := stand_for_missing(everyone)) is not None:
+            return part._replace(others=(canonical_ids(everyone.filter(~mask)),))
     return part
 
 
