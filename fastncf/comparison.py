@@ -313,6 +313,11 @@ def _questions(model: Recommender, name: str, config: Any, *, is_redrawn: bool) 
             f"compare: nothing is held out in {name:.80}, which was trained on all interactions; expected a model of a "
             f"fit that holds items out, before refit()"
         )
+    if not len(TestSet.of(model.split).users):
+        raise ConfigError(
+            f"compare: no held-out item is left in {name:.80}, since update() has taken those of all tested users into "
+            f"their histories; expected a model before update()"
+        )
     return Questions.of(model.split, config, is_redrawn=is_redrawn)
 
 

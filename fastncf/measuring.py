@@ -144,10 +144,15 @@ class Questions:
             is_redrawn: whether candidates are drawn although some were given.
 
         Raises:
-            ConfigError: nothing is held out, or a metric cannot be measured.
+            ConfigError: nothing is held out any more, or a metric cannot be measured.
             InsufficientMemoryError: the lists do not fit into the memory.
         """
         test = TestSet.of(split)
+        if not len(test.users):
+            raise ConfigError(
+                "evaluate: no held-out item is left, since update() has taken those of all tested users into their "
+                "histories; expected a model before update(); the metrics of the fit are kept in the model"
+            )
         has_several = config.held_out(is_given=split.holdout == "given").has_several and split.test_rows is not None
         has_several |= test.are_others and config.held_out().has_several
         names = require_metrics(config.metrics, has_several=has_several)

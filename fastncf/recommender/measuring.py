@@ -58,7 +58,8 @@ class Measuring(Answering):
             the values of each user.
 
         Raises:
-            ConfigError: k or num_candidates is no integer of at least 1, a metric is unknown, or nothing is held out.
+            ConfigError: k or num_candidates is no integer of at least 1, a metric is unknown, or nothing is held out,
+                perhaps since :meth:`update` has taken it all into histories.
             InsufficientMemoryError: the memory does not suffice for so many candidates.
             DivergedError: no held-out item has a finite score, so that the metrics would mean nothing.
         """

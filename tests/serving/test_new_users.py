@@ -117,6 +117,14 @@ def test_update_takes_new_users_and_changes_no_others(rec):
         own.recommend(77)
 
 
+def test_nothing_is_measured_once_an_update_has_taken_all_that_was_held_out(rec):
+    own = copy.copy(rec).update(pl.DataFrame({"user": range(60), "item": [user % 2 for user in range(60)]}))
+    with pytest.raises(ConfigError, match=r"^evaluate: no held-out item is left, since update\(\) has taken those of"):
+        own.evaluate()
+    with pytest.raises(ConfigError, match=r"^compare: no held-out item is left in own"):
+        fastncf.compare(rec, own, names=["rec", "own"])
+
+
 def test_a_module_that_names_no_tables_says_so():
     class Plain(Dots):
         user_tables = None
