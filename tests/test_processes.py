@@ -88,10 +88,9 @@ def run(code: str, folder: Path) -> None:
 
 
 @needs_fork
-@pytest.mark.parametrize("model", ["mf", "mf as a module", "mlp", "popularity", "own"])
-def test_a_child_serves_what_its_parent_does(model, tmp_path):
+def test_a_child_serves_what_its_parent_does(tmp_path):
     run(
-        f"""
+        """
 class Own(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -101,17 +100,6 @@ class Own(torch.nn.Module):
     def forward(self, user, item):
         return self.output(self.user(user) * self.item(item)).squeeze(-1)
 
-name, _, as_module = {model!r}.partition(" ")
-rec = fastncf.fit(frame, model=Own() if name == "own" else name, epochs=1, num_candidates=20)
-use_all_threads()
-if as_module:
-    rec.model  # from now on torch computes
-if name == "own":
-    fastncf.load = lambda folder, load=fastncf.load: load(folder, model=Own())
-expected = json.loads(json.dumps(uses(rec, "parent")))
-assert in_child(lambda: uses(rec, "child")) == expected
-assert in_child(lambda: in_child(lambda: uses(rec, "grandchild"))) == expected
-
 def on_a_thread():
     found = []
     thread = threading.Thread(target=lambda: found.append(uses(rec, "thread")))
@@ -119,25 +107,44 @@ def on_a_thread():
     thread.join()
     return found[0]
 
-assert in_child(on_a_thread) == expected
+load = fastncf.load
+for kind in ("mf", "popularity", "mf as a module", "mlp", "own"):
+    name, _, as_module = kind.partition(" ")
+    rec = fastncf.fit(frame, model=Own() if name == "own" else name, epochs=1, num_candidates=20)
+    use_all_threads()
+    if as_module:
+        rec.model  # from now on torch computes
+    if name == "own":
+        fastncf.load = lambda folder: load(folder, model=Own())
+    expected = json.loads(json.dumps(uses(rec, "parent")))
+    assert in_child(lambda: uses(rec, "child")) == expected, kind
+    assert in_child(lambda: in_child(lambda: uses(rec, "grandchild"))) == expected, kind
+    assert in_child(on_a_thread) == expected, kind
 """,
         tmp_path,
     )
 
 
 @needs_fork
-@pytest.mark.parametrize("settings", [{}, {"loss": "softmax"}, {"model": "mlp"}, {"model": "mlp", "loss": "softmax"}])
-def test_a_child_trains_again_and_reports_as_its_first_call(settings, tmp_path):
+def test_a_child_trains_again_and_reports_as_its_first_call(tmp_path):
     """The text ids are those that Polars would join, and the child has called nothing that prepares torch."""
     run(
-        f"""
-rec = fastncf.fit(frame, epochs=1, num_candidates=20, progress=False, **{settings!r})
-rec.recommend(7)
+        """
+def evaluated(rec):
+    return rec.evaluate(num_candidates=5).metrics
+
+def refitted(rec):
+    return rec.refit().recommend(7, 5)["item"].to_list()
+
+settings = {}, {"loss": "softmax"}, {"model": "mlp"}, {"model": "mlp", "loss": "softmax"}
+fitted = [fastncf.fit(frame, epochs=1, num_candidates=20, progress=False, **changes) for changes in settings]
+for rec in fitted:
+    rec.recommend(7)
 use_all_threads()
-assert in_child(lambda: rec.evaluate(num_candidates=5).metrics) == rec.evaluate(num_candidates=5).metrics
-assert in_child(lambda: rec.report(folder + "/report.html").name) == "report.html"
-found = in_child(lambda: rec.refit().recommend(7, 5)["item"].to_list())
-assert found == rec.refit().recommend(7, 5)["item"].to_list()
+found = [(in_child(lambda: evaluated(rec)), in_child(lambda: refitted(rec))) for rec in fitted]
+for rec in fitted:
+    assert in_child(lambda: rec.report(folder + "/report.html").name) == "report.html"
+assert found == [(evaluated(rec), refitted(rec)) for rec in fitted]
 """,
         tmp_path,
     )
@@ -181,23 +188,26 @@ assert in_child(lambda: list(map(str, rec.export(f"{folder}/vectors.npz")))) == 
 
 
 @needs_fork
-@pytest.mark.parametrize("model", ["mf", "mlp", "popularity"])
-def test_loading_and_serving_start_no_threads_so_that_a_child_can_do_everything(model, tmp_path):
-    """A server that loads a model and then forks: its workers have threads of their own."""
-    run(f"rec = fastncf.fit(frame, model={model!r}, epochs=1)\nrec.save(folder + '/model')", tmp_path)
+def test_loading_and_serving_start_no_threads_so_that_a_child_can_do_everything(tmp_path):
+    """A server that loads models and then forks: its workers have threads of their own."""
+    models = "models = 'mf', 'popularity', 'mlp'\n"
+    fit_all = "for name in models: fastncf.fit(frame, model=name, epochs=1).save(f'{folder}/{name}')"
+    run(models + fit_all, tmp_path)
     run(
-        f"""
-rec = fastncf.load(folder + "/model")
-rec.recommend([0, 1])
-rec.score([1, 2], ["i3", "i5"])
+        models
+        + """
+loaded = [fastncf.load(f"{folder}/{name}") for name in models]
+for rec in loaded:
+    rec.recommend([0, 1])
+    rec.score([1, 2], ["i3", "i5"])
 
-def work():
+def work(rec):
     frame.filter(pl.col("user") > 5).sort("time")
     rec.recommend([5, 6]).filter(pl.col("rank") == 1)
-    fastncf.fit(frame, model={model!r}, epochs=1)
+    fastncf.fit(frame, model=rec.plan.final.model, epochs=1)
     return "done"
 
-assert in_child(work) == "done"
+assert [in_child(lambda: work(rec)) for rec in loaded] == ["done"] * 3
 """,
         tmp_path,
     )

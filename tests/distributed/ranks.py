@@ -114,7 +114,7 @@ def least_bytes(trainer: NextItem, size: int) -> int:
 
 def states_by_triton(name: str, is_alone: bool) -> Iterator[tuple[str, np.ndarray]]:
     """Yield losses and states after epochs by the kernels for CUDA, here by Triton's interpreter without one."""
-    split = random_split(3, num_users=9, num_items=23, max_degree=15)
+    split = random_split(3, num_users=6, num_items=23, max_degree=12)
     makers = TRITON_MAKERS[name]
     changes = {"device": "cpu", "dim": 21, "dropout": 0.4, "batch_size": 30, "epochs": EPOCHS}
     stage = softmax_stage(history=makers[0].history, **changes)

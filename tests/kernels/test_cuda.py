@@ -38,18 +38,19 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
-    """By the compiler itself, not the interpreter; the shared memory is that of the smallest device since Ampere.
+    """By the compiler itself, not the interpreter, for one of two capabilities, since each takes half a minute.
 
-    A whole step over vectors of 64, and tiles of states, may take all of a 9.0: where they do not fit, another
-    trainer trains.
+    The shared memory is that of the smallest device since Ampere. A whole step over vectors of 64, and
+    tiles of states, may take all of a 9.0: where they do not fit, another trainer trains.
     """
+    capability, most = ((80, 99), (90, 227))[np.random.default_rng().integers(2)]
     root = Path(__file__).parents[2]
     source = "".join(path.read_text() for path in (root / "fastncf" / "kernels" / "cuda").glob("*.py"))
     functions = re.findall(r"@triton\.jit.*\ndef (_\w+)", source)
     started = {name for name in functions if f"{name}[" in source or f"_launch({name}," in source}
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.compile_cuda", "80", "90"],
+        [sys.executable, "-m", "tests.kernels.compile_cuda", str(capability)],
         cwd=root,
         env=env | {"TRITON_CACHE_DIR": str(tmp_path)},
         capture_output=True,
@@ -57,20 +58,17 @@ def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     made = json.loads(run.stdout)
-    for capability in (80, 90):
-        assert {name for at, name, *_ in made if at == capability} == started
+    assert {name for _, name, *_ in made} == started
     large = {"_add_gradients_kernel", "_softmax_kernel", "_negative_gradients_kernel"}
-    for capability, most in ((80, 99), (90, 227)):
-        compiled = [(name, shared) for at, name, shared, *_ in made if at == capability]
-        steps = sorted(shared for name, shared in compiled if name == "_add_gradients_kernel")
-        assert len(steps) == 3
-        assert steps[0] <= 99 << 10
-        assert steps[1] == steps[2]  # vectors of 64, positions of 32 and 64 bits
-        assert max(shared for name, shared in compiled if name in large) <= most << 10
-        assert max(shared for name, shared in compiled if name not in large) <= 99 << 10
+    steps = sorted(shared for _, name, shared, *_ in made if name == "_add_gradients_kernel")
+    assert len(steps) == 3
+    assert steps[0] <= 99 << 10
+    assert steps[1] == steps[2]  # vectors of 64, positions of 32 and 64 bits
+    assert max(shared for _, name, shared, *_ in made if name in large) <= most << 10
+    assert max(shared for _, name, shared, *_ in made if name not in large) <= 99 << 10
     of_sets = {"_forward_set_kernel", "_backward_set_kernel", "_set_state_kernel", "_copy_states_kernel"}
-    in_memory = {stack for at, name, *_, stack in made if at == 80 and name in of_sets}
-    assert in_memory == {0}  # all numbers of a thread are in registers
+    in_memory = {stack for _, name, *_, stack in made if name in of_sets}
+    assert capability == 90 or in_memory == {0}  # all numbers of a thread are in registers
 
 
 def device_csr(indptr: np.ndarray, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -41,7 +41,7 @@ def _small_windows(monkeypatch):
 
 
 def small_split(seed: int) -> Split:
-    return random_split(seed, num_users=9, num_items=23, max_degree=15)
+    return random_split(seed, num_users=7, num_items=23, max_degree=12)
 
 
 def on_device(split: Split, **changes) -> CUDANextItem:
@@ -238,7 +238,7 @@ def test_a_plan_of_few_batches_and_steps_of_graphs_change_no_bit(monkeypatch):
     for batches, steps in ((256, 32), (3, 2), (1, 1)):
         monkeypatch.setattr(CUDANextItem, "batches_per_plan", batches)
         monkeypatch.setattr(cuda_next_item, "_STEPS_PER_GRAPH", steps)
-        trainer = on_device(split, batch_size=12, dropout=0.2)
+        trainer = on_device(split, batch_size=8, dropout=0.2)
         assert trainer.num_batches > 3
         found.append((float(trainer.epoch(0)), bits_of(trainer)))
     assert found[0] == found[1] == found[2]
