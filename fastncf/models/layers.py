@@ -131,6 +131,12 @@ def drop_constant_columns(others: Tensor, vectors: Tensor) -> Tensor:
 
 def make_linear(num_inputs: int, num_outputs: int, generator: torch.Generator | None) -> nn.Linear:
     """Return a linear layer whose parameters have torch's default distribution, drawn from ``generator``."""
+    if torch.get_default_device().type == "meta":  # on meta there is nothing to draw, see make_embedding
+        layer = nn.Linear(1, 1, device="cpu")
+        layer.in_features, layer.out_features = num_inputs, num_outputs
+        layer.weight = nn.Parameter(torch.empty(num_outputs, num_inputs, dtype=torch.float32, device="meta"))
+        layer.bias = nn.Parameter(torch.empty(num_outputs, dtype=torch.float32, device="meta"))
+        return layer
     with seeded(torch.device("cpu"), 0):  # the global generator is left alone; skip_init would cost half a second
         layer = nn.Linear(num_inputs, num_outputs, dtype=torch.float32, device="cpu")
     bound = num_inputs**-0.5
