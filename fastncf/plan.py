@@ -6,6 +6,7 @@ The choice of the optimizer, the trainer and the device is in this file and nowh
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastncf.accelerators import may_have_device
@@ -63,7 +64,7 @@ class EvaluationSettings:
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Plan:
     """Stages of training, one after the other, and the evaluation of a fit.
 
@@ -163,6 +164,22 @@ class Plan:
     def __str__(self) -> str:
         """Describe the plan in lines for people: each choice with its reason."""
         return "\n".join(self.lines())
+
+    def __repr__(self) -> str:
+        """Return what is trained, on what, in four lines; ``str()`` has the choices and their reasons."""
+        data = self.data
+        rows = {
+            "model": self.model_in_words,
+            "epochs": f"{self.num_epochs:,} in {counted(len(self.stages), 'stage')}",
+            "data": f"{counted(data.num_interactions, 'training interaction')} of {counted(data.num_users, 'user')} "
+            f"with {counted(data.num_items, 'item')}",
+            "expect": self.cost,
+        }
+        return "\n".join(("Plan", *(printable(f"  {name}: {value}") for name, value in rows.items())))
+
+    def _repr_html_(self) -> str:
+        """Return the choices and their reasons as text of one width, which notebooks show."""
+        return f"<pre>{escape(str(self))}</pre>"
 
     def lines(self, name_of: Callable[[str], str] = str) -> list[str]:
         """Return the lines of ``str(plan)``.

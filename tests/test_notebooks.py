@@ -5,10 +5,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import get_type_hints
 
+import polars as pl
 import pytest
 
 import fastncf
 from fastncf.config import Settings
+from fastncf.search.result import Tuned
 from tests.conftest import checkerboard
 
 
@@ -52,6 +54,23 @@ def test_the_parts_of_a_recommender_have_short_names(rec):
     assert (
         repr(rec.split) == f"Split(60 users, 40 items, {size:,} training interactions, holdout={rec.split.holdout!r})"
     )
+
+
+def test_what_is_done_has_a_short_repr_and_all_reasons_in_a_notebook(rec):
+    neural = fastncf.fit(checkerboard(), model="neumf", dim=4, epochs=1, l2=0.0, progress=False)
+    for made in (rec.plan, neural.plan, neural.pretrained, rec.encoder, rec.config):
+        assert len(repr(made).split("\n")) <= 10
+        assert len(repr(made)) < 1000
+    assert repr(neural.plan).startswith(
+        "Plan\n  model: neumf, dim 4, loss bce, history none, trained by adam\n  epochs: "
+    )
+    assert " in 3 stages\n  data: " in repr(neural.plan)
+    plan = replace(rec.plan, reasons=({"loss": "<b>"},))
+    assert plan._repr_html_() == f"<pre>{str(plan).replace('<', '&lt;').replace('>', '&gt;')}</pre>".replace(
+        "'", "&#x27;"
+    )
+    tuned = Tuned(rec.config, 0.5, None, pl.DataFrame({"state": ["complete"] * 900}), {}, None)
+    assert repr(tuned) == str(tuned)
 
 
 def test_repr_html_is_a_table_without_the_markup_of_others(rec):

@@ -32,6 +32,11 @@ class Pretrained(NamedTuple):
     encoder: HistoryEncoder | None
     maps: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        """Return the sizes and the names of the tables in one line."""
+        num_items, dim = self.item_vectors.shape
+        return f"Pretrained({num_items:,} items, dim {dim}, maps to {', '.join(self.maps)})"
+
     @classmethod
     def of(cls, factors: Factors, encoder: HistoryEncoder | None, module: "nn.Module") -> "Pretrained":
         """Return what is kept, with maps that are fitted to the trained users by least squares.

@@ -20,7 +20,7 @@ _FEWEST_FOR_IMPORTANCE = 4
 """Complete trials from which on importances are told."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tuned:
     """Result of :func:`fastncf.tune`.
 
@@ -77,6 +77,8 @@ class Tuned:
             lines.append(f"NDCG@{max(self.config.cutoffs)} of the best {where}: {self.ndcg:.4f}{default}")
         lines += [f"  {name:<18} {share:4.0%} of the importance" for name, share in self.importance.items()]
         return "\n".join((*lines, self.to_toml().rstrip()))
+
+    __repr__ = __str__
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain values."""
