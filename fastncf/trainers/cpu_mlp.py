@@ -13,6 +13,7 @@ from fastncf.data.csr import split_ranges
 from fastncf.data.split import Split
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu import mlp as kernels
+from fastncf.kernels.cpu import mlp_structures as structures
 from fastncf.kernels.cpu.gemm import COLUMN_MULTIPLE
 from fastncf.kernels.cpu.lazy_adam import (
     AdamSchedule,
@@ -25,6 +26,7 @@ from fastncf.kernels.cpu.lazy_adam import (
 )
 from fastncf.kernels.cpu.losses import require_code
 from fastncf.kernels.cpu.shards import SHARDS, sort_batches
+from fastncf.kernels.cpu.simd import aligned_zeros
 from fastncf.models.losses import LOSSES
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
@@ -118,11 +120,11 @@ class CPUMLPTrainer(Trainer):
         self._packed = self._pack_parameters(split)
         rates = stage.learning_rate_at(np.array([0, 1 / (stage.epochs * self.loader.batches)]))
         self._schedule = make_schedule(float(rates[0]), float(rates[0] - rates[1]))
-        tile_size = int(kernels.tile_size(stage.num_negatives))
+        tile_size = int(structures.tile_size(stage.num_negatives))
         microbatch_size = min(self.loader.interactions_per_batch, _MICROBATCH_SAMPLES // (1 + stage.num_negatives))
         microbatch_size = max(1, -(-microbatch_size // tile_size)) * tile_size
         self._num_threads = min(num_threads(), microbatch_size // tile_size)
-        self._settings = kernels.Settings(
+        self._settings = structures.Settings(
             num_users=split.num_users,
             num_negatives=stage.num_negatives,
             batch_size=self.loader.interactions_per_batch,
@@ -149,17 +151,15 @@ class CPUMLPTrainer(Trainer):
         stage = self.stage
         num_rows, rows_per_interaction = split.num_users + split.num_items, 2 + stage.num_negatives
         listed = 2 * self.loader.interactions_per_batch if self.loader.batches > 1 else len(split.indices)
-        self._batch_rows = kernels.BatchRows(
+        self._batch_rows = structures.BatchRows(
             rows=np.zeros(listed * rows_per_interaction, dtype=np.int32),
             last_use=np.zeros(num_rows, dtype=np.int32),
-            gradients=kernels.aligned_zeros(
-                self._settings.microbatch_size * rows_per_interaction * self._packed.table.width
-            ),
+            gradients=aligned_zeros(self._settings.microbatch_size * rows_per_interaction * self._packed.table.width),
         )
         owned = np.bincount(kernels.row_owners(num_rows, self._num_threads)).max()
         num_owned = int(min(owned, self.loader.interactions_per_batch * rows_per_interaction))
         self._workspaces = [
-            kernels.make_workspace(stage.num_negatives, self._packed.network, num_owned, self._settings.num_shards)
+            structures.make_workspace(stage.num_negatives, self._packed.network, num_owned, self._settings.num_shards)
             for _ in range(self._num_threads)
         ]
 
@@ -169,7 +169,7 @@ class CPUMLPTrainer(Trainer):
         The parameters have to be those after epoch ``number - 1``, since rows know the step that they are at.
         """
         self.loader.load(number)
-        done, sums = self._begin(losses=np.zeros(kernels.CHUNKS))
+        done, sums = self._begin(losses=np.zeros(structures.CHUNKS))
         shared = self._shared_state(sums["losses"])
         steps_before, batches = number * self.loader.batches, self.loader.batches
         per_call = max(1, _CALL_SAMPLES // (self.loader.interactions_per_batch * (1 + self.stage.num_negatives)))
@@ -192,7 +192,7 @@ class CPUMLPTrainer(Trainer):
         """See :meth:`fastncf.trainers.base.Trainer.compile_rest`."""
         catch_up(0, 0, 0, self._packed.table, self._schedule)
 
-    def _shared_state(self, losses: np.ndarray) -> kernels.SharedState:
+    def _shared_state(self, losses: np.ndarray) -> structures.SharedState:
         """Return what the threads share in the epoch that is loaded, which add to ``losses``."""
         loader = self.loader
         order, user, positive, negatives = (
@@ -200,12 +200,12 @@ class CPUMLPTrainer(Trainer):
         )
         weights = np.empty(0, dtype=np.float32) if loader.weights is None else loader.weights.numpy()
         starts = self._sort_batches(order)
-        data = kernels.EpochData(
+        data = structures.EpochData(
             len(order), order, user, positive, negatives, weights, len(weights) > 0, starts.reshape(-1), 0, 0
         )
-        return kernels.SharedState(
+        return structures.SharedState(
             num_threads=self._num_threads,
-            counters=np.zeros(kernels.num_counters(self._num_threads), dtype=np.int64),
+            counters=np.zeros(structures.num_counters(self._num_threads), dtype=np.int64),
             losses=losses,
             settings=self._settings,
             network=self._packed.network,
@@ -301,13 +301,13 @@ class PackedParameters:
             sum(dims[:-1]), dims[-1], [len(self._parameters[f"{name}.bias"]) for name in names]
         )
         width, num_parameters = self.network.product_width + self.network.input_width, self.network.num_parameters
-        rows = kernels.aligned_zeros((self.num_users + self.num_items) * stride_of(width))
+        rows = aligned_zeros((self.num_users + self.num_items) * stride_of(width))
         self.table = LazyTable(rows, rows.view(np.int32), width, stride_of(width))
-        self.layers = kernels.LayerParameters(
+        self.layers = structures.LayerParameters(
             values=np.zeros(3 * num_parameters, dtype=np.float32),
             transposed=np.empty(num_parameters, dtype=np.float32),
             transpose_index=_transpose_index(self.network),
-            gradients=kernels.aligned_zeros(kernels.CHUNKS * num_parameters),
+            gradients=aligned_zeros(structures.CHUNKS * num_parameters),
         )
         starts = zip(prefixes, (0, self.network.product_width), strict=False)
         self._parts = [part for prefix, start in starts for part in self._table_parts(prefix, start, self.num_users)]
@@ -423,13 +423,13 @@ def _unsupported_module(module: nn.Module) -> str | None:
     return None
 
 
-def _make_network(product_dim: int, input_dim: int, layers: Sequence[int]) -> kernels.Network:
+def _make_network(product_dim: int, input_dim: int, layers: Sequence[int]) -> structures.Network:
     """Return the shape of a model with vectors of ``product_dim`` for GMF, or 0, and ``input_dim`` for MLP."""
     product_width, input_width = _padded(product_dim), _padded(input_dim)
     widths = [2 * input_width, *map(_padded, layers)]
     starts = np.cumsum([0, *(a * b for a, b in itertools.pairwise(widths)), *widths[1:]])
     output_offset = int(starts[-1])
-    return kernels.Network(
+    return structures.Network(
         product_width=product_width,
         input_width=input_width,
         num_layers=len(layers),
@@ -442,7 +442,7 @@ def _make_network(product_dim: int, input_dim: int, layers: Sequence[int]) -> ke
     )
 
 
-def _transpose_index(network: kernels.Network) -> NDArray[np.int32]:
+def _transpose_index(network: structures.Network) -> NDArray[np.int32]:
     """Return the places (n,) of the packed values among the same values with transposed matrices.
 
     The matrix of the first layer is two, one for the inputs from the user and one for those from the item.

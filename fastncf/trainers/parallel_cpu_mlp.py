@@ -9,7 +9,9 @@ import torch
 from fastncf import distributed
 from fastncf.data.split import Split
 from fastncf.kernels.cpu import mlp as kernels
+from fastncf.kernels.cpu import mlp_structures as structures
 from fastncf.kernels.cpu.lazy_adam import LazyTable, catch_up, steps_of
+from fastncf.kernels.cpu.simd import aligned_zeros
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
 from fastncf.sampling.loader import EpochLoader
@@ -88,16 +90,16 @@ class ParallelCPUMLP(CPUMLPTrainer):
         """Make memory for parts of batches of some interactions, which use some rows."""
         table, per = self._packed.table, 2 + self.stage.num_negatives
         self._batch_table = make_table(num_rows, table.width)
-        self._batch_rows = kernels.BatchRows(
+        self._batch_rows = structures.BatchRows(
             rows=np.zeros(num_interactions * per, dtype=np.int32),
             last_use=np.zeros(num_rows, dtype=np.int32),
-            gradients=kernels.aligned_zeros(
-                min(num_interactions + kernels.CHUNKS, self._settings.microbatch_size) * per * table.width
+            gradients=aligned_zeros(
+                min(num_interactions + structures.CHUNKS, self._settings.microbatch_size) * per * table.width
             ),
         )
         owned = int(np.bincount(kernels.row_owners(num_rows, self._num_threads)).max())
         self._workspaces = [
-            kernels.make_workspace(self.stage.num_negatives, self._packed.network, owned, self._settings.num_shards)
+            structures.make_workspace(self.stage.num_negatives, self._packed.network, owned, self._settings.num_shards)
             for _ in range(self._num_threads)
         ]
         self._room = num_rows, num_interactions
@@ -105,7 +107,7 @@ class ParallelCPUMLP(CPUMLPTrainer):
     def epoch(self, number: int) -> float:
         """See :meth:`fastncf.trainers.cpu_mlp.CPUMLPTrainer.epoch`; the loss is that of all ranks."""
         self.loader.load(number)
-        done, sums = self._begin(losses=np.zeros(kernels.CHUNKS))
+        done, sums = self._begin(losses=np.zeros(structures.CHUNKS))
         if self.ranks.rank:
             sums["losses"][:] = 0  # what is done already is counted once
         batches, size = self.loader.batches, self.loader.interactions_per_batch
@@ -127,7 +129,7 @@ class ParallelCPUMLP(CPUMLPTrainer):
         Args:
             indices: (B,), positions of all ranks' interactions in the CSR.
             step: number of the step.
-            losses: see :class:`~fastncf.kernels.cpu.mlp.SharedState`; added to.
+            losses: see :class:`~fastncf.kernels.cpu.mlp_structures.SharedState`; added to.
         """
         part = self._part_of(indices)
         batch = self.loader.gather(torch.from_numpy(part.indices))
@@ -185,7 +187,7 @@ class ParallelCPUMLP(CPUMLPTrainer):
         num_users: int,
         weights: torch.Tensor | None,
         losses: np.ndarray,
-    ) -> kernels.SharedState:
+    ) -> structures.SharedState:
         """Return what the threads share that compute the gradients of this rank's part of a batch.
 
         Args:
@@ -194,20 +196,20 @@ class ParallelCPUMLP(CPUMLPTrainer):
                 items counted from the first item.
             num_users: users of the part, whose rows come first.
             weights: (n,) float32 of the interactions, or None.
-            losses: see :class:`~fastncf.kernels.cpu.mlp.SharedState`.
+            losses: see :class:`~fastncf.kernels.cpu.mlp_structures.SharedState`.
         """
         user, positive, negatives = (np.ascontiguousarray(array, dtype=np.int32).reshape(-1) for array in places)
         order = np.arange(len(user), dtype=self.loader.order.numpy().dtype)
         given = np.empty(0, dtype=np.float32) if weights is None else weights.numpy()
         table = self._batch_table
-        return kernels.SharedState(
+        return structures.SharedState(
             num_threads=self._num_threads,
-            counters=np.zeros(kernels.num_counters(self._num_threads), dtype=np.int64),
+            counters=np.zeros(structures.num_counters(self._num_threads), dtype=np.int64),
             losses=losses,
             settings=self._settings._replace(num_users=num_users),
             network=self._packed.network,
             layers=self._packed.layers,
-            data=kernels.EpochData(
+            data=structures.EpochData(
                 len(order),
                 order,
                 user,

@@ -11,7 +11,7 @@ from torch import nn
 import fastncf
 from fastncf.errors import ConfigError
 from fastncf.kernels.cpu.gemm import ROW_MULTIPLE
-from fastncf.kernels.cpu.mlp import tile_size
+from fastncf.kernels.cpu.mlp_structures import tile_size
 from fastncf.models import build
 from fastncf.models.mlp import MLP
 from fastncf.models.neumf import NeuMF
@@ -173,6 +173,20 @@ def test_epochs_are_those_of_the_reference(model, schedule, monkeypatch):
             break
     np.testing.assert_allclose(losses, exact[1], rtol=1e-5)
     assert distance(exact[0], reference.parameters_of(module), start) < 1e-3
+
+
+@pytest.mark.parametrize("by_shards", [False, True])
+def test_a_last_microbatch_may_have_more_chunks_than_those_before(by_shards, monkeypatch):
+    """By chunks of two tiles the first of 33 tiles has 17, where the last by chunks of one would have up to 32."""
+    if by_shards:
+        monkeypatch.setattr(cpu_mlp, "_SHARED_BATCH", 1)
+    random = np.random.default_rng()
+    split = plain_split(*random_csr(random, 80, 90, 60), 90)
+    stage = replace(STAGE, num_negatives=4, epochs=3, batch_size=5 * int(random.integers(410, 520)))
+    _, expected = train(split, stage)
+    monkeypatch.setattr(cpu_mlp, "_MICROBATCH_SAMPLES", 5 * 33 * int(tile_size(4)))
+    _, losses = train(split, stage)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("by_shards", [False, True])

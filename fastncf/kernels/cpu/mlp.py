@@ -17,15 +17,9 @@ of the samples of a shard by the one thread that owns the row. The sums of shard
 
 The steps of a tile, from forward to backward, are inlined into :func:`train_tile`: otherwise each of them, with the
 products of matrices in it, is compiled by itself and again within every function around it, which takes a second more.
-
-The structures below hold arrays for the caller. Within the kernels the same structures hold pointers, see
-:func:`fastncf.kernels.cpu.rows.pointers`.
 """
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
 from fastncf.kernels.cpu.barrier import fetch_add, wait
 from fastncf.kernels.cpu.compiling import njit
@@ -41,9 +35,6 @@ from fastncf.kernels.cpu.gemm import (
 )
 from fastncf.kernels.cpu.hashing import mix64
 from fastncf.kernels.cpu.lazy_adam import (
-    AdamSchedule,
-    AdamStep,
-    LazyTable,
     assign_slot,
     has_slot,
     make_step,
@@ -52,7 +43,20 @@ from fastncf.kernels.cpu.lazy_adam import (
     slot_of,
     write_row,
 )
-from fastncf.kernels.cpu.losses import LossBuffers, batch_loss_gradients
+from fastncf.kernels.cpu.losses import batch_loss_gradients
+from fastncf.kernels.cpu.microbatches import (
+    chunk_size,
+    chunk_start,
+    interactions_of,
+    make_batch,
+    make_microbatch,
+    num_chunks_of,
+    plan_prefetch,
+    rows_start_of,
+    shard_starts_of,
+    slot_of_chunk,
+)
+from fastncf.kernels.cpu.mlp_structures import CHUNKS, FOUND, LINE, PrefetchPlan, Tile, tile_size
 from fastncf.kernels.cpu.rows import (
     BETA_1,
     BETA_2,
@@ -69,311 +73,18 @@ from fastncf.kernels.cpu.rows import (
     weighted_dot,
     weighted_dot_backward,
 )
-from fastncf.kernels.cpu.shards import PairSums, add_pairs, add_to_sum, begin_sum, depth_of, end_sum, sum_of
-from fastncf.kernels.cpu.simd import LANES, aligned_zeros, get, offset, pointer, prefetch, prefetch_to_read, put
+from fastncf.kernels.cpu.shards import add_pairs, add_to_sum, begin_sum, end_sum, sum_of
+from fastncf.kernels.cpu.simd import get, offset, pointer, prefetch, prefetch_to_read, put
 
-CHUNKS = 32
-"""Chunks of a microbatch at most, each with gradients of the layers of its own; a multiple of the number of shards."""
-
-_LINE = 16  # 4-byte numbers in a cache line, the unit that two threads should not both write to
-_TILE_SAMPLES = 40
-_PREFETCHED_BYTES = 1 << 17
 _IDS_AHEAD, _USES_AHEAD, _ROWS_AHEAD, _SLOTS_AHEAD, _SUMS_AHEAD, _OWNED_AHEAD = 16, 16, 6, 16, 4, 4
-_FOUND = 1_024
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _NO_STRIDE = np.int64(0)  # a literal would have gemm compiled anew
-
-
-class Settings(NamedTuple):
-    """Settings of a training run.
-
-    Attributes:
-        num_users: U; rows of users come first in the table.
-        num_negatives: K.
-        batch_size: B, interactions in a batch.
-        microbatch_size: interactions whose gradients of rows are kept at a time, a multiple of :func:`tile_size`.
-        num_shards: shards that batches are sorted by; 1 where they keep their order.
-        loss: code of the loss, see :mod:`fastncf.kernels.cpu.losses`.
-        num_terms: terms of the loss of an interaction.
-        l2: weight of the mean squared norms of the embedding vectors in a batch.
-        dropout: probability that an activation is set to 0.
-        dropout_key: key of the draws of dropout, hashed together with step, position and layer.
-    """
-
-    num_users: int
-    num_negatives: int
-    batch_size: int
-    microbatch_size: int
-    num_shards: int
-    loss: int
-    num_terms: int
-    l2: float
-    dropout: float
-    dropout_key: np.uint64
-
-
-class Network(NamedTuple):
-    """Widths of a model and offsets of its parameters; all widths are multiples of 8, padded by zeros.
-
-    A row of the table has the vector of GMF first, then the vector of MLP. The matrix of a layer is (inputs, outputs)
-    in row-major order, that of the first layer has the inputs from the user first.
-
-    Attributes:
-        product_width: width of the vectors that are multiplied with each other; 0 without GMF.
-        input_width: width of each of the two vectors that enter the first layer.
-        num_layers: L, hidden layers.
-        num_parameters: n, numbers in ``LayerParameters``, padding included.
-        output_offset: where the weights of the output start: those of the product, those of the last layer, the bias.
-        widths: (L,) int64, outputs of each layer.
-        weight_offsets: (L,) int64, where the matrix of each layer starts.
-        bias_offsets: (L,) int64, where the bias of each layer starts; all lie behind all matrices.
-        activation_offsets: (L,) int64, sum of the widths of the layers before.
-    """
-
-    product_width: int
-    input_width: int
-    num_layers: int
-    num_parameters: int
-    output_offset: int
-    widths: NDArray[np.int64]
-    weight_offsets: NDArray[np.int64]
-    bias_offsets: NDArray[np.int64]
-    activation_offsets: NDArray[np.int64]
-
-
-class LayerParameters(NamedTuple):
-    """Parameters of the layers and of the output, side by side.
-
-    Attributes:
-        values: (3 * n,) float32: values, means and mean squares of gradients.
-        transposed: (n,) float32, the values with matrices (outputs, inputs).
-        transpose_index: (n,) int32, where each value is in ``transposed``.
-        gradients: (CHUNKS * n,) float32, gradients that each chunk has summed; after a batch, their sum comes first.
-    """
-
-    values: NDArray[np.float32]
-    transposed: NDArray[np.float32]
-    transpose_index: NDArray[np.int32]
-    gradients: NDArray[np.float32]
-
-
-class EpochData(NamedTuple):
-    """Interactions of an epoch.
-
-    Attributes:
-        size: N.
-        order: (N,) int32 or int64, positions of the interactions in the order of training.
-        user: (N,) int32.
-        positive: (N,) int32.
-        negatives: (N * K,) int32.
-        interaction_weights: (N,) float32, what the loss of each interaction is multiplied by; empty if all are 1.
-        has_weights: whether they are not empty.
-        shard_starts: (batches * (shards + 1),) int32, where the interactions of each shard start in a batch, and its
-            size.
-        whole_size: interactions of a batch of which this process has a part; 0 where it has all.
-        place: where the part starts in the batch.
-    """
-
-    size: int
-    order: NDArray[np.int32] | NDArray[np.int64]
-    user: NDArray[np.int32]
-    positive: NDArray[np.int32]
-    negatives: NDArray[np.int32]
-    interaction_weights: NDArray[np.float32]
-    has_weights: bool
-    shard_starts: NDArray[np.int32]
-    whole_size: int
-    place: int
-
-
-class BatchRows(NamedTuple):
-    """Rows of the table that a batch uses: for each interaction those of the user, the positive and the negatives.
-
-    Attributes:
-        rows: (2 * B * (2 + K),) int32, of the current and of the next batch, which take turns with the halves; or (N *
-            (2 + K),) where an epoch is one batch. -1 once a row has taken its step.
-        last_use: (R,) int32, twice the step of the last batch that uses a row, plus 1 if it uses it more than once.
-        gradients: (M * (2 + K) * V,) float32 for the M interactions of a microbatch and vectors of V numbers: gradients
-            of the rows that are used more than once.
-    """
-
-    rows: NDArray[np.int32]
-    last_use: NDArray[np.int32]
-    gradients: NDArray[np.float32]
-
-
-class SharedState(NamedTuple):
-    """Everything that the threads share.
-
-    Attributes:
-        num_threads: number of threads.
-        counters: (:func:`num_counters`,) int64, zeros before the first call: arrivals at the barrier, and of each
-            thread's share of a microbatch the chunks that were taken.
-        losses: (CHUNKS,) float64, sums of losses, added to.
-        settings, network, layers, data, table, batch_rows, schedule: see their classes.
-    """
-
-    num_threads: int
-    counters: NDArray[np.int64]
-    losses: NDArray[np.float64]
-    settings: Settings
-    network: Network
-    layers: LayerParameters
-    data: EpochData
-    table: LazyTable
-    batch_rows: BatchRows
-    schedule: AdamSchedule
-
-
-class Workspace(NamedTuple):
-    """Memory of one thread. G are the interactions of a tile, S = G * (1 + K) its samples, V the width of a vector.
-
-    Attributes:
-        users: (G, V) float32, vectors of a tile's users.
-        items: (S, V) float32, vectors of its items.
-        user_half: (G, H) float32 for the widest layer H: the users' part of the first layer, then its gradient.
-        activations: (S, H) float32 for one layer after the other: its outputs, then the gradients
-            with respect to the inputs of ReLU.
-        gradients: (G + S, V) float32, gradients of users and items.
-        zeros: float32, as many as the widest row has.
-        loss: scores (S,), multiplicity and sums of losses, see :class:`~fastncf.kernels.cpu.losses.LossBuffers`.
-        owned_rows: (O,) int64, rows of the thread that the batch uses more than once.
-        owned_gradients: sums of their gradients.
-        found: (_FOUND,) int32, positions of rows of the thread in ``BatchRows.rows``.
-    """
-
-    users: NDArray[np.float32]
-    items: NDArray[np.float32]
-    user_half: NDArray[np.float32]
-    activations: NDArray[np.float32]
-    gradients: NDArray[np.float32]
-    zeros: NDArray[np.float32]
-    loss: LossBuffers
-    owned_rows: NDArray[np.int64]
-    owned_gradients: PairSums
-    found: NDArray[np.int32]
-
-
-class BatchStep(NamedTuple):
-    """A batch and its step.
-
-    Attributes:
-        number: of the batch in the epoch.
-        start: its first interaction, counted in the order of training.
-        size: interactions.
-        whole_size: those of all processes.
-        next_size: interactions of the batch behind it.
-        rows_start: where its rows start in ``BatchRows.rows``.
-        next_rows_start: likewise of the batch behind it.
-        step: :class:`~fastncf.kernels.cpu.lazy_adam.AdamStep`.
-    """
-
-    number: int
-    start: int
-    size: int
-    whole_size: int
-    next_size: int
-    rows_start: int
-    next_rows_start: int
-    step: AdamStep
-
-
-class Microbatch(NamedTuple):
-    """Interactions whose gradients of rows are kept at a time: those of whole shards, or a part of one shard.
-
-    Attributes:
-        batch: number of the batch in the epoch.
-        start, stop: its interactions, counted within the batch.
-        first_shard, last_shard: range of its shards.
-        is_first: whether it has the first interactions of its shards.
-    """
-
-    batch: int
-    start: int
-    stop: int
-    first_shard: int
-    last_shard: int
-    is_first: bool
-
-
-class PrefetchPlan(NamedTuple):
-    """Interactions that a thread trains later, counted within their batch.
-
-    Attributes:
-        distance: interactions between the prefetch of rows and their use.
-        stop: end of the share of the current microbatch.
-        next_start: start of the thread's share of the next microbatch.
-        next_size: interactions of the batch that the next microbatch is part of.
-        rows_start: where the rows of the current batch start in ``BatchRows.rows``.
-        next_rows_start: where the rows of the batch of the next microbatch start.
-    """
-
-    distance: int
-    stop: int
-    next_start: int
-    next_size: int
-    rows_start: int
-    next_rows_start: int
-
-
-class Tile(NamedTuple):
-    """Interactions that go forward and backward together.
-
-    Attributes:
-        chunk: number of the chunk.
-        start: first interaction, counted within the batch.
-        kept_start: the same, counted within the microbatch.
-        size: number of interactions.
-        is_first: whether the tile is the first one of its chunk in the batch, whose gradients of matrices are written
-            where those of later tiles are added.
-    """
-
-    chunk: int
-    start: int
-    kept_start: int
-    size: int
-    is_first: bool
-
-
-def num_counters(num_threads: int) -> int:
-    """Return the number of counters of a training: one for the barrier and one a thread, each on a cache line."""
-    return _LINE * (1 + num_threads)
-
-
-@njit(nogil=True, cache=True)
-def tile_size(num_negatives):
-    """Return the number of interactions in a tile, a multiple of ``ROW_MULTIPLE``."""
-    return ROW_MULTIPLE * max(1, round(_TILE_SAMPLES / (ROW_MULTIPLE * (1 + num_negatives))))
-
-
-def make_workspace(num_negatives: int, network: Network, num_owned: int, num_shards: int) -> Workspace:
-    """Return the memory of a thread that may own ``num_owned`` rows of a batch of some shards."""
-    vector, widest = network.product_width + network.input_width, int(network.widths.max())
-    groups = int(tile_size(num_negatives))
-    samples = groups * (1 + num_negatives)
-    padded = -(-samples // LANES) * LANES
-    depth = depth_of(num_shards)
-    sums = num_owned * depth * vector
-    return Workspace(
-        users=aligned_zeros(groups * vector),
-        items=aligned_zeros(samples * vector),
-        user_half=aligned_zeros(groups * widest),
-        activations=aligned_zeros(samples * int(network.widths.sum())),
-        gradients=aligned_zeros((groups + samples) * vector),
-        zeros=aligned_zeros(max(widest, vector)),
-        loss=LossBuffers(
-            aligned_zeros(padded), aligned_zeros(padded), aligned_zeros(2 * LANES).view(np.float64), padded
-        ),
-        owned_rows=np.zeros(num_owned, dtype=np.int64),
-        owned_gradients=PairSums(depth, vector, np.zeros(num_owned, dtype=np.int32), aligned_zeros(sums)),
-        found=np.zeros(_FOUND, dtype=np.int32),
-    )
 
 
 @njit(inline="always")
 def owner_of(row, num_threads):
     """Return the thread that adds up the gradients of a row: the same one for all rows whose uses share a line."""
-    mixed = (np.uint64(row) // np.uint64(_LINE) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
+    mixed = (np.uint64(row) // np.uint64(LINE) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
     return np.int64((mixed * np.uint64(num_threads)) >> np.uint64(32))
 
 
@@ -401,12 +112,12 @@ def train_batches(thread, first_batch, last_batch, steps_before, shared, workspa
     count_uses(thread, first_batch, steps_before + first_batch + 1, shared, workspace)
     wait(counters, num_threads)
     for number in range(first_batch, last_batch):
-        batch = _make_batch(number, steps_before, shared)
+        batch = make_batch(number, steps_before, shared)
         if number + 1 < last_batch:
             list_rows(thread, number + 1, shared)
         start, num_owned = np.int64(0), np.int64(0)
         while start < batch.size:
-            microbatch = _make_microbatch(number, start, shared)
+            microbatch = make_microbatch(number, start, shared)
             train_microbatch(thread, microbatch, batch, shared, workspace)
             wait(counters, num_threads)
             put(counters, _claims(thread), np.int64(0))
@@ -421,38 +132,9 @@ def train_batches(thread, first_batch, last_batch, steps_before, shared, workspa
 
 
 @njit(inline="always")
-def _batch_size(number, shared):
-    """Return the number of interactions in a batch, 0 behind the last."""
-    size = shared.settings.batch_size
-    return max(min(size, shared.data.size - number * size), 0)
-
-
-@njit(inline="always")
-def _rows_start(number, shared):
-    """Return where the rows of a batch start in ``BatchRows.rows``."""
-    return number % 2 * shared.settings.batch_size * (2 + shared.settings.num_negatives)
-
-
-@njit(inline="always")
-def _make_batch(number, steps_before, shared):
-    """Return the :class:`BatchStep` of a batch."""
-    size = _batch_size(number, shared)
-    return BatchStep(
-        number,
-        number * shared.settings.batch_size,
-        size,
-        max(size, shared.data.whole_size),
-        _batch_size(number + 1, shared),
-        _rows_start(number, shared),
-        _rows_start(number + 1, shared),
-        make_step(steps_before + number + 1, shared.schedule),
-    )
-
-
-@njit(inline="always")
 def _claims(thread):
     """Return which counter has the chunks that were taken of a thread's share."""
-    return _LINE * (1 + thread)
+    return LINE * (1 + thread)
 
 
 # Before a batch: its rows, and which of them it uses more than once.
@@ -462,16 +144,16 @@ def _claims(thread):
 def list_rows(thread, number, shared):
     """Write the rows that a thread's share of a batch uses to ``BatchRows.rows``."""
     data, num_negatives, num_users = shared.data, shared.settings.num_negatives, shared.settings.num_users
-    rows, size = shared.batch_rows.rows, _batch_size(number, shared)
+    rows, size = shared.batch_rows.rows, interactions_of(number, shared)
     before = number * shared.settings.batch_size
     first, last = size * thread // shared.num_threads, size * (thread + 1) // shared.num_threads
-    to = _rows_start(number, shared) + first * (2 + num_negatives)
+    to = rows_start_of(number, shared) + first * (2 + num_negatives)
     for at in range(before + first, before + last):
         if at + _IDS_AHEAD < data.size:
             later = np.int64(get(data.order, at + _IDS_AHEAD))
-            prefetch_to_read(data.user, later, _LINE)
-            prefetch_to_read(data.positive, later, _LINE)
-            prefetch_to_read(data.negatives, later * num_negatives, (num_negatives + _LINE - 1) // _LINE * _LINE)
+            prefetch_to_read(data.user, later, LINE)
+            prefetch_to_read(data.positive, later, LINE)
+            prefetch_to_read(data.negatives, later * num_negatives, (num_negatives + LINE - 1) // LINE * LINE)
         interaction = np.int64(get(data.order, at))
         put(rows, to, get(data.user, interaction))
         put(rows, to + 1, np.int32(get(data.positive, interaction) + num_users))
@@ -497,13 +179,13 @@ def _find_owned(thread, first, last, shared, found):
 def count_uses(thread, number, step, shared, workspace):
     """Note in ``last_use`` which of a thread's rows a batch uses, and which of them more than once."""
     rows, last_use, found = shared.batch_rows.rows, shared.batch_rows.last_use, workspace.found
-    start = _rows_start(number, shared)
-    stop = start + _batch_size(number, shared) * (2 + shared.settings.num_negatives)
-    for first in range(start, stop, _FOUND):
-        count = _find_owned(thread, first, min(first + _FOUND, stop), shared, found)
+    start = rows_start_of(number, shared)
+    stop = start + interactions_of(number, shared) * (2 + shared.settings.num_negatives)
+    for first in range(start, stop, FOUND):
+        count = _find_owned(thread, first, min(first + FOUND, stop), shared, found)
         for which in range(count):
             if which + _USES_AHEAD < count:
-                prefetch(last_use, np.int64(get(rows, np.int64(get(found, which + _USES_AHEAD)))), _LINE)
+                prefetch(last_use, np.int64(get(rows, np.int64(get(found, which + _USES_AHEAD)))), LINE)
             row = np.int64(get(rows, np.int64(get(found, which))))
             put(last_use, row, np.int32(2 * step + (get(last_use, row) >= 2 * step)))
 
@@ -512,99 +194,23 @@ def count_uses(thread, number, step, shared, workspace):
 
 
 @njit(inline="always")
-def _shard_starts(number, shared):
-    """Return a pointer to where the interactions of each shard of a batch start."""
-    return offset(shared.data.shard_starts, number * (shared.settings.num_shards + 1))
-
-
-@njit(inline="always")
-def _make_microbatch(number, start, shared):
-    """Return the :class:`Microbatch` that starts at an interaction of a batch, counted within it."""
-    starts, size, shard = _shard_starts(number, shared), shared.settings.microbatch_size, np.int64(0)
-    while get(starts, shard + 1) <= start:
-        shard += 1
-    is_first, last = get(starts, shard) == start, shard + 1
-    stop = np.int64(get(starts, last))
-    if (not is_first) | (stop - start > size):
-        return Microbatch(number, start, min(start + size, stop), shard, last, is_first)
-    while (last < shared.settings.num_shards) and (get(starts, last + 1) - start <= size):
-        last += 1
-    return Microbatch(number, start, np.int64(get(starts, last)), shard, last, is_first)
-
-
-@njit(inline="always")
-def _cut(size, per_tile, shared):
-    """Return how many interactions each chunk of a shard has, whole tiles, and the number of its chunks."""
-    most = CHUNKS // shared.settings.num_shards
-    per_chunk = ((size + most - 1) // most + per_tile - 1) // per_tile * per_tile
-    return max(per_chunk, 1), (size + per_chunk - 1) // max(per_chunk, 1)
-
-
-@njit(inline="always")
-def _num_chunks(microbatch, per_tile, shared):
-    """Return the number of chunks of a microbatch; of more than one shard, each has the most that it may have."""
-    if microbatch.last_shard - microbatch.first_shard == 1:
-        return _cut(microbatch.stop - microbatch.start, per_tile, shared)[1]
-    return (microbatch.last_shard - microbatch.first_shard) * (CHUNKS // shared.settings.num_shards)
-
-
-@njit(inline="always")
-def _slot_of_chunk(chunk, microbatch, shared):
-    """Return the number of a microbatch's chunk among those of a batch: which gradients of layers are its own."""
-    return microbatch.first_shard * (CHUNKS // shared.settings.num_shards) + chunk
-
-
-@njit(inline="always")
-def _chunk_start(chunk, microbatch, per_tile, shared):
-    """Return the first interaction of a chunk of a microbatch, counted within the batch; it ends where the next starts.
-
-    Args:
-        chunk: counted within the microbatch, up to the number of its chunks.
-    """
-    per_shard = CHUNKS // shared.settings.num_shards
-    shard = microbatch.first_shard + chunk // per_shard
-    if shard >= microbatch.last_shard:
-        return microbatch.stop
-    starts = _shard_starts(microbatch.batch, shared)
-    first = max(np.int64(get(starts, shard)), microbatch.start)
-    last = min(np.int64(get(starts, shard + 1)), microbatch.stop)
-    per_chunk, _ = _cut(last - first, per_tile, shared)
-    return min(first + chunk % per_shard * per_chunk, last)
-
-
-@njit(inline="always")
-def _plan_prefetch(thread, microbatch, batch, per_tile, shared):
-    """Return the :class:`PrefetchPlan` of a thread for a microbatch; its ``stop`` is still 0."""
-    tile_bytes = 4 * shared.table.stride * (1 + shared.settings.num_negatives) * per_tile
-    distance = max(1, min(4, _PREFETCHED_BYTES // tile_bytes)) * per_tile
-    number, start, next_size, next_rows_start = batch.number, microbatch.stop, batch.size, batch.rows_start
-    if start == batch.size:
-        number, start, next_size, next_rows_start = number + 1, np.int64(0), batch.next_size, batch.next_rows_start
-    if next_size:
-        behind = _make_microbatch(number, start, shared)
-        chunk = _num_chunks(behind, per_tile, shared) * thread // shared.num_threads
-        start = _chunk_start(chunk, behind, per_tile, shared)
-    return PrefetchPlan(distance, np.int64(0), start, next_size, batch.rows_start, next_rows_start)
-
-
-@njit(inline="always")
 def train_microbatch(thread, microbatch, batch, shared, workspace):
     """Train the chunks of a thread's share of a microbatch, then chunks that others have not begun."""
     num_threads, per_tile = shared.num_threads, tile_size(shared.settings.num_negatives)
-    num_chunks = _num_chunks(microbatch, per_tile, shared)
-    plan = _plan_prefetch(thread, microbatch, batch, per_tile, shared)
+    num_chunks = num_chunks_of(microbatch, per_tile, shared)
+    plan = plan_prefetch(thread, microbatch, batch, per_tile, shared)
     for turn in range(num_threads):
         other = (thread + turn) % num_threads
         first_chunk, last_chunk = num_chunks * other // num_threads, num_chunks * (other + 1) // num_threads
-        stop = _chunk_start(last_chunk, microbatch, per_tile, shared)
+        stop = chunk_start(last_chunk, microbatch, per_tile, shared)
         plan = PrefetchPlan(plan.distance, stop, plan.next_start, plan.next_size, plan.rows_start, plan.next_rows_start)
         while True:
             chunk = first_chunk + fetch_add(offset(shared.counters, _claims(other)))
             if chunk >= last_chunk:
                 break
-            first = _chunk_start(chunk, microbatch, per_tile, shared)
-            last = _chunk_start(chunk + 1, microbatch, per_tile, shared)
-            slot = _slot_of_chunk(chunk, microbatch, shared)
+            first = chunk_start(chunk, microbatch, per_tile, shared)
+            last = chunk_start(chunk + 1, microbatch, per_tile, shared)
+            slot = slot_of_chunk(chunk, microbatch, shared)
             if microbatch.is_first:
                 _clear_gradients(slot, shared)
             for start in range(first, last, per_tile):
@@ -671,7 +277,7 @@ def read_rows(tile, batch, plan, shared, workspace):
                 later = np.int64(get(rows, at + _ROWS_AHEAD))
                 prefetch_to_read(table.rows, later * table.stride, table.stride)
             row = np.int64(get(rows, at))
-            prefetch_to_read(shared.batch_rows.last_use, row, _LINE)  # for write_rows
+            prefetch_to_read(shared.batch_rows.last_use, row, LINE)  # for write_rows
             item = offset(workspace.items, (group * (per - 1) + k - 1) * width)
             to = item if k else offset(workspace.users, group * width)
             read_row(to, table, row, step.number - 1, step.remaining_before, shared.schedule)
@@ -899,10 +505,10 @@ def sum_row_gradients(thread, microbatch, batch, num_owned, shared, workspace):
     table, rows, kept = shared.table, shared.batch_rows.rows, shared.batch_rows.gradients
     step, found, pairs = batch.step.number, workspace.found, workspace.owned_gradients
     per, width, shard = 2 + shared.settings.num_negatives, table.width, microbatch.first_shard
-    starts = _shard_starts(batch.number, shared)
+    starts = shard_starts_of(batch.number, shared)
     first_at, stop = batch.rows_start + microbatch.start * per, batch.rows_start + microbatch.stop * per
-    for first in range(first_at, stop, _FOUND):
-        count = _find_owned(thread, first, min(first + _FOUND, stop), shared, found)
+    for first in range(first_at, stop, FOUND):
+        count = _find_owned(thread, first, min(first + FOUND, stop), shared, found)
         for which in range(count):
             if which + _SLOTS_AHEAD < count:
                 prefetch_slot(table, np.int64(get(rows, np.int64(get(found, which + _SLOTS_AHEAD)))))
@@ -950,7 +556,7 @@ def update_layers(thread, batch, shared):
 def _sum_layers(thread, batch, shared):
     """Add the chunks' gradients of a thread's part of the layers' parameters; return where it starts, and its size."""
     size, num_shards = shared.network.num_parameters, shared.settings.num_shards
-    per_tile, starts = tile_size(shared.settings.num_negatives), _shard_starts(batch.number, shared)
+    per_tile, starts = tile_size(shared.settings.num_negatives), shard_starts_of(batch.number, shared)
     share = (size // COLUMN_MULTIPLE + shared.num_threads - 1) // shared.num_threads * COLUMN_MULTIPLE
     start = min(thread * share, size)
     width = min(start + share, size) - start
@@ -958,7 +564,8 @@ def _sum_layers(thread, batch, shared):
         sums, stride = offset(shared.layers.gradients, start), CHUNKS // num_shards * size
         for shard in range(num_shards):
             interactions = np.int64(get(starts, shard + 1)) - np.int64(get(starts, shard))
-            _, count = _cut(min(interactions, shared.settings.microbatch_size), per_tile, shared)
+            per_chunk = chunk_size(batch.number, shard, per_tile, shared)
+            count = (min(interactions, shared.settings.microbatch_size) + per_chunk - 1) // per_chunk
             total = offset(sums, shard * stride)
             add_rows(total, offset(total, size), size, count - 1, width)
         add_pairs(sums, stride, width, starts, num_shards)
@@ -995,17 +602,17 @@ def sum_gradients(thread, step, shared, workspace, gradients):
     """
     shared, workspace, gradients = pointers(shared), pointers(workspace), pointer(gradients)
     counters, num_threads = shared.counters, shared.num_threads
-    batch, width = _make_batch(0, step - 1, shared), shared.table.width
+    batch, width = make_batch(0, step - 1, shared), shared.table.width
     list_rows(thread, 0, shared)
     wait(counters, num_threads)
-    start, stop = _rows_start(0, shared), batch.size * (2 + shared.settings.num_negatives)
+    start, stop = rows_start_of(0, shared), batch.size * (2 + shared.settings.num_negatives)
     for at in range(start + stop * thread // num_threads, start + stop * (thread + 1) // num_threads):
         row = np.int64(get(shared.batch_rows.rows, at))
         put(shared.batch_rows.last_use, row, np.int32(2 * step + 1))  # as if used again: no tile takes its step
     wait(counters, num_threads)
     at, num_owned = np.int64(0), np.int64(0)
     while at < batch.size:
-        microbatch = _make_microbatch(np.int64(0), at, shared)
+        microbatch = make_microbatch(np.int64(0), at, shared)
         train_microbatch(thread, microbatch, batch, shared, workspace)
         wait(counters, num_threads)
         put(counters, _claims(thread), np.int64(0))
