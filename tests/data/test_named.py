@@ -86,6 +86,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server, asked = self.server, self.headers["Range"]
+        if server.status == 302:
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
         server.asked.append(asked)
         content = server.content.get(self.path)
         if content is None or server.status != 200:
@@ -262,6 +267,9 @@ def test_no_file_and_no_server(cache, server, monkeypatch, path, message):
 def test_a_server_that_refuses(cache, server, status, kind):
     server.status = status
     with pytest.raises(kind, match=f"the server answered {status}"):
+        fetch("ml-1m")
+    server.status = 302
+    with pytest.raises(DataError, match=r"the server answered 302 [^\n\\]*; FASTNCF_DATASETS may name a mirror"):
         fetch("ml-1m")
     server.status = 200
     assert fetch("ml-1m").exists()
