@@ -157,8 +157,8 @@ def _open(remote: RemoteFile, headers: dict[str, str]) -> http.client.HTTPRespon
                 whole = {name: value for name, value in headers.items() if name != "Range"}
                 return _open(remote, whole)
             kind = DataNotFoundError if error.code in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE) else DataError
-            reason = next(iter(str(error.reason).splitlines()), "")  # that of a loop of redirections has two lines
-            raise kind(f"{remote.url}: the server answered {error.code} {reason:.80}") from None
+            told = next(iter(str(error.reason).splitlines()), "")  # that of a loop of redirections has two lines
+            raise kind(f"{remote.url}: the server answered {error.code} {told:.80}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise DataError(f"{remote.url}: cannot be reached ({reason!s:.150})") from None

@@ -759,9 +759,19 @@ def test_standard_input_is_read_where_a_file_is(numbered, tmp_path, how):
 
 
 def test_a_dash_is_standard_input_only_where_a_file_is_read():
-    assert cli._with_stdin(["fit", "-", "--test", "-"]) == ["fit", "/dev/stdin", "--test", "/dev/stdin"]
+    assert cli._with_stdin(["fit", "-", "--seed", "1"]) == ["fit", "/dev/stdin", "--seed", "1"]
+    assert cli._with_stdin(["fit", "r", "--test", "-"]) == ["fit", "r", "--test", "/dev/stdin"]
+    assert cli._with_stdin(["recommend", "m", "--users=-"]) == ["recommend", "m", "--users=/dev/stdin"]
     for words in (["fit", "r", "--out", "-"], ["recommend", "m", "--user", "-"], ["-"], ["fit", "--dim", "-"]):
         assert cli._with_stdin(words) == words
+    assert cli._with_stdin(["recommend", "m", "--user=-"]) == ["recommend", "m", "--user=-"]
+
+
+def test_standard_input_is_one_file(capsys, numbered):
+    for words in (("fit", "-", "--test", "-"), ("recommend", numbered, "--users", "-", "--items=-")):
+        code, _, err = run(capsys, *words)
+        assert code == 2
+        assert "-: the standard input stands for 2 files; expected one of them" in err
 
 
 def test_quiet_leaves_the_result_and_errors(capsys, ratings, tmp_path):

@@ -90,9 +90,9 @@ def _run(tokens: list[str], signals: list[int]) -> int:
         signals: signals that have arrived; whatever error they have led to is an interruption.
     """
     is_debug = "--debug" in tokens
-    tokens = _with_stdin(tokens)
     process: launcher.Launched | None = None
     try:
+        tokens = _with_stdin(tokens)
         with translate_exhaustion(tokens[0] if tokens else "fastncf", "smaller data or a smaller model"):
             if tokens and not tokens[0].startswith("-"):
                 require_libraries()
@@ -131,12 +131,25 @@ _INPUTS = ("--users", "--items", "--exclude", "--history", "--test", "--candidat
 
 
 def _with_stdin(tokens: list[str]) -> list[str]:
-    """Return the words of a command line with the path of the standard input in place of ``-`` where a file is read."""
-    before = [None, *tokens]
-    return [
-        "/dev/stdin" if token == "-" and last is not None and (last in _INPUTS or not last.startswith("-")) else token
-        for last, token in zip(before, tokens, strict=False)
-    ]
+    """Return the words of a command line with the path of the standard input in place of ``-`` where a file is read.
+
+    Raises:
+        ConfigError: it stands for several files.
+    """
+    words, num_read = [], 0
+    for last, token in zip([None, *tokens], tokens, strict=False):
+        name, is_joined, value = token.partition("=")
+        if is_joined:
+            is_read = name in _INPUTS and value == "-"
+        else:
+            is_read = token == "-" and last is not None and (last in _INPUTS or not last.startswith("-"))
+        num_read += is_read
+        words.append(f"{name}=/dev/stdin" if is_read and is_joined else "/dev/stdin" if is_read else token)
+    if num_read > 1:
+        raise ConfigError(
+            f"-: the standard input stands for {num_read} files; expected one of them, and paths of others"
+        )
+    return words
 
 
 @contextmanager

@@ -99,5 +99,10 @@ def print_frame(frame: Any) -> None:
 
 
 def _table_field(value: object) -> str:
-    """Return a value as a field of a table that is separated by tabs; a backslash in it always starts an escape."""
+    """Return a value as a field of a table that is separated by tabs; a backslash in it always starts an escape.
+
+    A missing title is an empty field.
+    """
+    if value is None:
+        return ""
     return f"{value:.4f}" if isinstance(value, float) else printable(str(value).replace("\\", r"\\"))

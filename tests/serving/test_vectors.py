@@ -227,6 +227,9 @@ def test_titles_and_export_on_the_command_line(capsys, tmp_path):
     assert run(capsys, "fit", tmp_path / "ratings.csv", *small)[0] == 0
     code, out = run(capsys, "recommend", tmp_path / "model", "--user", 3, "--titles", tmp_path / "titles.csv")
     assert out[1].split("\t")[2].startswith("T\u00e9st ")
+    TITLES.head(1).write_csv(tmp_path / "first.csv")
+    code, out = run(capsys, "recommend", tmp_path / "model", "--user", 3, "--titles", tmp_path / "first.csv")
+    assert {line.split("\t")[2] for line in out[1:]} <= {"", TITLES["title"][0]}
     for noun, argument in (("item", ("--item", 3, "--item", 5)), ("user", ("--user", 3))):
         code, out = run(capsys, "similar", tmp_path / "model", *argument, "--k", 2, "--json")
         assert code == 0
