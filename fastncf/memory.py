@@ -64,8 +64,12 @@ class Limit(NamedTuple):
     is_of_group: bool = False
 
     def with_more(self, num_bytes: int) -> str:
-        """Return in words the limit that would be expected if some bytes more than it leaves are needed."""
-        megabytes = -(-(self.size + num_bytes - self.left) // 10**6)
+        """Return in words the limit that would be expected if some bytes more than it leaves are needed.
+
+        It is a twelfth more than this process would need, since another run takes a little more or less.
+        """
+        needed = self.size + num_bytes - self.left
+        megabytes = -(-(needed + needed // 12) // 10**6)
         return f"a memory limit of {megabytes}MB" if self.is_of_group else f"max_memory={megabytes}MB"
 
     def __str__(self) -> str:
