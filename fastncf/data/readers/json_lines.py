@@ -11,7 +11,8 @@ import polars as pl
 
 from fastncf.data.ids import EXPECTED_IDS, as_utf8
 from fastncf.data.readers.columns import match_columns
-from fastncf.data.readers.files import open_content
+from fastncf.data.readers.files import EXPECTED_SOURCES, open_content
+from fastncf.data.readers.kinds import document_kind
 from fastncf.data.readers.options import ReadOptions
 from fastncf.data.readers.text import TextTable
 from fastncf.errors import DataError
@@ -45,7 +46,7 @@ def read_json_lines(source: str, content: Path | bytes, options: ReadOptions) ->
     with open_content(content) as file:
         if file.read(len(_BOM)) == _BOM:
             content = file.read()  # polars takes the mark for a part of the first line
-    _refuse_endless_line(source, content)
+    _refuse_document(source, content)
     try:
         lazy = pl.scan_ndjson(io.BytesIO(content) if isinstance(content, bytes) else content, infer_schema_length=None)
         schema = lazy.collect_schema()  # the types of all lines, not of the first ones
@@ -61,11 +62,31 @@ def read_json_lines(source: str, content: Path | bytes, options: ReadOptions) ->
     return TextTable(frame, columns, "JSON lines", lambda row: _find_line(content, row))
 
 
-def _refuse_endless_line(source: str, content: Path | bytes) -> None:
-    """Raise a DataError if the first line is too long to be one object, of which parsers would make several copies."""
+def _refuse_document(source: str, content: Path | bytes) -> None:
+    """Raise a DataError for a table within one line, and for a line too long to be one object.
+
+    Parsers would make several copies of such a line.
+    """
     with open_content(content) as file:
-        if len(line := file.readline(_MAX_LINE_BYTES)) == _MAX_LINE_BYTES and not line.endswith(b"\n"):
-            raise DataError(f"{source}: line 1 does not end within {_MAX_LINE_BYTES:,} bytes; expected {_EXPECTED}")
+        line = file.readline(_MAX_LINE_BYTES)
+        if len(line) == _MAX_LINE_BYTES and not line.endswith(b"\n"):
+            reason = f"line 1 does not end within {_MAX_LINE_BYTES:,} bytes; expected {_EXPECTED}"
+        elif _holds_table(line) and not file.read(_CHUNK_BYTES).strip():
+            kind = document_kind(line.lstrip())
+            reason = f"is {kind.noun}; expected {EXPECTED_SOURCES}: {kind.remedy}"
+        else:
+            return
+    raise DataError(f"{source}: {reason}")
+
+
+def _holds_table(line: bytes) -> bool:
+    """Return whether a line is an object of columns or of rows: a list of objects, or lists and objects alone."""
+    try:
+        members = list(json.loads(line).values())
+    except (ValueError, RecursionError, AttributeError):
+        return False
+    has_rows = any(isinstance(member, list) and member and isinstance(member[0], dict) for member in members)
+    return has_rows or (bool(members) and all(isinstance(member, list | dict) for member in members))
 
 
 def _refuse_other_values(source: str, content: Path | bytes, frame: pl.DataFrame, columns: dict[str, str]) -> None:

@@ -53,7 +53,17 @@ _DOCUMENT = ForeignKind("a text document or a presentation", "save its table as 
 _IMAGE = ForeignKind("an image", "pass a file of rows with a user and an item")
 _MEDIA = ForeignKind("an audio or video file", "pass a file of rows with a user and an item")
 _PROGRAM = ForeignKind("a program or a library", "pass a file of rows with a user and an item")
-_JSON = _frame("one JSON document rather than JSON lines", "polars.read_json(PATH)")
+_LOADED = "polars.DataFrame(json.load(open(PATH)){})"
+_DOCUMENTS: tuple[tuple[bytes, str], ...] = (
+    (rb"\[\s*\[", _LOADED.format(', orient="row"')),
+    (rb"\[", "polars.read_json(PATH)"),
+    (rb'\{\s*"schema"\s*:\s*\{', 'pandas.read_json(PATH, orient="table")'),
+    (rb'\{\s*"(columns|index)"\s*:\s*\[', 'pandas.read_json(PATH, orient="split")'),
+    (rb'\{\s*"\d+"\s*:\s*\{', 'pandas.read_json(PATH, orient="index")'),
+    (rb'.*?"(\w+)"\s*:\s*\[\s*\{', _LOADED.format('["{}"]')),
+    (rb"\{", "pandas.read_json(PATH)"),
+)
+"""Patterns of the first bytes of JSON documents, and the call that makes a frame of them: braces stand for a name."""
 _SPREADSHEET = _frame("an OpenDocument spreadsheet", "polars.read_ods(PATH)")
 _R = ForeignKind("a file of R", "write the table with R's write.csv(table, PATH, row.names = FALSE)")
 
@@ -178,11 +188,23 @@ def _find_json(head: bytes) -> str | ForeignKind:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     lines = [line.strip() for line in text.split(b"\n")]
     if text.startswith(b"["):
-        return _JSON if re.match(rb"\[\s*[\[{]", text) or _is_json_line(lines[0]) else TEXT
+        if len(lines) > 1 and _is_json_line(lines[0]) and lines[0] != b"[" and lines[1].startswith(b"["):
+            call = 'polars.DataFrame(map(json.loads, open(PATH)), orient="row")'
+            return _frame("lines of JSON arrays rather than of objects", call)
+        return document_kind(text) if re.match(rb"\[\s*[\[{]", text) or _is_json_line(lines[0]) else TEXT
     if not re.match(rb'\{\s*["}]', text):
         return TEXT
     starts = [line[:1] for line in lines if line][:2]
-    return JSON_LINES if _is_json_line(lines[0]) or set(starts) == {b"{"} else _JSON
+    return JSON_LINES if _is_json_line(lines[0]) or set(starts) == {b"{"} else document_kind(text)
+
+
+def document_kind(text: bytes) -> ForeignKind:
+    """Return the kind of a JSON document by its first bytes."""
+    for pattern, call in _DOCUMENTS:
+        if found := re.match(pattern, text, re.DOTALL):
+            name = found[1].decode() if found.lastindex else ""
+            return _frame("one JSON document rather than JSON lines", call.format(name))
+    raise AssertionError("no JSON document")
 
 
 def _is_json_line(line: bytes) -> bool:

@@ -93,7 +93,7 @@ FOREIGN = {
     ),
     "b.json": (
         *(b'{\n  "user": [1, 2],\n  "item": [1, 2]\n}', "one JSON document rather than JSON lines"),
-        _FRAME.format("polars.read_json(PATH)"),
+        _FRAME.format("pandas.read_json(PATH)"),
     ),
     **{
         name: (

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import re
 
+import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,7 +92,10 @@ BAD = {
         r"column 'user' holds '\ud83d' in line 2",
     ),
     "nested": (LINES.replace('"A"', "[1]").replace('"B"', "[2]"), "column 'user' holds values of type List(Int64)"),
-    "column-oriented": ('{"user": {"0": 1}, "item": {"0": 2}, "time": {"0": 1}}', "values of type Struct"),
+    "column-oriented": (
+        '{"user": {"0": 1}, "item": {"0": 2}, "time": {"0": 1}}',
+        "frame that pandas.read_json(PATH) makes",
+    ),
     "latin-1": (LINES.replace("B", "é").encode("latin-1"), "line 2 is not UTF-8 text"),
     "fraction": (LINES.replace("3,", "3.5,"), "column 'item' holds 3.5 in line 1"),
     "no item": (LINES.replace("item", "x"), "which column is the item? its columns are user, x, time"),
@@ -162,3 +168,32 @@ def test_a_first_line_without_an_end_is_refused_before_it_is_parsed(write, monke
     monkeypatch.setattr(json_lines.pl, "scan_ndjson", None)
     for mark in ("", "\ufeff"):
         check_refusal(write(mark + LINES), f"line 1 does not end within {most} bytes; expected JSON lines")
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(
+    "form", ["columns", "split", "records", "index", "values", "table", "lists", "member", "lines"]
+)
+def test_the_call_for_a_json_document_makes_a_frame(tmp_path, form, indent):
+    frame = pl.DataFrame({"user": [1, 5, 1], "item": [2, 6, 6], "time": [4, 8, 9]})
+    path = tmp_path / "a.json"
+    if form == "lists":
+        path.write_text(json.dumps(frame.to_dict(as_series=False), indent=indent), encoding="utf-8")
+    elif form == "member":
+        path.write_text(json.dumps({"count": 3, "rows": frame.to_dicts()}, indent=indent), encoding="utf-8")
+    elif form == "lines":
+        path.write_text("".join(json.dumps(row) + "\n" for row in frame.rows()), encoding="utf-8")
+    else:
+        frame.to_pandas().to_json(path, orient=form, indent=indent, index=form not in ("values", "records"))
+    with pytest.raises(DataError, match=r"pass the frame that .* makes$") as caught:
+        read(path)
+    call = re.search(r"pass the frame that (.*) makes$", str(caught.value))[1]
+    with path.open(encoding="utf-8") as file:
+        made = eval(call, {"pandas": pd, "polars": pl, "json": json, "PATH": path, "open": lambda _: file})
+    found = pl.DataFrame({name: list(made[name]) for name in made.columns})
+    assert found[:, -3:].rows() == frame.rows()
+
+
+def test_one_interaction_with_other_members_is_no_document(write):
+    path = write('{"user": 1, "item": 2, "time": 3, "tags": ["a"], "more": {}}\n', "a.jsonl")
+    assert read(path).frame.rows() == [(1, 2, 3)]
