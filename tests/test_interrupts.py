@@ -27,5 +27,5 @@ def test_a_command_that_compiles_ends(folder, tmp_path):
 
 
 def test_fits_in_a_process_end_and_it_can_fit_again(folder):
-    result = interrupts.interrupt_fits("mf", folder, 5, random.randrange(2**31), 2)
+    result = interrupts.interrupt_fits("mf", folder, 3, random.randrange(2**31), 2)
     assert result.endswith("interrupted")

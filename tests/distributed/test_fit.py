@@ -91,7 +91,10 @@ def test_models_of_several_stages_and_of_sets(tmp_path, ratings, settings, train
     assert [code for code, _, _ in results] == [0, 0], results
     if "layers" in settings:
         settings = settings | {"layers": (8,)}
-    assert_alike(fastncf.load(model), fastncf.fit(ratings, progress=False, **settings), trainer)
+    together, alone = fastncf.load(model), fastncf.fit(ratings, progress=False, **settings)
+    assert_alike(together, alone, trainer)
+    if trainer == "cpu_mlp":
+        assert together.recommend().equals(alone.recommend())
     more = finish(start(*[[*command, "--resume"]] * 3))
     assert [code for code, _, _ in more] == [0] * 3, more
 

@@ -90,7 +90,7 @@ def skewed(frame):
 
 
 @pytest.mark.parametrize("settings", [{"loss": "bce", "negatives": "popularity"}, {"loss": "softmax"}])
-@pytest.mark.parametrize("numbers", [[0], [2, 11, 30], [30, 11, 2]])
+@pytest.mark.parametrize("numbers", [[0], [30, 11, 2]])
 def test_a_history_gets_the_models_own_answers(skewed, tmp_path, settings, numbers):
     recommender = fastncf.fit(skewed, dim=8, epochs=2, history="sequence", seed=1, **settings)
     liked = recommender.items.ids.gather(numbers).to_list()
