@@ -117,7 +117,9 @@ def test_a_value_of_another_type_is_refused_by_the_name_of_its_setting(name, val
 
 
 @pytest.mark.parametrize(
-    "value", [pl.Series([1]), np.array([1, 2]), pd.DataFrame({"a": [1]}), pl.LazyFrame(), pl.col("a"), pd.NA], ids=repr
+    "value",
+    [pl.Series([1]), np.array([1, 2]), pd.DataFrame({"a": [1]}), pl.LazyFrame(), pl.col("a"), pd.NA],
+    ids=lambda value: type(value).__name__,
 )
 def test_a_value_that_cannot_be_compared_with_names_is_refused(value):
     for name in ("model", "loss", "negatives", "optimizer", "history", "budget", "split", "holdout", "ties", "device"):
