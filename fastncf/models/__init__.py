@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FACTOR_MODELS = frozenset({"mf"})
 """Models whose loss is chosen where it is left open, since softmax over histories suits them."""
 
-_SUPPORT_MODULES = frozenset({"factored", "layers", "losses", "pretrained", "scorers", "state"})
+_SUPPORT_MODULES = frozenset({"factored", "layers", "losses", "pretrained", "scorers", "state", "tables"})
 """Files of this folder that are no models."""
 
 

@@ -54,14 +54,19 @@ def load(
     Raises:
         DataNotFoundError: there is no such folder, or no model in it; or no such file of titles.
         DataError: a file is damaged, or was written by a newer version.
-        ConfigError: the model was a module of the user's own and none is given; ``verify`` is no truth value; or
-            ``device`` is no name.
+        ConfigError: the model was a module of the user's own and none is given; ``model`` is no module; ``verify`` is
+            no truth value; or ``device`` is no name.
         DeviceError: the device is not available.
     """
     require_folder(directory)
     device = require_device_name(device)
     if model is not None:
         require_torch("load: a module of your own")
+        from torch import nn
+
+        if not isinstance(model, nn.Module):
+            hint = ", an object and not the class itself" if isinstance(model, type) else ""
+            raise ConfigError(f"load: model={show(model)}: expected an nn.Module{hint}")
     use_one_torch_thread_after_fork()
     folder = Path(directory)
     saved = read_folder(folder, verify=require_flag("verify", verify))
@@ -123,7 +128,8 @@ def _registered_model(fields: Fields, class_name: str, state: Mapping[str, Any],
     require_torch(f"load: a saved {stage.model!r:.80}")
     if stage.model not in models.names() or models.get(stage.model).__name__ != class_name:
         raise ConfigError(
-            f"{folder}: its model is a {class_name!r:.80} of the user's own; expected model= with such a module"
+            f"{folder}: its model is a {class_name!r:.80} of the user's own; expected fastncf.load() from Python with "
+            f"such a module as its argument model"
         )
     is_own = not models.get(stage.model).__module__.startswith(f"{models.__name__}.")
     try:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastncf.errors import ConfigError, counted
+from fastncf.models.tables import named_tables
 from fastncf.serving.module_users import with_tables
 
 if TYPE_CHECKING:
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
 
 def item_table_names(module: "nn.Module") -> tuple[str, ...]:
     """Return the names of the parameters that have a row for each item; none where a module does not say."""
-    names = getattr(module, "item_tables", None)
-    return names if isinstance(names, tuple) else ()
+    return named_tables(module, "item") or ()
 
 
 def with_new_items(module: "nn.Module", new_index: np.ndarray, num_items: int) -> "nn.Module":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastncf.memory import available_bytes, require_memory
+from fastncf.models.tables import named_tables
 from fastncf.serving.solving import negatives_of
 from fastncf.stage import Stage
 
@@ -35,8 +36,7 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 def table_names(module: "nn.Module") -> tuple[str, ...] | None:
     """Return the names of the parameters that have a row for each user; None where a module does not say."""
-    names = getattr(module, "user_tables", None)
-    return names if isinstance(names, tuple) and names else None
+    return named_tables(module, "user")
 
 
 def with_tables(module: "nn.Module", tables: "Mapping[str, Tensor]") -> "nn.Module":

@@ -13,6 +13,7 @@ from fastncf.device import seeded
 from fastncf.errors import ConfigError, FastNCFError, counted
 from fastncf.models.scorers import score_lists
 from fastncf.models.state import savable_state
+from fastncf.models.tables import named_tables
 from fastncf.sampling.loader import Batch
 from fastncf.stage import Stage
 from fastncf.trainers.autograd import l2_penalty, score_batch
@@ -54,6 +55,8 @@ def require_trainable(module: nn.Module, stage: Stage, split: Split) -> None:
     Raises:
         ConfigError: says what is wrong with the module, and what is expected.
     """
+    named_tables(module, "user", split.num_users)
+    named_tables(module, "item", split.num_items)
     device = torch.device(stage.device)
     last = split.num_users - 1, split.num_items - 1
     if device.type == "cuda":  # there an index out of range cannot be caught

@@ -144,6 +144,42 @@ def histories_of_dots() -> tuple:
     return module, stage, counts, np.array([0, 3, 10]), np.concatenate([items[:3], items[7:]]).astype(np.int32)
 
 
+@pytest.mark.parametrize(
+    ("noun", "names", "message"),
+    [
+        ("user", ("nope",), "'nope' is no parameter; expected some of users.weight, items.weight"),
+        ("item", ("items",), "'items' is no parameter; expected some of users.weight, items.weight"),
+        ("user", "users.weight", r"expected a tuple of names of parameters, such as \('users.weight',\)"),
+        ("item", (3,), r"expected a tuple of names of parameters, such as \('items.weight',\)"),
+        ("user", ("items.weight",), r"items.weight has the shape \(40, 4\); expected a table with 60 rows at least"),
+    ],
+)
+def test_names_of_tables_that_are_none_are_refused_before_the_training(noun, names, message):
+    class Named(Dots):
+        """Names tables that it does not have."""
+
+    setattr(Named, f"{noun}_tables", names)
+    with pytest.raises(ConfigError, match=rf"^Named\.{noun}_tables=.*: {message}"):
+        fastncf.fit(checkerboard(), model=Named(60, 40), device="cpu", progress=False)
+
+
+def test_a_loaded_module_is_one_and_names_tables_that_it_has(tmp_path):
+    class Named(Dots):
+        """Names a table that it does not have."""
+
+        user_tables = ("nope",)
+
+    Named.__name__ = "Dots"
+    fastncf.fit(checkerboard(), model=Dots(60, 40), epochs=1, device="cpu", progress=False).save(tmp_path / "m")
+    for model in (Dots, "Dots"):
+        with pytest.raises(ConfigError, match=r"^load: model=.*: expected an nn.Module"):
+            fastncf.load(tmp_path / "m", model=model)
+    rec = fastncf.load(tmp_path / "m", model=Named(60, 40))
+    for call in (lambda: rec.recommend(history=[1]), lambda: rec.update(pl.DataFrame({"user": [1], "item": [2]}))):
+        with pytest.raises(ConfigError, match=r"^Dots\.user_tables=\('nope',\): 'nope' is no parameter"):
+            call()
+
+
 def test_users_are_solved_for_in_the_memory_that_is_left(monkeypatch):
     known, sizes, solve = histories_of_dots(), [], module_users._solve
     whole = solve_tables(*known)["users.weight"]
