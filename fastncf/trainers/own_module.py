@@ -55,8 +55,9 @@ def require_trainable(module: nn.Module, stage: Stage, split: Split) -> None:
     Raises:
         ConfigError: says what is wrong with the module, and what is expected.
     """
-    named_tables(module, "user", split.num_users)
-    named_tables(module, "item", split.num_items)
+    for noun, count in (("user", split.num_users), ("item", split.num_items)):
+        if _names_tables_itself(module, noun):
+            named_tables(module, noun, count)
     device = torch.device(stage.device)
     last = split.num_users - 1, split.num_items - 1
     if device.type == "cuda":  # there an index out of range cannot be caught
@@ -74,6 +75,12 @@ def require_trainable(module: nn.Module, stage: Stage, split: Split) -> None:
         module.train()
         users, items = (torch.tensor([0, one], dtype=torch.int32, device=device) for one in last)
         _require_gradients(module, Batch(users, items, items.flip(0).unsqueeze(1)), stage)
+
+
+def _names_tables_itself(module: nn.Module, noun: str) -> bool:
+    """Return whether a class of the user's own names tables; those of this package may be shared or parametrized."""
+    names = (cls.__module__ for cls in type(module).__mro__ if f"{noun}_tables" in vars(cls))
+    return not next(names, "fastncf.").startswith("fastncf.")
 
 
 def _require_rows(module: nn.Module, split: Split) -> None:
