@@ -76,7 +76,8 @@ class GMF(nn.Module):
         Its vectors have two dimensions more, D + 2, which hold the biases.
         """
         user, item, user_bias, item_bias = map(torch.from_numpy, factors)
-        model = cls(0, 0, user.shape[1] + 2, torch.Generator("cpu"))  # the global generator is left alone
+        with torch.device("cpu"):  # whatever device the caller has set for new tensors
+            model = cls(0, 0, user.shape[1] + 2, torch.Generator("cpu"))  # the global generator is left alone
         user_vectors = torch.column_stack([user, user_bias, torch.ones_like(user_bias)])
         item_vectors = torch.column_stack([item, torch.ones_like(item_bias), item_bias])
         model.user_embedding = Embedding.from_pretrained(user_vectors, freeze=False)

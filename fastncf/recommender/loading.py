@@ -171,7 +171,10 @@ def _with_parameters(model: "nn.Module", state: Mapping[str, Any], *, is_empty: 
 
     try:
         model.load_state_dict(
-            {name: torch.as_tensor(value) if hasattr(value, "dtype") else value for name, value in state.items()},
+            {
+                name: torch.as_tensor(value, device="cpu") if hasattr(value, "dtype") else value
+                for name, value in state.items()
+            },
             assign=is_empty,
         )
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:

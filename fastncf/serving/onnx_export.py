@@ -87,10 +87,10 @@ def _program(model: "nn.Module") -> Any:
     cpu = torch.device("cpu")
     if device_of(model) != cpu:
         model = copy.deepcopy(model).to(cpu)
-    user, item = (torch.zeros(_EXAMPLES, dtype=torch.int64) for _ in range(2))  # one tensor would become one input
+    user, item = (torch.zeros(_EXAMPLES, dtype=torch.int64, device=cpu) for _ in range(2))  # one would be one input
     pairs = torch.export.Dim("pairs")
     try:
-        with evaluating(model, cpu), _silence():
+        with cpu, evaluating(model, cpu), _silence():  # whatever device the caller has set for new tensors
             program = torch.onnx.export(
                 _scores_of(model),
                 (user, item),

@@ -521,6 +521,21 @@ def test_a_module_of_the_users_own_is_saved_and_loaded(tmp_path, dtype):
         fastncf.load(tmp_path)
 
 
+@pytest.mark.parametrize("model", ["gmf", "mlp", "neumf"])
+def test_a_default_device_of_torch_is_left_aside(tmp_path, model):
+    rec = fastncf.fit(checkerboard(12, 14, 2), model=model, dim=4, epochs=1, device="cpu", progress=False)
+    rec.save(tmp_path / "m")
+    expected = rec.recommend(k=3)
+    torch.set_default_device("meta")
+    try:
+        found = fastncf.load(tmp_path / "m")
+        assert found.recommend(k=3).equals(expected)
+        assert {tensor.device.type for tensor in found.model.state_dict().values()} == {"cpu"}
+        assert found.export(tmp_path / "m.onnx")[0].exists()
+    finally:
+        torch.set_default_device(None)
+
+
 def test_a_module_that_does_not_fit_is_said(tmp_path):
     rec = own_model()
     rec.save(tmp_path)
