@@ -156,13 +156,20 @@ def signals_as_interrupts() -> Iterator[list[int]]:
         for deadline in deadlines:
             deadline.cancel()
         for number, handler in former.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # see ignore_signals()
+                signal.signal(number, handler)
 
 
-def hold_signals() -> None:
-    """Let signals that end the process wait until it ends by itself, where the system can do that."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+def ignore_signals() -> None:
+    """Ignore signals that end the process, which is about to end by itself.
+
+    To block them would not do: another thread, as of a library, would take them. Only the main thread can change what
+    is done with signals; in another one nothing happens.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def open_missing_descriptors() -> None:

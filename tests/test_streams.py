@@ -149,6 +149,26 @@ def test_a_signal_unwinds_the_program(name):
         signal.signal(number, former)
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_interpreter_ends_changes_nothing(name):
+    code = """
+import atexit, sys, time
+from fastncf.cli import main
+
+atexit.register(lambda: (print("ending", flush=True), time.sleep(0.3)))
+sys.argv = ["fastncf", "datasets"]
+main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as one:
+        for line in one.stdout:
+            if line == "ending\n":
+                one.send_signal(getattr(signal, name))
+        assert "Traceback" not in one.stderr.read()
+        assert one.wait() == 0
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

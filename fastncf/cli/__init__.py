@@ -28,7 +28,7 @@ from fastncf.streams import (
     Terminated,
     discard_unwritten,
     guarded_streams,
-    hold_signals,
+    ignore_signals,
     open_missing_descriptors,
     signals_as_interrupts,
 )
@@ -76,18 +76,19 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             stack.callback(discard_unwritten)
             signals = stack.enter_context(signals_as_interrupts())
         stack.enter_context(guarded_streams(lambda warning: as_options(warning, option_names(tokens))))
-        code = _run(tokens, signals)
+        code = _run(tokens, signals, is_own_process=is_own_process)
     if signals or (code and is_own_process and rank_variables.was_launched()):
         os._exit(code)  # does not wait for threads that are still compiling, or that wait for a rank which has ended
     sys.exit(code)
 
 
-def _run(tokens: list[str], signals: list[int]) -> int:
+def _run(tokens: list[str], signals: list[int], *, is_own_process: bool) -> int:
     """Run a command line, print what went wrong as one line to stderr, and return the exit code.
 
     Args:
         tokens: the words after the name of the program.
         signals: signals that have arrived; whatever error they have led to is an interruption.
+        is_own_process: whether the process ends with the command.
     """
     is_debug = "--debug" in tokens
     process: launcher.Launched | None = None
@@ -99,6 +100,8 @@ def _run(tokens: list[str], signals: list[int]) -> int:
             with _notes_shown(tokens), _launched(tokens) as process:
                 app(tokens, console=_console(), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
+        if is_own_process:
+            ignore_signals()  # all is done: one that comes while the interpreter ends would change the exit code
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # Polars' PanicException is no Exception
@@ -106,7 +109,7 @@ def _run(tokens: list[str], signals: list[int]) -> int:
             raise
         interrupt = KeyboardInterrupt() if signal.SIGINT in signals else Terminated(signals[0]) if signals else None
         if (lost := launcher.lost_rank(error)) is not None:
-            hold_signals()  # of a launcher, which ends the other ranks; the process ends as soon as the line is printed
+            ignore_signals()  # of a launcher, which ends the other ranks; this one ends once the line is printed
         message, code = explain(lost or interrupt or error)
         if message is not None and (interrupt or isinstance(error, KeyboardInterrupt)):
             message = "; ".join([message, *getattr(error, "__notes__", [])])  # how to go on
