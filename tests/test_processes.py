@@ -31,7 +31,7 @@ def in_child(work):
     child = os.fork()
     if child == 0:
         faulthandler.register(signal.SIGALRM, chain=True)  # shows where it hangs, and ends it
-        signal.alarm(50)
+        signal.alarm(200)
         try:
             answer = work()
         except Exception as error:
@@ -82,7 +82,7 @@ def uses(rec, name):
 def run(code: str, folder: Path) -> None:
     """Run code behind that of the parent in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", PARENT + code, str(folder)], cwd=FOLDER, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", PARENT + code, str(folder)], cwd=FOLDER, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

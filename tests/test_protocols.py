@@ -14,6 +14,8 @@ from fastncf.data.holdout import Holdout, count_of_share
 from fastncf.errors import ConfigError, DataError, UnusedSettingWarning
 from tests.plain_protocols import from_time, histories, last_items, popularity_metrics, unseen, validated_from_time
 
+pytestmark = pytest.mark.filterwarnings("ignore:validation=True. no effect")  # popularity, of whose split they tell
+
 NAMES = ("hr", "ndcg", "mrr", "recall", "precision", "map")
 
 
