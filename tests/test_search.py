@@ -282,7 +282,9 @@ def test_an_interrupt_at_any_moment_says_where_the_trials_are(
         raise SystemError  # what a library has made of the interrupt
 
     monkeypatch.setattr("fastncf.data.named.find_source", fail)
-    code = cli._run(["tune", str(other), "--minutes", "1", "--study", str(study)], [signal.SIGTERM])
+    code = cli._run(
+        ["tune", str(other), "--minutes", "1", "--study", str(study)], [signal.SIGTERM], is_own_process=False
+    )
     assert (code, capsys.readouterr().err) == (143, f"fastncf: terminated by SIGTERM; {note}\n")
 
 
