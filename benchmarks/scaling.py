@@ -35,7 +35,7 @@ from fastncf.trainers import parallel_cpu_mlp, parallel_next_item
 SIZES = 1, 2, 4
 SETTINGS: dict[str, dict[str, Any]] = {
     "`mf` by softmax": {"loss": "softmax", "history": "sequence", "epochs": 2},
-    "`mlp`": {"model": "mlp", "optimizer": "adam", "batch_size": 131_072, "epochs": 2},
+    "`mlp`": {"model": "mlp", "optimizer": "adam", "batch_size": 262_144, "epochs": 2},
 }
 
 
