@@ -14,7 +14,7 @@ from fastncf.kernels.cpu.encoder import HistoryEncoder
 from fastncf.kernels.cpu.factors import Factors
 from fastncf.memory import require_memory
 from fastncf.models.factored import has_vectors, module_factors, popularity_factors
-from fastncf.models.pretrained import Pretrained, encoder_with_items
+from fastncf.models.pretrained import Pretrained, encoder_with_items, scatter_rows
 from fastncf.plan import Plan
 from fastncf.serving.histories import NewRows, encode
 from fastncf.serving.module_items import with_new_items
@@ -190,10 +190,8 @@ def _updated_factors(
     num_users, split, order = len(grown.users), grown.split, grown.order
     if not has_vectors(stage.model):
         return popularity_factors(split.item_weights(), num_users)
-    vectors = np.zeros((num_users, known.factors.user_vectors.shape[1]), dtype=np.float32)
-    vectors[new_index] = known.factors.user_vectors
-    bias = np.zeros(num_users, dtype=np.float32)
-    bias[new_index] = known.factors.user_bias
+    vectors = scatter_rows(known.factors.user_vectors, new_index, num_users)
+    bias = scatter_rows(known.factors.user_bias, new_index, num_users)
     solved = changed
     if known.encoder is not None:  # keep the part of a user that does not come from the history
         old = np.flatnonzero(np.isin(new_index, changed))

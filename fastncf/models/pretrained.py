@@ -72,11 +72,11 @@ class Pretrained(NamedTuple):
             new_index: (I,), what the index of each item is afterwards.
             num_items: of the larger catalogue.
         """
-        vectors = np.zeros((num_items, self.item_vectors.shape[1]), dtype=np.float32)
-        bias = np.zeros(num_items, dtype=np.float32)
-        vectors[new_index], bias[new_index] = self.item_vectors, self.item_bias
-        encoder = None if self.encoder is None else encoder_with_items(self.encoder, new_index, num_items)
-        return self._replace(item_vectors=vectors, item_bias=bias, encoder=encoder)
+        return self._replace(
+            item_vectors=scatter_rows(self.item_vectors, new_index, num_items),
+            item_bias=scatter_rows(self.item_bias, new_index, num_items),
+            encoder=None if self.encoder is None else encoder_with_items(self.encoder, new_index, num_items),
+        )
 
     def with_items_like(self, rows: dict[str, np.ndarray], is_new: np.ndarray) -> Self:
         """Return the same with vectors of new items, by a linear map that is fitted to the others by least squares.
@@ -124,6 +124,11 @@ def encoder_with_items(encoder: HistoryEncoder, new_index: np.ndarray, num_items
         new_index: (I,), what the index of each of its items is afterwards.
         num_items: of the larger catalogue.
     """
-    vectors = np.zeros((num_items, *encoder.vectors.shape[1:]), dtype=np.float32)
-    vectors[new_index] = encoder.vectors
-    return encoder._replace(vectors=vectors)
+    return encoder._replace(vectors=scatter_rows(encoder.vectors, new_index, num_items))
+
+
+def scatter_rows(rows: np.ndarray, index: np.ndarray, num_rows: int) -> np.ndarray:
+    """Return an array (num_rows, ...) that has the given rows (N, ...) at an index (N,), and zeros elsewhere."""
+    scattered = np.zeros((num_rows, *rows.shape[1:]), dtype=rows.dtype)
+    scattered[index] = rows
+    return scattered
