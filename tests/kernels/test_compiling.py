@@ -17,6 +17,7 @@ from numba.core import event
 from numba.core.compiler_lock import global_compiler_lock
 
 import fastncf
+from fastncf import locks
 from fastncf.errors import DataNotFoundError, InsufficientMemoryError
 from fastncf.kernels.cpu import compiler_memory, compiling
 from fastncf.kernels.cpu.compiling import njit, when_compiling
@@ -134,6 +135,54 @@ def test_another_process_loads_the_code(kernels):
         timeout=120,
     )
     assert (done.stdout, done.stderr) == (f"{(4, 3.0, 8, False)}\n", "")
+
+
+AT_ONCE = """
+import pathlib, runpy, sys, time
+
+import fastncf.kernels.cpu.compiling
+
+print("ready", flush=True)
+sys.stdin.readline()
+found = runpy.run_path(sys.argv[1])
+print(found["result"][:3], *(sum(found[name].stats.cache_misses.values()) for name in ("first", "second")))
+"""
+
+
+def test_processes_that_need_a_kernel_at_the_same_time_compile_it_once(tmp_path):
+    kernels = Kernels(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER), "NUMBA_CACHE_DIR": str(kernels.cache)}
+    command = [sys.executable, "-c", AT_ONCE, str(kernels.module)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ends = [process.communicate(timeout=120)[0].rsplit(maxsplit=2) for process in processes]
+    assert [result for result, *_ in ends] == ["(4, 3.0, 8)"] * 2
+    assert [sum(int(end[place]) for end in ends) for place in (1, 2)] == [2, 2]  # signatures of each kernel
+    assert {path.suffix for path in kernels.files()} == {".nbi", ".nbc"}
+
+
+def test_a_lock_that_another_process_keeps_is_not_waited_for_forever(tmp_path, monkeypatch):
+    kernels = Kernels(tmp_path)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(kernels.cache))
+    monkeypatch.setattr(compiling, "_PATIENCE", 0.1)
+    take, held = locks.take, {}
+
+    def taken(path: Path) -> object:
+        if path not in held:
+            held[path] = take(path)
+        return take(path)
+
+    monkeypatch.setattr(locks, "take", taken)
+    assert kernels.run() == COMPILED
+    assert len(held) == 2
+    assert kernels.run() == LOADED
+    for lock in held.values():
+        lock.release()
 
 
 @pytest.mark.parametrize("place", ["a file", "a folder that cannot be made", "folders where the files were"])

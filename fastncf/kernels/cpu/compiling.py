@@ -3,7 +3,7 @@
 A first run compiles the kernels; later ones load them from the cache. Numba's own cache ends a program where it cannot
 be written or read, and reads no folder that it cannot write, such as one of a container. Here a kernel is read from any
 folder, or compiled without one, and a file that is damaged is written anew. Each file has a checksum, since whatever
-code it holds would be run.
+code it holds would be run. Of processes that need a kernel at the same time, such as ranks, one compiles it.
 """
 
 import functools
@@ -24,7 +24,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 from numba.core.serialize import dumps
 
-from fastncf import files, rng
+from fastncf import files, locks, rng
 from fastncf.kernels.cpu.compiler_memory import require_room_to_compile, require_room_to_load
 from fastncf.memory import tightest_limit
 from fastncf.threads import check_cancelled, run_aside
@@ -32,7 +32,8 @@ from fastncf.threads import check_cancelled, run_aside
 REORDER = {"reassoc", "contract"}
 """For ``fastmath=``: a sum may be computed by vectors of the CPU, whatever their width."""
 
-_FORK_PATIENCE = 60.0  # seconds that a fork waits for the compiler: longer than a kernel takes
+_PATIENCE = 60.0  # seconds that a fork, or another process, waits for the compiler: longer than a kernel takes
+_POLL = 0.02  # seconds after which a process looks again whether another one has compiled a kernel
 
 
 def njit(function: Callable[..., Any] | None = None, *, cache: bool = False, **options: Any) -> Any:
@@ -65,7 +66,7 @@ class _Kernel(CPUDispatcher):
     def compile(self, signature: Any) -> Any:
         """Compile for a signature, see ``numba.core.dispatcher.Dispatcher``."""
         if global_compiler_lock.is_locked():  # by this thread, which compiles a caller: another one would wait for it
-            return super().compile(signature)
+            return self._compile_once(signature)
         return run_aside(functools.partial(self._compile_alone, signature))
 
     @property
@@ -78,7 +79,16 @@ class _Kernel(CPUDispatcher):
         require_room_to_load()
         if isinstance(self._cache, _Cache):
             self._cache.when_missing = lambda: require_room_to_compile(self.py_func, tightest_limit())
-        return super().compile(signature)
+        return self._compile_once(signature)
+
+    def _compile_once(self, signature: Any) -> Any:
+        """Compile a kernel while no other process does, see :meth:`_Cache.load_overload`."""
+        with global_compiler_lock:  # until the cache is released
+            try:
+                return super().compile(signature)
+            finally:
+                if isinstance(self._cache, _Cache):
+                    self._cache.release()
 
 
 class _Nowhere(caching.InTreeCacheLocator):
@@ -118,6 +128,7 @@ class _Cache(caching.FunctionCache):
         places = Path(self._cache_path), *_unwritable_places(function, self._cache_path)
         bases = tuple(place / self._impl.filename_base for place in places)
         self._cache_file = _CacheFile(bases, (self._impl.locator.get_source_stamp(), _kernels_stamp()))
+        self._lock: Any = None  # held by this process while it compiles the function
         self.when_missing: Callable[[], object] | None = None
 
     def has_code(self) -> bool:
@@ -125,18 +136,57 @@ class _Cache(caching.FunctionCache):
         return self._cache_file.has_keys()
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """Return the code for a signature, or None where there is none that can be used, and it is compiled next."""
-        found, when_missing, self.when_missing = None, self.when_missing, None
-        with suppress(Exception):  # whatever Numba and pickle raise for a file of another version
-            found = super().load_overload(signature, target_context)
+        """Return the code for a signature, or None where there is none that can be used, and it is compiled next.
+
+        Where another process compiles the function, this one waits for its code. :meth:`release` must follow.
+        """
+        when_missing, self.when_missing = self.when_missing, None
+        found = self._load(signature, target_context)
+        if found is None:
+            self._lock = _wait_for_turn(self._cache_file.lock_path)
+            found = self._load(signature, target_context)
         if found is None and when_missing is not None:
             when_missing()
         return found
+
+    def _load(self, signature: Any, target_context: Any) -> Any:
+        """Return the code for a signature, or None where there is none that can be used."""
+        with suppress(Exception):  # whatever Numba and pickle raise for a file of another version
+            return super().load_overload(signature, target_context)
+        return None
+
+    def release(self) -> None:
+        """Let other processes compile the function."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with suppress(OSError):  # Windows removes no open file
+                self._cache_file.lock_path.unlink()
+            lock.release()
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep the code for a signature, if that is possible."""
         with suppress(Exception):
             super().save_overload(signature, compiled)
+
+
+def _wait_for_turn(path: Path) -> Any:
+    """Return a lock once no other process holds it, or None where there are no locks or another one holds it too long.
+
+    Without a lock two processes may do the same work. A wait counts as a compilation.
+    """
+    with suppress(OSError):
+        try:
+            return locks.take(path)
+        except locks.BusyError:
+            pass
+        with event.trigger_event("numba:compile"):
+            end = time.monotonic() + _PATIENCE
+            while time.monotonic() < end:
+                time.sleep(_POLL)
+                check_cancelled()
+                with suppress(locks.BusyError):
+                    return locks.take(path)
+    return None
 
 
 class _CacheFile:
@@ -150,6 +200,11 @@ class _CacheFile:
     def __init__(self, bases: tuple[Path, ...], stamp: object) -> None:
         self._base, *self._others = bases
         self._stamp = numba.__version__, stamp
+
+    @property
+    def lock_path(self) -> Path:
+        """Path of the file that the process locks that compiles the function."""
+        return self._base.with_name(f"{self._base.name}.lock")
 
     def load(self, key: object) -> Any:
         """Return what was saved under a key, or None."""
@@ -319,7 +374,7 @@ class _Fork(threading.local):
 
     def before(self) -> None:
         """Wait for the end of the compilation that another thread does, but not forever."""
-        self.is_held = global_compiler_lock._lock.acquire(timeout=_FORK_PATIENCE)
+        self.is_held = global_compiler_lock._lock.acquire(timeout=_PATIENCE)
 
     def after_in_parent(self) -> None:
         """Let other threads compile."""
