@@ -14,6 +14,7 @@ import pytest
 
 import fastncf
 from fastncf.data.synthetic import synthetic_movielens
+from tests.distributed.launching import Rank
 
 SETTINGS = ["--epochs", "2", "--dim", "16", "--num-negatives", "64", "--loss", "softmax", "--history", "sequence"]
 
@@ -33,30 +34,22 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def start(*commands: list[str]) -> list[subprocess.Popen]:
+def start(*commands: list[str]) -> list[Rank]:
     """Start a rank for each command line, as a launcher does."""
-    shared = os.environ | {"FASTNCF_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    shared = {"FASTNCF_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     shared |= {
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(len(commands)),
         "LOCAL_WORLD_SIZE": str(len(commands)),
     }
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "fastncf", *command],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, command in enumerate(commands)
+        Rank(command, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank, command in enumerate(commands)
     ]
 
 
-def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+def finish(ranks: list[Rank]) -> list[tuple[int, str, str]]:
     """Return exit codes, results and notes of all ranks."""
-    outputs = [process.communicate(timeout=900) for process in processes]
-    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+    return [rank.finish() for rank in ranks]
 
 
 def test_ranks_fit_what_one_process_fits_and_one_goes_on(tmp_path, ratings):
@@ -165,12 +158,12 @@ def test_torchrun_starts_killed_ranks_anew_from_the_checkpoint(tmp_path, ratings
 
 
 def test_a_rank_that_dies_ends_the_others(ratings):
-    processes = start(*[["fit", str(ratings), *SETTINGS[2:], "--epochs", "100000", "--verbose"]] * 2)
-    for line in processes[0].stderr:
+    ranks = start(*[["fit", str(ratings), *SETTINGS[2:], "--epochs", "100000", "--verbose"]] * 2)
+    for line in ranks[0].stderr:
         if "epoch 1 of" in line:
             break
-    processes[1].send_signal(signal.SIGKILL)
-    code, _, notes = finish(processes)[0]
+    ranks[1].kill()
+    code, _, notes = finish(ranks)[0]
     assert code == 1
     assert "rank 0 of 2: rank 1 has ended" in notes
     assert notes.rstrip().endswith("the message of that rank, or the report of its launcher, says why")
