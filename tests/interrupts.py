@@ -49,7 +49,7 @@ FITS = {
 
 def write_ratings(folder: Path) -> None:
     """Write the file that is fitted."""
-    rows = [(user, f"i{item}", item) for user in range(600) for item in range(user % 7, 500, 5)]
+    rows = [(user, f"i{item}", item) for user in range(300) for item in range(user % 7, 500, 5)]
     pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_csv(folder / "ratings.csv")
 
 

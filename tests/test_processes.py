@@ -21,7 +21,7 @@ import fastncf
 
 torch.set_num_threads(2)
 folder = sys.argv[1]
-rows = [(user, f"i{item}", item) for user in range(300) for item in range(user % 7, 400, 5)]
+rows = [(user, f"i{item}", item) for user in range(150) for item in range(user % 7, 400, 5)]
 frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
 
 
@@ -94,7 +94,7 @@ def test_a_child_serves_what_its_parent_does(tmp_path):
 class Own(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.user, self.item = torch.nn.Embedding(300, 200), torch.nn.Embedding(400, 200)
+        self.user, self.item = torch.nn.Embedding(150, 200), torch.nn.Embedding(400, 200)
         self.output = torch.nn.Linear(200, 1)
 
     def forward(self, user, item):

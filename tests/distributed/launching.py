@@ -23,7 +23,7 @@ class Rank:
         self._process = _CONTEXT.Process(target=_run, args=(command, dict(os.environ) | variables, out, err))
         self._process.start()
         self._pipes = stdout, stderr
-        self.stdout, self.stderr = (open(pipe.fileno(), encoding="utf-8", closefd=False) for pipe in self._pipes)
+        self.stdout, self.stderr = (os.fdopen(pipe.fileno(), encoding="utf-8", closefd=False) for pipe in self._pipes)
         for pipe in (out, err):
             pipe.close()
 
