@@ -160,7 +160,7 @@ class _Cache(caching.FunctionCache):
         lock, self._lock = self._lock, None
         if lock is not None:
             with suppress(OSError):  # Windows removes no open file
-                self._cache_file.lock_path.unlink()
+                files.remove(self._cache_file.lock_path)
             lock.release()
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
